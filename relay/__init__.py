@@ -1,0 +1,1 @@
+"""A relay for live video over WebSockets: phones in, viewers out, alerts back."""

@@ -1,0 +1,13 @@
+"""The errors that cross rooms. Floor 0: imports nothing of relay."""
+
+
+class RelayError(Exception):
+    """Something relay can explain to the person who sees it."""
+
+
+class ConfigError(RelayError):
+    """A setting, file or address is wrong: one line on stderr, exit code 2."""
+
+
+class StoreUnavailable(RelayError):
+    """Postgres cannot be asked now; the same question may succeed later."""
