@@ -1,0 +1,1 @@
+"""The tests of relay; a package so that its folders can share helpers."""

@@ -1,0 +1,1 @@
+"""Tests with a real Postgres, real sockets and real processes."""

@@ -1,0 +1,1 @@
+"""Tests that need nothing outside the process: memory links and a mock clock."""
