@@ -1,0 +1,132 @@
+"""One way to ask Postgres: `Database.transact`, a function in a worker thread and a transaction.
+
+Floor 1. psycopg's synchronous connections are used from Trio's own worker threads and kept here,
+in a list, under a capacity limiter. `psycopg_pool` could keep them too, but it starts threads of
+its own, and half of what follows would still be needed to give a transaction up when its task is
+cancelled.
+
+Everything a connection needs to know is said inside the transaction (`BEGIN`), never at connect
+time: PgBouncer in transaction mode refuses start-up options and lets each transaction run on
+another server connection.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+import trio
+from attrs import define, field
+from psycopg.pq import TransactionStatus
+
+from relay.errors import StoreUnavailable
+from relay.postgres.address import Address
+from relay.postgres.call import ANSWER_MARGIN, Call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+Connection = psycopg.Connection[Any]
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_database(
+    url: str,
+    *,
+    pool_size: int = 4,
+    statement_timeout: float = 5.0,
+    connect_timeout: float = 3.0,
+) -> AsyncIterator[Database]:
+    """Yield a `Database` that connects when it is first asked; close its connections afterwards.
+
+    Timeouts are in seconds. `ConfigError` when `url` is no Postgres address.
+    """
+    address = Address.parse(url, connect_timeout=connect_timeout)
+    database = Database(address, pool_size, statement_timeout, connect_timeout)
+    try:
+        yield database
+    finally:
+        await database._close()
+
+
+@define(eq=False)
+class Database:
+    """A few connections to one Postgres database, each lent to one transaction at a time."""
+
+    _address: Address
+    _size: int
+    _statement_timeout: float
+    _connect_timeout: float
+    _closed: bool = field(init=False, default=False)
+    _idle: list[Connection] = field(init=False, factory=list)
+    _turns: trio.CapacityLimiter = field(init=False)
+    # Cancelling must not queue behind the very calls that it is to end.
+    _cancel_turns: trio.CapacityLimiter = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._turns = trio.CapacityLimiter(self._size)
+        self._cancel_turns = trio.CapacityLimiter(self._size)
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Run `work(connection)` in a worker thread, in one transaction, committed on return.
+
+        Cancelled, it ends the statement that runs and rolls back before it returns. Raises
+        `StoreUnavailable` when Postgres cannot be asked or takes too long; other errors of `work`
+        roll back and come out as they are.
+        """
+        limit = self._connect_timeout + self._statement_timeout + ANSWER_MARGIN
+        with trio.move_on_after(limit):
+            return await self._run(work, self._statement_timeout)
+        message = f"Postgres did not answer within {limit:g} s"
+        raise StoreUnavailable(message)
+
+    async def transact_unhurried(self, work: Callable[[Connection], T]) -> T:
+        """`transact` with no limit of time but the caller's: for changes of the schema."""
+        return await self._run(work, 0)
+
+    async def check(self) -> None:
+        """Ask Postgres the cheapest question; `StoreUnavailable` if it does not answer."""
+        await self.transact(lambda connection: connection.execute("select 1").fetchone())
+
+    async def _run(self, work: Callable[[Connection], T], statement_timeout: float) -> T:
+        call = Call(work, statement_timeout, self._take, self._give_back)
+        try:
+            return await trio.to_thread.run_sync(
+                call.run, limiter=self._turns, abandon_on_cancel=True
+            )
+        except trio.Cancelled:
+            # Each wait in there has an end of its own.
+            with trio.CancelScope(shield=True):
+                await call.stop(self._cancel_turns)
+            raise
+        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+            raise StoreUnavailable(self._address.clean(error)) from None
+
+    async def _close(self) -> None:
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            # A call that was abandoned while it connected keeps its thread for as long as
+            # connecting may take.
+            for _ in range(self._size):
+                await self._turns.acquire_on_behalf_of(object())
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    # The rest is called in worker threads.
+
+    def _take(self) -> tuple[Connection, bool]:
+        """A connection, and whether it is fresh; one that lay idle may be dead."""
+        try:
+            return self._idle.pop(), False
+        except IndexError:
+            return psycopg.connect(**self._address.arguments), True
+
+    def _give_back(self, connection: Connection) -> None:
+        whole = connection.info.transaction_status == TransactionStatus.IDLE
+        if whole and not self._closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
