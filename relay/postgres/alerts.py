@@ -11,7 +11,7 @@ from relay.model import NewAlert, StoredAlert
 from relay.postgres.text import storable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from relay.postgres.database import Connection, Database
 
@@ -23,8 +23,16 @@ SELECT = (
     " a.metadata, a.alert_key from relay.alerts a join relay.streams s using (stream_id) "
 )
 
-Key = tuple[str, str, str]
-"""What makes an alert the same as an earlier one: stream, sender, alert key."""
+INSERT = (
+    "insert into relay.alerts"
+    " (alert_id, stream_id, sender, severity, message, timestamp, metadata, alert_key)"
+    " select * from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],"
+    " %s::bigint[], %s::json[], %s::text[])"
+    " on conflict (stream_id, sender, alert_key) do nothing returning alert_id"
+)
+
+Key = tuple[str, str, str | None]
+"""What makes an alert the same as an earlier one: stream, sender, key."""
 
 
 @define(eq=False)
@@ -69,33 +77,106 @@ class AlertTable:
 
 
 def _store(connection: Connection, batch: list[NewAlert]) -> list[StoredAlert | None]:
-    owners = _owners(connection, {alert.stream_id for alert in batch})
+    owners = _owners(connection, batch)
     connection.execute(ALERTS_LOCK)
-    known = _known(connection, {key for alert in batch if (key := _key(alert))})
-    fresh: list[StoredAlert] = []
-    outcome: list[StoredAlert | None] = []
-    ids = _new_ids(connection, len(batch))
-    for alert in batch:
-        owner_id = owners.get(alert.stream_id)
-        if owner_id is None or alert.as_owner not in {None, owner_id}:
-            outcome.append(None)
-            continue
-        key = _key(alert)
-        if key is not None and key in known:
-            outcome.append(evolve(known[key], fresh=False))
-            continue
-        stored = StoredAlert(
-            alert_id=next(ids),
-            stream_id=alert.stream_id,
-            owner_id=owner_id,
-            sender=alert.sender,
-            severity=alert.severity,
-            message=alert.message,
-            timestamp=alert.timestamp,
-            metadata=alert.metadata,
+    # Alerts that turn out to be refused or repeated leave gaps, which harm nobody.
+    candidates = [
+        _candidate(alert_id, owners.get(alert.stream_id), alert)
+        for alert_id, alert in zip(_new_ids(connection, len(batch)), batch, strict=True)
+    ]
+    inserted = _insert(connection, candidates, batch)
+    repeated = [
+        alert
+        for candidate, alert in zip(candidates, batch, strict=True)
+        if candidate is not None and candidate.alert_id not in inserted
+    ]
+    earlier = _earlier(connection, repeated) if repeated else {}
+    return [
+        candidate if candidate is None or candidate.alert_id in inserted else earlier[_key(alert)]
+        for candidate, alert in zip(candidates, batch, strict=True)
+    ]
+
+
+def _owners(connection: Connection, batch: list[NewAlert]) -> dict[str, str]:
+    rows = connection.execute(
+        "select stream_id, owner_id from relay.streams where stream_id = any(%s)",
+        [list({alert.stream_id for alert in batch})],
+    )
+    return dict(rows)
+
+
+def _new_ids(connection: Connection, number: int) -> list[int]:
+    rows = connection.execute(
+        "select nextval('relay.alert_ids') from generate_series(1, %s)", [number]
+    )
+    return [alert_id for (alert_id,) in rows]
+
+
+def _candidate(alert_id: int, owner_id: str | None, alert: NewAlert) -> StoredAlert | None:
+    """What `alert` is stored as, if it may be and is not there yet."""
+    if owner_id is None or alert.as_owner not in {None, owner_id}:
+        return None
+    return StoredAlert(
+        alert_id=alert_id,
+        stream_id=alert.stream_id,
+        owner_id=owner_id,
+        sender=alert.sender,
+        severity=alert.severity,
+        message=alert.message,
+        timestamp=alert.timestamp,
+        metadata=alert.metadata,
+    )
+
+
+def _insert(
+    connection: Connection, candidates: list[StoredAlert | None], batch: list[NewAlert]
+) -> set[int]:
+    """Insert in one statement; return the ids of those that were not there yet."""
+    values = [
+        (
+            candidate.alert_id,
+            candidate.stream_id,
+            candidate.sender,
+            candidate.severity,
+            candidate.message,
+            candidate.timestamp,
+            None if candidate.metadata is None else json.dumps(candidate.metadata),
+            alert.alert_key,
         )
-        fresh.append(stored)
-        outcome.append(stored)
-        if key is not None:
-            known[key] = stored
-    return outcome
+        for candidate, alert in zip(candidates, batch, strict=True)
+        if candidate is not None
+    ]
+    if not values:
+        return set()
+    rows = connection.execute(INSERT, [list(column) for column in zip(*values, strict=True)])
+    return {alert_id for (alert_id,) in rows}
+
+
+def _earlier(connection: Connection, repeated: list[NewAlert]) -> dict[Key, StoredAlert]:
+    columns = zip(*(_key(alert) for alert in repeated), strict=True)
+    rows = connection.execute(
+        SELECT
+        + "join unnest(%s::text[], %s::text[], %s::text[]) as k (stream_id, sender, alert_key)"
+        " using (stream_id, sender, alert_key)",
+        [list(column) for column in columns],
+    )
+    return {(row[1], row[3], row[8]): evolve(_read(row), fresh=False) for row in rows}
+
+
+def _key(alert: NewAlert) -> Key:
+    return alert.stream_id, alert.sender, alert.alert_key
+
+
+def _read(row: tuple[Any, ...]) -> StoredAlert:
+    return StoredAlert(*row[:8])
+
+
+def _storable(alert: NewAlert) -> NewAlert:
+    return evolve(
+        alert,
+        stream_id=storable(alert.stream_id),
+        sender=storable(alert.sender),
+        severity=storable(alert.severity),
+        message=storable(alert.message),
+        alert_key=None if alert.alert_key is None else storable(alert.alert_key),
+    )

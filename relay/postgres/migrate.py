@@ -1,0 +1,100 @@
+"""relay's own tables: numbered SQL files, applied in order, each once. Floor 1.
+
+The files are `migrations/NNNN_name.sql`; what was applied stands in `relay.migrations`.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from relay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+    from relay.postgres.database import Connection, Database
+
+# See `alerts.py`. Two processes that migrate at once do it one after the other.
+MIGRATIONS_LOCK = "select pg_advisory_xact_lock(1919249505, 2)"
+
+
+async def migrate(database: Database) -> list[str]:
+    """Apply what is missing, all or nothing; return the names of what was applied.
+
+    `ConfigError` when a newer relay made the tables, or the role may not make them.
+    """
+
+    def apply(connection: Connection) -> list[str]:
+        connection.execute(MIGRATIONS_LOCK)
+        missing = _missing(connection)
+        for migration in missing:
+            connection.execute(migration.read_bytes())
+            connection.execute(
+                "insert into relay.migrations (name) values (%s)", [_name(migration)]
+            )
+        return [_name(migration) for migration in missing]
+
+    try:
+        await database.transact_unhurried(_prepare)
+        return await database.transact_unhurried(apply)
+    except psycopg.errors.InsufficientPrivilege as error:
+        message = f"the database role may not make relay's tables: {error.diag.message_primary}"
+        raise ConfigError(message) from None
+
+
+async def pending(database: Database) -> list[str]:
+    """The names of what `migrate` would apply. Changes nothing; the same `ConfigError`."""
+
+    def look(connection: Connection) -> list[str]:
+        return [_name(migration) for migration in _missing(connection)]
+
+    return await database.transact(look)
+
+
+def _prepare(connection: Connection) -> None:
+    connection.execute(MIGRATIONS_LOCK)
+    if not _has_migrations(connection):
+        # `if not exists` asks for the right to create even where there is nothing to create.
+        (schema_exists,) = connection.execute(
+            "select to_regnamespace('relay') is not null"
+        ).fetchall()[0]
+        if not schema_exists:
+            connection.execute("create schema relay")
+        connection.execute(
+            "create table relay.migrations"
+            " (name text primary key, applied_at timestamptz not null default now())"
+        )
+
+
+def _has_migrations(connection: Connection) -> bool:
+    rows = connection.execute("select to_regclass('relay.migrations') is not null")
+    return bool(rows.fetchall()[0][0])
+
+
+def _missing(connection: Connection) -> list[Traversable]:
+    applied = set()
+    if _has_migrations(connection):
+        applied = {name for (name,) in connection.execute("select name from relay.migrations")}
+    files = sorted(
+        (
+            file
+            for file in (resources.files("relay.postgres") / "migrations").iterdir()
+            if file.name.endswith(".sql")
+        ),
+        key=_name,
+    )
+    unknown = applied - {_name(file) for file in files}
+    if unknown:
+        message = (
+            f"the database was made by a newer relay: it has {', '.join(sorted(unknown))},"
+            " which this one does not know; update relay"
+        )
+        raise ConfigError(message)
+    return [file for file in files if _name(file) not in applied]
+
+
+def _name(file: Traversable) -> str:
+    return file.name.removesuffix(".sql")
