@@ -6,7 +6,7 @@ The files are `migrations/NNNN_name.sql`; what was applied stands in `relay.migr
 from __future__ import annotations
 
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import psycopg
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # See `alerts.py`. Two processes that migrate at once do it one after the other.
 MIGRATIONS_LOCK = "select pg_advisory_xact_lock(1919249505, 2)"
+HAS_MIGRATIONS = "select to_regclass('relay.migrations') is not null"
 
 
 async def migrate(database: Database) -> list[str]:
@@ -29,6 +30,7 @@ async def migrate(database: Database) -> list[str]:
 
     def apply(connection: Connection) -> list[str]:
         connection.execute(MIGRATIONS_LOCK)
+        _make_schema(connection)
         missing = _missing(connection)
         for migration in missing:
             connection.execute(migration.read_bytes())
@@ -38,7 +40,6 @@ async def migrate(database: Database) -> list[str]:
         return [_name(migration) for migration in missing]
 
     try:
-        await database.transact_unhurried(_prepare)
         return await database.transact_unhurried(apply)
     except psycopg.errors.InsufficientPrivilege as error:
         message = f"the database role may not make relay's tables: {error.diag.message_primary}"
@@ -54,29 +55,24 @@ async def pending(database: Database) -> list[str]:
     return await database.transact(look)
 
 
-def _prepare(connection: Connection) -> None:
-    connection.execute(MIGRATIONS_LOCK)
-    if not _has_migrations(connection):
-        # `if not exists` asks for the right to create even where there is nothing to create.
-        (schema_exists,) = connection.execute(
-            "select to_regnamespace('relay') is not null"
-        ).fetchall()[0]
-        if not schema_exists:
-            connection.execute("create schema relay")
+def _make_schema(connection: Connection) -> None:
+    # `if not exists` would ask for the right to create even where there is nothing to create.
+    if not _holds(connection, "select to_regnamespace('relay') is not null"):
+        connection.execute("create schema relay")
+    if not _holds(connection, HAS_MIGRATIONS):
         connection.execute(
             "create table relay.migrations"
             " (name text primary key, applied_at timestamptz not null default now())"
         )
 
 
-def _has_migrations(connection: Connection) -> bool:
-    rows = connection.execute("select to_regclass('relay.migrations') is not null")
-    return bool(rows.fetchall()[0][0])
+def _holds(connection: Connection, question: LiteralString) -> bool:
+    return bool(connection.execute(question).fetchall()[0][0])
 
 
 def _missing(connection: Connection) -> list[Traversable]:
     applied = set()
-    if _has_migrations(connection):
+    if _holds(connection, HAS_MIGRATIONS):
         applied = {name for (name,) in connection.execute("select name from relay.migrations")}
     files = sorted(
         (
