@@ -11,3 +11,10 @@ class ConfigError(RelayError):
 
 class StoreUnavailable(RelayError):
     """Postgres cannot be asked now; the same question may succeed later."""
+
+
+class StoppedAtOnce(RelayError):
+    """A second signal came while relay was draining."""
+
+    def __str__(self) -> str:
+        return "stopped at once, without waiting for connections to end"

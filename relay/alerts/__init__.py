@@ -1,0 +1,1 @@
+"""Alerts: stored, acknowledged, dispatched. Floor 2."""

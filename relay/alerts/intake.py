@@ -1,0 +1,47 @@
+"""Stores alerts, those that arrive together with one commit. Floor 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import trio
+from attrs import define, field
+
+from relay.batching import Batcher
+from relay.metrics import Metrics
+from relay.model import NewAlert, StoredAlert
+from relay.postgres.alerts import AlertTable
+
+
+@define(eq=False)
+class AlertIntake:
+    """The supervised service that commits alerts before they are acknowledged."""
+
+    _table: AlertTable
+    _metrics: Metrics
+    _stored: Callable[[], object]
+    """Called after each commit: there may be something to dispatch."""
+    _batcher: Batcher[NewAlert, StoredAlert | None] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._batcher = Batcher(self._store)
+
+    async def accept(self, alert: NewAlert) -> StoredAlert | None:
+        """The alert as committed; None when its stream is unknown or not the sender's.
+
+        `StoreUnavailable` when it cannot be stored now: then it may or may not be, and only the same
+        `alert_key` again is safe from storing it twice.
+        """
+        return await self._batcher.ask(alert)
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        await self._batcher.run(task_status=task_status)
+
+    async def _store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | None]:
+        stored = await self._table.store(alerts)
+        self._metrics.alerts_stored += sum(alert is not None and alert.fresh for alert in stored)
+        self._stored()
+        return stored

@@ -1,0 +1,191 @@
+"""The composition root: opens the store, the services, the hub and the listeners. Floor 5.
+
+They are nested so that each outlives what leans on it: connections end before the services that answer
+them, and those before the database.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+import trio
+from attrs import define, frozen
+
+from relay.alerts.dispatch import AlertDispatch
+from relay.alerts.intake import AlertIntake
+from relay.auth.verification import Verifier
+from relay.config import Settings
+from relay.connection import Door, Timing
+from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
+from relay.hub.hub import Hub
+from relay.metrics import Metrics
+from relay.postgres.alerts import AlertTable
+from relay.postgres.database import Database, open_database
+from relay.postgres.embedded import open_embedded
+from relay.postgres.migrate import pending
+from relay.postgres.services import ServiceTokens
+from relay.postgres.sessions import BetterAuthSessions, find_better_auth
+from relay.postgres.streams import StreamOwners
+from relay.server import Server
+from relay.session import Services
+from relay.supervisor import Supervisor
+from relay.transport.listener import Listener, listen
+from relay.web.app import Reports, make_app
+from relay.web.http import HttpServer
+
+log = structlog.get_logger()
+
+
+@frozen
+class Store:
+    """Everything that is kept in Postgres."""
+
+    database: Database
+    embedded: bool
+    sessions: BetterAuthSessions
+    services: ServiceTokens
+    streams: StreamOwners
+    alerts: AlertTable
+
+
+@asynccontextmanager
+async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
+    """The database that the settings name, or the embedded one, which is started if need be."""
+    async with _database_url(settings) as url:
+        async with open_database(
+            url,
+            pool_size=settings.database_pool,
+            statement_timeout=settings.statement_timeout,
+            connect_timeout=settings.connect_timeout,
+        ) as database:
+            yield database
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[Store]:
+    """The database with all its tables found.
+
+    `ConfigError` when they are missing, `StoreUnavailable` when it cannot be asked.
+    """
+    async with open_database_of(settings) as database:
+        if missing := await pending(database):
+            tables = f"{len(missing)} migrations are missing, up to {missing[-1]}"
+            raise ConfigError(f"the database is not ready: {tables}; run `relay db migrate`")
+        yield Store(
+            database,
+            settings.database_url is None,
+            await find_better_auth(
+                database,
+                schema=settings.auth_schema,
+                user_table=settings.auth_user_table,
+                session_table=settings.auth_session_table,
+            ),
+            ServiceTokens(database),
+            StreamOwners(database),
+            AlertTable(database),
+        )
+
+
+async def serve(
+    settings: Settings,
+    *,
+    handle_signals: bool = True,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a relay; started with its addresses, as `http://HOST:PORT`.
+
+    On SIGTERM or SIGINT it tells its peers, drains and returns; a second one raises `StoppedAtOnce`.
+    When cancelled it ends at once, too.
+    """
+    addresses = [(address.host, address.port) for address in settings.addresses]
+    listeners = await listen(addresses, stall_timeout=settings.idle_timeout)
+    try:
+        async with open_store(settings) as store, trio.open_nursery() as nursery:
+            relay = Relay.build(settings, store)
+            await nursery.start(relay.hub.run)
+            await nursery.start(relay.supervisor.run)
+            if handle_signals:
+                await nursery.start(_drain_on_signal, relay, settings.drain_timeout)
+            task_status.started([listener.url for listener in listeners])
+            await relay.server.run(listeners)
+            nursery.cancel_scope.cancel()
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+@define(eq=False)
+class Relay:
+    """The parts of a running relay, put together."""
+
+    hub: Hub
+    supervisor: Supervisor
+    server: Server
+
+    @classmethod
+    def build(cls, settings: Settings, store: Store) -> Relay:
+        metrics = Metrics()
+        hub = Hub(metrics, settings.offline_grace)
+        verifier = Verifier(store.sessions, store.services, metrics)
+        dispatch = AlertDispatch(store.alerts, hub.deliver)
+        intake = AlertIntake(store.alerts, metrics, dispatch.wake)
+        supervisor = Supervisor(
+            {"verification": verifier, "alert-intake": intake, "alert-dispatch": dispatch}
+        )
+        timing = Timing(
+            auth_timeout=settings.auth_timeout,
+            ping_interval=settings.ping_interval,
+            idle_timeout=settings.idle_timeout,
+            max_message_size=settings.max_message_size,
+        )
+
+        async def ready() -> dict[str, Any]:
+            try:
+                await store.database.check()
+            except StoreUnavailable:
+                database = "unavailable"
+            else:
+                database = "ok"
+            services = {name: each.state for name, each in supervisor.services.items()}
+            return {
+                "ready": supervisor.ready and not server.draining and database == "ok",
+                "draining": server.draining,
+                "database": database,
+                "services": services,
+            }
+
+        def stats() -> dict[str, Any]:
+            return metrics.totals() | {"streams": hub.count()}
+
+        http = HttpServer(make_app(Reports(ready, stats)))
+        door = Door(
+            verifier, Services(hub, store.streams, intake, metrics), timing, http.serve
+        )
+        server = Server(door)
+        return cls(hub, supervisor, server)
+
+
+async def _drain_on_signal(
+    relay: Relay, timeout: float, *, task_status: trio.TaskStatus[None]
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        await anext(signals)
+        relay.server.drain(timeout)
+        await anext(signals)
+        raise StoppedAtOnce
+
+
+@asynccontextmanager
+async def _database_url(settings: Settings) -> AsyncIterator[str]:
+    if settings.database_url is not None:
+        yield settings.database_url
+    else:
+        async with open_embedded(
+            settings.data_folder, postgres_bin=settings.postgres_bin
+        ) as url:
+            yield url

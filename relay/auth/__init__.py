@@ -1,0 +1,1 @@
+"""Who is speaking: token verification. Floor 2."""

@@ -1,0 +1,60 @@
+"""Verifies tokens, all that wait at one moment with one query. Floor 2.
+
+Session rows are not cached: a batch costs one query however many phones reconnect at once, and a
+logout counts from the next verification on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import trio
+from attrs import define, field
+
+from relay.batching import Batcher
+from relay.metrics import Metrics
+from relay.model import Identity
+from relay.postgres.services import SERVICE_TOKEN_PREFIX, ServiceTokens
+from relay.postgres.sessions import BetterAuthSessions
+
+
+@define(eq=False)
+class Verifier:
+    """The supervised service that tells whose token it is."""
+
+    _sessions: BetterAuthSessions
+    _services: ServiceTokens
+    _metrics: Metrics
+    _batcher: Batcher[str, Identity | None] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._batcher = Batcher(self._look_up)
+
+    async def verify(self, token: str) -> Identity | None:
+        """Whose token it is; None for one that is unknown or expired.
+
+        `StoreUnavailable` when that cannot be told now. Waits as long as the store does: the
+        deadline is the caller's.
+        """
+        self._metrics.verifications += 1
+        return await self._batcher.ask(token)
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        await self._batcher.run(task_status=task_status)
+
+    async def _look_up(self, tokens: Sequence[str]) -> list[Identity | None]:
+        # No text in Postgres holds U+0000, and it refuses a query that does.
+        askable = {token for token in tokens if "\0" not in token}
+        services = {token for token in askable if token.startswith(SERVICE_TOKEN_PREFIX)}
+        sessions = askable - services
+        found: dict[str, Identity] = {}
+        if sessions:
+            self._metrics.verification_queries += 1
+            found |= await self._sessions.find(list(sessions))
+        if services:
+            self._metrics.verification_queries += 1
+            found |= await self._services.find(list(services))
+        return [found.get(token) for token in tokens]

@@ -1,0 +1,389 @@
+"""One connection's life: upgrade, authentication under one deadline, session, goodbye. Floor 3."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from relay.closing import Ending
+from relay.errors import StoreUnavailable
+from relay.model import Identity, User
+from relay.protocol.codec import InvalidMessage, decode, encode
+from relay.protocol.messages import (
+    Auth,
+    Error,
+    ErrorCode,
+    Notice,
+    RequestId,
+    ServerMessage,
+    Success,
+)
+from relay.session import Services, Session
+from relay.transport import wire
+from relay.transport.mailbox import Mailbox
+from relay.transport.outlet import Outlet
+from relay.transport.splice import Message
+from relay.transport.stream import FrameStream, HeadTooBig
+from relay.transport.websocket import (
+    Handshake,
+    asks_for_upgrade,
+    close_frame,
+    keep_alive,
+    read_handshake,
+)
+
+PATHS = ("/streams/register", "/streams/subscribe")
+SUBPROTOCOLS = ("relay.v1.json",)
+ELSEWHERE = f"There is nothing here. WebSockets are at {' and '.join(PATHS)}."
+TOKEN_PARAMETERS = {"token", "access_token", "session_token"}
+TOKEN_IN_URL = (
+    "A token in the URL ends up in logs and histories. Connect without one and send"
+    ' {"type": "auth", "token": ...} as the first message.'
+)
+FIRST_MESSAGES = 10
+"""So many messages may come before authentication."""
+FIRST_MESSAGE_SIZE = 16 * 1024
+"""Bytes of such a message."""
+INVALID_MESSAGES = 10
+INVALID_WITHIN = 60.0
+"""So many invalid messages in so many seconds end a connection."""
+GOODBYE = 2.0
+"""Seconds in which the peer can take our goodbye and answer it."""
+
+GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What reading and writing raise when the peer is gone."""
+
+log = structlog.get_logger()
+
+
+class Verifier(Protocol):
+    async def verify(self, token: str) -> Identity | None:
+        """Whose token it is; `StoreUnavailable` when that cannot be told now."""
+
+
+@frozen
+class Timing:
+    """Seconds and bytes that the settings give."""
+
+    auth_timeout: float
+    ping_interval: float
+    idle_timeout: float
+    max_message_size: int
+
+
+@frozen
+class Door:
+    """What a new connection needs of the relay."""
+
+    verifier: Verifier
+    services: Services
+    timing: Timing
+    serve_http: Callable[[FrameStream], Awaitable[None]]
+    """Answers one plain HTTP request, whose head the stream still has."""
+
+
+@define(eq=False)
+class Connection:
+    """A peer that was accepted, from its first byte to its last."""
+
+    accepted: int
+    """Its number in the order of being accepted."""
+    _stream: FrameStream
+    _door: Door
+    ending: Ending | None = None
+    _ended_by: RequestId = None
+    outlet: Outlet = field(init=False)
+    _mailbox: Mailbox = field(init=False)
+    _session: Session | None = None
+    _upgraded: bool = False
+    _verifying: bool = False
+    _authenticated: trio.Event = field(factory=trio.Event)
+    _life: trio.CancelScope = field(factory=trio.CancelScope)
+    _first_messages: int = 0
+    _invalid: int = 0
+    _invalid_since: float = float("-inf")
+
+    def __attrs_post_init__(self) -> None:
+        self.outlet = self._stream.outlet
+        self._mailbox = Mailbox(self.outlet)
+
+    async def run(self, deadline: float) -> None:
+        """Serve the peer to the end, which is logged and counted. Never raises.
+
+        The deadline, by Trio's clock, is for its authentication and all that comes before.
+        """
+        self._stream.on_end = self._lost
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._live(nursery, deadline)
+                nursery.cancel_scope.cancel()
+        except* Exception:  # the one boundary: a bug ends its own connection and no other
+            self.end(Ending.INTERNAL_ERROR)
+            log.exception("connection failed", connection=self.accepted)
+        finally:
+            await self._leave()
+
+    def end(self, ending: Ending, *, request_id: RequestId = None) -> None:
+        """End the connection; the first reason given is the one that counts.
+
+        The request, if one caused it, is named in the goodbye.
+        """
+        if self.ending is None:
+            self.ending, self._ended_by = ending, request_id
+            self._life.cancel()
+
+    def tell(self, message: ServerMessage) -> None:
+        """Send a message, ahead of video; a peer that lets too many wait is too slow. Never waits."""
+        if not self._mailbox.post(wire.frame(wire.TEXT, encode(message))):
+            self.end(Ending.TOO_SLOW)
+
+    def restart(self, retry_after: int) -> None:
+        """Ask the peer to come back after so many milliseconds, and end."""
+        if self._upgraded:
+            self.tell(Notice(code="SERVER_RESTARTING", retry_after=retry_after))
+        self.end(Ending.SERVER_RESTARTING)
+
+    # -- the phases
+
+    async def _live(self, nursery: trio.Nursery, deadline: float) -> None:
+        with self._life:
+            upgrade = False
+            with trio.CancelScope(deadline=deadline) as auth:
+                try:
+                    upgrade = asks_for_upgrade(await self._stream.read_head())
+                    if upgrade:
+                        await self._authenticate(nursery)
+                except HeadTooBig:
+                    self.end(Ending.HANDSHAKE_REFUSED)
+                except GONE:
+                    self._lost()
+            if auth.cancelled_caught:
+                self.end(self._late())
+            elif upgrade:
+                await trio.sleep_forever()
+            else:
+                await self._answer_http()
+
+    async def _answer_http(self) -> None:
+        self._stream.on_end = lambda: None
+        await self._door.serve_http(self._stream)
+        self.end(Ending.HTTP_ANSWERED)
+
+    async def _authenticate(self, nursery: trio.Nursery) -> None:
+        self._stream.splice_after_handshake(
+            max_message=FIRST_MESSAGE_SIZE, on_message=self._receive, on_fault=self.end
+        )
+        handshake = await read_handshake(nursery, self._stream)
+        subprotocol = await self._judge(handshake)
+        await handshake.accept(subprotocol)
+        self._upgraded = True
+        self._door.services.metrics.connections += 1
+        self._door.services.metrics.connections_accepted += 1
+        nursery.start_soon(self.outlet.run)
+        nursery.start_soon(self._keep_alive)
+        await self._authenticated.wait()
+
+    async def _judge(self, handshake: Handshake) -> str | None:
+        """The subprotocol to accept the handshake with; does not return when it is refused."""
+        offered = handshake.subprotocols
+        known = [name for name in offered if name in SUBPROTOCOLS]
+        if handshake.path not in PATHS:
+            ending, status, why = Ending.NOT_FOUND, 404, ELSEWHERE
+        elif handshake.query_names & TOKEN_PARAMETERS:
+            ending, status, why = Ending.HANDSHAKE_REFUSED, 400, TOKEN_IN_URL
+        elif offered and not known:
+            why = f"None of the subprotocols offered is known: {', '.join(SUBPROTOCOLS)}"
+            ending, status = Ending.HANDSHAKE_REFUSED, 400
+            log.info("subprotocols refused", connection=self.accepted, offered=offered)
+        else:
+            return known[0] if known else None
+        await handshake.refuse(status, why)
+        self.end(ending)
+        return await trio.sleep_forever()
+
+    def _late(self) -> Ending:
+        if not self._upgraded:
+            return Ending.HANDSHAKE_TIMEOUT
+        return Ending.AUTH_UNAVAILABLE if self._verifying else Ending.AUTH_TIMEOUT
+
+    async def _keep_alive(self) -> None:
+        timing = self._door.timing
+        try:
+            await keep_alive(self._stream, every=timing.ping_interval, idle=timing.idle_timeout)
+            self.end(Ending.IDLE_TIMEOUT)
+        except GONE:
+            self._lost()
+
+    # -- messages
+
+    async def _receive(self, message: Message) -> None:
+        """Handle one message; those behind it wait until it is done."""
+        if self.ending is not None:
+            return
+        if not self._upgraded:
+            self.end(Ending.PROTOCOL_ERROR)  # nothing may come before our 101
+            return
+        if self._session is None and not self._allow_first():
+            return
+        try:
+            if message.opcode != wire.TEXT:
+                text = "Messages are JSON text on this connection, not binary"
+                raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text)
+            request = decode(message.payload)
+        except InvalidMessage as problem:
+            self._refuse(problem)
+            return
+        if isinstance(request, Auth):
+            await self._verify(request)
+        elif self._session is None:
+            self._require_auth(request.id)
+        else:
+            await self._session.handle(request)
+
+    def _allow_first(self) -> bool:
+        self._first_messages += 1
+        if self._first_messages > FIRST_MESSAGES:
+            self.end(Ending.AUTH_FLOOD)
+        return self.ending is None
+
+    def _refuse(self, problem: InvalidMessage) -> None:
+        if self._session is None:
+            self._require_auth(problem.request_id)
+            return
+        self.tell(
+            Error(
+                code=problem.code,
+                message=problem.message,
+                id=problem.request_id,
+                stream_id=problem.stream_id,
+            )
+        )
+        now = trio.current_time()
+        if now - self._invalid_since > INVALID_WITHIN:
+            self._invalid, self._invalid_since = 0, now
+        self._invalid += 1
+        if self._invalid >= INVALID_MESSAGES:
+            self.end(Ending.INVALID_MESSAGES)
+
+    def _require_auth(self, request_id: RequestId) -> None:
+        self.tell(
+            Error(
+                code=ErrorCode.AUTH_REQUIRED, message="Must authenticate first", id=request_id
+            )
+        )
+
+    async def _verify(self, request: Auth) -> None:
+        self._verifying = True
+        try:
+            identity = await self._door.verifier.verify(request.token)
+        except StoreUnavailable:
+            self._not_verified(request)
+        else:
+            if identity is None:
+                self._log_auth("failed")
+                self.end(Ending.AUTH_FAILED, request_id=request.id)
+            elif self._session is None:
+                self._begin(request, identity)
+            else:
+                self._renew(request, self._session, identity)
+        finally:
+            self._verifying = False
+
+    def _not_verified(self, request: Auth) -> None:
+        self._log_auth("unavailable")
+        if self._session is None:
+            self.end(Ending.AUTH_UNAVAILABLE, request_id=request.id)
+            return
+        goodbye = Ending.AUTH_UNAVAILABLE.value
+        self.tell(
+            Error(
+                code=ErrorCode.AUTH_UNAVAILABLE,
+                message=goodbye.message,
+                id=request.id,
+                retry_after=goodbye.retry_after,
+            )
+        )
+
+    def _begin(self, request: Auth, identity: Identity) -> None:
+        self._log_auth("succeeded")
+        self._session = Session(identity, self, self._door.services)
+        self._door.services.metrics.authenticated += 1
+        self._stream.allow_messages_of(self._door.timing.max_message_size)
+        self._authenticated.set()
+        self._welcome(request, identity)
+
+    def _renew(self, request: Auth, session: Session, identity: Identity) -> None:
+        if identity.sender != session.identity.sender:
+            self.tell(
+                Error(
+                    code=ErrorCode.UNAUTHORIZED,
+                    message="This connection belongs to somebody else",
+                    id=request.id,
+                )
+            )
+            return
+        session.identity = identity
+        self._welcome(request, identity)
+
+    def _welcome(self, request: Auth, identity: Identity) -> None:
+        user = identity if isinstance(identity, User) else None
+        self.tell(
+            Success(
+                code="AUTHENTICATED",
+                message="Authentication successful",
+                id=request.id,
+                user_id=user and user.user_id,
+                session_id=user and user.session_id,
+                expires_at=user and int(user.expires_at.timestamp() * 1000),
+            )
+        )
+
+    def _log_auth(self, result: str) -> None:
+        log.info(
+            f"authentication {result}",
+            connection=self.accepted,
+            peer=self._stream.link.peer,
+        )
+
+    # -- the end
+
+    def _lost(self) -> None:
+        self.end(Ending.CLIENT_CLOSED if self._stream.peer_closed else Ending.CLIENT_GONE)
+
+    async def _leave(self) -> None:
+        ending = self.ending or Ending.SHUTDOWN
+        metrics = self._door.services.metrics
+        metrics.endings[ending] += 1
+        if self._upgraded:
+            metrics.connections -= 1
+        if self._session is not None:
+            metrics.authenticated -= 1
+            self._session.close()
+        if ending is not Ending.HTTP_ANSWERED:
+            log.info("connection ended", connection=self.accepted, ending=ending.label)
+        if self._upgraded and ending.value.code is not None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE):
+                await self._say_goodbye(ending)
+        await self._stream.aclose()
+
+    async def _say_goodbye(self, ending: Ending) -> None:
+        goodbye = ending.value
+        assert goodbye.code is not None
+        last = [close_frame(goodbye.code, goodbye.reason)]
+        if goodbye.error is not None:
+            error = Error(
+                code=goodbye.error,
+                message=goodbye.message,
+                id=self._ended_by,
+                retry_after=goodbye.retry_after,
+            )
+            last.insert(0, wire.frame(wire.TEXT, encode(error)))
+        try:
+            await self.outlet.drain(self._mailbox, *last)
+            await self._stream.discard_rest()
+        except GONE:
+            pass  # the peer did not wait for it

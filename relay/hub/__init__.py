@@ -1,0 +1,1 @@
+"""Streams, and who watches them. Floor 2."""

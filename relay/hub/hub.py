@@ -1,0 +1,132 @@
+"""All streams of this relay. Floor 2.
+
+Everything here happens at once, without waiting, but for a publish to a large audience: so there are
+no locks, and no order of events in which a stream is half changed.
+"""
+
+from __future__ import annotations
+
+import trio
+from attrs import define, field
+
+from relay.hub.consumer import Consumer
+from relay.hub.peer import Peer, Producer
+from relay.hub.stream import Stream
+from relay.metrics import Metrics
+from relay.model import StoredAlert
+from relay.protocol.messages import AlertEvent, Metadata, StreamStatus
+
+
+@define(eq=False)
+class Hub:
+    """The streams that are live or watched, by id."""
+
+    _metrics: Metrics
+    _offline_grace: float
+    """Seconds a stream outlives its producer, so that a short loss is not seen."""
+    _streams: dict[str, Stream] = field(factory=dict)
+    _nursery: trio.Nursery | None = None
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Look after streams that lost their producer, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def register(
+        self, stream_id: str, owner_id: str, producer: Producer, metadata: Metadata | None
+    ) -> Stream | None:
+        """Make a connection the producer of a stream.
+
+        None when a connection that was accepted later produces it already. One that was accepted
+        earlier is superseded. The caller has made sure that the owner owns the stream.
+        """
+        stream = self._stream(stream_id)
+        before = stream.producer
+        if before is not None and before.accepted > producer.accepted:
+            return None
+        if stream.grace is not None:
+            stream.grace.cancel()
+            stream.grace = None
+        if stream.live:
+            stream.continue_with(producer, metadata)
+        else:
+            stream.start(owner_id, producer, metadata)
+        if before is not None and before is not producer:
+            before.superseded()
+        return stream
+
+    def release(self, stream: Stream, producer: Producer, *, at_once: bool = False) -> None:
+        """End a connection's production; unless `at_once`, the stream waits for it to come back."""
+        if stream.producer is not producer:
+            return
+        stream.producer = None
+        if at_once or self._nursery is None:
+            self._end(stream)
+        else:
+            stream.grace = trio.CancelScope()
+            self._nursery.start_soon(self._await_producer, stream, stream.grace)
+
+    def subscribe(self, consumer: Consumer) -> Stream:
+        """The stream that a consumer asks for, which may not exist yet; call its `watch` next."""
+        return self._stream(consumer.stream_id)
+
+    def unsubscribe(self, stream: Stream, consumer: Consumer) -> None:
+        stream.unwatch(consumer)
+        self._forget(stream)
+
+    def deliver(self, alert: StoredAlert) -> None:
+        """Give an alert to all who are connected and consume the alerts of its stream."""
+        stream = self._streams.get(alert.stream_id)
+        if stream is None:
+            return
+        event = AlertEvent(
+            alert_id=alert.alert_id,
+            stream_id=alert.stream_id,
+            severity=alert.severity,
+            message=alert.message,
+            metadata=dict(alert.metadata) if alert.metadata is not None else None,
+            timestamp=alert.timestamp,
+        )
+        # A connection that produces a stream and watches it too gets its alerts once.
+        peers: set[Peer] = {
+            consumer.peer
+            for consumer in stream.watchers
+            if consumer.wants_alerts
+            and consumer.identity.may_consume(alert.stream_id, alert.owner_id)
+        }
+        if stream.producer is not None and stream.producer.wants_alerts:
+            peers.add(stream.producer)
+        for peer in peers:
+            self._metrics.alerts_delivered += 1
+            peer.tell(event)
+
+    def count(self) -> dict[str, int]:
+        """How many streams are in which state, and how many consumers there are."""
+        counts = {status.value: 0 for status in StreamStatus}
+        for stream in self._streams.values():
+            counts[stream.status] += 1
+        del counts[StreamStatus.OFFLINE]
+        return counts | {"consumers": sum(len(s.watchers) for s in self._streams.values())}
+
+    async def _await_producer(self, stream: Stream, grace: trio.CancelScope) -> None:
+        with grace:
+            await trio.sleep(self._offline_grace)
+            self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        stream.grace = None
+        stream.end()
+        self._forget(stream)
+
+    def _stream(self, stream_id: str) -> Stream:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = self._streams[stream_id] = Stream(stream_id)
+        return stream
+
+    def _forget(self, stream: Stream) -> None:
+        if not stream.watchers and not stream.live:
+            del self._streams[stream.stream_id]

@@ -1,0 +1,136 @@
+"""One stream: who produces it, who watches, and where it stands. Floor 2."""
+
+from __future__ import annotations
+
+import trio
+from attrs import define, field
+
+from relay.hub.consumer import Consumer
+from relay.hub.frame import Frame
+from relay.hub.peer import Producer
+from relay.protocol.messages import (
+    Metadata,
+    Status,
+    StreamStatus,
+    VideoFrame,
+    now_ms,
+)
+
+SLICE = 64
+"""Consumers that are served in one go, before other tasks have their turn."""
+
+
+@define(eq=False)
+class Stream:
+    """A stream that somebody produces or watches."""
+
+    stream_id: str
+    owner_id: str | None = None
+    """None until it is registered while this relay runs."""
+    epoch: int = 0
+    """Which life of the stream `seq` counts in: ms since the Unix epoch at its start."""
+    seq: int = 0
+    status: StreamStatus = StreamStatus.OFFLINE
+    metadata: Metadata | None = None
+    producer: Producer | None = None
+    watchers: dict[Consumer, None] = field(factory=dict)
+    """All who subscribed, whether or not they may see it."""
+    audience: tuple[Consumer, ...] = ()
+    """Those of them that get its frames. Replaced, never changed, so that a publish may yield."""
+    grace: trio.CancelScope | None = None
+    """Around the wait for the producer to come back."""
+    _latest: Frame | None = None
+    _publishing: trio.Lock = field(factory=trio.Lock)
+
+    @property
+    def live(self) -> bool:
+        return self.status is not StreamStatus.OFFLINE
+
+    async def publish(self, message: VideoFrame) -> None:
+        """Offer a frame to the whole audience; yields between slices of a large one."""
+        if self._publishing.locked():
+            # A taken-over producer's last frame is still on its way to the rest of the audience.
+            async with self._publishing:
+                pass
+        self.seq += 1
+        frame = Frame(self.stream_id, self.seq, now_ms(), message)
+        self._latest = frame
+        if self.status is StreamStatus.ONLINE:
+            self.set_status(StreamStatus.STREAMING)
+        audience = self.audience
+        if len(audience) <= SLICE:
+            for consumer in audience:
+                consumer.offer(frame)
+            return
+        async with self._publishing:
+            for start in range(0, len(audience), SLICE):
+                await trio.lowlevel.checkpoint()
+                for consumer in audience[start : start + SLICE]:
+                    consumer.offer(frame)
+
+    def watch(self, consumer: Consumer) -> None:
+        """Add a consumer; if the stream is live and it may see it, the latest frame is offered."""
+        self.watchers[consumer] = None
+        if self._serves(consumer):
+            self._set_audience((*self.audience, consumer))
+            if self._latest is not None:
+                consumer.offer(self._latest)
+
+    def unwatch(self, consumer: Consumer) -> None:
+        consumer.close()
+        self.watchers.pop(consumer, None)
+        self._set_audience(tuple(other for other in self.audience if other is not consumer))
+
+    def may_see(self, consumer: Consumer) -> bool:
+        return self.owner_id is not None and consumer.identity.may_consume(
+            self.stream_id, self.owner_id
+        )
+
+    def start(self, owner_id: str, producer: Producer, metadata: Metadata | None) -> None:
+        """Begin a new life of the stream."""
+        self.owner_id, self.metadata = owner_id, metadata
+        self.epoch, self.seq, self._latest = max(self.epoch + 1, now_ms()), 0, None
+        self._set_audience(tuple(filter(self._serves, self.watchers)))
+        self.producer = producer
+        self.set_status(StreamStatus.ONLINE)
+
+    def continue_with(self, producer: Producer, metadata: Metadata | None) -> None:
+        """Go on with another producer; consumers notice nothing."""
+        self.producer, self.metadata = producer, metadata
+
+    def end(self) -> None:
+        self.producer, self._latest = None, None
+        self.set_status(StreamStatus.OFFLINE)
+
+    def set_status(self, status: StreamStatus) -> None:
+        self.status = status
+        for consumer in self.watchers:
+            if self.may_see(consumer):
+                consumer.peer.tell(self.status_for(consumer))
+
+    def status_for(self, consumer: Consumer) -> Status:
+        """The status as this consumer may know it."""
+        if not self.live or not self.may_see(consumer):
+            return Status(stream_id=self.stream_id, epoch=0, status=StreamStatus.OFFLINE)
+        return Status(stream_id=self.stream_id, epoch=self.epoch, status=self.status)
+
+    def tell_producer(self) -> None:
+        """Tell the producer how many consume its frames."""
+        if self.producer is not None:
+            self.producer.tell(
+                Status(
+                    stream_id=self.stream_id,
+                    epoch=self.epoch,
+                    status=self.status,
+                    consumers=len(self.audience),
+                )
+            )
+
+    def _serves(self, consumer: Consumer) -> bool:
+        return consumer.wants_frames and self.may_see(consumer)
+
+    def _set_audience(self, audience: tuple[Consumer, ...]) -> None:
+        was_watched = bool(self.audience)
+        self.audience = audience
+        if bool(audience) != was_watched:
+            self.tell_producer()

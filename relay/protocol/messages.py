@@ -1,0 +1,184 @@
+"""Every message of the protocol as a class. Floor 0.
+
+Wire names are camelCase and Python names are not, and a message is told apart by its `type`: both
+are what `msgspec.Struct` does by itself, which is why these are not attrs classes.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Raw, Struct, field
+
+StreamId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._:-]{1,128}\Z",
+        description="1 to 128 characters of A-Z a-z 0-9 . _ : -",
+    ),
+]
+_RANGE = Meta(ge=0, le=2**53)
+Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
+Severity = Literal["low", "medium", "high", "critical"]
+Metadata = dict[str, Any]
+
+VIDEO_FRAME = "video-frame"
+ALERT = "alert"
+
+
+class ErrorCode(StrEnum):
+    """Section 4 of the protocol."""
+
+    AUTH_REQUIRED = "AUTH_REQUIRED"
+    AUTH_FAILED = "AUTH_FAILED"
+    AUTH_TIMEOUT = "AUTH_TIMEOUT"
+    AUTH_UNAVAILABLE = "AUTH_UNAVAILABLE"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    NOT_REGISTERED = "NOT_REGISTERED"
+    INVALID_MESSAGE = "INVALID_MESSAGE"
+    UNKNOWN_MESSAGE_TYPE = "UNKNOWN_MESSAGE_TYPE"
+    SUPERSEDED = "SUPERSEDED"
+    TOO_SLOW = "TOO_SLOW"
+    IDLE_TIMEOUT = "IDLE_TIMEOUT"
+    MESSAGE_TOO_BIG = "MESSAGE_TOO_BIG"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+class StreamStatus(StrEnum):
+    """What a stream does: registered, frames flowing, gone."""
+
+    ONLINE = "online"
+    STREAMING = "streaming"
+    OFFLINE = "offline"
+
+
+def now_ms() -> int:
+    """The server's clock: ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Request(Struct, frozen=True, rename="camel", tag_field="type", kw_only=True):
+    """What a client sends; `id` is echoed by the reply."""
+
+    id: Annotated[str, Meta(max_length=256)] | int | None = None
+
+
+class Auth(Request, frozen=True, kw_only=True, tag="auth"):
+    token: Annotated[str, Meta(min_length=1, max_length=8192)]
+
+    def __repr__(self) -> str:
+        return "Auth(token=…)"
+
+
+
+class Register(Request, frozen=True, kw_only=True, tag="register"):
+    stream_id: StreamId | None = None
+    client_type: str | None = None
+    produces: list[str] | None = None
+    consumes: list[str] | None = None
+    metadata: Metadata | None = None
+
+
+class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
+    stream_id: StreamId
+    consumes: list[str]
+    client_type: str | None = None
+    produces: list[str] | None = None
+    policy: Literal["latest"] = "latest"
+
+
+class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
+    stream_id: StreamId
+
+
+class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
+    data: Raw
+    """Base64 in JSON, exactly as it came, quotes included."""
+    stream_id: StreamId | None = None
+    timestamp: Milliseconds | None = None
+    keyframe: bool | None = None
+    metadata: Metadata | None = None
+
+
+class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
+    stream_id: StreamId
+    severity: Severity
+    message: Annotated[str, Meta(max_length=8192)]
+    metadata: Metadata | None = None
+    timestamp: Milliseconds | None = None
+    alert_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+
+
+ClientMessage = Auth | Register | Subscribe | Unsubscribe | VideoFrame | Alert
+RequestId = str | int | None
+
+
+class Event(
+    Struct, frozen=True, rename="camel", tag_field="type", kw_only=True, omit_defaults=True
+):
+    """What the server sends."""
+
+
+class VideoFrameHead(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
+    """A `video-frame` but for its `data`, which the codec appends as it came."""
+
+    stream_id: str
+    seq: int
+    timestamp: int | float
+    """The producer's, or the time of receipt."""
+    received_at: int
+    keyframe: bool | None = None
+    metadata: Metadata | None = None
+
+
+class AlertEvent(Event, frozen=True, kw_only=True, tag=ALERT):
+    alert_id: int
+    stream_id: str
+    severity: str
+    message: str
+    metadata: Metadata | None = None
+    timestamp: int
+
+
+class Status(Event, frozen=True, kw_only=True, tag="status"):
+    stream_id: str
+    epoch: int
+    """Which life of the stream `seq` counts in; 0 while there is none to see."""
+    status: StreamStatus
+    consumers: int | None = None
+    timestamp: int = field(default_factory=now_ms)
+
+
+class Success(Event, frozen=True, kw_only=True, tag="success"):
+    code: str
+    message: str
+    id: RequestId = None
+    stream_id: str | None = None
+    epoch: int | None = None
+    metadata: Metadata | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    expires_at: int | None = None
+    alert_id: int | None = None
+    timestamp: int = field(default_factory=now_ms)
+
+
+class Error(Event, frozen=True, kw_only=True, tag="error"):
+    code: ErrorCode
+    message: str
+    id: RequestId = None
+    stream_id: str | None = None
+    retry_after: int | None = None
+    timestamp: int = field(default_factory=now_ms)
+
+
+class Notice(Event, frozen=True, kw_only=True, tag="notice"):
+    code: Literal["SERVER_RESTARTING"]
+    retry_after: int | None = None
+    timestamp: int = field(default_factory=now_ms)
+
+
+ServerMessage = AlertEvent | Status | Success | Error | Notice

@@ -1,0 +1,285 @@
+"""What an authenticated peer may do. Floor 3.
+
+Every operation is guarded here, and each is answered: with a `success`, or with an `error` that says
+why not. Frames alone go unanswered.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from typing import Protocol
+
+import trio
+from attrs import define, field, frozen
+
+from relay.alerts.intake import AlertIntake
+from relay.closing import Ending
+from relay.errors import StoreUnavailable
+from relay.hub.consumer import Consumer
+from relay.hub.hub import Hub
+from relay.hub.stream import Stream
+from relay.metrics import Metrics
+from relay.model import Identity, NewAlert, Service, User
+from relay.postgres.streams import StreamOwners
+from relay.protocol.messages import (
+    ALERT,
+    VIDEO_FRAME,
+    Alert,
+    Auth,
+    ClientMessage,
+    Error,
+    ErrorCode,
+    Register,
+    Request,
+    ServerMessage,
+    Subscribe,
+    Success,
+    Unsubscribe,
+    VideoFrame,
+    now_ms,
+)
+from relay.transport.outlet import Outlet
+
+MAX_SUBSCRIPTIONS = 1000
+"""Of one connection."""
+STORE_RETRY_AFTER = 2000
+"""Milliseconds."""
+REMINDER = 1.0
+"""Seconds between two errors about frames that cannot be taken."""
+
+
+class Line(Protocol):
+    """The connection below a session."""
+
+    accepted: int
+    outlet: Outlet
+
+    def tell(self, message: ServerMessage) -> object: ...
+
+    def end(self, ending: Ending) -> object: ...
+
+
+@frozen
+class Services:
+    """What sessions work with."""
+
+    hub: Hub
+    owners: StreamOwners
+    alerts: AlertIntake
+    metrics: Metrics
+
+
+@define(eq=False)
+class Session:
+    """One authenticated connection: a producer, a consumer of streams, or both."""
+
+    identity: Identity
+    _line: Line
+    _services: Services
+    wants_alerts: bool = False
+    """Of the stream that it produces."""
+    _produced: Stream | None = None
+    _consumers: dict[str, tuple[Stream, Consumer]] = field(factory=dict)
+    _reminded: float = float("-inf")
+
+    @property
+    def accepted(self) -> int:
+        return self._line.accepted
+
+    def tell(self, message: ServerMessage) -> None:
+        self._line.tell(message)
+
+    def superseded(self) -> None:
+        self._line.end(Ending.SUPERSEDED)
+
+    async def handle(self, message: ClientMessage) -> None:
+        """Do what an authenticated peer asks."""
+        match message:
+            case VideoFrame():
+                await self._publish(message)
+            case Register():
+                await self._register(message)
+            case Subscribe():
+                self._subscribe(message)
+            case Unsubscribe():
+                self._unsubscribe(message)
+            case Alert():
+                await self._alert(message)
+            case Auth():
+                raise AssertionError("the connection authenticates")
+
+    def close(self) -> None:
+        """Leave all streams."""
+        hub = self._services.hub
+        if self._produced is not None:
+            hub.release(self._produced, self)
+        for stream, consumer in self._consumers.values():
+            hub.unsubscribe(stream, consumer)
+        self._consumers.clear()
+
+    async def _publish(self, frame: VideoFrame) -> None:
+        stream = self._produced
+        if stream is None or stream.producer is not self:
+            self._remind(
+                frame, ErrorCode.NOT_REGISTERED, "Register a stream before sending frames"
+            )
+        elif frame.stream_id is not None and frame.stream_id != stream.stream_id:
+            self._remind(
+                frame, ErrorCode.UNAUTHORIZED, "This connection registered another stream"
+            )
+        else:
+            self._services.metrics.frames_accepted += 1
+            await stream.publish(frame)
+
+    async def _register(self, message: Register) -> None:
+        if not isinstance(self.identity, User):
+            self._refuse(message, ErrorCode.UNAUTHORIZED, "Only users register streams")
+            return
+        stream_id = message.stream_id or f"stream_{secrets.token_urlsafe(16)}"
+        try:
+            owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
+        except StoreUnavailable:
+            self._refuse_for_store(message)
+            return
+        if not self.identity.owns(owner_id):
+            self._refuse(message, ErrorCode.UNAUTHORIZED, "This stream id is taken", stream_id)
+            return
+        self._produce(message, stream_id, owner_id)
+
+    def _produce(self, message: Register, stream_id: str, owner_id: str) -> None:
+        hub, before = self._services.hub, self._produced
+        stream = hub.register(stream_id, owner_id, self, message.metadata)
+        if stream is None:
+            self.superseded()
+            return
+        if before is not None and before is not stream:
+            hub.release(before, self, at_once=True)
+        self._produced = stream
+        self.wants_alerts = _wants(ALERT, message.consumes, default=True)
+        self.tell(
+            Success(
+                code="REGISTERED",
+                message=f"Registration successful. Stream ID: {stream_id}",
+                id=message.id,
+                stream_id=stream_id,
+                epoch=stream.epoch,
+            )
+        )
+        stream.tell_producer()
+
+    def _subscribe(self, message: Subscribe) -> None:
+        stream_id = message.stream_id
+        if stream_id not in self._consumers and len(self._consumers) >= MAX_SUBSCRIPTIONS:
+            text = f"A connection may have {MAX_SUBSCRIPTIONS} subscriptions"
+            self._refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
+            return
+        self._leave(stream_id)
+        consumer = Consumer(
+            stream_id=stream_id,
+            identity=self.identity,
+            wants_frames=_wants(VIDEO_FRAME, message.consumes),
+            wants_alerts=_wants(ALERT, message.consumes),
+            peer=self,
+            outlet=self._line.outlet,
+            metrics=self._services.metrics,
+        )
+        stream = self._services.hub.subscribe(consumer)
+        self._consumers[stream_id] = (stream, consumer)
+        status = stream.status_for(consumer)
+        visible = status.epoch > 0
+        self.tell(
+            Success(
+                code="SUBSCRIBED",
+                message="Subscription successful",
+                id=message.id,
+                stream_id=stream_id,
+                epoch=status.epoch,
+                metadata=stream.metadata if visible else None,
+            )
+        )
+        self.tell(status)
+        stream.watch(consumer)
+
+    def _unsubscribe(self, message: Unsubscribe) -> None:
+        if self._leave(message.stream_id):
+            self.tell(
+                Success(
+                    code="UNSUBSCRIBED",
+                    message="Subscription ended",
+                    id=message.id,
+                    stream_id=message.stream_id,
+                )
+            )
+        else:
+            text = "There is no subscription to this stream"
+            self._refuse(message, ErrorCode.INVALID_MESSAGE, text, message.stream_id)
+
+    def _leave(self, stream_id: str) -> bool:
+        subscribed = self._consumers.pop(stream_id, None)
+        if subscribed is not None:
+            self._services.hub.unsubscribe(*subscribed)
+        return subscribed is not None
+
+    async def _alert(self, message: Alert) -> None:
+        refused = "You may not send alerts for this stream"
+        identity = self.identity
+        if isinstance(identity, Service) and not (
+            identity.alerts and identity.covers(message.stream_id)
+        ):
+            self._refuse(message, ErrorCode.UNAUTHORIZED, refused, message.stream_id)
+            return
+        alert = NewAlert(
+            stream_id=message.stream_id,
+            sender=identity.sender,
+            severity=message.severity,
+            message=message.message,
+            timestamp=now_ms() if message.timestamp is None else int(message.timestamp),
+            metadata=message.metadata,
+            alert_key=message.alert_key,
+            as_owner=identity.user_id if isinstance(identity, User) else None,
+        )
+        try:
+            stored = await self._services.alerts.accept(alert)
+        except StoreUnavailable:
+            self._refuse_for_store(message, message.stream_id)
+            return
+        if stored is None:
+            self._refuse(message, ErrorCode.UNAUTHORIZED, refused, message.stream_id)
+            return
+        self.tell(
+            Success(
+                code="ALERT_ACCEPTED",
+                message="Alert accepted",
+                id=message.id,
+                stream_id=stored.stream_id,
+                alert_id=stored.alert_id,
+            )
+        )
+
+    def _refuse(
+        self, request: Request, code: ErrorCode, text: str, stream_id: str | None = None
+    ) -> None:
+        self.tell(Error(code=code, message=text, id=request.id, stream_id=stream_id))
+
+    def _refuse_for_store(self, request: Request, stream_id: str | None = None) -> None:
+        self.tell(
+            Error(
+                code=ErrorCode.STORE_UNAVAILABLE,
+                message="The database cannot be asked now; try again later",
+                id=request.id,
+                stream_id=stream_id,
+                retry_after=STORE_RETRY_AFTER,
+            )
+        )
+
+    def _remind(self, frame: VideoFrame, code: ErrorCode, text: str) -> None:
+        """Refuse a frame, at most once a second however many come."""
+        now = trio.current_time()
+        if now - self._reminded >= REMINDER:
+            self._reminded = now
+            self._refuse(frame, code, text, frame.stream_id)
+
+
+def _wants(kind: str, consumes: Collection[str] | None, *, default: bool = False) -> bool:
+    return default if consumes is None else kind in consumes

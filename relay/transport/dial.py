@@ -1,0 +1,241 @@
+"""The client's side of a WebSocket: open one, send and receive messages, close it. Floor 1.
+
+Like all of `transport/` it hides trio-websocket, here with what its clients need mending for: a
+handshake that waits for ever when the stream ends, and a ping after our Close that crashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+import h11
+import trio
+import trio_websocket
+import wsproto
+from attrs import define, field
+
+from relay.errors import RelayError
+
+MAX_MESSAGE_SIZE = 24 * 1024 * 1024
+"""Bytes: a message of 16 MiB whose data became base64, and what stands around it."""
+
+READ_SIZE = 64 * 1024
+GOODBYE_SECONDS = 1.0
+"""So long the closing handshake may take. It is shielded: a cancelled client still says goodbye."""
+
+ABNORMAL_CLOSURE = 1006
+DEFAULT_PORT = 80
+MAX_EXPLANATION = 200
+"""Characters of a refusal's body that are worth repeating."""
+
+_Rejected = trio_websocket.ConnectionRejected
+_CRASHES = (wsproto.utilities.LocalProtocolError, h11.LocalProtocolError)
+"""What trio-websocket's reader ends with when the server surprises it."""
+
+Wrap = Callable[[trio.abc.Stream], trio.abc.Stream]
+
+
+class DialFailed(RelayError):
+    """There is no WebSocket at this address, or it does not want us."""
+
+
+@define(eq=False)
+class Closed(RelayError):
+    """The connection is closed; `code` 1006 when it broke without a Close."""
+
+    code: int
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        return f"closed with {self.code}{f' ({self.reason})' if self.reason else ''}"
+
+
+@define(eq=False)
+class WebSocket:
+    """An open connection. `send` may be called by several tasks, `receive` by one."""
+
+    _connection: trio_websocket.WebSocketConnection
+    _stream: trio.abc.Stream
+
+    async def send(self, message: str | bytes) -> None:
+        """Send text or bytes; `Closed` when the connection is gone.
+
+        Cancelled halfway it leaves half a message behind, so it breaks the connection.
+        """
+        try:
+            await self._connection.send_message(message)
+        except trio_websocket.ConnectionClosed as closed:
+            raise _closed(closed) from None
+        except wsproto.utilities.LocalProtocolError:
+            raise Closed(ABNORMAL_CLOSURE) from None
+        except trio.Cancelled:
+            await trio.aclose_forcefully(self._stream)
+            raise
+
+    async def receive(self) -> str | bytes:
+        """Wait for the next message; `Closed` after the last one."""
+        try:
+            return await self._connection.get_message()
+        except trio_websocket.ConnectionClosed as closed:
+            raise _closed(closed) from None
+
+
+@asynccontextmanager
+async def dial(
+    url: str, *, receive_buffer: int | None = None, wrap: Wrap | None = None
+) -> AsyncIterator[WebSocket]:
+    """Open the WebSocket at a `ws://` (or `http://`) URL and close it at the end; `DialFailed`.
+
+    `receive_buffer` sets SO_RCVBUF, in bytes, before connecting, so that the kernel announces a
+    window no larger. `wrap` may put a stream of its own around the TCP stream.
+    """
+    address = _parse(url)
+    stream: trio.abc.Stream = await _connect(address, receive_buffer)
+    resource = urlunsplit(("", "", address.path or "/", address.query, ""))
+    async with open_websocket(wrap(stream) if wrap else stream, address.netloc, resource) as socket:
+        yield socket
+
+
+@asynccontextmanager
+async def open_websocket(
+    stream: trio.abc.Stream, host: str, resource: str
+) -> AsyncIterator[WebSocket]:
+    """Make a WebSocket of a connected stream, and close both at the end; `DialFailed`."""
+    watched = _WatchedStream(stream)
+    leaving = False
+    failure: DialFailed | None = None
+    try:
+        async with open_background() as nursery:
+            connection = await _shake_hands(nursery, watched, host, resource)
+            try:
+                yield WebSocket(connection, watched)
+            finally:
+                leaving = True
+                with trio.move_on_after(GOODBYE_SECONDS, shield=True):
+                    await connection.aclose()
+    except* _Rejected as rejections:
+        failure = DialFailed(f"{host} refused: {_explain(rejections)}")
+    except* _CRASHES:
+        if not leaving:
+            failure = DialFailed(f"{host} does not speak WebSocket")
+    finally:
+        await trio.aclose_forcefully(watched)
+    if failure is not None:
+        raise failure
+
+
+@asynccontextmanager
+async def open_background() -> AsyncIterator[trio.Nursery]:
+    """A nursery for tasks that serve the body of an `async with` and end with it.
+
+    An error of the body comes out as it is; only one of the tasks comes out in a group.
+    """
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except Exception as error:  # noqa: BLE001 (raised again below)
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+@define(eq=False)
+class _WatchedStream(trio.abc.Stream):
+    """A stream that tells when it has ended: trio-websocket's handshake does not notice."""
+
+    _stream: trio.abc.Stream
+    on_end: Callable[[], None] = field(default=lambda: None)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.on_end()
+            raise
+        if not data:
+            self.on_end()
+        return data
+
+    async def aclose(self) -> None:
+        self.on_end()
+        await self._stream.aclose()
+
+
+async def _shake_hands(
+    nursery: trio.Nursery, stream: _WatchedStream, host: str, resource: str
+) -> trio_websocket.WebSocketConnection:
+    with trio.CancelScope() as handshake:
+        stream.on_end = handshake.cancel
+        return await trio_websocket.wrap_client_stream(
+            nursery,
+            stream,  # type: ignore[arg-type]  # any stream will do, whatever its annotation says
+            host,
+            resource,
+            max_message_size=MAX_MESSAGE_SIZE,
+            receive_buffer_size=READ_SIZE,
+        )
+    message = f"{host} ended the connection during the handshake"
+    raise DialFailed(message)
+
+
+async def _connect(address: SplitResult, receive_buffer: int | None) -> trio.SocketStream:
+    """`trio.open_tcp_stream` in short, because that one shows no socket before it is connected."""
+    host, port = address.hostname, address.port or DEFAULT_PORT
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    except OSError as error:
+        message = f"cannot find {host}: {error.strerror}"
+        raise DialFailed(message) from None
+    failures = []
+    for family, kind, protocol, _, where in found:
+        socket = trio.socket.socket(family, kind, protocol)
+        try:
+            if receive_buffer is not None:
+                socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer)
+            await socket.connect(where)
+        except OSError as error:
+            socket.close()
+            failures.append(error.strerror or str(error))
+        except BaseException:
+            socket.close()
+            raise
+        else:
+            return trio.SocketStream(socket)
+    message = f"cannot connect to {address.netloc}: {', '.join(dict.fromkeys(failures))}"
+    raise DialFailed(message)
+
+
+def _parse(url: str) -> SplitResult:
+    try:
+        address = urlsplit(url)
+        good = address.scheme in {"ws", "http"} and address.hostname and address.port != 0
+    except ValueError:
+        good = False
+    if not good or "@" in address.netloc:
+        # It does not repeat the URL: somebody may have put a token into it.
+        message = "the URL must look like ws://HOST:PORT/path"
+        raise DialFailed(message)
+    return address
+
+
+def _explain(rejections: BaseExceptionGroup[_Rejected]) -> str:
+    rejection: _Rejected | BaseExceptionGroup[_Rejected] = rejections
+    while isinstance(rejection, BaseExceptionGroup):
+        rejection = rejection.exceptions[0]
+    body = (rejection.body or b"").decode(errors="replace")[:MAX_EXPLANATION]
+    return f"HTTP {rejection.status_code} {body}".rstrip()
+
+
+def _closed(closed: trio_websocket.ConnectionClosed) -> Closed:
+    reason = closed.reason  # none when the server broke the protocol
+    return Closed(reason.code, reason.reason) if reason else Closed(ABNORMAL_CLOSURE)

@@ -1,0 +1,101 @@
+"""Listening sockets that give frame streams. Floor 1."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+
+import trio
+from attrs import define
+
+from relay.errors import ConfigError
+from relay.transport.link import SocketLink
+from relay.transport.stream import FrameStream
+
+BACKLOG = 4096
+NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+@define(eq=False)
+class Listener(trio.abc.Listener[FrameStream]):
+    """One listening socket."""
+
+    socket: socket.socket
+    _stall_timeout: float
+
+    @property
+    def url(self) -> str:
+        host, port = self.socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def accept(self) -> FrameStream:
+        while True:
+            await trio.lowlevel.wait_readable(self.socket)
+            try:
+                accepted, address = self.socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue
+            host, port = address[:2]
+            return FrameStream(SocketLink(accepted, f"{host}:{port}"), self._stall_timeout)
+
+    async def aclose(self) -> None:
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+async def listen(
+    addresses: Sequence[tuple[str, int]], *, stall_timeout: float
+) -> list[Listener]:
+    """Listen on all (host, port); with port 0 they share the one that the system chooses first.
+
+    Of several addresses those that this machine does not have, such as ::1 without IPv6, are left
+    out. `ConfigError` when one is taken, may not be used, or none is there.
+    """
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    chosen = 0
+    try:
+        for host, port in addresses:
+            try:
+                sockets.append(await _bind(host, port or chosen))
+            except OSError as problem:
+                if problem.errno not in NO_SUCH_ADDRESS:
+                    raise _explain(host, port, problem) from None
+                missing = missing or problem
+            else:
+                chosen = sockets[-1].getsockname()[1]
+        if not sockets:
+            assert missing is not None
+            raise _explain(*addresses[0], missing)
+    except BaseException:
+        for each in sockets:
+            each.close()
+        raise
+    return [Listener(each, stall_timeout) for each in sockets]
+
+
+async def _bind(host: str, port: int) -> socket.socket:
+    found = await trio.socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    family, kind, protocol, _, address = found[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _explain(host: str, port: int, problem: OSError) -> ConfigError:
+    why = "is in use" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
+    return ConfigError(f"bind: {host}:{port} {why}")

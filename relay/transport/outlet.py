@@ -1,0 +1,191 @@
+"""The one way out of a connection. Floor 1.
+
+The unsent rest of a begun frame (`_tail`) belongs to the outlet and not to a task: whoever writes next
+finishes it first, so no cancellation can cut a frame, and no tail means a frame boundary. trio-websocket's
+control frames and our data frames take turns under one first-in-first-out lock.
+
+A frame is written at once, without waiting and without the lock, when the whole connection is idle:
+the writer is parked, nothing is in line, there is no tail, and the kernel holds little that is unsent.
+Otherwise its source gets in line, and the writer asks it for a frame as late as possible.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import trio
+from attrs import define, field
+
+from relay.transport.link import UNSENT_LOW, Buffer, Link
+
+
+class Source(Protocol):
+    """A queue of frames that the writer empties, one frame at each of its turns."""
+
+    in_line: bool
+    """Kept by the outlet."""
+
+    def take(self) -> bytes | None:
+        """The next frame to write, chosen now; None when there is none after all."""
+
+    def waiting(self) -> bool:
+        """Whether there is another one."""
+
+
+@define(eq=False)
+class Outlet:
+    """The outgoing half of one connection."""
+
+    link: Link
+    stall_timeout: float
+    """Seconds in which a peer that takes no byte at all is given up."""
+    last_progress: float = field(factory=trio.current_time)
+    """When the peer last made room for a frame that waited, by Trio's clock."""
+    _lock: trio.StrictFIFOLock = field(factory=trio.StrictFIFOLock)
+    _tail: Buffer = b""
+    _credit: int = 0
+    """So many bytes may be written at once before the kernel is asked again."""
+    _parked: bool = False
+    _closing: bool = False
+    """No data frame may follow: a Close is out, or about to be, or the link is dead."""
+    _first: deque[Source] = field(factory=deque)
+    _turns: deque[Source] = field(factory=deque)
+    _lot: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the peer has only a part of the last frame."""
+        return bool(self._tail)
+
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    def write_now(self, frame: bytes) -> bool:
+        """Write a frame if the connection is idle; False when it has to queue. Never waits or raises."""
+        if self._credit <= 0 and not self._ask():
+            return False
+        try:
+            sent = self.link.send(frame)
+        except BlockingIOError:
+            self._credit = 0
+            return False
+        except OSError:
+            self.stop()
+            return False
+        if sent == len(frame):
+            self._credit -= sent
+        elif sent:
+            self._tail = memoryview(frame)[sent:]
+            self._wake()
+        else:
+            self._credit = 0
+            return False
+        return True
+
+    def line_up(self, source: Source, *, first: bool = False) -> None:
+        """Let a source have its turn; `first` goes before all that are not."""
+        if not source.in_line:
+            source.in_line = True
+            (self._first if first else self._turns).append(source)
+            self._wake()
+
+    def stop(self) -> None:
+        """Write no further data frame; a begun one is still finished by whoever writes next."""
+        self._closing, self._credit = True, 0
+        self._lot.unpark_all()
+
+    async def run(self) -> None:
+        """The writer: ends when the outlet stops or the link breaks, which the reader notices."""
+        try:
+            while not self._closing:
+                if self._first or self._turns or self._tail:
+                    async with self._lock:
+                        await self._serve_one()
+                else:
+                    self._parked = True
+                    await self._lot.park()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.link.reset()
+
+    async def _serve_one(self) -> None:
+        await self._flush()
+        if not self._closing and (self.link.unsent() or 0) >= UNSENT_LOW:
+            await self._wait_writable()
+        frame = None if self._closing else self._pick()
+        if frame is not None:
+            await self._write(frame)
+
+    async def send(self, data: Buffer) -> None:
+        """Write whole frames, or bytes before there are frames, in their turn."""
+        async with self._lock:
+            await self._write(data)
+
+    async def send_close(self, data: Buffer) -> None:
+        """Write a Close frame; no data frame follows it."""
+        self.stop()
+        await self.send(data)
+
+    async def drain(self, source: Source, *last: bytes) -> None:
+        """Write what is left in one source and then some last frames, when `run` has ended."""
+        self.stop()
+        async with self._lock:
+            while (frame := source.take()) is not None:
+                await self._write(frame)
+            for frame in last:
+                await self._write(frame)
+
+    def _ask(self) -> bool:
+        if not self._parked or self._closing or self._tail:
+            return False
+        try:
+            unsent = self.link.unsent()
+        except OSError:
+            self.stop()
+            return False
+        if unsent is not None:
+            self._credit = UNSENT_LOW - unsent
+        return self._credit > 0
+
+    def _wake(self) -> None:
+        self._parked, self._credit = False, 0
+        self._lot.unpark_all()
+
+    def _pick(self) -> bytes | None:
+        line = self._first or self._turns
+        if not line:
+            return None
+        source = line.popleft()
+        frame = source.take()
+        source.in_line = source.waiting()
+        if source.in_line:
+            line.append(source)
+        return frame
+
+    async def _write(self, data: Buffer) -> None:
+        await self._flush()
+        self._tail = data
+        await self._flush()
+
+    async def _flush(self) -> None:
+        self._credit = 0
+        while self._tail:
+            try:
+                sent = self.link.send(self._tail)
+            except BlockingIOError:
+                await self._wait_writable()
+            except OSError as problem:
+                self.stop()
+                raise trio.BrokenResourceError from problem
+            else:
+                self._tail = memoryview(self._tail)[sent:] if sent < len(self._tail) else b""
+
+    async def _wait_writable(self) -> None:
+        with trio.move_on_after(self.stall_timeout) as scope:
+            await self.link.wait_writable()
+        if scope.cancelled_caught:
+            self.stop()
+            self.link.reset()
+            raise trio.BrokenResourceError("the peer stopped reading")
+        self.last_progress = trio.current_time()

@@ -1,0 +1,155 @@
+"""Takes whole data messages out of the bytes of a WebSocket. Floor 1, no I/O.
+
+trio-websocket gets to see the control frames only; what carries data never passes through it. A
+frame that is cut is completed in a buffer of its own size, which the caller fills straight from the
+socket.
+"""
+
+from __future__ import annotations
+
+from attrs import define, field, frozen
+
+from relay.closing import Ending
+from relay.transport.link import Buffer
+from relay.transport.unmask import unmask
+from relay.transport.wire import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FIN,
+    LONGEST_CONTROL,
+    MASKED,
+    PONG,
+    RESERVED,
+    TEXT,
+)
+
+MESSAGES_AT_ONCE = 64
+"""So many messages `feed` returns before it wants to be called again."""
+
+
+@frozen
+class Message:
+    """A data message, its fragments joined."""
+
+    opcode: int
+    payload: bytes
+
+
+@define(eq=False)
+class Splicer:
+    """The incoming half of one WebSocket, from the end of its handshake."""
+
+    max_message: int
+    """Bytes; may be changed between messages."""
+    controls: list[bytes] = field(factory=list)
+    """Masked control frames, whole, for trio-websocket. Of each kind only the latest stays."""
+    fault: Ending | None = None
+    """The ending that the peer's breach of the protocol asks for."""
+    missing: memoryview | None = None
+    """While a frame is cut: the place for the bytes that it lacks."""
+    _cut: bytearray | None = None
+    _opcode: int = TEXT
+    _fragments: bytearray | None = None
+    deaf: bool = False
+    """Whether nothing that comes now counts: after a Close or a breach of the protocol."""
+
+    def filled(self, count: int) -> Buffer:
+        """Say that `count` bytes were put into `missing`; returns the frame once it is whole."""
+        assert self.missing is not None and self._cut is not None
+        self.missing = self.missing[count:]
+        if self.missing:
+            return b""
+        whole, self._cut, self.missing = self._cut, None, None
+        return whole
+
+    def feed(self, data: memoryview) -> tuple[list[Message], memoryview]:
+        """Take in bytes; returns the messages that are complete and the bytes not looked at yet."""
+        messages: list[Message] = []
+        while data and not self.deaf and len(messages) < MESSAGES_AT_ONCE:
+            size = self._frame_size(data)
+            if size is None:
+                break
+            if size > len(data):
+                self._keep(data, size)
+                return messages, data[:0]
+            message = self._take(data[:size])
+            if message is not None:
+                messages.append(message)
+            data = data[size:]
+        return messages, data[:0] if self.deaf else data
+
+    def _frame_size(self, data: memoryview) -> int | None:
+        """The size of the frame that begins here, or of the part of its header that is needed to
+        tell; None where the protocol is broken."""
+        if len(data) < 2:
+            return 2
+        first, second = data[0], data[1]
+        opcode, length = first & 15, second & 127
+        control = opcode >= CLOSE
+        if (
+            first & RESERVED
+            or not second & MASKED
+            or (BINARY < opcode < CLOSE)
+            or opcode > PONG
+            or (control and (length > LONGEST_CONTROL or not first & FIN))
+            or (not control and (opcode == CONTINUATION) != (self._fragments is not None))
+        ):
+            return self._break(Ending.PROTOCOL_ERROR)
+        header = 2
+        if length >= 126:
+            header = 4 if length == 126 else 10
+            if len(data) < header:
+                return header
+            shortest = 126 if length == 126 else 1 << 16
+            length = int.from_bytes(data[2:header], "big")
+            if length < shortest or length >= 1 << 63:
+                return self._break(Ending.PROTOCOL_ERROR)
+        if not control and length + len(self._fragments or b"") > self.max_message:
+            return self._break(Ending.MESSAGE_TOO_BIG)
+        return header + 4 + length
+
+    def _keep(self, data: memoryview, size: int) -> None:
+        self._cut = bytearray(size)
+        self._cut[: len(data)] = data
+        self.missing = memoryview(self._cut)[len(data) :]
+
+    def _take(self, data: memoryview) -> Message | None:
+        """Take one whole frame; returns the message that it completes."""
+        opcode, final = data[0] & 15, data[0] & FIN
+        if opcode >= CLOSE:
+            self._control(data.tobytes())
+            return None
+        length = data[1] & 127
+        header = 2 if length < 126 else 4 if length == 126 else 10
+        payload = unmask(data[header + 4 :], data[header : header + 4].tobytes())
+        if opcode != CONTINUATION:
+            self._opcode = opcode
+        if not final or opcode == CONTINUATION:
+            if self._fragments is None:
+                self._fragments = bytearray()
+            self._fragments += payload
+            if not final:
+                return None
+            payload, self._fragments = bytes(self._fragments), None
+        if self._opcode == TEXT and not _is_utf8(payload):
+            self._break(Ending.NOT_UTF8)
+            return None
+        return Message(self._opcode, payload)
+
+    def _control(self, whole: bytes) -> None:
+        self.controls = [old for old in self.controls if old[0] != whole[0]]
+        self.controls.append(whole)
+        self.deaf = whole[0] & 15 == CLOSE
+
+    def _break(self, ending: Ending) -> None:
+        self.fault, self.deaf = ending, True
+        self._fragments = None
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        str(payload, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

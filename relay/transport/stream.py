@@ -1,0 +1,201 @@
+"""One connection's bytes, shared by trio-websocket and the relay. Floor 1.
+
+Before the handshake this is a plain `trio.abc.Stream`, good for HTTP too. From `splice_after_handshake`
+on, trio-websocket reads the handshake and the control frames only, one at a time; whole data messages
+go to `on_message`, in order, while it waits for its next bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+
+import trio
+from attrs import define, field
+
+from relay.closing import Ending
+from relay.transport.link import Buffer, Link, SocketLink
+from relay.transport.outlet import Outlet
+from relay.transport.splice import Message, Splicer
+from relay.transport.wire import CLOSE
+
+MAX_HEAD = 16 * 1024
+READS_IN_A_ROW = 4
+"""After data there is often more: so often the socket is read before Trio is asked to wait."""
+
+_scratch = memoryview(bytearray(256 * 1024))
+"""Shared by all streams: in use between a `recv_into` and the end of its `feed`, never over an await."""
+
+
+class HeadTooBig(Exception):
+    """The request head is larger than `MAX_HEAD`."""
+
+
+@define(eq=False)
+class FrameStream(trio.abc.Stream):
+    """A connection's two halves over one link."""
+
+    link: Link
+    stall_timeout: float = 120.0
+    outlet: Outlet = field(init=False)
+    last_received: float = field(factory=trio.current_time)
+    on_end: Callable[[], object] = field(default=lambda: None)
+    """Called when the bytes end or the stream is closed; trio-websocket does not tell during its
+    handshake."""
+    peer_closed: bool = False
+    """Whether the peer's Close has been read."""
+    _head: bytes = b""
+    """Read by `read_head` and not given on yet."""
+    _splicer: Splicer | None = None
+    _on_message: Callable[[Message], Awaitable[None]] | None = None
+    _on_fault: Callable[[Ending], object] = field(default=lambda ending: None)
+    _rest: Buffer = b""
+    """Bytes behind the head or behind a full batch of messages, not looked at yet."""
+
+    def __attrs_post_init__(self) -> None:
+        self.outlet = Outlet(self.link, self.stall_timeout)
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket itself, for Hypercorn to read the addresses from."""
+        assert isinstance(self.link, SocketLink)
+        return self.link.socket
+
+    async def read_head(self) -> bytes:
+        """The request head up to its blank line, to be read again by whoever serves the request.
+
+        Raises `trio.EndOfChannel` when the bytes end first, `HeadTooBig` when the line does not come.
+        """
+        while (end := self._head.find(b"\r\n\r\n")) < 0:
+            if len(self._head) > MAX_HEAD:
+                raise HeadTooBig
+            count = await self._receive(_scratch[:MAX_HEAD])
+            if count == 0:
+                raise trio.EndOfChannel
+            self._head += _scratch[:count]
+        return self._head[: end + 4]
+
+    def splice_after_handshake(
+        self,
+        *,
+        max_message: int,
+        on_message: Callable[[Message], Awaitable[None]],
+        on_fault: Callable[[Ending], object],
+    ) -> None:
+        """From here on give data messages to `on_message`, and breaches of the protocol to `on_fault`.
+
+        Call it between `read_head` and the handshake: what follows the head is already spliced.
+        """
+        self._splicer = Splicer(max_message)
+        self._on_message, self._on_fault = on_message, on_fault
+        end = self._head.index(b"\r\n\r\n") + 4
+        self._head, self._rest = self._head[:end], self._head[end:]
+
+    def allow_messages_of(self, size: int) -> None:
+        """Set the largest message from now on, in bytes."""
+        assert self._splicer is not None
+        self._splicer.max_message = size
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Bytes for the protocol above: the head, then control frames, or everything for HTTP."""
+        if self._head:
+            await trio.lowlevel.checkpoint()
+            head, self._head = self._head, b""
+            return head
+        if self._splicer is None:
+            count = await self._receive(_scratch[: max_bytes or len(_scratch)])
+            return _scratch[:count].tobytes()
+        return await self._next_control(self._splicer)
+
+    async def send_all(self, data: Buffer) -> None:
+        """Send whole control frames (or, before there are frames, bytes) in their turn."""
+        if self.link.closed:
+            raise trio.ClosedResourceError
+        if self._splicer is not None and data and data[0] & 15 == CLOSE and data[0] & 0x80:
+            await self.outlet.send_close(data)
+        else:
+            await self.outlet.send(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.link.wait_writable()
+
+    def abort(self) -> None:
+        """Close at once; what the peer has not got is thrown away."""
+        self._end(self.link.reset)
+
+    async def discard_rest(self) -> None:
+        """Read on and throw away, to the end of the bytes or to the peer's Close.
+
+        A socket that is closed with bytes unread resets the connection, and the peer may never see
+        our Close.
+        """
+        assert self._splicer is not None
+        while not self.peer_closed and await self._read_messages(self._splicer) is not None:
+            self.peer_closed = any(frame[0] & 15 == CLOSE for frame in self._splicer.controls)
+
+    async def aclose(self) -> None:
+        """Close; a frame of which the peer has only a part ends in a reset."""
+        self._end(self.link.reset if self.outlet.cut else self.link.close)
+        await trio.lowlevel.checkpoint()
+
+    def _end(self, close: Callable[[], None]) -> None:
+        self.outlet.stop()
+        if not self.link.closed:
+            close()
+            self.on_end()
+
+    async def _receive(self, buffer: memoryview, *, wait: bool = True) -> int:
+        """Read once; 0 at the end of the bytes."""
+        while True:
+            if self.link.closed:
+                raise trio.ClosedResourceError
+            if wait:
+                await self.link.wait_readable()
+            try:
+                count = self.link.recv_into(buffer)
+            except BlockingIOError:
+                wait = True
+            except OSError as problem:
+                self.on_end()
+                raise trio.BrokenResourceError from problem
+            else:
+                self.last_received = trio.current_time()
+                if count == 0:
+                    self.on_end()
+                return count
+
+    async def _next_control(self, splicer: Splicer) -> bytes:
+        assert self._on_message is not None
+        eager = 0
+        while True:
+            if splicer.controls:
+                await trio.lowlevel.checkpoint()
+                control = splicer.controls.pop(0)
+                self.peer_closed = control[0] & 15 == CLOSE
+                return control
+            messages = await self._read_messages(splicer, wait=eager == 0)
+            if messages is None:
+                return b""
+            eager = (eager - 1) % READS_IN_A_ROW
+            for message in messages:
+                await self._on_message(message)
+            if splicer.fault is not None:
+                fault, splicer.fault = splicer.fault, None
+                self._on_fault(fault)
+
+    async def _read_messages(
+        self, splicer: Splicer, *, wait: bool = True
+    ) -> list[Message] | None:
+        """Read and splice once; None at the end of the bytes."""
+        if self._rest:
+            await trio.lowlevel.checkpoint()
+            data, self._rest = memoryview(self._rest), b""
+        else:
+            place = _scratch if splicer.missing is None else splicer.missing
+            count = await self._receive(place, wait=wait)
+            if count == 0:
+                return None
+            data = place[:count] if place is _scratch else memoryview(splicer.filled(count))
+        messages, rest = splicer.feed(data)
+        self._rest = rest.tobytes()
+        return messages

@@ -1,0 +1,88 @@
+"""The HTTP application. Floor 4.
+
+Errors are JSON, `{"error": {"code", "message"}}`, with the codes of the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from typing import Any
+
+from attrs import frozen
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from relay.connection import TOKEN_IN_URL, TOKEN_PARAMETERS
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@frozen
+class Reports:
+    """What the relay says about itself."""
+
+    ready: Callable[[], Awaitable[dict[str, Any]]]
+    """`{"ready": bool, …}` with the reasons."""
+    stats: Callable[[], dict[str, Any]]
+
+
+def make_app(reports: Reports) -> Starlette:
+    """The application that answers plain HTTP requests."""
+    page = (resources.files("relay.web") / "page.html").read_text("utf-8")
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"}, headers=HEADERS)
+
+    async def ready(_: Request) -> Response:
+        report = await reports.ready()
+        return JSONResponse(report, 200 if report["ready"] else 503, headers=HEADERS)
+
+    async def stats(_: Request) -> Response:
+        return JSONResponse(reports.stats(), headers=HEADERS)
+
+    async def index(_: Request) -> Response:
+        return HTMLResponse(page, headers=HEADERS)
+
+    async def refused(_: Request, problem: Exception) -> Response:
+        assert isinstance(problem, HTTPException)
+        return _error("INVALID_MESSAGE", problem.detail, problem.status_code, problem.headers)
+
+    async def failed(_: Request, _problem: Exception) -> Response:
+        return _error("INTERNAL_ERROR", "Something went wrong in the server", 500)
+
+    return Starlette(
+        routes=[
+            Route("/", _guarded(index)),
+            Route("/health", _guarded(health)),
+            Route("/ready", _guarded(ready)),
+            Route("/stats", _guarded(stats)),
+        ],
+        exception_handlers={HTTPException: refused, Exception: failed},
+    )
+
+
+def _guarded(
+    endpoint: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def guarded(request: Request) -> Response:
+        if TOKEN_PARAMETERS & request.query_params.keys():
+            raise HTTPException(400, TOKEN_IN_URL)
+        return await endpoint(request)
+
+    return guarded
+
+
+def _error(
+    code: str, message: str, status: int, headers: Any = None
+) -> JSONResponse:
+    body = {"error": {"code": code, "message": message}}
+    return JSONResponse(body, status, headers={**HEADERS, **(headers or {})})

@@ -1,0 +1,43 @@
+"""Runs the HTTP application on one connection, by Hypercorn's Trio server. Floor 4.
+
+Hypercorn's `TCPServer` is half-private, so its version is pinned. It writes under a shield without a
+deadline: the stream's own stall deadline bounds that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from attrs import define, field
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+
+from relay.transport.stream import FrameStream
+
+DEADLINE = 30.0
+"""Seconds for one request and its answer."""
+
+
+@define(eq=False)
+class HttpServer:
+    """Answers one plain HTTP request a connection."""
+
+    _app: Any
+    _config: Config = field(init=False)
+    _context: WorkerContext = field(factory=lambda: WorkerContext(None))
+
+    def __attrs_post_init__(self) -> None:
+        self._config = Config()
+        self._config.h11_max_incomplete_size = 16 * 1024
+        self._config.keep_alive_max_requests = 1
+        self._config.include_server_header = False
+        self._config.accesslog = None
+        self._config.errorlog = None
+
+    async def serve(self, stream: FrameStream) -> None:
+        """Read a request and answer it; returns when the connection is done with."""
+        with trio.move_on_after(DEADLINE):
+            await TCPServer(ASGIWrapper(self._app), self._config, self._context, {}, stream)
