@@ -1,0 +1,294 @@
+"""The settings: flags over RELAY_* environment over a TOML file over defaults. Floor 0.
+
+The same flat names everywhere: `max_message_size = 1024` in the file, RELAY_MAX_MESSAGE_SIZE in the
+environment, --max-message-size on the command line. Whatever is wrong is a ConfigError that names
+the setting, what was expected, and where the value came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import attrs
+import msgspec
+from attrs import frozen
+from msgspec import Meta
+
+from relay.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "RELAY_"
+CONFIG_VARIABLE = "RELAY_CONFIG"
+
+# Kubernetes puts these into every container that runs beside a service called relay.
+_SERVICE_LINK = re.compile(
+    r"RELAY_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)=.*|RELAY_PORT=\w+://.*"
+)
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds, above 0 and up to 86400")]
+Size = Annotated[int, Meta(ge=1024, le=1 << 30, description="bytes, 1024 to 1073741824")]
+Count = Annotated[int, Meta(ge=1, le=100, description="a whole number, 1 to 100")]
+Name = Annotated[str, Meta(min_length=1, max_length=63, description="1 to 63 characters")]
+Text = Annotated[str, Meta(min_length=1, description="text")]
+
+
+@frozen
+class Address:
+    """Where to listen; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+def parse_bind(bind: str) -> tuple[Address, ...]:
+    """The addresses that `bind` names: two for localhost, which is IPv4 and IPv6, else one."""
+    host, colon, port = bind.rpartition(":")
+    if not colon:
+        raise ConfigError(f"bind: expected HOST:PORT, such as localhost:3000, not {bind!r}")
+    if not host:
+        raise ConfigError(
+            f"bind: {bind!r} names no host; use 0.0.0.0:{port} for every network,"
+            f" or localhost:{port} for this machine only"
+        )
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise ConfigError(f"bind: expected a port from 0 to 65535, not {port!r} as in {bind!r}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ConfigError(f"bind: an IPv6 address goes in brackets, as in [{host}]:{port}")
+    if not host or any(character.isspace() or character in "/[]@" for character in host):
+        raise ConfigError(f"bind: expected HOST:PORT, such as localhost:3000, not {bind!r}")
+    hosts = ("127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
+    return tuple(Address(host, int(port)) for host in hosts)
+
+
+def _check_bind(_settings: Settings, _attribute: attrs.Attribute[str], bind: str) -> None:
+    parse_bind(bind)
+
+
+def _check_url(_settings: Settings, attribute: attrs.Attribute[Any], url: str | None) -> None:
+    if url is not None and not re.match(r"postgres(ql)?://|\w+\s*=", url):
+        raise ConfigError(
+            f"{attribute.name}: expected an address such as postgresql://user@host:5432/name"
+        )
+
+
+def _setting(default: Any, about: str, *, check: Any = None, secret: bool = False) -> Any:
+    return attrs.field(
+        default=default,
+        validator=check,
+        repr=(lambda value: "None" if value is None else "'(hidden)'") if secret else True,
+        metadata={"about": about, "secret": secret},
+    )
+
+
+@frozen(kw_only=True)
+class Settings:
+    """Everything that can be set. Times are seconds, sizes bytes."""
+
+    bind: str = _setting(
+        "localhost:3000", "HOST:PORT to listen on; phones need 0.0.0.0:3000", check=_check_bind
+    )
+    database_url: Text | None = _setting(
+        None, "The PostgreSQL to use; without it relay runs its own", check=_check_url, secret=True
+    )
+    listen_url: Text | None = _setting(
+        None, "The way past PgBouncer, for LISTEN", check=_check_url, secret=True
+    )
+    data_dir: Path | None = _setting(None, "Where relay's own PostgreSQL keeps its data")
+    postgres_bin: Path | None = _setting(None, "The folder with PostgreSQL's programs")
+    database_pool: Count = _setting(4, "Connections to the database")
+    statement_timeout: Seconds = _setting(5.0, "A query that takes longer is given up")
+    connect_timeout: Seconds = _setting(3.0, "Time to reach the database")
+    auth_schema: Name = _setting("public", "The schema of Better Auth's tables")
+    auth_user_table: Name = _setting("user", "Better Auth's table of users")
+    auth_session_table: Name = _setting("session", "Better Auth's table of sessions")
+    auth_timeout: Seconds = _setting(10.0, "Time from connecting to being authenticated")
+    max_message_size: Size = _setting(16 << 20, "The largest message after auth")
+    ping_interval: Seconds = _setting(25.0, "Time between pings to a client")
+    idle_timeout: Seconds = _setting(120.0, "A client silent for longer is gone")
+    stall_timeout: Seconds = _setting(10.0, "A client that takes no byte for longer is cut off")
+    offline_grace: Seconds = _setting(5.0, "Time for a producer to come back unnoticed")
+    drain_timeout: Seconds = _setting(10.0, "Time for clients to leave when relay stops")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "What is logged")
+    log_format: Literal["console", "json"] = _setting("console", "How it is logged")
+    profile: Literal["default", "load"] = _setting("default", "load: for scripted load tests")
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return parse_bind(self.bind)
+
+    @property
+    def data_folder(self) -> Path:
+        """`data_dir`, or the folder for data of the user that runs relay."""
+        return self.data_dir or default_data_dir()
+
+
+def default_data_dir() -> Path:
+    """Where data goes when no setting says so."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/relay")
+    try:
+        Path.home()
+    except RuntimeError:
+        raise ConfigError("this user has no home folder: say where with data_dir") from None
+    import platformdirs  # noqa: PLC0415, rarely needed, and `relay --help` should be quick
+
+    return platformdirs.user_data_path("relay", appauthor=False)
+
+
+SETTINGS: Mapping[str, attrs.Attribute[Any]] = attrs.fields_dict(Settings)
+_TYPES = get_type_hints(Settings, include_extras=True)
+
+
+@frozen
+class Configuration:
+    """The settings, and for each that is not its default, where it was set."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+    def describe(self) -> Iterator[str]:
+        """Each setting as a line of TOML with its source; secrets are hidden."""
+        for name, setting in SETTINGS.items():
+            value = getattr(self.settings, name)
+            source = self.sources.get(name, "default")
+            if value is None:
+                yield f"# {name} is not set"
+            elif setting.metadata["secret"]:
+                yield f"# {name} is hidden  ({source})"
+            else:
+                yield f"{name} = {_toml(value)}  # {source}"
+
+
+def load(
+    flags: Mapping[str, str | None] | None = None,
+    *,
+    config_file: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Configuration:
+    """Put the settings together; `flags` holds those of the command line as they were typed."""
+    environment = os.environ if environment is None else environment
+    settings = Settings()
+    sources: dict[str, str] = {}
+    for found in (
+        *_from_file(config_file or environment.get(CONFIG_VARIABLE)),
+        *_from_environment(environment),
+        *_from_flags(flags or {}),
+    ):
+        try:
+            settings = attrs.evolve(settings, **{found.name: found.convert()})
+        except ConfigError as error:
+            raise ConfigError(f"{error} ({found.source})") from None
+        sources[found.name] = found.source
+    _check_together(settings)
+    return Configuration(settings, sources)
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.listen_url and not settings.database_url:
+        raise ConfigError("listen_url is another way to the database of database_url: set both")
+    if settings.ping_interval >= settings.idle_timeout:
+        raise ConfigError(
+            f"ping_interval ({settings.ping_interval:g}) must be shorter than idle_timeout"
+            f" ({settings.idle_timeout:g}), or quiet clients are taken for dead ones"
+        )
+
+
+@frozen
+class _Found:
+    """A value for a setting, as it was found."""
+
+    name: str
+    value: Any
+    source: str
+    folder: Path | None = None
+    """Where a relative path starts, when the value comes from a file, which has types."""
+
+    def convert(self) -> Any:
+        wanted = _TYPES[self.name]
+        typed = self.folder is not None
+        try:
+            if wanted == Path | None:
+                path = Path(msgspec.convert(self.value, Text)).expanduser()
+                return Path.cwd() / (self.folder or "") / path
+            return msgspec.convert(self.value, wanted, strict=typed)
+        except (msgspec.ValidationError, RuntimeError):  # the latter: ~nobody-of-this-name
+            secret = SETTINGS[self.name].metadata["secret"]
+            got = "" if secret else f", not {self.value!r}"
+            raise ConfigError(f"{self.name}: expected {_expected(wanted)}{got}") from None
+
+
+def _expected(wanted: Any) -> str:
+    """The words for a type."""
+    if wanted is str:
+        return "text"
+    if wanted == Path | None:
+        return "a path"
+    for part in (wanted, *get_args(wanted)):
+        for meta in getattr(part, "__metadata__", ()):
+            return str(meta.description)
+    return " or ".join(map(repr, get_args(wanted)))
+
+
+def _from_file(named: str | None) -> Iterator[_Found]:
+    if not named:
+        return
+    path = Path(named)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {named}: {error.strerror}") from None
+    except ValueError as error:  # broken TOML, or not UTF-8
+        raise ConfigError(f"cannot read the settings file {named}: {error}") from None
+    for name, value in table.items():
+        if name not in SETTINGS:
+            raise _unknown(name, SETTINGS, named)
+        yield _Found(name, value, named, folder=path.parent)
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[_Found]:
+    variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in SETTINGS}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        if variable in variables:
+            if text:  # an empty variable is how many tools say "not set"
+                yield _Found(variables[variable], text, variable)
+        elif not _SERVICE_LINK.fullmatch(f"{variable}={text}"):
+            raise _unknown(variable, [*variables, CONFIG_VARIABLE], "the environment")
+
+
+def _from_flags(flags: Mapping[str, str | None]) -> Iterator[_Found]:
+    for name, text in flags.items():
+        if text is not None:
+            yield _Found(name, text, flag(name))
+
+
+def flag(name: str) -> str:
+    """How a setting is called on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _unknown(name: str, known: Iterable[str], where: str) -> ConfigError:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else "`relay config show` lists all"
+    return ConfigError(f"unknown setting {name} in {where}; {hint}")
+
+
+def _toml(value: str | float | Path) -> str:
+    """A value as TOML writes it."""
+    return (
+        json.dumps(str(value), ensure_ascii=False) if isinstance(value, str | Path) else f"{value}"
+    )
