@@ -14,7 +14,7 @@ import h11
 import trio
 import trio_websocket
 import wsproto
-from attrs import define, field
+from attrs import define
 
 from relay.errors import RelayError
 
@@ -31,9 +31,6 @@ MAX_EXPLANATION = 200
 """Characters of a refusal's body that are worth repeating."""
 
 _Rejected = trio_websocket.ConnectionRejected
-_CRASHES = (wsproto.utilities.LocalProtocolError, h11.LocalProtocolError)
-"""What trio-websocket's reader ends with when the server surprises it."""
-
 Wrap = Callable[[trio.abc.Stream], trio.abc.Stream]
 
 
@@ -104,26 +101,61 @@ async def open_websocket(
 ) -> AsyncIterator[WebSocket]:
     """Make a WebSocket of a connected stream, and close both at the end; `DialFailed`."""
     watched = _WatchedStream(stream)
-    leaving = False
-    failure: DialFailed | None = None
+    goodbye = trio.CancelScope(shield=True)
     try:
         async with open_background() as nursery:
-            connection = await _shake_hands(nursery, watched, host, resource)
+            connection, reader = await nursery.start(_run, watched, host, resource, goodbye)
             try:
                 yield WebSocket(connection, watched)
             finally:
-                leaving = True
-                with trio.move_on_after(GOODBYE_SECONDS, shield=True):
+                goodbye.deadline = trio.current_time() + GOODBYE_SECONDS
+                with goodbye:
                     await connection.aclose()
-    except* _Rejected as rejections:
-        failure = DialFailed(f"{host} refused: {_explain(rejections)}")
-    except* _CRASHES:
-        if not leaving:
-            failure = DialFailed(f"{host} does not speak WebSocket")
+                reader.cancel()
     finally:
         await trio.aclose_forcefully(watched)
-    if failure is not None:
-        raise failure
+
+
+async def _run(
+    stream: _WatchedStream,
+    host: str,
+    resource: str,
+    goodbye: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[tuple[trio_websocket.WebSocketConnection, trio.CancelScope]],
+) -> None:
+    """Shake hands, then let trio-websocket read; `goodbye` need not wait once it does no more.
+
+    Once the connection is open, only the scope that this starts with ends it: the reader is
+    needed for the closing handshake, also that of a cancelled client.
+    """
+    connected = False
+    failure = f"{host} ended the connection during the handshake"
+    try:
+        async with trio.open_nursery() as nursery:
+            stream.on_end = nursery.cancel_scope.cancel
+            connection = await trio_websocket.wrap_client_stream(
+                nursery,
+                stream,  # type: ignore[arg-type]  # any stream will do
+                host,
+                resource,
+                max_message_size=MAX_MESSAGE_SIZE,
+                receive_buffer_size=READ_SIZE,
+            )
+            stream.on_end = None
+            connected = nursery.cancel_scope.shield = True
+            task_status.started((connection, nursery.cancel_scope))
+    except* _Rejected as rejections:
+        failure = f"{host} refused: {_explain(rejections)}"
+    except* (wsproto.utilities.LocalProtocolError, h11.LocalProtocolError):
+        # What its reader ends with when the server surprises it: with a ping behind a Close, or
+        # with something that is no handshake.
+        failure = f"{host} does not speak WebSocket"
+        await trio.aclose_forcefully(stream)
+    finally:
+        goodbye.cancel()
+    if not connected:
+        raise DialFailed(failure)
 
 
 @asynccontextmanager
@@ -148,7 +180,7 @@ class _WatchedStream(trio.abc.Stream):
     """A stream that tells when it has ended: trio-websocket's handshake does not notice."""
 
     _stream: trio.abc.Stream
-    on_end: Callable[[], None] = field(default=lambda: None)
+    on_end: Callable[[], None] | None = None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
@@ -157,35 +189,21 @@ class _WatchedStream(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data: bytes | bytearray = b""
         try:
             data = await self._stream.receive_some(max_bytes)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.on_end()
-            raise
-        if not data:
-            self.on_end()
+        finally:
+            if not data:
+                self._end()
         return data
 
     async def aclose(self) -> None:
-        self.on_end()
+        self._end()
         await self._stream.aclose()
 
-
-async def _shake_hands(
-    nursery: trio.Nursery, stream: _WatchedStream, host: str, resource: str
-) -> trio_websocket.WebSocketConnection:
-    with trio.CancelScope() as handshake:
-        stream.on_end = handshake.cancel
-        return await trio_websocket.wrap_client_stream(
-            nursery,
-            stream,  # type: ignore[arg-type]  # any stream will do, whatever its annotation says
-            host,
-            resource,
-            max_message_size=MAX_MESSAGE_SIZE,
-            receive_buffer_size=READ_SIZE,
-        )
-    message = f"{host} ended the connection during the handshake"
-    raise DialFailed(message)
+    def _end(self) -> None:
+        if self.on_end:
+            self.on_end()
 
 
 async def _connect(address: SplitResult, receive_buffer: int | None) -> trio.SocketStream:

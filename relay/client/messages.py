@@ -1,0 +1,91 @@
+"""Messages of the client as JSON text, and of the server as values. Floor 2.
+
+The server's messages are read leniently: a type or a field that this client does not know is
+passed over, so that it can talk to a newer server.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+from attrs import frozen
+
+from relay.client.errors import ServerError
+from relay.client.events import Alert, Event, Frame, Notice, Problem, Status
+from relay.errors import RelayError
+
+T = TypeVar("T")
+Fields = dict[str, Any]
+
+EVENTS: dict[str, type[Event]] = {
+    "video-frame": Frame,
+    "alert": Alert,
+    "status": Status,
+    "notice": Notice,
+    "error": Problem,
+}
+
+_decoder = msgspec.json.Decoder(Fields)
+_encoder = msgspec.json.Encoder()
+
+
+class Unreadable(RelayError):
+    """The server sent something that the protocol does not have."""
+
+
+@frozen
+class Reply:
+    """The answer to the request with this id."""
+
+    request_id: int
+    answer: Fields | ServerError
+
+
+def encode(kind: str, **fields: object) -> str:
+    """A message of the client. A field that is None stays away; bytes become base64."""
+    message = {_camel(name): value for name, value in fields.items() if value is not None}
+    return _encoder.encode({"type": kind, **message}).decode()
+
+
+def decode(message: str | bytes) -> Event | Reply | None:
+    """What the server says; None when this client has no use for it. `Unreadable`."""
+    try:
+        wire = _decoder.decode(message)
+    except (msgspec.DecodeError, RecursionError) as problem:
+        raise Unreadable(str(problem)) from None
+    kind = wire.get("type")
+    fields = {_snake(name): value for name, value in wire.items()}
+    request_id = fields.get("id")
+    if isinstance(request_id, int) and kind == "success":
+        return Reply(request_id, fields)
+    if isinstance(request_id, int) and kind == "error":
+        return Reply(request_id, server_error(read(Problem, fields)))
+    if kind == "video-frame":
+        fields["encoded"] = fields.get("data")
+    event = EVENTS.get(kind) if isinstance(kind, str) else None
+    return read(event, fields) if event else None
+
+
+def read(kind: type[T], fields: Fields) -> T:
+    """`fields` as a value of this class; `Unreadable` when one is missing or of another type."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as problem:
+        message = f"{kind.__name__}: {problem}"
+        raise Unreadable(message) from None
+
+
+def server_error(problem: Problem) -> ServerError:
+    return ServerError(problem.code, problem.message, problem.retry_after)
+
+
+@cache
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
