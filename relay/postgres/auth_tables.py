@@ -1,7 +1,7 @@
 """Where Better Auth keeps users and sessions in this database, and how the columns are named.
 
-Floor 1, a part of `sessions.py`. Better Auth itself names columns `"userId"`, an ORM often `user_id`;
-times have a time zone, or have none and then mean UTC, whatever zone the server is set to.
+Floor 1, a part of `sessions.py`. Better Auth itself names columns `"userId"`, many an ORM
+`user_id`; times have a time zone, or have none and then mean UTC, whatever zone the server has.
 """
 
 from __future__ import annotations

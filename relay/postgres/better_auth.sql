@@ -20,5 +20,3 @@ create table if not exists public.session (
     "userAgent" text,
     "userId" text not null references public."user" (id) on delete cascade
 );
-
-create index if not exists "session_userId_idx" on public.session ("userId");

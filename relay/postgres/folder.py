@@ -1,0 +1,192 @@
+"""The data folder of the embedded Postgres: what lies in it, and who holds it.
+
+Floor 1, a part of `embedded.py`.
+
+    relay.lock     held by the relay that runs Postgres here, for as long as it lives
+    postgres.lock  held by Postgres and its watchdog together: free means that none of them lives
+    url            how to reach the running Postgres, readable only to us; there while it is ready
+    password       made once, readable only to us
+    postgres/      the cluster, owned by the user that Postgres runs as
+    postgres.log   what Postgres said since its last start
+    socket/        the folder of its Unix socket, or in /tmp where this path is too long for one
+    programs/      a copy of Postgres, only where its user cannot reach the installed one
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from attrs import frozen
+
+from relay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from relay.postgres.account import Account
+
+SOCKET_NAME = ".s.PGSQL.5432"
+OUR_NAMES = {
+    "relay.lock",
+    "postgres.lock",
+    "url",
+    "url.new",
+    "password",
+    "password.new",
+    "lent",
+    "lent.new",
+    "postgres",
+    "postgres.new",
+    "postgres.log",
+    "socket",
+    "programs",
+}
+LONGEST_SOCKET_PATH = 100
+"""Bytes. The kernels take 104 (macOS) and 108 (Linux), with the zero at the end."""
+
+
+class Lock:
+    """An exclusive lock on a file, until it is closed by all processes that inherited it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def try_acquire(cls, path: Path) -> Lock | None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return cls(descriptor)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@frozen
+class DataFolder:
+    """The paths in one data folder, and what is kept in them."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> DataFolder:
+        """Make the folder if it is not there. `OSError` if that fails."""
+        folder = cls(path.resolve())
+        if not folder.path.exists():
+            folder.path.mkdir(parents=True)
+            folder.path.chmod(0o700)
+        return folder
+
+    @property
+    def relay_lock(self) -> Path:
+        return self.path / "relay.lock"
+
+    @property
+    def postgres_lock(self) -> Path:
+        return self.path / "postgres.lock"
+
+    @property
+    def cluster(self) -> Path:
+        return self.path / "postgres"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "postgres.log"
+
+    @property
+    def programs(self) -> Path:
+        return self.path / "programs"
+
+    @property
+    def _url(self) -> Path:
+        return self.path / "url"
+
+    def admit(self, account: Account) -> None:
+        """Let `account` pass through this folder; `ConfigError` if it cannot even get here.
+
+        A folder with other things in it is left as it is.
+        """
+        if {entry.name for entry in self.path.iterdir()} <= OUR_NAMES:
+            self.path.chmod(self.path.stat().st_mode | 0o011)
+        obstacle = account.obstacle(self.path, may_read=False)
+        if obstacle is not None:
+            message = (
+                f"Postgres does not run as root, and other users may not enter {obstacle}:"
+                f" choose another data_dir than {self.path}"
+            )
+            raise ConfigError(message)
+
+    def make_private(self, path: Path, account: Account | None) -> Path:
+        """Make a folder that only the user of Postgres may enter, and root."""
+        path.mkdir(mode=0o700, exist_ok=True)
+        if account is not None:
+            account.give(path)
+        path.chmod(0o700)
+        return path
+
+    def socket_folder(self, account: Account | None) -> Path:
+        inside = self.path / "socket"
+        if len(os.fsencode(inside / SOCKET_NAME)) <= LONGEST_SOCKET_PATH:
+            return self.make_private(inside, account)
+        # The same name each time, so that no crash leaves another one behind.
+        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        outside = Path(f"/tmp/relay-{os.geteuid()}-{name}")  # noqa: S108 - its owner is checked
+        with suppress(FileExistsError):
+            outside.mkdir(mode=0o700)
+        status = outside.lstat()
+        owners = {os.geteuid(), account.uid if account else os.geteuid()}
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in owners:
+            message = f"{outside} belongs to someone else: choose a data_dir with a shorter path"
+            raise ConfigError(message)
+        return self.make_private(outside, account)
+
+    def password(self) -> str:
+        """The password of the cluster, made when it is first asked for."""
+        path = self.path / "password"
+        if not path.exists():
+            _write_private(path, secrets.token_urlsafe(32))
+        return path.read_text()
+
+    def lend(self, text: str, account: Account | None) -> Path:
+        """A file that the user of Postgres can read, and no other; the caller removes it."""
+        path = self.path / "lent"
+        _write_private(path, text)
+        if account is not None:
+            account.give(path)
+        return path
+
+    def open_log(self, longest: int) -> IO[bytes]:
+        """The log, to append to; begun anew if it is longer than that many bytes."""
+        too_long = self.log.exists() and self.log.stat().st_size > longest
+        self.log.touch(mode=0o600)
+        return self.log.open("wb" if too_long else "ab")
+
+    def announce(self, url: str) -> None:
+        """Tell other relays on this machine that Postgres is ready."""
+        _write_private(self._url, url)
+
+    def announced(self) -> str | None:
+        try:
+            return self._url.read_text()
+        except FileNotFoundError:
+            return None
+
+    def withdraw(self) -> None:
+        self._url.unlink(missing_ok=True)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only we may read, and that is never seen half written."""
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    unfinished.touch(mode=0o600, exist_ok=False)
+    unfinished.write_text(text)
+    unfinished.rename(path)
