@@ -1,0 +1,94 @@
+"""A real Postgres for tests: one server for each process of the run, one database for each test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+import trio
+from attrs import frozen
+from psycopg import sql
+
+from relay.postgres.embedded import open_embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@frozen
+class PostgresServer:
+    """relay's own embedded Postgres, in which tests make databases."""
+
+    url: str
+
+    @contextmanager
+    def database(self, template: str) -> Iterator[str]:
+        """The URL of a new database, which is gone afterwards."""
+        name = sql.Identifier(f"test_{uuid4().hex}")
+        self.execute(
+            sql.SQL("create database {} template {}").format(name, sql.Identifier(template))
+        )
+        try:
+            yield self.url_of(name.as_string().strip('"'))
+        finally:
+            self.execute(sql.SQL("drop database {} with (force)").format(name))
+
+    def url_of(self, database: str) -> str:
+        return self.url.replace("/relay?", f"/{database}?")
+
+    def execute(self, *statements: sql.Composed | sql.SQL) -> None:
+        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    folder = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    opened: Future[tuple[str, Callable[[], None]]] = Future()
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(trio.run, _keep_open, folder, opened)
+        wait([opened, ended], return_when=FIRST_COMPLETED)
+        if ended.done():
+            ended.result()
+        url, close = opened.result()
+        try:
+            server = PostgresServer(url)
+            # What a crash would lose is of no interest here.
+            server.execute(
+                sql.SQL("alter system set fsync = off"), sql.SQL("select pg_reload_conf()")
+            )
+            yield server
+        finally:
+            close()
+            ended.result()
+    shutil.rmtree(folder)
+
+
+async def _keep_open(folder: Path, opened: Future[tuple[str, Callable[[], None]]]) -> None:
+    async with open_embedded(folder) as url:
+        end = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        opened.set_result((url, partial(token.run_sync_soon, end.set)))
+        await end.wait()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with Better Auth's tables and relay's."""
+    with postgres_server.database("relay") as url:
+        yield url
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    with postgres_server.database("template0") as url:
+        yield url
