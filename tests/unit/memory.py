@@ -1,0 +1,378 @@
+"""A relay without sockets: memory links, a client on wsproto, and a verifier that knows a few tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import trio
+import wsproto
+from attrs import define, field
+from wsproto import events
+
+from relay.connection import Connection, Door, Timing
+from relay.errors import StoreUnavailable
+from relay.hub.hub import Hub
+from relay.metrics import Metrics
+from relay.model import Identity, NewAlert, Service, StoredAlert, User
+from relay.session import Services
+from relay.transport.stream import FrameStream
+
+ANN, BOB, SENTRY = "token-of-ann", "token-of-bob", "token-of-sentry"
+SIZE = 64 * 1024
+
+
+def user(name: str) -> User:
+    return User(name, f"session-of-{name}", datetime.now(UTC) + timedelta(days=1))
+
+
+@define(eq=False)
+class Pipe:
+    """Bytes one way, as many at once as a kernel's buffers would hold."""
+
+    capacity: int = SIZE
+    content: bytearray = field(factory=bytearray)
+    ended: bool = False
+    broken: bool = False
+    changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+
+    def put(self, data: bytes | bytearray | memoryview) -> int:
+        if self.broken or self.ended:
+            raise BrokenPipeError
+        room = self.capacity - len(self.content)
+        if room <= 0:
+            raise BlockingIOError
+        self.content += data[:room]
+        self.changed.unpark_all()
+        return min(room, len(data))
+
+    def get(self, most: int) -> bytes:
+        if self.broken:
+            raise ConnectionResetError
+        if not self.content and not self.ended:
+            raise BlockingIOError
+        data = bytes(self.content[:most])
+        del self.content[:most]
+        self.changed.unpark_all()
+        return data
+
+    async def wait(self, ready: Callable[[], bool]) -> None:
+        await trio.lowlevel.checkpoint()
+        while not (ready() or self.ended or self.broken):
+            await self.changed.park()
+
+    def end(self, *, broken: bool = False) -> None:
+        self.ended, self.broken = True, self.broken or broken
+        self.changed.unpark_all()
+
+
+@define(eq=False)
+class MemoryLink:
+    """One end of two pipes, as a `Link`."""
+
+    incoming: Pipe
+    outgoing: Pipe
+    peer: str = "memory"
+    knows_unsent: bool = True
+    closed: bool = False
+    was_reset: bool = False
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        if self.closed:
+            raise OSError
+        return self.outgoing.put(data)
+
+    def recv_into(self, buffer: memoryview) -> int:
+        if self.closed:
+            raise OSError
+        data = self.incoming.get(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def unsent(self) -> int | None:
+        return len(self.outgoing.content) if self.knows_unsent else None
+
+    async def wait_readable(self) -> None:
+        await self.incoming.wait(lambda: self.closed or bool(self.incoming.content))
+        if self.closed:
+            raise trio.ClosedResourceError
+
+    async def wait_writable(self) -> None:
+        pipe = self.outgoing
+        await pipe.wait(lambda: self.closed or len(pipe.content) < pipe.capacity)
+        if self.closed:
+            raise trio.ClosedResourceError
+
+    def close(self) -> None:
+        self.closed = True
+        self.outgoing.end()
+        self.incoming.changed.unpark_all()
+
+    def reset(self) -> None:
+        self.was_reset = True
+        self.outgoing.end(broken=True)
+        self.close()
+
+
+def link_pair(capacity: int = SIZE) -> tuple[MemoryLink, MemoryLink]:
+    """The server's end and the client's."""
+    up, down = Pipe(SIZE), Pipe(capacity)
+    return MemoryLink(up, down), MemoryLink(down, up)
+
+
+class Closed(Exception):
+    """The server ended the WebSocket; `args` are the code and the reason."""
+
+
+@define(eq=False)
+class Client:
+    """A WebSocket client in the hands of a test."""
+
+    link: MemoryLink
+    protocol: wsproto.WSConnection = field(
+        factory=lambda: wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
+    )
+    _text: str = ""
+
+    async def send_bytes(self, data: bytes) -> None:
+        while data:
+            await self.link.wait_writable()
+            data = data[self.link.send(data) :]
+
+    async def upgrade(self, target: str = "/streams/register", **options: Any) -> Any:
+        """Ask for a WebSocket; returns the event that answers."""
+        request = events.Request(host="relay", target=target, **options)
+        await self.send_bytes(self.protocol.send(request))
+        return await self.event()
+
+    async def event(self) -> Any:
+        """The next event that is not a ping, which is answered."""
+        while True:
+            for event in self.protocol.events():
+                if isinstance(event, events.Ping):
+                    await self.send_bytes(self.protocol.send(event.response()))
+                elif not isinstance(event, events.Pong):
+                    return event
+            await self.link.wait_readable()
+            buffer = bytearray(SIZE)
+            count = self.link.recv_into(memoryview(buffer))
+            if self.protocol.state is wsproto.connection.ConnectionState.CLOSED:
+                raise EOFError
+            self.protocol.receive_data(bytes(buffer[:count]) or None)
+
+    async def send(self, message: dict[str, Any] | str | bytes) -> None:
+        if isinstance(message, dict):
+            message = json.dumps(message)
+        event: events.Event = (
+            events.TextMessage(data=message)
+            if isinstance(message, str)
+            else events.BytesMessage(data=message)
+        )
+        await self.send_bytes(self.protocol.send(event))
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message; `Closed` when a Close comes instead."""
+        while True:
+            event = await self.event()
+            if isinstance(event, events.CloseConnection):
+                raise Closed(event.code, event.reason)
+            assert isinstance(event, events.TextMessage), event
+            self._text += event.data
+            if event.message_finished:
+                text, self._text = self._text, ""
+                message: dict[str, Any] = json.loads(text)
+                return message
+
+    async def receive_type(self, kind: str) -> dict[str, Any]:
+        """The next message of a type; others are passed over."""
+        while (message := await self.receive())["type"] != kind:
+            pass
+        return message
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a request; returns the `success` or `error` that answers."""
+        await self.send(message)
+        while (reply := await self.receive())["type"] not in ("success", "error"):
+            pass
+        return reply
+
+    async def closing(self) -> tuple[int, str]:
+        """Wait for the Close; returns its code and reason."""
+        try:
+            while True:
+                await self.receive()
+        except Closed as closed:
+            code, reason = closed.args
+            return int(code), reason
+
+    async def hear_end(self) -> tuple[dict[str, Any], tuple[int, str]]:
+        """The last message before the Close, and the Close."""
+        last: dict[str, Any] = {}
+        try:
+            while True:
+                last = await self.receive()
+        except Closed as closed:
+            code, reason = closed.args
+            return last, (int(code), reason)
+
+    async def has_ended(self) -> None:
+        """Wait until the server's end of the link is closed."""
+        pipe = self.link.incoming
+        while not pipe.ended:
+            pipe.content.clear()
+            await pipe.wait(lambda: bool(pipe.content))
+
+
+@define(eq=False)
+class Tokens:
+    """A verifier that can be told to be late, or away."""
+
+    identities: dict[str, Identity] = field(
+        factory=lambda: {
+            ANN: user("ann"),
+            BOB: user("bob"),
+            SENTRY: Service("sentry", frozenset({"*"}), alerts=True, operate=False),
+        }
+    )
+    delay: float = 0.0
+    away: bool = False
+    broken: bool = False
+
+    async def verify(self, token: str) -> Identity | None:
+        await trio.sleep(self.delay)
+        if self.away:
+            raise StoreUnavailable
+        if self.broken:
+            raise RuntimeError("a bug in verification")
+        return self.identities.get(token)
+
+
+@define(eq=False)
+class Owners:
+    """The owners of streams, in memory."""
+
+    owners: dict[str, str] = field(factory=dict)
+    delay: float = 0.0
+    away: bool = False
+
+    async def claim(self, stream_id: str, user_id: str) -> str:
+        await trio.sleep(self.delay)
+        if self.away:
+            raise StoreUnavailable
+        return self.owners.setdefault(stream_id, user_id)
+
+
+@define(eq=False)
+class Alerts:
+    """Takes alerts and delivers them, as the intake and the dispatch do together."""
+
+    owners: Owners
+    hub: Hub
+    away: bool = False
+    stored: list[StoredAlert] = field(factory=list)
+
+    async def accept(self, alert: NewAlert) -> StoredAlert | None:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        owner = self.owners.owners.get(alert.stream_id)
+        if owner is None or alert.as_owner not in (None, owner):
+            return None
+        stored = StoredAlert(
+            len(self.stored) + 1,
+            alert.stream_id,
+            owner,
+            alert.sender,
+            alert.severity,
+            alert.message,
+            alert.timestamp,
+            alert.metadata,
+        )
+        self.stored.append(stored)
+        self.hub.deliver(stored)
+        return stored
+
+
+@define(eq=False)
+class Relay:
+    """The real connection code with all that it leans on in memory."""
+
+    nursery: trio.Nursery
+    tokens: Tokens = field(factory=Tokens)
+    owners: Owners = field(factory=Owners)
+    metrics: Metrics = field(factory=Metrics)
+    timing: Timing = Timing(10.0, 25.0, 120.0, 1 << 20)
+    hub: Hub = field(init=False)
+    alerts: Alerts = field(init=False)
+    connections: list[Connection] = field(factory=list)
+    http_served: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.hub = Hub(self.metrics, 5.0)
+        self.alerts = Alerts(self.owners, self.hub)
+
+    async def _serve_http(self, stream: FrameStream) -> None:
+        self.http_served += 1
+        await stream.aclose()
+
+    def accept(self, link: MemoryLink, *, stall_timeout: float = 120.0) -> Connection:
+        """Serve a link as a new connection."""
+        services = Services(self.hub, self.owners, self.alerts, self.metrics)  # type: ignore[arg-type]
+        door = Door(self.tokens, services, self.timing, self._serve_http)
+        stream = FrameStream(link, stall_timeout)
+        connection = Connection(len(self.connections) + 1, stream, door)
+        self.connections.append(connection)
+        deadline = trio.current_time() + self.timing.auth_timeout
+        self.nursery.start_soon(connection.run, deadline)
+        return connection
+
+    def connect(self, capacity: int = SIZE) -> Client:
+        """A client whose link was just accepted."""
+        server_end, client_end = link_pair(capacity)
+        self.accept(server_end)
+        return Client(client_end)
+
+    async def open(self, capacity: int = SIZE) -> Client:
+        """A client with an open WebSocket."""
+        client = self.connect(capacity)
+        assert isinstance(await client.upgrade(), events.AcceptConnection)
+        return client
+
+    async def login(self, token: str = ANN, capacity: int = SIZE) -> Client:
+        """A client that is authenticated."""
+        client = await self.open(capacity)
+        reply = await client.ask({"type": "auth", "token": token})
+        assert reply["type"] == "success", reply
+        return client
+
+    async def phone(self, stream_id: str = "front-door", token: str = ANN) -> Client:
+        """A client that has registered a stream, and has read all it was told."""
+        client = await self.login(token)
+        reply = await client.ask({"type": "register", "streamId": stream_id})
+        assert reply["type"] == "success", reply
+        await client.receive_type("status")
+        return client
+
+    async def viewer(
+        self, stream_id: str = "front-door", token: str = ANN, capacity: int = SIZE
+    ) -> Client:
+        """A client that has subscribed to a stream, and has read the reply."""
+        client = await self.login(token, capacity)
+        await client.ask(
+            {"type": "subscribe", "streamId": stream_id, "consumes": ["video-frame", "alert"]}
+        )
+        await client.receive_type("status")
+        return client
+
+
+@asynccontextmanager
+async def open_relay() -> AsyncIterator[Relay]:
+    """A relay that ends with the block, and all its connections with it."""
+    async with trio.open_nursery() as nursery:
+        relay = Relay(nursery)
+        await nursery.start(relay.hub.run)
+        yield relay
+        nursery.cancel_scope.cancel()
