@@ -66,9 +66,8 @@ def choose_account(cluster: Path) -> Account | None:
     try:
         entry = pwd.getpwnam(UNPRIVILEGED)
     except KeyError:
-        message = (
+        raise ConfigError(
             "Postgres does not run as root, and there is no user"
             f" {UNPRIVILEGED!r} to run it as: start relay as another user, or set database_url"
-        )
-        raise ConfigError(message) from None
+        ) from None
     return Account(entry.pw_uid, entry.pw_gid)

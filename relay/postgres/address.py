@@ -31,8 +31,8 @@ class Address:
         """Read a URL (or libpq's `key=value` form); what it says itself wins over our defaults."""
         try:
             given = conninfo_to_dict(url)
-        except psycopg.ProgrammingError:
-            # libpq's reason quotes the part that it cannot read, which may be the password.
+        except (psycopg.ProgrammingError, UnicodeDecodeError):
+            # The reason quotes the part that cannot be read, which may be the password.
             raise ConfigError(EXPECTED) from None
         passwords = {str(given[name]) for name in ("password", "sslpassword") if given.get(name)}
         return cls(

@@ -105,8 +105,9 @@ class Table:
         try:
             return self.columns[meaning]
         except KeyError:
-            message = f"table {self} has no column that relay takes for {meaning!r}"
-            raise ConfigError(message) from None
+            raise ConfigError(
+                f"table {self} has no column that relay takes for {meaning!r}"
+            ) from None
 
 
 @frozen
@@ -159,6 +160,7 @@ def find_tables(
             f'column "{expires.name}" of {tables.session} is a {expires.type}, not a timestamp'
         )
     if problems:
-        message = f"Better Auth's tables are not as needed: {'; '.join(problems)}. {WHAT_TO_DO}"
-        raise ConfigError(message)
+        raise ConfigError(
+            f"Better Auth's tables are not as needed: {'; '.join(problems)}. {WHAT_TO_DO}"
+        )
     return tables

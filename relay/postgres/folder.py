@@ -118,11 +118,10 @@ class DataFolder:
             self.path.chmod(self.path.stat().st_mode | 0o011)
         obstacle = account.obstacle(self.path, may_read=False)
         if obstacle is not None:
-            message = (
+            raise ConfigError(
                 f"Postgres does not run as root, and other users may not enter {obstacle}:"
                 f" choose another data_dir than {self.path}"
             )
-            raise ConfigError(message)
 
     def make_private(self, path: Path, account: Account | None) -> Path:
         """Make a folder that only the user of Postgres may enter, and root."""
@@ -144,8 +143,9 @@ class DataFolder:
         status = outside.lstat()
         owners = {os.geteuid(), account.uid if account else os.geteuid()}
         if not stat.S_ISDIR(status.st_mode) or status.st_uid not in owners:
-            message = f"{outside} belongs to someone else: choose a data_dir with a shorter path"
-            raise ConfigError(message)
+            raise ConfigError(
+                f"{outside} belongs to someone else: choose a data_dir with a shorter path"
+            )
         return self.make_private(outside, account)
 
     def password(self) -> str:

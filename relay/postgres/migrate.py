@@ -42,8 +42,9 @@ async def migrate(database: Database) -> list[str]:
     try:
         return await database.transact_unhurried(apply)
     except psycopg.errors.InsufficientPrivilege as error:
-        message = f"the database role may not make relay's tables: {error.diag.message_primary}"
-        raise ConfigError(message) from None
+        raise ConfigError(
+            f"the database role may not make relay's tables: {error.diag.message_primary}"
+        ) from None
 
 
 async def pending(database: Database) -> list[str]:
@@ -84,11 +85,10 @@ def _missing(connection: Connection) -> list[Traversable]:
     )
     unknown = applied - {_name(file) for file in files}
     if unknown:
-        message = (
+        raise ConfigError(
             f"the database was made by a newer relay: it has {', '.join(sorted(unknown))},"
             " which this one does not know; update relay"
         )
-        raise ConfigError(message)
     return [file for file in files if _name(file) not in applied]
 
 

@@ -62,8 +62,9 @@ class ServiceTokens:
         try:
             await self._database.transact(insert)
         except psycopg.errors.UniqueViolation:
-            message = f"there is already a service named {name!r}: choose another name"
-            raise ConfigError(message) from None
+            raise ConfigError(
+                f"there is already a service named {name!r}: choose another name"
+            ) from None
         return token
 
 

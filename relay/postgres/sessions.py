@@ -51,8 +51,9 @@ async def find_better_auth(
         return BetterAuthSessions(database, await database.transact(look))
     except psycopg.ProgrammingError as error:
         # The role may not read them, or their columns cannot be compared.
-        message = f"relay cannot read Better Auth's tables: {error.diag.message_primary}"
-        raise ConfigError(message) from None
+        raise ConfigError(
+            f"relay cannot read Better Auth's tables: {error.diag.message_primary}"
+        ) from None
 
 
 @define(eq=False)
@@ -110,8 +111,9 @@ class BetterAuthSessions:
             await self._database.transact(insert)
         except psycopg.IntegrityError as error:
             # The rest of what Postgres says quotes values.
-            message = f"relay cannot make a session: {error.diag.message_primary}"
-            raise ConfigError(message) from None
+            raise ConfigError(
+                f"relay cannot make a session: {error.diag.message_primary}"
+            ) from None
         return token
 
     def _find_user(self, connection: Connection, email: str) -> Any:

@@ -41,16 +41,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _start(command: list[str], lock: int, account: str) -> "subprocess.Popen[bytes]":
-    if not account:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[lock])
-    uid, gid = map(int, account.split(":"))
-    return subprocess.Popen(
+    uid, gid = map(int, account.split(":")) if account else (None, None)
+    return subprocess.Popen(  # noqa: S603 - relay's own command
         command,
         stdin=subprocess.DEVNULL,
         pass_fds=[lock],
         user=uid,
         group=gid,
-        extra_groups=[],
+        extra_groups=[] if account else None,
     )
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
@@ -56,7 +56,8 @@ def postgres_server() -> Iterator[PostgresServer]:
     opened: Future[tuple[str, Callable[[], None]]] = Future()
     with ThreadPoolExecutor(1) as thread:
         ended = thread.submit(trio.run, _keep_open, folder, opened)
-        wait([opened, ended], return_when=FIRST_COMPLETED)
+        futures: list[Future[Any]] = [opened, ended]
+        wait(futures, return_when=FIRST_COMPLETED)
         if ended.done():
             ended.result()
         url, close = opened.result()
