@@ -38,10 +38,10 @@ class InvalidMessage(Exception):
 
 
 class _Reference(msgspec.Struct, rename="camel"):
-    """What of a broken message can still be named in the reply."""
+    """What of a broken message may still be named in the reply."""
 
-    id: str | int | None = None
-    stream_id: str | None = None
+    id: Any = None
+    stream_id: Any = None
 
 
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
@@ -89,7 +89,10 @@ def _explain(text: bytes, problem: msgspec.ValidationError) -> InvalidMessage:
     except (msgspec.DecodeError, RecursionError):
         reference = _Reference()
     return InvalidMessage(
-        code, f"Invalid message: {explanation}", reference.id, reference.stream_id
+        code,
+        f"Invalid message: {explanation}",
+        reference.id if isinstance(reference.id, str | int) else None,
+        reference.stream_id if isinstance(reference.stream_id, str) else None,
     )
 
 
