@@ -31,11 +31,22 @@ _SERVICE_LINK = re.compile(
     r"RELAY_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)=.*|RELAY_PORT=\w+://.*"
 )
 
-Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds, above 0 and up to 86400")]
-Size = Annotated[int, Meta(ge=1024, le=1 << 30, description="bytes, 1024 to 1073741824")]
-Count = Annotated[int, Meta(ge=1, le=100, description="a whole number, 1 to 100")]
-Name = Annotated[str, Meta(min_length=1, max_length=63, description="1 to 63 characters")]
-Text = Annotated[str, Meta(min_length=1, description="text")]
+# The title stands for the value in help, the description in errors.
+Seconds = Annotated[
+    float,
+    Meta(gt=0, le=86_400, title="SECONDS", description="seconds, above 0 and up to 86400"),
+]
+Size = Annotated[
+    int, Meta(ge=1024, le=1 << 30, title="BYTES", description="bytes, 1024 to 1073741824")
+]
+Count = Annotated[int, Meta(ge=1, le=100, title="N", description="a whole number, 1 to 100")]
+Name = Annotated[
+    str, Meta(min_length=1, max_length=63, title="NAME", description="1 to 63 characters")
+]
+Bind = Annotated[str, Meta(title="HOST:PORT", description="HOST:PORT, such as localhost:3000")]
+Url = Annotated[
+    str, Meta(title="URL", description="an address such as postgresql://user@host:5432/name")
+]
 
 
 @frozen
@@ -45,30 +56,25 @@ class Address:
     host: str
     port: int
 
-    @property
-    def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
-
 
 def parse_bind(bind: str) -> tuple[Address, ...]:
     """The addresses that `bind` names: two for localhost, which is IPv4 and IPv6, else one."""
     host, colon, port = bind.rpartition(":")
     if not colon:
-        raise ConfigError(f"bind: expected HOST:PORT, such as localhost:3000, not {bind!r}")
+        raise ConfigError(f"bind: expected {_meta(Bind).description}, not {bind!r}")
     if not host:
         raise ConfigError(
             f"bind: {bind!r} names no host; use 0.0.0.0:{port} for every network,"
             f" or localhost:{port} for this machine only"
         )
-    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 0xFFFF:
         raise ConfigError(f"bind: expected a port from 0 to 65535, not {port!r} as in {bind!r}")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise ConfigError(f"bind: an IPv6 address goes in brackets, as in [{host}]:{port}")
     if not host or any(character.isspace() or character in "/[]@" for character in host):
-        raise ConfigError(f"bind: expected HOST:PORT, such as localhost:3000, not {bind!r}")
+        raise ConfigError(f"bind: expected {_meta(Bind).description}, not {bind!r}")
     hosts = ("127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
     return tuple(Address(host, int(port)) for host in hosts)
 
@@ -79,9 +85,7 @@ def _check_bind(_settings: Settings, _attribute: attrs.Attribute[str], bind: str
 
 def _check_url(_settings: Settings, attribute: attrs.Attribute[Any], url: str | None) -> None:
     if url is not None and not re.match(r"postgres(ql)?://|\w+\s*=", url):
-        raise ConfigError(
-            f"{attribute.name}: expected an address such as postgresql://user@host:5432/name"
-        )
+        raise ConfigError(f"{attribute.name}: expected {_meta(Url).description}")
 
 
 def _setting(default: Any, about: str, *, check: Any = None, secret: bool = False) -> Any:
@@ -97,13 +101,13 @@ def _setting(default: Any, about: str, *, check: Any = None, secret: bool = Fals
 class Settings:
     """Everything that can be set. Times are seconds, sizes bytes."""
 
-    bind: str = _setting(
+    bind: Bind = _setting(
         "localhost:3000", "HOST:PORT to listen on; phones need 0.0.0.0:3000", check=_check_bind
     )
-    database_url: Text | None = _setting(
+    database_url: Url | None = _setting(
         None, "The PostgreSQL to use; without it relay runs its own", check=_check_url, secret=True
     )
-    listen_url: Text | None = _setting(
+    listen_url: Url | None = _setting(
         None, "The way past PgBouncer, for LISTEN", check=_check_url, secret=True
     )
     data_dir: Path | None = _setting(None, "Where relay's own PostgreSQL keeps its data")
@@ -221,7 +225,7 @@ class _Found:
         typed = self.folder is not None
         try:
             if wanted == Path | None:
-                path = Path(msgspec.convert(self.value, Text)).expanduser()
+                path = Path(msgspec.convert(self.value, str)).expanduser()
                 return Path.cwd() / (self.folder or "") / path
             return msgspec.convert(self.value, wanted, strict=typed)
         except (msgspec.ValidationError, RuntimeError):  # the latter: ~nobody-of-this-name
@@ -230,16 +234,28 @@ class _Found:
             raise ConfigError(f"{self.name}: expected {_expected(wanted)}{got}") from None
 
 
+def placeholder(name: str) -> str:
+    """What stands for the value of a setting in help."""
+    wanted = _TYPES[name]
+    if wanted == Path | None:
+        return "DIR"
+    return str(_meta(wanted).title) if _meta(wanted) else "|".join(get_args(wanted))
+
+
 def _expected(wanted: Any) -> str:
-    """The words for a type."""
-    if wanted is str:
-        return "text"
+    """The words for a type in an error."""
     if wanted == Path | None:
         return "a path"
+    if meta := _meta(wanted):
+        return str(meta.description)
+    return " or ".join(map(repr, get_args(wanted)))
+
+
+def _meta(wanted: Any) -> Meta | None:
     for part in (wanted, *get_args(wanted)):
         for meta in getattr(part, "__metadata__", ()):
-            return str(meta.description)
-    return " or ".join(map(repr, get_args(wanted)))
+            return meta
+    return None
 
 
 def _from_file(named: str | None) -> Iterator[_Found]:

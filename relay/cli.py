@@ -1,0 +1,362 @@
+"""The command line. Floor 6.
+
+Commands import what they run only when they run, so that `relay --help` is quick. What goes wrong
+in a way that relay can explain is one line on stderr and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from relay import config
+from relay.config import SETTINGS, Configuration, Settings
+from relay.errors import ConfigError, RelayError
+from relay.logs import configure_logging
+from relay.model import ANY_STREAM
+
+if TYPE_CHECKING:
+    from relay.app import Store
+    from relay.postgres.database import Database
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code of the process."""
+    try:
+        outcome = relay.main(arguments, prog_name="relay", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return MISUSED
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        return complain(f"{error.format_message().rstrip('.')}{hint}")
+    except (RelayError, BaseExceptionGroup, click.Abort, KeyboardInterrupt) as error:
+        causes = list(_leaves(error))
+        if any(isinstance(cause, click.Abort | KeyboardInterrupt) for cause in causes):
+            return INTERRUPTED
+        if all(isinstance(cause, RelayError) for cause in causes):
+            return complain(str(causes[0]))
+        raise
+    return outcome if isinstance(outcome, int) else 0
+
+
+def complain(text: str) -> int:
+    click.echo(f"relay: {' '.join(text.split())}", err=True)
+    return MISUSED
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """What went wrong, without the nurseries that it came through."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def settings_options(*names: str) -> Callable[[Command], Command]:
+    """`--config` and the flags of these settings, for `configuration()` to put together."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            setting = SETTINGS[name]
+            default = "" if setting.default is None else f"  [default: {setting.default}]"
+            command = click.option(
+                config.flag(name),
+                name,
+                metavar=config.placeholder(name),
+                help=setting.metadata["about"] + default,
+                callback=_keep,
+                expose_value=False,
+            )(command)
+        return click.option(
+            "--config",
+            metavar="FILE",
+            help="A TOML file with settings.",
+            callback=_keep,
+            expose_value=False,
+        )(command)
+
+    return decorate
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    context.ensure_object(dict)[parameter.name] = value
+
+
+def configuration() -> Configuration:
+    """The settings as the current command got them."""
+    flags = dict(click.get_current_context().ensure_object(dict))
+    return config.load(config_file=flags.pop("config", None), flags=flags)
+
+
+DATABASE = ("database_url", "data_dir", "postgres_bin")
+STORE = (*DATABASE, "auth_schema", "auth_user_table", "auth_session_table")
+
+
+@click.group(name="relay", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="relay", message="relay %(version)s")
+def relay() -> None:
+    """Live video over WebSockets: phones in, viewers out, alerts back.
+
+    \b
+    See it work:     relay demo
+    Run it:          relay serve --bind 0.0.0.0:3000
+    Get a token:     relay token session --user ana@example.org
+    """
+
+
+@relay.command()
+@settings_options(*SETTINGS)
+def serve() -> None:
+    """Run the relay.
+
+    Each option is also a setting in the TOML file (max_message_size = 1048576) and a variable of
+    the environment (RELAY_MAX_MESSAGE_SIZE), which is where passwords belong. An option wins over
+    the environment, and that over the file.
+
+    \b
+    Example:
+      relay serve --bind 0.0.0.0:3000
+      RELAY_DATABASE_URL=postgresql://relay@db/app relay serve --config relay.toml
+    """
+    import trio
+
+    settings = configuration().settings
+    configure_logging(settings.log_level, settings.log_format)
+    trio.run(_serve, settings)
+
+
+async def _serve(settings: Settings) -> None:
+    import trio
+
+    from relay import app
+
+    async with trio.open_nursery() as nursery:
+        for url in await nursery.start(app.serve, settings):
+            click.echo(f"relay listening on {url}")
+        if all(re.match(r"127\.|::1$", address.host) for address in settings.addresses):
+            click.echo(
+                "relay: only this machine can connect; phones need --bind 0.0.0.0:3000", err=True
+            )
+
+
+@relay.group()
+def token() -> None:
+    """Make tokens for people and for programs."""
+
+
+def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -> timedelta:
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    if (match := re.fullmatch(r"([1-9][0-9]{0,4})([smhd])", text)) is None:
+        raise click.BadParameter(f"expected a time such as 90s, 30m, 12h or 7d, not {text!r}")
+    return timedelta(**{units[match[2]]: int(match[1])})
+
+
+@token.command(name="session")
+@click.option("--user", "email", metavar="EMAIL", required=True, help="Made if it is new.")
+@click.option(
+    "--ttl", default="7d", show_default=True, metavar="TIME", callback=_duration,
+    help="How long the session lasts.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Also in a database that is not relay's own.")
+@settings_options(*STORE)
+def token_session(email: str, ttl: timedelta, force: bool) -> None:  # noqa: FBT001
+    """Make a user and a session for development, and print its token.
+
+    In real use your application does this, when a person signs in with Better Auth.
+
+    \b
+    Example:
+      TOKEN=$(relay token session --user ana@example.org --ttl 12h)
+    """
+
+    async def create(store: Store) -> str:
+        if not (store.embedded or force):
+            raise ConfigError(
+                "this database is not relay's own, and people sign in there some other way;"
+                " --force makes the user and the session all the same"
+            )
+        return await store.sessions.create(email, ttl)
+
+    click.echo(_with_store(create))
+
+
+@token.command(name="service")
+@click.argument("name")
+@click.option(
+    "--consume", multiple=True, metavar="STREAM",
+    help=f"A stream it may watch; '{ANY_STREAM}' for all. May be repeated.",
+)  # fmt: skip
+@click.option("--alerts", is_flag=True, help="It may raise alerts, on the streams it may watch.")
+@click.option("--operate", is_flag=True, help="It may read the figures of every connection.")
+@settings_options(*STORE)
+def token_service(name: str, consume: tuple[str, ...], alerts: bool, operate: bool) -> None:  # noqa: FBT001
+    """Make a token for a program, and print it: it is shown only now.
+
+    \b
+    Example:
+      relay token service detector --consume '*' --alerts
+    """
+    if not (consume or operate):
+        click.echo("relay: this token allows nothing: it lacks --consume STREAM", err=True)
+
+    async def create(store: Store) -> str:
+        return await store.services.create(name, consume=consume, alerts=alerts, operate=operate)
+
+    click.echo(_with_store(create))
+
+
+def _with_store(work: Callable[[Store], Awaitable[str]]) -> str:
+    import trio
+
+    settings = _quiet_settings()
+
+    async def run() -> str:
+        from relay import app
+
+        async with app.open_store(settings) as store:
+            return await work(store)
+
+    return trio.run(run)
+
+
+def _with_database(work: Callable[[Database], Awaitable[list[str]]]) -> list[str]:
+    import trio
+
+    settings = _quiet_settings()
+
+    async def run() -> list[str]:
+        from relay import app
+
+        async with app.open_database_of(settings) as database:
+            return await work(database)
+
+    return trio.run(run)
+
+
+def _quiet_settings() -> Settings:
+    """The settings, for a command whose output is its answer."""
+    settings = configuration().settings
+    configure_logging("warning", settings.log_format)
+    return settings
+
+
+@relay.group()
+def db() -> None:
+    """Look after relay's own tables, in the schema `relay`."""
+
+
+@db.command(name="migrate")
+@settings_options(*DATABASE)
+def db_migrate() -> None:
+    """Bring relay's tables to the form that this version needs.
+
+    relay's own PostgreSQL does this by itself when it starts.
+
+    \b
+    Example:
+      RELAY_DATABASE_URL=postgresql://owner@db/app relay db migrate
+    """
+    from relay.postgres.migrate import migrate
+
+    applied = _with_database(migrate)
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("nothing to do")
+
+
+@db.command(name="status")
+@settings_options(*DATABASE)
+def db_status() -> int:
+    """Say whether `relay db migrate` has something to do; the exit code is 1 then.
+
+    \b
+    Example:
+      relay db status --database-url postgresql://relay@db/app
+    """
+    from relay.postgres.migrate import pending
+
+    missing = _with_database(pending)
+    for name in missing:
+        click.echo(f"missing {name}")
+    if missing:
+        return FAILED
+    click.echo("up to date")
+    return 0
+
+
+@relay.group(name="config")
+def config_group() -> None:
+    """Look at the settings."""
+
+
+@config_group.command(name="check")
+@settings_options(*SETTINGS)
+def config_check() -> None:
+    """Check the settings, and nothing else.
+
+    \b
+    Example:
+      relay config check --config relay.toml
+    """
+    configuration()
+    click.echo("the settings are fine")
+
+
+@config_group.command(name="show")
+@settings_options(*SETTINGS)
+def config_show() -> None:
+    """Show each setting and where it comes from, as a file that --config reads.
+
+    \b
+    Example:
+      relay config show > relay.toml
+    """
+    for line in configuration().describe():
+        click.echo(line)
+
+
+@relay.command()
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N",
+    help="End after this time; without it, Ctrl-C ends it.",
+)  # fmt: skip
+@click.option(
+    "--video", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="Play this instead of the film that comes along.",
+)  # fmt: skip
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), metavar="DIR",
+    help="Keep the database here; without it, it goes away with the demo.",
+)  # fmt: skip
+def demo(
+    seconds: float | None, video: Path | None, bind: str | None, data_dir: Path | None
+) -> None:
+    """See it work: a film, viewers, alerts.
+
+    A phone plays a film through a relay of its own to a fast and to a slow viewer, and a service
+    raises alerts.
+
+    \b
+    Example:
+      relay demo --seconds 20
+      relay demo --video film.mp4
+    """
+    import trio
+
+    from relay.demo.stage import DemoOptions, run
+
+    trio.run(run, DemoOptions(seconds, video, bind, data_dir))
