@@ -150,15 +150,16 @@ def _find_statement(tables: AuthTables) -> sql.Composed:
 
 def _insert(connection: Connection, table: Table, values: Mapping[str, Any]) -> None:
     """Insert what the table has columns for; nothing if such a row is there already."""
-    row = {
-        table[meaning].identifier: table[meaning].stored(value)
-        for meaning, value in {**_new_id(table["id"]), **values}.items()
-        if meaning in table.columns
-    }
+    given = {**_new_id(table["id"]), **values}
+    columns = {meaning: table[meaning] for meaning in given if meaning in table.columns}
     statement = sql.SQL("insert into {} ({}) values ({}) on conflict do nothing").format(
-        table.identifier, sql.SQL(", ").join(row), sql.SQL(", ").join(sql.Placeholder() * len(row))
+        table.identifier,
+        sql.SQL(", ").join(column.identifier for column in columns.values()),
+        sql.SQL(", ").join(sql.Placeholder() * len(columns)),
     )
-    connection.execute(statement, list(row.values()))
+    connection.execute(
+        statement, [column.stored(given[meaning]) for meaning, column in columns.items()]
+    )
 
 
 def _new_id(column: Column) -> dict[str, Any]:
