@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
 from relay.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 UNPRIVILEGED = "nobody"
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from attrs import define, evolve
 
 from relay.model import NewAlert, StoredAlert
+from relay.postgres.database import Connection, Database
 from relay.postgres.text import storable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from relay.postgres.database import Connection, Database
 
 # 'rela', in ASCII, and a number: advisory locks have numbers for names.
 ALERTS_LOCK = "select pg_advisory_xact_lock(1919249505, 1)"

@@ -6,18 +6,14 @@ Floor 1, a part of `sessions.py`. Better Auth itself names columns `"userId"`, m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 from psycopg import sql
 
 from relay.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from relay.postgres.database import Connection
+from relay.postgres.database import Connection
 
 WITH_ZONE = "timestamp with time zone"
 WITHOUT_ZONE = "timestamp without time zone"

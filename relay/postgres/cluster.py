@@ -12,19 +12,15 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import trio
 from attrs import define, field
 
 from relay.errors import ConfigError
-from relay.postgres.folder import Lock
-
-if TYPE_CHECKING:
-    from relay.postgres.account import Account
-    from relay.postgres.binaries import Binaries
-    from relay.postgres.folder import DataFolder
+from relay.postgres.account import Account
+from relay.postgres.binaries import Binaries
+from relay.postgres.folder import DataFolder, Lock
 
 ROLE = "relay"
 

@@ -12,8 +12,9 @@ another server connection.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import trio
@@ -23,9 +24,6 @@ from psycopg.pq import TransactionStatus
 from relay.errors import StoreUnavailable
 from relay.postgres.address import Address
 from relay.postgres.call import ANSWER_MARGIN, Call
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")

@@ -7,9 +7,10 @@ Unix socket only, asks for a password, and ends with relay, however relay ends.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psycopg
 import structlog
@@ -22,10 +23,6 @@ from relay.postgres.cluster import POLL, START_PATIENCE, Cluster
 from relay.postgres.database import open_database
 from relay.postgres.folder import DataFolder, Lock
 from relay.postgres.migrate import migrate
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 
 log = structlog.get_logger()
 

@@ -21,14 +21,12 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from attrs import frozen
 
 from relay.errors import ConfigError
-
-if TYPE_CHECKING:
-    from relay.postgres.account import Account
+from relay.postgres.account import Account
 
 SOCKET_NAME = ".s.PGSQL.5432"
 OUR_NAMES = {

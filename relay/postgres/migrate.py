@@ -6,16 +6,13 @@ The files are `migrations/NNNN_name.sql`; what was applied stands in `relay.migr
 from __future__ import annotations
 
 from importlib import resources
-from typing import TYPE_CHECKING, LiteralString
+from importlib.resources.abc import Traversable
+from typing import LiteralString
 
 import psycopg
 
 from relay.errors import ConfigError
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-    from relay.postgres.database import Connection, Database
+from relay.postgres.database import Connection, Database
 
 # See `alerts.py`. Two processes that migrate at once do it one after the other.
 MIGRATIONS_LOCK = "select pg_advisory_xact_lock(1919249505, 2)"

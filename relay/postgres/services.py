@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
 
 import psycopg
 from attrs import define
 
 from relay.errors import ConfigError
 from relay.model import Service
+from relay.postgres.database import Connection, Database
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from relay.postgres.database import Connection, Database
-
-SERVICE_TOKEN_PREFIX = "relay_service_"  # noqa: S105 - what every token begins with, not a token
+SERVICE_TOKEN_PREFIX = "relay_service_"  # noqa: S105 - how each token begins
 
 
 @define(eq=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 import string
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
 import psycopg
 from attrs import define, field
@@ -14,13 +16,8 @@ from psycopg import sql
 from relay.errors import ConfigError
 from relay.model import User
 from relay.postgres.auth_tables import AuthTables, Column, Table, find_tables
+from relay.postgres.database import Connection, Database
 from relay.postgres.text import is_storable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
-
-    from relay.postgres.database import Connection, Database
 
 # `least`: Postgres knows later times than Python, infinity among them.
 FIND = sql.SQL("""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from attrs import define
 
-if TYPE_CHECKING:
-    from relay.postgres.database import Connection, Database
+from relay.postgres.database import Connection, Database
 
 
 @define(eq=False)

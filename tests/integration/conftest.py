@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -18,9 +19,6 @@ from attrs import frozen
 from psycopg import sql
 
 from relay.postgres.embedded import open_embedded
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 @frozen

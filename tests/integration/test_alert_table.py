@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar, cast
 
 import psycopg
 import pytest
@@ -12,13 +13,8 @@ from attrs import define, evolve
 
 from relay.model import NewAlert, StoredAlert
 from relay.postgres.alerts import ALERTS_LOCK, AlertTable
-from relay.postgres.database import Database, open_database
+from relay.postgres.database import Connection, Database, open_database
 from relay.postgres.streams import StreamOwners
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from relay.postgres.database import Connection
 
 T = TypeVar("T")
 
@@ -191,7 +187,7 @@ class SlowDatabase:
 
 async def test_a_reader_never_misses_an_alert_of_a_slow_writer(database: Database) -> None:
     """What has a smaller id than something read before would never be read."""
-    chance = random.Random(7)  # noqa: S311 - to be repeated, not to be secret
+    chance = random.Random(7)
     written: list[StoredAlert] = []
     read: list[StoredAlert] = []
     alerts = AlertTable(database)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import product
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -16,9 +16,6 @@ from relay.errors import ConfigError
 from relay.model import User
 from relay.postgres.database import open_database
 from relay.postgres.sessions import find_better_auth
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 HOUR = timedelta(hours=1)
 
@@ -115,7 +112,7 @@ async def test_a_session_is_found_until_it_expires(empty_postgres_url: str, styl
     assert user.expires_at.utcoffset() == timedelta(0)
     with psycopg.connect(empty_postgres_url) as connection:
         rows = connection.execute(
-            f'select s.id::text, u.id::text from session s, "user" u where token = %s'.encode(),
+            'select s.id::text, u.id::text from session s, "user" u where token = %s',
             [live],
         ).fetchall()
     assert [(user.session_id, user.user_id)] == rows

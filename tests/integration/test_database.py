@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,12 +16,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.postgres.database import open_database
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from relay.postgres.database import Connection, Database
+from relay.postgres.database import Connection, Database, open_database
 
 
 def do(*statements: str) -> Callable[[Connection], None]:
@@ -209,7 +205,7 @@ async def test_a_cancelled_work_of_many_statements_ends_too(empty_postgres_url: 
 
 
 async def test_hundreds_of_random_cancellations_leave_nothing(empty_postgres_url: str) -> None:
-    chance = random.Random(20)  # noqa: S311 - to be repeated, not to be secret
+    chance = random.Random(20)
     outcomes = {"done": 0, "cancelled": 0}
 
     async def one(database: Database, patience: float, statements: int) -> None:

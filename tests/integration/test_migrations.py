@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -10,13 +12,8 @@ import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.errors import ConfigError
-from relay.postgres import migrate as migrate_module
 from relay.postgres.database import open_database
-from relay.postgres.migrate import migrate, pending
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from relay.postgres.migrate import MIGRATIONS_LOCK, migrate, pending
 
 
 def tables(url: str) -> list[str]:
@@ -38,7 +35,7 @@ def migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of migrations instead of relay's."""
     folder = tmp_path / "migrations"
     folder.mkdir()
-    monkeypatch.setattr(migrate_module.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(resources, "files", lambda _: tmp_path)
     return folder
 
 
@@ -70,7 +67,7 @@ async def test_many_that_migrate_at_once_apply_everything_once(empty_postgres_ur
 
 async def test_migrations_wait_longer_than_a_statement_may_take(empty_postgres_url: str) -> None:
     with psycopg.connect(empty_postgres_url) as other:
-        other.execute(migrate_module.MIGRATIONS_LOCK)
+        other.execute(MIGRATIONS_LOCK)
         async with open_database(empty_postgres_url, statement_timeout=0.1) as database:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(migrate, database)
