@@ -102,7 +102,7 @@ async def serve(
     When cancelled it ends at once, too.
     """
     addresses = [(address.host, address.port) for address in settings.addresses]
-    listeners = await listen(addresses, stall_timeout=settings.idle_timeout)
+    listeners = await listen(addresses, stall_timeout=settings.stall_timeout)
     try:
         async with open_store(settings) as store, trio.open_nursery() as nursery:
             relay = Relay.build(settings, store)

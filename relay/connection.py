@@ -183,7 +183,7 @@ class Connection:
         self._upgraded = True
         self._door.services.metrics.connections += 1
         self._door.services.metrics.connections_accepted += 1
-        nursery.start_soon(self.outlet.run)
+        nursery.start_soon(self._write)
         nursery.start_soon(self._keep_alive)
         await self._authenticated.wait()
 
@@ -209,6 +209,12 @@ class Connection:
         if not self._upgraded:
             return Ending.HANDSHAKE_TIMEOUT
         return Ending.AUTH_UNAVAILABLE if self._verifying else Ending.AUTH_TIMEOUT
+
+    async def _write(self) -> None:
+        self.outlet.stall_timeout = self._door.timing.idle_timeout
+        await self.outlet.run()
+        if self.outlet.stalled:
+            self.end(Ending.IDLE_TIMEOUT)
 
     async def _keep_alive(self) -> None:
         timing = self._door.timing

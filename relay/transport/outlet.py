@@ -39,7 +39,9 @@ class Outlet:
 
     link: Link
     stall_timeout: float
-    """Seconds in which a peer that takes no byte at all is given up."""
+    """Seconds after which a peer that takes no byte at all is given up."""
+    stalled: bool = False
+    """Whether it was."""
     last_progress: float = field(factory=trio.current_time)
     """When the peer last made room for a frame that waited, by Trio's clock."""
     _lock: trio.StrictFIFOLock = field(factory=trio.StrictFIFOLock)
@@ -185,6 +187,7 @@ class Outlet:
         with trio.move_on_after(self.stall_timeout) as scope:
             await self.link.wait_writable()
         if scope.cancelled_caught:
+            self.stalled = True
             self.stop()
             self.link.reset()
             raise trio.BrokenResourceError("the peer stopped reading")

@@ -36,7 +36,7 @@ class FrameStream(trio.abc.Stream):
     """A connection's two halves over one link."""
 
     link: Link
-    stall_timeout: float = 120.0
+    stall_timeout: float
     outlet: Outlet = field(init=False)
     last_received: float = field(factory=trio.current_time)
     on_end: Callable[[], object] = field(default=lambda: None)
@@ -146,23 +146,28 @@ class FrameStream(trio.abc.Stream):
 
     async def _receive(self, buffer: memoryview, *, wait: bool = True) -> int:
         """Read once; 0 at the end of the bytes."""
+        try:
+            count = await self._receive_into(buffer, wait=wait)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.on_end()
+            raise
+        self.last_received = trio.current_time()
+        if count == 0:
+            self.on_end()
+        return count
+
+    async def _receive_into(self, buffer: memoryview, *, wait: bool) -> int:
         while True:
-            if self.link.closed:
-                raise trio.ClosedResourceError
             if wait:
                 await self.link.wait_readable()
+            if self.link.closed:
+                raise trio.ClosedResourceError
             try:
-                count = self.link.recv_into(buffer)
+                return self.link.recv_into(buffer)
             except BlockingIOError:
                 wait = True
             except OSError as problem:
-                self.on_end()
                 raise trio.BrokenResourceError from problem
-            else:
-                self.last_received = trio.current_time()
-                if count == 0:
-                    self.on_end()
-                return count
 
     async def _next_control(self, splicer: Splicer) -> bytes:
         assert self._on_message is not None

@@ -314,3 +314,16 @@ async def test_endings_are_counted(relay: Relay) -> None:
     await trio.testing.wait_all_tasks_blocked()
     assert relay.metrics.totals()["endings"] == {"client_gone": 1}
     assert (relay.metrics.connections, relay.metrics.authenticated) == (0, 0)
+
+
+async def test_a_peer_that_sends_but_never_reads_is_given_up(relay: Relay) -> None:
+    phone = await relay.phone()
+    deaf = await relay.viewer(capacity=1024)
+    await phone.send({"type": "video-frame", "data": "A" * 4000})
+    start = trio.current_time()
+    while relay.connections[1].ending is None:
+        await deaf.send_bytes(deaf.protocol.send(events.Pong()))
+        await trio.sleep(10)
+    assert relay.connections[1].ending is Ending.IDLE_TIMEOUT
+    assert trio.current_time() - start == pytest.approx(120, abs=10)
+    assert deaf.link.incoming.broken  # a reset: the kernel must not keep what is unsent
