@@ -16,7 +16,7 @@ import click
 
 from relay import config
 from relay.config import SETTINGS, Configuration, Settings
-from relay.errors import ConfigError, RelayError
+from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.logs import configure_logging
 from relay.model import ANY_STREAM
 
@@ -44,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         causes = list(_leaves(error))
         if any(isinstance(cause, click.Abort | KeyboardInterrupt) for cause in causes):
             return INTERRUPTED
-        if all(isinstance(cause, RelayError) for cause in causes):
-            return complain(str(causes[0]))
-        raise
+        if not all(isinstance(cause, RelayError) for cause in causes):
+            raise
+        unreachable = isinstance(causes[0], StoreUnavailable)
+        return complain(f"{'cannot reach the database: ' if unreachable else ''}{causes[0]}")
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from relay.errors import ConfigError
 
-ENVIRONMENT_PREFIX = "RELAY_"
+PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
 
 # Kubernetes puts these into every container that runs beside a service called relay.
@@ -61,7 +61,7 @@ def parse_bind(bind: str) -> tuple[Address, ...]:
     """The addresses that `bind` names: two for localhost, which is IPv4 and IPv6, else one."""
     host, colon, port = bind.rpartition(":")
     if not colon:
-        raise ConfigError(f"bind: expected {_meta(Bind).description}, not {bind!r}")
+        raise ConfigError(f"bind: expected {_expected(Bind)}, not {bind!r}")
     if not host:
         raise ConfigError(
             f"bind: {bind!r} names no host; use 0.0.0.0:{port} for every network,"
@@ -71,10 +71,10 @@ def parse_bind(bind: str) -> tuple[Address, ...]:
         raise ConfigError(f"bind: expected a port from 0 to 65535, not {port!r} as in {bind!r}")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    elif ":" in host:
+    elif re.fullmatch("[0-9a-fA-F:.]*:[0-9a-fA-F:.]*", host):
         raise ConfigError(f"bind: an IPv6 address goes in brackets, as in [{host}]:{port}")
-    if not host or any(character.isspace() or character in "/[]@" for character in host):
-        raise ConfigError(f"bind: expected {_meta(Bind).description}, not {bind!r}")
+    if not re.fullmatch(r"[^\s/\[\]@]+", host):
+        raise ConfigError(f"bind: expected {_expected(Bind)}, not {bind!r}")
     hosts = ("127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
     return tuple(Address(host, int(port)) for host in hosts)
 
@@ -85,7 +85,7 @@ def _check_bind(_settings: Settings, _attribute: attrs.Attribute[str], bind: str
 
 def _check_url(_settings: Settings, attribute: attrs.Attribute[Any], url: str | None) -> None:
     if url is not None and not re.match(r"postgres(ql)?://|\w+\s*=", url):
-        raise ConfigError(f"{attribute.name}: expected {_meta(Url).description}")
+        raise ConfigError(f"{attribute.name}: expected {_expected(Url)}")
 
 
 def _setting(default: Any, about: str, *, check: Any = None, secret: bool = False) -> Any:
@@ -275,15 +275,16 @@ def _from_file(named: str | None) -> Iterator[_Found]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[_Found]:
-    variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in SETTINGS}
+    names = {name.upper(): name for name in SETTINGS}
     for variable, text in sorted(environment.items()):
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
             continue
-        if variable in variables:
+        suffix = variable.removeprefix(PREFIX)
+        if suffix in names:
             if text:  # an empty variable is how many tools say "not set"
-                yield _Found(variables[variable], text, variable)
+                yield _Found(names[suffix], text, variable)
         elif not _SERVICE_LINK.fullmatch(f"{variable}={text}"):
-            raise _unknown(variable, [*variables, CONFIG_VARIABLE], "the environment")
+            raise _unknown(suffix, [*names, "CONFIG"], "the environment", PREFIX)
 
 
 def _from_flags(flags: Mapping[str, str | None]) -> Iterator[_Found]:
@@ -297,10 +298,10 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _unknown(name: str, known: Iterable[str], where: str) -> ConfigError:
+def _unknown(name: str, known: Iterable[str], where: str, prefix: str = "") -> ConfigError:
     nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else "`relay config show` lists all"
-    return ConfigError(f"unknown setting {name} in {where}; {hint}")
+    hint = f"did you mean {prefix}{nearest[0]}?" if nearest else "`relay config show` lists all"
+    return ConfigError(f"unknown setting {prefix}{name} in {where}; {hint}")
 
 
 def _toml(value: str | float | Path) -> str:

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import config
+from relay.config import Address, Settings, load, parse_bind
+from relay.errors import ConfigError
+
+PASSWORD = "5ecret-passw0rd"
+
+
+def refused(
+    flags: dict[str, str | None] | None = None,
+    *,
+    config_file: Path | None = None,
+    environment: dict[str, str] | None = None,
+) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(
+            flags,
+            config_file=str(config_file) if config_file else None,
+            environment=environment or {},
+        )
+    return str(caught.value)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "relay.toml"
+
+
+def test_localhost_is_both_loopback_addresses() -> None:
+    assert parse_bind("localhost:3000") == (Address("127.0.0.1", 3000), Address("::1", 3000))
+
+
+@pytest.mark.parametrize(
+    ("bind", "address"),
+    [
+        ("0.0.0.0:3000", Address("0.0.0.0", 3000)),
+        ("[::1]:3000", Address("::1", 3000)),
+        ("[::]:0", Address("::", 0)),
+        ("relay.example.org:65535", Address("relay.example.org", 65535)),
+    ],
+)
+def test_a_bind_names_a_host_and_a_port(bind: str, address: Address) -> None:
+    assert parse_bind(bind) == (address,)
+
+
+@pytest.mark.parametrize(
+    ("bind", "hint"),
+    [
+        (":3000", "use 0.0.0.0:3000 for every network"),
+        ("3000", "such as localhost:3000"),
+        ("localhost", "such as localhost:3000"),
+        ("", "such as localhost:3000"),
+        ("localhost:", "a port from 0 to 65535"),
+        ("localhost:65536", "a port from 0 to 65535"),
+        ("localhost:-1", "a port from 0 to 65535"),
+        ("localhost:²", "a port from 0 to 65535"),
+        ("localhost:" + "9" * 5000, "a port from 0 to 65535"),
+        ("::1:3000", "[::1]:3000"),
+        ("[]:3000", "such as localhost:3000"),
+        ("http://localhost:3000", "such as localhost:3000"),
+        ("local host:3000", "such as localhost:3000"),
+    ],
+)
+def test_a_wrong_bind_is_explained(bind: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_bind(bind)
+    assert hint in str(caught.value)
+
+
+@given(st.text())
+def test_any_text_is_a_bind_or_a_config_error(bind: str) -> None:
+    try:
+        addresses = parse_bind(bind)
+    except ConfigError:
+        return
+    assert all(address.host and 0 <= address.port <= 65535 for address in addresses)
+
+
+def test_flags_win_over_the_environment_over_the_file_over_defaults(file: Path) -> None:
+    file.write_text('bind = "h:1"\nlog_level = "debug"\ndatabase_pool = 9\n')
+    loaded = load(
+        {"bind": "h:3", "log_level": None},
+        config_file=str(file),
+        environment={"RELAY_BIND": "h:2", "RELAY_LOG_LEVEL": "error"},
+    )
+    settings = loaded.settings
+    assert settings == Settings(bind="h:3", log_level="error", database_pool=9)
+    assert loaded.sources == {
+        "bind": "--bind",
+        "log_level": "RELAY_LOG_LEVEL",
+        "database_pool": str(file),
+    }
+
+
+def test_the_environment_can_name_the_file_and_a_flag_another(file: Path, tmp_path: Path) -> None:
+    file.write_text('bind = "h:1"')
+    other = tmp_path / "other.toml"
+    other.write_text('bind = "h:2"')
+    environment = {"RELAY_CONFIG": str(file)}
+    assert load(environment=environment).settings.bind == "h:1"
+    assert load(config_file=str(other), environment=environment).settings.bind == "h:2"
+
+
+def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
+    values = {
+        "bind": "0.0.0.0:8080",
+        "database_url": "postgresql://db/relay",
+        "listen_url": "postgresql://direct/relay",
+        "data_dir": "/srv/relay",
+        "postgres_bin": "/usr/lib/postgresql/18/bin",
+        "database_pool": 8,
+        "statement_timeout": 1.5,
+        "connect_timeout": 1.5,
+        "auth_schema": "auth",
+        "auth_user_table": "users",
+        "auth_session_table": "sessions",
+        "auth_timeout": 1.5,
+        "max_message_size": 2048,
+        "ping_interval": 1.5,
+        "idle_timeout": 2.5,
+        "stall_timeout": 1.5,
+        "offline_grace": 1.5,
+        "drain_timeout": 1.5,
+        "log_level": "warning",
+        "log_format": "json",
+        "profile": "load",
+    }
+    assert values.keys() == config.SETTINGS.keys()
+    file.write_text("\n".join(f"{name} = {value!r}" for name, value in values.items()))
+    texts = {name: str(value) for name, value in values.items()}
+    from_file = load(config_file=str(file), environment={}).settings
+    from_flags = load(dict(texts), environment={}).settings
+    from_environment = load(
+        environment={f"RELAY_{name.upper()}": text for name, text in texts.items()}
+    ).settings
+    assert from_file == from_flags == from_environment
+    assert all(getattr(from_file, name) != default for name, default in defaults().items())
+
+
+def defaults() -> dict[str, object]:
+    return {name: setting.default for name, setting in config.SETTINGS.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("database_pool", "many", "a whole number, 1 to 100, not 'many'"),
+        ("database_pool", "0", "a whole number, 1 to 100, not '0'"),
+        ("auth_timeout", "nan", "seconds, above 0 and up to 86400, not 'nan'"),
+        ("auth_timeout", "inf", "seconds, above 0 and up to 86400, not 'inf'"),
+        ("auth_timeout", "0", "seconds, above 0 and up to 86400, not '0'"),
+        ("max_message_size", "16 MiB", "bytes, 1024 to 1073741824, not '16 MiB'"),
+        ("log_format", "xml", "'console' or 'json', not 'xml'"),
+        ("auth_schema", "x" * 64, "1 to 63 characters"),
+        ("data_dir", "~nobody-of-this-name/x", "a path, not '~nobody-of-this-name/x'"),
+        ("bind", "3000", "HOST:PORT, such as localhost:3000, not '3000'"),
+    ],
+)
+def test_a_wrong_value_is_explained_with_where_it_came_from(
+    name: str, text: str, expected: str
+) -> None:
+    variable = f"RELAY_{name.upper()}"
+    assert f"{name}: expected {expected}" in refused({name: text})
+    assert refused({name: text}).endswith(f"({config.flag(name)})")
+    assert refused(environment={variable: text}).endswith(f"({variable})")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("database_pool = '8'", "database_pool: expected a whole number, 1 to 100, not '8'"),
+        ("database_pool = 8.5", "database_pool: expected a whole number, 1 to 100, not 8.5"),
+        ("database_pool = true", "database_pool: expected a whole number, 1 to 100, not True"),
+        ("data_dir = 8", "data_dir: expected a path, not 8"),
+        ("log_level = ['debug']", "log_level: expected 'debug' or 'info'"),
+        ("bind = 3000", "bind: expected HOST:PORT"),
+    ],
+)
+def test_the_types_of_the_file_are_taken_at_their_word(
+    line: str, expected: str, file: Path
+) -> None:
+    file.write_text(line)
+    message = refused(config_file=file)
+    assert expected in message
+    assert message.endswith(f"({file})")
+
+
+@pytest.mark.parametrize("name", ["database_url", "listen_url"])
+def test_the_address_of_the_database_is_in_no_text(name: str) -> None:
+    secret = f"postgresql://relay:{PASSWORD}@db/relay"
+    loaded = load({name: secret, "database_url": secret}, environment={})
+    assert getattr(loaded.settings, name) == secret
+    assert PASSWORD not in repr(loaded)
+    assert PASSWORD not in "\n".join(loaded.describe())
+    assert PASSWORD not in refused({name: PASSWORD})
+    assert "expected an address such as postgresql://" in refused({name: PASSWORD})
+
+
+def test_an_unknown_name_brings_the_nearest_known_one(file: Path) -> None:
+    file.write_text("data_dri = '/srv'")
+    assert refused(config_file=file) == (
+        f"unknown setting data_dri in {file}; did you mean data_dir?"
+    )
+    assert refused(environment={"RELAY_BNID": "x"}) == (
+        "unknown setting RELAY_BNID in the environment; did you mean RELAY_BIND?"
+    )
+    assert "`relay config show` lists all" in refused(environment={"RELAY_QQ": "x"})
+    file.write_text("[relay]\nbind = 'h:1'")
+    assert "unknown setting relay in" in refused(config_file=file)
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert load(environment={"RELAY_DATABASE_URL": "", "RELAY_BIND": ""}).settings == Settings()
+
+
+def test_the_variables_of_a_kubernetes_service_named_relay_are_not_settings() -> None:
+    environment = {
+        "RELAY_SERVICE_HOST": "10.0.0.1",
+        "RELAY_SERVICE_PORT": "3000",
+        "RELAY_SERVICE_PORT_HTTP": "3000",
+        "RELAY_PORT": "tcp://10.0.0.1:3000",
+        "RELAY_PORT_3000_TCP": "tcp://10.0.0.1:3000",
+        "RELAY_PORT_3000_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(environment=environment).sources == {}
+    assert "unknown setting RELAY_PORT" in refused(environment={"RELAY_PORT": "3000"})
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"bind = [\nb", "at line 2"), (b"bind = '\xff'", "utf-8"), (None, "No such file")],
+)
+def test_a_file_that_cannot_be_read_is_explained(
+    content: bytes | None, why: str, file: Path
+) -> None:
+    if content is not None:
+        file.write_bytes(content)
+    message = refused(config_file=file)
+    assert message.startswith(f"cannot read the settings file {file}: ")
+    assert why in message
+
+
+def test_paths_of_the_file_start_where_the_file_is(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('data_dir = "data"')
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", "/home/ana")
+    assert load(config_file="../relay.toml", environment={}).settings.data_dir is not None
+    assert load(config_file=str(file), environment={}).settings.data_dir == tmp_path / "data"
+    assert load({"data_dir": "data"}, environment={}).settings.data_dir == elsewhere / "data"
+    home = load({"data_dir": "~/data"}, environment={}).settings.data_dir
+    assert home == Path("/home/ana/data")
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    assert "set both" in refused({"listen_url": "postgresql://db/relay"})
+    assert "must be shorter than idle_timeout" in refused({"ping_interval": "120"})
+
+
+def test_what_show_prints_is_a_file_that_gives_the_same_settings(file: Path) -> None:
+    flags = {"data_dir": '/srv/a "b" \\c\n', "auth_schema": "käse", "bind": "[::]:0"}
+    loaded = load(dict(flags), environment={})
+    text = "\n".join(loaded.describe())
+    tomllib.loads(text)
+    file.write_text(text)
+    assert load(config_file=str(file), environment={}).settings == loaded.settings
+    assert 'bind = "[::]:0"  # --bind' in text
+
+
+def test_data_goes_to_the_user_s_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", "/home/ana")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    folder = Settings().data_folder
+    assert folder.is_relative_to("/home/ana")
+    assert folder.name == "relay"
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert Settings().data_folder == Path("/var/lib/relay")
+    assert Settings(data_dir=Path("/srv")).data_folder == Path("/srv")
+
+
+def test_a_user_without_a_home_has_to_say_where_data_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1_234_567)
+    monkeypatch.setattr("os.getuid", lambda: 1_234_567)
+    monkeypatch.delenv("HOME", raising=False)
+    with pytest.raises(ConfigError, match="data_dir"):
+        _ = Settings().data_folder
