@@ -162,9 +162,7 @@ class Relay:
             return metrics.totals() | {"streams": hub.count()}
 
         http = HttpServer(make_app(Reports(ready, stats)))
-        door = Door(
-            verifier, Services(hub, store.streams, intake, metrics), timing, http.serve
-        )
+        door = Door(verifier, Services(hub, store.streams, intake, metrics), timing, http.serve)
         server = Server(door)
         return cls(hub, supervisor, server)
 
@@ -185,7 +183,5 @@ async def _database_url(settings: Settings) -> AsyncIterator[str]:
     if settings.database_url is not None:
         yield settings.database_url
     else:
-        async with open_embedded(
-            settings.data_folder, postgres_bin=settings.postgres_bin
-        ) as url:
+        async with open_embedded(settings.data_folder, postgres_bin=settings.postgres_bin) as url:
             yield url

@@ -60,9 +60,7 @@ class Ending(Enum):
     PROTOCOL_ERROR = Goodbye(
         1002, "protocol error", ErrorCode.INVALID_MESSAGE, "The WebSocket protocol was broken"
     )
-    NOT_UTF8 = Goodbye(
-        1007, "not UTF-8", ErrorCode.INVALID_MESSAGE, "A text message is not UTF-8"
-    )
+    NOT_UTF8 = Goodbye(1007, "not UTF-8", ErrorCode.INVALID_MESSAGE, "A text message is not UTF-8")
     MESSAGE_TOO_BIG = Goodbye(
         1009, "message too big", ErrorCode.MESSAGE_TOO_BIG, "The message is too big"
     )

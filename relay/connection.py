@@ -277,9 +277,7 @@ class Connection:
 
     def _require_auth(self, request_id: RequestId) -> None:
         self.tell(
-            Error(
-                code=ErrorCode.AUTH_REQUIRED, message="Must authenticate first", id=request_id
-            )
+            Error(code=ErrorCode.AUTH_REQUIRED, message="Must authenticate first", id=request_id)
         )
 
     async def _verify(self, request: Auth) -> None:

@@ -37,9 +37,7 @@ class Server:
         with self._serving:
             async with trio.open_nursery() as nursery:
                 with self._accepting:
-                    await trio.serve_listeners(
-                        self.serve, list(listeners), handler_nursery=nursery
-                    )
+                    await trio.serve_listeners(self.serve, list(listeners), handler_nursery=nursery)
 
     async def serve(self, stream: FrameStream) -> None:
         """Serve one connection to its end. Never raises."""

@@ -121,13 +121,9 @@ class Session:
     async def _publish(self, frame: VideoFrame) -> None:
         stream = self._produced
         if stream is None or stream.producer is not self:
-            self._remind(
-                frame, ErrorCode.NOT_REGISTERED, "Register a stream before sending frames"
-            )
+            self._remind(frame, ErrorCode.NOT_REGISTERED, "Register a stream before sending frames")
         elif frame.stream_id is not None and frame.stream_id != stream.stream_id:
-            self._remind(
-                frame, ErrorCode.UNAUTHORIZED, "This connection registered another stream"
-            )
+            self._remind(frame, ErrorCode.UNAUTHORIZED, "This connection registered another stream")
         else:
             self._services.metrics.frames_accepted += 1
             await stream.publish(frame)

@@ -51,9 +51,7 @@ class Supervisor:
     def ready(self) -> bool:
         return all(each.state is State.RUNNING for each in self.services.values())
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep all services running until cancelled."""
         async with trio.open_nursery() as nursery:
             for name, supervised in self.services.items():

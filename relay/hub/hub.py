@@ -27,9 +27,7 @@ class Hub:
     _streams: dict[str, Stream] = field(factory=dict)
     _nursery: trio.Nursery | None = None
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after streams that lost their producer, until cancelled."""
         try:
             async with trio.open_nursery() as self._nursery:

@@ -73,7 +73,6 @@ class Auth(Request, frozen=True, kw_only=True, tag="auth"):
         return "Auth(token=…)"
 
 
-
 class Register(Request, frozen=True, kw_only=True, tag="register"):
     stream_id: StreamId | None = None
     client_type: str | None = None

@@ -46,9 +46,7 @@ class Listener(trio.abc.Listener[FrameStream]):
         await trio.lowlevel.checkpoint()
 
 
-async def listen(
-    addresses: Sequence[tuple[str, int]], *, stall_timeout: float
-) -> list[Listener]:
+async def listen(addresses: Sequence[tuple[str, int]], *, stall_timeout: float) -> list[Listener]:
     """Listen on all (host, port); with port 0 they share the one that the system chooses first.
 
     Of several addresses those that this machine does not have, such as ::1 without IPv6, are left
@@ -97,5 +95,7 @@ async def _bind(host: str, port: int) -> socket.socket:
 
 
 def _explain(host: str, port: int, problem: OSError) -> ConfigError:
-    why = "is in use" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
+    why = (
+        "is in use" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
+    )
     return ConfigError(f"bind: {host}:{port} {why}")

@@ -188,9 +188,7 @@ class FrameStream(trio.abc.Stream):
                 fault, splicer.fault = splicer.fault, None
                 self._on_fault(fault)
 
-    async def _read_messages(
-        self, splicer: Splicer, *, wait: bool = True
-    ) -> list[Message] | None:
+    async def _read_messages(self, splicer: Splicer, *, wait: bool = True) -> list[Message] | None:
         """Read and splice once; None at the end of the bytes."""
         if self._rest:
             await trio.lowlevel.checkpoint()

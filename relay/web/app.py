@@ -81,8 +81,6 @@ def _guarded(
     return guarded
 
 
-def _error(
-    code: str, message: str, status: int, headers: Any = None
-) -> JSONResponse:
+def _error(code: str, message: str, status: int, headers: Any = None) -> JSONResponse:
     body = {"error": {"code": code, "message": message}}
     return JSONResponse(body, status, headers={**HEADERS, **(headers or {})})
