@@ -214,7 +214,7 @@ class Client:
             except trio.EndOfChannel:
                 raise self._end() from None
             finally:
-                del self._answers[request_id]
+                self._answers.pop(request_id, None)
         if isinstance(answer, ServerError):
             raise answer
         return read(kind, answer)
@@ -238,7 +238,7 @@ class Client:
         if isinstance(message, Reply):
             if isinstance(message.answer, ServerError):
                 self._last_error = message.answer
-            if answer := self._answers.get(message.request_id):
+            if answer := self._answers.pop(message.request_id, None):
                 answer.send_nowait(message.answer)
         elif isinstance(message, Problem):
             self._last_error = server_error(message)

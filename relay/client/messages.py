@@ -73,8 +73,7 @@ def read(kind: type[T], fields: Fields) -> T:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as problem:
-        message = f"{kind.__name__}: {problem}"
-        raise Unreadable(message) from None
+        raise Unreadable(f"{kind.__name__}: {problem}") from None
 
 
 def server_error(problem: Problem) -> ServerError:

@@ -15,9 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.demo.figures import Figures, Rate, Reading
+from relay.errors import RelayError
 
 LIVE_INTERVAL = 0.5
 LINE_INTERVAL = 2.0
+LINE_WIDTH = 100
+"""Characters, where the output is no terminal."""
 RECENT = 3.0
 """Seconds over which rates are taken while the demo runs."""
 COLUMNS = (
@@ -38,6 +41,28 @@ LEGEND = (
 )
 
 
+class OutputClosed(RelayError):
+    """Whoever read the output has gone."""
+
+    def __str__(self) -> str:
+        return "nobody reads the output any more"
+
+
+class DemoConsole(Console):
+    """Standard output as it is, with an end that reaches through nurseries."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, highlight=False)
+        if not self.file.isatty():
+            self.width = LINE_WIDTH
+
+    def on_broken_pipe(self) -> None:
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise OutputClosed from None
+
+
 @define(eq=False)
 class Display:
     """Shows all participants."""
@@ -53,7 +78,8 @@ class Display:
     @property
     def is_live(self) -> bool:
         """Whether there is a terminal on which a table can be drawn over and over."""
-        return self.console.file.isatty() and not self.console.is_dumb_terminal
+        console = self.console
+        return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
 
     async def run(self) -> NoReturn:
         """Show the figures until cancelled."""

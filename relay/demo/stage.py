@@ -17,11 +17,10 @@ from pathlib import Path
 
 import trio
 from attrs import evolve, frozen
-from rich.console import Console
 
 from relay.app import open_store, serve
-from relay.config import Settings
-from relay.demo.display import Display
+from relay.config import Settings, parse_bind
+from relay.demo.display import DemoConsole, Display
 from relay.demo.figures import Figures
 from relay.demo.participants import STREAM_ID, Seat, raise_alerts, stream_video, watch
 from relay.demo.video import default_video, play
@@ -29,12 +28,11 @@ from relay.errors import ConfigError, RelayError
 from relay.logs import configure_logging
 from relay.transport.listener import listen
 
+DEFAULT_BIND = Settings().bind
 SLOW_LINK = 1_000_000
 """Bits per second."""
 USER = "demo@relay.invalid"
 SESSION = timedelta(days=30)
-LINE_WIDTH = 100
-"""Characters, where the output is no terminal."""
 
 
 @frozen
@@ -60,7 +58,7 @@ async def run(options: DemoOptions) -> None:
     try:
         with (
             trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
-            _data_folder(options.data_dir) as data_dir,
+            data_folder(options.data_dir) as data_dir,
         ):
             await _perform(options, data_dir, signals)
     except* RelayError as errors:
@@ -70,7 +68,7 @@ async def run(options: DemoOptions) -> None:
 
 
 async def _perform(options: DemoOptions, data_dir: Path, signals: AsyncIterator[int]) -> None:
-    console = _console()
+    console = DemoConsole()
     display = None
     curtain = trio.CancelScope()
     async with trio.open_nursery() as relay:
@@ -78,7 +76,7 @@ async def _perform(options: DemoOptions, data_dir: Path, signals: AsyncIterator[
         with curtain:
             video = options.video or default_video()
             await trio.to_thread.run_sync(_check, video)
-            settings = Settings(bind=await _choose_bind(options.bind, console), data_dir=data_dir)
+            settings = Settings(bind=await choose_bind(options.bind, console), data_dir=data_dir)
             console.print("Starting the relay, with a Postgres of its own. Ctrl-C ends it.")
             urls = await relay.start(partial(serve, settings, handle_signals=False))
             user_token, service_token = await _make_tokens(settings)
@@ -115,18 +113,17 @@ def _check(video: Path) -> None:
         next(pictures)
 
 
-async def _choose_bind(bind: str | None, console: Console) -> str:
+async def choose_bind(bind: str | None, console: DemoConsole) -> str:
     if bind is not None:
         return bind
-    default = Settings()
-    addresses = [(address.host, address.port) for address in default.addresses]
+    addresses = [(address.host, address.port) for address in parse_bind(DEFAULT_BIND)]
     try:
-        for listener in await listen(addresses, stall_timeout=default.stall_timeout):
+        for listener in await listen(addresses, stall_timeout=1):
             await listener.aclose()
     except ConfigError as taken:
         console.print(f"{taken}: using another port.")
         return "localhost:0"
-    return default.bind
+    return DEFAULT_BIND
 
 
 async def _make_tokens(settings: Settings) -> tuple[str, str]:
@@ -140,7 +137,7 @@ async def _make_tokens(settings: Settings) -> tuple[str, str]:
 
 
 @contextmanager
-def _data_folder(chosen: Path | None) -> Iterator[Path]:
+def data_folder(chosen: Path | None) -> Iterator[Path]:
     if chosen is not None:
         yield chosen
         return
@@ -148,13 +145,6 @@ def _data_folder(chosen: Path | None) -> Iterator[Path]:
         # Postgres may have to run as another user than root, and pass through.
         Path(folder).chmod(0o711)
         yield Path(folder, "data")
-
-
-def _console() -> Console:
-    console = Console(markup=False, highlight=False)
-    if not console.file.isatty():
-        console.width = LINE_WIDTH
-    return console
 
 
 def _leaves(errors: BaseExceptionGroup[RelayError]) -> Iterator[RelayError]:

@@ -212,8 +212,7 @@ async def _connect(address: SplitResult, receive_buffer: int | None) -> trio.Soc
     try:
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except OSError as error:
-        message = f"cannot find {host}: {error.strerror}"
-        raise DialFailed(message) from None
+        raise DialFailed(f"cannot find {host}: {error.strerror}") from None
     failures = []
     for family, kind, protocol, _, where in found:
         socket = trio.socket.socket(family, kind, protocol)
@@ -229,8 +228,7 @@ async def _connect(address: SplitResult, receive_buffer: int | None) -> trio.Soc
             raise
         else:
             return trio.SocketStream(socket)
-    message = f"cannot connect to {address.netloc}: {', '.join(dict.fromkeys(failures))}"
-    raise DialFailed(message)
+    raise DialFailed(f"cannot connect to {address.netloc}: {', '.join(dict.fromkeys(failures))}")
 
 
 def _parse(url: str) -> SplitResult:
@@ -241,8 +239,7 @@ def _parse(url: str) -> SplitResult:
         good = False
     if not good or "@" in address.netloc:
         # It does not repeat the URL: somebody may have put a token into it.
-        message = "the URL must look like ws://HOST:PORT/path"
-        raise DialFailed(message)
+        raise DialFailed("the URL must look like ws://HOST:PORT/path")
     return address
 
 

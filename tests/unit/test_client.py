@@ -185,6 +185,20 @@ async def test_replies_find_their_requests_whatever_their_order() -> None:
             await server.say("success", id=request["id"], streamId=stream, epoch=1)
 
 
+async def test_a_second_reply_to_a_request_does_no_harm() -> None:
+    async with open_pair() as (client, server), trio.open_nursery() as nursery:
+
+        async def answer_twice() -> None:
+            request = await server.hear()
+            for epoch in (1, 2):
+                await server.say("success", id=request["id"], streamId="door", epoch=epoch)
+            await server.answer(streamId="gate", epoch=3)
+
+        nursery.start_soon(answer_twice)
+        assert await client.subscribe("door") == Subscribed("door", 1)
+        assert await client.subscribe("gate") == Subscribed("gate", 3)
+
+
 async def test_an_error_with_the_id_of_a_request_is_raised_there() -> None:
     async with open_pair() as (client, server), trio.open_nursery() as nursery:
 

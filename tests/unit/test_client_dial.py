@@ -20,6 +20,7 @@ from relay.transport.dial import (
     DialFailed,
     WebSocket,
     dial,
+    open_background,
     open_websocket,
 )
 
@@ -176,8 +177,8 @@ async def test_a_ping_after_our_close_does_no_harm() -> None:
         # wsproto would not send it any more.
         await stream.send_all(bytes((0x89, 0)) + server.send(close.response()))
 
-    async with trio.open_nursery() as nursery, open_raw() as (_, stream, server):
-        nursery.start_soon(ping_and_close, stream, server)
+    async with open_background() as background, open_raw() as (_, stream, server):
+        background.start_soon(ping_and_close, stream, server)
 
 
 async def test_a_ping_behind_the_close_of_the_server_ends_the_connection() -> None:
@@ -235,11 +236,11 @@ async def test_the_receive_buffer_is_set_before_connecting() -> None:
         found.append(stream.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF))
         return stream
 
-    async with serve(echo) as where:
-        async with (
-            dial(f"ws://{where}", wrap=look),
-            dial(f"ws://{where}", receive_buffer=8192, wrap=look),
-        ):
-            pass
+    async with (
+        serve(echo) as where,
+        dial(f"ws://{where}", wrap=look),
+        dial(f"ws://{where}", receive_buffer=8192, wrap=look),
+    ):
+        pass
     default, small = found
     assert 8192 <= small <= 16384 < default  # Linux doubles what it is told
