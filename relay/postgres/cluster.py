@@ -20,7 +20,7 @@ from attrs import define, field
 from relay.errors import ConfigError
 from relay.postgres.account import Account
 from relay.postgres.binaries import Binaries
-from relay.postgres.folder import DataFolder, Lock
+from relay.postgres.folder import DataFolder, Lock, make_private
 
 ROLE = "relay"
 
@@ -66,13 +66,17 @@ class Cluster:
     _folder: DataFolder
     _account: Account | None
     _binaries: Binaries
-    _socket_folder: Path
+    _password: str = field(init=False, default="", repr=False)
     _watchdog: trio.Process | None = field(init=False, default=None)
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._folder.cluster / "postmaster.pid"
 
     def url(self, database: str) -> str:
         return (
-            f"postgresql://{ROLE}:{self._folder.password()}@/{database}"
-            f"?host={quote(str(self._socket_folder), safe='')}&port={SETTINGS['port']}"
+            f"postgresql://{ROLE}:{self._password}@/{database}"
+            f"?host={quote(str(self._folder.socket), safe='')}&port={SETTINGS['port']}"
         )
 
     async def create(self) -> None:
@@ -86,27 +90,31 @@ class Cluster:
                     f" PostgreSQL {self._binaries.major} ({self._binaries.folder}): set"
                     f" postgres_bin to PostgreSQL {major}, or choose another data_dir"
                 )
+            self._password = self._folder.password()
             return
         # A finished cluster appears under its name at once; what a crash left half done does not.
         unfinished = self._folder.cluster.with_suffix(".new")
         if unfinished.exists():
             shutil.rmtree(unfinished)
-        self._folder.make_private(unfinished, self._account)
+        make_private(unfinished, self._account)
+        self._password = self._folder.make_password()
         # A file, since a pipe of root's cannot be opened again by another user.
-        password = self._folder.lend(self._folder.password(), self._account)
+        lent = self._folder.lend_password(self._account)
         try:
-            await self._run_initdb(unfinished, password)
+            await self._run_initdb(unfinished, lent)
         finally:
-            password.unlink()
+            lent.unlink()
         unfinished.rename(self._folder.cluster)
 
     async def start(self) -> None:
         """Start Postgres and return once it takes connections. `ConfigError` if it does not."""
         lock = await self._lock()
         try:
-            # We hold the lock, so whoever wrote this is gone. Postgres itself could only look at
-            # the process id in it, which may be someone else's by now.
-            (self._folder.cluster / "postmaster.pid").unlink(missing_ok=True)
+            self._folder.make_socket_folder(self._account)
+            # We hold the lock, so whoever left these is gone. Postgres itself could only look at
+            # the process ids in them, which may be someone else's by now.
+            for stale in (self._pid_file, *self._folder.socket.iterdir()):
+                stale.unlink(missing_ok=True)
             with self._folder.open_log(LONGEST_LOG) as output:
                 said_before = output.tell()
                 self._watchdog = await trio.lowlevel.open_process(
@@ -131,7 +139,7 @@ class Cluster:
                     if self._is_ready():
                         return
                     await trio.sleep(POLL)
-        except trio.Cancelled:
+        except BaseException:
             await self.stop()
             raise
         await self.stop()
@@ -139,32 +147,38 @@ class Cluster:
         raise ConfigError(f"the embedded Postgres did not start: {_complaint(said)}")
 
     async def ended(self) -> None:
-        """Wait until Postgres and its watchdog end."""
+        """Wait until Postgres and its watchdog have ended by themselves."""
         if self._watchdog is not None:
             await self._watchdog.wait()
+            await self.stop()
 
     async def stop(self) -> None:
         """Stop Postgres, and wait for it even if cancelled. Committed transactions are kept."""
         if self._watchdog is None:
             return
         with trio.CancelScope(shield=True):
+            if self._watchdog.stdin is not None:
+                await self._watchdog.stdin.aclose()
             with trio.move_on_after(STOP_PATIENCE):
-                if self._watchdog.stdin is not None:
-                    await self._watchdog.stdin.aclose()
                 await self._watchdog.wait()
             if self._watchdog.poll() is None:
                 self._signal(signal.SIGKILL)
                 self._watchdog.kill()
                 await self._watchdog.wait()
+            self._watchdog = None
+            # If the watchdog was killed, Postgres still runs.
+            lock = await self._lock()
+            lock.close()
+        self._folder.remove_socket_folder()
 
     async def _lock(self) -> Lock:
-        """Wait for the end of an earlier Postgres, whose relay was killed: it is stopping."""
+        """Wait until no Postgres runs here: one whose relay was killed is stopping."""
         with trio.move_on_after(STOP_PATIENCE):
             while True:
                 lock = Lock.try_acquire(self._folder.postgres_lock)
                 if lock is not None:
                     return lock
-                # If its watchdog was killed too, nobody else tells it.
+                # If its watchdog was killed too, nobody else has told it.
                 self._signal(signal.SIGINT)
                 await trio.sleep(10 * POLL)
         raise ConfigError(f"an earlier Postgres still runs in {self._folder.cluster}")
@@ -190,7 +204,7 @@ class Cluster:
     def _command(self) -> list[str]:
         settings = {
             **SETTINGS,
-            "unix_socket_directories": '"{}"'.format(str(self._socket_folder).replace('"', '""')),
+            "unix_socket_directories": '"{}"'.format(str(self._folder.socket).replace('"', '""')),
         }
         return [
             *(str(self._binaries.postgres), "-D", str(self._folder.cluster)),
@@ -200,7 +214,7 @@ class Cluster:
     def _postmaster(self) -> list[str]:
         """The lines in which Postgres says who it is and how far it got."""
         try:
-            return (self._folder.cluster / "postmaster.pid").read_text().splitlines()
+            return self._pid_file.read_text().splitlines()
         except FileNotFoundError:
             return []
 

@@ -101,7 +101,7 @@ async def _start(folder: DataFolder, postgres_bin: Path | None) -> Cluster:
         binaries = await trio.to_thread.run_sync(
             find_binaries, postgres_bin, account, folder.programs
         )
-        cluster = Cluster(folder, account, binaries, folder.socket_folder(account))
+        cluster = Cluster(folder, account, binaries)
         await cluster.create()
         await cluster.start()
     except OSError as error:
@@ -119,7 +119,11 @@ async def _furnish(cluster: Cluster) -> None:
             if known.fetchone() is None:
                 connection.execute(f"create database {DATABASE}")
 
-    await trio.to_thread.run_sync(create_database)
+    try:
+        await trio.to_thread.run_sync(create_database)
+    except psycopg.OperationalError as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"the embedded Postgres cannot be asked: {said}") from None
     tables = (resources.files(__package__) / "better_auth.sql").read_bytes()
     async with open_database(cluster.url(DATABASE), pool_size=1) as database:
         await database.transact_unhurried(lambda connection: connection.execute(tables))

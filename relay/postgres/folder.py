@@ -5,9 +5,9 @@ Floor 1, a part of `embedded.py`.
     relay.lock     held by the relay that runs Postgres here, for as long as it lives
     postgres.lock  held by Postgres and its watchdog together: free means that none of them lives
     url            how to reach the running Postgres, readable only to us; there while it is ready
-    password       made once, readable only to us
+    password       made with the cluster, readable only to us
     postgres/      the cluster, owned by the user that Postgres runs as
-    postgres.log   what Postgres said since its last start
+    postgres.log   what Postgres said
     socket/        the folder of its Unix socket, or in /tmp where this path is too long for one
     programs/      a copy of Postgres, only where its user cannot reach the installed one
 """
@@ -36,8 +36,8 @@ OUR_NAMES = {
     "url.new",
     "password",
     "password.new",
-    "lent",
-    "lent.new",
+    "password.lent",
+    "password.lent.new",
     "postgres",
     "postgres.new",
     "postgres.log",
@@ -100,8 +100,23 @@ class DataFolder:
         return self.path / "postgres.log"
 
     @property
+    def socket(self) -> Path:
+        """A folder that only the user of Postgres may enter, with a path that a socket can have."""
+        inside = self.path / "socket"
+        # A comma would separate hosts in a Postgres URL.
+        if len(os.fsencode(inside / SOCKET_NAME)) <= LONGEST_SOCKET_PATH and "," not in str(inside):
+            return inside
+        # The same name each time, so that no crash leaves another one behind.
+        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        return Path(f"/tmp/relay-{os.geteuid()}-{name}")  # noqa: S108 - its owner is checked
+
+    @property
     def programs(self) -> Path:
         return self.path / "programs"
+
+    @property
+    def _password(self) -> Path:
+        return self.path / "password"
 
     @property
     def _url(self) -> Path:
@@ -112,54 +127,44 @@ class DataFolder:
 
         A folder with other things in it is left as it is.
         """
-        if {entry.name for entry in self.path.iterdir()} <= OUR_NAMES:
-            self.path.chmod(self.path.stat().st_mode | 0o011)
         obstacle = account.obstacle(self.path, may_read=False)
-        if obstacle is not None:
+        if obstacle == self.path and {entry.name for entry in self.path.iterdir()} <= OUR_NAMES:
+            self.path.chmod(self.path.stat().st_mode | 0o011)
+        elif obstacle is not None:
             raise ConfigError(
                 f"Postgres does not run as root, and other users may not enter {obstacle}:"
                 f" choose another data_dir than {self.path}"
             )
 
-    def make_private(self, path: Path, account: Account | None) -> Path:
-        """Make a folder that only the user of Postgres may enter, and root."""
-        path.mkdir(mode=0o700, exist_ok=True)
-        if account is not None:
-            account.give(path)
-        path.chmod(0o700)
-        return path
-
-    def socket_folder(self, account: Account | None) -> Path:
-        inside = self.path / "socket"
-        if len(os.fsencode(inside / SOCKET_NAME)) <= LONGEST_SOCKET_PATH:
-            return self.make_private(inside, account)
-        # The same name each time, so that no crash leaves another one behind.
-        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        outside = Path(f"/tmp/relay-{os.geteuid()}-{name}")  # noqa: S108 - its owner is checked
+    def make_socket_folder(self, account: Account | None) -> None:
         with suppress(FileExistsError):
-            outside.mkdir(mode=0o700)
-        status = outside.lstat()
-        owners = {os.geteuid(), account.uid if account else os.geteuid()}
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in owners:
-            raise ConfigError(
-                f"{outside} belongs to someone else: choose a data_dir with a shorter path"
-            )
-        return self.make_private(outside, account)
+            make_private(self.socket, account)
+        status = self.socket.lstat()
+        owner = os.geteuid() if account is None else account.uid
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner:
+            raise ConfigError(f"{self.socket} belongs to someone else: remove it")
+
+    def remove_socket_folder(self) -> None:
+        """Leave nothing outside of this folder."""
+        if self.socket.parent != self.path:
+            with suppress(OSError):
+                self.socket.rmdir()
 
     def password(self) -> str:
-        """The password of the cluster, made when it is first asked for."""
-        path = self.path / "password"
-        if not path.exists():
-            _write_private(path, secrets.token_urlsafe(32))
-        return path.read_text()
+        return self._password.read_text()
 
-    def lend(self, text: str, account: Account | None) -> Path:
-        """A file that the user of Postgres can read, and no other; the caller removes it."""
-        path = self.path / "lent"
-        _write_private(path, text)
+    def make_password(self) -> str:
+        password = secrets.token_urlsafe(32)
+        _write_private(self._password, password)
+        return password
+
+    def lend_password(self, account: Account | None) -> Path:
+        """A copy that the user of Postgres can read, and no other; the caller removes it."""
+        copy = self.path / "password.lent"
+        _write_private(copy, self.password())
         if account is not None:
-            account.give(path)
-        return path
+            account.give(copy)
+        return copy
 
     def open_log(self, longest: int) -> IO[bytes]:
         """The log, to append to; begun anew if it is longer than that many bytes."""
@@ -179,6 +184,13 @@ class DataFolder:
 
     def withdraw(self) -> None:
         self._url.unlink(missing_ok=True)
+
+
+def make_private(path: Path, account: Account | None) -> None:
+    """Make a folder that only the user of Postgres may enter, or root."""
+    path.mkdir(mode=0o700)
+    if account is not None:
+        account.give(path)
 
 
 def _write_private(path: Path, text: str) -> None:

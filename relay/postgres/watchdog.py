@@ -1,4 +1,4 @@
-"""The parent of the embedded Postgres: stops it when relay is gone, however relay went.
+"""The parent of the embedded Postgres: stops it when relay is gone, however relay went. Floor 1.
 
 A script of its own, run by `embedded.py` in its own session, so that Ctrl-C in a terminal reaches
 neither it nor Postgres:
@@ -10,6 +10,9 @@ Standard input is a pipe whose other end only relay holds. When it ends, because
 relay ended in whatever way, Postgres is stopped. A pipe belongs to the process; the kernel's signal
 for a parent's death would come when the *thread* that started us ends, and Trio's worker threads
 do so after some seconds of idleness.
+
+Signals that ask for an end are left to relay: systemd sends SIGTERM to all processes of a service,
+and relay needs Postgres until it has drained.
 """
 
 import os
@@ -20,23 +23,25 @@ import sys
 
 # Fast shutdown, immediate shutdown, and the end of patience, with the seconds that each may take.
 STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, None))
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+FOR_RELAY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(arguments: list[str]) -> int:
     lock, account, *command = arguments
-    # Signals arrive as bytes in a pipe, so that one `select` waits for everything.
+    # The end of a child arrives as a byte in a pipe, so that one `select` waits for everything.
     heard, hear = os.pipe()
     os.set_blocking(hear, False)
     signal.set_wakeup_fd(hear)
-    for number in (signal.SIGCHLD, *STOP_SIGNALS):
-        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     server = _start(command, int(lock), account)
-    os.close(int(lock))
+    for number in FOR_RELAY:  # Only now: what is ignored would be inherited as ignored.
+        signal.signal(number, signal.SIG_IGN)
     while server.poll() is None:
-        ready, _, _ = select.select([sys.stdin.fileno(), heard], [], [])
-        if sys.stdin.fileno() in ready or set(os.read(heard, 512)) & set(STOP_SIGNALS):
+        ready, _, _ = select.select([sys.stdin, heard], [], [])
+        if sys.stdin in ready:
             _stop(server)
+        else:
+            os.read(heard, 512)
     return server.returncode
 
 
