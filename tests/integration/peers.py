@@ -1,0 +1,112 @@
+"""Clients that nobody here wrote: those of the `websockets` library, in the hands of a test."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import trio
+from attrs import define, field
+from websockets.exceptions import ConnectionClosed
+from websockets.trio.client import ClientConnection, connect
+
+from tests.integration.relay_process import PATIENCE, RelayProcess
+
+Message = dict[str, Any]
+Close = tuple[int | None, str | None]
+
+
+@define(eq=False)
+class Peer:
+    """One WebSocket."""
+
+    socket: ClientConnection
+    _unread: list[Message] = field(factory=list)
+    """Passed over by `ask`."""
+    _requests: int = 0
+
+    async def send(self, message: Message | str | bytes) -> None:
+        with trio.fail_after(PATIENCE):
+            await self.socket.send(json.dumps(message) if isinstance(message, dict) else message)
+
+    async def receive(self) -> Message:
+        """The next message; `ConnectionClosed` when there is none to come."""
+        return self._unread.pop(0) if self._unread else await self._read()
+
+    async def receive_type(self, kind: str) -> Message:
+        """The next message of a type; others are passed over."""
+        while (message := await self.receive())["type"] != kind:
+            pass
+        return message
+
+    async def ask(self, message: Message) -> Message:
+        """Send a request; returns the `success` or `error` that answers it."""
+        self._requests += 1
+        await self.send({**message, "id": self._requests})
+        while (message := await self._read()).get("id") != self._requests:
+            self._unread.append(message)
+        return message
+
+    async def hear_end(self) -> tuple[list[Message], Close]:
+        """What comes before the Close, and the Close."""
+        heard = []
+        try:
+            while True:
+                heard.append(await self.receive())
+        except ConnectionClosed:
+            return heard, (self.socket.close_code, self.socket.close_reason)
+
+    async def authenticate(self, token: str) -> Message:
+        return await self.ask({"type": "auth", "token": token})
+
+    async def register(self, stream_id: str) -> None:
+        """Produce a stream, and read what comes of that."""
+        reply = await self.ask({"type": "register", "streamId": stream_id})
+        assert reply["code"] == "REGISTERED", reply
+        await self.receive_type("status")
+
+    async def subscribe(self, stream_id: str) -> None:
+        """Watch a stream, and read what comes of that."""
+        reply = await self.ask(
+            {"type": "subscribe", "streamId": stream_id, "consumes": ["video-frame", "alert"]}
+        )
+        assert reply["code"] == "SUBSCRIBED", reply
+        await self.receive_type("status")
+
+    async def send_frame(self, data: bytes, **fields: object) -> None:
+        text = base64.b64encode(data).decode()
+        await self.send({"type": "video-frame", "data": text, **fields})
+
+    async def _read(self) -> Message:
+        with trio.fail_after(PATIENCE):
+            message: Message = json.loads(await self.socket.recv())
+            return message
+
+
+@asynccontextmanager
+async def open_peer(
+    relay: RelayProcess, path: str = "/streams/register", **options: Any
+) -> AsyncIterator[Peer]:
+    """A client with an open WebSocket."""
+    url = relay.url.replace("http:", "ws:") + path
+    plain = {"proxy": None, "ping_interval": None, "max_size": None, "open_timeout": PATIENCE}
+    async with connect(url, **{**plain, **options}) as socket:
+        yield Peer(socket)
+
+
+@asynccontextmanager
+async def login(relay: RelayProcess, token: str, **options: Any) -> AsyncIterator[Peer]:
+    """A client that is authenticated."""
+    async with open_peer(relay, **options) as peer:
+        reply = await peer.authenticate(token)
+        assert reply["code"] == "AUTHENTICATED", reply
+        yield peer
+
+
+def new_stream_id() -> str:
+    """Tests share a relay, but no stream."""
+    return f"stream-{uuid4().hex}"

@@ -1,0 +1,196 @@
+"""The relay as users run it, in a process of its own, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from attrs import define, field
+
+from tests.integration.accounts import Accounts
+from tests.integration.conftest import PostgresServer
+
+RELAY = (sys.executable, "-m", "relay")
+PATIENCE = 30.0
+"""Seconds that anything may take on a busy machine; a test that waits so long has failed."""
+
+
+@define(eq=False)
+class RelayProcess:
+    """A relay that listens."""
+
+    url: str
+    """`http://HOST:PORT`."""
+    _process: subprocess.Popen[bytes]
+    _stderr: Path
+    _stdout: list[str] = field(factory=list)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr so far."""
+        return self._stderr.read_text()
+
+    @property
+    def output(self) -> str:
+        """All that it wrote, once it has ended."""
+        assert self._process.stdout is not None
+        assert not self.running
+        self._stdout.append(self._process.stdout.read().decode())
+        return "".join(self._stdout) + self.log
+
+    @property
+    def memory(self) -> int:
+        """Bytes that are resident."""
+        shown = subprocess.run(
+            ["ps", "-o", "rss=", "-p", str(self._process.pid)], check=True, capture_output=True
+        )
+        return int(shown.stdout) * 1024
+
+    async def get(self, path: str, method: str = "GET") -> httpx.Response:
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+            return await client.request(method, self.url + path)
+
+    async def stats(self) -> dict[str, Any]:
+        totals: dict[str, Any] = (await self.get("/stats")).json()
+        return totals
+
+    async def until_logged(self, text: str) -> None:
+        async def logged() -> bool:
+            return text in self.log
+
+        await until(logged)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait for the end of the process; returns its exit code."""
+        return await trio.to_thread.run_sync(self._process.wait, PATIENCE)
+
+    def end(self) -> int:
+        """End it the way a service manager does, if it still runs; returns its exit code."""
+        self._process.terminate()
+        try:
+            return self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+
+@contextmanager
+def start_relay(
+    *arguments: str,
+    database_url: str | None = None,
+    command: Sequence[str] = (*RELAY, "serve"),
+    flawless: bool = True,
+) -> Iterator[RelayProcess]:
+    """A relay on a free port of 127.0.0.1 that is ready, and ended with the block.
+
+    One that is `flawless` logs no traceback and, unless the test ended it, ends with 0.
+    """
+    with TemporaryDirectory(prefix="relay-test-") as folder:
+        stderr = Path(folder) / "stderr"
+        with stderr.open("wb") as sink:
+            process = subprocess.Popen(
+                [*command, "--bind", "127.0.0.1:0", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                env=environment(database_url),
+                bufsize=0,
+            )
+        with process:
+            try:
+                line = _first_line(process)
+                listening = re.fullmatch(r"relay listening on (http://127\.0\.0\.1:\d+)\n", line)
+                assert listening, f"it said {line!r}\n{stderr.read_text()}"
+                relay = RelayProcess(listening[1], process, stderr, [line])
+                yield relay
+            except BaseException:
+                process.kill()
+                print(stderr.read_text())  # noqa: T201 (pytest shows it beside the failure)
+                raise
+            ended_by_test = not relay.running
+            code = relay.end()
+            if flawless:
+                assert "Traceback" not in relay.log, relay.log
+                assert ended_by_test or code == 0, relay.log
+
+
+def run_relay(*arguments: str, database_url: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*RELAY, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment(database_url),
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def environment(database_url: str | None) -> dict[str, str]:
+    given = {} if database_url is None else {"RELAY_DATABASE_URL": database_url}
+    return {**os.environ, **given}
+
+
+def processes_about(text: str) -> list[str]:
+    """The command lines of the processes that have this in theirs."""
+    shown = subprocess.run(["ps", "-A", "-ww", "-o", "args="], check=True, capture_output=True)
+    return [line for line in shown.stdout.decode().splitlines() if text in line]
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something is so; fail when that takes too long."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            if await condition():
+                return
+            await trio.sleep(0.02)
+
+
+def _first_line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
+    return process.stdout.readline().decode() if ready else ""
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with all tables, shared by the tests of a module."""
+    with postgres_server.database("relay") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def accounts(database_url: str) -> Accounts:
+    return Accounts(database_url)
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    """A relay that the tests of a module share."""
+    with start_relay(database_url=database_url) as relay:
+        yield relay
