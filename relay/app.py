@@ -1,7 +1,7 @@
 """The composition root: opens the store, the services, the hub and the listeners. Floor 5.
 
-They are nested so that each outlives what leans on it: connections end before the services that answer
-them, and those before the database.
+They are nested so that each outlives what leans on it: connections end before the services that
+answer them, and those before the database.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from relay.postgres.streams import StreamOwners
 from relay.server import Server
 from relay.session import Services
 from relay.supervisor import Supervisor
-from relay.transport.listener import Listener, listen
+from relay.transport.listener import listen
 from relay.web.app import Reports, make_app
 from relay.web.http import HttpServer
 
@@ -55,14 +55,16 @@ class Store:
 @asynccontextmanager
 async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
     """The database that the settings name, or the embedded one, which is started if need be."""
-    async with _database_url(settings) as url:
-        async with open_database(
+    async with (
+        _database_url(settings) as url,
+        open_database(
             url,
             pool_size=settings.database_pool,
             statement_timeout=settings.statement_timeout,
             connect_timeout=settings.connect_timeout,
-        ) as database:
-            yield database
+        ) as database,
+    ):
+        yield database
 
 
 @asynccontextmanager
@@ -98,8 +100,8 @@ async def serve(
 ) -> None:
     """Run a relay; started with its addresses, as `http://HOST:PORT`.
 
-    On SIGTERM or SIGINT it tells its peers, drains and returns; a second one raises `StoppedAtOnce`.
-    When cancelled it ends at once, too.
+    On SIGTERM or SIGINT it tells its peers, drains and returns; a second one raises
+    `StoppedAtOnce`. When cancelled it ends at once, too.
     """
     addresses = [(address.host, address.port) for address in settings.addresses]
     listeners = await listen(addresses, stall_timeout=settings.stall_timeout)
@@ -134,7 +136,11 @@ class Relay:
         dispatch = AlertDispatch(store.alerts, hub.deliver)
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
         supervisor = Supervisor(
-            {"verification": verifier, "alert-intake": intake, "alert-dispatch": dispatch}
+            {
+                "verification": verifier.service,
+                "alert-intake": intake.service,
+                "alert-dispatch": dispatch,
+            }
         )
         timing = Timing(
             auth_timeout=settings.auth_timeout,
@@ -168,12 +174,12 @@ class Relay:
 
 
 async def _drain_on_signal(
-    relay: Relay, timeout: float, *, task_status: trio.TaskStatus[None]
+    relay: Relay, drain_timeout: float, *, task_status: trio.TaskStatus[None]
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         await anext(signals)
-        relay.server.drain(timeout)
+        relay.server.drain(drain_timeout)
         await anext(signals)
         raise StoppedAtOnce
 

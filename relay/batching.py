@@ -1,7 +1,7 @@
 """Many askers, one question to the store. Floor 1.
 
-Whatever waits when the store is free goes into one call: a thousand phones that reconnect at once are
-a few queries, and alerts that arrive together share a commit.
+Whatever waits when the store is free goes into one call: a thousand phones that reconnect at once
+are a few queries, and alerts that arrive together share a commit.
 """
 
 from __future__ import annotations

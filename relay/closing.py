@@ -1,8 +1,8 @@
 """How a connection may end: one table of endings. Floor 0.
 
-Each ending is one value: it is what the code ends a connection with, the `error` that says goodbye, the
-close code and reason that echo it, and the name in the log and the metrics. Codes from 4000 to 4499
-ask the client to come back, those from 4500 tell it not to (section 5 of the protocol).
+Each ending is one value: it is what the code ends a connection with, the `error` that says goodbye,
+the close code and reason that echo it, and the name in the log and the metrics. Codes from 4000 to
+4499 ask the client to come back, those from 4500 tell it not to (section 5 of the protocol).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import msgspec
 import structlog
 import trio
 from attrs import define, field, frozen
@@ -40,7 +41,7 @@ PATHS = ("/streams/register", "/streams/subscribe")
 SUBPROTOCOLS = ("relay.v1.json",)
 ELSEWHERE = f"There is nothing here. WebSockets are at {' and '.join(PATHS)}."
 TOKEN_PARAMETERS = {"token", "access_token", "session_token"}
-TOKEN_IN_URL = (
+NOT_IN_URL = (
     "A token in the URL ends up in logs and histories. Connect without one and send"
     ' {"type": "auth", "token": ...} as the first message.'
 )
@@ -125,7 +126,8 @@ class Connection:
             self.end(Ending.INTERNAL_ERROR)
             log.exception("connection failed", connection=self.accepted)
         finally:
-            await self._leave()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE):
+                await self._leave()
 
     def end(self, ending: Ending, *, request_id: RequestId = None) -> None:
         """End the connection; the first reason given is the one that counts.
@@ -137,7 +139,8 @@ class Connection:
             self._life.cancel()
 
     def tell(self, message: ServerMessage) -> None:
-        """Send a message, ahead of video; a peer that lets too many wait is too slow. Never waits."""
+        """Send a message, ahead of video; a peer that lets too many wait is too slow. Never
+        waits."""
         if not self._mailbox.post(wire.frame(wire.TEXT, encode(message))):
             self.end(Ending.TOO_SLOW)
 
@@ -194,7 +197,7 @@ class Connection:
         if handshake.path not in PATHS:
             ending, status, why = Ending.NOT_FOUND, 404, ELSEWHERE
         elif handshake.query_names & TOKEN_PARAMETERS:
-            ending, status, why = Ending.HANDSHAKE_REFUSED, 400, TOKEN_IN_URL
+            ending, status, why = Ending.HANDSHAKE_REFUSED, 400, NOT_IN_URL
         elif offered and not known:
             why = f"None of the subprotocols offered is known: {', '.join(SUBPROTOCOLS)}"
             ending, status = Ending.HANDSHAKE_REFUSED, 400
@@ -334,21 +337,20 @@ class Connection:
         self._welcome(request, identity)
 
     def _welcome(self, request: Auth, identity: Identity) -> None:
-        user = identity if isinstance(identity, User) else None
-        self.tell(
-            Success(
-                code="AUTHENTICATED",
-                message="Authentication successful",
-                id=request.id,
-                user_id=user and user.user_id,
-                session_id=user and user.session_id,
-                expires_at=user and int(user.expires_at.timestamp() * 1000),
+        welcome = Success(code="AUTHENTICATED", message="Authentication successful", id=request.id)
+        if isinstance(identity, User):
+            welcome = msgspec.structs.replace(
+                welcome,
+                user_id=identity.user_id,
+                session_id=identity.session_id,
+                expires_at=int(identity.expires_at.timestamp() * 1000),
             )
-        )
+        self.tell(welcome)
 
     def _log_auth(self, result: str) -> None:
         log.info(
-            f"authentication {result}",
+            "authentication",
+            result=result,
             connection=self.accepted,
             peer=self._stream.link.peer,
         )
@@ -370,8 +372,7 @@ class Connection:
         if ending is not Ending.HTTP_ANSWERED:
             log.info("connection ended", connection=self.accepted, ending=ending.label)
         if self._upgraded and ending.value.code is not None:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE):
-                await self._say_goodbye(ending)
+            await self._say_goodbye(ending)
         await self._stream.aclose()
 
     async def _say_goodbye(self, ending: Ending) -> None:

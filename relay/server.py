@@ -16,7 +16,8 @@ from relay.transport.stream import FrameStream
 
 LEAST_SPREAD = 1000
 SPREAD_EACH = 10
-"""Milliseconds over which clients are asked to spread their return: at least, and per connection."""
+"""Milliseconds over which clients are asked to spread their return: at least, and per
+connection."""
 
 log = structlog.get_logger()
 
@@ -59,6 +60,6 @@ class Server:
         log.info("draining", connections=len(self._connections))
         spread = LEAST_SPREAD + SPREAD_EACH * len(self._connections)
         for connection in list(self._connections):
-            connection.restart(random.randrange(spread))
+            connection.restart(random.randrange(spread))  # noqa: S311, no secret
         self._serving.deadline = trio.current_time() + timeout
         self._accepting.cancel()

@@ -1,7 +1,7 @@
 """What an authenticated peer may do. Floor 3.
 
-Every operation is guarded here, and each is answered: with a `success`, or with an `error` that says
-why not. Frames alone go unanswered.
+Every operation is guarded here, and each is answered: with a `success`, or with an `error` that
+says why not. Frames alone go unanswered.
 """
 
 from __future__ import annotations

@@ -43,9 +43,11 @@ class Supervised:
 class Supervisor:
     """The nursery of the services."""
 
-    services: Mapping[str, Supervised] = field(
-        converter=lambda services: {name: Supervised(each) for name, each in services.items()}
-    )
+    _given: Mapping[str, Service]
+    services: dict[str, Supervised] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.services = {name: Supervised(each) for name, each in self._given.items()}
 
     @property
     def ready(self) -> bool:

@@ -94,10 +94,14 @@ def install(
     """Bring the environment in `folder` to what `sources` ask, unless a stamp says that it is."""
     stamps = [folder / f"{purpose}.stamp" for purpose in purposes]
     wanted = f"{foundation()}\n{fingerprint(sources)}\n"
-    if all(read(stamp) == wanted for stamp in stamps):
+
+    def is_there() -> bool:
+        return python_of(folder).exists() and all(read(stamp) == wanted for stamp in stamps)
+
+    if is_there():
         return
     with alone_in(folder) as lock:
-        if all(read(stamp) == wanted for stamp in stamps):  # another start was quicker
+        if is_there():  # another start was quicker
             return
         say(f"installing {what} into {folder} with Python {platform.python_version()}")
         if not usable(folder):
@@ -110,6 +114,10 @@ def install(
         for stamp in stamps:
             stamp.write_text(wanted)
         log.unlink()
+
+
+def python_of(folder: Path) -> Path:
+    return folder / "bin" / "python"
 
 
 def foundation() -> str:
@@ -148,7 +156,7 @@ def alone_in(folder: Path) -> Iterator[int]:
 
 def usable(folder: Path) -> bool:
     """Whether packages can be added to what is there, or it has to be built anew."""
-    if not (folder / "bin" / "python").exists() or not (folder / "pyvenv.cfg").exists():
+    if not python_of(folder).exists() or not (folder / "pyvenv.cfg").exists():
         return False
     if "Installing collected packages" in (read(folder / "install.log") or ""):
         return False  # what was cut off after this line may look whole and not be
@@ -175,7 +183,7 @@ def pip(folder: Path, arguments: Sequence[str], log: Path, lock: int) -> None:
     # PIP_USER: whoever has `user = true` in pip's settings does not mean virtual environments.
     with log.open("a") as output:
         done = subprocess.run(
-            [folder / "bin" / "python", "-Iu", "-m", "pip", "install", *arguments],
+            [python_of(folder), "-Iu", "-m", "pip", "install", *arguments],
             cwd=PROJECT,
             env={**os.environ, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
             stdin=subprocess.DEVNULL,

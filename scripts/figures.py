@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 RELAY = [sys.executable, "-m", "relay"]
 SPARE_FILES = 200
@@ -62,9 +62,29 @@ class Peer:
         self.buffer.clear()
 
 
+@frozen
+class Target:
+    """A relay process and where it listens."""
+
+    pid: int
+    host: str
+    port: int
+
+    def stats(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"http://{self.host}:{self.port}/stats") as answer:
+            totals: dict[str, int] = json.load(answer)
+            return totals
+
+    def resident(self) -> int:
+        """Bytes of memory."""
+        command = ["ps", "-o", "rss=", "-p", str(self.pid)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return int(output) * 1024
+
+
 @contextmanager
-def running_relay(data_dir: Path) -> Iterator[tuple[int, str, int]]:
-    """A relay process; gives its pid, host and port."""
+def running_relay(data_dir: Path) -> Iterator[Target]:
+    """A relay that is stopped at the end."""
     command = [*RELAY, "serve", "--bind", "127.0.0.1:0", "--data-dir", str(data_dir)]
     command += ["--profile", "load", "--log-level", "warning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -74,37 +94,23 @@ def running_relay(data_dir: Path) -> Iterator[tuple[int, str, int]]:
             address = re.search(r"http://(.+):(\d+)", ready)
             if address is None:
                 raise SystemExit(f"relay did not start: {ready!r}")
-            yield process.pid, address[1], int(address[2])
+            yield Target(process.pid, address[1], int(address[2]))
         finally:
             process.send_signal(signal.SIGTERM)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory of a process."""
-    output = subprocess.run(
-        ["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True
-    ).stdout
-    return int(output) * 1024
-
-
-def stats(host: str, port: int) -> dict[str, int]:
-    with urllib.request.urlopen(f"http://{host}:{port}/stats") as answer:
-        totals: dict[str, int] = json.load(answer)
-        return totals
-
-
-async def measure(pid: int, host: str, port: int, token: str, storm: int, idle: int) -> None:
+async def measure(relay: Target, token: str, storm: int, idle: int) -> None:
     peers: list[Peer] = []
-    before = resident(pid)
-    asked = stats(host, port)
+    before = relay.resident()
+    asked = relay.stats()
 
     async def join(number: int) -> None:
         """Connect so many, 50 at a time, and upgrade them."""
 
         async def one() -> None:
             async with places:
-                peer = Peer(await trio.open_tcp_stream(host, port))
-                await peer.upgrade(host)
+                peer = Peer(await trio.open_tcp_stream(relay.host, relay.port))
+                await peer.upgrade(relay.host)
                 peers.append(peer)
 
         places = trio.CapacityLimiter(50)
@@ -118,7 +124,7 @@ async def measure(pid: int, host: str, port: int, token: str, storm: int, idle: 
         for peer in peers:
             nursery.start_soon(peer.authenticate, token)
     seconds = trio.current_time() - start
-    after = stats(host, port)
+    after = relay.stats()
     queries = after["verification_queries"] - asked["verification_queries"]
     print(f"{storm} connections authenticate at once: {seconds:.2f} s, {queries} queries")
 
@@ -129,7 +135,7 @@ async def measure(pid: int, host: str, port: int, token: str, storm: int, idle: 
             for peer in peers[known:]:
                 nursery.start_soon(peer.authenticate, token)
     await trio.sleep(1)
-    each = (resident(pid) - before) / len(peers) / 1024
+    each = (relay.resident() - before) / len(peers) / 1024
     print(f"{len(peers)} idle authenticated connections: {each:.1f} KiB of memory each")
     for peer in peers:
         await peer.stream.aclose()
@@ -146,13 +152,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="relay-figures-") as folder:
         Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
         data_dir = Path(folder) / "data"
-        with running_relay(data_dir) as (pid, host, port):
+        with running_relay(data_dir) as relay:
             command = [*RELAY, "token", "session", "--user", "figures@example.com"]
             command += ["--data-dir", str(data_dir)]
             token = subprocess.run(command, capture_output=True, text=True, check=True)
-            trio.run(
-                measure, pid, host, port, token.stdout.strip(), options.storm, options.idle
-            )
+            trio.run(measure, relay, token.stdout.strip(), options.storm, options.idle)
 
 
 if __name__ == "__main__":

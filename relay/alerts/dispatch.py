@@ -1,7 +1,7 @@
 """Hands stored alerts to the consumers that are connected. Floor 2.
 
-It reads them from the table in the order of their commits, from where it last was: what was committed
-is dispatched, also when this service failed in between.
+It reads them from the table in the order of their commits, from where it last was: what was
+committed is dispatched, also when this service failed in between.
 """
 
 from __future__ import annotations

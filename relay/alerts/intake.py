@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
-import trio
 from attrs import define, field
 
 from relay.batching import Batcher
@@ -16,29 +14,25 @@ from relay.postgres.alerts import AlertTable
 
 @define(eq=False)
 class AlertIntake:
-    """The supervised service that commits alerts before they are acknowledged."""
+    """Commits alerts before they are acknowledged."""
 
     _table: AlertTable
     _metrics: Metrics
     _stored: Callable[[], object]
     """Called after each commit: there may be something to dispatch."""
-    _batcher: Batcher[NewAlert, StoredAlert | None] = field(init=False)
+    service: Batcher[NewAlert, StoredAlert | None] = field(init=False)
+    """Runs under the supervisor."""
 
     def __attrs_post_init__(self) -> None:
-        self._batcher = Batcher(self._store)
+        self.service = Batcher(self._store)
 
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
         """The alert as committed; None when its stream is unknown or not the sender's.
 
-        `StoreUnavailable` when it cannot be stored now: then it may or may not be, and only the same
-        `alert_key` again is safe from storing it twice.
+        `StoreUnavailable` when it cannot be stored now: then it may or may not be, and only the
+        same `alert_key` again is safe from storing it twice.
         """
-        return await self._batcher.ask(alert)
-
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> NoReturn:
-        await self._batcher.run(task_status=task_status)
+        return await self.service.ask(alert)
 
     async def _store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | None]:
         stored = await self._table.store(alerts)

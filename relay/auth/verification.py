@@ -7,9 +7,7 @@ logout counts from the next verification on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
-import trio
 from attrs import define, field
 
 from relay.batching import Batcher
@@ -21,15 +19,16 @@ from relay.postgres.sessions import BetterAuthSessions
 
 @define(eq=False)
 class Verifier:
-    """The supervised service that tells whose token it is."""
+    """Tells whose token it is."""
 
     _sessions: BetterAuthSessions
     _services: ServiceTokens
     _metrics: Metrics
-    _batcher: Batcher[str, Identity | None] = field(init=False)
+    service: Batcher[str, Identity | None] = field(init=False)
+    """Runs under the supervisor."""
 
     def __attrs_post_init__(self) -> None:
-        self._batcher = Batcher(self._look_up)
+        self.service = Batcher(self._look_up)
 
     async def verify(self, token: str) -> Identity | None:
         """Whose token it is; None for one that is unknown or expired.
@@ -38,12 +37,7 @@ class Verifier:
         deadline is the caller's.
         """
         self._metrics.verifications += 1
-        return await self._batcher.ask(token)
-
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> NoReturn:
-        await self._batcher.run(task_status=task_status)
+        return await self.service.ask(token)
 
     async def _look_up(self, tokens: Sequence[str]) -> list[Identity | None]:
         # No text in Postgres holds U+0000, and it refuses a query that does.

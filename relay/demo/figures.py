@@ -38,7 +38,7 @@ class Rate:
 
 @define(eq=False)
 class Figures:
-    """Counts of one participant, from its first frame on where they are rates."""
+    """The counts of one participant."""
 
     name: str
     meter: Meter = field(factory=Meter)
@@ -50,6 +50,7 @@ class Figures:
     alerts_out: int = 0
     alerts_in: int = 0
     first: Reading | None = None
+    """Right after the first frame: rates are taken from there."""
     _ages: Counter[int] = field(factory=Counter)
     """How many frames were so many ms old when they came."""
     _last_seq: int | None = None
@@ -63,8 +64,8 @@ class Figures:
                 self.alerts_in += 1
 
     def count_sent_frame(self) -> None:
-        self.first = self.first or self.read()
         self.frames_out += 1
+        self.first = self.first or self.read()
 
     def read(self) -> Reading:
         frames = self.frames_in + self.frames_out
@@ -80,8 +81,8 @@ class Figures:
         return None
 
     def _take_frame(self, frame: Frame) -> None:
-        self.first = self.first or self.read()
         self.frames_in += 1
+        self.first = self.first or self.read()
         self._ages[now_ms() - frame.received_at] += 1
         if self._last_seq is not None and frame.seq > self._last_seq:
             self.missed += frame.seq - self._last_seq - 1

@@ -38,7 +38,8 @@ class Consumer:
         self._put, self._get = trio.open_memory_channel(1)
 
     def offer(self, frame: Frame) -> None:
-        """Write the frame if the connection is idle, else let it wait. Never waits, never raises."""
+        """Write the frame if the connection is idle, else let it wait. Never waits, never
+        raises."""
         if self._closed:
             return
         if not self.in_line and self._outlet.write_now(frame.json):

@@ -1,7 +1,7 @@
 """All streams of this relay. Floor 2.
 
-Everything here happens at once, without waiting, but for a publish to a large audience: so there are
-no locks, and no order of events in which a stream is half changed.
+Everything here happens at once, without waiting, but for a publish to a large audience: so there
+are no locks, and no order of events in which a stream is half changed.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ async def open_database(
     try:
         yield database
     finally:
-        await database._close()
+        await database._close()  # noqa: ASYNC102 - it shields itself
 
 
 @define(eq=False)

@@ -1,4 +1,5 @@
-"""The byte pipe below a stream: a non-blocking socket, or anything that behaves like one. Floor 1."""
+"""The byte pipe below a stream: a non-blocking socket, or anything that behaves like one. Floor
+1."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Link(Protocol):
         """Take what fits now and return how much; `BlockingIOError` when nothing does."""
 
     def recv_into(self, buffer: memoryview) -> int:
-        """Fill the buffer as far as there are bytes; 0 at their end, `BlockingIOError` for none yet."""
+        """Fill the buffer as far as there are bytes; 0 at their end, `BlockingIOError` for none
+        yet."""
 
     def unsent(self) -> int | None:
         """Bytes taken that have not left this machine; None where that cannot be told."""
@@ -66,7 +68,7 @@ class SocketLink:
     _unsent: array.array[int] = field(factory=lambda: array.array("i", [0]))
 
     def __attrs_post_init__(self) -> None:
-        self.socket.setblocking(False)
+        self.socket.setblocking(False)  # noqa: FBT003
         if self.socket.family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):

@@ -1,12 +1,12 @@
 """The one way out of a connection. Floor 1.
 
-The unsent rest of a begun frame (`_tail`) belongs to the outlet and not to a task: whoever writes next
-finishes it first, so no cancellation can cut a frame, and no tail means a frame boundary. trio-websocket's
-control frames and our data frames take turns under one first-in-first-out lock.
+The unsent rest of a begun frame (`_tail`) belongs to the outlet and not to a task: whoever writes
+next finishes it first, so no cancellation can cut a frame, and no tail means a frame boundary.
+trio-websocket's control frames and our data frames take turns under one first-in-first-out lock.
 
 A frame is written at once, without waiting and without the lock, when the whole connection is idle:
-the writer is parked, nothing is in line, there is no tail, and the kernel holds little that is unsent.
-Otherwise its source gets in line, and the writer asks it for a frame as late as possible.
+the writer is parked, nothing is in line, there is no tail, and the kernel holds little that is
+unsent. Otherwise its source gets in line, and the writer asks it for a frame as late as possible.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Outlet:
         return self._closing
 
     def write_now(self, frame: bytes) -> bool:
-        """Write a frame if the connection is idle; False when it has to queue. Never waits or raises."""
+        """Write a frame if the connection is idle; False when it has to queue. Never waits or
+        raises."""
         if self._credit <= 0 and not self._ask():
             return False
         try:

@@ -56,7 +56,8 @@ class Splicer:
 
     def filled(self, count: int) -> Buffer:
         """Say that `count` bytes were put into `missing`; returns the frame once it is whole."""
-        assert self.missing is not None and self._cut is not None
+        assert self.missing is not None
+        assert self._cut is not None
         self.missing = self.missing[count:]
         if self.missing:
             return b""
@@ -95,7 +96,8 @@ class Splicer:
             or (control and (length > LONGEST_CONTROL or not first & FIN))
             or (not control and (opcode == CONTINUATION) != (self._fragments is not None))
         ):
-            return self._break(Ending.PROTOCOL_ERROR)
+            self._break(Ending.PROTOCOL_ERROR)
+            return None
         header = 2
         if length >= 126:
             header = 4 if length == 126 else 10
@@ -104,9 +106,11 @@ class Splicer:
             shortest = 126 if length == 126 else 1 << 16
             length = int.from_bytes(data[2:header], "big")
             if length < shortest or length >= 1 << 63:
-                return self._break(Ending.PROTOCOL_ERROR)
+                self._break(Ending.PROTOCOL_ERROR)
+                return None
         if not control and length + len(self._fragments or b"") > self.max_message:
-            return self._break(Ending.MESSAGE_TOO_BIG)
+            self._break(Ending.MESSAGE_TOO_BIG)
+            return None
         return header + 4 + length
 
     def _keep(self, data: memoryview, size: int) -> None:

@@ -1,8 +1,8 @@
 """One connection's bytes, shared by trio-websocket and the relay. Floor 1.
 
-Before the handshake this is a plain `trio.abc.Stream`, good for HTTP too. From `splice_after_handshake`
-on, trio-websocket reads the handshake and the control frames only, one at a time; whole data messages
-go to `on_message`, in order, while it waits for its next bytes.
+Before the handshake this is a plain `trio.abc.Stream`, good for HTTP too. From
+`splice_after_handshake` on, trio-websocket reads the handshake and the control frames only, one at
+a time; whole data messages go to `on_message`, in order, while it waits for its next bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ READS_IN_A_ROW = 4
 """After data there is often more: so often the socket is read before Trio is asked to wait."""
 
 _scratch = memoryview(bytearray(256 * 1024))
-"""Shared by all streams: in use between a `recv_into` and the end of its `feed`, never over an await."""
+"""Shared by all streams: in use between a `recv_into` and the end of its `feed`, never over an
+await."""
 
 
 class HeadTooBig(Exception):
@@ -48,7 +49,7 @@ class FrameStream(trio.abc.Stream):
     """Read by `read_head` and not given on yet."""
     _splicer: Splicer | None = None
     _on_message: Callable[[Message], Awaitable[None]] | None = None
-    _on_fault: Callable[[Ending], object] = field(default=lambda ending: None)
+    _on_fault: Callable[[Ending], object] = field(default=lambda _ending: None)
     _rest: Buffer = b""
     """Bytes behind the head or behind a full batch of messages, not looked at yet."""
 
@@ -64,7 +65,8 @@ class FrameStream(trio.abc.Stream):
     async def read_head(self) -> bytes:
         """The request head up to its blank line, to be read again by whoever serves the request.
 
-        Raises `trio.EndOfChannel` when the bytes end first, `HeadTooBig` when the line does not come.
+        Raises `trio.EndOfChannel` when the bytes end first, `HeadTooBig` when the line does not
+        come.
         """
         while (end := self._head.find(b"\r\n\r\n")) < 0:
             if len(self._head) > MAX_HEAD:
@@ -82,7 +84,8 @@ class FrameStream(trio.abc.Stream):
         on_message: Callable[[Message], Awaitable[None]],
         on_fault: Callable[[Ending], object],
     ) -> None:
-        """From here on give data messages to `on_message`, and breaches of the protocol to `on_fault`.
+        """From here on give data messages to `on_message`, and breaches of the protocol to
+        `on_fault`.
 
         Call it between `read_head` and the handshake: what follows the head is already spliced.
         """

@@ -6,7 +6,6 @@ import struct
 
 from relay.transport.link import Buffer
 
-
 CONTINUATION, TEXT, BINARY = 0, 1, 2
 CLOSE, PING, PONG = 8, 9, 10
 """Opcodes. Plain integers: they are compared for every frame."""

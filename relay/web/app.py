@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from relay.connection import TOKEN_IN_URL, TOKEN_PARAMETERS
+from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -75,7 +75,7 @@ def _guarded(
 ) -> Callable[[Request], Awaitable[Response]]:
     async def guarded(request: Request) -> Response:
         if TOKEN_PARAMETERS & request.query_params.keys():
-            raise HTTPException(400, TOKEN_IN_URL)
+            raise HTTPException(400, NOT_IN_URL)
         return await endpoint(request)
 
     return guarded

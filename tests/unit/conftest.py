@@ -1,7 +1,7 @@
 """A clock that jumps, for the modules that ask for it with `pytestmark = pytest.mark.mock_clock`.
 
-pytest-trio's `autojump_clock` works only in the signature of each test; and this is not for tests with
-threads, during which the clock would jump.
+pytest-trio's `autojump_clock` works only in the signature of each test; and this is not for tests
+with threads, during which the clock would jump.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A relay without sockets: memory links, a client on wsproto, and a verifier that knows a few tokens."""
+"""A relay without sockets: memory links, a client on wsproto, and a verifier that knows a few
+tokens."""
 
 from __future__ import annotations
 
@@ -304,7 +305,7 @@ class Relay:
     tokens: Tokens = field(factory=Tokens)
     owners: Owners = field(factory=Owners)
     metrics: Metrics = field(factory=Metrics)
-    timing: Timing = Timing(10.0, 25.0, 120.0, 1 << 20)
+    timing: Timing = field(factory=lambda: Timing(10.0, 25.0, 120.0, 1 << 20))
     hub: Hub = field(init=False)
     alerts: Alerts = field(init=False)
     connections: list[Connection] = field(factory=list)

@@ -160,13 +160,48 @@ async def test_a_stream_that_breaks_is_code_1006() -> None:
                 await use()
 
 
-async def test_leaving_closes_normally_and_an_error_of_the_body_comes_out_as_it_is() -> None:
-    async with serve(echo) as where:
-        with pytest.raises(KeyError, match="mine"):
-            async with dial(f"ws://{where}") as socket:
-                raise KeyError("mine")
+@asynccontextmanager
+async def expect_normal_close() -> AsyncIterator[str]:
+    """A server that has to get our Close, and nothing before it."""
+    codes, closed = trio.open_memory_channel[int](1)
+
+    async def listen(request: Request) -> None:
+        socket = await request.accept()
+        with pytest.raises(trio_websocket.ConnectionClosed) as caught:
+            await socket.get_message()
+        assert caught.value.reason
+        await codes.send(caught.value.reason.code)
+
+    async with serve(listen) as where:
+        yield where
+        with trio.fail_after(5):
+            assert await closed.receive() == 1000
+
+
+async def test_leaving_closes_normally() -> None:
+    async with expect_normal_close() as where:
+        async with dial(f"ws://{where}") as socket:
+            pass
         with pytest.raises(Closed, match=r"^closed with 1000"):
             await socket.receive()
+
+
+async def test_an_error_of_the_body_closes_normally_and_comes_out_as_it_is() -> None:
+    async with expect_normal_close() as where:
+        with pytest.raises(KeyError, match="mine"):
+            async with dial(f"ws://{where}"):
+                raise KeyError("mine")
+
+
+async def test_a_cancelled_client_still_says_goodbye_and_waits_no_longer_than_it_takes() -> None:
+    async with expect_normal_close() as where:
+        before = trio.current_time()
+        with trio.CancelScope() as scope:
+            async with dial(f"ws://{where}"):
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert trio.current_time() - before < GOODBYE_SECONDS / 2
 
 
 async def test_a_ping_after_our_close_does_no_harm() -> None:
@@ -197,17 +232,6 @@ async def test_a_server_that_does_not_answer_our_close_is_left_soon(
     assert trio.current_time() - before == pytest.approx(GOODBYE_SECONDS)
     await stream.receive_some()  # our Close
     assert await stream.receive_some() == b""
-
-
-async def test_a_cancelled_client_still_says_goodbye() -> None:
-    async with serve(echo) as where:
-        with trio.CancelScope() as scope:
-            async with dial(f"ws://{where}") as socket:
-                scope.cancel()
-                await trio.sleep_forever()
-        assert scope.cancelled_caught
-        with pytest.raises(Closed, match=r"^closed with 1000"):
-            await socket.receive()
 
 
 async def test_a_cancelled_send_breaks_the_connection_instead_of_leaving_half_a_message() -> None:

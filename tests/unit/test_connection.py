@@ -93,7 +93,9 @@ async def test_guesses_do_not_move_the_deadline(relay: Relay) -> None:
     assert trio.current_time() - start == pytest.approx(10)
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /streams/register HTTP/1.1\r\nHost: re", b"\x16\x03\x01"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /streams/register HTTP/1.1\r\nHost: re", b"\x16\x03\x01"]
+)
 async def test_half_a_handshake_and_silence_closes_the_connection(
     relay: Relay, sent: bytes
 ) -> None:

@@ -30,6 +30,19 @@ async def test_missed_frames_are_the_gaps_in_seq_after_the_first_frame() -> None
     assert figures.missed == 7
 
 
+async def test_rates_count_from_the_first_frame(autojump_clock: trio.testing.MockClock) -> None:
+    figures = Figures("viewer")
+    figures.meter.received = 999
+    for seq in range(51):
+        figures.meter.received += 1000
+        figures.take(frame(seq))
+        assert figures.first
+        rate = Rate.between(figures.first, figures.read())
+        await trio.sleep(0.04)
+    assert rate.fps == pytest.approx(25)
+    assert rate.megabits == pytest.approx(0.2)
+
+
 async def test_alerts_are_counted_and_what_is_neither_is_not() -> None:
     figures = Figures("viewer")
     figures.take(Alert(1, "demo", "low", "", 0))

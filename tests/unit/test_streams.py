@@ -377,9 +377,7 @@ async def test_an_alert_with_the_store_away_is_not_acknowledged(relay: Relay) ->
     await relay.phone("s")
     sentry = await relay.login(SENTRY)
     relay.alerts.away = True
-    reply = await sentry.ask(
-        {"type": "alert", "streamId": "s", "severity": "low", "message": "m"}
-    )
+    reply = await sentry.ask({"type": "alert", "streamId": "s", "severity": "low", "message": "m"})
     assert reply["code"] == "STORE_UNAVAILABLE"
 
 
