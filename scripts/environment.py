@@ -96,7 +96,7 @@ def install(
     wanted = f"{foundation()}\n{fingerprint(sources)}\n"
 
     def is_there() -> bool:
-        return python_of(folder).exists() and all(read(stamp) == wanted for stamp in stamps)
+        return os.access(python_of(folder), os.X_OK) and all(read(stamp) == wanted for stamp in stamps)
 
     if is_there():
         return
@@ -156,7 +156,7 @@ def alone_in(folder: Path) -> Iterator[int]:
 
 def usable(folder: Path) -> bool:
     """Whether packages can be added to what is there, or it has to be built anew."""
-    if not python_of(folder).exists() or not (folder / "pyvenv.cfg").exists():
+    if not os.access(python_of(folder), os.X_OK) or not (folder / "pyvenv.cfg").exists():
         return False
     if "Installing collected packages" in (read(folder / "install.log") or ""):
         return False  # what was cut off after this line may look whole and not be
