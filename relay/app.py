@@ -16,6 +16,7 @@ import trio
 from attrs import define, frozen
 
 from relay.alerts.dispatch import AlertDispatch
+from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
 from relay.auth.verification import Verifier
 from relay.config import Settings
@@ -133,7 +134,9 @@ class Relay:
         metrics = Metrics()
         hub = Hub(metrics, settings.offline_grace)
         verifier = Verifier(store.sessions, store.services, metrics)
-        dispatch = AlertDispatch(store.alerts, hub.deliver)
+        dispatch = AlertDispatch(
+            store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
+        )
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
         supervisor = Supervisor(
             {
@@ -165,10 +168,20 @@ class Relay:
             }
 
         def stats() -> dict[str, Any]:
-            return metrics.totals() | {"streams": hub.count()}
+            ledger, waiting = hub.ledger()
+            frames = {
+                "accepted": ledger.accepted,
+                "written": ledger.written,
+                "dropped": dict(ledger.dropped),
+                "waiting": waiting,
+            }
+            return metrics.totals() | {"streams": hub.count(), "frames_to_consumers": frames}
 
         http = HttpServer(make_app(Reports(ready, stats)))
-        door = Door(verifier, Services(hub, store.streams, intake, metrics), timing, http.serve)
+        services = Services(
+            hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
+        )
+        door = Door(verifier, services, timing, http.serve)
         server = Server(door)
         return cls(hub, supervisor, server)
 

@@ -120,6 +120,7 @@ class Settings:
     auth_session_table: Name = _setting("session", "Better Auth's table of sessions")
     auth_timeout: Seconds = _setting(10.0, "Time from connecting to being authenticated")
     max_message_size: Size = _setting(16 << 20, "The largest message after auth")
+    lossless_buffer: Size = _setting(4 << 20, "What may wait for a viewer that must miss nothing")
     ping_interval: Seconds = _setting(25.0, "Time between pings to a client")
     idle_timeout: Seconds = _setting(120.0, "A client silent for longer is gone")
     stall_timeout: Seconds = _setting(10.0, "A client that takes no byte for longer is cut off")

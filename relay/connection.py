@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
 from relay.model import Identity, User
-from relay.protocol.codec import InvalidMessage, decode, encode
+from relay.protocol.codec import CODECS, JSON, Codec, InvalidMessage
 from relay.protocol.messages import (
     Auth,
     Error,
@@ -38,7 +38,6 @@ from relay.transport.websocket import (
 )
 
 PATHS = ("/streams/register", "/streams/subscribe")
-SUBPROTOCOLS = ("relay.v1.json",)
 ELSEWHERE = f"There is nothing here. WebSockets are at {' and '.join(PATHS)}."
 TOKEN_PARAMETERS = {"token", "access_token", "session_token"}
 NOT_IN_URL = (
@@ -97,6 +96,7 @@ class Connection:
     _door: Door
     ending: Ending | None = None
     _ended_by: RequestId = None
+    codec: Codec = JSON
     outlet: Outlet = field(init=False)
     _mailbox: Mailbox = field(init=False)
     _session: Session | None = None
@@ -141,7 +141,7 @@ class Connection:
     def tell(self, message: ServerMessage) -> None:
         """Send a message, ahead of video; a peer that lets too many wait is too slow. Never
         waits."""
-        if not self._mailbox.post(wire.frame(wire.TEXT, encode(message))):
+        if not self._mailbox.post(self._encode(message)):
             self.end(Ending.TOO_SLOW)
 
     def restart(self, retry_after: int) -> None:
@@ -149,6 +149,10 @@ class Connection:
         if self._upgraded:
             self.tell(Notice(code="SERVER_RESTARTING", retry_after=retry_after))
         self.end(Ending.SERVER_RESTARTING)
+
+    def _encode(self, message: ServerMessage) -> bytes:
+        opcode = wire.BINARY if self.codec.binary else wire.TEXT
+        return wire.frame(opcode, self.codec.encode(message))
 
     # -- the phases
 
@@ -193,17 +197,20 @@ class Connection:
     async def _judge(self, handshake: Handshake) -> str | None:
         """The subprotocol to accept the handshake with; does not return when it is refused."""
         offered = handshake.subprotocols
-        known = [name for name in offered if name in SUBPROTOCOLS]
+        known = [name for name in offered if name in CODECS]
         if handshake.path not in PATHS:
             ending, status, why = Ending.NOT_FOUND, 404, ELSEWHERE
         elif handshake.query_names & TOKEN_PARAMETERS:
             ending, status, why = Ending.HANDSHAKE_REFUSED, 400, NOT_IN_URL
         elif offered and not known:
-            why = f"None of the subprotocols offered is known: {', '.join(SUBPROTOCOLS)}"
+            why = f"None of the subprotocols offered is known: {', '.join(CODECS)}"
             ending, status = Ending.HANDSHAKE_REFUSED, 400
             log.info("subprotocols refused", connection=self.accepted, offered=offered)
         else:
-            return known[0] if known else None
+            if not known:
+                return None
+            self.codec = CODECS[known[0]]
+            return known[0]
         await handshake.refuse(status, why)
         self.end(ending)
         return await trio.sleep_forever()
@@ -239,10 +246,11 @@ class Connection:
         if self._session is None and not self._allow_first():
             return
         try:
-            if message.opcode != wire.TEXT:
-                text = "Messages are JSON text on this connection, not binary"
+            if (message.opcode == wire.BINARY) != self.codec.binary:
+                kind = "binary" if self.codec.binary else "text"
+                text = f"Messages of {self.codec.subprotocol} are {kind}"
                 raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text)
-            request = decode(message.payload)
+            request = self.codec.decode(message.payload)
         except InvalidMessage as problem:
             self._refuse(problem)
             return
@@ -386,7 +394,7 @@ class Connection:
                 id=self._ended_by,
                 retry_after=goodbye.retry_after,
             )
-            last.insert(0, wire.frame(wire.TEXT, encode(error)))
+            last.insert(0, self._encode(error))
         try:
             await self.outlet.drain(self._mailbox, *last)
             await self._stream.discard_rest()

@@ -5,12 +5,39 @@ Totals only: nothing here names a stream, a user or a connection.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from typing import Any
 
 from attrs import asdict, define, field
 
 from relay.closing import Ending
+
+
+AGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds."""
+
+
+@define(eq=False)
+class Histogram:
+    """How often values were at most so large."""
+
+    bounds: tuple[float, ...] = AGES
+    counts: list[int] = field(init=False)
+    """For each bound the values up to it and above the one before, and those above all."""
+    total: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def summary(self) -> dict[str, int]:
+        """The counts by their bounds, as text."""
+        names = [f"{bound:g}" for bound in self.bounds] + ["inf"]
+        return dict(zip(names, self.counts, strict=True))
 
 
 @define(eq=False)
@@ -25,9 +52,8 @@ class Metrics:
     verifications: int = 0
     verification_queries: int = 0
     frames_accepted: int = 0
-    frames_written: int = 0
-    frames_dropped: int = 0
-    """Frames that a consumer skipped to get a newer one, or left behind at its end."""
+    frame_age: Histogram = field(factory=Histogram)
+    """Seconds from accepting a frame to writing it to a consumer."""
     alerts_stored: int = 0
     alerts_delivered: int = 0
     endings: Counter[Ending] = field(factory=Counter)
@@ -35,4 +61,4 @@ class Metrics:
     def totals(self) -> dict[str, Any]:
         """All of them as plain values, endings by their label."""
         endings = {ending.label: number for ending, number in self.endings.items()}
-        return asdict(self) | {"endings": endings}
+        return asdict(self) | {"endings": endings, "frame_age": self.frame_age.summary()}

@@ -14,18 +14,25 @@ import trio
 from attrs import define, field, frozen
 
 from relay.alerts.intake import AlertIntake
+from relay.alerts.replay import Replays
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
 from relay.hub.consumer import Consumer
 from relay.hub.hub import Hub
 from relay.hub.stream import Stream
+from relay.hub.terms import Terms
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, User
+from relay.postgres.alerts import AlertTable
 from relay.postgres.streams import StreamOwners
+from relay.protocol.codec import Codec
 from relay.protocol.messages import (
     ALERT,
     VIDEO_FRAME,
+    Ack,
     Alert,
+    AlertEvent,
+    AlertsSince,
     Auth,
     ClientMessage,
     Error,
@@ -33,6 +40,8 @@ from relay.protocol.messages import (
     Register,
     Request,
     ServerMessage,
+    StreamEntry,
+    Streams,
     Subscribe,
     Success,
     Unsubscribe,
@@ -43,6 +52,7 @@ from relay.transport.outlet import Outlet
 
 MAX_SUBSCRIPTIONS = 1000
 """Of one connection."""
+ALERTS_IN_A_PAGE = 100
 STORE_RETRY_AFTER = 2000
 """Milliseconds."""
 REMINDER = 1.0
@@ -54,6 +64,7 @@ class Line(Protocol):
 
     accepted: int
     outlet: Outlet
+    codec: Codec
 
     def tell(self, message: ServerMessage) -> object: ...
 
@@ -67,7 +78,10 @@ class Services:
     hub: Hub
     owners: StreamOwners
     alerts: AlertIntake
+    history: AlertTable
     metrics: Metrics
+    lossless_bytes: int
+    """That may wait for a consumer that must not miss a frame."""
 
 
 @define(eq=False)
@@ -82,6 +96,10 @@ class Session:
     _produced: Stream | None = None
     _consumers: dict[str, tuple[Stream, Consumer]] = field(factory=dict)
     _reminded: float = float("-inf")
+    _replays: Replays = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._replays = Replays(self.tell)
 
     @property
     def accepted(self) -> int:
@@ -89,6 +107,17 @@ class Session:
 
     def tell(self, message: ServerMessage) -> None:
         self._line.tell(message)
+
+    @property
+    def codec(self) -> Codec:
+        return self._line.codec
+
+    def too_slow(self) -> None:
+        self._line.end(Ending.TOO_SLOW)
+
+    def tell_alert(self, alert: AlertEvent) -> None:
+        if not self._replays.deliver(alert):
+            self.too_slow()
 
     def superseded(self) -> None:
         self._line.end(Ending.SUPERSEDED)
@@ -104,14 +133,21 @@ class Session:
                 self._subscribe(message)
             case Unsubscribe():
                 self._unsubscribe(message)
+            case Ack():
+                self._acknowledge(message)
             case Alert():
                 await self._alert(message)
+            case AlertsSince():
+                await self._replay(message)
+            case Streams():
+                self._list_streams(message)
             case Auth():
                 raise AssertionError("the connection authenticates")
 
     def close(self) -> None:
         """Leave all streams."""
         hub = self._services.hub
+        hub.unobserve(self)
         if self._produced is not None:
             hub.release(self._produced, self)
         for stream, consumer in self._consumers.values():
@@ -126,7 +162,7 @@ class Session:
             self._remind(frame, ErrorCode.UNAUTHORIZED, "This connection registered another stream")
         else:
             self._services.metrics.frames_accepted += 1
-            await stream.publish(frame)
+            await stream.publish(frame, self.codec)
 
     async def _register(self, message: Register) -> None:
         if not isinstance(self.identity, User):
@@ -179,6 +215,8 @@ class Session:
             peer=self,
             outlet=self._line.outlet,
             metrics=self._services.metrics,
+            terms=Terms(message.policy, message.max_fps, message.window),
+            lossless_bytes=self._services.lossless_bytes,
         )
         stream = self._services.hub.subscribe(consumer)
         self._consumers[stream_id] = (stream, consumer)
@@ -216,6 +254,49 @@ class Session:
         if subscribed is not None:
             self._services.hub.unsubscribe(*subscribed)
         return subscribed is not None
+
+    def _acknowledge(self, message: Ack) -> None:
+        subscribed = self._consumers.get(message.stream_id)
+        if subscribed is not None:  # else it crossed our UNSUBSCRIBED
+            subscribed[1].acknowledge(message.seq)
+
+    def _list_streams(self, message: Streams) -> None:
+        streams = [
+            StreamEntry(stream_id=each.stream_id, status=each.status, metadata=each.metadata)
+            for each in self._services.hub.observe(self)
+        ]
+        self.tell(Success(code="STREAMS", message="Streams", id=message.id, streams=streams))
+
+    async def _replay(self, message: AlertsSince) -> None:
+        scope = message.stream_id
+        self._replays.begin(scope)
+        try:
+            page = await self._services.history.history(
+                self.identity,
+                stream_id=scope,
+                after=message.after,
+                last=message.last,
+                limit=message.limit or ALERTS_IN_A_PAGE,
+            )
+        except StoreUnavailable:
+            self._replays.end(scope)
+            self._refuse_for_store(message, scope)
+            return
+        if page is None:
+            self._replays.end(scope)
+            text = "Invalid message: there is no such alert - at `$.after`"
+            self._refuse(message, ErrorCode.INVALID_MESSAGE, text, scope)
+            return
+        self._replays.send_page(scope, page)
+        self.tell(
+            Success(
+                code="ALERTS_REPLAYED",
+                message="Alerts replayed",
+                id=message.id,
+                stream_id=scope,
+                more=page.more,
+            )
+        )
 
     async def _alert(self, message: Alert) -> None:
         refused = "You may not send alerts for this stream"

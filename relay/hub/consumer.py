@@ -6,7 +6,10 @@ import trio
 from attrs import define, field
 
 from relay.hub.frame import Frame
-from relay.hub.peer import Peer
+from relay.hub.ledger import Drop, Ledger
+from relay.hub.peer import ConsumingPeer
+from relay.hub.terms import Pace, Terms, Window
+from relay.hub.waiting import Latest, Lossless, TooSlow, Waiting
 from relay.metrics import Metrics
 from relay.model import Identity
 from relay.transport.outlet import Outlet
@@ -14,68 +17,114 @@ from relay.transport.outlet import Outlet
 
 @define(eq=False)
 class Consumer:
-    """Takes what is offered at the pace of its connection: `latest` skips to the newest frame.
+    """Takes what is offered at the pace of its connection. A `Source` of the connection's outlet.
 
-    A `Source` of the connection's outlet. Frames that cannot be written at once wait in a memory
-    channel for one; a newer frame takes the place of the one that waits.
+    A frame that cannot be written at once waits in a bounded memory channel, by the policy of the
+    terms. What a decoder could not use, because it builds on a dropped frame, is not sent at all.
     """
 
     stream_id: str
     identity: Identity
     wants_frames: bool
     wants_alerts: bool
-    peer: Peer
+    peer: ConsumingPeer
     _outlet: Outlet
     _metrics: Metrics
+    _terms: Terms = Terms()
+    _lossless_bytes: int = 0
+    """That may wait under the policy `lossless`."""
     in_line: bool = False
-    written: int = 0
-    dropped: int = 0
-    _put: trio.MemorySendChannel[Frame] = field(init=False)
-    _get: trio.MemoryReceiveChannel[Frame] = field(init=False)
+    ledger: Ledger = field(factory=Ledger)
+    _waiting: Waiting = field(init=False)
+    _pace: Pace | None = field(init=False)
+    _window: Window | None = field(init=False)
+    _needs_keyframe: bool = False
     _closed: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self._put, self._get = trio.open_memory_channel(1)
+        terms = self._terms
+        lossless = terms.policy == "lossless"
+        self._waiting = Lossless(self._lossless_bytes) if lossless else Latest()
+        self._pace = None if terms.max_fps is None else Pace(1 / terms.max_fps)
+        self._window = None if terms.window is None else Window(terms.window)
+
+    @property
+    def waiting_frames(self) -> int:
+        return self._waiting.count
 
     def offer(self, frame: Frame) -> None:
-        """Write the frame if the connection is idle, else let it wait. Never waits, never
-        raises."""
+        """Write the frame if the connection is idle, else let it wait. Never waits, never raises."""
         if self._closed:
             return
-        if not self.in_line and self._outlet.write_now(frame.json):
-            self._count_written()
+        self.ledger.accepted += 1
+        if self._needs_keyframe and frame.is_delta:
+            self._drop(frame, Drop.UNDECODABLE)
+        elif self._pace is not None and not self._pace.is_due(trio.current_time()):
+            self._drop(frame, Drop.THINNED)
+        elif (encoded := frame.encoded(self.peer.codec)) is None:
+            self._drop(frame, Drop.UNENCODABLE)
         else:
-            self._let_wait(frame)
+            self._needs_keyframe = False
+            if not self._waiting.count and self._may_send() and self._outlet.write_now(encoded):
+                self._count_written(frame)
+            else:
+                self._let_wait(frame, len(encoded))
+
+    def skip_to_keyframe(self) -> None:
+        """Send no delta before the next keyframe."""
+        self._needs_keyframe = True
+
+    def acknowledge(self, seq: int) -> None:
+        """The consumer has got this frame and all before it."""
+        if self._window is not None:
+            self._window.acknowledge(seq)
+            if self.waiting():
+                self._outlet.line_up(self)
 
     def take(self) -> bytes | None:
-        try:
-            frame = self._get.receive_nowait()
-        except trio.WouldBlock:
+        if not self._may_send():
             return None
-        self._count_written()
-        return frame.json
+        frame = self._waiting.take()
+        if frame is None:
+            return None
+        self._count_written(frame)
+        return frame.encoded(self.peer.codec)
 
     def waiting(self) -> bool:
-        return self._get.statistics().current_buffer_used > 0
+        return self._waiting.count > 0 and self._may_send()
 
     def close(self) -> None:
-        """Take no further frame; one that waits is dropped."""
+        """Take no further frame; those that wait are dropped."""
         self._closed = True
-        self._drop_waiting()
+        while (frame := self._waiting.take()) is not None:
+            self._drop(frame, Drop.LEFT)
 
-    def _let_wait(self, frame: Frame) -> None:
-        self._drop_waiting()
-        self._put.send_nowait(frame)
-        self._outlet.line_up(self)
+    def _may_send(self) -> bool:
+        return self._window is None or self._window.is_open
 
-    def _drop_waiting(self) -> None:
+    def _let_wait(self, frame: Frame, size: int) -> None:
         try:
-            self._get.receive_nowait()
-        except trio.WouldBlock:
+            displaced = self._waiting.put(frame, size)
+        except TooSlow:
+            self._drop(frame, Drop.LEFT)
+            self.close()
+            self.peer.too_slow()
             return
-        self.dropped += 1
-        self._metrics.frames_dropped += 1
+        if displaced is frame:
+            self._drop(frame, Drop.SUPERSEDED)
+        elif displaced is not None:
+            # By a frame that builds on none, so there is nothing to wait for.
+            self.ledger.dropped[Drop.SUPERSEDED] += 1
+        if self.waiting():
+            self._outlet.line_up(self)
 
-    def _count_written(self) -> None:
-        self.written += 1
-        self._metrics.frames_written += 1
+    def _drop(self, frame: Frame, why: Drop) -> None:
+        self.ledger.dropped[why] += 1
+        if frame.keyframe is not None:
+            self._needs_keyframe = True
+
+    def _count_written(self, frame: Frame) -> None:
+        self.ledger.written += 1
+        self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
+        if self._window is not None:
+            self._window.sent(frame.seq)

@@ -1,17 +1,16 @@
-"""A frame that was accepted, encoded once however many watch. Floor 2."""
+"""A frame that was accepted, encoded once for each encoding however many watch. Floor 2."""
 
 from __future__ import annotations
 
-from functools import cached_property
+import trio
+from attrs import define, field
 
-from attrs import field, frozen
-
-from relay.protocol.codec import encode_frame
+from relay.protocol.codec import Codec
 from relay.protocol.messages import VideoFrame, VideoFrameHead
 from relay.transport import wire
 
 
-@frozen(slots=False, eq=False)
+@define(eq=False)
 class Frame:
     """One frame of one stream."""
 
@@ -20,11 +19,44 @@ class Frame:
     received_at: int
     """The relay's clock, ms since the Unix epoch."""
     message: VideoFrame = field(repr=False)
+    codec: Codec = field(repr=False)
+    """In which it came."""
+    accepted_at: float = field(factory=trio.current_time)
+    """By Trio's clock."""
+    _encoded: dict[Codec, bytes | None] = field(factory=dict, repr=False)
 
-    @cached_property
-    def json(self) -> bytes:
-        """The `video-frame` message as one whole WebSocket frame."""
+    @property
+    def keyframe(self) -> bool | None:
+        """None where each frame stands for itself."""
+        return self.message.keyframe
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether it builds on the frame before."""
+        return self.message.keyframe is False
+
+    def encoded(self, codec: Codec) -> bytes | None:
+        """The `video-frame` message as one whole WebSocket frame.
+
+        None when its data cannot be put into this encoding: it came as JSON and is not base64.
+        """
+        if codec not in self._encoded:
+            self._encoded[codec] = self._encode(codec)
+        return self._encoded[codec]
+
+    @property
+    def unencodable(self) -> bool:
+        """Whether it was asked for in an encoding that it cannot be put into."""
+        return None in self._encoded.values()
+
+    def _encode(self, codec: Codec) -> bytes | None:
         message = self.message
+        data: bytes | memoryview = memoryview(message.data)
+        if codec is not self.codec:
+            content = self.codec.unpack(message.data)
+            if content is None:
+                return None
+            data = codec.pack(content)
         head = VideoFrameHead(
             stream_id=self.stream_id,
             seq=self.seq,
@@ -33,4 +65,5 @@ class Frame:
             keyframe=message.keyframe,
             metadata=message.metadata,
         )
-        return wire.frame(wire.TEXT, *encode_frame(head, message.data))
+        opcode = wire.BINARY if codec.binary else wire.TEXT
+        return wire.frame(opcode, *codec.encode_frame(head, data))

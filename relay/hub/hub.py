@@ -10,11 +10,11 @@ import trio
 from attrs import define, field
 
 from relay.hub.consumer import Consumer
-from relay.hub.peer import Peer, Producer
+from relay.hub.ledger import Ledger
+from relay.hub.peer import Observer, Peer, Producer
 from relay.hub.stream import Stream
 from relay.metrics import Metrics
-from relay.model import StoredAlert
-from relay.protocol.messages import AlertEvent, Metadata, StreamStatus
+from relay.protocol.messages import AlertEvent, Metadata, Status, StreamStatus
 
 
 @define(eq=False)
@@ -25,6 +25,10 @@ class Hub:
     _offline_grace: float
     """Seconds a stream outlives its producer, so that a short loss is not seen."""
     _streams: dict[str, Stream] = field(factory=dict)
+    _observers: dict[Observer, None] = field(factory=dict)
+    """Connections that asked for the list of streams."""
+    _departed: Ledger = field(factory=Ledger)
+    """Of streams that were forgotten."""
     _nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -78,31 +82,47 @@ class Hub:
         stream.unwatch(consumer)
         self._forget(stream)
 
-    def deliver(self, alert: StoredAlert) -> None:
+    def deliver(self, alert: AlertEvent, owner_id: str) -> None:
         """Give an alert to all who are connected and consume the alerts of its stream."""
         stream = self._streams.get(alert.stream_id)
         if stream is None:
             return
-        event = AlertEvent(
-            alert_id=alert.alert_id,
-            stream_id=alert.stream_id,
-            severity=alert.severity,
-            message=alert.message,
-            metadata=dict(alert.metadata) if alert.metadata is not None else None,
-            timestamp=alert.timestamp,
-        )
         # A connection that produces a stream and watches it too gets its alerts once.
         peers: set[Peer] = {
             consumer.peer
             for consumer in stream.watchers
             if consumer.wants_alerts
-            and consumer.identity.may_consume(alert.stream_id, alert.owner_id)
+            and consumer.identity.may_consume(alert.stream_id, owner_id)
         }
         if stream.producer is not None and stream.producer.wants_alerts:
             peers.add(stream.producer)
         for peer in peers:
             self._metrics.alerts_delivered += 1
-            peer.tell(event)
+            peer.tell_alert(alert)
+
+    def observe(self, observer: Observer) -> list[Stream]:
+        """The live streams that an observer may see; from now on it is told of each change."""
+        self._observers[observer] = None
+        return [
+            stream
+            for stream in self._streams.values()
+            if stream.live
+            and stream.owner_id is not None
+            and observer.identity.may_consume(stream.stream_id, stream.owner_id)
+        ]
+
+    def unobserve(self, observer: Observer) -> None:
+        self._observers.pop(observer, None)
+
+    def ledger(self) -> tuple[Ledger, int]:
+        """What became of all frames offered to consumers, and how many of them wait."""
+        total, waiting = Ledger(), 0
+        total.add(self._departed)
+        for stream in self._streams.values():
+            ledger, waits = stream.ledger()
+            total.add(ledger)
+            waiting += waits
+        return total, waiting
 
     def count(self) -> dict[str, int]:
         """How many streams are in which state, and how many consumers there are."""
@@ -125,9 +145,24 @@ class Hub:
     def _stream(self, stream_id: str) -> Stream:
         stream = self._streams.get(stream_id)
         if stream is None:
-            stream = self._streams[stream_id] = Stream(stream_id)
+            stream = self._streams[stream_id] = Stream(stream_id, on_status=self._tell_observers)
         return stream
 
     def _forget(self, stream: Stream) -> None:
         if not stream.watchers and not stream.live:
             del self._streams[stream.stream_id]
+            self._departed.add(stream.departed)
+
+    def _tell_observers(self, stream: Stream) -> None:
+        assert stream.owner_id is not None
+        status = Status(
+            stream_id=stream.stream_id,
+            epoch=stream.epoch if stream.live else 0,
+            status=stream.status,
+        )
+        # Those that watch the stream were told already.
+        told = {consumer.peer for consumer in stream.watchers}
+        for observer in self._observers:
+            visible = observer.identity.may_consume(stream.stream_id, stream.owner_id)
+            if visible and observer not in told:
+                observer.tell(status)

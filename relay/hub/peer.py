@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from relay.protocol.messages import ServerMessage
+from relay.model import Identity
+from relay.protocol.codec import Codec
+from relay.protocol.messages import AlertEvent, ServerMessage
 
 
 class Peer(Protocol):
     """A connection that can be told something."""
 
+    @property
+    def codec(self) -> Codec:
+        """The encoding that it speaks."""
+
     def tell(self, message: ServerMessage) -> object:
         """Send a message, ahead of video; never waits."""
+
+
+    def tell_alert(self, alert: AlertEvent) -> object:
+        """Send an alert, or hold it back until a replay of earlier ones has ended."""
+
+
+class Observer(Peer, Protocol):
+    """A connection that asked which streams there are."""
+
+    identity: Identity
+
+
+class ConsumingPeer(Peer, Protocol):
+    """A connection that consumes streams."""
+
+    def too_slow(self) -> object:
+        """It let more wait than it may: end."""
 
 
 class Producer(Peer, Protocol):

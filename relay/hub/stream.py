@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 from attrs import define, field
 
 from relay.hub.consumer import Consumer
 from relay.hub.frame import Frame
+from relay.hub.ledger import Ledger
 from relay.hub.peer import Producer
+from relay.protocol.codec import Codec
 from relay.protocol.messages import (
+    Error,
+    ErrorCode,
     Metadata,
     Status,
     StreamStatus,
@@ -39,46 +45,63 @@ class Stream:
     """Those of them that get its frames. Replaced, never changed, so that a publish may yield."""
     grace: trio.CancelScope | None = None
     """Around the wait for the producer to come back."""
+    departed: Ledger = field(factory=Ledger)
+    """What became of the frames of consumers that have left."""
+    on_status: Callable[[Stream], object] = field(default=lambda _stream: None)
     _latest: Frame | None = None
+    _keyframe: Frame | None = None
+    """The last frame that stands for itself."""
+    _told_unencodable: bool = False
     _publishing: trio.Lock = field(factory=trio.Lock)
 
     @property
     def live(self) -> bool:
         return self.status is not StreamStatus.OFFLINE
 
-    async def publish(self, message: VideoFrame) -> None:
+    async def publish(self, message: VideoFrame, codec: Codec) -> None:
         """Offer a frame to the whole audience; yields between slices of a large one."""
         if self._publishing.locked():
             # A taken-over producer's last frame is still on its way to the rest of the audience.
             async with self._publishing:
                 pass
         self.seq += 1
-        frame = Frame(self.stream_id, self.seq, now_ms(), message)
+        frame = Frame(self.stream_id, self.seq, now_ms(), message, codec)
         self._latest = frame
+        if not frame.is_delta:
+            self._keyframe = frame
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
         audience = self.audience
         if len(audience) <= SLICE:
             for consumer in audience:
                 consumer.offer(frame)
-            return
-        async with self._publishing:
-            for start in range(0, len(audience), SLICE):
-                await trio.lowlevel.checkpoint()
-                for consumer in audience[start : start + SLICE]:
-                    consumer.offer(frame)
+        else:
+            async with self._publishing:
+                for start in range(0, len(audience), SLICE):
+                    await trio.lowlevel.checkpoint()
+                    for consumer in audience[start : start + SLICE]:
+                        consumer.offer(frame)
+        if frame.unencodable and not self._told_unencodable:
+            self._tell_unencodable()
 
     def watch(self, consumer: Consumer) -> None:
-        """Add a consumer; if the stream is live and it may see it, the latest frame is offered."""
+        """Add a consumer; if it may see the stream, the latest frame is offered at once.
+
+        Where frames build on one another, that is the last one that does not.
+        """
         self.watchers[consumer] = None
         if self._serves(consumer):
             self._set_audience((*self.audience, consumer))
-            if self._latest is not None:
-                consumer.offer(self._latest)
+            if self._keyframe is not None:
+                consumer.offer(self._keyframe)
+            if self._keyframe is not self._latest:
+                consumer.skip_to_keyframe()
 
     def unwatch(self, consumer: Consumer) -> None:
         consumer.close()
-        self.watchers.pop(consumer, None)
+        if consumer in self.watchers:
+            del self.watchers[consumer]
+            self.departed.add(consumer.ledger)
         self._set_audience(tuple(other for other in self.audience if other is not consumer))
 
     def may_see(self, consumer: Consumer) -> bool:
@@ -89,7 +112,8 @@ class Stream:
     def start(self, owner_id: str, producer: Producer, metadata: Metadata | None) -> None:
         """Begin a new life of the stream."""
         self.owner_id, self.metadata = owner_id, metadata
-        self.epoch, self.seq, self._latest = max(self.epoch + 1, now_ms()), 0, None
+        self.epoch, self.seq = max(self.epoch + 1, now_ms()), 0
+        self._told_unencodable = False
         self._set_audience(tuple(filter(self._serves, self.watchers)))
         self.producer = producer
         self.set_status(StreamStatus.ONLINE)
@@ -99,7 +123,7 @@ class Stream:
         self.producer, self.metadata = producer, metadata
 
     def end(self) -> None:
-        self.producer, self._latest = None, None
+        self.producer, self._latest, self._keyframe = None, None, None
         self.set_status(StreamStatus.OFFLINE)
 
     def set_status(self, status: StreamStatus) -> None:
@@ -107,6 +131,16 @@ class Stream:
         for consumer in self.watchers:
             if self.may_see(consumer):
                 consumer.peer.tell(self.status_for(consumer))
+        self.on_status(self)
+
+    def ledger(self) -> tuple[Ledger, int]:
+        """What became of all frames offered to consumers, and how many of them wait."""
+        total, waiting = Ledger(), 0
+        total.add(self.departed)
+        for consumer in self.watchers:
+            total.add(consumer.ledger)
+            waiting += consumer.waiting_frames
+        return total, waiting
 
     def status_for(self, consumer: Consumer) -> Status:
         """The status as this consumer may know it."""
@@ -123,6 +157,18 @@ class Stream:
                     epoch=self.epoch,
                     status=self.status,
                     consumers=len(self.audience),
+                )
+            )
+
+    def _tell_unencodable(self) -> None:
+        self._told_unencodable = True
+        if self.producer is not None:
+            self.producer.tell(
+                Error(
+                    code=ErrorCode.INVALID_MESSAGE,
+                    message="Invalid message: data is not base64; viewers that speak"
+                    " MessagePack miss such frames - at `$.data`",
+                    stream_id=self.stream_id,
                 )
             )
 

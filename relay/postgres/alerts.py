@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, LiteralString
 
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 
-from relay.model import NewAlert, StoredAlert
+from relay.model import ANY_STREAM, Identity, NewAlert, StoredAlert, User
 from relay.postgres.database import Connection, Database
 from relay.postgres.text import storable
 
@@ -30,6 +30,15 @@ INSERT = (
 
 Key = tuple[str, str, str | None]
 """What makes an alert the same as an earlier one: stream, sender, key."""
+
+
+@frozen
+class History:
+    """A page of stored alerts."""
+
+    alerts: list[StoredAlert]
+    more: bool
+    """Whether there are later ones."""
 
 
 @define(eq=False)
@@ -60,6 +69,36 @@ class AlertTable:
                 SELECT + "where a.alert_id > %s order by a.alert_id limit %s", [alert_id, limit]
             )
             return [_read(row) for row in rows]
+
+        return await self._database.transact(select)
+
+    async def history(
+        self,
+        reader: Identity,
+        *,
+        stream_id: str | None = None,
+        after: int | None = None,
+        last: int | None = None,
+        limit: int = 100,
+    ) -> History | None:
+        """A page of the alerts that a reader may see now, in order.
+
+        Those with a greater id than `after`, from the beginning without it; or, with `last`, so
+        many of the newest. None when `after` is no alert that the reader may see; 0 is before all.
+        """
+        visible, whose = _visible_to(reader, stream_id)
+
+        def select(connection: Connection) -> History | None:
+            if after and not _exists(connection, f"{visible} and a.alert_id = %s", [*whose, after]):
+                return None
+            if last is not None:
+                newest = f"{SELECT} where {visible} and a.alert_id > %s order by a.alert_id desc"
+                rows = connection.execute(f"{newest} limit %s", [*whose, after or 0, last])
+                return History([_read(row) for row in rows][::-1], more=False)
+            page = f"{SELECT} where {visible} and a.alert_id > %s order by a.alert_id limit %s"
+            rows = connection.execute(page, [*whose, after or 0, limit + 1])
+            alerts = [_read(row) for row in rows]
+            return History(alerts[:limit], more=len(alerts) > limit)
 
         return await self._database.transact(select)
 
@@ -177,3 +216,21 @@ def _storable(alert: NewAlert) -> NewAlert:
         message=storable(alert.message),
         alert_key=None if alert.alert_key is None else storable(alert.alert_key),
     )
+
+
+def _visible_to(reader: Identity, stream_id: str | None) -> tuple[LiteralString, list[Any]]:
+    """A condition on alerts `a` and streams `s`, and its values."""
+    condition: LiteralString = "true"
+    values: list[Any] = []
+    if stream_id is not None:
+        condition, values = "a.stream_id = %s", [stream_id]
+    if isinstance(reader, User):
+        return condition + " and s.owner_id = %s", [*values, reader.user_id]
+    if ANY_STREAM in reader.consume:
+        return condition, values
+    return condition + " and a.stream_id = any(%s)", [*values, list(reader.consume)]
+
+
+def _exists(connection: Connection, condition: LiteralString, values: list[Any]) -> bool:
+    query = SELECT + " where " + condition
+    return connection.execute(query, values).fetchone() is not None

@@ -1,14 +1,16 @@
-"""Messages from and to JSON text. Floor 0.
+"""Messages from and to the two encodings. Floor 0.
 
-A message is validated once, here: behind `decode` every field has its type and its bounds.
+A message is validated once, here: behind `decode` every field has its type and its bounds. Both
+encodings have the same schema but for `data`, which is base64 in JSON and bytes in MessagePack.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Protocol
 
 import msgspec
-from attrs import define
+from attrs import define, frozen
 
 from relay.protocol.messages import (
     Alert,
@@ -20,11 +22,16 @@ from relay.protocol.messages import (
     VideoFrameHead,
 )
 
+Piece = bytes | memoryview
+
 MAX_DEPTH = 32
 """How deep `metadata` may nest. Less than any decoder or encoder on its way gives up at."""
 
 NUL = "\0"
 """The one character that Postgres stores in no text."""
+
+_BIN = (0xC4, 0xC5, 0xC6)
+"""How bytes begin in MessagePack."""
 
 
 @define(eq=False)
@@ -37,6 +44,90 @@ class InvalidMessage(Exception):
     stream_id: str | None = None
 
 
+class Codec(Protocol):
+    """One encoding, in both directions."""
+
+    subprotocol: str
+    binary: bool
+    """Whether its messages are binary WebSocket messages, or text."""
+
+    def decode(self, payload: bytes) -> ClientMessage:
+        """Read one client message; `InvalidMessage` names the field and why."""
+
+    def encode(self, message: ServerMessage) -> bytes:
+        """A whole server message."""
+
+    def encode_frame(self, head: VideoFrameHead, data: Piece) -> tuple[Piece, ...]:
+        """A `video-frame` in pieces; `data`, encoded, is among them uncopied."""
+
+    def pack(self, content: bytes) -> bytes:
+        """Bytes as a `data` field."""
+
+    def unpack(self, data: msgspec.Raw) -> bytes | None:
+        """The bytes in a `data` field; None when it holds none."""
+
+
+@frozen(eq=False)
+class JsonCodec:
+    """JSON in text messages."""
+
+    subprotocol: str = "relay.v1.json"
+    binary: bool = False
+    _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
+    _encoder: msgspec.json.Encoder = msgspec.json.Encoder()
+
+    def decode(self, payload: bytes) -> ClientMessage:
+        return _decode(self._decoder, payload)
+
+    def encode(self, message: ServerMessage) -> bytes:
+        return self._encoder.encode(message)
+
+    def encode_frame(self, head: VideoFrameHead, data: Piece) -> tuple[Piece, ...]:
+        return self._encoder.encode(head)[:-1] + b',"data":', data, b"}"
+
+    def pack(self, content: bytes) -> bytes:
+        return self._encoder.encode(content)
+
+    def unpack(self, data: msgspec.Raw) -> bytes | None:
+        try:
+            return msgspec.json.decode(data, type=bytes)
+        except msgspec.DecodeError:
+            return None
+
+
+@frozen(eq=False)
+class MsgpackCodec:
+    """MessagePack in binary messages: a quarter less than base64."""
+
+    subprotocol: str = "relay.v1.msgpack"
+    binary: bool = True
+    _decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
+    _encoder: msgspec.msgpack.Encoder = msgspec.msgpack.Encoder()
+
+    def decode(self, payload: bytes) -> ClientMessage:
+        return _decode(self._decoder, payload)
+
+    def encode(self, message: ServerMessage) -> bytes:
+        return self._encoder.encode(message)
+
+    def encode_frame(self, head: VideoFrameHead, data: Piece) -> tuple[Piece, ...]:
+        encoded = self._encoder.encode(head)
+        # A map of up to 15 entries says how many they are in its first byte.
+        return bytes((encoded[0] + 1,)), encoded[1:] + b"\xa4data", data
+
+    def pack(self, content: bytes) -> bytes:
+        return self._encoder.encode(content)
+
+    def unpack(self, data: msgspec.Raw) -> bytes | None:
+        return msgspec.msgpack.decode(data, type=bytes)
+
+
+JSON = JsonCodec()
+MSGPACK = MsgpackCodec()
+CODECS: dict[str, Codec] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
+"""By subprotocol."""
+
+
 class _Reference(msgspec.Struct, rename="camel"):
     """What of a broken message may still be named in the reply."""
 
@@ -44,23 +135,27 @@ class _Reference(msgspec.Struct, rename="camel"):
     stream_id: Any = None
 
 
-_decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
-_reference = msgspec.json.Decoder(_Reference)
-_encoder = msgspec.json.Encoder()
+_AnyDecoder = msgspec.json.Decoder[ClientMessage] | msgspec.msgpack.Decoder[ClientMessage]
 
 
-def decode(text: bytes) -> ClientMessage:
-    """Read one client message; `InvalidMessage` names the field and why."""
+def _decode(decoder: _AnyDecoder, payload: bytes) -> ClientMessage:
+    binary = isinstance(decoder, msgspec.msgpack.Decoder)
     try:
-        message = _decoder.decode(text)
+        message = decoder.decode(payload)
     except msgspec.ValidationError as problem:
-        raise _explain(text, problem) from None
+        raise _explain(payload, problem, binary=binary) from None
     except msgspec.DecodeError as problem:
-        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, f"Not valid JSON: {problem}") from None
+        name = "MessagePack" if binary else "JSON"
+        text = f"Not valid {name}: {problem}"
+        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text) from None
     except RecursionError:
-        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "The message nests too deep") from None
-    if isinstance(message, VideoFrame) and memoryview(message.data)[0] != ord('"'):
-        raise _refuse(message, "Expected `str` - at `$.data`")
+        text = "The message nests too deep"
+        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text) from None
+    if isinstance(message, VideoFrame):
+        first = memoryview(message.data)[0]
+        if (first not in _BIN) if binary else (first != ord('"')):
+            expected = "bytes" if binary else "str"
+            raise _refuse(message, f"Expected `{expected}` - at `$.data`")
     metadata = getattr(message, "metadata", None)
     if metadata:
         _check_metadata(message, metadata)
@@ -69,23 +164,13 @@ def decode(text: bytes) -> ClientMessage:
     return message
 
 
-def encode(message: ServerMessage) -> bytes:
-    """The JSON text of a server message."""
-    return _encoder.encode(message)
-
-
-def encode_frame(head: VideoFrameHead, data: msgspec.Raw) -> tuple[bytes, memoryview, bytes]:
-    """The JSON text of a `video-frame` in pieces, `data` among them uncopied."""
-    return _encoder.encode(head)[:-1] + b',"data":', memoryview(data), b"}"
-
-
-def _explain(text: bytes, problem: msgspec.ValidationError) -> InvalidMessage:
+def _explain(payload: bytes, problem: msgspec.ValidationError, *, binary: bool) -> InvalidMessage:
     explanation = str(problem)
     code = ErrorCode.INVALID_MESSAGE
     if explanation.startswith("Invalid value") and explanation.endswith("`$.type`"):
         code = ErrorCode.UNKNOWN_MESSAGE_TYPE
     try:
-        reference = _reference.decode(text)
+        reference = (msgspec.msgpack if binary else msgspec.json).decode(payload, type=_Reference)
     except (msgspec.DecodeError, RecursionError):
         reference = _Reference()
     return InvalidMessage(
@@ -112,17 +197,38 @@ def _check_metadata(message: ClientMessage, metadata: dict[str, Any]) -> None:
         for parent in level:
             values = parent
             if isinstance(parent, dict):
-                values = [*parent, *parent.values()]
+                values = [*parent.values()]
+                if wrong := next(filter(None, map(_why_no_key, parent)), None):
+                    raise _refuse(message, f"{wrong} - at `$.metadata`")
             for value in values:
                 if isinstance(value, dict | list):
                     inside.append(value)
-                elif isinstance(value, str) and NUL in value:
-                    raise _refuse(message, "Contains U+0000 - at `$.metadata`")
+                elif wrong := _why_not(value):
+                    raise _refuse(message, f"{wrong} - at `$.metadata`")
         if not inside:
             break
         level = inside
     else:
         raise _refuse(message, f"Nests deeper than {MAX_DEPTH} - at `$.metadata`")
+
+
+def _why_no_key(key: Any) -> str | None:
+    return _why_not(key) if isinstance(key, str) else "Expected `str` as key"
+
+
+def _why_not(value: Any) -> str | None:
+    """Why a value cannot be passed on in both encodings, or be stored."""
+    match value:
+        case str():
+            return "Contains U+0000" if NUL in value else None
+        case bool() | None:
+            return None
+        case int():
+            return None if -(2**63) <= value < 2**64 else "Integer value out of range"
+        case float():
+            return None if math.isfinite(value) else "Number not finite"
+        case _:
+            return f"No `{type(value).__name__}` may be here"
 
 
 def _check_storable(alert: Alert) -> None:

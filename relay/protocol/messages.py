@@ -21,6 +21,7 @@ StreamId = Annotated[
 ]
 _RANGE = Meta(ge=0, le=2**53)
 Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
+_RATE = Meta(gt=0, le=1000)
 Severity = Literal["low", "medium", "high", "critical"]
 Metadata = dict[str, Any]
 
@@ -86,7 +87,25 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
     consumes: list[str]
     client_type: str | None = None
     produces: list[str] | None = None
-    policy: Literal["latest"] = "latest"
+    policy: Literal["latest", "lossless"] = "latest"
+    max_fps: Annotated[int, Meta(ge=1, le=1000)] | Annotated[float, _RATE] | None = None
+    window: Annotated[int, Meta(ge=1, le=1024)] | None = None
+
+
+class Ack(Request, frozen=True, kw_only=True, tag="ack"):
+    stream_id: StreamId
+    seq: Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class AlertsSince(Request, frozen=True, kw_only=True, tag="alerts-since"):
+    stream_id: StreamId | None = None
+    after: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    last: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] | None = None
+
+
+class Streams(Request, frozen=True, kw_only=True, tag="streams"):
+    pass
 
 
 class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
@@ -111,7 +130,9 @@ class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
     alert_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
-ClientMessage = Auth | Register | Subscribe | Unsubscribe | VideoFrame | Alert
+ClientMessage = (
+    Auth | Register | Subscribe | Unsubscribe | Ack | VideoFrame | Alert | AlertsSince | Streams
+)
 RequestId = str | int | None
 
 
@@ -151,6 +172,14 @@ class Status(Event, frozen=True, kw_only=True, tag="status"):
     timestamp: int = field(default_factory=now_ms)
 
 
+class StreamEntry(Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+    """One stream in the reply to `streams`."""
+
+    stream_id: str
+    status: StreamStatus
+    metadata: Metadata | None = None
+
+
 class Success(Event, frozen=True, kw_only=True, tag="success"):
     code: str
     message: str
@@ -162,6 +191,8 @@ class Success(Event, frozen=True, kw_only=True, tag="success"):
     session_id: str | None = None
     expires_at: int | None = None
     alert_id: int | None = None
+    more: bool | None = None
+    streams: list[StreamEntry] | None = None
     timestamp: int = field(default_factory=now_ms)
 
 

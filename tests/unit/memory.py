@@ -7,18 +7,21 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+import msgpack
 import trio
 import wsproto
 from attrs import define, field
 from wsproto import events
 
+from relay.alerts.event import alert_event
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
+from relay.postgres.alerts import History
 from relay.session import Services
 from relay.transport.stream import FrameStream
 
@@ -136,7 +139,8 @@ class Client:
     protocol: wsproto.WSConnection = field(
         factory=lambda: wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
     )
-    _text: str = ""
+    msgpack: bool = False
+    _content: str | bytes | None = None
 
     async def send_bytes(self, data: bytes) -> None:
         while data:
@@ -145,6 +149,8 @@ class Client:
 
     async def upgrade(self, target: str = "/streams/register", **options: Any) -> Any:
         """Ask for a WebSocket; returns the event that answers."""
+        if self.msgpack:
+            options.setdefault("subprotocols", ["relay.v1.msgpack"])
         request = events.Request(host="relay", target=target, **options)
         await self.send_bytes(self.protocol.send(request))
         return await self.event()
@@ -166,7 +172,7 @@ class Client:
 
     async def send(self, message: dict[str, Any] | str | bytes) -> None:
         if isinstance(message, dict):
-            message = json.dumps(message)
+            message = msgpack.packb(message) if self.msgpack else json.dumps(message)
         event: events.Event = (
             events.TextMessage(data=message)
             if isinstance(message, str)
@@ -180,11 +186,14 @@ class Client:
             event = await self.event()
             if isinstance(event, events.CloseConnection):
                 raise Closed(event.code, event.reason)
-            assert isinstance(event, events.TextMessage), event
-            self._text += event.data
+            kind = events.BytesMessage if self.msgpack else events.TextMessage
+            assert isinstance(event, kind), event
+            data = event.data if isinstance(event.data, str) else bytes(event.data)
+            self._content = data if self._content is None else self._content + data  # type: ignore[operator]
             if event.message_finished:
-                text, self._text = self._text, ""
-                message: dict[str, Any] = json.loads(text)
+                content, self._content = self._content, None
+                read = msgpack.unpackb if self.msgpack else json.loads
+                message: dict[str, Any] = read(content)
                 return message
 
     async def receive_type(self, kind: str) -> dict[str, Any]:
@@ -273,6 +282,7 @@ class Alerts:
     owners: Owners
     hub: Hub
     away: bool = False
+    delay: float = 0.0
     stored: list[StoredAlert] = field(factory=list)
 
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
@@ -293,8 +303,28 @@ class Alerts:
             alert.metadata,
         )
         self.stored.append(stored)
-        self.hub.deliver(stored)
+        self.hub.deliver(alert_event(stored), owner)
         return stored
+
+    async def history(
+        self, reader: Identity, *, stream_id: str | None, after: int | None, last: int | None, limit: int
+    ) -> History | None:
+        """As the table does it, for a reader who sees everything."""
+        await trio.sleep(self.delay)
+        if self.away:
+            raise StoreUnavailable
+        alerts = [
+            alert
+            for alert in self.stored
+            if stream_id in (None, alert.stream_id)
+            and reader.may_consume(alert.stream_id, alert.owner_id)
+        ]
+        if after and after not in [alert.alert_id for alert in alerts]:
+            return None
+        alerts = [alert for alert in alerts if alert.alert_id > (after or 0)]
+        if last is not None:
+            return History(alerts[-last:], more=False)
+        return History(alerts[:limit], more=len(alerts) > limit)
 
 
 @define(eq=False)
@@ -321,7 +351,14 @@ class Relay:
 
     def accept(self, link: MemoryLink, *, stall_timeout: float = 120.0) -> Connection:
         """Serve a link as a new connection."""
-        services = Services(self.hub, self.owners, self.alerts, self.metrics)  # type: ignore[arg-type]
+        services = Services(
+            self.hub,
+            cast("Any", self.owners),
+            cast("Any", self.alerts),
+            cast("Any", self.alerts),
+            self.metrics,
+            lossless_bytes=64 * 1024,
+        )
         door = Door(self.tokens, services, self.timing, self._serve_http)
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
@@ -330,41 +367,52 @@ class Relay:
         self.nursery.start_soon(connection.run, deadline)
         return connection
 
-    def connect(self, capacity: int = SIZE) -> Client:
+    def connect(self, capacity: int = SIZE, *, msgpack: bool = False) -> Client:
         """A client whose link was just accepted."""
         server_end, client_end = link_pair(capacity)
         self.accept(server_end)
-        return Client(client_end)
+        return Client(client_end, msgpack=msgpack)
 
-    async def open(self, capacity: int = SIZE) -> Client:
+    async def open(self, capacity: int = SIZE, *, msgpack: bool = False) -> Client:
         """A client with an open WebSocket."""
-        client = self.connect(capacity)
+        client = self.connect(capacity, msgpack=msgpack)
         assert isinstance(await client.upgrade(), events.AcceptConnection)
         return client
 
-    async def login(self, token: str = ANN, capacity: int = SIZE) -> Client:
+    async def login(
+        self, token: str = ANN, capacity: int = SIZE, *, msgpack: bool = False
+    ) -> Client:
         """A client that is authenticated."""
-        client = await self.open(capacity)
+        client = await self.open(capacity, msgpack=msgpack)
         reply = await client.ask({"type": "auth", "token": token})
         assert reply["type"] == "success", reply
         return client
 
-    async def phone(self, stream_id: str = "front-door", token: str = ANN) -> Client:
+    async def phone(
+        self, stream_id: str = "front-door", token: str = ANN, *, msgpack: bool = False
+    ) -> Client:
         """A client that has registered a stream, and has read all it was told."""
-        client = await self.login(token)
+        client = await self.login(token, msgpack=msgpack)
         reply = await client.ask({"type": "register", "streamId": stream_id})
         assert reply["type"] == "success", reply
         await client.receive_type("status")
         return client
 
     async def viewer(
-        self, stream_id: str = "front-door", token: str = ANN, capacity: int = SIZE
+        self,
+        stream_id: str = "front-door",
+        token: str = ANN,
+        capacity: int = SIZE,
+        *,
+        msgpack: bool = False,
+        **terms: Any,
     ) -> Client:
         """A client that has subscribed to a stream, and has read the reply."""
-        client = await self.login(token, capacity)
-        await client.ask(
-            {"type": "subscribe", "streamId": stream_id, "consumes": ["video-frame", "alert"]}
-        )
+        client = await self.login(token, capacity, msgpack=msgpack)
+        consumes = ["video-frame", "alert"]
+        request = {"type": "subscribe", "streamId": stream_id, "consumes": consumes, **terms}
+        reply = await client.ask(request)
+        assert reply["type"] == "success", reply
         await client.receive_type("status")
         return client
 

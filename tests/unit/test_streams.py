@@ -216,7 +216,9 @@ async def test_a_slow_viewer_skips_to_the_newest_and_harms_nobody(relay: Relay) 
     seqs = [frame["seq"] for frame in await frames(slow, 3)]
     # One that was written, one of which a part was written, and then the newest.
     assert seqs == [1, 2, 50]
-    assert relay.metrics.frames_dropped == 47
+    ledger, waiting = relay.hub.ledger()
+    assert (ledger.accepted, ledger.written, waiting) == (100, 53, 0)
+    assert ledger.dropped == {"superseded": 47}
 
 
 async def test_the_producer_hears_when_viewers_come_and_when_none_is_left(relay: Relay) -> None:
