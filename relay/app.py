@@ -34,6 +34,7 @@ from relay.postgres.streams import StreamOwners
 from relay.server import Server
 from relay.session import Services
 from relay.supervisor import Supervisor
+from relay.transport.certificate import Certificate, make_development_certificate
 from relay.transport.listener import listen
 from relay.web.app import Reports, make_app
 from relay.web.http import HttpServer
@@ -105,7 +106,10 @@ async def serve(
     `StoppedAtOnce`. When cancelled it ends at once, too.
     """
     addresses = [(address.host, address.port) for address in settings.addresses]
-    listeners = await listen(addresses, stall_timeout=settings.stall_timeout)
+    certificate = _certificate(settings)
+    listeners = await listen(
+        addresses, stall_timeout=settings.stall_timeout, certificate=certificate
+    )
     try:
         async with open_store(settings) as store, trio.open_nursery() as nursery:
             relay = Relay.build(settings, store)
@@ -113,6 +117,8 @@ async def serve(
             await nursery.start(relay.supervisor.run)
             if handle_signals:
                 await nursery.start(_drain_on_signal, relay, settings.drain_timeout)
+            if certificate is not None:
+                await nursery.start(_reload_on_hangup, certificate)
             task_status.started([listener.url for listener in listeners])
             await relay.server.run(listeners)
             nursery.cancel_scope.cancel()
@@ -195,6 +201,28 @@ async def _drain_on_signal(
         relay.server.drain(drain_timeout)
         await anext(signals)
         raise StoppedAtOnce
+
+
+async def _reload_on_hangup(
+    certificate: Certificate, *, task_status: trio.TaskStatus[None]
+) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            certificate.reload()
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    chain, key = settings.tls_certificate, settings.tls_key
+    if (chain is None) != (key is None):
+        raise ConfigError("TLS needs both tls_certificate and tls_key")
+    if chain is not None and key is not None:
+        return Certificate(chain, key)
+    if settings.dev_tls:
+        certificate, authority = make_development_certificate(settings.data_folder / "dev-tls")
+        log.warning("TLS for development: devices must trust its authority", file=str(authority))
+        return certificate
+    return None
 
 
 @asynccontextmanager

@@ -118,6 +118,11 @@ class Settings:
     auth_schema: Name = _setting("public", "The schema of Better Auth's tables")
     auth_user_table: Name = _setting("user", "Better Auth's table of users")
     auth_session_table: Name = _setting("session", "Better Auth's table of sessions")
+    tls_certificate: Path | None = _setting(None, "A certificate chain in PEM: speak TLS with it")
+    tls_key: Path | None = _setting(None, "Its key, in PEM")
+    dev_tls: bool = _setting(
+        default=False, about="Speak TLS with a certificate made here, to try phones and cameras"
+    )
     auth_timeout: Seconds = _setting(10.0, "Time from connecting to being authenticated")
     max_message_size: Size = _setting(16 << 20, "The largest message after auth")
     lossless_buffer: Size = _setting(4 << 20, "What may wait for a viewer that must miss nothing")

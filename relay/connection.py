@@ -161,6 +161,7 @@ class Connection:
             upgrade = False
             with trio.CancelScope(deadline=deadline) as auth:
                 try:
+                    await self._stream.link.handshake()
                     upgrade = asks_for_upgrade(await self._stream.read_head())
                     if upgrade:
                         await self._authenticate(nursery)

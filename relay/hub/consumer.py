@@ -30,8 +30,8 @@ class Consumer:
     peer: ConsumingPeer
     _outlet: Outlet
     _metrics: Metrics
-    _terms: Terms = Terms()
-    _lossless_bytes: int = 0
+    _terms: Terms
+    _lossless_bytes: int
     """That may wait under the policy `lossless`."""
     in_line: bool = False
     ledger: Ledger = field(factory=Ledger)
@@ -53,7 +53,8 @@ class Consumer:
         return self._waiting.count
 
     def offer(self, frame: Frame) -> None:
-        """Write the frame if the connection is idle, else let it wait. Never waits, never raises."""
+        """Write the frame if the connection is idle, else let it wait. Never waits, never
+        raises."""
         if self._closed:
             return
         self.ledger.accepted += 1

@@ -91,8 +91,7 @@ class Hub:
         peers: set[Peer] = {
             consumer.peer
             for consumer in stream.watchers
-            if consumer.wants_alerts
-            and consumer.identity.may_consume(alert.stream_id, owner_id)
+            if consumer.wants_alerts and consumer.identity.may_consume(alert.stream_id, owner_id)
         }
         if stream.producer is not None and stream.producer.wants_alerts:
             peers.add(stream.producer)
@@ -161,7 +160,7 @@ class Hub:
             status=stream.status,
         )
         # Those that watch the stream were told already.
-        told = {consumer.peer for consumer in stream.watchers}
+        told: set[Peer] = {consumer.peer for consumer in stream.watchers}
         for observer in self._observers:
             visible = observer.identity.may_consume(stream.stream_id, stream.owner_id)
             if visible and observer not in told:

@@ -19,7 +19,6 @@ class Peer(Protocol):
     def tell(self, message: ServerMessage) -> object:
         """Send a message, ahead of video; never waits."""
 
-
     def tell_alert(self, alert: AlertEvent) -> object:
         """Send an alert, or hold it back until a replay of earlier ones has ended."""
 

@@ -35,7 +35,7 @@ class Pace:
         """Whether a frame may go now; the next one is due a period after this one was."""
         if now < self._due - TOLERANCE * self._period:
             return False
-        # From when it was due, not from now: so the mean rate holds though no frame comes just then.
+        # From when it was due, not from now: the mean rate holds though no frame comes just then.
         on_time = self._due > now - self._period
         self._due = (self._due if on_time else now) + self._period
         return True
@@ -56,7 +56,7 @@ class Window:
         self._unacknowledged.append(seq)
 
     def acknowledge(self, seq: int) -> None:
-        """Take a frame and all before it as arrived; a `seq` that is not under way changes nothing."""
+        """Take a frame and all before it as arrived; one that is not under way changes nothing."""
         if seq in self._unacknowledged:
             while self._unacknowledged.popleft() != seq:
                 pass

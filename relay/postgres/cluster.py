@@ -140,7 +140,7 @@ class Cluster:
                         return
                     await trio.sleep(POLL)
         except BaseException:
-            await self.stop()  # noqa: ASYNC102 - it shields itself
+            await self.stop()
             raise
         await self.stop()
         said = self._folder.log.read_bytes()[said_before:].decode(errors="replace")

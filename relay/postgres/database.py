@@ -46,7 +46,7 @@ async def open_database(
     try:
         yield database
     finally:
-        await database._close()  # noqa: ASYNC102 - it shields itself
+        await database._close()
 
 
 @define(eq=False)

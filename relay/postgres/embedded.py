@@ -59,7 +59,7 @@ async def open_embedded(data_dir: Path, *, postgres_bin: Path | None = None) -> 
                 finally:
                     folder.withdraw()
         finally:
-            await cluster.stop()  # noqa: ASYNC102 - it shields itself
+            await cluster.stop()
     finally:
         held.close()
 

@@ -7,7 +7,7 @@ encodings have the same schema but for `data`, which is base64 in JSON and bytes
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 from attrs import define, frozen
@@ -47,9 +47,12 @@ class InvalidMessage(Exception):
 class Codec(Protocol):
     """One encoding, in both directions."""
 
-    subprotocol: str
-    binary: bool
-    """Whether its messages are binary WebSocket messages, or text."""
+    @property
+    def subprotocol(self) -> str: ...
+
+    @property
+    def binary(self) -> bool:
+        """Whether its messages are binary WebSocket messages, or text."""
 
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one client message; `InvalidMessage` names the field and why."""
@@ -73,8 +76,8 @@ class JsonCodec:
 
     subprotocol: str = "relay.v1.json"
     binary: bool = False
-    _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
-    _encoder: msgspec.json.Encoder = msgspec.json.Encoder()
+    _decoder: ClassVar[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
+    _encoder: ClassVar[msgspec.json.Encoder] = msgspec.json.Encoder()
 
     def decode(self, payload: bytes) -> ClientMessage:
         return _decode(self._decoder, payload)
@@ -101,8 +104,10 @@ class MsgpackCodec:
 
     subprotocol: str = "relay.v1.msgpack"
     binary: bool = True
-    _decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
-    _encoder: msgspec.msgpack.Encoder = msgspec.msgpack.Encoder()
+    _decoder: ClassVar[msgspec.msgpack.Decoder[ClientMessage]] = msgspec.msgpack.Decoder(
+        ClientMessage
+    )
+    _encoder: ClassVar[msgspec.msgpack.Encoder] = msgspec.msgpack.Encoder()
 
     def decode(self, payload: bytes) -> ClientMessage:
         return _decode(self._decoder, payload)

@@ -34,6 +34,9 @@ class Link(Protocol):
     def peer(self) -> str:
         """The address of the other side, for the log."""
 
+    async def handshake(self) -> None:
+        """Do what comes before any bytes; `trio.BrokenResourceError` when it fails."""
+
     def send(self, data: Buffer) -> int:
         """Take what fits now and return how much; `BlockingIOError` when nothing does."""
 
@@ -77,6 +80,9 @@ class SocketLink:
     @property
     def closed(self) -> bool:
         return self.socket.fileno() < 0
+
+    async def handshake(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     def send(self, data: Buffer) -> int:
         return self.socket.send(data)

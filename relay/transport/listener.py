@@ -10,8 +10,10 @@ import trio
 from attrs import define
 
 from relay.errors import ConfigError
-from relay.transport.link import SocketLink
+from relay.transport.certificate import Certificate
+from relay.transport.link import Link, SocketLink
 from relay.transport.stream import FrameStream
+from relay.transport.tls import TlsLink
 
 BACKLOG = 4096
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
@@ -23,11 +25,13 @@ class Listener(trio.abc.Listener[FrameStream]):
 
     socket: socket.socket
     _stall_timeout: float
+    _certificate: Certificate | None
 
     @property
     def url(self) -> str:
         host, port = self.socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def accept(self) -> FrameStream:
         while True:
@@ -37,7 +41,11 @@ class Listener(trio.abc.Listener[FrameStream]):
             except (BlockingIOError, ConnectionAbortedError):
                 continue
             host, port = address[:2]
-            return FrameStream(SocketLink(accepted, f"{host}:{port}"), self._stall_timeout)
+            plain = SocketLink(accepted, f"{host}:{port}")
+            link: Link = plain
+            if self._certificate is not None:
+                link = TlsLink(plain, self._certificate.context)
+            return FrameStream(link, self._stall_timeout)
 
     async def aclose(self) -> None:
         if self.socket.fileno() >= 0:
@@ -46,7 +54,12 @@ class Listener(trio.abc.Listener[FrameStream]):
         await trio.lowlevel.checkpoint()
 
 
-async def listen(addresses: Sequence[tuple[str, int]], *, stall_timeout: float) -> list[Listener]:
+async def listen(
+    addresses: Sequence[tuple[str, int]],
+    *,
+    stall_timeout: float,
+    certificate: Certificate | None = None,
+) -> list[Listener]:
     """Listen on all (host, port); with port 0 they share the one that the system chooses first.
 
     Of several addresses those that this machine does not have, such as ::1 without IPv6, are left
@@ -72,7 +85,7 @@ async def listen(addresses: Sequence[tuple[str, int]], *, stall_timeout: float) 
         for each in sockets:
             each.close()
         raise
-    return [Listener(each, stall_timeout) for each in sockets]
+    return [Listener(each, stall_timeout, certificate) for each in sockets]
 
 
 async def _bind(host: str, port: int) -> socket.socket:

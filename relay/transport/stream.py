@@ -17,6 +17,7 @@ from relay.closing import Ending
 from relay.transport.link import Buffer, Link, SocketLink
 from relay.transport.outlet import Outlet
 from relay.transport.splice import Message, Splicer
+from relay.transport.tls import TlsLink
 from relay.transport.wire import CLOSE
 
 MAX_HEAD = 16 * 1024
@@ -59,8 +60,13 @@ class FrameStream(trio.abc.Stream):
     @property
     def socket(self) -> socket.socket:
         """The socket itself, for Hypercorn to read the addresses from."""
-        assert isinstance(self.link, SocketLink)
-        return self.link.socket
+        link = self.link.below if isinstance(self.link, TlsLink) else self.link
+        assert isinstance(link, SocketLink)
+        return link.socket
+
+    @property
+    def encrypted(self) -> bool:
+        return isinstance(self.link, TlsLink)
 
     async def read_head(self) -> bytes:
         """The request head up to its blank line, to be read again by whoever serves the request.

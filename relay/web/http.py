@@ -45,5 +45,31 @@ class HttpServer:
                 self._config,
                 self._context,
                 {},
-                cast("Any", stream),  # all that it uses of one
+                cast("Any", _Encrypted(stream) if stream.encrypted else stream),
             )
+
+
+@define(eq=False)
+class _Encrypted:
+    """A stream that did its TLS handshake already, in the shape of `trio.SSLStream`."""
+
+    _stream: FrameStream
+
+    @property
+    def transport_stream(self) -> FrameStream:
+        return self._stream
+
+    async def do_handshake(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def selected_alpn_protocol(self) -> str:
+        return "http/1.1"
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -84,6 +84,9 @@ class MemoryLink:
     closed: bool = False
     was_reset: bool = False
 
+    async def handshake(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     def send(self, data: bytes | bytearray | memoryview) -> int:
         if self.closed:
             raise OSError
@@ -307,7 +310,13 @@ class Alerts:
         return stored
 
     async def history(
-        self, reader: Identity, *, stream_id: str | None, after: int | None, last: int | None, limit: int
+        self,
+        reader: Identity,
+        *,
+        stream_id: str | None,
+        after: int | None,
+        last: int | None,
+        limit: int,
     ) -> History | None:
         """As the table does it, for a reader who sees everything."""
         await trio.sleep(self.delay)

@@ -1,4 +1,5 @@
-"""JSON and MessagePack beside each other, each read and written by other hands on the client's side."""
+"""JSON and MessagePack beside each other, each read and written by other hands on the client's
+side."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ import base64
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
-import trio.testing
 
 from relay.protocol import codec as codecs
 from tests.unit.memory import SENTRY, Client, Relay
@@ -60,11 +61,14 @@ async def test_a_mixed_audience_gets_the_same_picture(relay: Relay, binary_phone
 async def test_base64_is_undone_once_however_many_watch(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unpacked = []
+    unpacked: list[object] = []
     unpack = codecs.JsonCodec.unpack
-    monkeypatch.setattr(
-        codecs.JsonCodec, "unpack", lambda self, data: unpacked.append(1) or unpack(self, data)
-    )
+
+    def counted(self: codecs.JsonCodec, data: msgspec.Raw) -> bytes | None:
+        unpacked.append(data)
+        return unpack(self, data)
+
+    monkeypatch.setattr(codecs.JsonCodec, "unpack", counted)
     phone, texts = await relay.phone(), [await relay.viewer() for _ in range(3)]
     await phone.send({"type": "video-frame", "data": BASE64})
     for viewer in texts:
@@ -128,7 +132,9 @@ async def test_what_json_has_no_word_for_is_refused(
     assert (await client.ask({"type": "register"}))["code"] == "REGISTERED"
 
 
-@pytest.mark.parametrize("content", [b"", b"\xc1", b"\x93\x01", b"{}", b"\x81\x01\x02", b"\x80\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xc1", b"\x93\x01", b"{}", b"\x81\x01\x02", b"\x80\x00"]
+)
 async def test_broken_messagepack_is_answered_and_disturbs_nothing(
     relay: Relay, content: bytes
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ async def test_max_fps_holds_the_mean_rate_when_frames_come_unevenly(relay: Rela
         await trio.sleep(0.020 if index % 2 else 0.030)
     seqs = await rest(viewer)
     assert len(seqs) in range(58, 63)  # 6 seconds
-    gaps = {after - before for before, after in zip(seqs, seqs[1:], strict=False)}
+    gaps = {after - before for before, after in pairwise(seqs)}
     assert gaps <= {3, 4, 5}
 
 
