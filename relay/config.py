@@ -245,7 +245,8 @@ def placeholder(name: str) -> str:
     wanted = _TYPES[name]
     if wanted == Path | None:
         return "DIR"
-    return str(_meta(wanted).title) if _meta(wanted) else "|".join(get_args(wanted))
+    meta = _meta(wanted)
+    return str(meta.title) if meta else "|".join(get_args(wanted))
 
 
 def _expected(wanted: Any) -> str:
@@ -260,7 +261,8 @@ def _expected(wanted: Any) -> str:
 def _meta(wanted: Any) -> Meta | None:
     for part in (wanted, *get_args(wanted)):
         for meta in getattr(part, "__metadata__", ()):
-            return meta
+            if isinstance(meta, Meta):
+                return meta
     return None
 
 

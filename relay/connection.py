@@ -119,15 +119,18 @@ class Connection:
         """
         self._stream.on_end = self._lost
         try:
-            async with trio.open_nursery() as nursery:
-                await self._live(nursery, deadline)
-                nursery.cancel_scope.cancel()
-        except* Exception:  # the one boundary: a bug ends its own connection and no other
-            self.end(Ending.INTERNAL_ERROR)
-            log.exception("connection failed", connection=self.accepted)
+            try:
+                async with trio.open_nursery() as nursery:
+                    await self._live(nursery, deadline)
+                    nursery.cancel_scope.cancel()
+            except* Exception:  # the one boundary: a bug ends its own connection and no other
+                self.end(Ending.INTERNAL_ERROR)
+                log.exception("connection failed", connection=self.accepted)
+            finally:
+                self._leave()
+            await self._say_goodbye()
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE):
-                await self._leave()
+            await self._stream.aclose()
 
     def end(self, ending: Ending, *, request_id: RequestId = None) -> None:
         """End the connection; the first reason given is the one that counts.
@@ -369,7 +372,7 @@ class Connection:
     def _lost(self) -> None:
         self.end(Ending.CLIENT_CLOSED if self._stream.peer_closed else Ending.CLIENT_GONE)
 
-    async def _leave(self) -> None:
+    def _leave(self) -> None:
         ending = self.ending or Ending.SHUTDOWN
         metrics = self._door.services.metrics
         metrics.endings[ending] += 1
@@ -380,13 +383,11 @@ class Connection:
             self._session.close()
         if ending is not Ending.HTTP_ANSWERED:
             log.info("connection ended", connection=self.accepted, ending=ending.label)
-        if self._upgraded and ending.value.code is not None:
-            await self._say_goodbye(ending)
-        await self._stream.aclose()
 
-    async def _say_goodbye(self, ending: Ending) -> None:
-        goodbye = ending.value
-        assert goodbye.code is not None
+    async def _say_goodbye(self) -> None:
+        goodbye = (self.ending or Ending.SHUTDOWN).value
+        if goodbye.code is None or not self._upgraded:
+            return
         last = [close_frame(goodbye.code, goodbye.reason)]
         if goodbye.error is not None:
             error = Error(
@@ -396,8 +397,9 @@ class Connection:
                 retry_after=goodbye.retry_after,
             )
             last.insert(0, self._encode(error))
-        try:
-            await self.outlet.drain(self._mailbox, *last)
-            await self._stream.discard_rest()
-        except GONE:
-            pass  # the peer did not wait for it
+        with trio.move_on_after(GOODBYE):
+            try:
+                await self.outlet.drain(self._mailbox, *last)
+                await self._stream.discard_rest()
+            except GONE:
+                pass  # the peer did not wait for it

@@ -96,7 +96,9 @@ def install(
     wanted = f"{foundation()}\n{fingerprint(sources)}\n"
 
     def is_there() -> bool:
-        return os.access(python_of(folder), os.X_OK) and all(read(stamp) == wanted for stamp in stamps)
+        return os.access(python_of(folder), os.X_OK) and all(
+            read(stamp) == wanted for stamp in stamps
+        )
 
     if is_there():
         return

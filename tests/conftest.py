@@ -12,7 +12,7 @@ import pytest
 
 PLATFORM = "platform:"
 
-pytest_plugins = ["pytester", "tests.integration.relay_process"]
+pytest_plugins = ["pytester"]
 
 hypothesis.settings.register_profile("relay", deadline=None)
 hypothesis.settings.load_profile("relay")

@@ -30,6 +30,9 @@ START_PATIENCE = 60.0
 STOP_PATIENCE = 20.0
 """Seconds that Postgres may take to stop: more than all steps of the watchdog."""
 
+STOP_LIMIT = 2 * STOP_PATIENCE + 5
+"""Seconds that `Cluster.stop` takes at most."""
+
 POLL = 0.01
 """Seconds between two looks at a file that another process is to change."""
 
@@ -133,16 +136,18 @@ class Cluster:
                 )
         finally:
             lock.close()
+        ready = False
         try:
             with trio.move_on_after(START_PATIENCE):
-                while self._watchdog.poll() is None:
-                    if self._is_ready():
-                        return
+                while not ready and self._watchdog.poll() is None:
                     await trio.sleep(POLL)
-        except BaseException:
-            await self.stop()
-            raise
-        await self.stop()
+                    ready = self._is_ready()
+        finally:
+            if not ready:
+                with trio.move_on_after(STOP_LIMIT, shield=True):
+                    await self.stop()
+        if ready:
+            return
         said = self._folder.log.read_bytes()[said_before:].decode(errors="replace")
         raise ConfigError(f"the embedded Postgres did not start: {_complaint(said)}")
 
@@ -153,22 +158,21 @@ class Cluster:
             await self.stop()
 
     async def stop(self) -> None:
-        """Stop Postgres, and wait for it even if cancelled. Committed transactions are kept."""
+        """Stop Postgres, which keeps committed transactions. Takes up to `STOP_LIMIT`."""
         if self._watchdog is None:
             return
-        with trio.CancelScope(shield=True):
-            if self._watchdog.stdin is not None:
-                await self._watchdog.stdin.aclose()
-            with trio.move_on_after(STOP_PATIENCE):
-                await self._watchdog.wait()
-            if self._watchdog.poll() is None:
-                self._signal(signal.SIGKILL)
-                self._watchdog.kill()
-                await self._watchdog.wait()
-            self._watchdog = None
-            # If the watchdog was killed, Postgres still runs.
-            lock = await self._lock()
-            lock.close()
+        if self._watchdog.stdin is not None:
+            await self._watchdog.stdin.aclose()
+        with trio.move_on_after(STOP_PATIENCE):
+            await self._watchdog.wait()
+        if self._watchdog.poll() is None:
+            self._signal(signal.SIGKILL)
+            self._watchdog.kill()
+            await self._watchdog.wait()
+        # If it was the watchdog that was killed, Postgres still runs.
+        lock = await self._lock()
+        lock.close()
+        self._watchdog = None
         self._folder.remove_socket_folder()
 
     async def _lock(self) -> Lock:

@@ -25,6 +25,9 @@ from relay.errors import StoreUnavailable
 from relay.postgres.address import Address
 from relay.postgres.call import ANSWER_MARGIN, Call
 
+CLOSE_PATIENCE = 30.0
+"""Seconds that `open_database` waits for the last call before it leaves."""
+
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
@@ -46,7 +49,10 @@ async def open_database(
     try:
         yield database
     finally:
-        await database._close()
+        # A call that was abandoned while it connected keeps its thread for as long as that takes.
+        with trio.move_on_after(CLOSE_PATIENCE, shield=True):
+            await database._wait_for_calls()
+        database._close()
 
 
 @define(eq=False)
@@ -101,13 +107,12 @@ class Database:
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             raise StoreUnavailable(self._address.clean(error)) from None
 
-    async def _close(self) -> None:
+    async def _wait_for_calls(self) -> None:
+        for _ in range(self._size):
+            await self._turns.acquire_on_behalf_of(object())
+
+    def _close(self) -> None:
         self._closed = True
-        with trio.CancelScope(shield=True):
-            # A call that was abandoned while it connected keeps its thread for as long as
-            # connecting may take.
-            for _ in range(self._size):
-                await self._turns.acquire_on_behalf_of(object())
         for connection in self._idle:
             connection.close()
         self._idle.clear()

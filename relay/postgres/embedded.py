@@ -19,7 +19,7 @@ import trio
 from relay.errors import ConfigError, StoreUnavailable
 from relay.postgres.account import choose_account
 from relay.postgres.binaries import find_binaries
-from relay.postgres.cluster import POLL, START_PATIENCE, Cluster
+from relay.postgres.cluster import POLL, START_PATIENCE, STOP_LIMIT, Cluster
 from relay.postgres.database import open_database
 from relay.postgres.folder import DataFolder, Lock
 from relay.postgres.migrate import migrate
@@ -59,7 +59,8 @@ async def open_embedded(data_dir: Path, *, postgres_bin: Path | None = None) -> 
                 finally:
                     folder.withdraw()
         finally:
-            await cluster.stop()
+            with trio.move_on_after(STOP_LIMIT, shield=True):
+                await cluster.stop()
     finally:
         held.close()
 

@@ -151,7 +151,6 @@ async def _run(
         # What its reader ends with when the server surprises it: with a ping behind a Close, or
         # with something that is no handshake.
         failure = f"{host} does not speak WebSocket"
-        await trio.aclose_forcefully(stream)
     finally:
         goodbye.cancel()
     if not connected:

@@ -1,4 +1,5 @@
-"""A real Postgres for tests: one server for each process of the run, one database for each test."""
+"""A real Postgres for tests: one server for each process of the run, one database for each test.
+And a real relay: a process of its own for each module that wants one."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ from attrs import frozen
 from psycopg import sql
 
 from relay.postgres.embedded import open_embedded
+from tests.integration.accounts import Accounts
+from tests.integration.relay_process import RelayProcess, start_relay
 
 
 @frozen
@@ -91,3 +94,22 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     with postgres_server.database("template0") as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with all tables, shared by the tests of a module."""
+    with postgres_server.database("relay") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def accounts(database_url: str) -> Accounts:
+    return Accounts(database_url)
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    """A relay that the tests of a module share."""
+    with start_relay(database_url=database_url) as relay:
+        yield relay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -54,14 +55,19 @@ async def what_others_do(url: str) -> list[str]:
 
 
 async def check_whole(database: Database, size: int) -> None:
-    """Each connection of the pool can be used at the same moment, in a transaction of its own."""
-    backends: list[int] = []
+    """So many transactions run at the same moment, each on a connection of its own."""
+    backends: set[int] = set()
+    together = threading.Barrier(size)
+
+    def work(connection: Connection) -> None:
+        together.wait(timeout=5)
+        backends.add(my_backend(connection))
 
     async def one() -> None:
-        backends.append(await database.transact(ask("select pg_backend_pid() from pg_sleep(0.05)")))
+        await database.transact(work)
 
-    with trio.fail_after(5):
+    with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             for _ in range(size):
                 nursery.start_soon(one)
-    assert len(set(backends)) == size
+    assert len(backends) == size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -9,22 +10,30 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx
-import pytest
 import trio
-from attrs import define, field
-
-from tests.integration.accounts import Accounts
-from tests.integration.conftest import PostgresServer
+from attrs import define, field, frozen
 
 RELAY = (sys.executable, "-m", "relay")
 PATIENCE = 30.0
 """Seconds that anything may take on a busy machine; a test that waits so long has failed."""
+
+
+@frozen
+class Response:
+    """What a plain HTTP request got."""
+
+    status: int
+    headers: HTTPMessage
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
 
 
 @define(eq=False)
@@ -66,19 +75,15 @@ class RelayProcess:
         )
         return int(shown.stdout) * 1024
 
-    async def get(self, path: str, method: str = "GET") -> httpx.Response:
-        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
-            return await client.request(method, self.url + path)
+    async def get(self, path: str, method: str = "GET") -> Response:
+        return await trio.to_thread.run_sync(self._request, method, path)
 
     async def stats(self) -> dict[str, Any]:
         totals: dict[str, Any] = (await self.get("/stats")).json()
         return totals
 
     async def until_logged(self, text: str) -> None:
-        async def logged() -> bool:
-            return text in self.log
-
-        await until(logged)
+        await until(lambda: text in self.log)
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -86,6 +91,13 @@ class RelayProcess:
     async def ended(self) -> int:
         """Wait for the end of the process; returns its exit code."""
         return await trio.to_thread.run_sync(self._process.wait, PATIENCE)
+
+    def _request(self, method: str, path: str) -> Response:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        with closing(connection):
+            connection.request(method, path)
+            response = connection.getresponse()
+            return Response(response.status, response.headers, response.read())
 
     def end(self) -> int:
         """End it the way a service manager does, if it still runs; returns its exit code."""
@@ -102,6 +114,7 @@ class RelayProcess:
 def start_relay(
     *arguments: str,
     database_url: str | None = None,
+    bind: str = "127.0.0.1:0",
     command: Sequence[str] = (*RELAY, "serve"),
     flawless: bool = True,
 ) -> Iterator[RelayProcess]:
@@ -113,7 +126,7 @@ def start_relay(
         stderr = Path(folder) / "stderr"
         with stderr.open("wb") as sink:
             process = subprocess.Popen(
-                [*command, "--bind", "127.0.0.1:0", *arguments],
+                [*command, "--bind", bind, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=sink,
@@ -162,11 +175,12 @@ def processes_about(text: str) -> list[str]:
     return [line for line in shown.stdout.decode().splitlines() if text in line]
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Wait until something is so; fail when that takes too long."""
     with trio.fail_after(PATIENCE):
         while True:
-            if await condition():
+            so = condition()
+            if so if isinstance(so, bool) else await so:
                 return
             await trio.sleep(0.02)
 
@@ -175,22 +189,3 @@ def _first_line(process: subprocess.Popen[bytes]) -> str:
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
     return process.stdout.readline().decode() if ready else ""
-
-
-@pytest.fixture(scope="module")
-def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database with all tables, shared by the tests of a module."""
-    with postgres_server.database("relay") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def accounts(database_url: str) -> Accounts:
-    return Accounts(database_url)
-
-
-@pytest.fixture(scope="module")
-def relay(database_url: str) -> Iterator[RelayProcess]:
-    """A relay that the tests of a module share."""
-    with start_relay(database_url=database_url) as relay:
-        yield relay

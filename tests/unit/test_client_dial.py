@@ -204,16 +204,44 @@ async def test_a_cancelled_client_still_says_goodbye_and_waits_no_longer_than_it
         assert trio.current_time() - before < GOODBYE_SECONDS / 2
 
 
-async def test_a_ping_after_our_close_does_no_harm() -> None:
+async def receive_close(stream: trio.abc.Stream, server: wsproto.WSConnection) -> CloseConnection:
+    server.receive_data(bytes(await stream.receive_some()))
+    (close,) = server.events()
+    assert isinstance(close, CloseConnection)
+    return close
+
+
+async def test_a_ping_after_our_close_does_no_harm(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async def ping_and_close(stream: trio.abc.Stream, server: wsproto.WSConnection) -> None:
-        server.receive_data(bytes(await stream.receive_some()))
-        (close,) = server.events()
-        assert isinstance(close, CloseConnection)
-        # wsproto would not send it any more.
+        close = await receive_close(stream, server)
+        # wsproto would not send the ping any more.
         await stream.send_all(bytes((0x89, 0)) + server.send(close.response()))
 
+    before = trio.current_time()
     async with open_background() as background, open_raw() as (_, stream, server):
         background.start_soon(ping_and_close, stream, server)
+    assert trio.current_time() == before
+
+
+async def test_also_a_cancelled_client_waits_for_the_answer_to_its_close() -> None:
+    answered = False
+
+    async def answer_late(stream: trio.abc.Stream, server: wsproto.WSConnection) -> None:
+        nonlocal answered
+        close = await receive_close(stream, server)
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(server.send(close.response()))
+        answered = True
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with open_raw() as (_, stream, server):
+                nursery.start_soon(answer_late, stream, server)
+                scope.cancel()
+                await trio.sleep_forever()
+    assert answered
 
 
 async def test_a_ping_behind_the_close_of_the_server_ends_the_connection() -> None:

@@ -67,7 +67,7 @@ def imports(module: str, source: str) -> Iterator[str]:
 
 def objections(module: str, source: str) -> list[str]:
     room = room_of(module)
-    found = []
+    found: list[str] = []
     for imported in imports(module, source):
         package, *_ = imported.split(".")
         if package == "relay":

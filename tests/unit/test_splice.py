@@ -1,0 +1,460 @@
+"""The splice against wsproto: the same bytes, cut anywhere, give the same messages and controls."""
+
+from __future__ import annotations
+
+import itertools
+import runpy
+import struct
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+import wsproto
+from attrs import define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.utils import apply_mask
+from wsproto import events
+
+import relay.transport.unmask
+from relay.closing import Ending
+from relay.transport import splice
+from relay.transport.splice import MESSAGES_AT_ONCE, Message, Splicer
+from relay.transport.wire import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT
+
+LIMIT = 1 << 20
+MASK = b"\x8a\x01\xfe\x37"
+EDGES = [0, 1, 2, 124, 125, 126, 127, 128, 65535, 65536, 65537]
+UNMASKS = pytest.mark.parametrize("unmask", [relay.transport.unmask.unmask, apply_mask])
+
+
+def masked(
+    opcode: int, payload: bytes = b"", *, final: bool = True, mask: bytes = MASK, form: int = 0
+) -> bytes:
+    """A frame as a client sends it; `form`: the bits that its length is written in, 0 to fit."""
+    size = len(payload)
+    form = form or (7 if size < 126 else 16 if size < 1 << 16 else 64)
+    first = opcode | (FIN if final else 0)
+    if form == 7:
+        header = bytes((first, 0x80 | size))
+    elif form == 16:
+        header = struct.pack("!BBH", first, 0x80 | 126, size)
+    else:
+        header = struct.pack("!BBQ", first, 0x80 | 127, size)
+    return header + mask + apply_mask(payload, mask)
+
+
+def in_clear(control: bytes) -> tuple[int, bytes]:
+    """The opcode and the payload of a masked control frame."""
+    return control[0] & 15, apply_mask(control[6:], control[2:6])
+
+
+def latest_of_each(controls: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    kept: dict[int, bytes] = {}
+    for opcode, payload in controls:
+        kept.pop(opcode, None)
+        kept[opcode] = payload
+    return list(kept.items())
+
+
+@define
+class Ours:
+    """A splicer, fed as a stream feeds it."""
+
+    splicer: Splicer = field(factory=lambda: Splicer(LIMIT))
+    messages: list[tuple[int, bytes]] = field(factory=list)
+    controls: list[tuple[int, bytes]] = field(factory=list)
+
+    @property
+    def fault(self) -> Ending | None:
+        return self.splicer.fault
+
+    def feed(self, data: bytes) -> None:
+        """One arrival of bytes; the controls in it are taken when it has been looked at."""
+        while data:
+            place = self.splicer.missing
+            if place is None:
+                piece, data = memoryview(bytearray(data)), b""
+            else:
+                count = min(len(place), len(data))
+                place[:count] = data[:count]
+                piece, data = memoryview(self.splicer.filled(count)), data[count:]
+            while True:
+                messages, piece = self.splicer.feed(piece)
+                assert len(messages) <= MESSAGES_AT_ONCE
+                self.messages += [(each.opcode, each.payload) for each in messages]
+                if not piece:
+                    break
+        self.controls += map(in_clear, self.splicer.controls)
+        self.splicer.controls.clear()
+
+
+@define
+class Oracle:
+    """wsproto as a server, which a splicer is compared with."""
+
+    connection: wsproto.connection.Connection = field(
+        factory=lambda: wsproto.connection.Connection(wsproto.ConnectionType.SERVER)
+    )
+    messages: list[tuple[int, bytes]] = field(factory=list)
+    controls: list[tuple[int, bytes]] = field(factory=list)
+    closed: bool = False
+    fault: int | None = None
+    _parts: list[bytes] = field(factory=list)
+
+    def feed(self, data: bytes) -> None:
+        if self.closed:
+            return
+        self.connection.receive_data(data)
+        controls: list[tuple[int, bytes]] = []
+        for event in self.connection.events():
+            self._take(event, controls)
+        self.controls += latest_of_each(controls)
+
+    def _take(self, event: Any, controls: list[tuple[int, bytes]]) -> None:
+        if isinstance(event, events.TextMessage | events.BytesMessage):
+            data = event.data.encode() if isinstance(event.data, str) else bytes(event.data)
+            self._parts.append(data)
+            if event.message_finished:
+                opcode = TEXT if isinstance(event, events.TextMessage) else BINARY
+                self.messages.append((opcode, b"".join(self._parts)))
+                self._parts.clear()
+        elif isinstance(event, events.Ping | events.Pong):
+            opcode = PONG if isinstance(event, events.Pong) else PING
+            controls.append((opcode, bytes(event.payload)))
+        else:
+            self.closed = True
+            if self.connection.state is wsproto.connection.ConnectionState.OPEN:
+                self.fault = int(event.code)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    """The data in pieces; the places are taken modulo its length."""
+    marks = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
+    return [data[start:end] for start, end in itertools.pairwise(marks)]
+
+
+def exactly(unit: bytes, size: int) -> bytes:
+    """So many bytes of whole units, valid UTF-8 if the unit is."""
+    return unit * (size // len(unit)) + b"x" * (size % len(unit)) if unit else b"x" * size
+
+
+sizes = st.integers(0, 300) | st.sampled_from(EDGES)
+masks = st.binary(min_size=4, max_size=4)
+texts = st.builds(exactly, st.text(max_size=8).map(str.encode), sizes)
+blobs = st.builds(exactly, st.binary(max_size=8), sizes)
+data_messages = st.tuples(st.just(TEXT), texts) | st.tuples(st.just(BINARY), blobs)
+pings_and_pongs = st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125))
+places = st.lists(st.integers(0, 1 << 18), max_size=12)
+
+
+@st.composite
+def conversations(
+    draw: st.DrawFn, messages: st.SearchStrategy[tuple[int, bytes]] = data_messages
+) -> tuple[bytes, list[tuple[int, bytes]], list[tuple[int, bytes]]]:
+    """Bytes of whole frames, and the messages and controls in them."""
+    sent, controls, data = [], [], bytearray()
+
+    def perhaps_control() -> None:
+        if draw(st.booleans()):
+            control = draw(pings_and_pongs)
+            controls.append(control)
+            data.extend(masked(*control, mask=draw(masks)))
+
+    for opcode, payload in draw(st.lists(messages, max_size=5)):
+        perhaps_control()
+        sent.append((opcode, payload))
+        pieces = cut(payload, draw(st.lists(st.integers(0, 1 << 17), max_size=3)))
+        pieces += [b""] * draw(st.integers(0, 2)) or ([] if pieces else [b""])
+        for number, piece in enumerate(pieces, 1):
+            kind = opcode if number == 1 else CONTINUATION
+            data += masked(kind, piece, final=number == len(pieces), mask=draw(masks))
+            if number < len(pieces):
+                perhaps_control()
+    perhaps_control()
+    return bytes(data), sent, controls
+
+
+@UNMASKS
+def test_whole_conversations_come_out_as_they_were_sent(unmask: Callable[..., bytes]) -> None:
+    @given(conversations(), places)
+    def check(
+        conversation: tuple[bytes, list[tuple[int, bytes]], list[tuple[int, bytes]]],
+        places: list[int],
+    ) -> None:
+        data, messages, controls = conversation
+        ours, oracle = Ours(), Oracle()
+        for piece in cut(data, places):
+            ours.feed(piece)
+            oracle.feed(piece)
+        assert ours.messages == oracle.messages == messages
+        assert ours.controls == oracle.controls
+        assert set(ours.controls) <= set(controls)
+        assert ours.fault is None
+        assert ours.splicer.missing is None
+
+    with mock.patch.object(splice, "unmask", unmask):
+        check()
+
+
+short_messages = st.tuples(st.just(TEXT), st.text(max_size=40).map(str.encode)) | st.tuples(
+    st.just(BINARY), st.binary(max_size=200)
+)
+
+
+@given(conversations(short_messages))
+def test_byte_by_byte_no_control_is_passed_over(
+    conversation: tuple[bytes, list[tuple[int, bytes]], list[tuple[int, bytes]]],
+) -> None:
+    data, messages, controls = conversation
+    ours = Ours()
+    for byte in data:
+        ours.feed(bytes((byte,)))
+    assert (ours.messages, ours.controls) == (messages, controls)
+
+
+def compare_broken(data: bytes, places: list[int]) -> None:
+    """Feed both sides anything at all: what ours takes is what wsproto takes.
+
+    The differences are wanted ones: a text is judged when it is whole, while wsproto judges what
+    there is of it; the payload of a Close is judged by trio-websocket; and there is a largest size.
+    """
+    # Something that is a breach at the start of every frame: wsproto tells later than we do.
+    data += b"\xff" * 32
+    ours, oracle = Ours(), Oracle()
+    for piece in cut(data, places):
+        ours.feed(piece)
+        oracle.feed(piece)
+    closed = any(opcode == CLOSE for opcode, _ in ours.controls)
+    assert ours.splicer.deaf == (closed or ours.fault is not None)
+    if ours.fault is Ending.MESSAGE_TOO_BIG:
+        assert ours.messages == oracle.messages[: len(ours.messages)]
+        return
+    assert ours.messages == oracle.messages
+    controls = [control for control in ours.controls if control[0] != CLOSE]
+    if oracle.fault == 1007:
+        assert ours.fault is not None or closed or ours.splicer.missing or ours.splicer._fragments
+    elif closed:
+        assert oracle.closed
+        assert ours.fault is None
+        assert controls == oracle.controls
+    else:
+        assert ours.fault is (None if oracle.fault is None else Ending.PROTOCOL_ERROR)
+        assert controls == oracle.controls
+
+
+closes = st.tuples(st.just(CLOSE), st.binary(max_size=20) | st.just(b"\x03\xe8bye"))
+odd_frames = st.builds(
+    masked,
+    st.integers(0, 127),
+    st.binary(max_size=140),
+    final=st.booleans(),
+    mask=masks,
+    form=st.sampled_from([0, 16, 64]),
+)
+
+
+@given(
+    conversations(short_messages),
+    st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(1, 255)), min_size=1, max_size=4),
+    places,
+)
+def test_flipped_bits_are_taken_as_wsproto_takes_them(
+    conversation: tuple[bytes, list[tuple[int, bytes]], list[tuple[int, bytes]]],
+    flips: list[tuple[int, int]],
+    places: list[int],
+) -> None:
+    data = bytearray(conversation[0] or masked(TEXT, b"something"))
+    for place, bits in flips:
+        data[place % len(data)] ^= bits
+    compare_broken(bytes(data), places)
+
+
+@given(
+    st.lists(
+        odd_frames
+        | conversations(short_messages).map(lambda conversation: conversation[0])
+        | closes.map(lambda close: masked(*close))
+        | st.binary(max_size=20),
+        max_size=6,
+    ).map(b"".join),
+    places,
+)
+def test_odd_frames_and_garbage_are_taken_as_wsproto_takes_them(
+    data: bytes, places: list[int]
+) -> None:
+    compare_broken(data, places)
+
+
+# -- the edges, one by one
+
+
+def fed(data: bytes, limit: int = LIMIT) -> Ours:
+    """The outcome, which is the same in one piece, in two, and byte by byte."""
+    whole, slowly = Ours(Splicer(limit)), Ours(Splicer(limit))
+    whole.feed(data)
+    for piece in (data[:14], *(bytes((byte,)) for byte in data[14:64]), data[64:]):
+        slowly.feed(piece)
+    assert (whole.messages, whole.fault) == (slowly.messages, slowly.fault)
+    return whole
+
+
+@pytest.mark.parametrize("size", EDGES)
+def test_every_size_has_one_right_length(size: int) -> None:
+    payload = exactly("é☃".encode(), size)
+    assert fed(masked(TEXT, payload)).messages == [(TEXT, payload)]
+
+
+@pytest.mark.parametrize(("size", "form"), [(0, 16), (125, 16), (125, 64), (126, 64), (65535, 64)])
+def test_a_length_longer_than_need_be_is_a_breach(size: int, form: int) -> None:
+    ours = fed(masked(BINARY, bytes(size), form=form))
+    assert (ours.fault, ours.messages) == (Ending.PROTOCOL_ERROR, [])
+
+
+@pytest.mark.parametrize("size", [100, 126, 70_000])
+def test_the_largest_message_passes_and_a_larger_one_does_not(size: int) -> None:
+    assert fed(masked(BINARY, bytes(size)), limit=size).messages == [(BINARY, bytes(size))]
+    ours = fed(masked(BINARY, bytes(size + 1)), limit=size)
+    assert (ours.fault, ours.messages) == (Ending.MESSAGE_TOO_BIG, [])
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_fragments_count_together(over: int) -> None:
+    data = masked(BINARY, bytes(60), final=False) + masked(CONTINUATION, bytes(40 + over))
+    ours = fed(data, limit=100)
+    if over:
+        assert (ours.fault, ours.messages) == (Ending.MESSAGE_TOO_BIG, [])
+    else:
+        assert ours.messages == [(BINARY, bytes(100))]
+
+
+def test_a_message_too_big_is_refused_by_its_header_before_memory_is_taken_for_it() -> None:
+    ours = Ours(Splicer(100))
+    ours.feed(masked(BINARY, bytes(101))[:2])
+    assert ours.fault is Ending.MESSAGE_TOO_BIG
+    ours = Ours(Splicer(1 << 20))
+    ours.feed(struct.pack("!BBQ", FIN | BINARY, 0x80 | 127, (1 << 63) - 1))
+    assert ours.fault is Ending.MESSAGE_TOO_BIG
+
+
+def test_controls_do_not_count_towards_the_size_of_a_message() -> None:
+    data = masked(TEXT, b"ab", final=False) + masked(PING, bytes(125)) + masked(CONTINUATION, b"c")
+    ours = fed(data, limit=3)
+    assert ours.messages == [(TEXT, b"abc")]
+    assert ours.controls == [(PING, bytes(125))]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\x81\x00", id="unmasked"),
+        pytest.param(b"\x89\x00", id="unmasked control"),
+        *[pytest.param(masked(bit | TEXT), id=f"reserved bit {bit:x}") for bit in (16, 32, 64)],
+        *[pytest.param(masked(each), id=f"opcode {each}") for each in (3, 4, 5, 6, 7)],
+        *[pytest.param(masked(each), id=f"opcode {each}") for each in (11, 12, 13, 14, 15)],
+        *[
+            pytest.param(masked(each, final=False), id=f"fragmented control {each}")
+            for each in (CLOSE, PING, PONG)
+        ],
+        *[
+            pytest.param(masked(each, bytes(126)), id=f"long control {each}")
+            for each in (CLOSE, PING, PONG)
+        ],
+        pytest.param(b"\x82\xff\x80" + bytes(7) + MASK, id="length of 64 bits"),
+        pytest.param(masked(CONTINUATION, b"x"), id="continuation of nothing"),
+        pytest.param(masked(CONTINUATION, final=False), id="empty continuation of nothing"),
+        pytest.param(
+            masked(TEXT, b"x", final=False) + masked(TEXT, b"y"), id="data within fragments"
+        ),
+        pytest.param(
+            masked(TEXT, final=False) + masked(BINARY, b"y"), id="data within empty fragments"
+        ),
+    ],
+)
+def test_breaches_are_protocol_errors_and_end_the_hearing(data: bytes) -> None:
+    ours = fed(masked(TEXT, b"before") + data + masked(TEXT, b"after") + masked(PING))
+    assert ours.fault is Ending.PROTOCOL_ERROR
+    assert ours.messages == [(TEXT, b"before")]
+    assert ours.controls == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xff",
+        b"\xc3",
+        b"\xc0\x80",
+        b"\xe2\x98",
+        b"\xed\xa0\x80",  # a surrogate
+        b"\xf4\x90\x80\x80",  # behind the last character
+        b"good, then " + b"\x80",
+    ],
+)
+def test_text_that_is_not_utf8_is_told_apart(payload: bytes) -> None:
+    ours = fed(masked(TEXT, payload) + masked(TEXT, b"after"))
+    assert (ours.fault, ours.messages) == (Ending.NOT_UTF8, [])
+    assert fed(masked(BINARY, payload)).messages == [(BINARY, payload)]
+
+
+@pytest.mark.parametrize("place", range(1, 9))
+def test_a_character_may_be_cut_across_fragments(place: int) -> None:
+    text = "é☃😀".encode()
+    data = masked(TEXT, text[:place], final=False) + masked(CONTINUATION, text[place:])
+    assert fed(data).messages == [(TEXT, text)]
+    ours = fed(masked(TEXT, text[:-1], final=False) + masked(CONTINUATION))
+    assert (ours.fault, ours.messages) == (Ending.NOT_UTF8, [])
+
+
+def test_more_messages_than_are_given_at_once_all_arrive_in_order() -> None:
+    number = 3 * MESSAGES_AT_ONCE + 7
+    data = memoryview(b"".join(masked(TEXT, str(each).encode()) for each in range(number)))
+    splicer, batches = Splicer(LIMIT), []
+    while data:
+        messages, data = splicer.feed(data)
+        batches.append(messages)
+    assert [len(batch) for batch in batches] == [MESSAGES_AT_ONCE] * 3 + [7]
+    expected = [Message(TEXT, str(each).encode()) for each in range(number)]
+    assert [message for batch in batches for message in batch] == expected
+
+
+def test_empty_fragments_without_end_use_no_memory() -> None:
+    splicer = Splicer(LIMIT)
+    start, more = masked(TEXT, final=False), memoryview(masked(CONTINUATION, final=False) * 1000)
+    splicer.feed(memoryview(start))
+    splicer.feed(more)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            splicer.feed(more)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 1000
+    assert splicer.feed(memoryview(masked(CONTINUATION, b"end")))[0] == [Message(TEXT, b"end")]
+
+
+def test_of_many_pings_only_the_latest_stays() -> None:
+    ours = Ours()
+    ours.feed(b"".join(masked(PING, str(each).encode()) for each in range(5000)))
+    assert ours.controls == [(PING, b"4999")]
+
+
+def test_nothing_counts_after_a_close() -> None:
+    ours = fed(masked(TEXT, b"a") + masked(CLOSE, b"\x03\xe8") + masked(TEXT, b"b") + masked(PING))
+    assert (ours.messages, ours.fault) == ([(TEXT, b"a")], None)
+    assert ours.controls == [(CLOSE, b"\x03\xe8")]
+
+
+def test_what_was_half_received_is_let_go_with_the_fault() -> None:
+    ours = Ours()
+    ours.feed(masked(BINARY, bytes(50_000), final=False) + masked(TEXT))
+    assert ours.fault is Ending.PROTOCOL_ERROR
+    assert ours.splicer._fragments is None
+
+
+def test_without_the_extension_the_pure_version_unmasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+    assert runpy.run_path(relay.transport.unmask.__file__)["unmask"] is apply_mask
