@@ -71,6 +71,18 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for name in reversed(names):
             setting = SETTINGS[name]
+            if isinstance(setting.default, bool):
+                command = click.option(
+                    config.flag(name),
+                    name,
+                    flag_value="true",
+                    type=str,
+                    default=None,
+                    help=setting.metadata["about"],
+                    callback=_keep,
+                    expose_value=False,
+                )(command)
+                continue
             default = "" if setting.default is None else f"  [default: {setting.default}]"
             command = click.option(
                 config.flag(name),

@@ -39,6 +39,7 @@ Seconds = Annotated[
 Size = Annotated[
     int, Meta(ge=1024, le=1 << 30, title="BYTES", description="bytes, 1024 to 1073741824")
 ]
+Switch = Annotated[bool, Meta(title="true|false", description="true or false")]
 Count = Annotated[int, Meta(ge=1, le=100, title="N", description="a whole number, 1 to 100")]
 Name = Annotated[
     str, Meta(min_length=1, max_length=63, title="NAME", description="1 to 63 characters")
@@ -120,7 +121,7 @@ class Settings:
     auth_session_table: Name = _setting("session", "Better Auth's table of sessions")
     tls_certificate: Path | None = _setting(None, "A certificate chain in PEM: speak TLS with it")
     tls_key: Path | None = _setting(None, "Its key, in PEM")
-    dev_tls: bool = _setting(
+    dev_tls: Switch = _setting(
         default=False, about="Speak TLS with a certificate made here, to try phones and cameras"
     )
     auth_timeout: Seconds = _setting(10.0, "Time from connecting to being authenticated")
@@ -314,6 +315,6 @@ def _unknown(name: str, known: Iterable[str], where: str, prefix: str = "") -> C
 
 def _toml(value: str | float | Path) -> str:
     """A value as TOML writes it."""
-    return (
-        json.dumps(str(value), ensure_ascii=False) if isinstance(value, str | Path) else f"{value}"
-    )
+    if isinstance(value, str | Path):
+        return json.dumps(str(value), ensure_ascii=False)
+    return str(value).lower() if isinstance(value, bool) else f"{value}"

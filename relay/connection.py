@@ -209,7 +209,7 @@ class Connection:
         elif offered and not known:
             why = f"None of the subprotocols offered is known: {', '.join(CODECS)}"
             ending, status = Ending.HANDSHAKE_REFUSED, 400
-            log.info("subprotocols refused", connection=self.accepted, offered=offered)
+            log.info("subprotocols refused", connection=self.accepted, offered=len(offered))
         else:
             if not known:
                 return None

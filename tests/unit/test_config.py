@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -122,8 +123,12 @@ def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
         "auth_schema": "auth",
         "auth_user_table": "users",
         "auth_session_table": "sessions",
+        "tls_certificate": "/etc/relay/chain.pem",
+        "tls_key": "/etc/relay/key.pem",
+        "dev_tls": True,
         "auth_timeout": 1.5,
         "max_message_size": 2048,
+        "lossless_buffer": 4096,
         "ping_interval": 1.5,
         "idle_timeout": 2.5,
         "stall_timeout": 1.5,
@@ -134,7 +139,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
         "profile": "load",
     }
     assert values.keys() == config.SETTINGS.keys()
-    file.write_text("\n".join(f"{name} = {value!r}" for name, value in values.items()))
+    file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items()))
     texts = {name: str(value) for name, value in values.items()}
     from_file = load(config_file=str(file), environment={}).settings
     from_flags = load(dict(texts), environment={}).settings
