@@ -16,6 +16,7 @@ from relay.protocol.messages import (
     ErrorCode,
     RequestId,
     ServerMessage,
+    StreamId,
     VideoFrame,
     VideoFrameHead,
 )
@@ -91,9 +92,16 @@ def _explain(text: bytes, problem: msgspec.ValidationError) -> InvalidMessage:
     return InvalidMessage(
         code,
         f"Invalid message: {explanation}",
-        reference.id if isinstance(reference.id, str | int) else None,
-        reference.stream_id if isinstance(reference.stream_id, str) else None,
+        _if_valid(reference.id, RequestId),
+        _if_valid(reference.stream_id, StreamId),
     )
+
+
+def _if_valid(value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
 
 
 def _refuse(message: ClientMessage, why: str) -> InvalidMessage:

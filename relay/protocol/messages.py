@@ -21,6 +21,7 @@ StreamId = Annotated[
 ]
 _RANGE = Meta(ge=0, le=2**53)
 Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
+RequestId = Annotated[str, Meta(max_length=256)] | int | float | None
 Severity = Literal["low", "medium", "high", "critical"]
 Metadata = dict[str, Any]
 
@@ -63,7 +64,7 @@ def now_ms() -> int:
 class Request(Struct, frozen=True, rename="camel", tag_field="type", kw_only=True):
     """What a client sends; `id` is echoed by the reply."""
 
-    id: Annotated[str, Meta(max_length=256)] | int | None = None
+    id: RequestId = None
 
 
 class Auth(Request, frozen=True, kw_only=True, tag="auth"):
@@ -112,7 +113,6 @@ class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
 
 
 ClientMessage = Auth | Register | Subscribe | Unsubscribe | VideoFrame | Alert
-RequestId = str | int | None
 
 
 class Event(
