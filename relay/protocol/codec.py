@@ -51,13 +51,18 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode(text: bytes) -> ClientMessage:
-    """Read one client message; `InvalidMessage` names the field and why."""
+    """Read one client message; `InvalidMessage` names the field and why.
+
+    The text is to be UTF-8: in what is not looked at here, `data` and unknown fields, nobody notices.
+    """
     try:
         message = _decoder.decode(text)
     except msgspec.ValidationError as problem:
         raise _explain(text, problem) from None
     except msgspec.DecodeError as problem:
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, f"Not valid JSON: {problem}") from None
+    except UnicodeDecodeError:
+        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "The message is not UTF-8") from None
     except RecursionError:
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "The message nests too deep") from None
     if isinstance(message, VideoFrame) and memoryview(message.data)[0] != ord('"'):
@@ -87,7 +92,7 @@ def _explain(text: bytes, problem: msgspec.ValidationError) -> InvalidMessage:
         code = ErrorCode.UNKNOWN_MESSAGE_TYPE
     try:
         reference = _reference.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         reference = _Reference()
     return InvalidMessage(
         code,

@@ -242,6 +242,28 @@ def test_any_other_text_is_refused(text: str) -> None:
     refusal(text.encode())
 
 
+@given(st.binary())
+def test_any_bytes_are_refused(data: bytes) -> None:
+    refusal(data)
+
+
+@given(
+    requests.map(as_json),
+    st.integers(0, 1 << 16),
+    st.integers(0, 1 << 16),
+    st.binary(max_size=4) | st.sampled_from([b'"', b"{", b"\\ud800", b"\xff", b"null", b"9" * 400]),
+)
+def test_a_damaged_message_is_read_or_refused(
+    message: bytes, start: int, length: int, damage: bytes
+) -> None:
+    start %= len(message)
+    damaged = message[:start] + damage + message[start + length % 8 :]
+    try:
+        decode(damaged)
+    except InvalidMessage:
+        refusal(damaged)
+
+
 @given(requests, st.data())
 def test_a_field_of_another_type_is_named(request: dict[str, Any], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(request)))
@@ -249,6 +271,20 @@ def test_a_field_of_another_type_is_named(request: dict[str, Any], data: st.Data
     problem = refusal(as_json(request))
     assert problem.code is ErrorCode.INVALID_MESSAGE
     assert f"`$.{name}`" in problem.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"type": "auth", "token": "\xff"}',
+        b'{"type": "register", "clientType": "\xc3"}',
+        b'{"type": "register", "metadata": {"\xed\xa0\x80": 1}}',
+        b'{"type": "\xff"}',
+        b'{"type": "register", "\xff": 1, "streamId": 5}',
+    ],
+)
+def test_bytes_that_are_not_utf8_are_refused(text: bytes) -> None:
+    assert refusal(text).code is ErrorCode.INVALID_MESSAGE
 
 
 @pytest.mark.parametrize(
