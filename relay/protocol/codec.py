@@ -24,6 +24,9 @@ from relay.protocol.messages import (
 MAX_DEPTH = 32
 """How deep `metadata` may nest. Less than any decoder or encoder on its way gives up at."""
 
+LONGEST_EXPLANATION = 300
+"""Characters; msgspec repeats an unknown type in full, however long it is."""
+
 NUL = "\0"
 """The one character that Postgres stores in no text."""
 
@@ -53,7 +56,7 @@ _encoder = msgspec.json.Encoder()
 def decode(text: bytes) -> ClientMessage:
     """Read one client message; `InvalidMessage` names the field and why.
 
-    The text is to be UTF-8: in what is not looked at here, `data` and unknown fields, nobody notices.
+    The text is to be UTF-8: what is not looked at here, `data` and unknown fields, goes unchecked.
     """
     try:
         message = _decoder.decode(text)
@@ -90,6 +93,8 @@ def _explain(text: bytes, problem: msgspec.ValidationError) -> InvalidMessage:
     code = ErrorCode.INVALID_MESSAGE
     if explanation.startswith("Invalid value") and explanation.endswith("`$.type`"):
         code = ErrorCode.UNKNOWN_MESSAGE_TYPE
+    if len(explanation) > LONGEST_EXPLANATION:
+        explanation = f"{explanation[:LONGEST_EXPLANATION]}… - at {explanation.rpartition(' ')[2]}"
     try:
         reference = _reference.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

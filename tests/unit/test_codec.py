@@ -393,6 +393,11 @@ def test_an_id_with_more_digits_than_can_be_read_does_not_come_back() -> None:
     assert problem.request_id is None
 
 
+@pytest.mark.parametrize("kind", ["", "AUTH", "frame", "x" * 1_000_000])
+def test_an_unknown_type_is_told_apart_in_few_words(kind: str) -> None:
+    assert refusal(as_json({"type": kind})).code is ErrorCode.UNKNOWN_MESSAGE_TYPE
+
+
 @pytest.mark.parametrize("kind", [None, 5, ["auth"], {"auth": 1}])
 def test_a_type_that_is_no_text_is_invalid(kind: Any) -> None:
     assert refusal(as_json({"type": kind})).code is ErrorCode.INVALID_MESSAGE
