@@ -73,6 +73,9 @@ class Auth(Request, frozen=True, kw_only=True, tag="auth"):
     def __repr__(self) -> str:
         return "Auth(token=…)"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("token", ...)]
+
 
 class Register(Request, frozen=True, kw_only=True, tag="register"):
     stream_id: StreamId | None = None

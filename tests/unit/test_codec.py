@@ -426,6 +426,13 @@ def shown(value: Any) -> list[str]:
             out.getvalue()]  # fmt: skip
 
 
+def test_no_way_of_showing_a_message_shows_its_token() -> None:
+    auth = decode(as_json({"type": "auth", "token": SECRET, "id": 5}))
+    for text in shown(auth) + shown(msgspec.structs.replace(auth, id=6)):
+        assert "Auth" in text
+        assert SECRET not in text
+
+
 def test_a_log_line_of_a_message_in_parts_hides_its_token() -> None:
     auth = decode(as_json({"type": "auth", "token": SECRET}))
     for log_format in ("console", "json"):
