@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import trio
 from attrs import define, field
 
 from relay.protocol.codec import Codec
@@ -18,11 +17,11 @@ class Frame:
     seq: int
     received_at: int
     """The relay's clock, ms since the Unix epoch."""
+    accepted_at: float
+    """The same moment by Trio's clock."""
     message: VideoFrame = field(repr=False)
     codec: Codec = field(repr=False)
     """In which it came."""
-    accepted_at: float = field(factory=trio.current_time)
-    """By Trio's clock."""
     _encoded: dict[Codec, bytes | None] = field(factory=dict, repr=False)
 
     @property

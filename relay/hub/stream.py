@@ -65,7 +65,7 @@ class Stream:
             async with self._publishing:
                 pass
         self.seq += 1
-        frame = Frame(self.stream_id, self.seq, now_ms(), message, codec)
+        frame = Frame(self.stream_id, self.seq, now_ms(), trio.current_time(), message, codec)
         self._latest = frame
         if not frame.is_delta:
             self._keyframe = frame

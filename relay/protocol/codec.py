@@ -18,6 +18,7 @@ from relay.protocol.messages import (
     ErrorCode,
     RequestId,
     ServerMessage,
+    StreamId,
     VideoFrame,
     VideoFrameHead,
 )
@@ -26,6 +27,9 @@ Piece = bytes | memoryview
 
 MAX_DEPTH = 32
 """How deep `metadata` may nest. Less than any decoder or encoder on its way gives up at."""
+
+LONGEST_EXPLANATION = 300
+"""Characters; msgspec repeats an unknown type in full, however long it is."""
 
 NUL = "\0"
 """The one character that Postgres stores in no text."""
@@ -144,6 +148,7 @@ _AnyDecoder = msgspec.json.Decoder[ClientMessage] | msgspec.msgpack.Decoder[Clie
 
 
 def _decode(decoder: _AnyDecoder, payload: bytes) -> ClientMessage:
+    # That text is UTF-8 was seen to before: what is not looked at here goes unchecked.
     binary = isinstance(decoder, msgspec.msgpack.Decoder)
     try:
         message = decoder.decode(payload)
@@ -153,6 +158,8 @@ def _decode(decoder: _AnyDecoder, payload: bytes) -> ClientMessage:
         name = "MessagePack" if binary else "JSON"
         text = f"Not valid {name}: {problem}"
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text) from None
+    except UnicodeDecodeError:
+        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "The message is not UTF-8") from None
     except RecursionError:
         text = "The message nests too deep"
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text) from None
@@ -174,16 +181,25 @@ def _explain(payload: bytes, problem: msgspec.ValidationError, *, binary: bool) 
     code = ErrorCode.INVALID_MESSAGE
     if explanation.startswith("Invalid value") and explanation.endswith("`$.type`"):
         code = ErrorCode.UNKNOWN_MESSAGE_TYPE
+    if len(explanation) > LONGEST_EXPLANATION:
+        explanation = f"{explanation[:LONGEST_EXPLANATION]}… - at {explanation.rpartition(' ')[2]}"
     try:
         reference = (msgspec.msgpack if binary else msgspec.json).decode(payload, type=_Reference)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         reference = _Reference()
     return InvalidMessage(
         code,
         f"Invalid message: {explanation}",
-        reference.id if isinstance(reference.id, str | int) else None,
-        reference.stream_id if isinstance(reference.stream_id, str) else None,
+        _if_valid(reference.id, RequestId),
+        _if_valid(reference.stream_id, StreamId),
     )
+
+
+def _if_valid(value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
 
 
 def _refuse(message: ClientMessage, why: str) -> InvalidMessage:

@@ -22,6 +22,7 @@ StreamId = Annotated[
 _RANGE = Meta(ge=0, le=2**53)
 Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 _RATE = Meta(gt=0, le=1000)
+RequestId = Annotated[str, Meta(max_length=256)] | int | float | None
 Severity = Literal["low", "medium", "high", "critical"]
 Metadata = dict[str, Any]
 
@@ -64,7 +65,7 @@ def now_ms() -> int:
 class Request(Struct, frozen=True, rename="camel", tag_field="type", kw_only=True):
     """What a client sends; `id` is echoed by the reply."""
 
-    id: Annotated[str, Meta(max_length=256)] | int | None = None
+    id: RequestId = None
 
 
 class Auth(Request, frozen=True, kw_only=True, tag="auth"):
@@ -72,6 +73,9 @@ class Auth(Request, frozen=True, kw_only=True, tag="auth"):
 
     def __repr__(self) -> str:
         return "Auth(token=…)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("token", ...)]
 
 
 class Register(Request, frozen=True, kw_only=True, tag="register"):
@@ -133,7 +137,6 @@ class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
 ClientMessage = (
     Auth | Register | Subscribe | Unsubscribe | Ack | VideoFrame | Alert | AlertsSince | Streams
 )
-RequestId = str | int | None
 
 
 class Event(
