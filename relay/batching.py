@@ -79,7 +79,8 @@ class Batcher(Generic[Question, Answer]):
 
     async def _answer(self, batch: Sequence[_Waiter[Question, Answer]]) -> None:
         answers = await self.answer_all([waiter.question for waiter in batch])
-        for waiter, answer in zip(batch, answers, strict=True):
+        # All or none: where one is missing, nobody knows whose the others are.
+        for waiter, answer in list(zip(batch, answers, strict=True)):
             waiter.answer.append(answer)
 
     def _waiting(self, most: int) -> list[_Waiter[Question, Answer]]:

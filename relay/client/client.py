@@ -203,6 +203,7 @@ class Client:
             self._ended.set()
 
     async def _request(self, kind: type[T], name: str, **fields: object) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._last_id += 1
         request_id = self._last_id
         send_answer, wait_answer = trio.open_memory_channel[Fields | ServerError](1)
@@ -249,8 +250,8 @@ class Client:
     async def _deliver(self, event: Event) -> None:
         if isinstance(event, Frame):
             self._forget_frame(event.stream_id)
-        with trio.CancelScope() as self._patience:
-            if not self._asking:
+        while not self._asking:
+            with trio.CancelScope() as self._patience:
                 await self._inlet.send(event)
                 return
         if self._is_full() and not self._forget_frame():

@@ -27,6 +27,9 @@ ANSWER_MARGIN = 1.0
 CANCEL_PATIENCE = 1.0
 """Seconds for the server to heed a cancel request, before we hang up."""
 
+STOP_LIMIT = 10.0
+"""Seconds that `Call.stop` takes at most, unless `work` itself never ends."""
+
 CANCEL_INTERVAL = 0.05
 """Seconds between cancel requests: one that arrives between two statements has no effect."""
 

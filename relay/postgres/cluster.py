@@ -192,7 +192,7 @@ class Cluster:
             [
                 *(self._binaries.initdb, "--pgdata", target, "--username", ROLE),
                 *("--pwfile", password, "--auth", "scram-sha-256"),
-                *("--encoding", "UTF8", "--no-locale", "--no-sync", "--no-instructions"),
+                *("--encoding", "UTF8", "--no-locale", "--no-sync"),
             ],
             capture_stdout=True,
             capture_stderr=True,

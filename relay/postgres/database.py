@@ -23,7 +23,7 @@ from psycopg.pq import TransactionStatus
 
 from relay.errors import StoreUnavailable
 from relay.postgres.address import Address
-from relay.postgres.call import ANSWER_MARGIN, Call
+from relay.postgres.call import ANSWER_MARGIN, STOP_LIMIT, Call
 
 CLOSE_PATIENCE = 30.0
 """Seconds that `open_database` waits for the last call before it leaves."""
@@ -100,8 +100,7 @@ class Database:
                 call.run, limiter=self._turns, abandon_on_cancel=True
             )
         except trio.Cancelled:
-            # Each wait in there has an end of its own.
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(STOP_LIMIT, shield=True):
                 await call.stop(self._cancel_turns)
             raise
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:

@@ -61,6 +61,7 @@ class WebSocket:
 
         Cancelled halfway it leaves half a message behind, so it breaks the connection.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             await self._connection.send_message(message)
         except trio_websocket.ConnectionClosed as closed:

@@ -34,9 +34,15 @@ class PostgresServer:
     def database(self, template: str) -> Iterator[str]:
         """The URL of a new database, which is gone afterwards."""
         name = sql.Identifier(f"test_{uuid4().hex}")
-        self.execute(
-            sql.SQL("create database {} template {}").format(name, sql.Identifier(template))
-        )
+        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
+            # Several times faster; older ones know no other.
+            known = connection.info.server_version >= 150_000
+            strategy = sql.SQL("strategy file_copy" if known else "")
+            connection.execute(
+                sql.SQL("create database {} template {} {}").format(
+                    name, sql.Identifier(template), strategy
+                )
+            )
         try:
             yield self.url_of(name.as_string().strip('"'))
         finally:

@@ -299,6 +299,20 @@ async def test_a_request_behind_too_many_unread_alerts_ends_the_connection() -> 
             [event async for event in client]
 
 
+async def test_a_request_that_is_cancelled_before_it_begins_changes_nothing() -> None:
+    async with open_pair() as (client, server):
+        for number in range(UNREAD_EVENTS + 1):
+            await server.alert(number)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.subscribe("door")
+        await trio.testing.wait_all_tasks_blocked()
+        await server.socket.aclose(1000)
+        numbers = [event.alert_id async for event in client if isinstance(event, Alert)]
+        assert numbers == list(range(UNREAD_EVENTS + 1))
+
+
 async def test_a_close_ends_requests_and_iteration_with_code_reason_and_the_last_error() -> None:
     async with open_pair() as (client, server), trio.open_nursery() as nursery:
 
