@@ -34,6 +34,7 @@ from relay.postgres.streams import StreamOwners
 from relay.server import Server
 from relay.session import Services
 from relay.supervisor import Supervisor
+from relay.transport.budget import Budget
 from relay.transport.certificate import Certificate, make_development_certificate
 from relay.transport.listener import listen
 from relay.web.app import Reports, make_app
@@ -187,7 +188,7 @@ class Relay:
         services = Services(
             hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
         )
-        door = Door(verifier, services, timing, http.serve)
+        door = Door(verifier, services, timing, Budget(settings.receive_buffer), http.serve)
         server = Server(door)
         return cls(hub, supervisor, server)
 

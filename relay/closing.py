@@ -64,6 +64,13 @@ class Ending(Enum):
     MESSAGE_TOO_BIG = Goodbye(
         1009, "message too big", ErrorCode.MESSAGE_TOO_BIG, "The message is too big"
     )
+    OVERLOADED = Goodbye(
+        4013,
+        "try again later",
+        ErrorCode.MESSAGE_TOO_BIG,
+        "The server holds too much that is half received; try again later",
+        retry_after=2000,
+    )
     INTERNAL_ERROR = Goodbye(
         1011, "internal error", ErrorCode.INTERNAL_ERROR, "Something went wrong in the server"
     )

@@ -126,6 +126,7 @@ class Settings:
     )
     auth_timeout: Seconds = _setting(10.0, "Time from connecting to being authenticated")
     max_message_size: Size = _setting(16 << 20, "The largest message after auth")
+    receive_buffer: Size = _setting(256 << 20, "What all clients together may have half sent")
     lossless_buffer: Size = _setting(4 << 20, "What may wait for a viewer that must miss nothing")
     ping_interval: Seconds = _setting(25.0, "Time between pings to a client")
     idle_timeout: Seconds = _setting(120.0, "A client silent for longer is gone")

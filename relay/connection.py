@@ -25,6 +25,7 @@ from relay.protocol.messages import (
 )
 from relay.session import Services, Session
 from relay.transport import wire
+from relay.transport.budget import Budget
 from relay.transport.mailbox import Mailbox
 from relay.transport.outlet import Outlet
 from relay.transport.splice import Message
@@ -82,6 +83,8 @@ class Door:
     verifier: Verifier
     services: Services
     timing: Timing
+    budget: Budget
+    """For what all connections together have half received."""
     serve_http: Callable[[FrameStream], Awaitable[None]]
     """Answers one plain HTTP request, whose head the stream still has."""
 
@@ -186,7 +189,10 @@ class Connection:
 
     async def _authenticate(self, nursery: trio.Nursery) -> None:
         self._stream.splice_after_handshake(
-            max_message=FIRST_MESSAGE_SIZE, on_message=self._receive, on_fault=self.end
+            max_message=FIRST_MESSAGE_SIZE,
+            budget=self._door.budget,
+            on_message=self._receive,
+            on_fault=self.end,
         )
         handshake = await read_handshake(nursery, self._stream)
         subprotocol = await self._judge(handshake)

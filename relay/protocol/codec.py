@@ -31,6 +31,9 @@ MAX_DEPTH = 32
 LONGEST_EXPLANATION = 300
 """Characters; msgspec repeats an unknown type in full, however long it is."""
 
+LARGEST_BUT_FRAMES = 64 * 1024
+"""Bytes of a message that is no frame: `metadata` is kept, stored, and given to many."""
+
 NUL = "\0"
 """The one character that Postgres stores in no text."""
 
@@ -168,6 +171,8 @@ def _decode(decoder: _AnyDecoder, payload: bytes) -> ClientMessage:
         if (first not in _BIN) if binary else (first != ord('"')):
             expected = "bytes" if binary else "str"
             raise _refuse(message, f"Expected `{expected}` - at `$.data`")
+    elif len(payload) > LARGEST_BUT_FRAMES:
+        raise _refuse(message, f"Only a video-frame may be over {LARGEST_BUT_FRAMES} bytes")
     metadata = getattr(message, "metadata", None)
     if metadata:
         _check_metadata(message, metadata)

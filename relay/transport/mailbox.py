@@ -8,7 +8,8 @@ from attrs import define, field
 from relay.transport.outlet import Outlet
 
 CAPACITY = 1024
-"""Messages that may wait for a peer; with more it is too slow, and the connection ends."""
+MOST_BYTES = 4 << 20
+"""Messages, and their bytes, that may wait for a peer; with more it is too slow."""
 
 
 @define(eq=False)
@@ -17,6 +18,8 @@ class Mailbox:
 
     outlet: Outlet
     in_line: bool = False
+    _count: int = 0
+    _bytes: int = 0
     _put: trio.MemorySendChannel[bytes] = field(init=False)
     _get: trio.MemoryReceiveChannel[bytes] = field(init=False)
 
@@ -27,18 +30,21 @@ class Mailbox:
         """Send or queue a frame; False when the peer lets too many wait. Never waits."""
         if not self.in_line and self.outlet.write_now(frame):
             return True
-        try:
-            self._put.send_nowait(frame)
-        except trio.WouldBlock:
+        if self._count == CAPACITY or (self._count and self._bytes + len(frame) > MOST_BYTES):
             return False
+        self._put.send_nowait(frame)
+        self._count += 1
+        self._bytes += len(frame)
         self.outlet.line_up(self, first=True)
         return True
 
     def take(self) -> bytes | None:
-        try:
-            return self._get.receive_nowait()
-        except trio.WouldBlock:
+        if not self._count:
             return None
+        frame = self._get.receive_nowait()
+        self._count -= 1
+        self._bytes -= len(frame)
+        return frame
 
     def waiting(self) -> bool:
-        return self._get.statistics().current_buffer_used > 0
+        return self._count > 0

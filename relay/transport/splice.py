@@ -10,6 +10,7 @@ from __future__ import annotations
 from attrs import define, field, frozen
 
 from relay.closing import Ending
+from relay.transport.budget import Budget
 from relay.transport.link import Buffer
 from relay.transport.unmask import unmask
 from relay.transport.wire import (
@@ -42,6 +43,8 @@ class Splicer:
 
     max_message: int
     """Bytes; may be changed between messages."""
+    budget: Budget | None = None
+    """For what is half received, shared with other connections."""
     controls: list[bytes] = field(factory=list)
     """Masked control frames, whole, for trio-websocket. Of each kind only the latest stays."""
     fault: Ending | None = None
@@ -51,6 +54,7 @@ class Splicer:
     _cut: bytearray | None = None
     _opcode: int = TEXT
     _fragments: bytearray | None = None
+    _borrowed: int = 0
     deaf: bool = False
     """Whether nothing that comes now counts: after a Close or a breach of the protocol."""
 
@@ -62,7 +66,14 @@ class Splicer:
         if self.missing:
             return b""
         whole, self._cut, self.missing = self._cut, None, None
+        self._give_back(len(whole))
         return whole
+
+    def forget(self) -> None:
+        """Let go of what is half received; nothing more will come."""
+        self.deaf = True
+        self._cut = self.missing = self._fragments = None
+        self._give_back(self._borrowed)
 
     def feed(self, data: memoryview) -> tuple[list[Message], memoryview]:
         """Take in bytes; returns the messages that are complete and the bytes not looked at yet."""
@@ -114,6 +125,8 @@ class Splicer:
         return header + 4 + length
 
     def _keep(self, data: memoryview, size: int) -> None:
+        if not self._borrow(size):
+            return
         self._cut = bytearray(size)
         self._cut[: len(data)] = data
         self.missing = memoryview(self._cut)[len(data) :]
@@ -132,9 +145,12 @@ class Splicer:
         if not final or opcode == CONTINUATION:
             if self._fragments is None:
                 self._fragments = bytearray()
+            if not final and not self._borrow(len(payload)):
+                return None
             self._fragments += payload
             if not final:
                 return None
+            self._give_back(len(self._fragments) - len(payload))
             payload, self._fragments = bytes(self._fragments), None
         if self._opcode == TEXT and not _is_utf8(payload):
             self._break(Ending.NOT_UTF8)
@@ -147,8 +163,21 @@ class Splicer:
         self.deaf = whole[0] & 15 == CLOSE
 
     def _break(self, ending: Ending) -> None:
-        self.fault, self.deaf = ending, True
-        self._fragments = None
+        self.fault = ending
+        self.forget()
+
+    def _borrow(self, size: int) -> bool:
+        if self.budget is not None:
+            if not self.budget.lend(size):
+                self._break(Ending.OVERLOADED)
+                return False
+            self._borrowed += size
+        return True
+
+    def _give_back(self, size: int) -> None:
+        if self.budget is not None:
+            self.budget.give_back(size)
+            self._borrowed -= size
 
 
 def _is_utf8(payload: bytes) -> bool:

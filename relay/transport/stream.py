@@ -14,6 +14,7 @@ import trio
 from attrs import define, field
 
 from relay.closing import Ending
+from relay.transport.budget import Budget
 from relay.transport.link import Buffer, Link, SocketLink
 from relay.transport.outlet import Outlet
 from relay.transport.splice import Message, Splicer
@@ -21,6 +22,8 @@ from relay.transport.tls import TlsLink
 from relay.transport.wire import CLOSE
 
 MAX_HEAD = 16 * 1024
+FIRST_READS = 16 * 1024
+"""Bytes read at once before `allow_messages_of`: who is not trusted yet makes us hold little."""
 READS_IN_A_ROW = 4
 """After data there is often more: so often the socket is read before Trio is asked to wait."""
 
@@ -51,6 +54,7 @@ class FrameStream(trio.abc.Stream):
     _splicer: Splicer | None = None
     _on_message: Callable[[Message], Awaitable[None]] | None = None
     _on_fault: Callable[[Ending], object] = field(default=lambda _ending: None)
+    _read_size: int = FIRST_READS
     _rest: Buffer = b""
     """Bytes behind the head or behind a full batch of messages, not looked at yet."""
 
@@ -87,6 +91,7 @@ class FrameStream(trio.abc.Stream):
         self,
         *,
         max_message: int,
+        budget: Budget,
         on_message: Callable[[Message], Awaitable[None]],
         on_fault: Callable[[Ending], object],
     ) -> None:
@@ -95,15 +100,17 @@ class FrameStream(trio.abc.Stream):
 
         Call it between `read_head` and the handshake: what follows the head is already spliced.
         """
-        self._splicer = Splicer(max_message)
+        self._splicer = Splicer(max_message, budget)
+        self._read_size = FIRST_READS
         self._on_message, self._on_fault = on_message, on_fault
         end = self._head.index(b"\r\n\r\n") + 4
         self._head, self._rest = self._head[:end], self._head[end:]
 
     def allow_messages_of(self, size: int) -> None:
-        """Set the largest message from now on, in bytes."""
+        """Set the largest message from now on, in bytes, and read as much at once as there is."""
         assert self._splicer is not None
         self._splicer.max_message = size
+        self._read_size = len(_scratch)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Bytes for the protocol above: the head, then control frames, or everything for HTTP."""
@@ -149,6 +156,8 @@ class FrameStream(trio.abc.Stream):
 
     def _end(self, close: Callable[[], None]) -> None:
         self.outlet.stop()
+        if self._splicer is not None:
+            self._splicer.forget()
         if not self.link.closed:
             close()
             self.on_end()
@@ -203,11 +212,14 @@ class FrameStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             data, self._rest = memoryview(self._rest), b""
         else:
-            place = _scratch if splicer.missing is None else splicer.missing
-            count = await self._receive(place, wait=wait)
+            if splicer.missing is None:
+                count = await self._receive(_scratch[: self._read_size], wait=wait)
+                data = _scratch[:count]
+            else:
+                count = await self._receive(splicer.missing, wait=wait)
+                data = memoryview(splicer.filled(count))
             if count == 0:
                 return None
-            data = place[:count] if place is _scratch else memoryview(splicer.filled(count))
         messages, rest = splicer.feed(data)
         self._rest = rest.tobytes()
         return messages

@@ -23,6 +23,7 @@ from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
 from relay.postgres.alerts import History
 from relay.session import Services
+from relay.transport.budget import Budget
 from relay.transport.stream import FrameStream
 
 ANN, BOB, SENTRY = "token-of-ann", "token-of-bob", "token-of-sentry"
@@ -345,6 +346,7 @@ class Relay:
     owners: Owners = field(factory=Owners)
     metrics: Metrics = field(factory=Metrics)
     timing: Timing = field(factory=lambda: Timing(10.0, 25.0, 120.0, 1 << 20))
+    budget: Budget = field(factory=lambda: Budget(2 << 20))
     hub: Hub = field(init=False)
     alerts: Alerts = field(init=False)
     connections: list[Connection] = field(factory=list)
@@ -368,7 +370,7 @@ class Relay:
             self.metrics,
             lossless_bytes=64 * 1024,
         )
-        door = Door(self.tokens, services, self.timing, self._serve_http)
+        door = Door(self.tokens, services, self.timing, self.budget, self._serve_http)
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
         self.connections.append(connection)

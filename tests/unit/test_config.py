@@ -128,6 +128,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
         "dev_tls": True,
         "auth_timeout": 1.5,
         "max_message_size": 2048,
+        "receive_buffer": 4096,
         "lossless_buffer": 4096,
         "ping_interval": 1.5,
         "idle_timeout": 2.5,
