@@ -179,7 +179,7 @@ class Connection:
                 self.end(self._late())
             elif upgrade:
                 await trio.sleep_forever()
-            else:
+            elif self.ending is None:
                 await self._answer_http()
 
     async def _answer_http(self) -> None:

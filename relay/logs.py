@@ -54,6 +54,7 @@ def configure_logging(
     )
     _install(
         stream,
+        threshold,
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *before],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
@@ -66,9 +67,10 @@ def configure_logging(
     logging.captureWarnings(capture=True)
 
 
-def _install(stream: TextIO, formatter: logging.Formatter) -> None:
+def _install(stream: TextIO, threshold: int, formatter: logging.Formatter) -> None:
     handler = logging.StreamHandler(stream)
     handler.name = _HANDLER
+    handler.setLevel(threshold)  # some libraries give their loggers a level of their own
     handler.setFormatter(formatter)
     root = logging.getLogger()
     for earlier in [handler for handler in root.handlers if handler.name == _HANDLER]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any
 
+import structlog
 from attrs import frozen
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,6 +18,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
+
+log = structlog.get_logger()
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -56,10 +59,11 @@ def make_app(reports: Reports) -> Starlette:
         assert isinstance(problem, HTTPException)
         return _error("INVALID_MESSAGE", problem.detail, problem.status_code, problem.headers)
 
-    async def failed(_: Request, _problem: Exception) -> Response:
+    async def failed(_: Request, problem: Exception) -> Response:
+        log.error("request failed", exc_info=problem)
         return _error("INTERNAL_ERROR", "Something went wrong in the server", 500)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", _guarded(index)),
             Route("/health", _guarded(health)),
@@ -68,6 +72,8 @@ def make_app(reports: Reports) -> Starlette:
         ],
         exception_handlers={HTTPException: refused, Exception: failed},
     )
+    app.router.redirect_slashes = False  # a path is known or it is not
+    return app
 
 
 def _guarded(

@@ -6,6 +6,7 @@ a deadline: the stream's own stall deadline bounds that.
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import trio
@@ -19,6 +20,12 @@ from relay.transport.stream import FrameStream
 
 DEADLINE = 30.0
 """Seconds for one request and its answer."""
+
+_HTTP2 = re.compile(rb"\APRI |^upgrade\s*:\s*h2c", re.IGNORECASE | re.MULTILINE)
+"""Hypercorn would change over to HTTP/2, with many requests on one connection."""
+_HTTP1_ONLY = (
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
 
 
 @define(eq=False)
@@ -40,6 +47,9 @@ class HttpServer:
     async def serve(self, stream: FrameStream) -> None:
         """Read a request and answer it; returns when the connection is done with."""
         with trio.move_on_after(DEADLINE):
+            if _HTTP2.search(await stream.read_head()):
+                await stream.send_all(_HTTP1_ONLY)
+                return
             await TCPServer(
                 ASGIWrapper(self._app),
                 self._config,

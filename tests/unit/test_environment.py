@@ -65,7 +65,7 @@ def pip(environment: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Pip:
 @pytest.fixture
 def anew(environment: ModuleType, pip: Pip) -> Path:
     """A file that is gone once the environment was built anew."""
-    marker = environment.APPLICATION / "bin" / "something"
+    marker: Path = environment.APPLICATION / "bin" / "something"
     environment.provide_application(for_tests=False)
     marker.touch()
     return marker
@@ -195,7 +195,7 @@ def find_python(folder: Path, **pythons: str) -> subprocess.CompletedProcess[str
         program = programs / name.replace("_", ".")
         program.write_text(f"#!/bin/sh\n{line}\n")
         program.chmod(0o755)
-    script = f'project={folder}; . "{SCRIPTS}/python.sh"; find_python; echo "$python"'
+    script = f'project="{folder}"; . "{SCRIPTS}/python.sh"; find_python; echo "$python"'
     return subprocess.run(
         ["/bin/sh", "-euc", script],
         env={"PATH": str(programs)},
@@ -205,7 +205,7 @@ def find_python(folder: Path, **pythons: str) -> subprocess.CompletedProcess[str
     )
 
 
-GOOD = f'exec {sys.executable} "$@"'
+GOOD = f'exec "{sys.executable}" "$@"'
 OLD = "exit 1"
 NO_VENV = f'case "$*" in *ensurepip*) exit 1 ;; esac; {GOOD}'
 

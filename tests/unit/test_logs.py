@@ -94,6 +94,7 @@ def test_json_is_one_object_a_line_with_time_level_and_logger() -> None:
 
 def test_the_level_is_that_of_relay_and_libraries_speak_from_warning_on() -> None:
     out = io.StringIO()
+    logging.getLogger("psycopg").setLevel(logging.WARNING)  # which it does by itself
     configure_logging("debug", "json", out)
     structlog.get_logger("relay.hub").debug("ours")
     logging.getLogger("trio-websocket").debug("theirs: what travels")
