@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -22,23 +23,25 @@ class Accounts:
 
     def session(self, user_id: str = "ann", *, lasts: timedelta = HOUR) -> str:
         """The token of a new session of this user, who is made if need be."""
-        token = secrets.token_urlsafe(24)
-        self.execute(
-            'insert into "user" (id, name, email, "emailVerified") values (%s, %s, %s, true)'
-            " on conflict do nothing",
-            user_id,
-            user_id,
-            f"{user_id}@example.org",
-        )
-        self.execute(
-            'insert into session (id, "expiresAt", token, "updatedAt", "userId")'
-            " values (%s, now() + %s, %s, now(), %s)",
-            f"session-{token[:8]}",
-            lasts,
-            token,
-            user_id,
-        )
+        (token,) = self.sessions([user_id], lasts=lasts)
         return token
+
+    def sessions(self, user_ids: Sequence[str], *, lasts: timedelta = HOUR) -> list[str]:
+        """`session` for many users."""
+        tokens = [secrets.token_urlsafe(24) for _ in user_ids]
+        self.execute(
+            'with users as (insert into "user" (id, name, email, "emailVerified")'
+            " select id, id, id || '@example.org', true from unnest(%s::text[]) as id"
+            " on conflict do nothing)"
+            ' insert into session (id, "expiresAt", token, "updatedAt", "userId")'
+            " select 'session-' || substr(token, 1, 8), now() + %s, token, now(), user_id"
+            " from unnest(%s::text[], %s::text[]) as given (token, user_id)",
+            list(user_ids),
+            lasts,
+            tokens,
+            list(user_ids),
+        )
+        return tokens
 
     def service(self, *consume: str, alerts: bool = True) -> str:
         """The token of a new service that may watch these streams."""
