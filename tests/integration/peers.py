@@ -25,8 +25,8 @@ class Peer:
     """One WebSocket."""
 
     socket: ClientConnection
-    _unread: list[Message] = field(factory=list)
-    """Passed over by `ask`."""
+    passed_over: list[Message] = field(factory=list)
+    """By `ask`, and not received since."""
     _requests: int = 0
 
     async def send(self, message: Message | str | bytes) -> None:
@@ -35,7 +35,7 @@ class Peer:
 
     async def receive(self) -> Message:
         """The next message; `ConnectionClosed` when there is none to come."""
-        return self._unread.pop(0) if self._unread else await self._read()
+        return self.passed_over.pop(0) if self.passed_over else await self._read()
 
     async def receive_type(self, kind: str) -> Message:
         """The next message of a type; others are passed over."""
@@ -48,7 +48,7 @@ class Peer:
         self._requests += 1
         await self.send({**message, "id": self._requests})
         while (message := await self._read()).get("id") != self._requests:
-            self._unread.append(message)
+            self.passed_over.append(message)
         return message
 
     async def hear_end(self) -> tuple[list[Message], Close]:
