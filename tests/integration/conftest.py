@@ -3,7 +3,6 @@ And a real relay: a process of its own for each module that wants one."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -59,10 +58,12 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    folder = Path(tempfile.mkdtemp(prefix="relay-test-"))
     opened: Future[tuple[str, Callable[[], None]]] = Future()
-    with ThreadPoolExecutor(1) as thread:
-        ended = thread.submit(trio.run, _keep_open, folder, opened)
+    with (
+        tempfile.TemporaryDirectory(prefix="relay-test-") as folder,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        ended = thread.submit(trio.run, _keep_open, Path(folder), opened)
         futures: list[Future[Any]] = [opened, ended]
         wait(futures, return_when=FIRST_COMPLETED)
         if ended.done():
@@ -78,7 +79,6 @@ def postgres_server() -> Iterator[PostgresServer]:
         finally:
             close()
             ended.result()
-    shutil.rmtree(folder)
 
 
 async def _keep_open(folder: Path, opened: Future[tuple[str, Callable[[], None]]]) -> None:

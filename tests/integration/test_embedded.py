@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -43,24 +42,22 @@ FIRE = NewAlert("porch", "user:ada", "high", "fire", 1_700_000_000_000, alert_ke
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A folder that the user of Postgres can get to, unlike pytest's own."""
-    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(prefix="relay-test-") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
 
 
 @pytest.fixture(scope="module")
 def shared_folder() -> Iterator[Path]:
     """A data folder as a first start leaves it, for tests that leave it so too."""
-    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    with tempfile.TemporaryDirectory(prefix="relay-test-") as path:
 
-    async def make() -> None:
-        async with open_embedded(path):
-            pass
+        async def make() -> None:
+            async with open_embedded(Path(path)):
+                pass
 
-    trio.run(make)
-    yield path
-    shutil.rmtree(path)
+        trio.run(make)
+        yield Path(path)
 
 
 @pytest.fixture

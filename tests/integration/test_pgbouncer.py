@@ -60,9 +60,14 @@ def run_pgbouncer(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def folder(postgres_url: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="relay-test-") as path:
+        Path(path).chmod(0o777)
+        write_settings(Path(path), postgres_url)
+        yield Path(path)
+
+
+def write_settings(path: Path, postgres_url: str) -> None:
     direct = conninfo_to_dict(postgres_url)
-    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
-    path.chmod(0o777)
     users = path / "users.txt"
     users.write_text(f'"{direct["user"]}" "{direct["password"]}"\n')
     (path / "pgbouncer.ini").write_text(f"""
@@ -77,8 +82,6 @@ def folder(postgres_url: str) -> Iterator[Path]:
         listen_port = 6432
         unix_socket_dir = {path}
         """)
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture
