@@ -1,0 +1,284 @@
+"""Alerts: stored by the batch, delivered in their order, each of them once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from attrs import define, evolve, field
+
+from relay.alerts.dispatch import RETRY, AlertDispatch
+from relay.alerts.intake import AlertIntake
+from relay.errors import StoreUnavailable
+from relay.metrics import Metrics
+from relay.model import NewAlert, StoredAlert
+
+pytestmark = pytest.mark.mock_clock
+
+PAGE = 3
+
+
+def new(message: str, stream_id: str = "s", *, key: str | None = None) -> NewAlert:
+    return NewAlert(stream_id, "service:sentry", "low", message, 0, alert_key=key)
+
+
+@define(eq=False)
+class Table:
+    """A table of alerts whose ids have gaps, and whose pages hold three."""
+
+    alerts: list[StoredAlert] = field(factory=list)
+    batches: list[int] = field(factory=list)
+    """How many were stored together."""
+    queries: int = 0
+    before_query: Callable[[], object] = field(default=lambda: None)
+    after_commit: Callable[[], object] = field(default=lambda: None)
+    keys: dict[str, StoredAlert] = field(factory=dict)
+
+    def commit(self, alert: NewAlert) -> StoredAlert | None:
+        if alert.stream_id == "unknown":
+            return None
+        if alert.alert_key in self.keys:
+            return evolve(self.keys[alert.alert_key], fresh=False)
+        number = 10 * (len(self.alerts) + 1)
+        stored = StoredAlert(number, alert.stream_id, "ann", alert.sender, "low", alert.message, 0)
+        self.alerts.append(stored)
+        if alert.alert_key is not None:
+            self.keys[alert.alert_key] = stored
+        return stored
+
+    async def store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | None]:
+        await self._work()
+        self.batches.append(len(alerts))
+        stored = [self.commit(alert) for alert in alerts]
+        self.after_commit()
+        return stored
+
+    async def after(self, alert_id: int) -> list[StoredAlert]:
+        await self._work()
+        return [alert for alert in self.alerts if alert.alert_id > alert_id][:PAGE]
+
+    async def latest_id(self) -> int:
+        await self._work()
+        return max((alert.alert_id for alert in self.alerts), default=0)
+
+    async def _work(self) -> None:
+        self.queries += 1
+        self.before_query()
+        await trio.sleep(0.1)
+
+
+@define(eq=False)
+class Desk:
+    """A table with its intake and its dispatch, and what was delivered."""
+
+    table: Table = field(factory=Table)
+    metrics: Metrics = field(factory=Metrics)
+    delivered: list[str] = field(factory=list)
+    dispatch: AlertDispatch = field(init=False)
+    intake: AlertIntake = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        table: Any = self.table
+        self.dispatch = AlertDispatch(table, self._deliver)
+        self.intake = AlertIntake(table, self.metrics, self.dispatch.wake)
+
+    def _deliver(self, alert: StoredAlert) -> None:
+        if alert.message == "poisoned":
+            raise RuntimeError("a bug")
+        self.delivered.append(alert.message)
+
+    def commit(self, *messages: str) -> None:
+        for message in messages:
+            self.table.commit(new(message))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.dispatch.run)
+            await nursery.start(self.intake.service.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def accept_at_once(self, *alerts: NewAlert) -> list[int | str | None]:
+        """The ids under which they were stored, in their order."""
+        answers: dict[int, int | str | None] = {}
+
+        async def accept(number: int, alert: NewAlert) -> None:
+            try:
+                stored = await self.intake.accept(alert)
+            except StoreUnavailable:
+                answers[number] = "unavailable"
+            else:
+                answers[number] = None if stored is None else stored.alert_id
+
+        async with trio.open_nursery() as nursery:
+            for number, alert in enumerate(alerts):
+                nursery.start_soon(accept, number, alert)
+        return [answers[number] for number in sorted(answers)]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def away(*queries: int) -> Callable[[], None]:
+    """The store is away at these queries, counted from one."""
+    count = 0
+
+    def before_query() -> None:
+        nonlocal count
+        count += 1
+        if count in queries:
+            raise StoreUnavailable
+
+    return before_query
+
+
+async def test_alerts_are_delivered_in_the_order_of_their_commits(desk: Desk) -> None:
+    desk.commit("stored before the start")
+    messages = [str(number) for number in range(10)]
+    async with desk.running():
+        desk.commit(*messages[:7])
+        desk.dispatch.wake()
+        await trio.sleep(5)
+        desk.commit(*messages[7:])
+        desk.dispatch.wake()
+        await trio.sleep(5)
+    assert desk.delivered == messages
+
+
+async def test_what_is_committed_during_a_look_is_seen_by_the_next(desk: Desk) -> None:
+    async with desk.running():
+        await trio.sleep(0.05)  # in the middle of the first look
+        desk.commit("a")
+        desk.dispatch.wake()
+        await trio.sleep(1)
+        assert desk.delivered == ["a"]
+        desk.commit("b")
+        desk.dispatch.wake()
+        await trio.sleep(0.05)
+        desk.commit("c")
+        desk.dispatch.wake()
+        desk.dispatch.wake()
+        await trio.sleep(1)
+        assert desk.delivered == ["a", "b", "c"]
+
+
+async def test_the_table_is_not_asked_while_nothing_happens(desk: Desk) -> None:
+    async with desk.running():
+        await trio.sleep(1)
+        before = desk.table.queries
+        await trio.sleep(1000)
+        assert desk.table.queries == before
+
+
+@pytest.mark.parametrize("failing", [{2}, {3}, {4}, {2, 3, 4}, {2, 4, 6}, {5, 6, 7, 8}])
+async def test_the_store_away_in_the_middle_neither_loses_nor_repeats_an_alert(
+    desk: Desk, failing: set[int]
+) -> None:
+    desk.table.before_query = away(*failing)
+    messages = [str(number) for number in range(3 * PAGE)]
+    async with desk.running():
+        desk.commit(*messages)
+        desk.dispatch.wake()
+        await trio.sleep(30)
+        assert desk.delivered == messages
+
+
+async def test_a_store_that_is_away_is_asked_again_in_a_while(desk: Desk) -> None:
+    async with desk.running():
+        await trio.sleep(1)
+        before = desk.table.queries
+        desk.table.before_query = away(*range(1, 4))
+        desk.commit("a")
+        desk.dispatch.wake()
+        await trio.sleep(3 * RETRY)
+        assert desk.table.queries - before in (3, 4)
+        await trio.sleep(1)
+        assert desk.delivered == ["a"]
+
+
+async def test_an_alert_that_cannot_be_delivered_stops_no_other(desk: Desk) -> None:
+    async with desk.running():
+        desk.commit("a", "poisoned", "b", "poisoned", "poisoned", "poisoned", "c")
+        desk.dispatch.wake()
+        await trio.sleep(5)
+        assert desk.delivered == ["a", "b", "c"]
+
+
+async def test_started_again_it_goes_on_where_it_was(desk: Desk) -> None:
+    async with desk.running():
+        desk.commit("a", "b")
+        desk.dispatch.wake()
+        await trio.sleep(1)
+    desk.commit("c")
+    desk.dispatch.wake()  # nobody hears it
+    async with desk.running():
+        await trio.sleep(1)
+        assert desk.delivered == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.15, 0.25, 0.35])
+async def test_cancelled_at_any_moment_it_neither_loses_nor_repeats_an_alert(
+    desk: Desk, moment: float
+) -> None:
+    messages = [str(number) for number in range(3 * PAGE)]
+    async with desk.running():
+        desk.commit(*messages)
+        await trio.sleep(moment)
+    async with desk.running():
+        await trio.sleep(5)
+    assert desk.delivered == messages
+
+
+async def test_it_is_not_ready_before_it_knows_where_to_begin(desk: Desk) -> None:
+    desk.table.before_query = away(1)
+    with pytest.raises(StoreUnavailable):
+        await desk.dispatch.run()
+    async with desk.running():
+        desk.commit("a")
+        desk.dispatch.wake()
+        await trio.sleep(1)
+        assert desk.delivered == ["a"]
+
+
+# -- the intake
+
+
+async def test_alerts_that_arrive_together_share_a_commit(desk: Desk) -> None:
+    async with desk.running():
+        ids = await desk.accept_at_once(*[new(str(number)) for number in range(100)])
+        assert set(ids) == {10 * number for number in range(1, 101)}
+        assert desk.table.batches == [100]
+        assert desk.metrics.alerts_stored == 100
+
+
+async def test_an_alert_that_is_accepted_is_delivered(desk: Desk) -> None:
+    async with desk.running():
+        assert await desk.accept_at_once(new("a")) == [10]
+        await trio.sleep(1)
+        assert desk.delivered == ["a"]
+
+
+async def test_what_is_refused_or_repeated_is_neither_counted_nor_delivered(desk: Desk) -> None:
+    async with desk.running():
+        assert await desk.accept_at_once(new("a", key="k")) == [10]
+        assert await desk.accept_at_once(new("a", key="k")) == [10]
+        assert await desk.accept_at_once(new("b", "unknown")) == [None]
+        assert desk.metrics.alerts_stored == 1
+        await trio.sleep(1)
+        assert desk.delivered == ["a"]
+
+
+async def test_alerts_that_cannot_be_stored_are_not_accepted(desk: Desk) -> None:
+    async with desk.running():
+        await trio.sleep(1)
+        desk.table.before_query = away(1)
+        assert await desk.accept_at_once(new("a"), new("b")) == ["unavailable"] * 2
+        assert desk.metrics.alerts_stored == 0
+        assert await desk.accept_at_once(new("c")) == [10]
