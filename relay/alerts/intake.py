@@ -19,7 +19,7 @@ class AlertIntake:
     _table: AlertTable
     _metrics: Metrics
     _stored: Callable[[], object]
-    """Called after each commit: there may be something to dispatch."""
+    """Called when there may be something to dispatch."""
     service: Batcher[NewAlert, StoredAlert | None] = field(init=False)
     """Runs under the supervisor."""
 
@@ -35,7 +35,9 @@ class AlertIntake:
         return await self.service.ask(alert)
 
     async def _store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | None]:
-        stored = await self._table.store(alerts)
+        try:
+            stored = await self._table.store(alerts)
+        finally:
+            self._stored()  # also when it fails: a commit may have gone through unheard
         self._metrics.alerts_stored += sum(alert is not None and alert.fresh for alert in stored)
-        self._stored()
         return stored

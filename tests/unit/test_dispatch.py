@@ -282,3 +282,12 @@ async def test_alerts_that_cannot_be_stored_are_not_accepted(desk: Desk) -> None
         assert await desk.accept_at_once(new("a"), new("b")) == ["unavailable"] * 2
         assert desk.metrics.alerts_stored == 0
         assert await desk.accept_at_once(new("c")) == [10]
+
+
+async def test_alerts_whose_commit_went_unheard_are_delivered_all_the_same(desk: Desk) -> None:
+    async with desk.running():
+        await trio.sleep(1)
+        desk.table.after_commit = away(1)  # the connection breaks with the answer on its way
+        assert await desk.accept_at_once(new("a")) == ["unavailable"]
+        await trio.sleep(1)
+        assert desk.delivered == ["a"]
