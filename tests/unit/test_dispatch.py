@@ -171,6 +171,7 @@ async def test_what_is_committed_during_a_look_is_seen_by_the_next(desk: Desk) -
 
 async def test_the_table_is_not_asked_while_nothing_happens(desk: Desk) -> None:
     async with desk.running():
+        desk.dispatch.wake()
         await trio.sleep(1)
         before = desk.table.queries
         await trio.sleep(1000)
