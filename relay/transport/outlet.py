@@ -109,7 +109,8 @@ class Outlet:
                 else:
                     self._parked = True
                     await self._lot.park()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self.stop()
             self.link.reset()
 
     async def _serve_one(self) -> None:

@@ -346,6 +346,18 @@ async def test_the_writer_ends_when_the_outlet_stops() -> None:
                 line.outlet.stop()
 
 
+@pytest.mark.parametrize("broken", ["send", "unsent"])
+async def test_a_link_that_breaks_ends_the_writer_and_is_reset(broken: str) -> None:
+    async with open_line(writer=False) as line:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.outlet.run)
+            await trio.testing.wait_all_tasks_blocked()
+            line.link.broken = broken
+            line.outlet.line_up(queue("a"))
+        assert line.link.was_reset
+        assert line.outlet.closing
+
+
 # -- whole frames, whatever is cancelled
 
 
