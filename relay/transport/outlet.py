@@ -115,7 +115,7 @@ class Outlet:
 
     async def _serve_one(self) -> None:
         await self._flush()
-        if not self._closing and (self.link.unsent() or 0) >= UNSENT_LOW:
+        if not self._closing and self._may_be_above_low():
             await self._wait_writable()
         frame = None if self._closing else self._pick()
         if frame is not None:
@@ -151,6 +151,11 @@ class Outlet:
         if unsent is not None:
             self._credit = UNSENT_LOW - unsent
         return self._credit > 0
+
+    def _may_be_above_low(self) -> bool:
+        """Whether to wait until the link is writable, which has the same low-water mark."""
+        unsent = self.link.unsent()
+        return unsent is None or unsent >= UNSENT_LOW
 
     def _wake(self) -> None:
         self._parked, self._credit = False, 0

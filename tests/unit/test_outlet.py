@@ -317,6 +317,19 @@ async def test_a_source_that_has_nothing_after_all_is_passed_over() -> None:
         assert await line.peer.read_all() == ["on the wire", "next", "again"]
 
 
+@BOTH
+async def test_the_writer_picks_as_late_as_possible(knows_unsent: bool) -> None:
+    async with open_line(knows_unsent=knows_unsent, kind=LowWaterLink) as line:
+        line.outlet.line_up(queue("x" * UNSENT_LOW))
+        await trio.testing.wait_all_tasks_blocked()
+        newest = Newest()
+        for number in range(10):
+            newest.put(str(number))
+            line.outlet.line_up(newest)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await line.peer.read_all())[1:] == ["9"]
+
+
 async def test_the_frame_being_written_does_not_hold_back_what_is_first() -> None:
     async with open_line(kind=LowWaterLink) as line:
         line.outlet.line_up(queue("x" * UNSENT_LOW, "video"))
