@@ -51,6 +51,8 @@ class Outlet:
     _parked: bool = False
     _closing: bool = False
     """No data frame may follow: a Close is out, or about to be, or the link is dead."""
+    _closed: bool = False
+    """Nothing may follow: a Close is out, or at least begun."""
     _first: deque[Source] = field(factory=deque)
     _turns: deque[Source] = field(factory=deque)
     _lot: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
@@ -122,14 +124,18 @@ class Outlet:
             await self._write(frame)
 
     async def send(self, data: Buffer) -> None:
-        """Write whole frames, or bytes before there are frames, in their turn."""
+        """Write whole frames, or bytes before there are frames, in their turn.
+
+        This and what is below raise `trio.ClosedResourceError` after a Close.
+        """
         async with self._lock:
             await self._write(data)
 
     async def send_close(self, data: Buffer) -> None:
-        """Write a Close frame; no data frame follows it."""
+        """Write a Close frame; nothing follows it."""
         self.stop()
-        await self.send(data)
+        async with self._lock:
+            await self._write(data, closes=True)
 
     async def drain(self, source: Source, *last: bytes) -> None:
         """Write what is left in one source and then some last frames, when `run` has ended."""
@@ -172,9 +178,11 @@ class Outlet:
             line.append(source)
         return frame
 
-    async def _write(self, data: Buffer) -> None:
+    async def _write(self, data: Buffer, *, closes: bool = False) -> None:
         await self._flush()
-        self._tail = data
+        if self._closed:
+            raise trio.ClosedResourceError
+        self._tail, self._closed = data, closes
         await self._flush()
 
     async def _flush(self) -> None:

@@ -541,6 +541,36 @@ async def ignore_closed(work: Callable[..., Awaitable[object]], *arguments: obje
         await work(*arguments)
 
 
+async def test_nothing_is_sent_after_a_close() -> None:
+    async with open_line(10) as line:
+        close = wire.frame(wire.CLOSE, b"\x03\xe8")
+        line.outlet.line_up(queue("x" * 50, "never"))
+        await trio.testing.wait_all_tasks_blocked()
+        line.start(ignore_closed, line.outlet.send_close, close)
+        await trio.testing.wait_all_tasks_blocked()
+        # While the Close waits for the frame before it:
+        assert not line.outlet.write_now(text("never"))
+        line.outlet.line_up(queue("never"))
+        line.start(ignore_closed, line.outlet.send, ping("never"))
+        line.start(ignore_closed, line.outlet.send_close, close)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await line.peer.read_all() == ["x" * 50, "close"]
+        # And when it is out:
+        with pytest.raises(trio.ClosedResourceError):
+            await line.outlet.send(ping("never"))
+        with pytest.raises(trio.ClosedResourceError):
+            await line.outlet.drain(queue("never"), close)
+        assert await line.peer.read_all() == ["x" * 50, "close"]
+
+
+async def test_a_close_cut_by_a_cancellation_is_finished_and_nothing_follows() -> None:
+    async with open_line(2, writer=False) as line:
+        with trio.move_on_after(1):
+            await line.outlet.send_close(wire.frame(wire.CLOSE, b"\x03\xe8because"))
+        line.start(ignore_closed, line.outlet.drain, queue("never"), text("never"))
+        assert await line.peer.read_all() == ["close"]
+
+
 async def test_a_close_cancelled_before_it_begins_leaves_room_for_the_goodbye() -> None:
     async with open_line(10) as line:
         line.outlet.line_up(queue("x" * 50))
