@@ -127,10 +127,12 @@ class FrameStream(trio.abc.Stream):
         """Send whole control frames (or, before there are frames, bytes) in their turn."""
         if self.link.closed:
             raise trio.ClosedResourceError
-        if self._splicer is not None and data and data[0] & 15 == CLOSE and data[0] & 0x80:
-            await self.outlet.send_close(data)
-        else:
-            await self.outlet.send(data)
+        is_close = self._splicer is not None and data and data[0] & 15 == CLOSE and data[0] & 0x80
+        try:
+            await (self.outlet.send_close(data) if is_close else self.outlet.send(data))
+        except trio.BrokenResourceError:
+            self.on_end()  # trio-websocket stops reading then, and tells nobody
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         await self.link.wait_writable()
