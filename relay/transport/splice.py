@@ -25,6 +25,9 @@ from relay.transport.wire import (
     TEXT,
 )
 
+CLOSE_CODES = {1000, 1001, 1002, 1003, *range(1007, 1014)}
+"""Those below 3000 that an endpoint may send."""
+
 MESSAGES_AT_ONCE = 64
 """So many messages `feed` returns before it wants to be called again."""
 
@@ -158,6 +161,11 @@ class Splicer:
         return Message(self._opcode, payload)
 
     def _control(self, whole: bytes) -> None:
+        if whole[0] & 15 == CLOSE:
+            breach = _breach_of_close(unmask(whole[6:], whole[2:6]))
+            if breach is not None:
+                self._break(breach)
+                return
         self.controls = [old for old in self.controls if old[0] != whole[0]]
         self.controls.append(whole)
         self.deaf = whole[0] & 15 == CLOSE
@@ -178,6 +186,16 @@ class Splicer:
         if self.budget is not None:
             self.budget.give_back(size)
             self._borrowed -= size
+
+
+def _breach_of_close(payload: bytes) -> Ending | None:
+    """What is wrong with the payload of a Close, for which wsproto would just hang up."""
+    if not payload:
+        return None
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (code in CLOSE_CODES or 3000 <= code < 5000):
+        return Ending.PROTOCOL_ERROR
+    return None if _is_utf8(payload[2:]) else Ending.NOT_UTF8
 
 
 def _is_utf8(payload: bytes) -> bool:

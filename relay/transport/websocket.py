@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import cast
+from urllib.parse import parse_qs
 
 import trio
 import trio_websocket
-from attrs import frozen
+from attrs import define, frozen
 
 from relay.transport import wire
 from relay.transport.stream import FrameStream
 
 _PING = wire.frame(wire.PING)
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _UPGRADE = re.compile(rb"^upgrade[ \t]*:[ \t]*websocket[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -45,12 +47,12 @@ class Handshake:
 
     @property
     def path(self) -> str:
-        return urlsplit(self._request.path).path
+        return self._request.path.partition("?")[0]
 
     @property
     def query_names(self) -> set[str]:
         """The names in the query string; its values are nobody's business."""
-        return set(parse_qs(urlsplit(self._request.path).query, keep_blank_values=True))
+        return set(parse_qs(self._request.path.partition("?")[2], keep_blank_values=True))
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
@@ -72,7 +74,34 @@ async def read_handshake(nursery: trio.Nursery, stream: FrameStream) -> Handshak
 
     Never returns when the request is broken: the stream is closed then, and tells by `on_end`.
     """
-    return Handshake(await trio_websocket.wrap_server_stream(nursery, stream))
+    reader = _Reader(nursery, stream)
+    request = await trio_websocket.wrap_server_stream(cast("trio.Nursery", reader), stream)
+    reader.shaking_hands = False
+    return Handshake(request)
+
+
+@define(eq=False)
+class _Reader:
+    """Where trio-websocket starts its reader. What a peer can make that fail with ends here."""
+
+    _nursery: trio.Nursery
+    _stream: FrameStream
+    shaking_hands: bool = True
+
+    def start_soon(self, reader: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(self._run, reader)
+
+    async def _run(self, reader: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await reader()
+        except trio_websocket.ConnectionClosed:
+            self._stream.abort()  # the answer to a broken request could not be written
+        except UnicodeError:  # from a header
+            if not self.shaking_hands:
+                raise
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(_BAD_REQUEST)
+            await self._stream.aclose()
 
 
 async def keep_alive(stream: FrameStream, *, every: float, idle: float) -> None:

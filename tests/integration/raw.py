@@ -17,7 +17,7 @@ from wsproto.connection import Connection
 
 from tests.integration.relay_process import PATIENCE, RelayProcess
 
-TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
+CONTINUATION, TEXT, CLOSE, PING = 0, 1, 8, 9
 REQUEST = (
     b"GET /streams/register HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\n"
     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -86,8 +86,9 @@ class RawClient:
         assert (await self.receive())["code"] == "AUTHENTICATED"
 
     async def receive(self) -> dict[str, Any]:
-        """The next message."""
-        event = await self._event()
+        """The next message; pings and pongs are passed over."""
+        while isinstance(event := await self._event(), events.Ping | events.Pong):
+            pass
         assert isinstance(event, events.TextMessage), event
         found: dict[str, Any] = json.loads(event.data)
         return found
