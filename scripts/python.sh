@@ -1,26 +1,25 @@
 # Sourced by the scripts beside it, with $project set: finds a Python and keeps .venv up to date.
 
-suits() {
-    "$1" -I -c 'import sys; sys.exit(
-        sys.implementation.name != "cpython" or sys.version_info < (3, 11)
-        or sys.version_info >= (3, 15)
-    )' >/dev/null 2>&1
-}
-
-makes_venvs() {
-    "$1" -I -c 'import ensurepip' >/dev/null 2>&1
+# 0: it suits; 3: it would, if it could make virtual environments.
+try_python() {
+    "$1" -I -c 'if True:
+        import importlib.util, sys
+        if sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info < (3, 15):
+            sys.exit(1)
+        sys.exit(0 if importlib.util.find_spec("ensurepip") else 3)
+    ' >/dev/null 2>&1
 }
 
 find_python() {
     without_venv=
     for python in "$project/.venv/bin/python" \
         python3 python3.14 python3.13 python3.12 python3.11 python; do
-        if suits "$python"; then
-            if makes_venvs "$python"; then
-                return
-            fi
-            without_venv=${without_venv:-$python}
-        fi
+        outcome=0
+        try_python "$python" || outcome=$?
+        case $outcome in
+            0) return ;;
+            3) [ "${python%/*}" != "$python" ] || without_venv=${without_venv:-$python} ;;
+        esac
     done
     if [ -n "$without_venv" ]; then
         echo "relay: $without_venv cannot make virtual environments:" \

@@ -207,7 +207,7 @@ def find_python(folder: Path, **pythons: str) -> subprocess.CompletedProcess[str
 
 GOOD = f'exec "{sys.executable}" "$@"'
 OLD = "exit 1"
-NO_VENV = f'case "$*" in *ensurepip*) exit 1 ;; esac; {GOOD}'
+NO_VENV = f'case "$*" in *ensurepip*) exit 3 ;; esac; {GOOD}'
 
 
 @pytest.mark.parametrize(
