@@ -19,6 +19,7 @@ from typing import Any
 import trio
 from attrs import define, field, frozen
 
+PROJECT = Path(__file__).parents[2]
 RELAY = (sys.executable, "-m", "relay")
 PATIENCE = 30.0
 """Seconds that anything may take on a busy machine; a test that waits so long has failed."""
@@ -130,6 +131,7 @@ def start_relay(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=sink,
+                cwd=PROJECT,
                 env=environment(database_url),
                 bufsize=0,
             )
@@ -158,6 +160,7 @@ def run_relay(*arguments: str, database_url: str | None = None) -> subprocess.Co
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        cwd=PROJECT,
         env=environment(database_url),
         timeout=PATIENCE,
         check=False,
