@@ -231,10 +231,21 @@ async def test_into_a_full_pipe_nothing_is_written_and_nothing_is_lost() -> None
 
 async def test_while_anything_is_in_line_nothing_overtakes_it() -> None:
     async with open_line() as line:
+        assert line.outlet.write_now(text("before"))
         line.outlet.line_up(queue("first"))
         assert not line.outlet.write_now(text("second"))
-        assert await line.peer.read_all() == ["first"]
+        assert await line.peer.read_all() == ["before", "first"]
         assert line.outlet.write_now(text("second"))
+
+
+async def test_while_a_frame_is_being_sent_none_is_written_into_it() -> None:
+    async with open_line(60) as line:
+        assert line.outlet.write_now(text("before"))
+        line.start(line.outlet.send, ping("x" * 80))
+        await trio.testing.wait_all_tasks_blocked()
+        line.peer.read(30)
+        assert not line.outlet.write_now(text("at once"))
+        assert await line.peer.read_all() == ["before", "ping " + "x" * 80]
 
 
 @BOTH
@@ -450,6 +461,7 @@ async def test_a_send_cancelled_halfway_is_finished_by_whoever_writes_next() -> 
         with trio.move_on_after(5):
             await line.outlet.send(ping("x" * 50))
         assert line.outlet.cut
+        line.peer.read(5)
         assert not line.outlet.write_now(text("at once"))
         line.outlet.line_up(queue("next"))
         assert await line.peer.read_all() == ["ping " + "x" * 50, "next"]
@@ -490,6 +502,7 @@ async def test_a_peer_that_stalls_a_sender_is_given_up_too() -> None:
         with pytest.raises(trio.BrokenResourceError):
             await line.outlet.send(ping("x" * 50))
         assert trio.current_time() - start == pytest.approx(STALL)
+        assert line.outlet.closing
         assert line.link.was_reset
 
 
@@ -514,6 +527,14 @@ async def test_a_stop_lets_the_begun_frame_be_finished_and_no_other_begin() -> N
         await trio.testing.wait_all_tasks_blocked()
         line.outlet.stop()
         assert await line.peer.read_all() == ["x" * 50]
+
+
+async def test_a_stop_while_the_writer_waits_lets_no_frame_begin() -> None:
+    async with open_line(kind=LowWaterLink) as line:
+        line.outlet.line_up(queue("x" * UNSENT_LOW, "never"))
+        await trio.testing.wait_all_tasks_blocked()
+        line.outlet.stop()
+        assert await line.peer.read_all() == ["x" * UNSENT_LOW]
 
 
 async def test_the_last_words_are_those_of_one_source_and_the_goodbye() -> None:
@@ -561,6 +582,7 @@ async def test_nothing_is_sent_after_a_close() -> None:
         with pytest.raises(trio.ClosedResourceError):
             await line.outlet.drain(queue("never"), close)
         assert await line.peer.read_all() == ["x" * 50, "close"]
+        assert not line.link.was_reset
 
 
 async def test_a_close_cut_by_a_cancellation_is_finished_and_nothing_follows() -> None:
