@@ -220,7 +220,7 @@ def compare_broken(data: bytes, places: list[int]) -> None:
     """Feed both sides anything at all: what ours takes is what wsproto takes.
 
     The differences are wanted ones: a text is judged when it is whole, while wsproto judges what
-    there is of it; the payload of a Close is judged by trio-websocket; and there is a largest size.
+    there is of it; and there is a largest size.
     """
     # Something that is a breach at the start of every frame: wsproto tells later than we do.
     data += b"\xff" * 32
@@ -234,19 +234,24 @@ def compare_broken(data: bytes, places: list[int]) -> None:
         assert ours.messages == oracle.messages[: len(ours.messages)]
         return
     assert ours.messages == oracle.messages
-    controls = [control for control in ours.controls if control[0] != CLOSE]
     if oracle.fault == 1007:
-        assert ours.fault is not None or closed or ours.splicer.missing or ours.splicer._fragments
-    elif closed:
-        assert oracle.closed
-        assert ours.fault is None
-        assert controls == oracle.controls
+        unfinished = ours.splicer.missing is not None or ours.splicer._fragments is not None
+        assert ours.fault is not None or closed or unfinished
     else:
         assert ours.fault is (None if oracle.fault is None else Ending.PROTOCOL_ERROR)
-        assert controls == oracle.controls
+        assert closed == (oracle.closed and oracle.fault is None)
+        assert [each for each in ours.controls if each[0] != CLOSE] == oracle.controls
 
 
-closes = st.tuples(st.just(CLOSE), st.binary(max_size=20) | st.just(b"\x03\xe8bye"))
+closes = st.tuples(
+    st.just(CLOSE),
+    st.binary(max_size=20)
+    | st.builds(
+        lambda code, reason: struct.pack("!H", code) + reason,
+        st.integers(990, 5010),
+        st.binary(max_size=3) | st.text(max_size=9).map(str.encode),
+    ),
+)
 odd_frames = st.builds(
     masked,
     st.integers(0, 127),
@@ -446,6 +451,29 @@ def test_nothing_counts_after_a_close() -> None:
     ours = fed(masked(TEXT, b"a") + masked(CLOSE, b"\x03\xe8") + masked(TEXT, b"b") + masked(PING))
     assert (ours.messages, ours.fault) == ([(TEXT, b"a")], None)
     assert ours.controls == [(CLOSE, b"\x03\xe8")]
+
+
+@pytest.mark.parametrize(
+    ("payload", "fault"),
+    [
+        (b"", None),
+        (b"\x03", Ending.PROTOCOL_ERROR),
+        (b"\x03\xe8", None),
+        (b"\x03\xe8" + b"x" * 123, None),
+        (b"\x03\xe8\xff", Ending.NOT_UTF8),
+        (b"\x03\xe8\xc3", Ending.NOT_UTF8),
+        (b"\x03\xedforbidden", Ending.PROTOCOL_ERROR),
+    ],
+)
+def test_what_a_close_says_is_judged(payload: bytes, fault: Ending | None) -> None:
+    ours = fed(masked(CLOSE, payload))
+    assert ours.fault is fault
+    assert ours.controls == ([] if fault else [(CLOSE, payload)])
+
+
+def test_every_close_code_is_judged_as_wsproto_judges_it() -> None:
+    for code in (*range(990, 1030), 1999, 2000, 2999, 3000, 3999, 4000, 4999, 5000, 0, 65535):
+        compare_broken(masked(CLOSE, struct.pack("!H", code)), [])
 
 
 def test_what_was_half_received_is_let_go_with_the_fault() -> None:
