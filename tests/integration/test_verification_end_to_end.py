@@ -11,7 +11,7 @@ import psycopg
 
 from tests.integration.accounts import HOUR, Accounts
 from tests.integration.peers import Peer, login, open_peer
-from tests.integration.relay_process import RelayProcess, until
+from tests.integration.relay_process import RelayProcess, start_relay, until
 
 MANY = 300
 
@@ -129,3 +129,19 @@ async def test_a_session_that_is_deleted_ends_with_the_next_verification(
         await peer.send({"type": "auth", "token": token})
         (error,), close = await peer.hear_end()
         assert (error["code"], close[0]) == ("AUTH_FAILED", 1008)
+
+
+async def test_a_postgres_that_hangs_is_not_waited_for_beyond_the_deadline(
+    accounts: Accounts,
+) -> None:
+    token = accounts.session()
+    with start_relay("--auth-timeout", "1", database_url=accounts.url) as relay:
+        async with open_peer(relay) as peer:
+            with sessions_locked(accounts):
+                await peer.send({"type": "auth", "token": token})
+                (error,), close = await peer.hear_end()
+        assert error["code"] == "AUTH_UNAVAILABLE"
+        assert error["retryAfter"] > 0
+        assert close == (4013, "try again later")
+        async with login(relay, token):
+            pass
