@@ -246,7 +246,7 @@ def placeholder(name: str) -> str:
     """What stands for the value of a setting in help."""
     wanted = _TYPES[name]
     if wanted == Path | None:
-        return "DIR"
+        return "DIR" if name.endswith(("_dir", "_bin")) else "FILE"
     meta = _meta(wanted)
     return str(meta.title) if meta else "|".join(get_args(wanted))
 
