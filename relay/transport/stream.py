@@ -114,6 +114,9 @@ class FrameStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Bytes for the protocol above: the head, then control frames, or everything for HTTP."""
+        if self.link.closed:
+            self.on_end()
+            raise trio.ClosedResourceError
         if self._head:
             await trio.lowlevel.checkpoint()
             head, self._head = self._head, b""

@@ -216,6 +216,27 @@ async def with_messages(both: Pair) -> None:
     both.peer.send(masked(wire.TEXT, b"a") * 3)
 
 
+@pytest.mark.parametrize(
+    "prepare", [with_nothing, with_a_head, spliced, with_a_control_frame, with_messages]
+)
+async def test_on_a_closed_stream_every_call_says_so(
+    prepare: Callable[[Pair], Awaitable[None]],
+) -> None:
+    both = pair()
+    await prepare(both)
+    await both.stream.aclose()
+    calls: list[Callable[[], Awaitable[object]]] = [
+        both.stream.receive_some,
+        lambda: both.stream.send_all(wire.frame(wire.PONG)),
+        lambda: both.stream.send_all(wire.frame(wire.CLOSE)),
+        both.stream.wait_send_all_might_not_block,
+    ]
+    for call in calls:
+        with pytest.raises(trio.ClosedResourceError):
+            await call()
+    assert both.messages == []
+
+
 @pytest.mark.parametrize("prepare", [with_nothing, spliced])
 async def test_who_waits_for_bytes_hears_of_a_close(
     prepare: Callable[[Pair], Awaitable[None]],
