@@ -29,7 +29,7 @@ CLOSE_CODES = {1000, 1001, 1002, 1003, *range(1007, 1014)}
 """Those below 3000 that an endpoint may send."""
 
 MESSAGES_AT_ONCE = 64
-"""So many messages `feed` returns before it wants to be called again."""
+"""So many messages `feed` returns at most before it wants to be called again."""
 
 
 @frozen
@@ -48,6 +48,7 @@ class Splicer:
     """Bytes; may be changed between messages."""
     budget: Budget | None = None
     """For what is half received, shared with other connections."""
+    at_once: int = MESSAGES_AT_ONCE
     controls: list[bytes] = field(factory=list)
     """Masked control frames, whole, for trio-websocket. Of each kind only the latest stays."""
     fault: Ending | None = None
@@ -81,7 +82,7 @@ class Splicer:
     def feed(self, data: memoryview) -> tuple[list[Message], memoryview]:
         """Take in bytes; returns the messages that are complete and the bytes not looked at yet."""
         messages: list[Message] = []
-        while data and not self.deaf and len(messages) < MESSAGES_AT_ONCE:
+        while data and not self.deaf and len(messages) < self.at_once:
             size = self._frame_size(data)
             if size is None:
                 break

@@ -17,7 +17,7 @@ from relay.closing import Ending
 from relay.transport.budget import Budget
 from relay.transport.link import Buffer, Link, SocketLink
 from relay.transport.outlet import Outlet
-from relay.transport.splice import Message, Splicer
+from relay.transport.splice import MESSAGES_AT_ONCE, Message, Splicer
 from relay.transport.tls import TlsLink
 from relay.transport.wire import CLOSE
 
@@ -100,7 +100,8 @@ class FrameStream(trio.abc.Stream):
 
         Call it between `read_head` and the handshake: what follows the head is already spliced.
         """
-        self._splicer = Splicer(max_message, budget)
+        # One at a time: the limit that a message lifts counts for the very next one.
+        self._splicer = Splicer(max_message, budget, at_once=1)
         self._read_size = FIRST_READS
         self._on_message, self._on_fault = on_message, on_fault
         end = self._head.index(b"\r\n\r\n") + 4
@@ -109,7 +110,7 @@ class FrameStream(trio.abc.Stream):
     def allow_messages_of(self, size: int) -> None:
         """Set the largest message from now on, in bytes, and read as much at once as there is."""
         assert self._splicer is not None
-        self._splicer.max_message = size
+        self._splicer.max_message, self._splicer.at_once = size, MESSAGES_AT_ONCE
         self._read_size = len(_scratch)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -353,6 +353,21 @@ async def test_one_read_full_of_messages_leaves_others_their_turns() -> None:
     assert turns >= number // MESSAGES_AT_ONCE
 
 
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_limit_that_a_message_lifts_counts_for_the_very_next_one(more: int) -> None:
+    both = pair()
+
+    async def lift(message: Message) -> None:
+        both.messages.append(message)
+        both.stream.allow_messages_of(5000)
+
+    await both.splice(lift)
+    both.peer.send(masked(wire.TEXT, b"please") + masked(wire.TEXT, b"x" * (5000 + more)))
+    await until_blocked(both.stream.receive_some())
+    assert [len(message.payload) for message in both.messages] == ([6] if more else [6, 5000])
+    assert both.faults == ([Ending.MESSAGE_TOO_BIG] if more else [])
+
+
 # -- a whole connection: the handshake
 
 
@@ -439,6 +454,23 @@ async def test_whoever_sends_frames_before_our_101_harms_nobody(
 
 
 # -- a whole connection: messages
+
+
+@pytest.mark.parametrize("behind", [60_000, 200_000])
+async def test_a_large_frame_may_follow_right_behind_the_auth_that_allows_it(
+    relay: Relay, behind: int
+) -> None:
+    viewer = await relay.viewer("s")
+    client = await relay.open()
+    await client.send_bytes(
+        json_message(type="auth", token=ANN)
+        + json_message(type="register", streamId="s")
+        + json_message(type="video-frame", data="A" * behind)
+    )
+    assert (await client.receive())["code"] == "AUTHENTICATED"
+    assert (await client.receive())["code"] == "REGISTERED"
+    with trio.fail_after(5):
+        assert len((await viewer.receive_type("video-frame"))["data"]) == behind
 
 
 async def test_of_a_flood_of_pings_few_are_answered_and_the_last_is(relay: Relay) -> None:
