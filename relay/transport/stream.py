@@ -151,9 +151,11 @@ class FrameStream(trio.abc.Stream):
         A socket that is closed with bytes unread resets the connection, and the peer may never see
         our Close.
         """
-        assert self._splicer is not None
-        while not self.peer_closed and await self._read_messages(self._splicer) is not None:
-            self.peer_closed = any(frame[0] & 15 == CLOSE for frame in self._splicer.controls)
+        splicer = self._splicer
+        assert splicer is not None
+        while not (self.peer_closed or any(frame[0] & 15 == CLOSE for frame in splicer.controls)):
+            if await self._read_messages(splicer) is None:
+                break
 
     async def aclose(self) -> None:
         """Close; a frame of which the peer has only a part ends in a reset."""

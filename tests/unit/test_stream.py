@@ -638,6 +638,18 @@ async def test_a_client_that_is_still_sending_hears_that_its_message_is_too_big(
     assert not relay.connections[0]._stream.link.was_reset  # type: ignore[attr-defined]
 
 
+async def test_a_client_that_closes_in_the_breath_of_its_last_straw_is_not_kept_waiting(
+    relay: Relay,
+) -> None:
+    client = await relay.login()
+    start = trio.current_time()
+    await client.send_bytes(masked(wire.TEXT, b"{") * 10 + CLOSE)
+    _, close = await client.hear_end()
+    assert close == (1008, "policy")
+    await client.has_ended()
+    assert trio.current_time() == start
+
+
 async def test_a_client_that_closes_while_it_reads_nothing_is_let_go(relay: Relay) -> None:
     phone = await relay.phone("s")
     client = await relay.viewer("s", capacity=1000)
