@@ -92,7 +92,7 @@ async def open_peer(
     relay: RelayProcess, path: str = "/streams/register", **options: Any
 ) -> AsyncIterator[Peer]:
     """A client with an open WebSocket."""
-    url = relay.url.replace("http:", "ws:") + path
+    url = relay.url.replace("http", "ws", 1) + path
     plain = {"proxy": None, "ping_interval": None, "max_size": None, "open_timeout": PATIENCE}
     async with connect(url, **{**plain, **options}) as socket:
         yield Peer(socket)

@@ -42,7 +42,7 @@ class RelayProcess:
     """A relay that listens."""
 
     url: str
-    """`http://HOST:PORT`."""
+    """`http://HOST:PORT`, or with https."""
     _process: subprocess.Popen[bytes]
     _stderr: Path
     _stdout: list[str] = field(factory=list)
@@ -138,7 +138,7 @@ def start_relay(
         with process:
             try:
                 line = _first_line(process)
-                listening = re.fullmatch(r"relay listening on (http://127\.0\.0\.1:\d+)\n", line)
+                listening = re.fullmatch(r"relay listening on (https?://127\.0\.0\.1:\d+)\n", line)
                 assert listening, f"it said {line!r}\n{stderr.read_text()}"
                 relay = RelayProcess(listening[1], process, stderr, [line])
                 yield relay
