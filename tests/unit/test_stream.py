@@ -234,6 +234,7 @@ async def test_on_a_closed_stream_every_call_says_so(
     for call in calls:
         with pytest.raises(trio.ClosedResourceError):
             await call()
+    assert both.stream.outlet.closing
     assert both.messages == []
 
 
@@ -294,13 +295,49 @@ async def test_a_breach_is_told_after_the_messages_before_it() -> None:
 
     both = pair()
     await both.splice(keep)
-    both.faults = order  # type: ignore[assignment]
     both.stream._on_fault = order.append
     both.peer.send(masked(wire.TEXT, b"a") + masked(wire.TEXT, b"b") + b"\xff\xff")
     await trio.testing.wait_all_tasks_blocked()
-    with trio.move_on_after(5):
-        await both.stream.receive_some()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(both.stream.receive_some)
+        await trio.sleep(5)
+        both.peer.send(masked(wire.TEXT, b"c"))
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
     assert order == [b"a", b"b", Ending.PROTOCOL_ERROR]
+
+
+async def test_a_cancelled_read_loses_no_control_frame() -> None:
+    both = pair()
+    await both.splice()
+    both.peer.send(masked(wire.PING) + CLOSE)
+    assert await both.stream.receive_some() == masked(wire.PING)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await both.stream.receive_some()
+    assert scope.cancelled_caught
+    assert await both.stream.receive_some() == CLOSE
+
+
+async def test_what_is_discarded_ends_with_the_close_of_the_peer_or_its_bytes() -> None:
+    both = pair()
+    await both.splice()
+    both.peer.send(masked(wire.TEXT, b"a") + CLOSE)
+    await both.stream.receive_some()
+    with trio.fail_after(1):
+        await both.stream.discard_rest()
+    both = pair()
+    await both.splice()
+    both.peer.send(masked(wire.TEXT, b"a"))
+    await until_blocked(both.stream.discard_rest())
+    both.peer.send(CLOSE)
+    with trio.fail_after(1):
+        await both.stream.discard_rest()
+    both = pair()
+    await both.splice()
+    both.peer.close()
+    with trio.fail_after(1):
+        await both.stream.discard_rest()
 
 
 async def test_while_a_message_is_handled_those_behind_it_wait_in_the_link() -> None:
