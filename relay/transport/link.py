@@ -8,6 +8,7 @@ import fcntl
 import socket
 import struct
 import sys
+from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -72,10 +73,12 @@ class SocketLink:
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)  # noqa: FBT003
-        if self.socket.family != socket.AF_UNIX:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW)
+        # macOS refuses every option of a socket whose other side is gone. Who reads will notice.
+        with suppress(OSError):
+            if self.socket.family != socket.AF_UNIX:
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                    self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW)
 
     @property
     def closed(self) -> bool:
@@ -113,5 +116,6 @@ class SocketLink:
 
     def reset(self) -> None:
         if not self.closed:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with suppress(OSError):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close()

@@ -174,6 +174,21 @@ async def test_too_many_open_files_are_for_the_accept_loop_to_see() -> None:
             await Listener(flaky, 30, None).accept()
 
 
+async def test_a_caller_that_is_gone_again_does_not_end_the_accept_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:  # as on macOS, when the other side has closed
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    async with listening() as (listener,):
+        with socket.create_connection((HERE, port_of(listener))):
+            monkeypatch.setattr(socket.socket, "setsockopt", fail)
+            with trio.fail_after(10):
+                stream = await listener.accept()
+            stream.abort()
+            assert stream.link.closed
+
+
 # -- links
 
 
