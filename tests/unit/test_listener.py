@@ -119,6 +119,12 @@ async def test_a_name_that_nobody_knows_is_named() -> None:
         trio.socket.set_custom_hostname_resolver(None)
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "\udcff"])
+async def test_a_name_that_cannot_be_one_is_named(host: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be used"):
+        await listen([(host, 80)], stall_timeout=30)
+
+
 # -- accepting
 
 
