@@ -35,6 +35,8 @@ class Listener(trio.abc.Listener[FrameStream]):
 
     async def accept(self) -> FrameStream:
         while True:
+            if self.socket.fileno() < 0:
+                raise trio.ClosedResourceError
             await trio.lowlevel.wait_readable(self.socket)
             try:
                 accepted, address = self.socket.accept()

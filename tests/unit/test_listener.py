@@ -195,6 +195,20 @@ async def test_a_caller_that_is_gone_again_does_not_end_the_accept_loop(
             assert stream.link.closed
 
 
+async def test_closing_a_listener_tells_who_waits_for_a_caller() -> None:
+    async with listening() as (listener,), trio.open_nursery() as nursery:
+
+        async def accept() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await listener.accept()
+
+        nursery.start_soon(accept)
+        await trio.testing.wait_all_tasks_blocked()
+        await listener.aclose()
+        await listener.aclose()
+        await accept()
+
+
 # -- links
 
 
