@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import socket
 import struct
@@ -96,6 +97,8 @@ class SocketLink:
     def unsent(self) -> int | None:
         if not self.ask_unsent:
             return None
+        if self.closed:
+            raise OSError(errno.EBADF, "the link is closed")
         fcntl.ioctl(self.socket, _SIOCOUTQNSD, self._unsent)
         return self._unsent[0]
 

@@ -101,6 +101,8 @@ class MemoryLink:
         return len(data)
 
     def unsent(self) -> int | None:
+        if self.closed:
+            raise OSError
         return len(self.outgoing.content) if self.knows_unsent else None
 
     async def wait_readable(self) -> None:

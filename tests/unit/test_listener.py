@@ -275,6 +275,26 @@ EVERY_LINK = pytest.mark.parametrize("opening", [socket_link, memory_link])
 
 
 @EVERY_LINK
+@pytest.mark.parametrize("end", ["close", "reset"])
+async def test_on_a_closed_link_what_does_not_wait_raises_os_errors(
+    opening: Opening, end: str
+) -> None:
+    async with opening() as link:
+        getattr(link, end)()
+        assert link.closed
+        calls: list[Callable[[], object]] = [
+            lambda: link.send(b"x"),
+            lambda: link.recv_into(memoryview(bytearray(10))),
+            link.unsent,
+        ]
+        for call in calls:
+            with pytest.raises(OSError):  # noqa: PT011
+                call()
+        link.close()
+        link.reset()
+
+
+@EVERY_LINK
 async def test_on_a_closed_link_what_waits_says_so(opening: Opening) -> None:
     async with opening() as link:
         link.close()
