@@ -9,6 +9,7 @@ import pprint
 import string
 from typing import Any
 
+import msgpack
 import msgspec
 import pytest
 import rich.console
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from relay.hub.frame import Frame
 from relay.logs import configure_logging
-from relay.protocol.codec import JSON, MAX_DEPTH, InvalidMessage
+from relay.protocol.codec import JSON, MAX_DEPTH, MSGPACK, Codec, InvalidMessage
 from relay.protocol.messages import (
     Alert,
     AlertEvent,
@@ -139,17 +140,23 @@ def refusal(text: bytes) -> InvalidMessage:
     return problem
 
 
+def arrived(frame: Frame, codec: Codec) -> dict[str, Any]:
+    """What a client that speaks this encoding makes of a frame."""
+    client = wsproto.connection.Connection(wsproto.ConnectionType.CLIENT)
+    client.receive_data(frame.encoded(codec))
+    (event,) = client.events()
+    kind = wsproto.events.BytesMessage if codec.binary else wsproto.events.TextMessage
+    assert isinstance(event, kind)
+    assert event.message_finished
+    received: dict[str, Any] = (msgpack.unpackb if codec.binary else json.loads)(event.data)
+    return received
+
+
 def on_the_wire(message: bytes, *, seq: int = 1) -> dict[str, Any]:
     """What a client makes of a `video-frame` that another one sent."""
     request = JSON.decode(message)
     assert isinstance(request, VideoFrame)
-    client = wsproto.connection.Connection(wsproto.ConnectionType.CLIENT)
-    client.receive_data(Frame("s", seq, 1234, 1.5, request, JSON).encoded(JSON))
-    (event,) = client.events()
-    assert isinstance(event, wsproto.events.TextMessage)
-    assert event.message_finished
-    received: dict[str, Any] = json.loads(event.data)
-    return received
+    return arrived(Frame("s", seq, 1234, 1.5, request, JSON), JSON)
 
 
 @given(requests, st.booleans(), st.sampled_from([None, 0, 2]))
@@ -357,6 +364,78 @@ def test_what_is_stored_of_an_alert_holds_no_nul(field: str) -> None:
     problem = refusal(as_json(alert))
     assert f"U+0000 - at `$.{field}`" in problem.message
     assert problem.stream_id == "s"
+
+
+# -- MessagePack, of which `msgpack` is the judge
+
+odd_keys = plain_text | st.integers(0, 5) | st.binary(max_size=2) | st.none() | floats
+odd_values = st.recursive(
+    scalars
+    | st.floats()
+    | st.binary(max_size=5)
+    | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=12))
+    | st.builds(msgpack.Timestamp, st.integers(0, 2**33), st.integers(0, 10**9 - 1)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd_keys, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def read_or_refuse(payload: bytes) -> None:
+    """Whatever it is: it is refused with something that can be told, or passed on to everybody."""
+    try:
+        message = MSGPACK.decode(payload)
+    except InvalidMessage as problem:
+        error = Error(code=problem.code, message=problem.message, id=problem.request_id)
+        assert msgpack.unpackb(MSGPACK.encode(error))["type"] == "error"
+        return
+    if isinstance(message, VideoFrame):
+        frame = Frame("s", 1, 1234, 1.5, message, MSGPACK)
+        assert arrived(frame, JSON).get("metadata") == arrived(frame, MSGPACK).get("metadata")
+    else:
+        assert json.loads(JSON.encode(Success(code="", message="", id=message.id)))
+
+
+@given(st.binary())
+def test_any_bytes_are_refused_as_messagepack(payload: bytes) -> None:
+    read_or_refuse(payload)
+
+
+@given(requests, st.integers(0, 1 << 16), st.integers(0, 8), st.binary(max_size=3))
+def test_damaged_messagepack_is_read_or_refused(
+    request: dict[str, Any], start: int, length: int, damage: bytes
+) -> None:
+    if "data" in request:
+        request["data"] = request["data"].encode()
+    message = msgpack.packb(request)
+    start %= len(message)
+    read_or_refuse(message[:start] + damage + message[start + length :])
+
+
+@given(odd_values, st.sampled_from(["id", "data", "timestamp", "streamId", "unknown"]))
+def test_what_only_messagepack_can_say_is_passed_on_or_refused(value: Any, field: str) -> None:
+    frame = {"type": "video-frame", "data": b"abc"}
+    read_or_refuse(msgpack.packb({**frame, "metadata": {"a": value}}))
+    read_or_refuse(msgpack.packb({**frame, field: value}))
+
+
+@given(metadata, st.binary(max_size=300), st.booleans())
+def test_a_frame_is_the_same_in_both_encodings(
+    metadata: dict[str, Any], picture: bytes, binary: bool
+) -> None:
+    sent: dict[str, Any] = {"type": "video-frame", "metadata": metadata}
+    if binary:
+        codec: Codec = MSGPACK
+        message = codec.decode(msgpack.packb({**sent, "data": picture}))
+    else:
+        codec = JSON
+        data = base64.b64encode(picture).decode()
+        message = codec.decode(as_json({**sent, "data": data}))
+    assert isinstance(message, VideoFrame)
+    frame = Frame("s", 1, 1234, 1.5, message, codec)
+    text, packed = arrived(frame, JSON), arrived(frame, MSGPACK)
+    assert base64.b64decode(text.pop("data")) == packed.pop("data") == picture
+    assert text == packed
+    assert text.get("metadata") == metadata
 
 
 # -- what a refusal names
