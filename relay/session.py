@@ -214,7 +214,7 @@ class Session:
             wants_alerts=_wants(ALERT, message.consumes),
             peer=self,
             outlet=self._line.outlet,
-            metrics=self._services.metrics,
+            ages=self._services.metrics.frame_age,
             terms=Terms(message.policy, message.max_fps, message.window),
             lossless_bytes=self._services.lossless_bytes,
         )

@@ -10,8 +10,9 @@ from relay.hub.ledger import Drop, Ledger
 from relay.hub.peer import ConsumingPeer
 from relay.hub.terms import Pace, Terms, Window
 from relay.hub.waiting import Latest, Lossless, TooSlow, Waiting
-from relay.metrics import Metrics
+from relay.metrics import Histogram
 from relay.model import Identity
+from relay.protocol.codec import Codec
 from relay.transport.outlet import Outlet
 
 
@@ -29,7 +30,7 @@ class Consumer:
     wants_alerts: bool
     peer: ConsumingPeer
     _outlet: Outlet
-    _metrics: Metrics
+    _ages: Histogram
     _terms: Terms
     _lossless_bytes: int
     """That may wait under the policy `lossless`."""
@@ -38,10 +39,12 @@ class Consumer:
     _waiting: Waiting = field(init=False)
     _pace: Pace | None = field(init=False)
     _window: Window | None = field(init=False)
+    _codec: Codec = field(init=False)
     _needs_keyframe: bool = False
     _closed: bool = False
 
     def __attrs_post_init__(self) -> None:
+        self._codec = self.peer.codec
         terms = self._terms
         lossless = terms.policy == "lossless"
         self._waiting = Lossless(self._lossless_bytes) if lossless else Latest()
@@ -52,24 +55,32 @@ class Consumer:
     def waiting_frames(self) -> int:
         return self._waiting.count
 
-    def offer(self, frame: Frame) -> None:
-        """Write the frame if the connection is idle, else let it wait. Never waits, never
-        raises."""
+    def offer(self, frame: Frame) -> bool:
+        """Write the frame if the connection is idle, else let it wait; whether it was written.
+
+        Never waits, never raises. The caller observes the age of a frame that was written.
+        """
         if self._closed:
-            return
+            return False
         self.ledger.accepted += 1
         if self._needs_keyframe and frame.is_delta:
             self._drop(frame, Drop.UNDECODABLE)
         elif self._pace is not None and not self._pace.is_due(trio.current_time()):
             self._drop(frame, Drop.THINNED)
-        elif (encoded := frame.encoded(self.peer.codec)) is None:
+        elif (encoded := frame.encoded(self._codec)) is None:
             self._drop(frame, Drop.UNENCODABLE)
         else:
             self._needs_keyframe = False
-            if not self._waiting.count and self._may_send() and self._outlet.write_now(encoded):
+            window = self._window
+            if (
+                not self._waiting.count
+                and (window is None or window.is_open)
+                and self._outlet.write_now(encoded)
+            ):
                 self._count_written(frame)
-            else:
-                self._let_wait(frame, len(encoded))
+                return True
+            self._let_wait(frame, len(encoded))
+        return False
 
     def skip_to_keyframe(self) -> None:
         """Send no delta before the next keyframe."""
@@ -89,7 +100,8 @@ class Consumer:
         if frame is None:
             return None
         self._count_written(frame)
-        return frame.encoded(self.peer.codec)
+        self._ages.observe(trio.current_time() - frame.accepted_at)
+        return frame.encoded(self._codec)
 
     def waiting(self) -> bool:
         return self._waiting.count > 0 and self._may_send()
@@ -126,6 +138,5 @@ class Consumer:
 
     def _count_written(self, frame: Frame) -> None:
         self.ledger.written += 1
-        self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
         if self._window is not None:
             self._window.sent(frame.seq)

@@ -39,9 +39,11 @@ class Frame:
 
         None when its data cannot be put into this encoding: it came as JSON and is not base64.
         """
-        if codec not in self._encoded:
-            self._encoded[codec] = self._encode(codec)
-        return self._encoded[codec]
+        try:
+            return self._encoded[codec]
+        except KeyError:
+            encoded = self._encoded[codec] = self._encode(codec)
+            return encoded
 
     @property
     def unencodable(self) -> bool:

@@ -144,7 +144,9 @@ class Hub:
     def _stream(self, stream_id: str) -> Stream:
         stream = self._streams.get(stream_id)
         if stream is None:
-            stream = self._streams[stream_id] = Stream(stream_id, on_status=self._tell_observers)
+            stream = self._streams[stream_id] = Stream(
+                stream_id, self._metrics.frame_age, on_status=self._tell_observers
+            )
         return stream
 
     def _forget(self, stream: Stream) -> None:

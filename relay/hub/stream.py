@@ -11,6 +11,7 @@ from relay.hub.consumer import Consumer
 from relay.hub.frame import Frame
 from relay.hub.ledger import Ledger
 from relay.hub.peer import Producer
+from relay.metrics import Histogram
 from relay.protocol.codec import Codec
 from relay.protocol.messages import (
     Error,
@@ -31,6 +32,7 @@ class Stream:
     """A stream that somebody produces or watches."""
 
     stream_id: str
+    _ages: Histogram
     owner_id: str | None = None
     """None until it is registered while this relay runs."""
     epoch: int = 0
@@ -73,14 +75,12 @@ class Stream:
             self.set_status(StreamStatus.STREAMING)
         audience = self.audience
         if len(audience) <= SLICE:
-            for consumer in audience:
-                consumer.offer(frame)
+            self._offer(frame, audience)
         else:
             async with self._publishing:
                 for start in range(0, len(audience), SLICE):
                     await trio.lowlevel.checkpoint()
-                    for consumer in audience[start : start + SLICE]:
-                        consumer.offer(frame)
+                    self._offer(frame, audience[start : start + SLICE])
         if frame.unencodable and not self._told_unencodable:
             self._tell_unencodable()
 
@@ -93,7 +93,7 @@ class Stream:
         if self._serves(consumer):
             self._set_audience((*self.audience, consumer))
             if self._keyframe is not None:
-                consumer.offer(self._keyframe)
+                self._offer(self._keyframe, (consumer,))
             if self._keyframe is not self._latest:
                 consumer.skip_to_keyframe()
 
@@ -159,6 +159,13 @@ class Stream:
                     consumers=len(self.audience),
                 )
             )
+
+    def _offer(self, frame: Frame, audience: tuple[Consumer, ...]) -> None:
+        written = 0
+        for consumer in audience:
+            written += consumer.offer(frame)
+        # One look at the clock for a whole slice; it errs on the side of older.
+        self._ages.observe(trio.current_time() - frame.accepted_at, written)
 
     def _tell_unencodable(self) -> None:
         self._told_unencodable = True

@@ -22,6 +22,10 @@ newest frame can still overtake it."""
 _SIOCOUTQNSD = 0x894B
 """Linux: how many bytes of the send queue were never sent (linux/sockios.h)."""
 
+_SEND_FLAGS = socket.MSG_EOR if sys.platform == "linux" else 0
+"""Linux joins no write to one that ended a record, and so takes nothing once `TCP_NOTSENT_LOWAT`
+bytes lie unsent. Without this it would take up to 64 KiB more."""
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -41,6 +45,9 @@ class Link(Protocol):
 
     def send(self, data: Buffer) -> int:
         """Take what fits now and return how much; `BlockingIOError` when nothing does."""
+
+    def send_if_low(self, data: Buffer) -> int:
+        """Like `send`, but take nothing once `UNSENT_LOW` bytes lie unsent, or may."""
 
     def recv_into(self, buffer: memoryview) -> int:
         """Fill the buffer as far as there are bytes; 0 at their end, `BlockingIOError` for none
@@ -68,8 +75,8 @@ class SocketLink:
 
     socket: socket.socket
     peer: str = "unknown"
-    ask_unsent: bool = sys.platform == "linux"
-    """Whether the kernel can be asked for unsent bytes; without it only the writer task writes."""
+    knows_unsent: bool = sys.platform == "linux"
+    """Whether the kernel tells of unsent bytes; without it only the writer task writes."""
     _unsent: array.array[int] = field(factory=lambda: array.array("i", [0]))
 
     def __attrs_post_init__(self) -> None:
@@ -89,13 +96,18 @@ class SocketLink:
         await trio.lowlevel.checkpoint()
 
     def send(self, data: Buffer) -> int:
-        return self.socket.send(data)
+        return self.socket.send(data, _SEND_FLAGS)
+
+    def send_if_low(self, data: Buffer) -> int:
+        if self.knows_unsent:
+            return self.socket.send(data, _SEND_FLAGS)
+        raise BlockingIOError
 
     def recv_into(self, buffer: memoryview) -> int:
         return self.socket.recv_into(buffer)
 
     def unsent(self) -> int | None:
-        if not self.ask_unsent:
+        if not self.knows_unsent:
             return None
         if self.closed:
             raise OSError(errno.EBADF, "the link is closed")

@@ -45,9 +45,8 @@ class Outlet:
     """When the peer last made room for a frame that waited, by Trio's clock."""
     _lock: trio.StrictFIFOLock = field(factory=trio.StrictFIFOLock)
     _tail: Buffer = b""
-    _credit: int = 0
-    """So many bytes may be written at once before the kernel is asked again."""
     _parked: bool = False
+    """Whether the writer waits for something to do."""
     _closing: bool = False
     """No data frame may follow: a Close is out, or about to be, or the link is dead."""
     _closed: bool = False
@@ -69,24 +68,18 @@ class Outlet:
     def write_now(self, frame: bytes) -> bool:
         """Write a frame if the connection is idle; False when it has to queue. Never waits or
         raises."""
-        if self._credit <= 0 and not self._ask():
+        if not self._parked or self._tail:
             return False
         try:
-            sent = self.link.send(frame)
+            sent = self.link.send_if_low(frame)
         except BlockingIOError:
-            self._credit = 0
             return False
         except OSError:
             self.stop()
             return False
-        if sent == len(frame):
-            self._credit -= sent
-        elif sent:
+        if sent < len(frame):
             self._tail = memoryview(frame)[sent:]
             self._wake()
-        else:
-            self._credit = 0
-            return False
         return True
 
     def line_up(self, source: Source, *, first: bool = False) -> None:
@@ -98,8 +91,8 @@ class Outlet:
 
     def stop(self) -> None:
         """Write no further data frame; a begun one is still finished by whoever writes next."""
-        self._closing, self._credit = True, 0
-        self._lot.unpark_all()
+        self._closing = True
+        self._wake()
 
     async def run(self) -> None:
         """The writer: ends when the outlet stops or the link breaks, which the reader notices."""
@@ -146,25 +139,13 @@ class Outlet:
             for frame in last:
                 await self._write(frame)
 
-    def _ask(self) -> bool:
-        if not self._parked or self._closing or self._tail:
-            return False
-        try:
-            unsent = self.link.unsent()
-        except OSError:
-            self.stop()
-            return False
-        if unsent is not None:
-            self._credit = UNSENT_LOW - unsent
-        return self._credit > 0
-
     def _may_be_above_low(self) -> bool:
         """Whether to wait until the link is writable, which has the same low-water mark."""
         unsent = self.link.unsent()
         return unsent is None or unsent >= UNSENT_LOW
 
     def _wake(self) -> None:
-        self._parked, self._credit = False, 0
+        self._parked = False
         self._lot.unpark_all()
 
     def _pick(self) -> bytes | None:
@@ -186,7 +167,6 @@ class Outlet:
         await self._flush()
 
     async def _flush(self) -> None:
-        self._credit = 0
         while self._tail:
             try:
                 sent = self.link.send(self._tail)

@@ -12,7 +12,7 @@ from contextlib import suppress
 import trio
 from attrs import define, field
 
-from relay.transport.link import Buffer, SocketLink
+from relay.transport.link import UNSENT_LOW, Buffer, SocketLink
 
 BATCH = 64 * 1024
 """So many bytes are encrypted at a time, and so many can wait here for the kernel."""
@@ -84,6 +84,13 @@ class TlsLink:
             if not taken:
                 raise BlockingIOError
         return taken
+
+    def send_if_low(self, data: Buffer) -> int:
+        # Asked before anything is encrypted, for that cannot be undone.
+        unsent = self.unsent()
+        if unsent is None or unsent >= UNSENT_LOW:
+            raise BlockingIOError
+        return self.send(data)
 
     def recv_into(self, buffer: memoryview) -> int:
         while True:

@@ -24,6 +24,7 @@ from relay.model import Identity, NewAlert, Service, StoredAlert, User
 from relay.postgres.alerts import History
 from relay.session import Services
 from relay.transport.budget import Budget
+from relay.transport.link import UNSENT_LOW
 from relay.transport.stream import FrameStream
 
 ANN, BOB, SENTRY = "token-of-ann", "token-of-bob", "token-of-sentry"
@@ -92,6 +93,12 @@ class MemoryLink:
         if self.closed:
             raise OSError
         return self.outgoing.put(data)
+
+    def send_if_low(self, data: bytes | bytearray | memoryview) -> int:
+        unsent = self.unsent()
+        if unsent is None or unsent >= UNSENT_LOW:
+            raise BlockingIOError
+        return self.send(data)
 
     def recv_into(self, buffer: memoryview) -> int:
         if self.closed:

@@ -238,11 +238,31 @@ async def test_unsent_bytes_are_told_and_above_the_mark_the_link_is_not_writable
         assert (link.unsent() or 0) < UNSENT_LOW
 
 
-async def test_where_the_kernel_is_not_asked_unsent_bytes_are_unknown() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="platform: only Linux tells unsent bytes")
+@pytest.mark.parametrize("size", [500, 2048, 20_000, 3 * 65536])
+async def test_nothing_is_begun_while_much_lies_unsent(size: int) -> None:
+    async with accepted() as (stream, caller):
+        link = stream.link
+        sent, before = size, 0
+        while sent == size:
+            before = link.unsent() or 0
+            sent = link.send_if_low(bytes(size)) if before < UNSENT_LOW else 0
+        if not sent:
+            with pytest.raises(BlockingIOError):
+                link.send_if_low(bytes(size))
+        while (link.unsent() or 0) >= UNSENT_LOW:
+            caller.recv(1 << 20)
+        assert link.send_if_low(bytes(size))
+
+
+async def test_where_unsent_bytes_are_unknown_nothing_is_written_before_asking_to_wait() -> None:
     async with accepted() as (stream, _):
         assert isinstance(stream.link, SocketLink)
-        stream.link.ask_unsent = False
+        stream.link.knows_unsent = False
         assert stream.link.unsent() is None
+        with pytest.raises(BlockingIOError):
+            stream.link.send_if_low(b"x")
+        assert stream.link.send(b"x") == 1
 
 
 async def test_a_close_delivers_and_a_reset_throws_away() -> None:
