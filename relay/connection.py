@@ -16,12 +16,14 @@ from relay.model import Identity, User
 from relay.protocol.codec import CODECS, JSON, Codec, InvalidMessage
 from relay.protocol.messages import (
     Auth,
+    ClientMessage,
     Error,
     ErrorCode,
     Notice,
     RequestId,
     ServerMessage,
     Success,
+    VideoFrame,
 )
 from relay.session import Services, Session
 from relay.transport import wire
@@ -191,7 +193,7 @@ class Connection:
         self._stream.splice_after_handshake(
             max_message=FIRST_MESSAGE_SIZE,
             budget=self._door.budget,
-            on_message=self._receive,
+            on_messages=self._receive,
             on_fault=self.end,
         )
         handshake = await read_handshake(nursery, self._stream)
@@ -246,24 +248,46 @@ class Connection:
 
     # -- messages
 
-    async def _receive(self, message: Message) -> None:
-        """Handle one message; those behind it wait until it is done."""
+    async def _receive(self, messages: list[Message]) -> None:
+        """Handle messages, each when those before it are done; frames in a row go on together."""
+        frames: list[VideoFrame] = []
+        for message in messages:
+            request = self._read(message)
+            if isinstance(request, VideoFrame) and self._session is not None:
+                frames.append(request)
+                continue
+            if frames and self._session is not None:
+                await self._session.publish(frames)
+                frames = []
+            if self.ending is not None:
+                return
+            if isinstance(request, InvalidMessage):
+                self._refuse(request)
+            elif request is not None:
+                await self._handle(request)
+        if frames and self._session is not None:
+            await self._session.publish(frames)
+
+    def _read(self, message: Message) -> ClientMessage | InvalidMessage | None:
+        """What a message says; None when it is not even looked at."""
         if self.ending is not None:
-            return
+            return None
         if not self._upgraded:
             self.end(Ending.PROTOCOL_ERROR)  # nothing may come before our 101
-            return
+            return None
         if self._session is None and not self._allow_first():
-            return
+            return None
+        codec = self.codec
+        if (message.opcode == wire.BINARY) != codec.binary:
+            kind = "binary" if codec.binary else "text"
+            text = f"Messages of {codec.subprotocol} are {kind}"
+            return InvalidMessage(ErrorCode.INVALID_MESSAGE, text)
         try:
-            if (message.opcode == wire.BINARY) != self.codec.binary:
-                kind = "binary" if self.codec.binary else "text"
-                text = f"Messages of {self.codec.subprotocol} are {kind}"
-                raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text)
-            request = self.codec.decode(message.payload)
+            return codec.decode(message.payload)
         except InvalidMessage as problem:
-            self._refuse(problem)
-            return
+            return problem
+
+    async def _handle(self, request: ClientMessage) -> None:
         if isinstance(request, Auth):
             await self._verify(request)
         elif self._session is None:

@@ -123,10 +123,8 @@ class Session:
         self._line.end(Ending.SUPERSEDED)
 
     async def handle(self, message: ClientMessage) -> None:
-        """Do what an authenticated peer asks."""
+        """Do what an authenticated peer asks, with anything but frames."""
         match message:
-            case VideoFrame():
-                await self._publish(message)
             case Register():
                 await self._register(message)
             case Subscribe():
@@ -141,8 +139,23 @@ class Session:
                 await self._replay(message)
             case Streams():
                 self._list_streams(message)
-            case Auth():
-                raise AssertionError("the connection authenticates")
+            case Auth() | VideoFrame():
+                raise AssertionError("the connection authenticates and publishes")
+
+    async def publish(self, frames: list[VideoFrame]) -> None:
+        """Publish frames that came at once, in the registered stream."""
+        stream, own = self._produced, []
+        for frame in frames:
+            if stream is None:
+                text = "Register a stream before sending frames"
+                self._remind(frame, ErrorCode.NOT_REGISTERED, text)
+            elif frame.stream_id is not None and frame.stream_id != stream.stream_id:
+                text = "This connection registered another stream"
+                self._remind(frame, ErrorCode.UNAUTHORIZED, text)
+            else:
+                own.append(frame)
+        if stream is not None:
+            await stream.publish(own, self)
 
     def close(self) -> None:
         """Leave all streams."""
@@ -153,16 +166,6 @@ class Session:
         for stream, consumer in self._consumers.values():
             hub.unsubscribe(stream, consumer)
         self._consumers.clear()
-
-    async def _publish(self, frame: VideoFrame) -> None:
-        stream = self._produced
-        if stream is None or stream.producer is not self:
-            self._remind(frame, ErrorCode.NOT_REGISTERED, "Register a stream before sending frames")
-        elif frame.stream_id is not None and frame.stream_id != stream.stream_id:
-            self._remind(frame, ErrorCode.UNAUTHORIZED, "This connection registered another stream")
-        else:
-            self._services.metrics.frames_accepted += 1
-            await stream.publish(frame, self.codec)
 
     async def _register(self, message: Register) -> None:
         if not isinstance(self.identity, User):

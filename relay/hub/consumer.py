@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from attrs import define, field
 
-from relay.hub.frame import Frame
+from relay.hub.frame import Burst, Frame
 from relay.hub.ledger import Drop, Ledger
 from relay.hub.peer import ConsumingPeer
 from relay.hub.terms import Pace, Terms, Window
@@ -81,6 +81,17 @@ class Consumer:
                 return True
             self._let_wait(frame, len(encoded))
         return False
+
+    def offer_burst(self, burst: Burst) -> int:
+        """Offer frames that came at once, if possible in one write; how many were written."""
+        plain = self._pace is None and self._window is None and not self._needs_keyframe
+        if plain and not self._waiting.count and not self._closed:
+            encoded = burst.encoded(self._codec)
+            if encoded is not None and self._outlet.write_now(encoded):
+                self.ledger.accepted += len(burst.frames)
+                self.ledger.written += len(burst.frames)
+                return len(burst.frames)
+        return sum(map(self.offer, burst.frames))
 
     def skip_to_keyframe(self) -> None:
         """Send no delta before the next keyframe."""

@@ -1,12 +1,15 @@
-"""A frame that was accepted, encoded once for each encoding however many watch. Floor 2."""
+"""Frames that were accepted, encoded once for each encoding however many watch. Floor 2."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 from attrs import define, field
 
 from relay.protocol.codec import Codec
 from relay.protocol.messages import VideoFrame, VideoFrameHead
 from relay.transport import wire
+from relay.transport.link import UNSENT_LOW
 
 
 @define(eq=False)
@@ -68,3 +71,34 @@ class Frame:
         )
         opcode = wire.BINARY if codec.binary else wire.TEXT
         return wire.frame(opcode, *codec.encode_frame(head, data))
+
+
+@define(eq=False)
+class Burst:
+    """Frames of one stream that came at once, small enough to be written at once."""
+
+    frames: Sequence[Frame]
+    _encoded: dict[Codec, bytes | None] = field(factory=dict, repr=False)
+
+    def encoded(self, codec: Codec) -> bytes | None:
+        """All of them, one behind the other; None when one cannot be put into this encoding."""
+        try:
+            return self._encoded[codec]
+        except KeyError:
+            whole = [frame.encoded(codec) for frame in self.frames]
+            joined = None if None in whole else b"".join(filter(None, whole))
+            self._encoded[codec] = joined
+            return joined
+
+
+def bursts(messages: Sequence[VideoFrame]) -> Iterator[Sequence[VideoFrame]]:
+    """What may be written at once: single frames, and small ones in a row."""
+    start = size = 0
+    for end, message in enumerate(messages):
+        more = memoryview(message.data).nbytes
+        if end > start and size + more > UNSENT_LOW:
+            yield messages[start:end]
+            start, size = end, 0
+        size += more
+    if messages:
+        yield messages[start:]

@@ -145,7 +145,7 @@ class Hub:
         stream = self._streams.get(stream_id)
         if stream is None:
             stream = self._streams[stream_id] = Stream(
-                stream_id, self._metrics.frame_age, on_status=self._tell_observers
+                stream_id, self._metrics, on_status=self._tell_observers
             )
         return stream
 

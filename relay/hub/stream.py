@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 from attrs import define, field
 
 from relay.hub.consumer import Consumer
-from relay.hub.frame import Frame
+from relay.hub.frame import Burst, Frame, bursts
 from relay.hub.ledger import Ledger
 from relay.hub.peer import Producer
-from relay.metrics import Histogram
+from relay.metrics import Metrics
 from relay.protocol.codec import Codec
 from relay.protocol.messages import (
     Error,
@@ -24,7 +24,7 @@ from relay.protocol.messages import (
 )
 
 SLICE = 64
-"""Consumers that are served in one go, before other tasks have their turn."""
+"""Offers that are made in one go, before other tasks have their turn."""
 
 
 @define(eq=False)
@@ -32,7 +32,7 @@ class Stream:
     """A stream that somebody produces or watches."""
 
     stream_id: str
-    _ages: Histogram
+    _metrics: Metrics
     owner_id: str | None = None
     """None until it is registered while this relay runs."""
     epoch: int = 0
@@ -54,34 +54,57 @@ class Stream:
     _keyframe: Frame | None = None
     """The last frame that stands for itself."""
     _told_unencodable: bool = False
+    _since_pause: int = 0
+    """Offers since other tasks had their turn."""
     _publishing: trio.Lock = field(factory=trio.Lock)
 
     @property
     def live(self) -> bool:
         return self.status is not StreamStatus.OFFLINE
 
-    async def publish(self, message: VideoFrame, codec: Codec) -> None:
-        """Offer a frame to the whole audience; yields between slices of a large one."""
-        if self._publishing.locked():
-            # A taken-over producer's last frame is still on its way to the rest of the audience.
-            async with self._publishing:
-                pass
-        self.seq += 1
-        frame = Frame(self.stream_id, self.seq, now_ms(), trio.current_time(), message, codec)
-        self._latest = frame
-        if not frame.is_delta:
-            self._keyframe = frame
+    async def publish(self, messages: Sequence[VideoFrame], producer: Producer) -> None:
+        """Offer frames to the whole audience, in order, as long as they come from its producer.
+
+        Yields to other tasks each time that `SLICE` offers are made.
+        """
+        for burst in bursts(messages):
+            if self._publishing.locked():
+                # A taken-over producer's last frame is still on its way to the rest.
+                async with self._publishing:
+                    pass
+            if self.producer is not producer:
+                return
+            await self._offer_to_all(self._accept(burst, producer.codec))
+
+    def _accept(self, messages: Sequence[VideoFrame], codec: Codec) -> list[Frame]:
+        received_at, now = now_ms(), trio.current_time()
+        frames = []
+        for message in messages:
+            self.seq += 1
+            frame = Frame(self.stream_id, self.seq, received_at, now, message, codec)
+            frames.append(frame)
+            self._latest = frame
+            if not frame.is_delta:
+                self._keyframe = frame
+        self._metrics.frames_accepted += len(frames)
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
-        audience = self.audience
-        if len(audience) <= SLICE:
-            self._offer(frame, audience)
+        return frames
+
+    async def _offer_to_all(self, frames: list[Frame]) -> None:
+        """Not to be cancelled: what was accepted is offered to everybody."""
+        audience, step = self.audience, max(1, SLICE // len(frames))
+        offered = frames[0] if len(frames) == 1 else Burst(frames)
+        if len(audience) <= step:
+            await self._offer(offered, audience)
         else:
-            async with self._publishing:
-                for start in range(0, len(audience), SLICE):
-                    await trio.lowlevel.checkpoint()
-                    self._offer(frame, audience[start : start + SLICE])
-        if frame.unencodable and not self._told_unencodable:
+            self._publishing.acquire_nowait()
+            try:
+                for start in range(0, len(audience), step):
+                    await self._offer(offered, audience[start : start + step])
+            finally:
+                self._publishing.release()
+        if not self._told_unencodable and any(frame.unencodable for frame in frames):
             self._tell_unencodable()
 
     def watch(self, consumer: Consumer) -> None:
@@ -93,7 +116,7 @@ class Stream:
         if self._serves(consumer):
             self._set_audience((*self.audience, consumer))
             if self._keyframe is not None:
-                self._offer(self._keyframe, (consumer,))
+                self._welcome(consumer, self._keyframe)
             if self._keyframe is not self._latest:
                 consumer.skip_to_keyframe()
 
@@ -160,12 +183,27 @@ class Stream:
                 )
             )
 
-    def _offer(self, frame: Frame, audience: tuple[Consumer, ...]) -> None:
+    def _welcome(self, consumer: Consumer, frame: Frame) -> None:
+        """Offer a frame from before this consumer came."""
+        if consumer.offer(frame):
+            self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
+
+    async def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
         written = 0
-        for consumer in audience:
-            written += consumer.offer(frame)
-        # One look at the clock for a whole slice; it errs on the side of older.
-        self._ages.observe(trio.current_time() - frame.accepted_at, written)
+        if isinstance(offered, Frame):
+            frames, accepted_at = 1, offered.accepted_at
+            for consumer in audience:
+                written += consumer.offer(offered)
+        else:
+            frames, accepted_at = len(offered.frames), offered.frames[0].accepted_at
+            for consumer in audience:
+                written += consumer.offer_burst(offered)
+        # One look at the clock for all of them; it errs on the side of older.
+        self._metrics.frame_age.observe(trio.current_time() - accepted_at, written)
+        self._since_pause += frames * max(1, len(audience))
+        if self._since_pause >= SLICE:
+            self._since_pause = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _tell_unencodable(self) -> None:
         self._told_unencodable = True

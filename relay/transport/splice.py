@@ -7,7 +7,9 @@ socket.
 
 from __future__ import annotations
 
-from attrs import define, field, frozen
+from typing import NamedTuple
+
+from attrs import define, field
 
 from relay.closing import Ending
 from relay.transport.budget import Budget
@@ -28,12 +30,14 @@ from relay.transport.wire import (
 CLOSE_CODES = {1000, 1001, 1002, 1003, *range(1007, 1014)}
 """Those below 3000 that an endpoint may send."""
 
+LONGEST_HEADER = 10
+"""Bytes, without the mask."""
+
 MESSAGES_AT_ONCE = 64
 """So many messages `feed` returns at most before it wants to be called again."""
 
 
-@frozen
-class Message:
+class Message(NamedTuple):
     """A data message, its fragments joined."""
 
     opcode: int
@@ -82,24 +86,28 @@ class Splicer:
     def feed(self, data: memoryview) -> tuple[list[Message], memoryview]:
         """Take in bytes; returns the messages that are complete and the bytes not looked at yet."""
         messages: list[Message] = []
-        while data and not self.deaf and len(messages) < self.at_once:
-            size = self._frame_size(data)
-            if size is None:
-                break
-            if size > len(data):
-                self._keep(data, size)
+        at, end = 0, len(data)
+        while at < end and not self.deaf and len(messages) < self.at_once:
+            header, size = self._measure(data[at : at + LONGEST_HEADER])
+            if at + size > end:
+                self._keep(data[at:], size)
                 return messages, data[:0]
-            message = self._take(data[:size])
+            if self.deaf:
+                break
+            message = self._take(data[at : at + size], header)
             if message is not None:
                 messages.append(message)
-            data = data[size:]
-        return messages, data[:0] if self.deaf else data
+            at += size
+        return messages, data[:0] if self.deaf else data[at:]
 
-    def _frame_size(self, data: memoryview) -> int | None:
-        """The size of the frame that begins here, or of the part of its header that is needed to
-        tell; None where the protocol is broken."""
+    def _measure(self, data: memoryview) -> tuple[int, int]:
+        """The sizes of the header without its mask, and of the whole frame that begins here.
+
+        Where there is not enough to tell: of what it takes to tell. After a breach of the protocol
+        both are 0.
+        """
         if len(data) < 2:
-            return 2
+            return 2, 2
         first, second = data[0], data[1]
         opcode, length = first & 15, second & 127
         control = opcode >= CLOSE
@@ -112,21 +120,21 @@ class Splicer:
             or (not control and (opcode == CONTINUATION) != (self._fragments is not None))
         ):
             self._break(Ending.PROTOCOL_ERROR)
-            return None
+            return 0, 0
         header = 2
         if length >= 126:
             header = 4 if length == 126 else 10
             if len(data) < header:
-                return header
+                return header, header
             shortest = 126 if length == 126 else 1 << 16
             length = int.from_bytes(data[2:header], "big")
             if length < shortest or length >= 1 << 63:
                 self._break(Ending.PROTOCOL_ERROR)
-                return None
+                return 0, 0
         if not control and length + len(self._fragments or b"") > self.max_message:
             self._break(Ending.MESSAGE_TOO_BIG)
-            return None
-        return header + 4 + length
+            return 0, 0
+        return header, header + 4 + length
 
     def _keep(self, data: memoryview, size: int) -> None:
         if not self._borrow(size):
@@ -135,14 +143,12 @@ class Splicer:
         self._cut[: len(data)] = data
         self.missing = memoryview(self._cut)[len(data) :]
 
-    def _take(self, data: memoryview) -> Message | None:
+    def _take(self, data: memoryview, header: int) -> Message | None:
         """Take one whole frame; returns the message that it completes."""
         opcode, final = data[0] & 15, data[0] & FIN
         if opcode >= CLOSE:
             self._control(data.tobytes())
             return None
-        length = data[1] & 127
-        header = 2 if length < 126 else 4 if length == 126 else 10
         payload = unmask(data[header + 4 :], data[header : header + 4].tobytes())
         if opcode != CONTINUATION:
             self._opcode = opcode
@@ -200,6 +206,8 @@ def _breach_of_close(payload: bytes) -> Ending | None:
 
 
 def _is_utf8(payload: bytes) -> bool:
+    if payload.isascii():  # as most is, and quicker to tell
+        return True
     try:
         str(payload, "utf-8")
     except UnicodeDecodeError:

@@ -2,7 +2,7 @@
 
 Before the handshake this is a plain `trio.abc.Stream`, good for HTTP too. From
 `splice_after_handshake` on, trio-websocket reads the handshake and the control frames only, one at
-a time; whole data messages go to `on_message`, in order, while it waits for its next bytes.
+a time; whole data messages go to `on_messages`, in order, while it waits for its next bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FrameStream(trio.abc.Stream):
     _head: bytes = b""
     """Read by `read_head` and not given on yet."""
     _splicer: Splicer | None = None
-    _on_message: Callable[[Message], Awaitable[None]] | None = None
+    _on_messages: Callable[[list[Message]], Awaitable[None]] | None = None
     _on_fault: Callable[[Ending], object] = field(default=lambda _ending: None)
     _read_size: int = FIRST_READS
     _rest: Buffer = b""
@@ -92,18 +92,18 @@ class FrameStream(trio.abc.Stream):
         *,
         max_message: int,
         budget: Budget,
-        on_message: Callable[[Message], Awaitable[None]],
+        on_messages: Callable[[list[Message]], Awaitable[None]],
         on_fault: Callable[[Ending], object],
     ) -> None:
-        """From here on give data messages to `on_message`, and breaches of the protocol to
-        `on_fault`.
+        """From here on give data messages to `on_messages`, as many as came at once, and breaches
+        of the protocol to `on_fault`.
 
         Call it between `read_head` and the handshake: what follows the head is already spliced.
         """
         # One at a time: the limit that a message lifts counts for the very next one.
         self._splicer = Splicer(max_message, budget, at_once=1)
         self._read_size = FIRST_READS
-        self._on_message, self._on_fault = on_message, on_fault
+        self._on_messages, self._on_fault = on_messages, on_fault
         end = self._head.index(b"\r\n\r\n") + 4
         self._head, self._rest = self._head[:end], self._head[end:]
 
@@ -196,7 +196,7 @@ class FrameStream(trio.abc.Stream):
                 raise trio.BrokenResourceError from problem
 
     async def _next_control(self, splicer: Splicer) -> bytes:
-        assert self._on_message is not None
+        assert self._on_messages is not None
         eager = 0
         while True:
             if splicer.controls:
@@ -208,8 +208,8 @@ class FrameStream(trio.abc.Stream):
             if messages is None:
                 return b""
             eager = (eager - 1) % READS_IN_A_ROW
-            for message in messages:
-                await self._on_message(message)
+            if messages:
+                await self._on_messages(messages)
             if splicer.fault is not None:
                 fault, splicer.fault = splicer.fault, None
                 self._on_fault(fault)

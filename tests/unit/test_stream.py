@@ -50,17 +50,19 @@ class Pair:
     messages: list[Message] = field(factory=list)
     faults: list[Ending] = field(factory=list)
 
-    async def keep(self, message: Message) -> None:
-        self.messages.append(message)
+    async def keep(self, messages: list[Message]) -> None:
+        self.messages += messages
 
-    async def splice(self, on_message: Callable[[Message], Awaitable[None]] | None = None) -> None:
+    async def splice(
+        self, on_messages: Callable[[list[Message]], Awaitable[None]] | None = None
+    ) -> None:
         """Bring the stream behind the request head."""
         self.peer.send(HEAD)
         assert await self.stream.read_head() == HEAD
         self.stream.splice_after_handshake(
             max_message=1000,
             budget=Budget(1 << 20),
-            on_message=on_message or self.keep,
+            on_messages=on_messages or self.keep,
             on_fault=self.faults.append,
         )
         assert await self.stream.receive_some() == HEAD
@@ -289,9 +291,9 @@ async def test_messages_go_one_way_and_control_frames_the_other_one_at_a_time() 
 async def test_a_breach_is_told_after_the_messages_before_it() -> None:
     order: list[object] = []
 
-    async def keep(message: Message) -> None:
+    async def keep(messages: list[Message]) -> None:
         await trio.sleep(1)
-        order.append(message.payload)
+        order.extend(message.payload for message in messages)
 
     both = pair()
     await both.splice(keep)
@@ -342,10 +344,10 @@ async def test_what_is_discarded_ends_with_the_close_of_the_peer_or_its_bytes() 
 
 async def test_while_a_message_is_handled_those_behind_it_wait_in_the_link() -> None:
     both = pair()
-    handled: list[bytes] = []
+    handled: list[int] = []
 
-    async def be_slow(message: Message) -> None:
-        handled.append(message.payload[:1])
+    async def be_slow(messages: list[Message]) -> None:
+        handled.append(len(messages))
         await trio.sleep(10)
 
     await both.splice(be_slow)
@@ -357,7 +359,7 @@ async def test_while_a_message_is_handled_those_behind_it_wait_in_the_link() -> 
                 await both.peer.wait_writable()
                 sent += both.peer.send(masked(wire.TEXT, b"x" * 500))
         nursery.cancel_scope.cancel()
-    assert handled == [b"x"] * 3
+    assert len(handled) == 3
     assert sent < 3 * SIZE
 
 
@@ -368,8 +370,8 @@ async def test_one_read_full_of_messages_leaves_others_their_turns() -> None:
     all_handled = trio.Event()
     turns = 0
 
-    async def handle(message: Message) -> None:
-        handled.append(int(message.payload))
+    async def handle(messages: list[Message]) -> None:
+        handled.extend(int(message.payload) for message in messages)
         if len(handled) == number:
             all_handled.set()
 
@@ -394,8 +396,8 @@ async def test_one_read_full_of_messages_leaves_others_their_turns() -> None:
 async def test_a_limit_that_a_message_lifts_counts_for_the_very_next_one(more: int) -> None:
     both = pair()
 
-    async def lift(message: Message) -> None:
-        both.messages.append(message)
+    async def lift(messages: list[Message]) -> None:
+        both.messages += messages
         both.stream.allow_messages_of(5000)
 
     await both.splice(lift)
