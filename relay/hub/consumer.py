@@ -13,6 +13,7 @@ from relay.hub.waiting import Latest, Lossless, TooSlow, Waiting
 from relay.metrics import Histogram
 from relay.model import Identity
 from relay.protocol.codec import Codec
+from relay.transport.link import Buffer
 from relay.transport.outlet import Outlet
 
 
@@ -104,7 +105,7 @@ class Consumer:
             if self.waiting():
                 self._outlet.line_up(self)
 
-    def take(self) -> bytes | None:
+    def take(self) -> Buffer | None:
         if not self._may_send():
             return None
         frame = self._waiting.take()

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from attrs import define, field
 
 from relay.protocol.codec import Codec
-from relay.protocol.messages import VideoFrame, VideoFrameHead
+from relay.protocol.messages import VideoFrame, VideoFrameEvent
 from relay.transport import wire
-from relay.transport.link import UNSENT_LOW
+from relay.transport.link import UNSENT_LOW, Buffer
 
 
 @define(eq=False)
@@ -25,7 +25,7 @@ class Frame:
     message: VideoFrame = field(repr=False)
     codec: Codec = field(repr=False)
     """In which it came."""
-    _encoded: dict[Codec, bytes | None] = field(factory=dict, repr=False)
+    _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
 
     @property
     def keyframe(self) -> bool | None:
@@ -37,7 +37,7 @@ class Frame:
         """Whether it builds on the frame before."""
         return self.message.keyframe is False
 
-    def encoded(self, codec: Codec) -> bytes | None:
+    def encoded(self, codec: Codec) -> Buffer | None:
         """The `video-frame` message as one whole WebSocket frame.
 
         None when its data cannot be put into this encoding: it came as JSON and is not base64.
@@ -53,24 +53,25 @@ class Frame:
         """Whether it was asked for in an encoding that it cannot be put into."""
         return None in self._encoded.values()
 
-    def _encode(self, codec: Codec) -> bytes | None:
-        message = self.message
-        data: bytes | memoryview = memoryview(message.data)
+    def _encode(self, codec: Codec) -> Buffer | None:
+        message, data = self.message, self.message.data
         if codec is not self.codec:
-            content = self.codec.unpack(message.data)
+            content = self.codec.unpack(data)
             if content is None:
                 return None
             data = codec.pack(content)
-        head = VideoFrameHead(
+        event = VideoFrameEvent(
             stream_id=self.stream_id,
             seq=self.seq,
             timestamp=self.received_at if message.timestamp is None else message.timestamp,
             received_at=self.received_at,
             keyframe=message.keyframe,
             metadata=message.metadata,
+            data=data,
         )
-        opcode = wire.BINARY if codec.binary else wire.TEXT
-        return wire.frame(opcode, *codec.encode_frame(head, data))
+        buffer = bytearray(wire.LONGEST_HEADER)
+        codec.encode_into(event, buffer, wire.LONGEST_HEADER)
+        return wire.frame_around(wire.BINARY if codec.binary else wire.TEXT, buffer)
 
 
 @define(eq=False)
@@ -78,9 +79,9 @@ class Burst:
     """Frames of one stream that came at once, small enough to be written at once."""
 
     frames: Sequence[Frame]
-    _encoded: dict[Codec, bytes | None] = field(factory=dict, repr=False)
+    _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
 
-    def encoded(self, codec: Codec) -> bytes | None:
+    def encoded(self, codec: Codec) -> Buffer | None:
         """All of them, one behind the other; None when one cannot be put into this encoding."""
         try:
             return self._encoded[codec]

@@ -7,6 +7,7 @@ encodings have the same schema but for `data`, which is base64 in JSON and bytes
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -20,10 +21,10 @@ from relay.protocol.messages import (
     ServerMessage,
     StreamId,
     VideoFrame,
-    VideoFrameHead,
 )
 
-Piece = bytes | memoryview
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a message that it cannot take."""
 
 MAX_DEPTH = 32
 """How deep `metadata` may nest. Less than any decoder or encoder on its way gives up at."""
@@ -37,8 +38,17 @@ LARGEST_BUT_FRAMES = 64 * 1024
 NUL = "\0"
 """The one character that Postgres stores in no text."""
 
-_BIN = (0xC4, 0xC5, 0xC6)
-"""How bytes begin in MessagePack."""
+
+@frozen
+class DataKind:
+    """What `data` has to be in an encoding."""
+
+    name: str
+    first_bytes: bytes
+    """With one of which it begins."""
+
+
+JSON_TEXT, MSGPACK_BYTES = DataKind("str", b'"'), DataKind("bytes", b"\xc4\xc5\xc6")
 
 
 @define(eq=False)
@@ -67,10 +77,10 @@ class Codec(Protocol):
     def encode(self, message: ServerMessage) -> bytes:
         """A whole server message."""
 
-    def encode_frame(self, head: VideoFrameHead, data: Piece) -> tuple[Piece, ...]:
-        """A `video-frame` in pieces; `data`, encoded, is among them uncopied."""
+    def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
+        """The same from an offset to the end of a buffer, which grows as needed."""
 
-    def pack(self, content: bytes) -> bytes:
+    def pack(self, content: bytes) -> msgspec.Raw:
         """Bytes as a `data` field."""
 
     def unpack(self, data: msgspec.Raw) -> bytes | None:
@@ -87,16 +97,21 @@ class JsonCodec:
     _encoder: ClassVar[msgspec.json.Encoder] = msgspec.json.Encoder()
 
     def decode(self, payload: bytes) -> ClientMessage:
-        return _decode(self._decoder, payload)
+        try:
+            message = self._decoder.decode(payload)
+        except UNREADABLE as problem:
+            raise _explain(payload, problem, msgspec.json, "JSON") from None
+        _check(message, payload, JSON_TEXT)
+        return message
 
     def encode(self, message: ServerMessage) -> bytes:
         return self._encoder.encode(message)
 
-    def encode_frame(self, head: VideoFrameHead, data: Piece) -> tuple[Piece, ...]:
-        return self._encoder.encode(head)[:-1] + b',"data":', data, b"}"
+    def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
+        self._encoder.encode_into(message, buffer, offset)
 
-    def pack(self, content: bytes) -> bytes:
-        return self._encoder.encode(content)
+    def pack(self, content: bytes) -> msgspec.Raw:
+        return msgspec.Raw(self._encoder.encode(content))
 
     def unpack(self, data: msgspec.Raw) -> bytes | None:
         try:
@@ -117,18 +132,21 @@ class MsgpackCodec:
     _encoder: ClassVar[msgspec.msgpack.Encoder] = msgspec.msgpack.Encoder()
 
     def decode(self, payload: bytes) -> ClientMessage:
-        return _decode(self._decoder, payload)
+        try:
+            message = self._decoder.decode(payload)
+        except UNREADABLE as problem:
+            raise _explain(payload, problem, msgspec.msgpack, "MessagePack") from None
+        _check(message, payload, MSGPACK_BYTES)
+        return message
 
     def encode(self, message: ServerMessage) -> bytes:
         return self._encoder.encode(message)
 
-    def encode_frame(self, head: VideoFrameHead, data: Piece) -> tuple[Piece, ...]:
-        encoded = self._encoder.encode(head)
-        # A map of up to 15 entries says how many they are in its first byte.
-        return bytes((encoded[0] + 1,)), encoded[1:] + b"\xa4data", data
+    def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
+        self._encoder.encode_into(message, buffer, offset)
 
-    def pack(self, content: bytes) -> bytes:
-        return self._encoder.encode(content)
+    def pack(self, content: bytes) -> msgspec.Raw:
+        return msgspec.Raw(self._encoder.encode(content))
 
     def unpack(self, data: msgspec.Raw) -> bytes | None:
         return msgspec.msgpack.decode(data, type=bytes)
@@ -147,50 +165,41 @@ class _Reference(msgspec.Struct, rename="camel"):
     stream_id: Any = None
 
 
-_AnyDecoder = msgspec.json.Decoder[ClientMessage] | msgspec.msgpack.Decoder[ClientMessage]
-
-
-def _decode(decoder: _AnyDecoder, payload: bytes) -> ClientMessage:
-    # That text is UTF-8 was seen to before: what is not looked at here goes unchecked.
-    binary = isinstance(decoder, msgspec.msgpack.Decoder)
-    try:
-        message = decoder.decode(payload)
-    except msgspec.ValidationError as problem:
-        raise _explain(payload, problem, binary=binary) from None
-    except msgspec.DecodeError as problem:
-        name = "MessagePack" if binary else "JSON"
-        text = f"Not valid {name}: {problem}"
-        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text) from None
-    except UnicodeDecodeError:
-        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "The message is not UTF-8") from None
-    except RecursionError:
-        text = "The message nests too deep"
-        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, text) from None
+def _check(message: ClientMessage, payload: bytes, data: DataKind) -> None:
+    """What the types do not say; `InvalidMessage`."""
     if isinstance(message, VideoFrame):
-        first = memoryview(message.data)[0]
-        if (first not in _BIN) if binary else (first != ord('"')):
-            expected = "bytes" if binary else "str"
-            raise _refuse(message, f"Expected `{expected}` - at `$.data`")
+        if memoryview(message.data)[0] not in data.first_bytes:
+            raise _refuse(message, f"Expected `{data.name}` - at `$.data`")
+        metadata = message.metadata
     elif len(payload) > LARGEST_BUT_FRAMES:
         raise _refuse(message, f"Only a video-frame may be over {LARGEST_BUT_FRAMES} bytes")
-    metadata = getattr(message, "metadata", None)
+    else:
+        metadata = getattr(message, "metadata", None)
     if metadata:
         _check_metadata(message, metadata)
     if isinstance(message, Alert):
         _check_storable(message)
-    return message
 
 
-def _explain(payload: bytes, problem: msgspec.ValidationError, *, binary: bool) -> InvalidMessage:
-    explanation = str(problem)
+def _explain(payload: bytes, problem: Exception, format_: ModuleType, name: str) -> InvalidMessage:
+    # That text is UTF-8 was seen to before: what is not looked at here goes unchecked.
     code = ErrorCode.INVALID_MESSAGE
+    match problem:
+        case msgspec.ValidationError():
+            explanation = str(problem)
+        case msgspec.DecodeError():
+            return InvalidMessage(code, f"Not valid {name}: {problem}")
+        case UnicodeDecodeError():
+            return InvalidMessage(code, "The message is not UTF-8")
+        case _:
+            return InvalidMessage(code, "The message nests too deep")
     if explanation.startswith("Invalid value") and explanation.endswith("`$.type`"):
         code = ErrorCode.UNKNOWN_MESSAGE_TYPE
     if len(explanation) > LONGEST_EXPLANATION:
         explanation = f"{explanation[:LONGEST_EXPLANATION]}… - at {explanation.rpartition(' ')[2]}"
     try:
-        reference = (msgspec.msgpack if binary else msgspec.json).decode(payload, type=_Reference)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        reference = format_.decode(payload, type=_Reference)
+    except UNREADABLE:
         reference = _Reference()
     return InvalidMessage(
         code,

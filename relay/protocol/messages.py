@@ -145,9 +145,7 @@ class Event(
     """What the server sends."""
 
 
-class VideoFrameHead(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
-    """A `video-frame` but for its `data`, which the codec appends as it came."""
-
+class VideoFrameEvent(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     stream_id: str
     seq: int
     timestamp: int | float
@@ -155,6 +153,8 @@ class VideoFrameHead(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     received_at: int
     keyframe: bool | None = None
     metadata: Metadata | None = None
+    data: Raw
+    """As it came, where producer and consumer speak the same encoding."""
 
 
 class AlertEvent(Event, frozen=True, kw_only=True, tag=ALERT):
@@ -214,4 +214,4 @@ class Notice(Event, frozen=True, kw_only=True, tag="notice"):
     timestamp: int = field(default_factory=now_ms)
 
 
-ServerMessage = AlertEvent | Status | Success | Error | Notice
+ServerMessage = VideoFrameEvent | AlertEvent | Status | Success | Error | Notice

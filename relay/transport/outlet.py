@@ -25,7 +25,7 @@ class Source(Protocol):
     in_line: bool
     """Kept by the outlet."""
 
-    def take(self) -> bytes | None:
+    def take(self) -> Buffer | None:
         """The next frame to write, chosen now; None when there is none after all."""
 
     def waiting(self) -> bool:
@@ -65,7 +65,7 @@ class Outlet:
     def closing(self) -> bool:
         return self._closing
 
-    def write_now(self, frame: bytes) -> bool:
+    def write_now(self, frame: Buffer) -> bool:
         """Write a frame if the connection is idle; False when it has to queue. Never waits or
         raises."""
         if not self._parked or self._tail:
@@ -148,7 +148,7 @@ class Outlet:
         self._parked = False
         self._lot.unpark_all()
 
-    def _pick(self) -> bytes | None:
+    def _pick(self) -> Buffer | None:
         line = self._first or self._turns
         if not line:
             return None

@@ -7,8 +7,7 @@ socket.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+import msgspec
 from attrs import define, field
 
 from relay.closing import Ending
@@ -21,6 +20,7 @@ from relay.transport.wire import (
     CONTINUATION,
     FIN,
     LONGEST_CONTROL,
+    LONGEST_HEADER,
     MASKED,
     PONG,
     RESERVED,
@@ -30,14 +30,11 @@ from relay.transport.wire import (
 CLOSE_CODES = {1000, 1001, 1002, 1003, *range(1007, 1014)}
 """Those below 3000 that an endpoint may send."""
 
-LONGEST_HEADER = 10
-"""Bytes, without the mask."""
-
 MESSAGES_AT_ONCE = 64
 """So many messages `feed` returns at most before it wants to be called again."""
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True):
     """A data message, its fragments joined."""
 
     opcode: int

@@ -143,7 +143,7 @@ def refusal(text: bytes) -> InvalidMessage:
 def arrived(frame: Frame, codec: Codec) -> dict[str, Any]:
     """What a client that speaks this encoding makes of a frame."""
     client = wsproto.connection.Connection(wsproto.ConnectionType.CLIENT)
-    client.receive_data(frame.encoded(codec))
+    client.receive_data(bytes(frame.encoded(codec) or b""))
     (event,) = client.events()
     kind = wsproto.events.BytesMessage if codec.binary else wsproto.events.TextMessage
     assert isinstance(event, kind)
