@@ -302,7 +302,7 @@ class Connection:
         return self.ending is None
 
     def _refuse(self, problem: InvalidMessage) -> None:
-        if self._session is None:
+        if self._session is None and not problem.is_auth:
             self._require_auth(problem.request_id)
             return
         self.tell(

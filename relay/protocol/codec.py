@@ -14,6 +14,7 @@ import msgspec
 from attrs import define, frozen
 
 from relay.protocol.messages import (
+    AUTH,
     Alert,
     ClientMessage,
     ErrorCode,
@@ -59,6 +60,8 @@ class InvalidMessage(Exception):
     message: str
     request_id: RequestId = None
     stream_id: str | None = None
+    is_auth: bool = False
+    """Whether it says that it is an `auth`."""
 
 
 class Codec(Protocol):
@@ -161,6 +164,7 @@ CODECS: dict[str, Codec] = {codec.subprotocol: codec for codec in (JSON, MSGPACK
 class _Reference(msgspec.Struct, rename="camel"):
     """What of a broken message may still be named in the reply."""
 
+    type: Any = None
     id: Any = None
     stream_id: Any = None
 
@@ -206,6 +210,7 @@ def _explain(payload: bytes, problem: Exception, format_: ModuleType, name: str)
         f"Invalid message: {explanation}",
         _if_valid(reference.id, RequestId),
         _if_valid(reference.stream_id, StreamId),
+        is_auth=reference.type == AUTH,
     )
 
 

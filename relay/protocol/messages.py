@@ -26,6 +26,7 @@ RequestId = Annotated[str, Meta(max_length=256)] | int | float | None
 Severity = Literal["low", "medium", "high", "critical"]
 Metadata = dict[str, Any]
 
+AUTH = "auth"
 VIDEO_FRAME = "video-frame"
 ALERT = "alert"
 
@@ -68,7 +69,7 @@ class Request(Struct, frozen=True, rename="camel", tag_field="type", kw_only=Tru
     id: RequestId = None
 
 
-class Auth(Request, frozen=True, kw_only=True, tag="auth"):
+class Auth(Request, frozen=True, kw_only=True, tag=AUTH):
     token: Annotated[str, Meta(min_length=1, max_length=8192)]
 
     def __repr__(self) -> str:

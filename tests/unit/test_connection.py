@@ -63,6 +63,38 @@ async def test_nothing_works_before_authentication(
     assert (await client.ask({"type": "auth", "token": ANN}))["code"] == "AUTHENTICATED"
 
 
+@pytest.mark.parametrize("msgpack", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, "Object missing required field `token`"),
+        ({"token": 17}, "Expected `str`, got `int` - at `$.token`"),
+        ({"token": ""}, "Expected `str` of length >= 1 - at `$.token`"),
+        ({"token": "t0p-secret" * 900}, "Expected `str` of length <= 8192 - at `$.token`"),
+        ({"token": "t0p-secret", "id": []}, "got `array` - at `$.id`"),
+    ],
+)
+async def test_an_auth_that_cannot_be_read_is_told_which_field_and_may_try_again(
+    relay: Relay, msgpack: bool, fields: dict[str, Any], why: str
+) -> None:
+    client = await relay.open(msgpack=msgpack)
+    error = await client.ask({"id": 3, **fields, "type": "auth"})
+    assert error["code"] == "INVALID_MESSAGE"
+    assert why in error["message"]
+    assert "secret" not in str(error)
+    assert error.get("id") == (None if "id" in fields else 3)
+    assert (await client.ask({"type": "auth", "token": ANN}))["code"] == "AUTHENTICATED"
+
+
+async def test_the_tenth_auth_that_cannot_be_read_closes(relay: Relay) -> None:
+    client = await relay.open()
+    for _ in range(10):
+        await client.send({"type": "auth"})
+    error, close = await client.hear_end()
+    assert (error["code"], error["message"]) == ("INVALID_MESSAGE", "Too many invalid messages")
+    assert close == (1008, "policy")
+
+
 async def test_silence_after_the_upgrade_ends_at_the_deadline(relay: Relay) -> None:
     start = trio.current_time()
     client = await relay.open()
