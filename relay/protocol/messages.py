@@ -15,7 +15,8 @@ from msgspec import Meta, Raw, Struct, field
 StreamId = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9._:-]{1,128}\Z",
+        # Before a last newline `$` matches in Python, and not in JSON Schema.
+        pattern=r"^[A-Za-z0-9._:-]{1,128}(?!\n)$",
         description="1 to 128 characters of A-Z a-z 0-9 . _ : -",
     ),
 ]
@@ -24,6 +25,15 @@ Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 _RATE = Meta(gt=0, le=1000)
 RequestId = Annotated[str, Meta(max_length=256)] | int | float | None
 Severity = Literal["low", "medium", "high", "critical"]
+SuccessCode = Literal[
+    "AUTHENTICATED",
+    "REGISTERED",
+    "SUBSCRIBED",
+    "UNSUBSCRIBED",
+    "ALERT_ACCEPTED",
+    "ALERTS_REPLAYED",
+    "STREAMS",
+]
 Metadata = dict[str, Any]
 
 AUTH = "auth"
@@ -32,7 +42,7 @@ ALERT = "alert"
 
 
 class ErrorCode(StrEnum):
-    """Section 4 of the protocol."""
+    """Why a request was refused, or a connection ended."""
 
     AUTH_REQUIRED = "AUTH_REQUIRED"
     AUTH_FAILED = "AUTH_FAILED"
@@ -185,7 +195,7 @@ class StreamEntry(Struct, frozen=True, rename="camel", kw_only=True, omit_defaul
 
 
 class Success(Event, frozen=True, kw_only=True, tag="success"):
-    code: str
+    code: SuccessCode
     message: str
     id: RequestId = None
     stream_id: str | None = None

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import jsonschema
 import msgpack
 import trio
 import wsproto
@@ -22,6 +23,7 @@ from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
 from relay.postgres.alerts import History
+from relay.protocol.schema import message_schema
 from relay.session import Services
 from relay.transport.budget import Budget
 from relay.transport.link import UNSENT_LOW
@@ -29,6 +31,10 @@ from relay.transport.stream import FrameStream
 
 ANN, BOB, SENTRY = "token-of-ann", "token-of-bob", "token-of-sentry"
 SIZE = 64 * 1024
+SERVER_MESSAGE = jsonschema.Draft202012Validator(
+    {**message_schema(), "anyOf": [{"$ref": "#/$defs/ServerMessage"}]}
+)
+"""What every message of the server has to be."""
 
 
 def user(name: str) -> User:
@@ -207,6 +213,8 @@ class Client:
                 content, self._content = self._content, None
                 read = msgpack.unpackb if self.msgpack else json.loads
                 message: dict[str, Any] = read(content)
+                if not self.msgpack:
+                    SERVER_MESSAGE.validate(message)
                 return message
 
     async def receive_type(self, kind: str) -> dict[str, Any]:
