@@ -205,11 +205,11 @@ class Session:
 
     def _subscribe(self, message: Subscribe) -> None:
         stream_id = message.stream_id
-        if stream_id not in self._consumers and len(self._consumers) >= MAX_SUBSCRIPTIONS:
+        before = self._consumers.get(stream_id)
+        if before is None and len(self._consumers) >= MAX_SUBSCRIPTIONS:
             text = f"A connection may have {MAX_SUBSCRIPTIONS} subscriptions"
             self._refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
             return
-        self._leave(stream_id)
         consumer = Consumer(
             stream_id=stream_id,
             identity=self.identity,
@@ -237,6 +237,8 @@ class Session:
         )
         self.tell(status)
         stream.watch(consumer)
+        if before is not None:  # after that, so that the producer sees no gap between the two
+            self._services.hub.unsubscribe(*before)
 
     def _unsubscribe(self, message: Unsubscribe) -> None:
         if self._leave(message.stream_id):

@@ -15,6 +15,8 @@ from attrs import define, frozen
 
 from relay.protocol.messages import (
     AUTH,
+    STREAM_ID_PATTERN,
+    STREAM_ID_RULE,
     Alert,
     ClientMessage,
     ErrorCode,
@@ -35,6 +37,9 @@ LONGEST_EXPLANATION = 300
 
 LARGEST_BUT_FRAMES = 64 * 1024
 """Bytes of a message that is no frame: `metadata` is kept, stored, and given to many."""
+
+NOT_MATCHING = f"`str` matching regex {STREAM_ID_PATTERN!r}"
+"""How msgspec says that a stream id is none."""
 
 NUL = "\0"
 """The one character that Postgres stores in no text."""
@@ -190,7 +195,7 @@ def _explain(payload: bytes, problem: Exception, format_: ModuleType, name: str)
     code = ErrorCode.INVALID_MESSAGE
     match problem:
         case msgspec.ValidationError():
-            explanation = str(problem)
+            explanation = str(problem).replace(NOT_MATCHING, STREAM_ID_RULE)
         case msgspec.DecodeError():
             return InvalidMessage(code, f"Not valid {name}: {problem}")
         case UnicodeDecodeError():

@@ -12,14 +12,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct, field
 
-StreamId = Annotated[
-    str,
-    Meta(
-        # Before a last newline `$` matches in Python, and not in JSON Schema.
-        pattern=r"^[A-Za-z0-9._:-]{1,128}(?!\n)$",
-        description="1 to 128 characters of A-Z a-z 0-9 . _ : -",
-    ),
-]
+STREAM_ID_RULE = "1 to 128 characters of A-Z a-z 0-9 - . _ :"
+# Before a last newline `$` matches in Python, and not in JSON Schema.
+STREAM_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}(?!\n)$"
+StreamId = Annotated[str, Meta(pattern=STREAM_ID_PATTERN, description=STREAM_ID_RULE)]
 _RANGE = Meta(ge=0, le=2**53)
 Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 _RATE = Meta(gt=0, le=1000)

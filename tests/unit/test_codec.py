@@ -551,3 +551,10 @@ def test_a_frame_shows_no_picture() -> None:
     assert frame.encoded(JSON)
     assert "AAAA" not in repr(frame) + repr(message)
     assert "BBBB" not in repr(frame)
+
+
+def test_what_is_no_stream_id_is_told_in_words() -> None:
+    problem = refusal(b'{"type": "unsubscribe", "streamId": "front door"}')
+    assert problem.message == (
+        "Invalid message: Expected 1 to 128 characters of A-Z a-z 0-9 - . _ : - at `$.streamId`"
+    )

@@ -177,6 +177,20 @@ async def test_subscribing_twice_delivers_once(relay: Relay) -> None:
     assert await told_nothing(viewer)
 
 
+async def test_subscribing_again_changes_the_terms_and_the_phone_hears_nothing(
+    relay: Relay,
+) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer()
+    assert (await phone.receive_type("status"))["consumers"] == 1
+    request = {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
+    assert (await viewer.ask({**request, "window": 1}))["code"] == "SUBSCRIBED"
+    assert await told_nothing(phone)
+    await phone.send(FRAME)
+    await phone.send(FRAME)
+    assert [frame["seq"] for frame in await frames(viewer, 1)] == [1]
+    assert await told_nothing(viewer)
+
+
 async def test_frames_before_register_are_refused_once_a_second(relay: Relay) -> None:
     client = await relay.login()
     for _ in range(20):
