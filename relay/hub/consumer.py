@@ -64,12 +64,12 @@ class Consumer:
         if self._closed:
             return False
         self.ledger.accepted += 1
-        if self._needs_keyframe and frame.is_delta:
-            self._drop(frame, Drop.UNDECODABLE)
+        if (self._needs_keyframe or frame.baseless) and frame.is_delta:
+            self._drop(Drop.UNDECODABLE)
         elif self._pace is not None and not self._pace.is_due(trio.current_time()):
-            self._drop(frame, Drop.THINNED)
+            self._drop(Drop.THINNED)
         elif (encoded := frame.encoded(self._codec)) is None:
-            self._drop(frame, Drop.UNENCODABLE)
+            self._drop(Drop.UNENCODABLE)
         else:
             self._needs_keyframe = False
             window = self._window
@@ -86,13 +86,22 @@ class Consumer:
     def offer_burst(self, burst: Burst) -> int:
         """Offer frames that came at once, if possible in one write; how many were written."""
         plain = self._pace is None and self._window is None and not self._needs_keyframe
-        if plain and not self._waiting.count and not self._closed:
+        if plain and not burst.baseless and not self._waiting.count and not self._closed:
             encoded = burst.encoded(self._codec)
             if encoded is not None and self._outlet.write_now(encoded):
                 self.ledger.accepted += len(burst.frames)
                 self.ledger.written += len(burst.frames)
                 return len(burst.frames)
         return sum(map(self.offer, burst.frames))
+
+    def begin_life(self) -> None:
+        """A new life of the stream begins: nothing of the last one may come after its status."""
+        if self._window is not None:
+            self._window = Window(self._window.size)
+        if isinstance(self._waiting, Lossless) and self._waiting.count:
+            self._give_up()
+        elif self._waiting.take() is not None:
+            self._drop(Drop.SUPERSEDED)
 
     def skip_to_keyframe(self) -> None:
         """Send no delta before the next keyframe."""
@@ -121,8 +130,8 @@ class Consumer:
     def close(self) -> None:
         """Take no further frame; those that wait are dropped."""
         self._closed = True
-        while (frame := self._waiting.take()) is not None:
-            self._drop(frame, Drop.LEFT)
+        while self._waiting.take() is not None:
+            self._drop(Drop.LEFT)
 
     def _may_send(self) -> bool:
         return self._window is None or self._window.is_open
@@ -131,22 +140,24 @@ class Consumer:
         try:
             displaced = self._waiting.put(frame, size)
         except TooSlow:
-            self._drop(frame, Drop.LEFT)
-            self.close()
-            self.peer.too_slow()
+            self._drop(Drop.LEFT)
+            self._give_up()
             return
         if displaced is frame:
-            self._drop(frame, Drop.SUPERSEDED)
+            self._drop(Drop.SUPERSEDED)
         elif displaced is not None:
             # By a frame that builds on none, so there is nothing to wait for.
             self.ledger.dropped[Drop.SUPERSEDED] += 1
         if self.waiting():
             self._outlet.line_up(self)
 
-    def _drop(self, frame: Frame, why: Drop) -> None:
+    def _give_up(self) -> None:
+        self.close()
+        self.peer.too_slow()
+
+    def _drop(self, why: Drop) -> None:
         self.ledger.dropped[why] += 1
-        if frame.keyframe is not None:
-            self._needs_keyframe = True
+        self._needs_keyframe = True
 
     def _count_written(self, frame: Frame) -> None:
         self.ledger.written += 1

@@ -25,6 +25,8 @@ class Frame:
     message: VideoFrame = field(repr=False)
     codec: Codec = field(repr=False)
     """In which it came."""
+    baseless: bool = False
+    """Whether it builds on a frame that never came here."""
     _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
 
     @property
@@ -80,6 +82,11 @@ class Burst:
 
     frames: Sequence[Frame]
     _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
+
+    @property
+    def baseless(self) -> bool:
+        """Whether it begins with deltas that build on a frame that never came here."""
+        return self.frames[0].baseless
 
     def encoded(self, codec: Codec) -> Buffer | None:
         """All of them, one behind the other; None when one cannot be put into this encoding."""

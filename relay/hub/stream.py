@@ -53,6 +53,8 @@ class Stream:
     _latest: Frame | None = None
     _keyframe: Frame | None = None
     """The last frame that stands for itself."""
+    _unbased: bool = True
+    """Whether the producer has sent nothing yet that a delta could build on."""
     _told_unencodable: bool = False
     _since_pause: int = 0
     """Offers since other tasks had their turn."""
@@ -85,7 +87,9 @@ class Stream:
             frames.append(frame)
             self._latest = frame
             if not frame.is_delta:
-                self._keyframe = frame
+                self._keyframe, self._unbased = frame, False
+            elif self._unbased:
+                frame.baseless = True
         self._metrics.frames_accepted += len(frames)
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
@@ -137,12 +141,15 @@ class Stream:
         self.owner_id, self.metadata = owner_id, metadata
         self.epoch, self.seq = max(self.epoch + 1, now_ms()), 0
         self._told_unencodable = False
+        for consumer in self.audience:
+            consumer.begin_life()
         self._set_audience(tuple(filter(self._serves, self.watchers)))
-        self.producer = producer
+        self.producer, self._unbased = producer, True
         self.set_status(StreamStatus.ONLINE)
 
     def continue_with(self, producer: Producer, metadata: Metadata | None) -> None:
-        """Go on with another producer; consumers notice nothing."""
+        """Go on with this producer; consumers notice nothing."""
+        self._unbased = self._unbased or producer is not self.producer
         self.producer, self.metadata = producer, metadata
 
     def end(self) -> None:

@@ -45,12 +45,12 @@ class Pace:
 class Window:
     """Bounds what is under way end to end, where buffers on the way cannot be seen."""
 
-    _size: int
+    size: int
     _unacknowledged: deque[int] = field(factory=deque)
 
     @property
     def is_open(self) -> bool:
-        return len(self._unacknowledged) < self._size
+        return len(self._unacknowledged) < self.size
 
     def sent(self, seq: int) -> None:
         self._unacknowledged.append(seq)

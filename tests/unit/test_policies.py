@@ -135,6 +135,45 @@ async def test_a_new_viewer_begins_with_the_last_keyframe(relay: Relay) -> None:
     assert await rest(viewer) == [7, 8]
 
 
+async def test_a_delta_whose_base_another_phone_had_is_not_sent(relay: Relay) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer()
+    await publish(phone, keyframe=True)
+    phone = await relay.phone()  # takes over; what its first delta builds on never came
+    await publish(phone, 2, keyframe=False)
+    await publish(phone, keyframe=True)
+    await publish(phone, keyframe=False)
+    assert await rest(viewer) == [1, 4, 5]
+    assert balanced(relay)
+
+
+async def test_a_delta_behind_a_thinned_frame_that_names_no_kind_is_not_sent(
+    relay: Relay,
+) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer(maxFps=1)
+    await publish(phone, 2)
+    await trio.sleep(2)
+    await publish(phone, keyframe=False)
+    assert await rest(viewer) == [1]
+
+
+@pytest.mark.parametrize("policy", ["latest", "lossless"])
+async def test_what_waits_from_an_earlier_life_of_the_stream_does_not_come_in_the_next(
+    relay: Relay, policy: str
+) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer(policy=policy, window=1)
+    await publish(phone, 2)
+    phone.link.close()
+    await trio.sleep(6)
+    phone = await relay.phone()
+    await publish(phone)
+    assert balanced(relay)
+    if policy == "lossless":  # it cannot have what it missed, and must not miss it
+        assert (await viewer.hear_end())[1] == (4002, "too slow")
+    else:
+        # The window is open again: an acknowledgement could not name a frame of either life.
+        assert await rest(viewer) == [1, 1]
+
+
 async def test_a_window_bounds_what_is_under_way(relay: Relay) -> None:
     phone, viewer = await relay.phone(), await relay.viewer(window=2)
     await publish(phone, 5)
