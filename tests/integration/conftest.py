@@ -20,6 +20,7 @@ from psycopg import sql
 
 from relay.postgres.embedded import open_embedded
 from tests.integration.accounts import Accounts
+from tests.integration.node import find_node
 from tests.integration.relay_process import RelayProcess, start_relay
 
 
@@ -119,3 +120,8 @@ def relay(database_url: str) -> Iterator[RelayProcess]:
     """A relay that the tests of a module share."""
     with start_relay(database_url=database_url) as relay:
         yield relay
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    return find_node()

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
+import msgpack
 import trio
 from attrs import define, field
 from websockets.exceptions import ConnectionClosed
@@ -29,9 +30,15 @@ class Peer:
     """By `ask`, and not received since."""
     _requests: int = 0
 
+    @property
+    def speaks_msgpack(self) -> bool:
+        return self.socket.subprotocol is not None
+
     async def send(self, message: Message | str | bytes) -> None:
+        if isinstance(message, dict):
+            message = msgpack.packb(message) if self.speaks_msgpack else json.dumps(message)
         with trio.fail_after(PATIENCE):
-            await self.socket.send(json.dumps(message) if isinstance(message, dict) else message)
+            await self.socket.send(message)
 
     async def receive(self) -> Message:
         """The next message; `ConnectionClosed` when there is none to come."""
@@ -69,31 +76,37 @@ class Peer:
         assert reply["code"] == "REGISTERED", reply
         await self.receive_type("status")
 
-    async def subscribe(self, stream_id: str) -> None:
+    async def subscribe(self, stream_id: str, **terms: object) -> None:
         """Watch a stream, and read what comes of that."""
+        consumes = ["video-frame", "alert"]
         reply = await self.ask(
-            {"type": "subscribe", "streamId": stream_id, "consumes": ["video-frame", "alert"]}
+            {"type": "subscribe", "streamId": stream_id, "consumes": consumes, **terms}
         )
         assert reply["code"] == "SUBSCRIBED", reply
         await self.receive_type("status")
 
     async def send_frame(self, data: bytes, **fields: object) -> None:
-        text = base64.b64encode(data).decode()
-        await self.send({"type": "video-frame", "data": text, **fields})
+        content = data if self.speaks_msgpack else base64.b64encode(data).decode()
+        await self.send({"type": "video-frame", "data": content, **fields})
 
     async def _read(self) -> Message:
         with trio.fail_after(PATIENCE):
-            message: Message = json.loads(await self.socket.recv())
-            return message
+            received = await self.socket.recv()
+        assert isinstance(received, bytes) == self.speaks_msgpack
+        read = msgpack.unpackb if self.speaks_msgpack else json.loads
+        message: Message = read(received)
+        return message
 
 
 @asynccontextmanager
 async def open_peer(
-    relay: RelayProcess, path: str = "/streams/register", **options: Any
+    relay: RelayProcess, path: str = "/streams/register", *, msgpack: bool = False, **options: Any
 ) -> AsyncIterator[Peer]:
     """A client with an open WebSocket."""
     url = relay.url.replace("http", "ws", 1) + path
     plain = {"proxy": None, "ping_interval": None, "max_size": None, "open_timeout": PATIENCE}
+    if msgpack:
+        options["subprotocols"] = ["relay.v1.msgpack"]
     async with connect(url, **{**plain, **options}) as socket:
         yield Peer(socket)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import signal
@@ -11,20 +12,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jsonschema
-import msgpack
-import msgspec
 import pytest
-import trio
 from attrs import define, field, frozen
 from websockets.exceptions import ConnectionClosed
-from websockets.trio.client import ClientConnection
 
 from relay.closing import Ending
 from relay.protocol.messages import ClientMessage, ErrorCode, ServerMessage
 from relay.protocol.schema import message_schema
 from tests.integration.accounts import Accounts
-from tests.integration.peers import open_peer
-from tests.integration.relay_process import PATIENCE, RelayProcess, start_relay
+from tests.integration.peers import Peer, open_peer
+from tests.integration.relay_process import RelayProcess, start_relay
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 VALID = jsonschema.Draft202012Validator(message_schema())
@@ -73,46 +70,36 @@ class Conversation:
     tokens: dict[str, str]
     msgpack_speakers: bool | None
     """None: every other actor."""
-    sockets: dict[str, ClientConnection] = field(factory=dict)
+    peers: dict[str, Peer] = field(factory=dict)
     _facts: dict[tuple[str, Any], Any] = field(factory=dict)
 
     async def open(self, stack: AsyncExitStack, relay: RelayProcess, step: Step) -> None:
-        speaks_msgpack = self.msgpack_speakers
-        if speaks_msgpack is None:
-            speaks_msgpack = len(self.sockets) % 2 == 1
-        options = {"subprotocols": ["relay.v1.msgpack"]} if speaks_msgpack else {}
-        peer = await stack.enter_async_context(open_peer(relay, step.content, **options))
-        self.sockets[step.actor] = peer.socket
+        msgpack = self.msgpack_speakers
+        if msgpack is None:
+            msgpack = len(self.peers) % 2 == 1
+        peer = await stack.enter_async_context(open_peer(relay, step.content, msgpack=msgpack))
+        self.peers[step.actor] = peer
 
     async def send(self, step: Step) -> None:
-        socket, message = self.sockets[step.actor], step.message
+        peer, message = self.peers[step.actor], step.message
         if message["type"] != "subscribed":  # which the page shows as a mistake
             message = {name: self._fact(name, value) for name, value in message.items()}
         if "token" in message:
             message["token"] = self.tokens.get(message["token"], message["token"])
-        if socket.subprotocol is None:
-            await socket.send(json.dumps(message))
-            return
-        if "data" in message:
-            message["data"] = msgspec.json.decode(json.dumps(message["data"]), type=bytes)
-        await socket.send(msgpack.packb(message))
+        if "data" in message and peer.speaks_msgpack:
+            message["data"] = base64.b64decode(message["data"])
+        await peer.send(message)
 
     async def expect(self, step: Step) -> None:
-        socket = self.sockets[step.actor]
-        with trio.fail_after(PATIENCE):
-            if step.content.startswith("close "):
-                with pytest.raises(ConnectionClosed):
-                    await socket.recv()
-                assert f"close {socket.close_code} {socket.close_reason}" == step.content
-                return
-            received = await socket.recv()
-        if isinstance(received, bytes):
-            heard = msgpack.unpackb(received)
-            if "data" in heard:
-                heard["data"] = json.loads(msgspec.json.encode(heard["data"]))
-        else:
-            heard = json.loads(received)
-        told = step.message
+        peer = self.peers[step.actor]
+        if step.content.startswith("close "):
+            with pytest.raises(ConnectionClosed):
+                await peer.receive()
+            assert f"close {peer.socket.close_code} {peer.socket.close_reason}" == step.content
+            return
+        heard, told = await peer.receive(), step.message
+        if isinstance(heard.get("data"), bytes):
+            heard["data"] = base64.b64encode(heard["data"]).decode()
         for name in CLOCK & told.keys():
             assert isinstance(heard[name], int)
             told[name] = heard[name]
@@ -120,16 +107,12 @@ class Conversation:
             told[name] = self._facts.setdefault((name, told[name]), heard.get(name))
         assert heard == told
 
-    async def expect_silence(self, actor: str) -> None:
+    async def expect_silence(self) -> None:
         """Nothing came that the page does not show."""
-        socket = self.sockets[actor]
-        nothing = {"type": "unsubscribe", "streamId": "unheard-of", "id": "the end"}
-        text = socket.subprotocol is None
-        await socket.send(json.dumps(nothing) if text else msgpack.packb(nothing))
-        with trio.fail_after(PATIENCE):
-            received = await socket.recv()
-        heard = json.loads(received) if text else msgpack.unpackb(received)
-        assert heard.get("id") == "the end", heard
+        for peer in self.peers.values():
+            if peer.socket.close_code is None:
+                await peer.ask({"type": "unsubscribe", "streamId": "unheard-of"})
+                assert not peer.passed_over
 
     def _fact(self, name: str, value: Any) -> Any:
         if isinstance(value, list | dict):
@@ -160,9 +143,7 @@ async def test_the_conversation_on_the_page_is_held(
                     case "<-":
                         await talk.expect(step)
                     case "stops":
-                        for actor, socket in talk.sockets.items():
-                            if socket.close_code is None:
-                                await talk.expect_silence(actor)
+                        await talk.expect_silence()
                         relay.signal(signal.SIGTERM)
             assert await relay.ended() == 0
 
