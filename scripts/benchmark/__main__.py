@@ -1,0 +1,164 @@
+"""Measures relay and other servers side by side, in turn, with the same clients.
+
+    ./scripts/bench                            all workloads, five rounds: about an hour
+    ./scripts/bench 50-viewers-16k slow        some of them
+    ./scripts/bench --servers relay,bun --rounds 3 --seconds 3
+
+Of two cores one is the server's and one the clients'. Everything stays on loopback and ends by
+itself. The figures go to the terminal, and with plots to the folder that --out names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import which
+from typing import TypeVar
+
+import msgspec
+from report import Outcomes, draw, show, write
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from servers import Server, nginx, running, servers
+from workloads import WORKLOADS, Order, Result, Slow, Workload
+
+GENERATOR = Path(__file__).parent / "generator.py"
+SLOW_SECONDS = 60.0
+T = TypeVar("T")
+
+
+def main() -> int:
+    options = parse()
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    chosen = choose(options.servers, servers(), "server")
+    workloads = choose(options.workloads, WORKLOADS, "workload")
+    for server in list(chosen.values()):
+        if server.missing:
+            console.print(f"left out: {server.missing}")
+            del chosen[server.name]
+    if which("nginx") is None:
+        for name in [name for name, each in workloads.items() if front(each)]:
+            console.print(f"left out: {name}: needs nginx")
+            del workloads[name]
+    outcomes: Outcomes = {name: {} for name in workloads}
+    try:
+        measure(workloads, chosen, options, outcomes, console)
+    except KeyboardInterrupt:
+        console.print("interrupted; what was measured so far:")
+    outcomes = {name: results for name, results in outcomes.items() if results}
+    for name, results in outcomes.items():
+        show(console, name, WORKLOADS[name], results)
+    if outcomes:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write(outcomes, options.out / "figures.json")
+        draw(outcomes, options.out / "figures.png")
+        console.print(f"written: {options.out}/figures.json, {options.out}/figures.png")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"workloads: {', '.join(WORKLOADS)}\nservers: {', '.join(servers())}",
+    )
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="default: all")
+    parser.add_argument("--servers", type=lambda names: names.split(","), metavar="A,B")
+    parser.add_argument("--rounds", type=int, default=5, help="of slow ones there is one (5)")
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement (4)")
+    parser.add_argument(
+        "--slow-seconds", type=float, default=SLOW_SECONDS, help="with a slow viewer (60)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="(bench-results)")
+    options = parser.parse_args()
+    if options.rounds < 1 or min(options.seconds, options.slow_seconds) <= 0:
+        parser.error("--rounds, --seconds and --slow-seconds must be above 0")
+    return options
+
+
+def choose(names: list[str] | None, known: dict[str, T], what: str) -> dict[str, T]:
+    if unknown := set(names or ()) - set(known):
+        raise SystemExit(f"no such {what}: {', '.join(unknown)}; there are {', '.join(known)}")
+    return {name: known[name] for name in known if not names or name in names}
+
+
+def front(workload: Workload) -> bool:
+    return isinstance(workload, Slow) and workload.front is not None
+
+
+def measure(
+    workloads: dict[str, Workload],
+    chosen: dict[str, Server],
+    options: argparse.Namespace,
+    outcomes: Outcomes,
+    console: Console,
+) -> None:
+    """Add the result of each run to the outcomes, so that they are there when it is cut off."""
+    runs = [
+        (name, workload, server)
+        for name, workload in workloads.items()
+        for _ in range(1 if isinstance(workload, Slow) else options.rounds)
+        for server in chosen.values()
+        if not (isinstance(workload, Slow) and server.name == "relay-json")
+    ]
+    columns = (
+        TextColumn("{task.description:40}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(runs))
+        for name, workload, server in runs:
+            progress.update(task, description=f"{name}: {server.name}")
+            seconds = options.slow_seconds if isinstance(workload, Slow) else options.seconds
+            result = run(workload, server, seconds)
+            if isinstance(result, str):
+                console.print(f"{name}: {server.name} failed: {result}")
+            else:
+                outcomes[name].setdefault(server.name, []).append(result)
+            progress.advance(task)
+
+
+def run(workload: Workload, server: Server, seconds: float) -> Result | str:
+    """One server under one workload; or why it failed."""
+    server_cpu, generator_cpu = cpus()
+    with ExitStack() as stack:
+        target = stack.enter_context(running(server, server_cpu))
+        port = stack.enter_context(nginx(target.port)) if front(workload) else target.port
+        order = Order(
+            workload,
+            port,
+            target.pid,
+            seconds,
+            server.binary,
+            target.token,
+            server.is_relay,
+            generator_cpu,
+        )
+        done = subprocess.run(
+            [sys.executable, str(GENERATOR)],
+            input=msgspec.json.encode(order),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            return done.stderr.decode().strip() or f"exit code {done.returncode}"
+        return msgspec.json.decode(done.stdout, type=Result)
+
+
+def cpus() -> tuple[int | None, int | None]:
+    """The CPU of the server and that of the clients, where processes can be bound to one."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    available = sorted(os.sched_getaffinity(0))
+    return (available[0], available[1]) if len(available) > 1 else (None, None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

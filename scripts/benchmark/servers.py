@@ -1,0 +1,181 @@
+"""The servers that are measured: how each is started, and what has to be there for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from attrs import field, frozen
+
+PROJECT = Path(__file__).resolve().parents[2]
+PEERS = Path(__file__).parent / "peers"
+RELAY = [str(PROJECT / ".venv" / "bin" / "python"), "-m", "relay"]
+NODE_MODULES = Path(sys.prefix) / "node" / "node_modules"  # scripts/bench puts it there
+PATIENCE = 30.0
+
+NGINX = """
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log stderr error;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://127.0.0.1:{behind};
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection "Upgrade";
+            proxy_read_timeout 600s;
+        }}
+    }}
+}}
+"""
+
+
+@frozen
+class Server:
+    """One that is measured."""
+
+    name: str
+    command: Sequence[str] = ()
+    """To which a port is added. Empty for relay, which has more to it."""
+    binary: bool = True
+    missing: str | None = None
+    """What would have to be installed."""
+
+    @property
+    def is_relay(self) -> bool:
+        return not self.command
+
+
+@frozen
+class Running:
+    """A server that listens."""
+
+    port: int
+    pid: int
+    token: str = field(default="none", repr=False)
+
+
+def servers() -> dict[str, Server]:
+    """All that there are, by name, relay first."""
+    bun = next(iter(NODE_MODULES.glob("@oven/bun-*/bin/bun")), None) or shutil.which("bun")
+    node = shutil.which("node") if (NODE_MODULES / "ws").exists() else None
+    python = sys.executable
+    listed = [
+        Server("relay"),
+        Server("relay-json", binary=False),
+        Server(
+            "bun",
+            [str(bun), str(PEERS / "bun_publish.js")],
+            missing=None if bun else "bun: needs npm, or bun on PATH",
+        ),
+        Server(
+            "ws",
+            [str(node), str(PEERS / "node_ws.js")],
+            missing=None if node else "ws: needs node and npm",
+        ),
+        *(
+            Server(name, [python, str(PEERS / script)])
+            for name, script in (
+                ("websockets", "websockets_broadcast.py"),
+                ("picows", "picows_send.py"),
+                ("trio-websocket", "trio_websocket_send.py"),
+            )
+        ),
+    ]
+    return {server.name: server for server in listed}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(server: Server, cpu: int | None) -> Iterator[Running]:
+    """Start a server, bound to a CPU where that can be, and stop it at the end."""
+    if not server.is_relay:
+        port = free_port()
+        with process([*server.command, str(port)], cpu) as pid:
+            yield Running(port, pid)
+        return
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
+        Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
+        port, data = free_port(), ["--data-dir", str(Path(folder, "data"))]
+        command = [*RELAY, "serve", "--bind", f"127.0.0.1:{port}", *data]
+        with process([*command, "--profile", "load", "--log-level", "error"], cpu) as pid:
+            token = subprocess.run(
+                [*RELAY, "token", "session", "--user", "bench@example.com", *data],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            yield Running(port, pid, token)
+
+
+@contextmanager
+def nginx(behind: int) -> Iterator[int]:
+    """nginx in front of a port, as its documentation proxies WebSockets; yields its own port."""
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
+        Path(folder).chmod(0o711)
+        port, settings = free_port(), Path(folder, "nginx.conf")
+        settings.write_text(NGINX.format(folder=folder, port=port, behind=behind))
+        command = ["nginx", "-c", str(settings), "-p", folder]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as proxy:
+            try:
+                wait_for(port)
+                yield port
+            finally:
+                proxy.terminate()
+
+
+@contextmanager
+def process(command: Sequence[str], cpu: int | None) -> Iterator[int]:
+    """A server that says when it listens."""
+    environment = {**os.environ, "NODE_PATH": str(NODE_MODULES)}
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as started,
+    ):
+        try:
+            if cpu is not None:
+                psutil.Process(started.pid).cpu_affinity([cpu])
+            assert started.stdout is not None
+            if re.search("listening", started.stdout.readline()) is None:
+                errors.seek(0)
+                raise SystemExit(f"{command[0]} did not start:\n{errors.read().decode()}")
+            yield started.pid
+        finally:
+            started.send_signal(signal.SIGTERM)
+            try:
+                started.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                started.kill()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(300):
+        with socket.socket() as probe:
+            probe.settimeout(PATIENCE / 300)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+    raise SystemExit(f"nothing listens on port {port}")

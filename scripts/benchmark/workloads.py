@@ -1,0 +1,122 @@
+"""What is measured: each workload by name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+KIB = 1024
+MEGABIT = 125_000
+"""Bytes a second."""
+DEEP = 4 * 1024 * KIB
+"""Bytes that a bloated link takes before it pushes back."""
+
+
+class FanOut(msgspec.Struct, frozen=True, tag="fan-out"):
+    """Streams with viewers that read as fast as they can."""
+
+    size: int
+    """Bytes of `data` in each frame, as they travel."""
+    viewers: int
+    streams: int = 1
+    fps: float = 0
+    """Of each stream; 0 for as fast as the server takes them."""
+
+    @property
+    def floor(self) -> float | None:
+        return None
+
+
+class Joining(msgspec.Struct, frozen=True, tag="joining"):
+    """Connections that are accepted, authenticate and subscribe, one after the other."""
+
+    connections: int = 400
+
+    @property
+    def floor(self) -> float | None:
+        return None
+
+
+class Slow(msgspec.Struct, frozen=True, tag="slow"):
+    """One viewer on a thin link beside a healthy one."""
+
+    size: int = 64 * KIB
+    fps: float = 30
+    rate: int = MEGABIT
+    """Of the thin link, bytes a second."""
+    queue: int = 0
+    """Bytes that the thin link holds on the way; without any, the viewer's small window is all."""
+    window: int | None = None
+    """Frames that may be unacknowledged, where the server knows of such a thing."""
+    front: Literal["nginx"] | None = None
+    """What stands between the server and all clients."""
+    alone: float = 10
+    """Seconds before the slow viewer comes, in which the healthy one sets the measure."""
+
+    @property
+    def floor(self) -> float:
+        """Seconds that a frame's bytes need on the thin link."""
+        return self.size / self.rate
+
+
+Workload = FanOut | Joining | Slow
+
+WORKLOADS: dict[str, Workload] = {
+    "50-viewers-16k": FanOut(16 * KIB, 50),
+    "100-viewers-64k-20fps": FanOut(64 * KIB, 100, fps=20),
+    "100-viewers-2k-100fps": FanOut(2 * KIB, 100, fps=100),
+    "1-viewer-64k": FanOut(64 * KIB, 1),
+    "1-viewer-2k": FanOut(2 * KIB, 1),
+    "100-streams-32k-10fps": FanOut(32 * KIB, 2, streams=100, fps=10),
+    "joining": Joining(),
+    "slow": Slow(),
+    "slow-deep": Slow(queue=DEEP),
+    "slow-deep-acks": Slow(queue=DEEP, window=1),
+    "slow-nginx": Slow(front="nginx"),
+    "slow-nginx-acks": Slow(front="nginx", window=1),
+}
+
+
+class Order(msgspec.Struct, frozen=True):
+    """All that the generator has to know."""
+
+    workload: Workload
+    port: int
+    pid: int
+    """Of the server, whose CPU time and memory are read."""
+    seconds: float
+    binary: bool
+    """MessagePack, or JSON."""
+    token: str
+    is_relay: bool
+    cpu: int | None = None
+    """To which the generator is bound."""
+
+
+class Result(msgspec.Struct):
+    """What one server did in one run."""
+
+    frames: int = 0
+    """That viewers received."""
+    seconds: float = 0
+    user: float = 0
+    """Seconds of the server's CPU time."""
+    system: float = 0
+    resident: int = 0
+    """Bytes of the server's memory at the end."""
+    generator: float = 0
+    """CPU seconds of the generator itself."""
+    ages: list[float] = []
+    """Of frames, seconds from sending to the last byte's arrival. Sampled where there are many."""
+    times: list[float] = []
+    """When these frames arrived, seconds since the begin."""
+    healthy_alone: list[float] = []
+    """Ages at the healthy viewer before the slow one came."""
+    healthy_beside: list[float] = []
+    """And from then on."""
+
+    @property
+    def cost(self) -> float:
+        """The server's CPU, in seconds for each frame that was received."""
+        return (self.user + self.system) / self.frames if self.frames else float("nan")
