@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -178,4 +179,5 @@ def wait_for(port: int) -> None:
             probe.settimeout(PATIENCE / 300)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
+        time.sleep(PATIENCE / 300)
     raise SystemExit(f"nothing listens on port {port}")

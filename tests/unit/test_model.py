@@ -167,6 +167,8 @@ class World:
             case "status":
                 if message["epoch"] not in (0, viewer.life):
                     viewer.life, viewer.last_seq = message["epoch"], 0
+                    if viewer.subscriptions:  # what is under way of the life before counts no more
+                        viewer.subscriptions[-1].unacknowledged = 0
             case "success" if message["code"] == "SUBSCRIBED":
                 viewer.last_seq = 0  # the latest comes again
             case "error":
