@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from attrs import define, frozen
 from relay.alerts.dispatch import AlertDispatch
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
+from relay.audit import AuditLog
 from relay.auth.verification import Verifier
 from relay.config import Settings
 from relay.connection import Door, Timing
@@ -25,6 +27,7 @@ from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.postgres.alerts import AlertTable
+from relay.postgres.audit import AuditTable
 from relay.postgres.database import Database, open_database
 from relay.postgres.embedded import open_embedded
 from relay.postgres.migrate import pending
@@ -38,6 +41,7 @@ from relay.transport.budget import Budget
 from relay.transport.certificate import Certificate, make_development_certificate
 from relay.transport.listener import listen
 from relay.web.app import Reports, make_app
+from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
 
 log = structlog.get_logger()
@@ -53,6 +57,7 @@ class Store:
     services: ServiceTokens
     streams: StreamOwners
     alerts: AlertTable
+    audit: AuditTable
 
 
 @asynccontextmanager
@@ -70,6 +75,13 @@ async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
         yield database
 
 
+async def check_tables(database: Database) -> None:
+    """`ConfigError` unless relay's own tables are as this version needs them."""
+    if missing := await pending(database):
+        tables = f"{len(missing)} migrations are missing, up to {missing[-1]}"
+        raise ConfigError(f"the database is not ready: {tables}; run `relay db migrate`")
+
+
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
     """The database with all its tables found.
@@ -77,9 +89,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     `ConfigError` when they are missing, `StoreUnavailable` when it cannot be asked.
     """
     async with open_database_of(settings) as database:
-        if missing := await pending(database):
-            tables = f"{len(missing)} migrations are missing, up to {missing[-1]}"
-            raise ConfigError(f"the database is not ready: {tables}; run `relay db migrate`")
+        await check_tables(database)
         yield Store(
             database,
             settings.database_url is None,
@@ -92,6 +102,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             ServiceTokens(database),
             StreamOwners(database),
             AlertTable(database),
+            AuditTable(database),
         )
 
 
@@ -145,11 +156,15 @@ class Relay:
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
         )
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
+        audit = AuditLog(
+            store.audit if settings.audit else None, timedelta(days=settings.audit_days)
+        )
         supervisor = Supervisor(
             {
                 "verification": verifier.service,
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
+                **({"audit": audit} if settings.audit else {}),
             }
         )
         timing = Timing(
@@ -184,11 +199,13 @@ class Relay:
             }
             return metrics.totals() | {"streams": hub.count(), "frames_to_consumers": frames}
 
-        http = HttpServer(make_app(Reports(ready, stats)))
+        exposition = Exposition(metrics, hub, supervisor, audit)
+        http = HttpServer(make_app(Reports(ready, stats, exposition.encode)))
         services = Services(
             hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
         )
-        door = Door(verifier, services, timing, Budget(settings.receive_buffer), http.serve)
+        budget = Budget(settings.receive_buffer)
+        door = Door(verifier, services, timing, budget, http.serve, audit)
         server = Server(door)
         return cls(hub, supervisor, server)
 

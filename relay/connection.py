@@ -10,11 +10,13 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from relay.audit import AuditLog
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
-from relay.model import Identity, User
+from relay.model import Identity, Service, User
 from relay.protocol.codec import CODECS, JSON, Codec, InvalidMessage
 from relay.protocol.messages import (
+    AUTH,
     Auth,
     ClientMessage,
     Error,
@@ -57,6 +59,9 @@ INVALID_WITHIN = 60.0
 GOODBYE = 2.0
 """Seconds in which the peer can take our goodbye and answer it."""
 
+UNFORCED = {Ending.CLIENT_CLOSED, Ending.CLIENT_GONE, Ending.HTTP_ANSWERED, Ending.SHUTDOWN}
+"""Endings that the relay did not bring upon this peer."""
+
 GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
 """What reading and writing raise when the peer is gone."""
 
@@ -89,6 +94,7 @@ class Door:
     """For what all connections together have half received."""
     serve_http: Callable[[FrameStream], Awaitable[None]]
     """Answers one plain HTTP request, whose head the stream still has."""
+    audit: AuditLog
 
 
 @define(eq=False)
@@ -120,9 +126,11 @@ class Connection:
     async def run(self, deadline: float) -> None:
         """Serve the peer to the end, which is logged and counted. Never raises.
 
+        Wants a task of its own: whatever that and its children log carries the connection's number.
         The deadline, by Trio's clock, is for its authentication and all that comes before.
         """
         self._stream.on_end = self._lost
+        structlog.contextvars.bind_contextvars(connection=self.accepted)
         try:
             try:
                 async with trio.open_nursery() as nursery:
@@ -130,7 +138,7 @@ class Connection:
                     nursery.cancel_scope.cancel()
             except* Exception:  # the one boundary: a bug ends its own connection and no other
                 self.end(Ending.INTERNAL_ERROR)
-                log.exception("connection failed", connection=self.accepted)
+                log.exception("connection failed")
             finally:
                 self._leave()
             await self._say_goodbye()
@@ -158,6 +166,37 @@ class Connection:
             self.tell(Notice(code="SERVER_RESTARTING", retry_after=retry_after))
         self.end(Ending.SERVER_RESTARTING)
 
+    def audit(
+        self,
+        what: str,
+        *,
+        outcome: str,
+        reason: str = "",
+        stream_id: str | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        """Record what this peer did or met; an identity is given where it is not the session's."""
+        if identity is None and self._session is not None:
+            identity = self._session.identity
+        user = identity if isinstance(identity, User) else None
+        self._door.audit.record(
+            what,
+            outcome=outcome,
+            reason=reason,
+            address=self.address,
+            user_id=user.user_id if user else None,
+            session_id=user.session_id if user else None,
+            service=identity.name if isinstance(identity, Service) else None,
+            stream_id=stream_id,
+            connection=self.accepted,
+        )
+
+    @property
+    def address(self) -> str:
+        """The peer's, without the port."""
+        peer = self._stream.link.peer
+        return peer.rpartition(":")[0] or peer
+
     def _encode(self, message: ServerMessage) -> bytes:
         opcode = wire.BINARY if self.codec.binary else wire.TEXT
         return wire.frame(opcode, self.codec.encode(message))
@@ -178,6 +217,8 @@ class Connection:
                 except GONE:
                     self._lost()
             if auth.cancelled_caught:
+                if self._upgraded:
+                    self._log_auth("unavailable" if self._verifying else "timeout")
                 self.end(self._late())
             elif upgrade:
                 await trio.sleep_forever()
@@ -217,7 +258,7 @@ class Connection:
         elif offered and not known:
             why = f"None of the subprotocols offered is known: {', '.join(CODECS)}"
             ending, status = Ending.HANDSHAKE_REFUSED, 400
-            log.info("subprotocols refused", connection=self.accepted, offered=len(offered))
+            log.info("subprotocols refused", offered=len(offered))
         else:
             if not known:
                 return None
@@ -358,7 +399,7 @@ class Connection:
         )
 
     def _begin(self, request: Auth, identity: Identity) -> None:
-        self._log_auth("succeeded")
+        self._log_auth("succeeded", identity=identity)
         self._session = Session(identity, self, self._door.services)
         self._door.services.metrics.authenticated += 1
         self._stream.allow_messages_of(self._door.timing.max_message_size)
@@ -367,6 +408,7 @@ class Connection:
 
     def _renew(self, request: Auth, session: Session, identity: Identity) -> None:
         if identity.sender != session.identity.sender:
+            self._log_auth("refused", "the connection is another's", identity)
             self.tell(
                 Error(
                     code=ErrorCode.UNAUTHORIZED,
@@ -376,6 +418,7 @@ class Connection:
             )
             return
         session.identity = identity
+        self._log_auth("succeeded", "renewal")
         self._welcome(request, identity)
 
     def _welcome(self, request: Auth, identity: Identity) -> None:
@@ -389,13 +432,9 @@ class Connection:
             )
         self.tell(welcome)
 
-    def _log_auth(self, result: str) -> None:
-        log.info(
-            "authentication",
-            result=result,
-            connection=self.accepted,
-            peer=self._stream.link.peer,
-        )
+    def _log_auth(self, outcome: str, reason: str = "", identity: Identity | None = None) -> None:
+        self._door.services.metrics.auth_attempts[outcome] += 1
+        self.audit(AUTH, outcome=outcome, reason=reason, identity=identity)
 
     # -- the end
 
@@ -408,11 +447,13 @@ class Connection:
         metrics.endings[ending] += 1
         if self._upgraded:
             metrics.connections -= 1
+        if ending not in UNFORCED:
+            self.audit("close", outcome="forced", reason=ending.label)
+        elif ending is not Ending.HTTP_ANSWERED:
+            log.info("close", outcome="left", reason=ending.label)
         if self._session is not None:
             metrics.authenticated -= 1
             self._session.close()
-        if ending is not Ending.HTTP_ANSWERED:
-            log.info("connection ended", connection=self.accepted, ending=ending.label)
 
     async def _say_goodbye(self) -> None:
         goodbye = (self.ending or Ending.SHUTDOWN).value

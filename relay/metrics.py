@@ -1,4 +1,4 @@
-"""Counters of the whole relay, read by `/stats`. Floor 0.
+"""Counters of the whole relay, read by `/stats` and `/metrics`. Floor 0.
 
 Totals only: nothing here names a stream, a user or a connection.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from itertools import accumulate
+from math import inf
 from typing import Any
 
 from attrs import asdict, define, field
@@ -15,6 +17,8 @@ from relay.closing import Ending
 
 AGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds."""
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Of batches."""
 
 
 @define(eq=False)
@@ -32,6 +36,10 @@ class Histogram:
     def observe(self, value: float, times: int = 1) -> None:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Each bound, infinity at last, with how many values were at most that."""
+        return list(zip((*self.bounds, inf), accumulate(self.counts), strict=True))
 
     def summary(self) -> dict[str, int]:
         """The counts by their bounds, as text."""
@@ -56,8 +64,17 @@ class Metrics:
     alerts_stored: int = 0
     alerts_delivered: int = 0
     endings: Counter[Ending] = field(factory=Counter)
+    auth_attempts: Counter[str] = field(factory=Counter)
+    """By outcome."""
+    verification_time: Histogram = field(factory=Histogram)
+    """Seconds from asking whose token it is to the answer."""
+    verification_batch: Histogram = field(factory=lambda: Histogram(SIZES))
+    """Tokens that were looked up together."""
+    limits_hit: Counter[str] = field(factory=Counter)
+    """By the kind of limit."""
 
     def totals(self) -> dict[str, Any]:
-        """All of them as plain values, endings by their label."""
+        """For `/stats`: the plain numbers, the ages of frames, and the endings by their label."""
+        numbers = asdict(self, filter=lambda _, value: isinstance(value, int))
         endings = {ending.label: number for ending, number in self.endings.items()}
-        return asdict(self) | {"endings": endings, "frame_age": self.frame_age.summary()}
+        return numbers | {"endings": endings, "frame_age": self.frame_age.summary()}

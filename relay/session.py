@@ -28,6 +28,7 @@ from relay.postgres.streams import StreamOwners
 from relay.protocol.codec import Codec
 from relay.protocol.messages import (
     ALERT,
+    REGISTER,
     VIDEO_FRAME,
     Ack,
     Alert,
@@ -69,6 +70,10 @@ class Line(Protocol):
     def tell(self, message: ServerMessage) -> object: ...
 
     def end(self, ending: Ending) -> object: ...
+
+    def audit(
+        self, what: str, *, outcome: str, reason: str = "", stream_id: str | None = None
+    ) -> object: ...
 
 
 @frozen
@@ -169,12 +174,14 @@ class Session:
 
     async def _register(self, message: Register) -> None:
         if not isinstance(self.identity, User):
-            self._refuse(message, ErrorCode.UNAUTHORIZED, "Only users register streams")
+            text = "Only users register streams"
+            self._refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
             return
         stream_id = message.stream_id or f"stream_{secrets.token_urlsafe(16)}"
         try:
             owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
         except StoreUnavailable:
+            self._line.audit(REGISTER, outcome="unavailable", stream_id=stream_id)
             self._refuse_for_store(message)
             return
         if not self.identity.owns(owner_id):
@@ -184,10 +191,18 @@ class Session:
 
     def _produce(self, message: Register, stream_id: str, owner_id: str) -> None:
         hub, before = self._services.hub, self._produced
+        other = hub.producer(stream_id)
         stream = hub.register(stream_id, owner_id, self, message.metadata)
         if stream is None:
+            reason = "a newer connection produces it"
+            self._line.audit(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
             self.superseded()
             return
+        if other is None or other is self:
+            self._line.audit(REGISTER, outcome="succeeded", stream_id=stream_id)
+        else:
+            reason = f"from connection {other.accepted}"
+            self._line.audit("takeover", outcome="succeeded", reason=reason, stream_id=stream_id)
         if before is not None and before is not stream:
             hub.release(before, self, at_once=True)
         self._produced = stream
@@ -342,6 +357,9 @@ class Session:
     def _refuse(
         self, request: Request, code: ErrorCode, text: str, stream_id: str | None = None
     ) -> None:
+        if code is ErrorCode.UNAUTHORIZED:
+            what = str(request.__struct_config__.tag)
+            self._line.audit(what, outcome="refused", reason=text, stream_id=stream_id)
         self.tell(Error(code=code, message=text, id=request.id, stream_id=stream_id))
 
     def _refuse_for_store(self, request: Request, stream_id: str | None = None) -> None:

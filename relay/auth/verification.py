@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import trio
 from attrs import define, field
 
 from relay.batching import Batcher
@@ -37,9 +38,13 @@ class Verifier:
         deadline is the caller's.
         """
         self._metrics.verifications += 1
-        return await self.service.ask(token)
+        asked = trio.current_time()
+        identity = await self.service.ask(token)
+        self._metrics.verification_time.observe(trio.current_time() - asked)
+        return identity
 
     async def _look_up(self, tokens: Sequence[str]) -> list[Identity | None]:
+        self._metrics.verification_batch.observe(len(tokens))
         # No text in Postgres holds U+0000, and it refuses a query that does.
         askable = {token for token in tokens if "\0" not in token}
         services = {token for token in askable if token.startswith(SERVICE_TOKEN_PREFIX)}

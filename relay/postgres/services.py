@@ -11,6 +11,7 @@ from attrs import define
 
 from relay.errors import ConfigError
 from relay.model import Service
+from relay.postgres.audit import record_change
 from relay.postgres.database import Connection, Database
 
 SERVICE_TOKEN_PREFIX = "relay_service_"  # noqa: S105 - how each token begins
@@ -54,6 +55,7 @@ class ServiceTokens:
                 " values (%s, %s, %s, %s, %s)",
                 [_hash(token), name, sorted(consume), alerts, operate],
             )
+            record_change(connection, "service-token", reason="made", service=name)
 
         try:
             await self._database.transact(insert)

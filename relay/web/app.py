@@ -36,6 +36,8 @@ class Reports:
     ready: Callable[[], Awaitable[dict[str, Any]]]
     """`{"ready": bool, …}` with the reasons."""
     stats: Callable[[], dict[str, Any]]
+    metrics: Callable[[str], tuple[bytes, str]]
+    """What Prometheus reads, and its content type, for an `Accept` header."""
 
 
 def make_app(reports: Reports) -> Starlette:
@@ -51,6 +53,10 @@ def make_app(reports: Reports) -> Starlette:
 
     async def stats(_: Request) -> Response:
         return JSONResponse(reports.stats(), headers=HEADERS)
+
+    async def metrics(request: Request) -> Response:
+        content, content_type = reports.metrics(request.headers.get("accept", ""))
+        return Response(content, headers={**HEADERS, "Content-Type": content_type})
 
     async def index(_: Request) -> Response:
         return HTMLResponse(page, headers=HEADERS)
@@ -69,6 +75,7 @@ def make_app(reports: Reports) -> Starlette:
             Route("/health", _guarded(health)),
             Route("/ready", _guarded(ready)),
             Route("/stats", _guarded(stats)),
+            Route("/metrics", _guarded(metrics)),
         ],
         exception_handlers={HTTPException: refused, Exception: failed},
     )

@@ -52,7 +52,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     assert (ready.json()["ready"], ready.json()["draining"]) == (True, False)
     assert ready.json()["database"] == "ok"
     services = ready.json()["services"]
-    assert set(services) == {"verification", "alert-intake", "alert-dispatch"}
+    assert set(services) == {"verification", "alert-intake", "alert-dispatch", "audit"}
     assert set(services.values()) == {"running"}
     assert stats.json()["connections"] == 0
     assert {"verifications", "frames_accepted", "alerts_stored", "endings"} <= set(stats.json())
@@ -99,7 +99,7 @@ async def test_a_bug_in_the_application_is_a_500_and_logged() -> None:
     async with client, stream:
         await client.send_all(b"GET /ready HTTP/1.1\r\nHost: relay\r\n\r\n")
         await stream.read_head()
-        await HttpServer(make_app(Reports(ready, dict))).serve(stream)
+        await HttpServer(make_app(Reports(ready, dict, lambda _: (b"", "")))).serve(stream)
         head, _, body = bytes(await client.receive_some()).partition(b"\r\n\r\n")
     assert status(head) == 500
     assert json.loads(body)["error"]["code"] == "INTERNAL_ERROR"

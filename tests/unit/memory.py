@@ -4,7 +4,7 @@ tokens."""
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -17,12 +17,14 @@ from attrs import define, field
 from wsproto import events
 
 from relay.alerts.event import alert_event
+from relay.audit import AuditLog
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
 from relay.postgres.alerts import History
+from relay.postgres.audit import AuditEvent
 from relay.protocol.schema import message_schema
 from relay.session import Services
 from relay.transport.budget import Budget
@@ -355,6 +357,42 @@ class Alerts:
 
 
 @define(eq=False)
+class AuditRows:
+    """The table of the audit, in memory."""
+
+    rows: list[AuditEvent] = field(factory=list)
+    on_write: Callable[[Sequence[AuditEvent]], object] = field(default=lambda _events: None)
+    delay: float = 0.0
+    away: bool = False
+    deaf: bool = False
+    """It writes, and the answer is lost."""
+    broken: bool = False
+    old: int = 0
+    pruned: list[tuple[timedelta, int]] = field(factory=list)
+
+    async def write(self, events: Sequence[AuditEvent]) -> None:
+        await trio.sleep(self.delay)
+        if self.away:
+            raise StoreUnavailable
+        if self.broken:
+            raise RuntimeError("a bug in the audit")
+        self.on_write(events)
+        written = {row.event_id for row in self.rows}
+        self.rows += [event for event in events if event.event_id not in written]
+        if self.deaf:
+            raise StoreUnavailable
+
+    async def prune(self, older_than: timedelta, *, most: int) -> int:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        gone = min(most, self.old)
+        self.old -= gone
+        self.pruned.append((older_than, gone))
+        return gone
+
+
+@define(eq=False)
 class Relay:
     """The real connection code with all that it leans on in memory."""
 
@@ -368,10 +406,13 @@ class Relay:
     alerts: Alerts = field(init=False)
     connections: list[Connection] = field(factory=list)
     http_served: int = 0
+    audit_rows: AuditRows = field(factory=AuditRows)
+    audit: AuditLog = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
         self.alerts = Alerts(self.owners, self.hub)
+        self.audit = AuditLog(self.audit_rows)
 
     async def _serve_http(self, stream: FrameStream) -> None:
         self.http_served += 1
@@ -387,7 +428,7 @@ class Relay:
             self.metrics,
             lossless_bytes=64 * 1024,
         )
-        door = Door(self.tokens, services, self.timing, self.budget, self._serve_http)
+        door = Door(self.tokens, services, self.timing, self.budget, self._serve_http, self.audit)
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
         self.connections.append(connection)

@@ -16,11 +16,11 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "demo"],
+    6: ["__main__", "cli", "audit_report", "demo"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: ["connection", "session"],
-    2: ["hub", "auth", "alerts", "client"],
+    2: ["hub", "auth", "alerts", "audit", "client"],
     1: ["transport", "postgres", "batching"],
     0: ["protocol", "closing", "config", "errors", "logs", "metrics", "model"],
 }
@@ -29,6 +29,8 @@ FLOORS = {
 NEIGHBOURS = {
     ("__main__", "cli"),
     ("cli", "demo"),
+    ("cli", "audit_report"),
+    ("web", "supervisor"),
     ("connection", "session"),
     ("metrics", "closing"),
     ("closing", "protocol"),
