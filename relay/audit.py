@@ -126,7 +126,9 @@ class AuditLog:
                 while self.waiting:
                     await self._write_batch(table)
             if self.waiting:
-                log.warning("audit rows are lost: the database did not take them", lost=self.waiting)
+                log.warning(
+                    "audit rows are lost: the database did not take them", lost=self.waiting
+                )
                 self.dropped += self.waiting
             raise
 
@@ -160,7 +162,7 @@ class AuditLog:
         while True:
             try:
                 while await table.prune(self._kept_for, most=PRUNE_BATCH) == PRUNE_BATCH:
-                    pass  # the next batch is a transaction of its own, so that none holds locks long
+                    pass  # each is a transaction of its own, and none long
             except StoreUnavailable:
                 pass  # there is no hurry
             await trio.sleep(PRUNE_EVERY)

@@ -41,7 +41,9 @@ def _json(event: AuditEvent) -> str:
 def _table(events: Sequence[AuditEvent]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("time", "what", "outcome", "who", "stream", "address", "connection", "reason"):
-        table.add_column(title, overflow="fold", justify="right" if title == "connection" else "left")
+        table.add_column(
+            title, overflow="fold", justify="right" if title == "connection" else "left"
+        )
     for event in events:
         cells = (
             event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),

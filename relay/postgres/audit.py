@@ -1,4 +1,4 @@
-"""The audit table: who did what, written by the batch, read by people, forgotten in time. Floor 1."""
+"""The table of who did what: written by the batch, read by people, pruned. Floor 1."""
 
 from __future__ import annotations
 

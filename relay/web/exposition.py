@@ -8,6 +8,7 @@ all of it, with the words of the help here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import inf
 
 from attrs import define, field
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -19,7 +20,6 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from relay.audit import AuditLog
 from relay.closing import Ending
@@ -189,7 +189,8 @@ def _gauges(name: str, about: str, label: str, values: Iterable[tuple[str, float
 
 
 def _histogram(name: str, about: str, histogram: Histogram) -> Metric:
-    buckets = [(floatToGoString(bound), count) for bound, count in histogram.cumulative()]
-    return HistogramMetricFamily(
-        f"relay_{name}", about, buckets=buckets, sum_value=histogram.total
-    )
+    buckets = [
+        ("+Inf" if bound == inf else str(float(bound)), count)
+        for bound, count in histogram.cumulative()
+    ]
+    return HistogramMetricFamily(f"relay_{name}", about, buckets=buckets, sum_value=histogram.total)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
-import psycopg
 import pytest
 import trio
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.logs import configure_logging
 from relay.transport.link import SocketLink
@@ -208,35 +205,6 @@ async def test_a_body_that_never_comes_is_not_waited_for(relay: RelayProcess) ->
 
 
 # -- while Postgres is away
-
-
-@pytest.fixture
-def away(database_url: str) -> Iterator[Callable[[], Any]]:
-    """A way to shut the database to everybody, for as long as a `with` block lasts."""
-    name = sql.Identifier(str(conninfo_to_dict(database_url)["dbname"]))
-
-    def allow(value: str) -> None:
-        with psycopg.connect(
-            make_conninfo(database_url, dbname="postgres"), autocommit=True
-        ) as connection:
-            connection.execute(
-                sql.SQL("alter database {} allow_connections {}").format(name, sql.SQL(value))
-            )
-            connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
-                [name.as_string().strip('"')],
-            )
-
-    @asynccontextmanager
-    async def shut() -> AsyncIterator[None]:
-        allow("false")
-        try:
-            yield
-        finally:
-            allow("true")
-
-    yield shut
-    allow("true")
 
 
 async def test_not_ready_without_postgres_and_ready_again_by_itself(

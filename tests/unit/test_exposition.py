@@ -14,8 +14,6 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as read_openmetrics,
 )
 
-from relay.audit import AuditLog
-from relay.closing import Ending
 from relay.metrics import Histogram
 from relay.supervisor import Supervisor
 from relay.web.exposition import Exposition
@@ -89,8 +87,16 @@ async def test_buckets_hold_all_that_is_at_most_their_bound(
     samples = families(exposition)["relay_verification_batch_size"].samples
     buckets = {each.labels["le"]: each.value for each in samples if "le" in each.labels}
     assert buckets == {
-        **{"1.0": 2, "2.0": 3, "5.0": 4, "10.0": 4, "20.0": 4, "50.0": 4, "100.0": 4},
-        **{"200.0": 4, "500.0": 5, "+Inf": 6},
+        "1.0": 2,
+        "2.0": 3,
+        "5.0": 4,
+        "10.0": 4,
+        "20.0": 4,
+        "50.0": 4,
+        "100.0": 4,
+        "200.0": 4,
+        "500.0": 5,
+        "+Inf": 6,
     }
     assert value(exposition, "relay_verification_batch_size_count") == 6
     assert value(exposition, "relay_verification_batch_size_sum") == 1008
@@ -135,9 +141,7 @@ async def test_the_format_is_what_was_asked_for_if_it_is_known(
     content, given = exposition.encode(accept)
     assert given.startswith(content_type)
     read = (
-        read_openmetrics
-        if "openmetrics" in content_type
-        else parser.text_string_to_metric_families
+        read_openmetrics if "openmetrics" in content_type else parser.text_string_to_metric_families
     )
     assert "relay_connections" in [each.name for each in read(content.decode())]
 
