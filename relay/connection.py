@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 from relay.audit import AuditLog
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
+from relay.logs import HIDDEN
 from relay.model import Identity, Service, User
 from relay.protocol.codec import CODECS, JSON, Codec, InvalidMessage
 from relay.protocol.messages import (
@@ -113,6 +114,8 @@ class Connection:
     _session: Session | None = None
     _upgraded: bool = False
     _verifying: bool = False
+    _token: str | None = field(default=None, repr=False)
+    """That it authenticated with: to know it again where it does not belong."""
     _authenticated: trio.Event = field(factory=trio.Event)
     _life: trio.CancelScope = field(factory=trio.CancelScope)
     _first_messages: int = 0
@@ -179,6 +182,8 @@ class Connection:
         if identity is None and self._session is not None:
             identity = self._session.identity
         user = identity if isinstance(identity, User) else None
+        if stream_id is not None and self._token is not None and self._token in stream_id:
+            stream_id = HIDDEN  # a client that puts its fields into the wrong places
         self._door.audit.record(
             what,
             outcome=outcome,
@@ -401,6 +406,7 @@ class Connection:
     def _begin(self, request: Auth, identity: Identity) -> None:
         self._log_auth("succeeded", identity=identity)
         self._session = Session(identity, self, self._door.services)
+        self._token = request.token
         self._door.services.metrics.authenticated += 1
         self._stream.allow_messages_of(self._door.timing.max_message_size)
         self._authenticated.set()
@@ -417,7 +423,7 @@ class Connection:
                 )
             )
             return
-        session.identity = identity
+        session.identity, self._token = identity, request.token
         self._log_auth("succeeded", "renewal")
         self._welcome(request, identity)
 

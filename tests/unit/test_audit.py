@@ -205,6 +205,24 @@ async def test_an_alert_or_a_frame_for_a_foreign_stream_is_a_refusal(relay: Rela
 
 
 @pytest.mark.mock_clock
+async def test_a_token_in_the_place_of_a_stream_id_is_not_recorded(
+    relay: Relay, lines: Lines
+) -> None:
+    relay.tokens.identities["new-token-of-ann"] = relay.tokens.identities[ANN]
+    ann = await relay.login(ANN)
+    await ann.ask({"type": "register", "streamId": ANN})
+    await ann.ask({"type": "auth", "token": "new-token-of-ann"})
+    alert = {"type": "alert", "streamId": "new-token-of-ann", "severity": "low", "message": "m"}
+    await ann.ask(alert)
+    events = [event for event in await recorded(relay) if event.what != "auth"]
+    assert [(event.what, event.stream_id) for event in events] == [
+        ("register", "(hidden)"),
+        ("alert", "(hidden)"),
+    ]
+    assert "token-of-ann" not in repr(lines())
+
+
+@pytest.mark.mock_clock
 async def test_who_leaves_is_logged_and_no_row(relay: Relay, lines: Lines) -> None:
     client = await relay.login(ANN)
     client.link.close()
