@@ -52,7 +52,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     assert (ready.json()["ready"], ready.json()["draining"]) == (True, False)
     assert ready.json()["database"] == "ok"
     services = ready.json()["services"]
-    assert set(services) == {"verification", "alert-intake", "alert-dispatch"}
+    assert set(services) == {"verification", "session-watch", "alert-intake", "alert-dispatch"}
     assert set(services.values()) == {"running"}
     assert stats.json()["connections"] == 0
     assert {"verifications", "frames_accepted", "alerts_stored", "endings"} <= set(stats.json())

@@ -108,11 +108,7 @@ async def test_every_room_works_through_it(bouncer_url: str) -> None:
             assert (await services.find([service]))[service].name == str(n)
             for key in ("a", "b", "a"):
                 await alerts.store(
-                    [
-                        NewAlert(
-                            f"stream-{n}", "s", "low", "m", 1, alert_key=key, as_owner=user.user_id
-                        )
-                    ]
+                    [NewAlert(f"stream-{n}", "s", "low", "m", 1, alert_key=key, by=user)]
                 )
 
         async with trio.open_nursery() as nursery:

@@ -4,7 +4,7 @@ tokens."""
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -16,13 +16,18 @@ import wsproto
 from attrs import define, field
 from wsproto import events
 
+from relay import policy
 from relay.alerts.event import alert_event
+from relay.auth.doubt import CertainVerifier
+from relay.auth.registry import Registry
+from relay.auth.watch import SessionWatch
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
 from relay.postgres.alerts import History
+from relay.postgres.changes import Change
 from relay.protocol.schema import message_schema
 from relay.session import Services
 from relay.transport.budget import Budget
@@ -271,6 +276,7 @@ class Tokens:
     delay: float = 0.0
     away: bool = False
     broken: bool = False
+    readings: int = 0
 
     async def verify(self, token: str) -> Identity | None:
         await trio.sleep(self.delay)
@@ -279,6 +285,65 @@ class Tokens:
         if self.broken:
             raise RuntimeError("a bug in verification")
         return self.identities.get(token)
+
+    async def read(self, keys: Sequence[Any]) -> dict[Any, Any]:
+        """The sessions of these ids, and the services of these hashes, that are left."""
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        self.readings += 1
+        now: dict[Any, Identity] = {
+            each.session_id if isinstance(each, User) else each.token_hash: each
+            for each in self.identities.values()
+        }
+        return {key: now[key] for key in keys if key in now}
+
+    async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        return {}
+
+
+@define(eq=False)
+class Rumours:
+    """Notifications of changes, and the connection that hears them."""
+
+    installed_: bool = True
+    away: bool = False
+    _put: trio.MemorySendChannel[Change] = field(init=False)
+    _get: trio.MemoryReceiveChannel[Change] = field(init=False)
+    _lost: trio.CancelScope = field(factory=trio.CancelScope)
+
+    def __attrs_post_init__(self) -> None:
+        self._put, self._get = trio.open_memory_channel(1000)
+
+    def tell(self, *changes: Change) -> None:
+        for change in changes:
+            self._put.send_nowait(change)
+
+    def lose(self) -> None:
+        """Lose the connection, and what is told until there is another."""
+        self.away = True
+        self._lost.cancel()
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Rumours]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        self._lost = trio.CancelScope()
+        yield self
+
+    async def hear(self) -> list[Change]:
+        with self._lost:
+            return [await self._get.receive()]
+        raise StoreUnavailable
+
+    async def hears(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    async def installed(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.installed_
 
 
 @define(eq=False)
@@ -311,7 +376,11 @@ class Alerts:
         if self.away:
             raise StoreUnavailable
         owner = self.owners.owners.get(alert.stream_id)
-        if owner is None or alert.as_owner not in (None, owner):
+        if (
+            owner is None
+            or alert.by is None
+            or not policy.may_alert(alert.by, alert.stream_id, owner)
+        ):
             return None
         stored = StoredAlert(
             len(self.stored) + 1,
@@ -344,7 +413,7 @@ class Alerts:
             alert
             for alert in self.stored
             if stream_id in (None, alert.stream_id)
-            and reader.may_consume(alert.stream_id, alert.owner_id)
+            and policy.may_watch(reader, alert.stream_id, alert.owner_id)
         ]
         if after and after not in [alert.alert_id for alert in alerts]:
             return None
@@ -364,14 +433,19 @@ class Relay:
     metrics: Metrics = field(factory=Metrics)
     timing: Timing = field(factory=lambda: Timing(10.0, 25.0, 120.0, 1 << 20))
     budget: Budget = field(factory=lambda: Budget(2 << 20))
+    rumours: Rumours = field(factory=Rumours)
     hub: Hub = field(init=False)
     alerts: Alerts = field(init=False)
+    watch: SessionWatch = field(init=False)
     connections: list[Connection] = field(factory=list)
     http_served: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
         self.alerts = Alerts(self.owners, self.hub)
+        self.watch = SessionWatch(
+            Registry(), self.tokens, self.tokens, self.rumours, self.rumours, poll_interval=0.5
+        )
 
     async def _serve_http(self, stream: FrameStream) -> None:
         self.http_served += 1
@@ -387,7 +461,8 @@ class Relay:
             self.metrics,
             lossless_bytes=64 * 1024,
         )
-        door = Door(self.tokens, services, self.timing, self.budget, self._serve_http)
+        verifier = CertainVerifier(self.tokens, self.watch.registry)
+        door = Door(verifier, services, self.timing, self.budget, self._serve_http, self.watch)
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
         self.connections.append(connection)
@@ -451,5 +526,6 @@ async def open_relay() -> AsyncIterator[Relay]:
     async with trio.open_nursery() as nursery:
         relay = Relay(nursery)
         await nursery.start(relay.hub.run)
+        await nursery.start(relay.watch.run)
         yield relay
         nursery.cancel_scope.cancel()

@@ -19,20 +19,22 @@ FLOORS = {
     6: ["__main__", "cli", "demo"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
-    3: ["connection", "session"],
+    3: ["connection", "expiry", "session"],
     2: ["hub", "auth", "alerts", "client"],
     1: ["transport", "postgres", "batching"],
-    0: ["protocol", "closing", "config", "errors", "logs", "metrics", "model"],
+    0: ["protocol", "closing", "config", "errors", "logs", "metrics", "model", "policy"],
 }
 
 # Rooms of one floor do not import one another, but for these.
 NEIGHBOURS = {
     ("__main__", "cli"),
     ("cli", "demo"),
+    ("connection", "expiry"),
     ("connection", "session"),
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),
+    ("policy", "model"),
 }
 
 ONLY_IN = {"trio_websocket": "transport", "psycopg": "postgres"}
