@@ -13,7 +13,7 @@ import jsonschema
 import msgpack
 import trio
 import wsproto
-from attrs import define, field
+from attrs import define, evolve, field
 from wsproto import events
 
 from relay import policy
@@ -264,7 +264,7 @@ class Client:
 
 @define(eq=False)
 class Tokens:
-    """A verifier that can be told to be late, or away."""
+    """A verifier that can be told to be late, or away. What it answers late it has read early."""
 
     identities: dict[str, Identity] = field(
         factory=lambda: {
@@ -276,15 +276,25 @@ class Tokens:
     delay: float = 0.0
     away: bool = False
     broken: bool = False
+    clock: Callable[[], datetime] | None = None
+    """The database's."""
     readings: int = 0
+    reading_delay: float = 0.0
 
     async def verify(self, token: str) -> Identity | None:
+        identity = self.identities.get(token)
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
         if self.broken:
             raise RuntimeError("a bug in verification")
-        return self.identities.get(token)
+        return None if identity is None else self._at_this_moment(identity)
+
+    def _at_this_moment(self, identity: Identity) -> Identity:
+        if self.clock is None or not isinstance(identity, User):
+            return identity
+        left = (identity.expires_at - self.clock()).total_seconds()
+        return evolve(identity, remaining=left)
 
     async def read(self, keys: Sequence[Any]) -> dict[Any, Any]:
         """The sessions of these ids, and the services of these hashes, that are left."""
@@ -294,8 +304,9 @@ class Tokens:
         self.readings += 1
         now: dict[Any, Identity] = {
             each.session_id if isinstance(each, User) else each.token_hash: each
-            for each in self.identities.values()
+            for each in map(self._at_this_moment, self.identities.values())
         }
+        await trio.sleep(self.reading_delay)
         return {key: now[key] for key in keys if key in now}
 
     async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
@@ -308,9 +319,8 @@ class Rumours:
 
     installed_: bool = True
     away: bool = False
-    _put: trio.MemorySendChannel[Change] = field(init=False)
-    _get: trio.MemoryReceiveChannel[Change] = field(init=False)
-    _lost: trio.CancelScope = field(factory=trio.CancelScope)
+    _put: trio.MemorySendChannel[Change | None] = field(init=False)
+    _get: trio.MemoryReceiveChannel[Change | None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._put, self._get = trio.open_memory_channel(1000)
@@ -322,20 +332,20 @@ class Rumours:
     def lose(self) -> None:
         """Lose the connection, and what is told until there is another."""
         self.away = True
-        self._lost.cancel()
+        self._put.send_nowait(None)
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Rumours]:
         await trio.lowlevel.checkpoint()
         if self.away:
             raise StoreUnavailable
-        self._lost = trio.CancelScope()
         yield self
 
     async def hear(self) -> list[Change]:
-        with self._lost:
-            return [await self._get.receive()]
-        raise StoreUnavailable
+        change = await self._get.receive()
+        if change is None:
+            raise StoreUnavailable
+        return [change]
 
     async def hears(self) -> bool:
         await trio.lowlevel.checkpoint()
