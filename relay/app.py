@@ -44,6 +44,7 @@ from relay.supervisor import Supervisor
 from relay.transport.budget import Budget
 from relay.transport.certificate import Certificate, make_development_certificate
 from relay.transport.listener import listen
+from relay.web.api import Api
 from relay.web.app import Reports, make_app
 from relay.web.http import HttpServer
 
@@ -215,7 +216,8 @@ class Relay:
             }
             return metrics.totals() | {"streams": hub.count(), "frames_to_consumers": frames}
 
-        http = HttpServer(make_app(Reports(ready, stats)))
+        api = Api(certain, hub, intake, store.alerts, settings.auth_timeout)
+        http = HttpServer(make_app(Reports(ready, stats), api))
         services = Services(
             hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
         )

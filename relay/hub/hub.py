@@ -7,6 +7,7 @@ are no locks, and no order of events in which a stream is half changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import trio
 from attrs import define, field
@@ -107,12 +108,19 @@ class Hub:
     def observe(self, observer: Peer) -> list[Stream]:
         """The live streams that an observer may see; from now on it is told of each change."""
         self._observers[observer] = None
+        return self.visible_to(observer.identity)
+
+    def visible_to(self, identity: Identity) -> list[Stream]:
+        """The live streams that somebody may see."""
         return [
             stream
             for stream in self._streams.values()
-            if stream.live
-            and policy.may_watch(observer.identity, stream.stream_id, stream.owner_id)
+            if stream.live and policy.may_watch(identity, stream.stream_id, stream.owner_id)
         ]
+
+    def figures(self) -> list[dict[str, Any]]:
+        """What operators see of each stream, and of each connection that consumes it."""
+        return [stream.figures() for stream in self._streams.values()]
 
     def unobserve(self, observer: Peer) -> None:
         self._observers.pop(observer, None)

@@ -20,6 +20,10 @@ class Peer(Protocol):
     def identity(self) -> Identity:
         """Who is behind it; what they may do can change at any time."""
 
+    @property
+    def accepted(self) -> int:
+        """Grows with each connection that the relay accepts."""
+
     def tell(self, message: ServerMessage) -> object:
         """Send a message, ahead of video; never waits."""
 
@@ -39,10 +43,6 @@ class Producer(Peer, Protocol):
     """The connection that produces a stream."""
 
     wants_alerts: bool
-
-    @property
-    def accepted(self) -> int:
-        """Grows with each connection that the relay accepts."""
 
     def superseded(self) -> object:
         """A newer connection produces the stream now: end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import trio
 from attrs import define, field
@@ -184,6 +185,26 @@ class Stream:
             total.add(consumer.ledger)
             waiting += consumer.waiting_frames
         return total, waiting
+
+    def figures(self) -> dict[str, Any]:
+        """For operators: where the stream stands, and what became of its frames."""
+        return {
+            "streamId": self.stream_id,
+            "status": self.status,
+            "epoch": self.epoch,
+            "frames": self.seq,
+            "producer": None if self.producer is None else self.producer.accepted,
+            "consumers": [
+                {
+                    "connection": consumer.peer.accepted,
+                    "frames": consumer.ledger.accepted,
+                    "written": consumer.ledger.written,
+                    "dropped": dict(consumer.ledger.dropped),
+                    "waiting": consumer.waiting_frames,
+                }
+                for consumer in self.watchers
+            ],
+        }
 
     def status_for(self, consumer: Consumer) -> Status:
         """The status as this consumer may know it."""

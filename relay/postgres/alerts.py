@@ -103,6 +103,21 @@ class AlertTable:
 
         return await self._database.transact(select)
 
+    async def newest(
+        self, reader: Identity, *, stream_id: str | None, before: int | None, limit: int
+    ) -> History:
+        """A page of the alerts that a reader may see now, the newest first: those before `before`;
+        `more` are older."""
+        visible, whose = _visible_to(reader, stream_id)
+
+        def select(connection: Connection) -> History:
+            page = f"{SELECT} where {visible} and a.alert_id < %s order by a.alert_id desc limit %s"
+            rows = connection.execute(page, [*whose, before or 2**63 - 1, limit + 1])
+            alerts = [_read(row) for row in rows]
+            return History(alerts[:limit], more=len(alerts) > limit)
+
+        return await self._database.transact(select)
+
     async def latest_id(self) -> int:
         """The greatest id that is stored; 0 when there is none."""
 
