@@ -25,7 +25,7 @@ from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
 from relay.model import Identity
 from relay.postgres.alerts import AlertTable
-from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, InvalidMessage
+from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
 from relay.protocol.messages import ALERT, Alert, ErrorCode, StreamEntry, StreamId, Success
 
 RETRY_AFTER = {"Retry-After": "2"}
@@ -150,7 +150,7 @@ def _alert_in(body: bytes) -> Alert:
     try:
         body.decode()
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (UnicodeDecodeError, msgspec.DecodeError):
+    except UNREADABLE:
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "Not a JSON object") from None
     fields.setdefault("type", msgspec.Raw(msgspec.json.encode(ALERT)))
     message = JSON.decode(msgspec.json.encode(fields))

@@ -379,6 +379,8 @@ class Alerts:
     hub: Hub
     away: bool = False
     delay: float = 0.0
+    answer_delay: float = 0.0
+    """Between reading the history and answering."""
     stored: list[StoredAlert] = field(factory=list)
 
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
@@ -415,7 +417,7 @@ class Alerts:
         last: int | None,
         limit: int,
     ) -> History | None:
-        """As the table does it, for a reader who sees everything."""
+        """As the table does it."""
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
@@ -425,6 +427,7 @@ class Alerts:
             if stream_id in (None, alert.stream_id)
             and policy.may_watch(reader, alert.stream_id, alert.owner_id)
         ]
+        await trio.sleep(self.answer_delay)
         if after and after not in [alert.alert_id for alert in alerts]:
             return None
         alerts = [alert for alert in alerts if alert.alert_id > (after or 0)]
