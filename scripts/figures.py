@@ -1,11 +1,11 @@
 """Measures a relay on this machine. What it starts, it stops; all traffic stays on loopback.
 
-    ./scripts/relay --version && .venv/bin/python scripts/figures.py [connections] [video] [tls]
+    ./scripts/relay --version && .venv/bin/python scripts/figures.py [FIGURE...]
 
 `connections`: many that authenticate at once, and the memory of idle ones. `video`: the bytes that
-the demo's video takes on the wire in either encoding. `tls`: handshakes per second. The clients are
-as plain as can be, so that their own work delays the answers little; what it still takes is part of
-the times.
+the demo's video takes on the wire in either encoding. `tls`: handshakes per second. `logout`: how
+long a connection outlives its session. The clients are as plain as can be, so that their own work
+delays the answers little; what it still takes is part of the times.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 import msgspec
 import trio
 from attrs import define, field, frozen
+from logout import logout
 
 from relay.demo.video import default_video, play
 from relay.transport import wire
@@ -107,6 +108,7 @@ class Target:
     host: str
     port: int
     token: str = field(repr=False)
+    data_dir: Path
 
     async def connect(self) -> Peer:
         return Peer(await trio.open_tcp_stream(self.host, self.port), self.host)
@@ -144,7 +146,7 @@ def running_relay(*flags: str) -> Iterator[Target]:
                     text=True,
                     check=True,
                 ).stdout.strip()
-                yield Target(process.pid, address[1], int(address[2]), token)
+                yield Target(process.pid, address[1], int(address[2]), token, Path(data[1]))
             finally:
                 process.send_signal(signal.SIGTERM)
 
@@ -249,12 +251,14 @@ async def tls(relay: Target, handshakes: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = ("connections", "video", "tls")
+    names = ("connections", "video", "tls", "logout")
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
     parser.add_argument("--idle", type=int, default=2000, help="connections that idle")
     parser.add_argument("--pictures", type=int, default=250, help="of the demo's video")
     parser.add_argument("--handshakes", type=int, default=2000, help="of TLS")
+    parser.add_argument("--logouts", type=int, default=50)
+    parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -271,6 +275,15 @@ def main() -> None:
     if "tls" in chosen:
         with running_relay("--dev-tls") as relay:
             trio.run(tls, relay, options.handshakes)
+    if "logout" in chosen:
+        with running_relay() as relay:
+
+            async def join() -> Peer:
+                peer = await relay.connect()
+                await peer.upgrade()
+                return peer
+
+            trio.run(logout, relay.data_dir, join, options.logouts, options.others)
 
 
 if __name__ == "__main__":
