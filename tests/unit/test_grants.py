@@ -225,6 +225,7 @@ async def test_renewing_with_a_session_that_may_see_less_counts_at_once(relay: R
     bob = await relay.viewer(token=BOB)
     relay.tokens.identities[BOB] = bob_  # and nobody tells
     await bob.send({"type": "auth", "token": BOB})
+    await settle()
     await frame(phone)
     said = await heard(bob)
     assert [each.get("status", each["type"]) for each in said] == ["offline", "success"]
