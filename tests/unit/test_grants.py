@@ -121,6 +121,21 @@ async def test_what_waits_for_a_slow_viewer_is_not_sent_after_the_withdrawal(
     assert short(await heard(bob)) == ["streaming", 5]  # with a window of its own
 
 
+async def test_what_was_not_acknowledged_before_the_withdrawal_closes_no_window_after_it(
+    relay: Relay,
+) -> None:
+    phone = await relay.phone()
+    grant(relay, "front-door")
+    bob = await relay.viewer(token=BOB, window=1)
+    for _ in range(2):
+        await frame(phone)
+    grant(relay)
+    await settle()
+    grant(relay, "front-door")
+    await settle()
+    assert short(await heard(bob)) == ["streaming", 1, "offline", "streaming", 2]
+
+
 async def test_a_viewer_of_deltas_begins_again_with_a_keyframe(relay: Relay) -> None:
     phone, bob = await relay.phone(), await relay.viewer(token=BOB)
     await frame(phone, keyframe=True)
