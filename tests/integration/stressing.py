@@ -391,7 +391,7 @@ class Phone(Client):
     async def produce(self, socket: RoughSocket, *, mortal: bool) -> None:
         random = self.random
         while not self.round.over.is_set() and not (mortal and random.random() < 0.01):
-            await self.round.pause(random.choice([0, 0.005, 0.03, 0.05, 0.1, 0.2]))
+            await self.round.pause(random.choice([0, 0.01, 0.05, 0.1, 0.3, 0.5]))
             burst = b""
             for _ in range(random.choice([1, 1, 1, 1, 2, 10])):
                 burst += self.frame(socket)
@@ -423,16 +423,19 @@ class Phone(Client):
             if way == "takeover":
                 nursery.start_soon(following.run)
                 await self.linger(socket)
-                return
+            else:
+                await self.break_off(socket, way)
+                nursery.start_soon(following.run)
+
+    async def break_off(self, socket: RoughSocket, way: str) -> None:
+        if way == "cut":
             frame = self.frame(socket)
-            if way == "cut":
-                await socket.send(frame[: self.random.randrange(len(frame))])
-            elif way == "fragment":
-                kind = BINARY if socket.binary else TEXT
-                await socket.send(masked_frame(kind, b'{"type":', final=False))
-            await trio.sleep(self.random.choice([0, 0.02]))
-            socket.vanish()
-            nursery.start_soon(following.run)
+            await socket.send(frame[: self.random.randrange(len(frame))])
+        elif way == "fragment":
+            kind = BINARY if socket.binary else TEXT
+            await socket.send(masked_frame(kind, b'{"type":', final=False))
+        await trio.sleep(self.random.choice([0, 0.02]))
+        socket.vanish()
 
     async def linger(self, socket: RoughSocket) -> None:
         """Send on until the relay has noticed the one that took over."""
