@@ -105,7 +105,15 @@ def running_relay(*flags: str, blind: bool) -> Iterator[tuple[RelayProcess, str]
         command += [watched_relay.BLIND] * blind + ["serve"]
         # A machine that is busy with all these clients may be slow; that is not what is tested.
         patient = ("--auth-timeout", "120", "--statement-timeout", "60")
-        settings = ("--log-level", "warning", "--lossless-buffer", str(2 * MIB), *patient)
+        settings = (
+            "--profile",
+            "load",
+            "--log-level",
+            "warning",
+            "--lossless-buffer",
+            str(2 * MIB),
+            *patient,
+        )
         with start_relay(*data, *settings, *flags, command=command) as relay:
             made = run_relay("token", "session", "--user", "stress@example.com", *data)
             if made.returncode:

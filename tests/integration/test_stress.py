@@ -25,7 +25,7 @@ def any_relay(
     command = [sys.executable, "-m", watched_relay.__name__]
     if request.param == "without the kernel's answer":
         command.append(watched_relay.BLIND)
-    flags = ["--log-level", "warning", "--data-dir", str(tmp_path)]
+    flags = ["--profile", "load", "--log-level", "warning", "--data-dir", str(tmp_path)]
     if request.param == "encrypted":
         flags.append("--dev-tls")
     with start_relay(*flags, database_url=database_url, command=[*command, "serve"]) as relay:
