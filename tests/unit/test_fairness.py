@@ -20,7 +20,7 @@ from relay.transport.splice import FRAMES_AT_ONCE, MESSAGES_AT_ONCE
 from relay.transport.stream import READS_IN_A_ROW
 from relay.transport.wire import CONTINUATION, PING, TEXT
 from tests.unit.hostile import masked_frame
-from tests.unit.memory import SIZE, Client, MemoryLink, Relay
+from tests.unit.memory import MemoryLink, Relay
 
 pytestmark = pytest.mark.mock_clock
 
