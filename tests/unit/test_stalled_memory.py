@@ -42,8 +42,7 @@ async def test_1000_stalled_viewers_hold_one_frame_each_which_they_share(relay: 
 
     tracemalloc.start()
     try:
-        await send(2)
-        before = tracemalloc.get_traced_memory()[0]
+        before = await send(5)
         after = [await send(10), await send(10)]
     finally:
         tracemalloc.stop()
