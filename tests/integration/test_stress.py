@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import watched_relay
 from tests.integration.accounts import Accounts
 from tests.integration.relay_process import RelayProcess, start_relay
-from tests.integration.stressing import Plan, run_round
+from tests.integration.stress import watched_relay
+from tests.integration.stress.client import Plan
+from tests.integration.stress.play import run_round
 
 WAYS = ["plain", "encrypted", "without the kernel's answer"]
 

@@ -190,11 +190,13 @@ class Websockets:
     """The protocol of `websockets` as a server; that text is UTF-8 is seen to where it is joined,
     as the library's connections do."""
 
-    protocol: TheirProtocol = field(
-        factory=lambda: TheirProtocol(Side.SERVER, state=State.OPEN, max_size=LIMIT)
-    )
+    limit: int = LIMIT
+    protocol: TheirProtocol = field(init=False)
     _opcode: int = TEXT
     _parts: list[bytes] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.protocol = TheirProtocol(Side.SERVER, state=State.OPEN, max_size=self.limit)
 
     def judge(self, sent: Sent) -> Opinion:
         received: list[Received] = []

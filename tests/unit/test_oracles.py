@@ -38,7 +38,7 @@ def says_wsproto(ours: Ours, sent: Sent) -> Opinion:
 def says_websockets(ours: Ours, sent: Sent) -> Opinion:
     """The same for `websockets`."""
     fragments = ours.fragments
-    room = LIMIT - len(fragments or b"")
+    room = ours.limit - len(fragments or b"")
     if sent.opcode in KNOWN and sent.masked and sent.size > room:
         # It looks at the size before all else, and counts what comes between fragments.
         return Opinion((), 1009)
@@ -78,9 +78,9 @@ def may_begin_text(data: bytes) -> bool:
     return True
 
 
-def compare(conversation: list[Sent], pieces: int = 1 << 30) -> list[Opinion]:
+def compare(conversation: list[Sent], pieces: int = 1 << 30, limit: int = LIMIT) -> list[Opinion]:
     """Let all three judge a conversation, until one of them has heard enough."""
-    ours, wsproto, websockets = Ours(pieces=pieces), Wsproto(), Websockets()
+    ours, wsproto, websockets = Ours(limit, pieces), Wsproto(), Websockets(limit)
     opinions: list[Opinion] = []
     for sent in conversation:
         expected = says_wsproto(ours, sent), says_websockets(ours, sent)
@@ -284,3 +284,14 @@ def test_every_opcode_is_judged_alike_everywhere(
             opinions = compare([*([begun] if begun else []), frame])
             if reserved or not masked or (opcode in CONTROLS and not final):
                 assert opinions[-1] == Opinion((), 1002)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_534, 65_535, 65_536, 65_537, 200_000])
+@pytest.mark.parametrize("form", [0, 16, 64])
+@pytest.mark.parametrize("over", [0, 1])
+def test_every_form_of_a_length_is_judged_alike(size: int, form: int, over: int) -> None:
+    frames = [Sent(TEXT, b"\xc3", final=False), Sent(CONTINUATION, b"\xa9" * bool(size), form=form)]
+    whole = Sent(BINARY, bytes(range(256)) * (size // 256) + bytes(size % 256), form=form)
+    for conversation in ([whole, Sent(CLOSE)], frames):
+        for pieces in (1 << 30, 1000, 16_384):
+            compare(conversation, pieces, limit=max(2, size - over))

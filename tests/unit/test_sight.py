@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.sight import Content, Failed, Record, Sight
+from tests.integration.stress.sight import Content, Failed, Record, Sight
 
 
 def see(sight: Sight, seq: int, number: int | None = None, phone: int = 1, **fields: Any) -> None:

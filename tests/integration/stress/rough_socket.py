@@ -18,7 +18,7 @@ from attrs import define, field
 
 from relay.transport.wire import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT
 from tests.integration.relay_process import RelayProcess
-from tests.integration.sight import Failed
+from tests.integration.stress.sight import Failed
 from tests.unit.hostile import masked_frame
 
 RESET = struct.pack("ii", 1, 0)
