@@ -27,6 +27,7 @@ def any_relay(
     if request.param == "without the kernel's answer":
         command.append(watched_relay.BLIND)
     flags = ["--profile", "load", "--log-level", "warning", "--data-dir", str(tmp_path)]
+    flags += ["--auth-timeout", "120", "--statement-timeout", "60"]  # machines may be busy
     if request.param == "encrypted":
         flags.append("--dev-tls")
     with start_relay(*flags, database_url=database_url, command=[*command, "serve"]) as relay:

@@ -17,7 +17,7 @@ from tests.integration.stress.sight import Failed, Record
 from tests.unit.hostile import masked_frame
 
 PATIENCE = 60.0
-"""Seconds that a client may take from the end of its round to its own end."""
+"""Seconds that anything may take on a machine that is busy with all these clients."""
 GOODBYE = masked_frame(CLOSE, b"\x03\xe8")
 
 
@@ -68,6 +68,7 @@ class Round:
 
 @contextmanager
 def patience(what: str) -> Iterator[None]:
+    """Wait for something in the block; `Failed` when that takes too long."""
     with trio.move_on_after(PATIENCE) as scope:
         yield
     if scope.cancelled_caught:
@@ -85,6 +86,8 @@ class Client:
     """Read on as fast as can be: it is going to leave."""
     ended: trio.Event = field(factory=trio.Event)
     """Nothing more will come."""
+    may_be_too_slow: bool = False
+    """Whether the relay may give it up."""
     replies: list[dict[str, Any]] = field(factory=list)
     replied: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
 
@@ -124,7 +127,7 @@ class Client:
         await socket.send(GOODBYE, last=True)
         with patience("the end of a connection that was closed"):
             await self.ended.wait()
-        if socket.closed_with is None:
+        if socket.closed_with is None and not (self.may_be_too_slow and socket.lost):
             raise Failed(f"a {self.manner} client got no answer to its Close")
 
     async def _next_read(self) -> int:

@@ -23,7 +23,6 @@ class Viewer(Client):
     asked: dict[str, list[Sight]] = field(factory=dict)
     """Subscriptions that are not answered yet."""
     may_be_lossless: bool = False
-    may_be_too_slow: bool = False
     broke_the_protocol: bool = False
 
     async def run(self) -> None:
