@@ -13,6 +13,7 @@ from http.cookiejar import DefaultCookiePolicy
 
 import httpx2
 import structlog
+import trio
 from attrs import define, field, frozen
 
 from relay.errors import StoreUnavailable
@@ -67,10 +68,14 @@ class Outbound:
 
 async def _read(response: httpx2.Response, most: int) -> bytes:
     body = bytearray()
-    async for part in response.aiter_raw():
-        body += part
-        if len(body) > most:
-            raise Unanswered(f"more than {most} bytes")
+    with trio.CancelScope() as reading:
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > most:
+                # Not `break`, which would leave the generators below this one to the collector.
+                reading.cancel()
+    if len(body) > most:
+        raise Unanswered(f"more than {most} bytes")
     return bytes(body)
 
 
