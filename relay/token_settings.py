@@ -116,7 +116,7 @@ def _check_jwt(settings: TokenSettings) -> None:
                 raise ConfigError(f"{name} needs a key for JWTs: set one of {', '.join(sources)}")
         return
     if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)} are two keys for JWTs: set only one")
+        raise ConfigError(f"there can be one key for JWTs: set only one of {', '.join(given)}")
     for name in ("jwt_issuer", "jwt_audience"):
         if getattr(settings, name) is None:
             raise ConfigError(f"{given[0]} needs {name}: a JWT made for others must not do here")

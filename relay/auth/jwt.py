@@ -38,7 +38,6 @@ class Header(msgspec.Struct):
     kid: Any = None
     typ: Any = ""
     crit: Any = None
-    b64: Any = None
 
 
 @define(eq=False)
@@ -80,9 +79,7 @@ class JsonWebTokens:
             and isinstance(header.kid, str | None)
             and isinstance(header.typ, str)
             and header.typ.lower().removeprefix("application/") in TYPES
-            # We know no extension, and a token without its payload is none.
-            and header.crit is None
-            and header.b64 is None
+            and header.crit is None  # we know no extension
         )
 
     def _rules(self) -> JWTClaimsRegistry:

@@ -19,12 +19,9 @@ from joserfc.jws import JWSRegistry
 
 from relay.errors import ConfigError
 
-SMALLEST_RSA = 2048
-"""Bits; RFC 7518, section 3.3."""
-
 PUBLIC_KINDS = (RSAKey, ECKey, OKPKey)
 
-# What the libraries raise for something that is no key, or that they warn of.
+# What the libraries raise for something that is no key, or warn of: RSA keys under 2048 bits.
 NO_KEY = (
     JoseError,
     ValueError,
@@ -102,7 +99,7 @@ def read_public_key(path: Path, algorithms: Iterable[str]) -> OneKey:
                 f" jwt_algorithms: {', '.join(algorithms)}"
             )
     raise ConfigError(
-        f"jwt_public_key {path}: expected a public key in PEM, RSA of {SMALLEST_RSA} bits or more,"
+        f"jwt_public_key {path}: expected a public key in PEM, RSA of 2048 bits or more,"
         " EC or Ed25519"
     )
 
@@ -120,7 +117,5 @@ def _import(kind: type[RSAKey | ECKey | OKPKey], given: Any) -> Key | None:
             key: Key = kind.import_key(given)
             key.check_use("sig")
     except NO_KEY:
-        return None
-    if isinstance(key, RSAKey) and key.public_key.key_size < SMALLEST_RSA:
         return None
     return key

@@ -176,7 +176,7 @@ ATTACKS: dict[str, Callable[[], list[str]]] = {
         Issuer().token(header={"crit": ["exp"], "exp": 1}),
         by_hand({"alg": "ES256", "kid": "ec", "crit": 5}, good_claims(), b"x" * 64),
         by_hand({"alg": "ES256", "kid": "ec", "crit": [[]]}, good_claims(), b"x" * 64),
-        by_hand({"alg": "ES256", "kid": "ec", "b64": False}, good_claims(), b"x" * 64),
+        by_hand({"alg": "ES256", "kid": "ec", "b64": False}, good_claims(), key=EC),
     ],
     "another kind of token": lambda: [
         Issuer().token(header={"typ": typ}) for typ in ("logout+jwt", "secevent+jwt", "dpop+jwt")
