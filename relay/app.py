@@ -18,7 +18,7 @@ from attrs import define, frozen
 from relay.alerts.dispatch import AlertDispatch
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
-from relay.auth.verification import Verifier
+from relay.auth.chain import Verification, open_verification
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
@@ -112,8 +112,13 @@ async def serve(
         addresses, stall_timeout=settings.stall_timeout, certificate=certificate
     )
     try:
-        async with open_store(settings) as store, trio.open_nursery() as nursery:
-            relay = Relay.build(settings, store)
+        metrics = Metrics()
+        async with (
+            open_store(settings) as store,
+            open_verification(settings, store.sessions, store.services, metrics) as verification,
+            trio.open_nursery() as nursery,
+        ):
+            relay = Relay.build(settings, store, verification, metrics)
             await nursery.start(relay.hub.run)
             await nursery.start(relay.supervisor.run)
             if handle_signals:
@@ -137,17 +142,17 @@ class Relay:
     server: Server
 
     @classmethod
-    def build(cls, settings: Settings, store: Store) -> Relay:
-        metrics = Metrics()
+    def build(
+        cls, settings: Settings, store: Store, verification: Verification, metrics: Metrics
+    ) -> Relay:
         hub = Hub(metrics, settings.offline_grace)
-        verifier = Verifier(store.sessions, store.services, metrics)
         dispatch = AlertDispatch(
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
         )
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
         supervisor = Supervisor(
             {
-                "verification": verifier.service,
+                **verification.services,
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
             }
@@ -188,7 +193,13 @@ class Relay:
         services = Services(
             hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
         )
-        door = Door(verifier, services, timing, Budget(settings.receive_buffer), http.serve)
+        door = Door(
+            verification.verifier,
+            services,
+            timing,
+            Budget(settings.receive_buffer),
+            http.serve,
+        )
         server = Server(door)
         return cls(hub, supervisor, server)
 
