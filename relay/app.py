@@ -18,9 +18,10 @@ from attrs import define, frozen
 from relay.alerts.dispatch import AlertDispatch
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
+from relay.auth.chain import Verification, open_verification
 from relay.auth.doubt import CertainVerifier
 from relay.auth.registry import Registry
-from relay.auth.verification import Verifier
+from relay.auth.vouched import Vouched
 from relay.auth.watch import SessionWatch
 from relay.config import Settings
 from relay.connection import Door, Timing
@@ -133,8 +134,13 @@ async def serve(
         addresses, stall_timeout=settings.stall_timeout, certificate=certificate
     )
     try:
-        async with open_store(settings) as store, trio.open_nursery() as nursery:
-            relay = Relay.build(settings, store)
+        metrics = Metrics()
+        async with (
+            open_store(settings) as store,
+            open_verification(settings, store.sessions, store.services, metrics) as verification,
+            trio.open_nursery() as nursery,
+        ):
+            relay = Relay.build(settings, store, verification, metrics)
             await nursery.start(relay.hub.run)
             await nursery.start(relay.supervisor.run)
             if handle_signals:
@@ -158,11 +164,12 @@ class Relay:
     server: Server
 
     @classmethod
-    def build(cls, settings: Settings, store: Store) -> Relay:
-        metrics = Metrics()
+    def build(
+        cls, settings: Settings, store: Store, verification: Verification, metrics: Metrics
+    ) -> Relay:
         hub = Hub(metrics, settings.offline_grace)
-        verifier = Verifier(store.sessions, store.services, metrics)
-        registry = Registry()
+        registry, vouched = Registry(), Vouched(store.sessions)
+        certain = CertainVerifier(verification.verifier, vouched.complete, registry)
         watch = SessionWatch(
             registry,
             store.sessions,
@@ -170,15 +177,19 @@ class Relay:
             store.changes,
             store.triggers,
             settings.session_poll,
+            forget=lambda change: verification.verifier.forget(
+                user_id=change.id if change.kind == "user" else None,
+                session_id=change.id if change.kind == "session" else None,
+            ),
         )
-        certain = CertainVerifier(verifier, registry)
         dispatch = AlertDispatch(
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
         )
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
         supervisor = Supervisor(
             {
-                "verification": verifier.service,
+                **verification.services,
+                "vouched-users": vouched.service,
                 "session-watch": watch,
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,

@@ -13,7 +13,7 @@ ANY_STREAM = "*"
 
 @frozen
 class User:
-    """A person with a Better Auth session. What a user may do is for `policy` to say."""
+    """A person, known by a Better Auth session or by the word of an issuer."""
 
     user_id: str
     session_id: str

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Protocol
 
 import psycopg
 import trio
 from psycopg import sql
+from target import Peer, Target
 
 from relay.postgres.database import open_database
 from relay.postgres.embedded import open_embedded
@@ -21,27 +19,17 @@ UNTIL_NOTICED = 20.0
 """Seconds after which a relay has seen that its triggers are gone."""
 
 
-class Peer(Protocol):
-    """A client, as `figures.py` has them."""
-
-    async def authenticate(self, token: str) -> None: ...
-
-    async def receive_until(self, mark: bytes) -> int: ...
-
-
-Join = Callable[[], Awaitable[Peer]]
-
-
-async def logout(data_dir: Path, join: Join, rounds: int, others: int) -> None:
+async def logout(relay: Target, rounds: int, others: int) -> None:
     """Sign out so many times, beside others that are connected, told by triggers and polled."""
-    async with open_embedded(data_dir) as url, open_database(url) as database:
+    assert relay.data_dir is not None
+    async with open_embedded(relay.data_dir) as url, open_database(url) as database:
         sessions = await find_better_auth(database)
         for number in range(others):
             token = await sessions.create(f"other-{number}@example.com", timedelta(hours=1))
-            peer = await join()
+            peer = await _join(relay)
             await peer.authenticate(token)
         with psycopg.connect(url, autocommit=True) as connection:
-            await _measure("told by triggers", sessions, connection, join, rounds)
+            await _measure("told by triggers", sessions, connection, relay, rounds)
             for event in ("update", "delete", "truncate"):
                 for table in ("session", "user"):
                     connection.execute(
@@ -50,20 +38,20 @@ async def logout(data_dir: Path, join: Join, rounds: int, others: int) -> None:
                         )
                     )
             await trio.sleep(UNTIL_NOTICED)
-            await _measure("polled every 0.5 s", sessions, connection, join, rounds)
+            await _measure("polled every 0.5 s", sessions, connection, relay, rounds)
 
 
 async def _measure(
     how: str,
     sessions: BetterAuthSessions,
     connection: psycopg.Connection[object],
-    join: Join,
+    relay: Target,
     rounds: int,
 ) -> None:
     took = []
     for number in range(rounds):
         token = await sessions.create("figures@example.com", timedelta(hours=1))
-        peer = await join()
+        peer = await _join(relay)
         await peer.authenticate(token)
         await trio.sleep(0.3 + (number % 10) * 0.05)  # at no particular moment of the polling
         start = time.perf_counter()
@@ -74,3 +62,9 @@ async def _measure(
         f"from logout to close, {how}, {rounds} times:"
         f" median {statistics.median(took):.1f} ms, worst {max(took):.1f} ms"
     )
+
+
+async def _join(relay: Target) -> Peer:
+    peer = await relay.connect()
+    await peer.upgrade()
+    return peer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from attrs import define
@@ -24,6 +25,8 @@ class CertainVerifier:
     """
 
     _verifier: Verifier
+    _complete: Callable[[Identity], Awaitable[Identity | None]]
+    """Adds what a verifier does not know; None for who must not get in."""
     _registry: Registry
 
     async def verify(self, token: str) -> Identity | None:
@@ -31,5 +34,7 @@ class CertainVerifier:
         while True:
             before = self._registry.mark()
             identity = await self._verifier.verify(token)
+            if identity is not None:
+                identity = await self._complete(identity)
             if identity is None or self._registry.still_holds(identity, before):
                 return identity

@@ -8,7 +8,7 @@ service itself failed, it reads everybody again. While the database is away noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn, Protocol
 
@@ -76,6 +76,8 @@ class SessionWatch:
     _triggers: Triggers
     _poll_interval: float
     """Seconds."""
+    _forget: Callable[[Change], object] = field(default=lambda _change: None)
+    """Drops what is remembered of whom a change concerns."""
     _told: bool = False
     """Whether all changes are told of."""
     _pending: dict[Live, None] = field(factory=dict)
@@ -229,6 +231,7 @@ class SessionWatch:
             log.info("sessions are watched", by=how, why=why)
 
     def _note(self, change: Change) -> None:
+        self._forget(change)
         self.registry.note(change)
         self._note_live(change)
 

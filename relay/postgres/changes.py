@@ -72,16 +72,18 @@ class Changes:
             connection.execute("listen relay_changes")
             return connection
 
+        connection = None
         try:
-            return await trio.to_thread.run_sync(connect, abandon_on_cancel=True)
-        except BaseException as error:
-            with lock:
-                abandoned = True
-                for connection in made:
-                    connection.close()
-            if isinstance(error, psycopg.Error):
-                raise StoreUnavailable(self._address.clean(error)) from None
-            raise
+            connection = await trio.to_thread.run_sync(connect, abandon_on_cancel=True)
+        except psycopg.Error as error:
+            raise StoreUnavailable(self._address.clean(error)) from None
+        finally:
+            if connection is None:
+                with lock:
+                    abandoned = True
+                    for unused in made:
+                        unused.close()
+        return connection
 
 
 @define(eq=False)

@@ -27,7 +27,7 @@ def complaint(accounts: Accounts, *arguments: str) -> str:
 
 
 def granted(accounts: Accounts) -> list[tuple[str, str]]:
-    return accounts.execute("select user_id, stream_id from relay.grants order by 1, 2")  # type: ignore[return-value]
+    return accounts.execute("select user_id, stream_id from relay.grants order by 1, 2")
 
 
 def test_a_grant_is_given_by_id_or_address_listed_and_taken_back(accounts: Accounts) -> None:

@@ -41,7 +41,7 @@ async def better_auth(node: str, url: str, style: str) -> AsyncIterator[BetterAu
     """Better Auth on a database, whose tables it makes."""
     address = conninfo_to_dict(url)
     process = await trio.lowlevel.open_process(
-        [node, SCRIPTS / "better_auth.js", style],
+        [node, SCRIPTS / "sign_in_and_out.js", style],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

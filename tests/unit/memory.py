@@ -20,6 +20,7 @@ from relay import policy
 from relay.alerts.event import alert_event
 from relay.auth.doubt import CertainVerifier
 from relay.auth.registry import Registry
+from relay.auth.vouched import Vouched
 from relay.auth.watch import SessionWatch
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
@@ -279,6 +280,9 @@ class Tokens:
     clock: Callable[[], datetime] | None = None
     """The database's."""
     readings: int = 0
+    grants: dict[str, frozenset[str]] = field(factory=dict)
+    """To those whom an issuer vouches for."""
+    banned: set[str] = field(factory=set)
     reading_delay: float = 0.0
 
     async def verify(self, token: str) -> Identity | None:
@@ -310,7 +314,14 @@ class Tokens:
         return {key: now[key] for key in keys if key in now}
 
     async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-        return {}
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        return {
+            user_id: self.grants.get(user_id, frozenset())
+            for user_id in user_ids
+            if user_id not in self.banned
+        }
 
 
 @define(eq=False)
@@ -449,6 +460,7 @@ class Relay:
     rumours: Rumours = field(factory=Rumours)
     hub: Hub = field(init=False)
     alerts: Alerts = field(init=False)
+    vouched: Vouched = field(init=False)
     watch: SessionWatch = field(init=False)
     connections: list[Connection] = field(factory=list)
     http_served: int = 0
@@ -456,6 +468,7 @@ class Relay:
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
         self.alerts = Alerts(self.owners, self.hub)
+        self.vouched = Vouched(self.tokens)
         self.watch = SessionWatch(
             Registry(), self.tokens, self.tokens, self.rumours, self.rumours, poll_interval=0.5
         )
@@ -474,7 +487,7 @@ class Relay:
             self.metrics,
             lossless_bytes=64 * 1024,
         )
-        verifier = CertainVerifier(self.tokens, self.watch.registry)
+        verifier = CertainVerifier(self.tokens, self.vouched.complete, self.watch.registry)
         door = Door(verifier, services, self.timing, self.budget, self._serve_http, self.watch)
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
@@ -540,5 +553,6 @@ async def open_relay() -> AsyncIterator[Relay]:
         relay = Relay(nursery)
         await nursery.start(relay.hub.run)
         await nursery.start(relay.watch.run)
+        await nursery.start(relay.vouched.service.run)
         yield relay
         nursery.cancel_scope.cancel()

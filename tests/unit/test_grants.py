@@ -158,7 +158,9 @@ async def test_an_audience_that_is_served_in_slices_loses_who_may_not_see_meanwh
     first = relay.connections[1]
     assert first._session is not None
     ((_, consumer),) = first._session._consumers.values()
-    while not consumer.ledger.written:  # the publish has begun, and not come to the last
+    for _ in range(1000):  # until the publish has begun; it has not come to the last then
+        if consumer.ledger.written:
+            break
         await trio.lowlevel.checkpoint()
     identity = relay.connections[-1].identity
     assert isinstance(identity, User)

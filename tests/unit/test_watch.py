@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import trio
 import trio.testing
@@ -194,6 +196,34 @@ async def test_a_reading_that_is_older_than_a_renewal_changes_nothing(relay: Rel
     assert (await client.ask({"type": "auth", "token": "new"}))["code"] == "AUTHENTICATED"
     await trio.sleep(100)
     assert relay.connections[0].ending is None
+
+
+@pytest.mark.parametrize("source", ["jwt", "introspection"])
+async def test_whom_an_issuer_vouches_for_has_grants_here_and_can_be_banned_here(
+    relay: Relay, source: Literal["jwt", "introspection"]
+) -> None:
+    await relay.phone("s")
+    await relay.phone("t")
+    relay.tokens.identities[BOB] = evolve(user("bob"), source=source)
+    relay.tokens.grants["bob"] = frozenset({"s"})
+    bob = await relay.login(BOB)
+    streams = (await bob.ask({"type": "streams"}))["streams"]
+    assert [each["streamId"] for each in streams] == ["s"]
+    relay.tokens.grants["bob"] = frozenset({"t"})
+    relay.rumours.tell(Change("user", "bob"))
+    changes = [await bob.receive_type("status") for _ in range(2)]
+    assert [(each["streamId"], each["status"]) for each in changes] == [
+        ("s", "offline"),
+        ("t", "online"),
+    ]
+    del relay.tokens.identities[BOB]  # there is no row that could be gone
+    await trio.sleep(3 * SAFETY)
+    relay.tokens.banned.add("bob")
+    relay.rumours.tell(Change("user", "bob"))
+    assert await how_it_ends(bob) == REVOKED
+    relay.tokens.identities[BOB] = evolve(user("bob"), source=source)
+    client = await relay.open()
+    assert (await client.ask({"type": "auth", "token": BOB}))["code"] == "AUTH_FAILED"
 
 
 async def test_nothing_reaches_who_was_revoked_but_the_goodbye(relay: Relay) -> None:
