@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import structlog
 import trio
 from attrs import define, field
 
 from relay.errors import StoreUnavailable
+from relay.logs import HIDDEN
+from relay.model import Identity, User
 from relay.postgres.audit import AuditEvent
 
 CAPACITY = 10_000
@@ -33,6 +35,25 @@ PRUNE_EVERY = 3600.0
 PRUNE_BATCH = 1000
 
 log = structlog.get_logger()
+
+
+class Who(TypedDict):
+    user_id: str | None
+    session_id: str | None
+    service: str | None
+
+
+def who(identity: Identity | None) -> Who:
+    """The one that an event is about, as `record` takes it."""
+    if isinstance(identity, User):
+        return Who(user_id=identity.user_id, session_id=identity.session_id, service=None)
+    name = None if identity is None else identity.name
+    return Who(user_id=None, session_id=None, service=name)
+
+
+def unless_token(stream_id: str | None, token: str | None) -> str | None:
+    """A stream id, or what hides it: some clients put their fields into the wrong places."""
+    return HIDDEN if stream_id and token and token in stream_id else stream_id
 
 
 class Table(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -10,11 +11,12 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
-from relay.audit import AuditLog
+from relay.audit import AuditLog, unless_token, who
+from relay.auth.registry import Live
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
-from relay.logs import HIDDEN
-from relay.model import Identity, Service, User
+from relay.expiry import Expiry
+from relay.model import Identity, User
 from relay.protocol.codec import CODECS, JSON, Codec, InvalidMessage
 from relay.protocol.messages import (
     AUTH,
@@ -74,6 +76,18 @@ class Verifier(Protocol):
         """Whose token it is; `StoreUnavailable` when that cannot be told now."""
 
 
+class Watch(Protocol):
+    """Tells live connections what changes about their identity."""
+
+    def enter(self, live: Live) -> object:
+        """Begin with a connection, or go on with its other identity."""
+
+    def leave(self, live: Live) -> object: ...
+
+    async def look(self, live: Live) -> object:
+        """See at once whether something has changed."""
+
+
 @frozen
 class Timing:
     """Seconds and bytes that the settings give."""
@@ -95,6 +109,7 @@ class Door:
     """For what all connections together have half received."""
     serve_http: Callable[[FrameStream], Awaitable[None]]
     """Answers one plain HTTP request, whose head the stream still has."""
+    watch: Watch
     audit: AuditLog
 
 
@@ -112,6 +127,7 @@ class Connection:
     outlet: Outlet = field(init=False)
     _mailbox: Mailbox = field(init=False)
     _session: Session | None = None
+    _expiry: Expiry = field(init=False)
     _upgraded: bool = False
     _verifying: bool = False
     _token: str | None = field(default=None, repr=False)
@@ -125,6 +141,7 @@ class Connection:
     def __attrs_post_init__(self) -> None:
         self.outlet = self._stream.outlet
         self._mailbox = Mailbox(self.outlet)
+        self._expiry = Expiry(lambda: self._door.watch.look(self), self._announce_expiry)
 
     async def run(self, deadline: float) -> None:
         """Serve the peer to the end, which is logged and counted. Never raises.
@@ -181,19 +198,14 @@ class Connection:
         """Record what this peer did or met; an identity is given where it is not the session's."""
         if identity is None and self._session is not None:
             identity = self._session.identity
-        user = identity if isinstance(identity, User) else None
-        if stream_id is not None and self._token is not None and self._token in stream_id:
-            stream_id = HIDDEN  # a client that puts its fields into the wrong places
         self._door.audit.record(
             what,
             outcome=outcome,
             reason=reason,
             address=self.address,
-            user_id=user.user_id if user else None,
-            session_id=user.session_id if user else None,
-            service=identity.name if isinstance(identity, Service) else None,
-            stream_id=stream_id,
+            stream_id=unless_token(stream_id, self._token),
             connection=self.accepted,
+            **who(identity),
         )
 
     @property
@@ -226,7 +238,8 @@ class Connection:
                     self._log_auth("unavailable" if self._verifying else "timeout")
                 self.end(self._late())
             elif upgrade:
-                await trio.sleep_forever()
+                await self._expiry.run()
+                self.end(self._expired())
             elif self.ending is None:
                 await self._answer_http()
 
@@ -410,6 +423,8 @@ class Connection:
         self._door.services.metrics.authenticated += 1
         self._stream.allow_messages_of(self._door.timing.max_message_size)
         self._authenticated.set()
+        self._expiry.renew(identity, by_peer=True)
+        self._door.watch.enter(self)
         self._welcome(request, identity)
 
     def _renew(self, request: Auth, session: Session, identity: Identity) -> None:
@@ -423,7 +438,10 @@ class Connection:
                 )
             )
             return
-        session.identity, self._token = identity, request.token
+        self._expiry.renew(identity, by_peer=True)
+        session.become(identity)
+        self._door.watch.enter(self)
+        self._token = request.token
         self._log_auth("succeeded", "renewal")
         self._welcome(request, identity)
 
@@ -434,13 +452,41 @@ class Connection:
                 welcome,
                 user_id=identity.user_id,
                 session_id=identity.session_id,
-                expires_at=int(identity.expires_at.timestamp() * 1000),
+                expires_at=_milliseconds(identity.expires_at),
             )
         self.tell(welcome)
 
     def _log_auth(self, outcome: str, reason: str = "", identity: Identity | None = None) -> None:
         self._door.services.metrics.auth_attempts[outcome] += 1
         self.audit(AUTH, outcome=outcome, reason=reason, identity=identity)
+
+    # -- what becomes of the identity
+
+    @property
+    def identity(self) -> Identity:
+        assert self._session is not None
+        return self._session.identity
+
+    def become(self, identity: Identity) -> None:
+        """Go on with what is known now of the same session or service."""
+        if self._session is not None and self.ending is None:
+            self._expiry.renew(identity, by_peer=False)
+            self._session.become(identity)
+            self._door.watch.enter(self)
+
+    def revoked(self) -> None:
+        """End, since the session or the service's token is no more. Nothing goes out from now on
+        but the goodbye."""
+        self.end(Ending.SESSION_REVOKED)
+        if self._session is not None:
+            self._session.close()
+
+    def _announce_expiry(self, expires_at: datetime) -> None:
+        self.tell(Notice(code="SESSION_EXPIRING", expires_at=_milliseconds(expires_at)))
+
+    def _expired(self) -> Ending:
+        """What it is when the session is over: cut short, it ended before its time."""
+        return Ending.SESSION_REVOKED if self._expiry.cut_short else Ending.SESSION_EXPIRED
 
     # -- the end
 
@@ -459,6 +505,7 @@ class Connection:
             log.info("close", outcome="left", reason=ending.label)
         if self._session is not None:
             metrics.authenticated -= 1
+            self._door.watch.leave(self)
             self._session.close()
 
     async def _say_goodbye(self) -> None:
@@ -480,3 +527,7 @@ class Connection:
                 await self._stream.discard_rest()
             except GONE:
                 pass  # the peer did not wait for it
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

@@ -17,6 +17,7 @@ from relay.postgres.audit import AuditTable
 from relay.postgres.database import open_database
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id, open_peer
+from tests.integration.raw import open_raw
 from tests.integration.relay_process import RelayProcess, run_relay, start_relay, until
 
 Row = tuple[Any, ...]
@@ -183,6 +184,37 @@ async def test_a_flood_becomes_rows_in_order(postgres_url: str) -> None:
         rows = await AuditTable(database).read(limit=10_000)
     assert [row.connection for row in rows] == list(range(5000))
     assert (log.written, log.dropped) == (5000, 0)
+
+
+async def test_http_is_recorded_like_everything_else(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    token = accounts.session("ann-8")
+    alert = {"streamId": "of-nobody", "severity": "low", "message": "m"}
+    for path, method, bearer in (
+        ("/streams", "GET", token),
+        ("/alerts", "POST", token),
+        ("/figures", "GET", token),
+        ("/streams", "GET", "wrong"),
+    ):
+        head = f"{method} {path} HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer {bearer}\r\n"
+        body = json.dumps(alert) if method == "POST" else ""
+        async with open_raw(relay) as client:
+            await client.send(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            await client.read_to_end()
+    await until(lambda: len(rows_of(accounts, "ann-8")) == 5)
+    session = f"session-{token[:8]}"
+    attempt = ("auth", "succeeded", "HTTP", None, session)
+    may_not = ("refused", "You may not send alerts for this stream", "of-nobody", session)
+    assert rows_of(accounts, "ann-8") == [
+        *(attempt, attempt, ("alert", *may_not), attempt),
+        ("figures", "refused", "This takes a service token that may operate", None, session),
+    ]
+    (failed,) = accounts.execute(
+        "select address, user_id, connection is null from relay.audit"
+        " where what = 'auth' and outcome = 'failed' and reason = 'HTTP'"
+    )
+    assert failed == ("127.0.0.1", None, False)
 
 
 async def test_prometheus_can_read_the_figures(relay: RelayProcess) -> None:

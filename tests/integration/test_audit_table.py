@@ -12,6 +12,7 @@ from attrs import evolve
 from relay.errors import ConfigError
 from relay.postgres.audit import AuditEvent, AuditTable, record_change
 from relay.postgres.database import Connection, Database, open_database
+from relay.postgres.grants import Grants
 from relay.postgres.services import ServiceTokens
 
 DAY = timedelta(days=1)
@@ -124,6 +125,25 @@ async def test_a_change_and_its_row_are_both_there_or_neither(database: Database
     await ServiceTokens(database).create("sentry", consume=["*"], alerts=True, operate=False)
     with pytest.raises(ConfigError):
         await ServiceTokens(database).create("sentry", consume=[], alerts=True, operate=False)
-    (row,) = await AuditTable(database).read()
-    assert (row.what, row.outcome, row.reason) == ("service-token", "succeeded", "made")
-    assert (row.service, row.address) == ("sentry", "command line")
+    await ServiceTokens(database).revoke("sentry")
+    with pytest.raises(ConfigError):
+        await ServiceTokens(database).revoke("sentry")
+    rows = await AuditTable(database).read()
+    assert [(row.what, row.reason, row.service) for row in rows] == [
+        ("service-token", "made", "sentry"),
+        ("service-token", "revoked", "sentry"),
+    ]
+    assert {(row.outcome, row.address) for row in rows} == {("succeeded", "command line")}
+
+
+async def test_a_grant_is_recorded_when_it_changes_something(database: Database) -> None:
+    grants = Grants(database)
+    for _ in range(2):
+        await grants.grant("ann", "porch")
+    for _ in range(2):
+        await grants.revoke("ann", "porch")
+    rows = await AuditTable(database).read()
+    assert [(row.what, row.reason, row.user_id, row.stream_id) for row in rows] == [
+        ("grant", "made", "ann", "porch"),
+        ("grant", "revoked", "ann", "porch"),
+    ]

@@ -50,6 +50,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
     assert tables(empty_postgres_url) == [
         "alerts",
         "audit",
+        "grants",
         "migrations",
         "service_tokens",
         "streams",

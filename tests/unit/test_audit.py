@@ -243,7 +243,8 @@ async def test_a_row_and_its_line_say_the_same(relay: Relay, lines: Lines) -> No
     await stranger.has_ended()
     rows = await recorded(relay)
     assert len(rows) == 7
-    for row, line in zip(rows, lines(), strict=True):
+    ours = [line for line in lines() if line["logger"] == "relay.audit"]
+    for row, line in zip(rows, ours, strict=True):
         for name in ("timestamp", "level", "logger"):
             line.pop(name, None)
         assert line == {"event": row.what, **row.about()}

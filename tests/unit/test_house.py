@@ -19,10 +19,13 @@ FLOORS = {
     6: ["__main__", "cli", "audit_report", "demo"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
-    3: ["connection", "session"],
+    3: ["connection", "expiry", "session"],
     2: ["hub", "auth", "alerts", "audit", "client"],
-    1: ["transport", "postgres", "batching"],
-    0: ["protocol", "closing", "config", "errors", "logs", "metrics", "model"],
+    1: ["transport", "postgres", "batching", "outbound"],
+    0: [
+        *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
+        *("policy", "token_settings"),
+    ],
 }
 
 # Rooms of one floor do not import one another, but for these.
@@ -31,13 +34,22 @@ NEIGHBOURS = {
     ("cli", "demo"),
     ("cli", "audit_report"),
     ("web", "supervisor"),
+    ("connection", "expiry"),
     ("connection", "session"),
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),
+    ("policy", "model"),
+    ("config", "token_settings"),
+    ("token_settings", "errors"),
 }
 
-ONLY_IN = {"trio_websocket": "transport", "psycopg": "postgres"}
+ONLY_IN = {
+    "trio_websocket": "transport",
+    "psycopg": "postgres",
+    "httpx2": "outbound",
+    "joserfc": "auth",
+}
 NO_TRIO = {"protocol", "closing"}
 
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
