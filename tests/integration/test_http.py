@@ -55,7 +55,8 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     assert ready.json()["database"] == "ok"
     services = ready.json()["services"]
     assert set(services) == {
-        *("verification", "session-watch", "alert-intake", "alert-dispatch", "audit"),
+        *("verification", "vouched-users", "session-watch"),
+        *("alert-intake", "alert-dispatch", "audit"),
     }
     assert set(services.values()) == {"running"}
     assert stats.json()["connections"] == 0
