@@ -22,6 +22,8 @@ from relay.auth.verification import Verifier
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
+from relay.guard.guard import Guard
+from relay.guard.rates import Rate
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.postgres.alerts import AlertTable
@@ -182,13 +184,30 @@ class Relay:
                 "dropped": dict(ledger.dropped),
                 "waiting": waiting,
             }
-            return metrics.totals() | {"streams": hub.count(), "frames_to_consumers": frames}
+            return metrics.totals() | {
+                "profile": settings.profile,
+                "unauthenticated": guard.crowd.unauthenticated,
+                "streams": hub.count(),
+                "frames_to_consumers": frames,
+            }
 
         http = HttpServer(make_app(Reports(ready, stats)))
+        limited = settings.profile != "load"
         services = Services(
-            hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
+            hub,
+            store.streams,
+            intake,
+            store.alerts,
+            metrics,
+            settings.lossless_buffer,
+            max_subscriptions=settings.max_subscriptions if limited else None,
+            max_streams=settings.max_streams_per_user if limited else None,
+            alert_rate=Rate(settings.alert_rate) if limited else None,
         )
-        door = Door(verifier, services, timing, Budget(settings.receive_buffer), http.serve)
+        if not limited:
+            log.warning("PROFILE LOAD: no rates and no caps; never where strangers can connect")
+        budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
+        door = Door(verifier, services, timing, budget, http.serve, guard)
         server = Server(door)
         return cls(hub, supervisor, server)
 

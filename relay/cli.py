@@ -83,7 +83,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
                     expose_value=False,
                 )(command)
                 continue
-            default = "" if setting.default is None else f"  [default: {setting.default}]"
+            default = f"  [default: {setting.default}]" if setting.default not in (None, ()) else ""
             command = click.option(
                 config.flag(name),
                 name,

@@ -8,6 +8,7 @@ the setting, what was expected, and where the value came from.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -41,6 +42,28 @@ Size = Annotated[
 ]
 Switch = Annotated[bool, Meta(title="true|false", description="true or false")]
 Count = Annotated[int, Meta(ge=1, le=100, title="N", description="a whole number, 1 to 100")]
+Many = Annotated[
+    int, Meta(ge=1, le=1_000_000, title="N", description="a whole number, 1 to 1000000")
+]
+Rate = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[1-9][0-9]{0,11}/(second|minute|hour)\Z",
+        title="N/UNIT",
+        description="a number per second, minute or hour, such as 100/minute",
+    ),
+]
+Networks = Annotated[
+    tuple[str, ...],
+    Meta(
+        title="NETWORK,…",
+        description="a list of networks such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32",
+    ),
+]
+Origins = Annotated[
+    tuple[str, ...],
+    Meta(title="ORIGIN,…", description="a list of origins of pages such as https://example.org"),
+]
 Name = Annotated[
     str, Meta(min_length=1, max_length=63, title="NAME", description="1 to 63 characters")
 ]
@@ -48,6 +71,10 @@ Bind = Annotated[str, Meta(title="HOST:PORT", description="HOST:PORT, such as lo
 Url = Annotated[
     str, Meta(title="URL", description="an address such as postgresql://user@host:5432/name")
 ]
+
+
+LISTS = (Networks, Origins)
+"""In a file an array, elsewhere separated by commas."""
 
 
 @frozen
@@ -87,6 +114,33 @@ def _check_bind(_settings: Settings, _attribute: attrs.Attribute[str], bind: str
 def _check_url(_settings: Settings, attribute: attrs.Attribute[Any], url: str | None) -> None:
     if url is not None and not re.match(r"postgres(ql)?://|\w+\s*=", url):
         raise ConfigError(f"{attribute.name}: expected {_expected(Url)}")
+
+
+def _check_networks(
+    _settings: Settings, attribute: attrs.Attribute[Any], networks: tuple[str, ...]
+) -> None:
+    for text in networks:
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as problem:
+            raise ConfigError(
+                f"{attribute.name}: expected {_expected(Networks)}; {problem}"
+            ) from None
+        if network.version == 6 and network.network_address.ipv4_mapped:
+            raise ConfigError(
+                f"{attribute.name}: {text} is IPv4 written as IPv6; clients are known by their"
+                " IPv4 addresses, so write that"
+            )
+
+
+def _check_origins(
+    _settings: Settings, attribute: attrs.Attribute[Any], origins: tuple[str, ...]
+) -> None:
+    for origin in origins:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@,]+", origin):
+            raise ConfigError(
+                f"{attribute.name}: expected {_expected(Origins)}, without a path, not {origin!r}"
+            )
 
 
 def _setting(default: Any, about: str, *, check: Any = None, secret: bool = False) -> Any:
@@ -133,6 +187,39 @@ class Settings:
     stall_timeout: Seconds = _setting(10.0, "A client that takes no byte for longer is cut off")
     offline_grace: Seconds = _setting(5.0, "Time for a producer to come back unnoticed")
     drain_timeout: Seconds = _setting(10.0, "Time for clients to leave when relay stops")
+    trusted_proxies: Networks = _setting(
+        (), "Proxies whose word on a client's address is taken", check=_check_networks
+    )
+    proxy_protocol: Switch = _setting(
+        default=False, about="They begin each connection with a PROXY header, version 1 or 2"
+    )
+    allow_networks: Networks = _setting(
+        (), "Clients come from here only; without it, from anywhere", check=_check_networks
+    )
+    deny_networks: Networks = _setting((), "No client comes from here", check=_check_networks)
+    allow_origins: Origins = _setting(
+        (), "Browsers come from these pages only; without it, from any", check=_check_origins
+    )
+    require_origin: Switch = _setting(
+        default=False, about="With allow_origins: nobody comes without an origin, as apps do"
+    )
+    connection_rate: Rate = _setting("6000/minute", "New connections of one address")
+    failed_auth_rate: Rate = _setting("100/minute", "Failed auths of one address, before a ban")
+    failed_token_rate: Rate = _setting("5/minute", "Failed auths with one token, before a ban")
+    ban_time: Seconds = _setting(60.0, "A ban lasts so long")
+    message_rate: Rate = _setting("1000/second", "Messages of one connection, frames included")
+    frame_rate: Rate = _setting("240/second", "Frames of one connection")
+    byte_rate: Rate = _setting("33554432/second", "Bytes of one connection's messages")
+    alert_rate: Rate = _setting("600/minute", "Alerts of one service, or of one user")
+    max_connections: Many = _setting(10_000, "Connections in all")
+    max_connections_per_address: Many = _setting(2500, "Connections of one address")
+    max_connections_per_user: Many = _setting(100, "Connections of one user")
+    crowded_user: Literal["newest-wins", "oldest-wins"] = _setting(
+        "newest-wins", "Which connection of a user with too many stays"
+    )
+    max_unauthenticated: Many = _setting(3000, "Connections that are not authenticated yet")
+    max_streams_per_user: Many = _setting(50, "Online streams of one user")
+    max_subscriptions: Many = _setting(1000, "Subscriptions of one connection")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "What is logged")
     log_format: Literal["console", "json"] = _setting("console", "How it is logged")
     profile: Literal["default", "load"] = _setting("default", "load: for scripted load tests")
@@ -209,6 +296,10 @@ def load(
 
 
 def _check_together(settings: Settings) -> None:
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        raise ConfigError("proxy_protocol is spoken with trusted_proxies only: set both")
+    if settings.require_origin and not settings.allow_origins:
+        raise ConfigError("require_origin says that allow_origins is for everybody: set both")
     if settings.listen_url and not settings.database_url:
         raise ConfigError("listen_url is another way to the database of database_url: set both")
     if settings.ping_interval >= settings.idle_timeout:
@@ -235,7 +326,10 @@ class _Found:
             if wanted == Path | None:
                 path = Path(msgspec.convert(self.value, str)).expanduser()
                 return Path.cwd() / (self.folder or "") / path
-            return msgspec.convert(self.value, wanted, strict=typed)
+            value = self.value
+            if not typed and wanted in LISTS:
+                value = [part.strip() for part in value.split(",") if part.strip()]
+            return msgspec.convert(value, wanted, strict=typed)
         except (msgspec.ValidationError, RuntimeError):  # the latter: ~nobody-of-this-name
             secret = SETTINGS[self.name].metadata["secret"]
             got = "" if secret else f", not {self.value!r}"
@@ -314,8 +408,10 @@ def _unknown(name: str, known: Iterable[str], where: str, prefix: str = "") -> C
     return ConfigError(f"unknown setting {prefix}{name} in {where}; {hint}")
 
 
-def _toml(value: str | float | Path) -> str:
+def _toml(value: str | float | Path | tuple[str, ...]) -> str:
     """A value as TOML writes it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str | Path):
         return json.dumps(str(value), ensure_ascii=False)
     return str(value).lower() if isinstance(value, bool) else f"{value}"

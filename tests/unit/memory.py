@@ -19,6 +19,7 @@ from wsproto import events
 from relay.alerts.event import alert_event
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
+from relay.guard.guard import Guard
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
@@ -87,7 +88,7 @@ class MemoryLink:
 
     incoming: Pipe
     outgoing: Pipe
-    peer: str = "memory"
+    peer: str = "192.0.2.1:50000"
     knows_unsent: bool = True
     closed: bool = False
     was_reset: bool = False
@@ -364,6 +365,10 @@ class Relay:
     metrics: Metrics = field(factory=Metrics)
     timing: Timing = field(factory=lambda: Timing(10.0, 25.0, 120.0, 1 << 20))
     budget: Budget = field(factory=lambda: Budget(2 << 20))
+    guard: Guard = field(factory=Guard)
+    """Limits nothing, unless a test puts another here."""
+    limits: dict[str, Any] = field(factory=dict)
+    """More of `Services`."""
     hub: Hub = field(init=False)
     alerts: Alerts = field(init=False)
     connections: list[Connection] = field(factory=list)
@@ -386,8 +391,9 @@ class Relay:
             cast("Any", self.alerts),
             self.metrics,
             lossless_bytes=64 * 1024,
+            **self.limits,
         )
-        door = Door(self.tokens, services, self.timing, self.budget, self._serve_http)
+        door = Door(self.tokens, services, self.timing, self.budget, self._serve_http, self.guard)
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
         self.connections.append(connection)
@@ -395,9 +401,12 @@ class Relay:
         self.nursery.start_soon(connection.run, deadline)
         return connection
 
-    def connect(self, capacity: int = SIZE, *, msgpack: bool = False) -> Client:
+    def connect(
+        self, capacity: int = SIZE, *, msgpack: bool = False, host: str = "192.0.2.1"
+    ) -> Client:
         """A client whose link was just accepted."""
         server_end, client_end = link_pair(capacity)
+        server_end.peer = f"{host}:50000"
         self.accept(server_end)
         return Client(client_end, msgpack=msgpack)
 

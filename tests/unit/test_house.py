@@ -20,7 +20,7 @@ FLOORS = {
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: ["connection", "session"],
-    2: ["hub", "auth", "alerts", "client"],
+    2: ["hub", "auth", "alerts", "client", "guard"],
     1: ["transport", "postgres", "batching"],
     0: ["protocol", "closing", "config", "errors", "logs", "metrics", "model"],
 }
@@ -35,7 +35,7 @@ NEIGHBOURS = {
     ("config", "errors"),
 }
 
-ONLY_IN = {"trio_websocket": "transport", "psycopg": "postgres"}
+ONLY_IN = {"trio_websocket": "transport", "psycopg": "postgres", "limits": "guard"}
 NO_TRIO = {"protocol", "closing"}
 
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
