@@ -410,17 +410,15 @@ class Relay:
         self.accept(server_end)
         return Client(client_end, msgpack=msgpack)
 
-    async def open(self, capacity: int = SIZE, *, msgpack: bool = False) -> Client:
+    async def open(self, capacity: int = SIZE, **options: Any) -> Client:
         """A client with an open WebSocket."""
-        client = self.connect(capacity, msgpack=msgpack)
+        client = self.connect(capacity, **options)
         assert isinstance(await client.upgrade(), events.AcceptConnection)
         return client
 
-    async def login(
-        self, token: str = ANN, capacity: int = SIZE, *, msgpack: bool = False
-    ) -> Client:
+    async def login(self, token: str = ANN, capacity: int = SIZE, **options: Any) -> Client:
         """A client that is authenticated."""
-        client = await self.open(capacity, msgpack=msgpack)
+        client = await self.open(capacity, **options)
         reply = await client.ask({"type": "auth", "token": token})
         assert reply["type"] == "success", reply
         return client
