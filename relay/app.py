@@ -22,6 +22,7 @@ from relay.auth.verification import Verifier
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
+from relay.guard.files import allow_files
 from relay.guard.guard import Guard
 from relay.guard.rates import Rate
 from relay.hub.hub import Hub
@@ -109,6 +110,7 @@ async def serve(
     `StoppedAtOnce`. When cancelled it ends at once, too.
     """
     addresses = [(address.host, address.port) for address in settings.addresses]
+    allow_files(settings.max_connections + settings.max_unauthenticated)
     certificate = _certificate(settings)
     listeners = await listen(
         addresses, stall_timeout=settings.stall_timeout, certificate=certificate

@@ -116,6 +116,8 @@ class Connection:
     _session: Session | None = None
     _throttle: Throttle | None = None
     _upgraded: bool = False
+    _in_the_way: bool = False
+    """Whether there is no time for the peer to answer our goodbye."""
     _verifying: bool = False
     _authenticated: trio.Event = field(factory=trio.Event)
     _life: trio.CancelScope = field(factory=trio.CancelScope)
@@ -147,6 +149,7 @@ class Connection:
                 self._leave()
             await self._say_goodbye()
         finally:
+            self._door.guard.crowd.leave(self)
             await self._stream.aclose()
 
     def end(
@@ -164,7 +167,11 @@ class Connection:
     def crowded_out(self, limit: Limit) -> None:
         """There are too many connections, and this one has to go."""
         self._count(limit)
-        self.end(Ending.TOO_MANY_CONNECTIONS)
+        self._in_the_way = self._session is None
+        if self.ending is None:
+            self.end(Ending.TOO_MANY_CONNECTIONS)
+        else:
+            self._stream.abort()  # its goodbye takes too long
 
     def tell(self, message: ServerMessage) -> None:
         """Send a message, ahead of video; a peer that lets too many wait is too slow. Never
@@ -516,7 +523,6 @@ class Connection:
         ending = self.ending or Ending.SHUTDOWN
         metrics = self._door.services.metrics
         metrics.endings[ending] += 1
-        self._door.guard.crowd.leave(self)
         if self._upgraded:
             metrics.connections -= 1
         if self._session is not None:
@@ -541,6 +547,7 @@ class Connection:
         with trio.move_on_after(GOODBYE):
             try:
                 await self.outlet.drain(self._mailbox, *last)
-                await self._stream.discard_rest()
+                if not self._in_the_way:
+                    await self._stream.discard_rest()
             except GONE:
                 pass  # the peer did not wait for it

@@ -441,6 +441,22 @@ async def test_connections_that_say_nothing_crowd_out_one_another(relay: Relay) 
     assert isinstance(await left[0].upgrade(), events.AcceptConnection)
 
 
+async def test_who_does_not_answer_our_goodbye_is_still_counted_and_may_be_cut_off(
+    relay: Relay,
+) -> None:
+    relay.guard = crowd(per_user=9, unauthenticated=3)
+    rude = [await relay.open() for _ in range(3)]
+    for client in rude:
+        await client.send(guess(1))
+        assert (await client.closing())[0] == 1008
+    assert relay.guard.crowd.unauthenticated == 3
+    assert not any(connection._stream.link.closed for connection in relay.connections)
+    await relay.login()
+    assert relay.connections[0]._stream.link.closed
+    await trio.sleep(2)
+    assert relay.guard.crowd.unauthenticated == 0
+
+
 async def test_a_user_has_so_many_streams_online(relay: Relay) -> None:
     relay.limits = {"max_streams": 2}
     first, second = await relay.phone("a"), await relay.phone("b")
