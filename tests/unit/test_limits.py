@@ -368,7 +368,7 @@ async def test_alerts_over_the_rate_are_refused_each_and_others_go_on(relay: Rel
 
 
 def crowd(**caps: Any) -> Guard:
-    return Guard(crowd=Crowd(Caps(**{**dict(connections=9, per_address=9), **caps})))
+    return Guard(crowd=Crowd(Caps(**{"connections": 9, "per_address": 9, **caps})))
 
 
 async def test_over_the_caps_an_upgrade_gets_503_with_a_time_to_wait(relay: Relay) -> None:
@@ -453,7 +453,7 @@ async def test_who_does_not_answer_our_goodbye_is_still_counted_and_may_be_cut_o
     assert not any(connection._stream.link.closed for connection in relay.connections)
     await relay.login()
     assert relay.connections[0]._stream.link.closed
-    await trio.sleep(2)
+    await trio.sleep(2.1)
     assert relay.guard.crowd.unauthenticated == 0
 
 
