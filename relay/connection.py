@@ -437,9 +437,9 @@ class Connection:
         except StoreUnavailable:
             self._not_verified(request)
         else:
-            self._remember(request, good=identity is not None)
             if self._session is None:
                 await self._door.guard.turnstile.turn()
+            self._remember(request, good=identity is not None)
             if identity is None:
                 self._log_auth("failed")
                 self.end(Ending.AUTH_FAILED, request_id=request.id)

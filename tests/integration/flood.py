@@ -108,7 +108,7 @@ async def _main(port: int, seconds: float, guessers: int, silent: int) -> None:
     end = trio.current_time() + seconds
     with trio.fail_after(seconds + PATIENCE):
         ended = await flood(port, guessers, silent, lambda _: trio.current_time() >= end)
-    print(json.dumps(ended))  # noqa: T201, the outcome
+    print(f"  how the guesses ended: {json.dumps(ended)}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
