@@ -84,15 +84,21 @@ class Consumer:
         return False
 
     def offer_burst(self, burst: Burst) -> int:
-        """Offer frames that came at once, if possible in one write; how many were written."""
+        """Offer frames that came at once, if possible in one write; how many were written.
+
+        Those that the link does not take at once are offered one by one: they may be skipped.
+        """
+        begun = 0
         plain = self._pace is None and self._window is None and not self._needs_keyframe
         if plain and not burst.baseless and not self._waiting.count and not self._closed:
-            encoded = burst.encoded(self._codec)
-            if encoded is not None and self._outlet.write_now(encoded):
-                self.ledger.accepted += len(burst.frames)
-                self.ledger.written += len(burst.frames)
-                return len(burst.frames)
-        return sum(map(self.offer, burst.frames))
+            row = burst.encoded(self._codec)
+            if row is not None:
+                begun = self._outlet.write_row_now(row.whole, row.ends)
+                self.ledger.accepted += begun
+                self.ledger.written += begun
+                if begun == len(burst.frames):
+                    return begun
+        return begun + sum(map(self.offer, burst.frames[begun:]))
 
     def begin_life(self) -> None:
         """A new life of the stream begins: nothing of the last one may come after its status."""

@@ -305,16 +305,24 @@ class Meter:
 
     def __init__(self, order: Order) -> None:
         self.server = psutil.Process(order.pid)
-        used = self.server.cpu_times()
-        self.before = used.user, used.system, time.process_time(), time.monotonic()
+        self.used = self._cpu_times()
+        self.generator, self.began = time.process_time(), time.monotonic()
 
     def read(self, result: Result) -> None:
-        used = self.server.cpu_times()
-        user, system, generator, began = self.before
-        result.user, result.system = used.user - user, used.system - system
-        result.generator = time.process_time() - generator
-        result.seconds = time.monotonic() - began
+        now = self._cpu_times()
+        total, system = (after - before for after, before in zip(now, self.used, strict=True))
+        result.user, result.system = max(0.0, total - system), system
+        result.generator = time.process_time() - self.generator
+        result.seconds = time.monotonic() - self.began
         result.resident = self.server.memory_info().rss
+
+    def _cpu_times(self) -> tuple[float, float]:
+        """Seconds in all, and of that in the kernel."""
+        used = self.server.cpu_times()
+        if sys.platform != "linux":
+            return used.user + used.system, used.system
+        # The process's CPU clock (clock_getcpuclockid(3)) counts in ns, `cpu_times` in ticks.
+        return time.clock_gettime(~self.server.pid << 3 | 2), used.system
 
 
 class Loop:

@@ -98,6 +98,7 @@ def servers() -> dict[str, Server]:
                 ("websockets", "websockets_broadcast.py"),
                 ("picows", "picows_send.py"),
                 ("trio-websocket", "trio_websocket_send.py"),
+                ("floor", "floor.py"),
             )
         ),
     ]
