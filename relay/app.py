@@ -18,7 +18,7 @@ from attrs import define, frozen
 from relay.alerts.dispatch import AlertDispatch
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
-from relay.auth.verification import Verifier
+from relay.auth.chain import Verification, open_verification
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
@@ -116,8 +116,13 @@ async def serve(
         addresses, stall_timeout=settings.stall_timeout, certificate=certificate
     )
     try:
-        async with open_store(settings) as store, trio.open_nursery() as nursery:
-            relay = Relay.build(settings, store)
+        metrics = Metrics()
+        async with (
+            open_store(settings) as store,
+            open_verification(settings, store.sessions, store.services, metrics) as verification,
+            trio.open_nursery() as nursery,
+        ):
+            relay = Relay.build(settings, store, verification, metrics)
             await nursery.start(relay.hub.run)
             await nursery.start(relay.supervisor.run)
             if handle_signals:
@@ -141,17 +146,17 @@ class Relay:
     server: Server
 
     @classmethod
-    def build(cls, settings: Settings, store: Store) -> Relay:
-        metrics = Metrics()
+    def build(
+        cls, settings: Settings, store: Store, verification: Verification, metrics: Metrics
+    ) -> Relay:
         hub = Hub(metrics, settings.offline_grace)
-        verifier = Verifier(store.sessions, store.services, metrics)
         dispatch = AlertDispatch(
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
         )
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
         supervisor = Supervisor(
             {
-                "verification": verifier.service,
+                **verification.services,
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
             }
@@ -209,7 +214,7 @@ class Relay:
         if not limited:
             log.warning("PROFILE LOAD: no rates and no caps; never where strangers can connect")
         budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
-        door = Door(verifier, services, timing, budget, http.serve, guard)
+        door = Door(verification.verifier, services, timing, budget, http.serve, guard)
         server = Server(door)
         return cls(hub, supervisor, server)
 

@@ -8,7 +8,6 @@ the setting, what was expected, and where the value came from.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import json
 import os
 import re
@@ -23,6 +22,26 @@ from attrs import frozen
 from msgspec import Meta
 
 from relay.errors import ConfigError
+from relay.limit_settings import (
+    LISTS,
+    Many,
+    Networks,
+    Origins,
+    Rate,
+    check_limit_settings,
+    check_networks,
+    check_origins,
+)
+from relay.token_settings import (
+    AlgorithmNames,
+    Moment,
+    Secret,
+    Text,
+    WebUrl,
+    check_algorithms,
+    check_token_settings,
+    check_web_url,
+)
 
 PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
@@ -42,28 +61,6 @@ Size = Annotated[
 ]
 Switch = Annotated[bool, Meta(title="true|false", description="true or false")]
 Count = Annotated[int, Meta(ge=1, le=100, title="N", description="a whole number, 1 to 100")]
-Many = Annotated[
-    int, Meta(ge=1, le=1_000_000, title="N", description="a whole number, 1 to 1000000")
-]
-Rate = Annotated[
-    str,
-    Meta(
-        pattern=r"\A[1-9][0-9]{0,11}/(second|minute|hour)\Z",
-        title="N/UNIT",
-        description="a number per second, minute or hour, such as 100/minute",
-    ),
-]
-Networks = Annotated[
-    tuple[str, ...],
-    Meta(
-        title="NETWORK,…",
-        description="a list of networks such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32",
-    ),
-]
-Origins = Annotated[
-    tuple[str, ...],
-    Meta(title="ORIGIN,…", description="a list of origins of pages such as https://example.org"),
-]
 Name = Annotated[
     str, Meta(min_length=1, max_length=63, title="NAME", description="1 to 63 characters")
 ]
@@ -71,10 +68,6 @@ Bind = Annotated[str, Meta(title="HOST:PORT", description="HOST:PORT, such as lo
 Url = Annotated[
     str, Meta(title="URL", description="an address such as postgresql://user@host:5432/name")
 ]
-
-
-LISTS = (Networks, Origins)
-"""In a file an array, elsewhere separated by commas."""
 
 
 @frozen
@@ -116,33 +109,6 @@ def _check_url(_settings: Settings, attribute: attrs.Attribute[Any], url: str | 
         raise ConfigError(f"{attribute.name}: expected {_expected(Url)}")
 
 
-def _check_networks(
-    _settings: Settings, attribute: attrs.Attribute[Any], networks: tuple[str, ...]
-) -> None:
-    for text in networks:
-        try:
-            network = ipaddress.ip_network(text)
-        except ValueError as problem:
-            raise ConfigError(
-                f"{attribute.name}: expected {_expected(Networks)}; {problem}"
-            ) from None
-        if network.version == 6 and network.network_address.ipv4_mapped:
-            raise ConfigError(
-                f"{attribute.name}: {text} is IPv4 written as IPv6; clients are known by their"
-                " IPv4 addresses, so write that"
-            )
-
-
-def _check_origins(
-    _settings: Settings, attribute: attrs.Attribute[Any], origins: tuple[str, ...]
-) -> None:
-    for origin in origins:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@,]+", origin):
-            raise ConfigError(
-                f"{attribute.name}: expected {_expected(Origins)}, without a path, not {origin!r}"
-            )
-
-
 def _setting(default: Any, about: str, *, check: Any = None, secret: bool = False) -> Any:
     return attrs.field(
         default=default,
@@ -173,6 +139,32 @@ class Settings:
     auth_schema: Name = _setting("public", "The schema of Better Auth's tables")
     auth_user_table: Name = _setting("user", "Better Auth's table of users")
     auth_session_table: Name = _setting("session", "Better Auth's table of sessions")
+    auth_secret: Secret | None = _setting(
+        None, "Better Auth's secret, to check signed cookies with", secret=True
+    )
+    jwt_jwks_url: WebUrl | None = _setting(
+        None, "Accept JWTs, with the keys that their issuer publishes here", check=check_web_url
+    )
+    jwt_public_key: Path | None = _setting(None, "Accept JWTs, with this public key in PEM")
+    jwt_secret: Secret | None = _setting(
+        None, "Accept JWTs, with this secret of 32 bytes or more", secret=True
+    )
+    jwt_issuer: Text | None = _setting(None, "The iss that a JWT must have")
+    jwt_audience: Text | None = _setting(None, "The aud that a JWT must have")
+    jwt_algorithms: AlgorithmNames | None = _setting(
+        None,
+        "What a JWT may be signed by; RS256,ES256,EdDSA, or HS256 with jwt_secret, if not set",
+        check=check_algorithms,
+    )
+    introspection_url: WebUrl | None = _setting(
+        None, "Where to ask about tokens that are no sessions", check=check_web_url
+    )
+    introspection_client_id: Text | None = _setting(None, "As whom to ask there")
+    introspection_client_secret: Secret | None = _setting(
+        None, "And the password for it", secret=True
+    )
+    introspection_audience: Text | None = _setting(None, "The aud that such a token must have")
+    introspection_cache: Moment = _setting(5.0, "How long an answer about a token is believed")
     tls_certificate: Path | None = _setting(None, "A certificate chain in PEM: speak TLS with it")
     tls_key: Path | None = _setting(None, "Its key, in PEM")
     dev_tls: Switch = _setting(
@@ -188,17 +180,17 @@ class Settings:
     offline_grace: Seconds = _setting(5.0, "Time for a producer to come back unnoticed")
     drain_timeout: Seconds = _setting(10.0, "Time for clients to leave when relay stops")
     trusted_proxies: Networks = _setting(
-        (), "Proxies whose word on a client's address is taken", check=_check_networks
+        (), "Proxies whose word on a client's address is taken", check=check_networks
     )
     proxy_protocol: Switch = _setting(
         default=False, about="They begin each connection with a PROXY header, version 1 or 2"
     )
     allow_networks: Networks = _setting(
-        (), "Clients come from here only; without it, from anywhere", check=_check_networks
+        (), "Clients come from here only; without it, from anywhere", check=check_networks
     )
-    deny_networks: Networks = _setting((), "No client comes from here", check=_check_networks)
+    deny_networks: Networks = _setting((), "No client comes from here", check=check_networks)
     allow_origins: Origins = _setting(
-        (), "Browsers come from these pages only; without it, from any", check=_check_origins
+        (), "Browsers come from these pages only; without it, from any", check=check_origins
     )
     require_origin: Switch = _setting(
         default=False, about="With allow_origins: nobody comes without an origin, as apps do"
@@ -296,6 +288,10 @@ def load(
 
 
 def _check_together(settings: Settings) -> None:
+    check_token_settings(settings)
+    check_limit_settings(settings)
+    check_token_settings(settings)
+    check_limit_settings(settings)
     if settings.proxy_protocol and not settings.trusted_proxies:
         raise ConfigError("proxy_protocol is spoken with trusted_proxies only: set both")
     if settings.require_origin and not settings.allow_origins:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from attrs import field, frozen
 
@@ -13,12 +13,14 @@ ANY_STREAM = "*"
 
 @frozen
 class User:
-    """A person with a Better Auth session."""
+    """A person, known by a Better Auth session or by the word of an issuer."""
 
     user_id: str
     session_id: str
     expires_at: datetime
     """Aware, in UTC."""
+    source: Literal["session", "jwt", "introspection"] = "session"
+    """Who said so; only a session has a row that can be read again."""
 
     def owns(self, owner_id: str) -> bool:
         return self.user_id == owner_id

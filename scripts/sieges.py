@@ -146,7 +146,8 @@ async def hostile(relay: Target, seconds: float) -> None:
         async with trio.open_nursery() as during:
             during.start_soon(partial(trio.run_process, attack, cwd=PROJECT))
             await trio.sleep(1)
-            await honest.observe(seconds, "during")
+            await honest.observe(seconds / 2, "during")
+            await honest.observe(seconds / 2, "during, on")
         await trio.sleep(3)
         await honest.observe(seconds, "after")
         await trio.sleep(1 / FPS)

@@ -21,8 +21,11 @@ FLOORS = {
     4: ["server", "supervisor", "web"],
     3: ["connection", "session"],
     2: ["hub", "auth", "alerts", "client", "guard"],
-    1: ["transport", "postgres", "batching"],
-    0: ["protocol", "closing", "config", "errors", "logs", "metrics", "model"],
+    1: ["transport", "postgres", "batching", "outbound"],
+    0: [
+        *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
+        *("token_settings", "limit_settings"),
+    ],
 }
 
 # Rooms of one floor do not import one another, but for these.
@@ -33,9 +36,19 @@ NEIGHBOURS = {
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),
+    ("config", "token_settings"),
+    ("token_settings", "errors"),
+    ("config", "limit_settings"),
+    ("limit_settings", "errors"),
 }
 
-ONLY_IN = {"trio_websocket": "transport", "psycopg": "postgres", "limits": "guard"}
+ONLY_IN = {
+    "trio_websocket": "transport",
+    "psycopg": "postgres",
+    "httpx2": "outbound",
+    "joserfc": "auth",
+    "limits": "guard",
+}
 NO_TRIO = {"protocol", "closing"}
 
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
