@@ -6,6 +6,7 @@ verifier and the same policy.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Any
 
 import msgspec
@@ -24,8 +25,9 @@ from relay.audit import AuditLog, unless_token, who
 from relay.closing import Ending
 from relay.connection import Verifier
 from relay.errors import StoreUnavailable
+from relay.guard.rates import Rate
 from relay.hub.hub import Hub
-from relay.metrics import Metrics
+from relay.metrics import Limit, Metrics
 from relay.model import Identity
 from relay.postgres.alerts import AlertTable
 from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
@@ -63,8 +65,9 @@ class Api:
     _history: AlertTable
     _auth_timeout: float
     """Seconds."""
-    _audit: AuditLog
+    _alert_rate: Rate | None
     _metrics: Metrics
+    _audit: AuditLog
 
     async def streams(self, request: Request) -> Response:
         """`GET /streams`: the live streams that may be seen."""
@@ -97,6 +100,7 @@ class Api:
             message = _alert_in(await _body(request))
         except InvalidMessage as problem:
             raise Refusal(400, problem.code, problem.message) from None
+        self._count_alert(identity)
         try:
             stored = await self._intake.accept(alert_from(identity, message))
         except StoreUnavailable:
@@ -122,6 +126,13 @@ class Api:
             self._record(request, "figures", "refused", identity, text)
             raise Refusal(403, ErrorCode.UNAUTHORIZED, text)
         return _json({"streams": self._hub.figures()})
+
+    def _count_alert(self, sender: Identity) -> None:
+        wait = None if self._alert_rate is None else self._alert_rate.hit(sender.sender)
+        if wait is not None:
+            self._metrics.limits_hit[Limit.ALERTS] += 1
+            text = "Too many alerts in too short a time"
+            raise Refusal(429, ErrorCode.RATE_LIMITED, text, {"Retry-After": str(ceil(wait))})
 
     async def _authenticate(self, request: Request) -> Identity:
         token = _token_of(request)
@@ -160,13 +171,14 @@ class Api:
         *,
         stream_id: str | None = None,
     ) -> None:
+        of = structlog.contextvars.get_contextvars()  # the connection that it came with
         self._audit.record(
             what,
             outcome=outcome,
             reason=reason,
-            address=request.client.host if request.client else "",
+            address=of.get("address", ""),
             stream_id=unless_token(stream_id, _token_of(request)),
-            connection=structlog.contextvars.get_contextvars().get("connection"),
+            connection=of.get("connection"),
             **who(identity),
         )
 

@@ -25,11 +25,11 @@ from relay.audit import AuditLog
 from relay.closing import Ending
 from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
-from relay.metrics import Histogram, Metrics
+from relay.metrics import Histogram, Limit, Metrics
 from relay.supervisor import State, Supervisor
 
-AUTH_OUTCOMES = ("succeeded", "failed", "refused", "unavailable", "timeout")
-"""Those that show before the first of their kind; so do all endings and reasons for a drop."""
+AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "timeout")
+"""Those that show before the first of their kind; so do all endings, limits and drops."""
 
 
 @define(eq=False)
@@ -90,7 +90,7 @@ class Exposition(Collector):
             "limits_hit",
             "What was refused because of a limit, by the kind of limit",
             "limit",
-            metrics.limits_hit.items(),
+            ((limit.value, metrics.limits_hit[limit]) for limit in Limit),
         )
 
     def _verification(self) -> Iterator[Metric]:

@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.audit import AuditLog
 from relay.logs import configure_logging
-from relay.metrics import Metrics
 from relay.transport.link import SocketLink
 from relay.transport.stream import FrameStream
 from relay.web.api import Api
@@ -26,7 +24,7 @@ from tests.integration.raw import REQUEST, RawClient, open_raw
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
 NO_ONE: Any = None
-NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, AuditLog(None), Metrics())
+NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, None, NO_ONE, NO_ONE)
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n"
 
 

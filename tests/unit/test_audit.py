@@ -73,7 +73,7 @@ async def test_an_attempt_is_recorded_with_who_it_was_and_from_where(relay: Rela
     assert brief(ann) == brief(sentry) == ("auth", "succeeded", "")
     assert (ann.user_id, ann.session_id, ann.service) == ("ann", "session-of-ann", None)
     assert (sentry.user_id, sentry.session_id, sentry.service) == (None, None, "sentry")
-    assert (ann.address, ann.connection, sentry.connection) == ("memory", 1, 2)
+    assert (ann.address, ann.connection, sentry.connection) == ("192.0.2.1", 1, 2)
 
 
 @pytest.mark.mock_clock

@@ -164,7 +164,6 @@ def exposed(exposition: Exposition) -> Iterator[tuple[str, str, set[str], str]]:
 async def test_the_page_lists_what_there_is_and_nothing_else(
     relay: Relay, exposition: Exposition
 ) -> None:
-    relay.metrics.limits_hit["frames"] += 1  # no kind shows before it is met
     written, real = list(documented()), list(exposed(exposition))
     ours = [each for each in written if each[0].startswith("relay_")]
     assert ours == [each for each in real if each[0].startswith("relay_")]
