@@ -251,14 +251,22 @@ class Relay:
                 "frames_to_consumers": frames,
             }
 
-        exposition = Exposition(metrics, hub, supervisor, audit)
         limited = settings.profile != "load"
         if not limited:
             log.warning("PROFILE LOAD: no rates and no caps; never where strangers can connect")
+        budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
         alert_rate = Rate(settings.alert_rate) if limited else None
+        exposition = Exposition(metrics, hub, supervisor, audit)
         api = Api(
-            *(certain, hub, intake, store.alerts),
-            *(settings.auth_timeout, alert_rate, metrics, audit),
+            certain,
+            hub,
+            intake,
+            store.alerts,
+            settings.auth_timeout,
+            guard.attempts,
+            alert_rate,
+            audit,
+            metrics,
         )
         http = HttpServer(make_app(Reports(ready, stats, exposition.encode), api))
         services = Services(
@@ -272,7 +280,6 @@ class Relay:
             max_streams=settings.max_streams_per_user if limited else None,
             alert_rate=alert_rate,
         )
-        budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
         door = Door(certain, services, timing, budget, http.serve, watch, guard, audit)
         server = Server(door)
         return cls(hub, supervisor, server)

@@ -112,7 +112,7 @@ class Door:
     timing: Timing
     budget: Budget
     """For what all connections together have half received."""
-    serve_http: Callable[[FrameStream], Awaitable[None]]
+    serve_http: Callable[[FrameStream, ClientAddress], Awaitable[None]]
     """Answers one plain HTTP request, whose head the stream still has."""
     watch: Watch
     guard: Guard
@@ -163,8 +163,8 @@ class Connection:
         The deadline, by Trio's clock, is for its authentication and all that comes before.
         """
         self._stream.on_end = self._lost
-        structlog.contextvars.bind_contextvars(connection=self.accepted)
         self._door.guard.crowd.enter(self, self.address.key)
+        structlog.contextvars.bind_contextvars(connection=self.accepted)
         try:
             try:
                 async with trio.open_nursery() as nursery:
@@ -293,8 +293,7 @@ class Connection:
 
     async def _answer_http(self) -> None:
         self._stream.on_end = lambda: None
-        structlog.contextvars.bind_contextvars(address=self.address.text)
-        await self._door.serve_http(self._stream)
+        await self._door.serve_http(self._stream, self.address)
         self.end(Ending.HTTP_ANSWERED)
 
     async def _authenticate(self, nursery: trio.Nursery) -> None:

@@ -25,6 +25,8 @@ from relay.audit import AuditLog, unless_token, who
 from relay.closing import Ending
 from relay.connection import Verifier
 from relay.errors import StoreUnavailable
+from relay.guard.address import ClientAddress
+from relay.guard.attempts import Attempts
 from relay.guard.rates import Rate
 from relay.hub.hub import Hub
 from relay.metrics import Limit, Metrics
@@ -65,9 +67,10 @@ class Api:
     _history: AlertTable
     _auth_timeout: float
     """Seconds."""
+    _attempts: Attempts | None
     _alert_rate: Rate | None
-    _metrics: Metrics
     _audit: AuditLog
+    _metrics: Metrics
 
     async def streams(self, request: Request) -> Response:
         """`GET /streams`: the live streams that may be seen."""
@@ -131,14 +134,19 @@ class Api:
         wait = None if self._alert_rate is None else self._alert_rate.hit(sender.sender)
         if wait is not None:
             self._metrics.limits_hit[Limit.ALERTS] += 1
-            text = "Too many alerts in too short a time"
-            raise Refusal(429, ErrorCode.RATE_LIMITED, text, {"Retry-After": str(ceil(wait))})
+            raise _too_many("Too many alerts in too short a time", wait)
 
     async def _authenticate(self, request: Request) -> Identity:
         token = _token_of(request)
         if not token:
             text = "Send a token in the header: Authorization: Bearer TOKEN"
             raise Refusal(401, ErrorCode.AUTH_REQUIRED, text, CHALLENGE)
+        address = _address_of(request)
+        wait = None if self._attempts is None else self._attempts.wait(address, token)
+        if wait is not None:
+            self._metrics.limits_hit[Limit.FAILED_AUTHS] += 1
+            self._record_auth(request, "limited")
+            raise _too_many("Too many attempts to authenticate have failed", wait)
         try:
             with trio.fail_after(self._auth_timeout):
                 identity = await self._verifier.verify(token)
@@ -148,6 +156,9 @@ class Api:
             raise Refusal(
                 503, ErrorCode.AUTH_UNAVAILABLE, unavailable.message, RETRY_AFTER
             ) from None
+        if self._attempts is not None:
+            note = self._attempts.failed if identity is None else self._attempts.succeeded
+            note(address, token)
         if identity is None:
             self._record_auth(request, "failed")
             failed = Ending.AUTH_FAILED.value
@@ -171,16 +182,25 @@ class Api:
         *,
         stream_id: str | None = None,
     ) -> None:
-        of = structlog.contextvars.get_contextvars()  # the connection that it came with
         self._audit.record(
             what,
             outcome=outcome,
             reason=reason,
-            address=of.get("address", ""),
+            address=_address_of(request).text,
             stream_id=unless_token(stream_id, _token_of(request)),
-            connection=of.get("connection"),
+            connection=structlog.contextvars.get_contextvars().get("connection"),
             **who(identity),
         )
+
+
+def _address_of(request: Request) -> ClientAddress:
+    address: ClientAddress = request.state.address
+    return address
+
+
+def _too_many(text: str, wait: float) -> Refusal:
+    headers = {"Retry-After": str(ceil(wait))}
+    return Refusal(429, ErrorCode.RATE_LIMITED, text, headers)
 
 
 def _token_of(request: Request) -> str:

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import trio
 
+from relay.audit import AuditLog
+from relay.guard.address import ClientAddress
 from relay.logs import configure_logging
+from relay.metrics import Metrics
 from relay.transport.link import SocketLink
 from relay.transport.stream import FrameStream
 from relay.web.api import Api
@@ -24,7 +27,7 @@ from tests.integration.raw import REQUEST, RawClient, open_raw
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
 NO_ONE: Any = None
-NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, None, NO_ONE, NO_ONE)
+NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, None, None, AuditLog(None), Metrics())
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n"
 
 
@@ -53,8 +56,14 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     assert ready.json()["database"] == "ok"
     services = ready.json()["services"]
     assert set(services) == {
-        *("verification", "vouched-users", "session-watch"),
-        *("alert-intake", "alert-dispatch", "audit"),
+        *(
+            "verification",
+            "vouched-users",
+            "session-watch",
+            "alert-intake",
+            "alert-dispatch",
+            "audit",
+        ),
     }
     assert set(services.values()) == {"running"}
     assert stats.json()["connections"] == 0
@@ -103,7 +112,8 @@ async def test_a_bug_in_the_application_is_a_500_and_logged() -> None:
         await client.send_all(b"GET /ready HTTP/1.1\r\nHost: relay\r\n\r\n")
         await stream.read_head()
         reports = Reports(ready, dict, lambda _: (b"", ""))
-        await HttpServer(make_app(reports, NO_API)).serve(stream)
+        address = ClientAddress.of_peer(stream.link.peer)
+        await HttpServer(make_app(reports, NO_API)).serve(stream, address)
         head, _, body = bytes(await client.receive_some()).partition(b"\r\n\r\n")
     assert status(head) == 500
     assert json.loads(body)["error"]["code"] == "INTERNAL_ERROR"

@@ -25,6 +25,7 @@ from relay.auth.vouched import Vouched
 from relay.auth.watch import SessionWatch
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
+from relay.guard.address import ClientAddress
 from relay.guard.guard import Guard
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
@@ -519,7 +520,7 @@ class Relay:
             Registry(), self.tokens, self.tokens, self.rumours, self.rumours, poll_interval=0.5
         )
 
-    async def _serve_http(self, stream: FrameStream) -> None:
+    async def _serve_http(self, stream: FrameStream, _address: ClientAddress) -> None:
         self.http_served += 1
         await stream.aclose()
 
