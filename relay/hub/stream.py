@@ -70,12 +70,14 @@ class Stream:
         Yields to other tasks each time that `SLICE` offers are made.
         """
         for burst in bursts(messages):
-            if self._publishing.locked():
-                # A taken-over producer's last frame is still on its way to the rest.
+            while self.producer is producer and self._publishing.locked():
+                # A taken-over producer's last frame is still on its way to the rest. Whoever
+                # waited may find that the lock was handed on meanwhile.
                 async with self._publishing:
                     pass
             if self.producer is not producer:
                 return
+            # No other task has its turn between here and the first offer.
             await self._offer_to_all(self._accept(burst, producer.codec))
 
     def _accept(self, messages: Sequence[VideoFrame], codec: Codec) -> list[Frame]:
