@@ -147,9 +147,9 @@ class Connection:
             self._life.cancel()
 
     def tell(self, message: ServerMessage) -> None:
-        """Send a message, ahead of video; a peer that lets too many wait is too slow. Never
-        waits."""
-        if not self._mailbox.post(self._encode(message)):
+        """Send a message, ahead of video, unless the connection has ended; a peer that lets too
+        many wait is too slow. Never waits."""
+        if self.ending is None and not self._mailbox.post(self._encode(message)):
             self.end(Ending.TOO_SLOW)
 
     def restart(self, retry_after: int) -> None:
@@ -179,8 +179,8 @@ class Connection:
                     self._lost()
             if auth.cancelled_caught:
                 self.end(self._late())
-            elif upgrade:
-                await trio.sleep_forever()
+            elif self._session is not None:
+                await self._session.run()
             elif self.ending is None:
                 await self._answer_http()
 

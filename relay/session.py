@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import trio
 from attrs import define, field, frozen
@@ -99,7 +99,7 @@ class Session:
     _replays: Replays = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._replays = Replays(self.tell)
+        self._replays = Replays(self.tell, lambda alert: len(self.codec.encode(alert)))
 
     @property
     def accepted(self) -> int:
@@ -116,11 +116,14 @@ class Session:
         self._line.end(Ending.TOO_SLOW)
 
     def tell_alert(self, alert: AlertEvent) -> None:
-        if not self._replays.deliver(alert):
-            self.too_slow()
+        self._replays.deliver(alert)
 
     def superseded(self) -> None:
         self._line.end(Ending.SUPERSEDED)
+
+    async def run(self) -> NoReturn:
+        """Look after what has a deadline, until cancelled."""
+        await self._replays.run()
 
     async def handle(self, message: ClientMessage) -> None:
         """Do what an authenticated peer asks, with anything but frames."""
@@ -284,22 +287,22 @@ class Session:
                 limit=message.limit or ALERTS_IN_A_PAGE,
             )
         except StoreUnavailable:
-            self._replays.end(scope)
+            self._replays.fail(scope)
             self._refuse_for_store(message, scope)
             return
         if page is None:
-            self._replays.end(scope)
+            self._replays.refuse(scope)
             text = "Invalid message: there is no such alert - at `$.after`"
             self._refuse(message, ErrorCode.INVALID_MESSAGE, text, scope)
             return
-        self._replays.send_page(scope, page)
+        more = self._replays.send_page(scope, page, message.after or 0)
         self.tell(
             Success(
                 code="ALERTS_REPLAYED",
                 message="Alerts replayed",
                 id=message.id,
                 stream_id=scope,
-                more=page.more,
+                more=more,
             )
         )
 

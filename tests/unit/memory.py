@@ -298,13 +298,22 @@ class Owners:
 
 @define(eq=False)
 class Alerts:
-    """Takes alerts and delivers them, as the intake and the dispatch do together."""
+    """Takes alerts and delivers them, as the intake, the table and the dispatch do together."""
 
     owners: Owners
     hub: Hub
     away: bool = False
     delay: float = 0.0
     stored: list[StoredAlert] = field(factory=list)
+    lagging: bool = False
+    """Whether nothing is delivered before `catch_up`, as with a dispatch that lags behind."""
+    _position: int = 0
+
+    def catch_up(self) -> None:
+        """Deliver what is stored and was not delivered, in its order."""
+        for alert in self.stored[self._position :]:
+            self._position += 1
+            self.hub.deliver(alert_event(alert), alert.owner_id)
 
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
         await trio.lowlevel.checkpoint()
@@ -324,7 +333,8 @@ class Alerts:
             alert.metadata,
         )
         self.stored.append(stored)
-        self.hub.deliver(alert_event(stored), owner)
+        if not self.lagging:
+            self.catch_up()
         return stored
 
     async def history(
@@ -336,7 +346,7 @@ class Alerts:
         last: int | None,
         limit: int,
     ) -> History | None:
-        """As the table does it, for a reader who sees everything."""
+        """As the table does it."""
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
