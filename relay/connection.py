@@ -106,12 +106,12 @@ class Connection:
     _mailbox: Mailbox = field(init=False)
     _session: Session | None = None
     _upgraded: bool = False
-    _verifying: bool = False
+    _verifying: Auth | None = None
     _authenticated: trio.Event = field(factory=trio.Event)
     _life: trio.CancelScope = field(factory=trio.CancelScope)
     _first_messages: int = 0
-    _invalid: int = 0
-    _invalid_since: float = float("-inf")
+    _invalid_at: list[float] = field(factory=list)
+    """When the last invalid messages came, by Trio's clock."""
 
     def __attrs_post_init__(self) -> None:
         self.outlet = self._stream.outlet
@@ -178,7 +178,7 @@ class Connection:
                 except GONE:
                     self._lost()
             if auth.cancelled_caught:
-                self.end(self._late())
+                self._end_late()
             elif self._session is not None:
                 await self._session.run()
             elif self.ending is None:
@@ -227,10 +227,13 @@ class Connection:
         self.end(ending)
         return await trio.sleep_forever()
 
-    def _late(self) -> Ending:
+    def _end_late(self) -> None:
         if not self._upgraded:
-            return Ending.HANDSHAKE_TIMEOUT
-        return Ending.AUTH_UNAVAILABLE if self._verifying else Ending.AUTH_TIMEOUT
+            self.end(Ending.HANDSHAKE_TIMEOUT)
+        elif self._verifying is None:
+            self.end(Ending.AUTH_TIMEOUT)
+        else:
+            self.end(Ending.AUTH_UNAVAILABLE, request_id=self._verifying.id)
 
     async def _write(self) -> None:
         self.outlet.stall_timeout = self._door.timing.idle_timeout
@@ -314,10 +317,8 @@ class Connection:
             )
         )
         now = trio.current_time()
-        if now - self._invalid_since > INVALID_WITHIN:
-            self._invalid, self._invalid_since = 0, now
-        self._invalid += 1
-        if self._invalid >= INVALID_MESSAGES:
+        self._invalid_at = [*self._invalid_at[1 - INVALID_MESSAGES :], now]
+        if len(self._invalid_at) == INVALID_MESSAGES and now - self._invalid_at[0] < INVALID_WITHIN:
             self.end(Ending.INVALID_MESSAGES)
 
     def _require_auth(self, request_id: RequestId) -> None:
@@ -326,7 +327,7 @@ class Connection:
         )
 
     async def _verify(self, request: Auth) -> None:
-        self._verifying = True
+        self._verifying = request
         try:
             identity = await self._door.verifier.verify(request.token)
         except StoreUnavailable:
@@ -340,7 +341,7 @@ class Connection:
             else:
                 self._renew(request, self._session, identity)
         finally:
-            self._verifying = False
+            self._verifying = None
 
     def _not_verified(self, request: Auth) -> None:
         self._log_auth("unavailable")

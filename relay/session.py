@@ -39,6 +39,7 @@ from relay.protocol.messages import (
     ErrorCode,
     Register,
     Request,
+    RequestId,
     ServerMessage,
     StreamEntry,
     Streams,
@@ -68,7 +69,7 @@ class Line(Protocol):
 
     def tell(self, message: ServerMessage) -> object: ...
 
-    def end(self, ending: Ending) -> object: ...
+    def end(self, ending: Ending, *, request_id: RequestId = None) -> object: ...
 
 
 @frozen
@@ -189,7 +190,7 @@ class Session:
         hub, before = self._services.hub, self._produced
         stream = hub.register(stream_id, owner_id, self, message.metadata)
         if stream is None:
-            self.superseded()
+            self._line.end(Ending.SUPERSEDED, request_id=message.id)
             return
         if before is not None and before is not stream:
             hub.release(before, self, at_once=True)
@@ -265,8 +266,11 @@ class Session:
 
     def _acknowledge(self, message: Ack) -> None:
         subscribed = self._consumers.get(message.stream_id)
-        if subscribed is not None:  # else it crossed our UNSUBSCRIBED
-            subscribed[1].acknowledge(message.seq)
+        if subscribed is None:  # it crossed our UNSUBSCRIBED
+            return
+        stream, consumer = subscribed
+        if message.epoch in (None, stream.epoch):  # else it is about an earlier life
+            consumer.acknowledge(message.seq)
 
     def _list_streams(self, message: Streams) -> None:
         streams = [

@@ -18,6 +18,7 @@ from relay.protocol.messages import (
     STREAM_ID_PATTERN,
     STREAM_ID_RULE,
     Alert,
+    Auth,
     ClientMessage,
     ErrorCode,
     RequestId,
@@ -176,6 +177,13 @@ class _Reference(msgspec.Struct, rename="camel"):
 
 def _check(message: ClientMessage, payload: bytes, data: DataKind) -> None:
     """What the types do not say; `InvalidMessage`."""
+    if isinstance(message.id, float) and not math.isfinite(message.id):
+        raise InvalidMessage(
+            ErrorCode.INVALID_MESSAGE,
+            "Invalid message: Number not finite - at `$.id`",
+            stream_id=getattr(message, "stream_id", None),
+            is_auth=isinstance(message, Auth),
+        )
     if isinstance(message, VideoFrame):
         if memoryview(message.data)[0] not in data.first_bytes:
             raise _refuse(message, f"Expected `{data.name}` - at `$.data`")
@@ -220,6 +228,8 @@ def _explain(payload: bytes, problem: Exception, format_: ModuleType, name: str)
 
 
 def _if_valid(value: Any, kind: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:

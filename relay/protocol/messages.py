@@ -106,6 +106,8 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
 class Ack(Request, frozen=True, kw_only=True, tag="ack"):
     stream_id: StreamId
     seq: Annotated[int, Meta(ge=0, le=2**53)]
+    epoch: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    """In which life of the stream; without it, the one that is now."""
 
 
 class AlertsSince(Request, frozen=True, kw_only=True, tag="alerts-since"):

@@ -329,6 +329,21 @@ async def test_the_tenth_invalid_message_in_a_minute_closes(relay: Relay) -> Non
     assert close == (1008, "policy")
 
 
+async def test_any_minute_counts_and_not_only_those_that_begin_with_a_mistake(
+    relay: Relay,
+) -> None:
+    client = await relay.login()
+    await client.ask({"type": "nonsense"})
+    await trio.sleep(59)
+    for _ in range(8):
+        await client.ask({"type": "nonsense"})
+    await trio.sleep(2)  # the first one is more than a minute ago
+    await client.ask({"type": "nonsense"})
+    await client.send("{")
+    _, close = await client.hear_end()
+    assert close == (1008, "policy")
+
+
 async def test_a_restart_is_announced_before_the_close(relay: Relay) -> None:
     client = await relay.login()
     relay.connections[0].restart(1234)
