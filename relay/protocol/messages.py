@@ -31,6 +31,8 @@ SuccessCode = Literal[
     "STREAMS",
 ]
 Metadata = dict[str, Any]
+NO_METADATA = Raw()
+"""Of a frame that has none."""
 
 AUTH = "auth"
 VIDEO_FRAME = "video-frame"
@@ -131,7 +133,8 @@ class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     stream_id: StreamId | None = None
     timestamp: Milliseconds | None = None
     keyframe: bool | None = None
-    metadata: Metadata | None = None
+    metadata: Raw = field(default_factory=lambda: NO_METADATA)
+    """An object, as it came: passed on without being taken apart."""
 
 
 class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
@@ -161,7 +164,7 @@ class VideoFrameEvent(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     """The producer's, or the time of receipt."""
     received_at: int
     keyframe: bool | None = None
-    metadata: Metadata | None = None
+    metadata: Raw | None = None
     data: Raw
     """As it came, where producer and consumer speak the same encoding."""
 
