@@ -175,7 +175,7 @@ class Session:
         if not isinstance(self.identity, User):
             self._refuse(message, ErrorCode.UNAUTHORIZED, "Only users register streams")
             return
-        stream_id = message.stream_id or f"stream_{secrets.token_urlsafe(16)}"
+        stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
         try:
             owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
         except StoreUnavailable:

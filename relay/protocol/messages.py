@@ -184,6 +184,8 @@ class Status(Event, frozen=True, kw_only=True, tag="status"):
     """Which life of the stream `seq` counts in; 0 while there is none to see."""
     status: StreamStatus
     consumers: int | None = None
+    metadata: Metadata | None = None
+    """To consumers, when a life begins and when another is registered; `{}` for none any more."""
     timestamp: int = field(default_factory=now_ms)
 
 
