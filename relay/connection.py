@@ -54,8 +54,8 @@ FIRST_MESSAGE_SIZE = 16 * 1024
 INVALID_MESSAGES = 10
 INVALID_WITHIN = 60.0
 """So many invalid messages in so many seconds end a connection."""
-GOODBYE = 2.0
-"""Seconds in which the peer can take our goodbye and answer it."""
+GOODBYE, ANSWER = 2.0, 1.0
+"""Seconds in which the peer can take our goodbye, and of these in which it can answer."""
 
 GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
 """What reading and writing raise when the peer is gone."""
@@ -431,6 +431,7 @@ class Connection:
         with trio.move_on_after(GOODBYE):
             try:
                 await self.outlet.drain(self._mailbox, *last)
-                await self._stream.discard_rest()
+                with trio.move_on_after(ANSWER):
+                    await self._stream.discard_rest()
             except GONE:
                 pass  # the peer did not wait for it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 from wsproto import events
@@ -266,6 +267,16 @@ async def test_only_unknown_subprotocols_are_refused_with_the_known_ones(relay: 
     assert isinstance(answer, events.RejectConnection)
     assert answer.status_code == 400
     assert b"relay.v1.json" in (await client.event()).data
+
+
+async def test_a_refused_subprotocol_is_logged_for_browsers_hide_the_answer(
+    relay: Relay,
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await relay.connect().upgrade(subprotocols=["graphql-ws", "mqtt"])
+    (entry,) = [entry for entry in logs if entry["event"] == "subprotocols refused"]
+    assert entry["offered"] == 2
+    assert "mqtt" not in repr(logs)  # who knows what a client puts there
 
 
 async def test_a_known_subprotocol_among_others_is_chosen(relay: Relay) -> None:
