@@ -73,7 +73,10 @@ class Replays:
 
     def deliver(self, alert: AlertEvent) -> None:
         """Send a live alert, hold it back, or drop it when a replay has had it."""
-        if max(self._positions.get(scope, 0) for scope in (None, alert.stream_id)) >= alert.alert_id:
+        if (
+            max(self._positions.get(scope, 0) for scope in (None, alert.stream_id))
+            >= alert.alert_id
+        ):
             return
         if None in self._open or alert.stream_id in self._open:
             self._hold(alert)
@@ -134,7 +137,9 @@ class Replays:
             del self._positions[next(iter(self._positions))]
 
     def _await_next(self, scope: Scope) -> None:
-        self._open[scope] = Replay(False, trio.current_time() + PATIENCE, sent=True)
+        self._open[scope] = Replay(
+            reading=False, deadline=trio.current_time() + PATIENCE, sent=True
+        )
         self._changed.set()
 
     def _close(self, scopes: list[Scope]) -> None:

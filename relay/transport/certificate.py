@@ -56,8 +56,9 @@ class Certificate:
                 f"TLS: {self.chain} and {self.key} are no certificate and its key: {why}"
             ) from None
         except OSError as problem:  # it was there a moment ago
-            why = problem.strerror or problem
-            raise ConfigError(f"TLS: {self.chain} or {self.key} cannot be read: {why}") from None
+            raise ConfigError(
+                f"TLS: {self.chain} or {self.key} cannot be read: {problem.strerror}"
+            ) from None
         return context
 
 

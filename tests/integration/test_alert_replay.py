@@ -74,7 +74,7 @@ async def test_pages_and_live_alerts_are_all_there_in_order_and_once_while_other
                 limit = random.choice([7, 50])
                 more = await read_page(viewer, seen, after=seen[-1], limit=limit, **scope)
             await done.wait()
-            expected = sorted(sum((written[stream_id] for stream_id in watched), []))
+            expected = sorted(each for stream_id in watched for each in written[stream_id])
             with trio.move_on_after(PATIENCE):
                 await read_until(viewer, seen, lambda: len(seen) >= len(expected))
             assert seen == expected
@@ -95,7 +95,8 @@ async def test_pages_and_live_alerts_are_all_there_in_order_and_once_while_other
 async def test_a_history_of_large_alerts_is_read_page_by_page(
     relay: RelayProcess, accounts: Accounts
 ) -> None:
-    token, stream_id, seen = accounts.session(), new_stream_id(), []
+    token, stream_id = accounts.session(), new_stream_id()
+    seen: list[int] = []
     async with login(relay, token) as phone, login(relay, accounts.service("*")) as service:
         await phone.ask({"type": "register", "streamId": stream_id, "consumes": []})
         sent = [

@@ -63,7 +63,7 @@ class Proxy:
     async def _fill(self, relay: trio.SocketStream) -> None:
         with suppress(*GONE):
             while True:
-                while self._held >= QUEUE:
+                while self._held >= QUEUE:  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 data = bytes(await relay.receive_some(65536))
                 self._queue.append((trio.current_time() + self.delay, data))
@@ -75,7 +75,7 @@ class Proxy:
     async def _drain(self, viewer: trio.SocketStream) -> None:
         with suppress(*GONE):
             while True:
-                while not self._queue:
+                while not self._queue:  # noqa: ASYNC110
                     await trio.sleep(0.002)
                 due, data = self._queue.popleft()
                 await trio.sleep_until(due)
@@ -94,7 +94,7 @@ async def open_proxy(relay: RelayProcess, *, delay: float, rate: float) -> Async
     port = listener.socket.getsockname()[1]
     proxy = Proxy(f"ws://127.0.0.1:{port}", delay, rate)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(
+        await nursery.start(
             trio.serve_listeners, lambda stream: proxy.serve(stream, relay.port), [listener]
         )
         yield proxy

@@ -33,9 +33,8 @@ async def played(client: Client, target: str) -> list[dict[str, Any]]:
     assert isinstance(await client.upgrade(target), events.AcceptConnection)
     heard: list[dict[str, Any]] = []
     for kind, fields in REQUESTS.items():
-        if "streamId" in fields:
-            fields = {**fields, "streamId": target.rpartition("/")[2]}
-        await client.send({"type": kind, **fields, "id": kind})
+        stream = {"streamId": target.rpartition("/")[2]} if "streamId" in fields else {}
+        await client.send({"type": kind, **fields, **stream, "id": kind})
         if kind not in ("video-frame", "ack"):
             while not heard or heard[-1].get("id") != kind:
                 heard.append(await client.receive())

@@ -1,5 +1,5 @@
-"""Replays of alerts while others come: a dispatch that lags, pages that are never asked for, replays
-of the same streams at once, and more than a connection can take."""
+"""Replays of alerts while others come: a dispatch that lags, pages that are never asked for,
+replays of the same streams at once, and more than a connection can take."""
 
 from __future__ import annotations
 
@@ -302,13 +302,15 @@ async def test_nothing_follows_a_message_that_could_not_be_queued(relay: Relay) 
     for number in range(100):
         await sentry.ask({**alert, "metadata": LARGE if number < 90 else {}})
     ids = []
-    try:
+
+    async def hear() -> None:
         while True:
             message = await deaf.receive()
             if message["type"] == "alert":
                 ids.append(message["alertId"])
-    except Closed as closed:
-        assert closed.args[0] == 4002
+
+    with pytest.raises(Closed, match="4002"):
+        await hear()
     assert ids == list(range(1, len(ids) + 1))
 
 
