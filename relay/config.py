@@ -22,6 +22,16 @@ from attrs import frozen
 from msgspec import Meta
 
 from relay.errors import ConfigError
+from relay.token_settings import (
+    AlgorithmNames,
+    Moment,
+    Secret,
+    Text,
+    WebUrl,
+    check_algorithms,
+    check_token_settings,
+    check_web_url,
+)
 
 PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
@@ -119,6 +129,35 @@ class Settings:
     auth_schema: Name = _setting("public", "The schema of Better Auth's tables")
     auth_user_table: Name = _setting("user", "Better Auth's table of users")
     auth_session_table: Name = _setting("session", "Better Auth's table of sessions")
+    session_poll: Seconds = _setting(
+        0.5, "Time between looks at live sessions where no trigger tells of logouts"
+    )
+    auth_secret: Secret | None = _setting(
+        None, "Better Auth's secret, to check signed cookies with", secret=True
+    )
+    jwt_jwks_url: WebUrl | None = _setting(
+        None, "Accept JWTs, with the keys that their issuer publishes here", check=check_web_url
+    )
+    jwt_public_key: Path | None = _setting(None, "Accept JWTs, with this public key in PEM")
+    jwt_secret: Secret | None = _setting(
+        None, "Accept JWTs, with this secret of 32 bytes or more", secret=True
+    )
+    jwt_issuer: Text | None = _setting(None, "The iss that a JWT must have")
+    jwt_audience: Text | None = _setting(None, "The aud that a JWT must have")
+    jwt_algorithms: AlgorithmNames | None = _setting(
+        None,
+        "What a JWT may be signed by; RS256,ES256,EdDSA, or HS256 with jwt_secret, if not set",
+        check=check_algorithms,
+    )
+    introspection_url: WebUrl | None = _setting(
+        None, "Where to ask about tokens that are no sessions", check=check_web_url
+    )
+    introspection_client_id: Text | None = _setting(None, "As whom to ask there")
+    introspection_client_secret: Secret | None = _setting(
+        None, "And the password for it", secret=True
+    )
+    introspection_audience: Text | None = _setting(None, "The aud that such a token must have")
+    introspection_cache: Moment = _setting(5.0, "How long an answer about a token is believed")
     tls_certificate: Path | None = _setting(None, "A certificate chain in PEM: speak TLS with it")
     tls_key: Path | None = _setting(None, "Its key, in PEM")
     dev_tls: Switch = _setting(
@@ -209,6 +248,7 @@ def load(
 
 
 def _check_together(settings: Settings) -> None:
+    check_token_settings(settings)
     if settings.listen_url and not settings.database_url:
         raise ConfigError("listen_url is another way to the database of database_url: set both")
     if settings.ping_interval >= settings.idle_timeout:

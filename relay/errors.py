@@ -10,7 +10,7 @@ class ConfigError(RelayError):
 
 
 class StoreUnavailable(RelayError):
-    """Postgres cannot be asked now; the same question may succeed later."""
+    """Postgres, or another that knows, cannot be asked now; the same question may succeed later."""
 
 
 class StoppedAtOnce(RelayError):

@@ -47,7 +47,7 @@ def main() -> int:
     try:
         provide_application(for_tests=purpose in ("test", "check"))
         if purpose == "test":
-            provide_node(APPLICATION, NODE_PACKAGE, "a WebSocket client for Node")
+            provide_node(APPLICATION, NODE_PACKAGE, "what the tests run on Node")
         if purpose == "check":
             provide_check_tools()
         if purpose == "bench":

@@ -1,165 +1,30 @@
 """Measures a relay on this machine. What it starts, it stops; all traffic stays on loopback.
 
-    ./scripts/relay --version && .venv/bin/python scripts/figures.py [connections] [video] [tls]
+    ./scripts/relay --version && .venv/bin/python scripts/figures.py [FIGURE ...]
 
 `connections`: many that authenticate at once, and the memory of idle ones. `video`: the bytes that
-the demo's video takes on the wire in either encoding. `tls`: handshakes per second. The clients are
-as plain as can be, so that their own work delays the answers little; what it still takes is part of
-the times.
+the demo's video takes on the wire in either encoding. `tls`: handshakes per second. `fairness`: the
+age of a small stream's frames, alone and beside a large audience and floods. `memory`: of viewers
+that do not read. `logout`: how long a connection outlives its session. The clients are as plain as
+can be, so that their own work delays the answers little; what it still takes is part of the times.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import json
-import os
-import re
 import resource
-import signal
 import ssl
-import subprocess
-import sys
-import tempfile
-import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
-from pathlib import Path
 
-import msgspec
 import trio
-from attrs import define, field, frozen
+from crowds import fairness, memory
+from logout import logout
+from target import Peer, Target, running_relay, together
 
 from relay.demo.video import default_video, play
-from relay.transport import wire
 
-RELAY = [sys.executable, "-m", "relay"]
 SPARE_FILES = 200
-AT_ONCE = 50
-"""Connections that are opened at a time."""
-
-
-@define(eq=False)
-class Peer:
-    """A client that reads and counts what comes, frame by frame."""
-
-    stream: trio.abc.Stream
-    host: str
-    buffer: bytearray = field(factory=bytearray)
-
-    async def upgrade(self, subprotocol: str = "relay.v1.json") -> None:
-        key = base64.b64encode(os.urandom(16)).decode()
-        await self.stream.send_all(
-            f"GET /streams/subscribe HTTP/1.1\r\nHost: {self.host}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-            f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        while (end := self.buffer.find(b"\r\n\r\n")) < 0:
-            await self._receive()
-        del self.buffer[: end + 4]
-
-    async def send(self, message: bytes, *, binary: bool = False) -> int:
-        """Send a message; returns its bytes on the wire."""
-        header = bytearray(wire.frame(wire.BINARY if binary else wire.TEXT, message))
-        del header[-len(message) :]
-        header[1] |= wire.MASKED
-        # Masked with zeros, which leaves the message as it is.
-        frame = bytes((*header, 0, 0, 0, 0)) + message
-        await self.stream.send_all(frame)
-        return len(frame)
-
-    async def receive_until(self, mark: bytes) -> int:
-        """Read on until a message has this in it; returns that one's bytes on the wire."""
-        while True:
-            size = 2
-            while len(self.buffer) < size:
-                await self._receive()
-            header = {126: 4, 127: 10}.get(self.buffer[1], 2)
-            while len(self.buffer) < header:
-                await self._receive()
-            length = int.from_bytes(self.buffer[2:header]) if header > 2 else self.buffer[1]
-            size = header + length
-            while len(self.buffer) < size:
-                await self._receive()
-            message = self.buffer[:size]
-            del self.buffer[:size]
-            if mark in message:
-                return size
-
-    async def authenticate(self, token: str) -> None:
-        await self.send(json.dumps({"type": "auth", "token": token}).encode())
-        await self.receive_until(b"AUTHENTICATED")
-
-    async def _receive(self) -> None:
-        received = await self.stream.receive_some()
-        if not received:
-            raise EOFError(bytes(self.buffer[-200:]))
-        self.buffer += received
-
-
-@frozen
-class Target:
-    """A relay process, where it listens, and a token for it."""
-
-    pid: int
-    host: str
-    port: int
-    token: str = field(repr=False)
-
-    async def connect(self) -> Peer:
-        return Peer(await trio.open_tcp_stream(self.host, self.port), self.host)
-
-    def stats(self) -> dict[str, int]:
-        with urllib.request.urlopen(f"http://{self.host}:{self.port}/stats") as answer:
-            totals: dict[str, int] = json.load(answer)
-            return totals
-
-    def resident(self) -> int:
-        """Bytes of memory."""
-        command = ["ps", "-o", "rss=", "-p", str(self.pid)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return int(output) * 1024
-
-
-@contextmanager
-def running_relay(*flags: str) -> Iterator[Target]:
-    """A relay with an embedded database in a folder of its own; both are gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="relay-figures-") as folder:
-        Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
-        data = ["--data-dir", str(Path(folder, "data"))]
-        command = [*RELAY, "serve", "--bind", "127.0.0.1:0", *data, *flags]
-        command += ["--profile", "load", "--log-level", "warning"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            try:
-                ready = process.stdout.readline()
-                address = re.search(r"https?://(.+):(\d+)", ready)
-                if address is None:
-                    raise SystemExit(f"relay did not start: {ready!r}")
-                token = subprocess.run(
-                    [*RELAY, "token", "session", "--user", "figures@example.com", *data],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                ).stdout.strip()
-                yield Target(process.pid, address[1], int(address[2]), token)
-            finally:
-                process.send_signal(signal.SIGTERM)
-
-
-async def together(number: int, work: Callable[[], Awaitable[None]]) -> None:
-    """Do something so many times, `AT_ONCE` at a time."""
-
-    async def one() -> None:
-        async with places:
-            await work()
-
-    places = trio.CapacityLimiter(AT_ONCE)
-    async with trio.open_nursery() as nursery:
-        for _ in range(number):
-            nursery.start_soon(one)
 
 
 async def connections(relay: Target, storm: int, idle: int) -> None:
@@ -214,7 +79,7 @@ async def video(relay: Target, pictures: int) -> None:
         for jpeg in jpegs:
             sent[name] += await _say(phone, name, type="video-frame", data=jpeg, timestamp=1)
             for encoding, viewer in viewers.items():
-                received[encoding] += await viewer.receive_until(b"video-frame")
+                received[encoding] += len(await viewer.receive_until(b"video-frame"))
         await phone.stream.aclose()
     size = sum(map(len, jpegs))
     print(f"{len(jpegs)} pictures of the demo's video: {size:,} bytes of JPEG")
@@ -225,9 +90,7 @@ async def video(relay: Target, pictures: int) -> None:
 
 
 async def _say(peer: Peer, subprotocol: str, **message: object) -> int:
-    binary = subprotocol == "relay.v1.msgpack"
-    encode = msgspec.msgpack.encode if binary else msgspec.json.encode
-    return await peer.send(encode(message), binary=binary)
+    return await peer.say(binary=subprotocol == "relay.v1.msgpack", **message)
 
 
 async def tls(relay: Target, handshakes: int) -> None:
@@ -249,16 +112,21 @@ async def tls(relay: Target, handshakes: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = ("connections", "video", "tls")
+    names = ("connections", "video", "tls", "fairness", "memory", "logout")
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
     parser.add_argument("--idle", type=int, default=2000, help="connections that idle")
     parser.add_argument("--pictures", type=int, default=250, help="of the demo's video")
     parser.add_argument("--handshakes", type=int, default=2000, help="of TLS")
+    parser.add_argument("--viewers", type=int, default=1000, help="of a large audience")
+    parser.add_argument("--seconds", type=float, default=15, help="that an age is measured for")
+    parser.add_argument("--stalled-seconds", type=float, default=60, help="that viewers stall")
+    parser.add_argument("--logouts", type=int, default=50)
+    parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    most = max(options.storm, options.idle) + SPARE_FILES
+    most = max(options.storm, options.idle, options.viewers) + SPARE_FILES
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(most, 1024), hard), hard))
     chosen = options.figures or names
@@ -271,6 +139,15 @@ def main() -> None:
     if "tls" in chosen:
         with running_relay("--dev-tls") as relay:
             trio.run(tls, relay, options.handshakes)
+    if "fairness" in chosen:
+        with running_relay() as relay:
+            trio.run(fairness, relay, options.viewers, options.seconds)
+    if "memory" in chosen:
+        with running_relay() as relay:
+            trio.run(memory, relay, options.viewers, options.stalled_seconds)
+    if "logout" in chosen:
+        with running_relay() as relay:
+            trio.run(logout, relay, options.logouts, options.others)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import trio
@@ -54,15 +54,21 @@ class Replays:
     _send: Callable[[AlertEvent], object]
     _size: Callable[[AlertEvent], int]
     """Bytes of an alert as it is sent."""
+    _may_watch: Callable[[str, str], bool]
+    """Whether the reader may see a stream, by its id and its owner, now."""
+    _start_soon: Callable[[Callable[[], Awaitable[NoReturn]]], object]
+    """Starts a task that ends with the connection."""
     _open: dict[Scope, Replay] = field(factory=dict)
     _positions: dict[Scope, int] = field(factory=dict)
     """The last alert that each replay has sent, as long as live ones up to there may come."""
-    _held: list[AlertEvent] = field(factory=list)
+    _held: list[tuple[AlertEvent, str]] = field(factory=list)
+    """With the owners of their streams."""
     _held_bytes: int = 0
-    _changed: trio.Event = field(factory=trio.Event)
+    _changed: trio.Event | None = None
+    """Set when a replay waits for its next page; None before the first one does."""
 
-    async def run(self) -> NoReturn:
-        """End replays that are not continued in time."""
+    async def _end_in_time(self) -> NoReturn:
+        """End replays that are not continued."""
         while True:
             self._changed = trio.Event()
             deadline = min((each.deadline for each in self._open.values()), default=math.inf)
@@ -71,7 +77,7 @@ class Replays:
             now = trio.current_time()
             self._close([scope for scope, each in self._open.items() if each.deadline <= now])
 
-    def deliver(self, alert: AlertEvent) -> None:
+    def deliver(self, alert: AlertEvent, owner_id: str) -> None:
         """Send a live alert, hold it back, or drop it when a replay has had it."""
         if (
             max(self._positions.get(scope, 0) for scope in (None, alert.stream_id))
@@ -79,7 +85,7 @@ class Replays:
         ):
             return
         if None in self._open or alert.stream_id in self._open:
-            self._hold(alert)
+            self._hold(alert, owner_id)
             return
         # Live alerts yet to come are later than this one: what is remembered has served.
         for scope in (None, alert.stream_id):
@@ -123,8 +129,8 @@ class Replays:
             self._close([scope])
         return more
 
-    def _hold(self, alert: AlertEvent) -> None:
-        self._held.append(alert)
+    def _hold(self, alert: AlertEvent, owner_id: str) -> None:
+        self._held.append((alert, owner_id))
         self._held_bytes += self._size(alert)
         if len(self._held) > MOST_HELD or self._held_bytes > HELD_BYTES:
             self._relieve()
@@ -140,15 +146,20 @@ class Replays:
         self._open[scope] = Replay(
             reading=False, deadline=trio.current_time() + PATIENCE, sent=True
         )
-        self._changed.set()
+        if self._changed is None:
+            self._changed = trio.Event()
+            self._start_soon(self._end_in_time)
+        else:
+            self._changed.set()
 
     def _close(self, scopes: list[Scope]) -> None:
         """Go on with the live alerts of these, as far as no other replay has them wait."""
         for scope in scopes:
             self._open.pop(scope, None)
         held, self._held, self._held_bytes = self._held, [], 0
-        for alert in held:
-            self.deliver(alert)
+        for alert, owner_id in held:
+            if self._may_watch(alert.stream_id, owner_id):
+                self.deliver(alert, owner_id)
 
     def _relieve(self) -> None:
         """Hold less: replays that nobody continues have ended, and one whose page is being read

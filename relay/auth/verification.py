@@ -1,54 +1,49 @@
-"""Verifies tokens, all that wait at one moment with one query. Floor 2.
+"""Whose token it is: the ways to verify, in their order. Floor 2.
 
-Session rows are not cached: a batch costs one query however many phones reconnect at once, and a
-logout counts from the next verification on.
+A token whose form belongs to one way is decided by that way alone; any other goes from way to way
+until one knows it. A way that cannot tell ends the search: those behind it must not be asked about
+a token that may well be known before them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import define, field
+from attrs import define
 
-from relay.batching import Batcher
+from relay.auth.introspection import Introspection
+from relay.auth.way import Claim, Way
 from relay.metrics import Metrics
 from relay.model import Identity
-from relay.postgres.services import SERVICE_TOKEN_PREFIX, ServiceTokens
-from relay.postgres.sessions import BetterAuthSessions
 
 
 @define(eq=False)
 class Verifier:
     """Tells whose token it is."""
 
-    _sessions: BetterAuthSessions
-    _services: ServiceTokens
     _metrics: Metrics
-    service: Batcher[str, Identity | None] = field(init=False)
-    """Runs under the supervisor."""
-
-    def __attrs_post_init__(self) -> None:
-        self.service = Batcher(self._look_up)
+    _ways: Sequence[Way]
+    """In the order of being asked."""
+    _introspection: Introspection | None = None
+    """The one way that remembers."""
 
     async def verify(self, token: str) -> Identity | None:
         """Whose token it is; None for one that is unknown or expired.
 
-        `StoreUnavailable` when that cannot be told now. Waits as long as the store does: the
-        deadline is the caller's.
+        `StoreUnavailable` when that cannot be told now. Waits as long as those do that are asked:
+        the deadline is the caller's.
         """
         self._metrics.verifications += 1
-        return await self.service.ask(token)
+        for way in self._ways:
+            claim = way.claim(token)
+            if claim is Claim.NOT_MINE:
+                continue
+            identity = await way.verify(token)
+            if identity is not None or claim is Claim.MINE:
+                return identity
+        return None
 
-    async def _look_up(self, tokens: Sequence[str]) -> list[Identity | None]:
-        # No text in Postgres holds U+0000, and it refuses a query that does.
-        askable = {token for token in tokens if "\0" not in token}
-        services = {token for token in askable if token.startswith(SERVICE_TOKEN_PREFIX)}
-        sessions = askable - services
-        found: dict[str, Identity] = {}
-        if sessions:
-            self._metrics.verification_queries += 1
-            found |= await self._sessions.find(list(sessions))
-        if services:
-            self._metrics.verification_queries += 1
-            found |= await self._services.find(list(services))
-        return [found.get(token) for token in tokens]
+    def forget(self, *, user_id: str | None = None, session_id: str | None = None) -> None:
+        """Ask anew about the tokens of this user, or of this session, from now on."""
+        if self._introspection is not None:
+            self._introspection.forget(user_id=user_id, session_id=session_id)

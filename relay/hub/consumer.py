@@ -26,7 +26,6 @@ class Consumer:
     """
 
     stream_id: str
-    identity: Identity
     wants_frames: bool
     wants_alerts: bool
     peer: ConsumingPeer
@@ -51,6 +50,11 @@ class Consumer:
         self._waiting = Lossless(self._lossless_bytes) if lossless else Latest()
         self._pace = None if terms.max_fps is None else Pace(1 / terms.max_fps)
         self._window = None if terms.window is None else Window(terms.window)
+
+    @property
+    def identity(self) -> Identity:
+        """Who consumes, by what is known of them now."""
+        return self.peer.identity
 
     @property
     def waiting_frames(self) -> int:
@@ -84,15 +88,21 @@ class Consumer:
         return False
 
     def offer_burst(self, burst: Burst) -> int:
-        """Offer frames that came at once, if possible in one write; how many were written."""
+        """Offer frames that came at once, if possible in one write; how many were written.
+
+        Those that the link does not take at once are offered one by one: they may be skipped.
+        """
+        begun = 0
         plain = self._pace is None and self._window is None and not self._needs_keyframe
         if plain and not burst.baseless and not self._waiting.count and not self._closed:
-            encoded = burst.encoded(self._codec)
-            if encoded is not None and self._outlet.write_now(encoded):
-                self.ledger.accepted += len(burst.frames)
-                self.ledger.written += len(burst.frames)
-                return len(burst.frames)
-        return sum(map(self.offer, burst.frames))
+            row = burst.encoded(self._codec)
+            if row is not None:
+                begun = self._outlet.write_row_now(row.whole, row.ends)
+                self.ledger.accepted += begun
+                self.ledger.written += begun
+                if begun == len(burst.frames):
+                    return begun
+        return begun + sum(map(self.offer, burst.frames[begun:]))
 
     def begin_life(self) -> None:
         """A new life of the stream begins: nothing of the last one may come after its status."""
@@ -132,6 +142,12 @@ class Consumer:
         self._closed = True
         while self._waiting.take() is not None:
             self._drop(Drop.LEFT)
+
+    def reopen(self) -> None:
+        """Take frames again, as if for the first time."""
+        self._closed = False
+        if self._window is not None:
+            self._window = Window(self._window.size)
 
     def _may_send(self) -> bool:
         return self._window is None or self._window.is_open

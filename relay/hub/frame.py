@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from relay.protocol.codec import Codec
 from relay.protocol.messages import NO_METADATA, VideoFrame, VideoFrameEvent
 from relay.transport import wire
-from relay.transport.link import UNSENT_LOW, Buffer
+from relay.transport.link import Buffer
+
+BURST = 64 * 1024
+"""Bytes of frames that came at once which are written at once."""
 
 
 @define(eq=False)
@@ -79,27 +83,43 @@ class Frame:
         return wire.frame_around(wire.BINARY if codec.binary else wire.TEXT, buffer)
 
 
+@frozen
+class Row:
+    """Frames one behind the other in one buffer."""
+
+    whole: Buffer
+    ends: Sequence[int]
+    """Where each frame ends."""
+
+
 @define(eq=False)
 class Burst:
     """Frames of one stream that came at once, small enough to be written at once."""
 
     frames: Sequence[Frame]
-    _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
+    _encoded: dict[Codec, Row | None] = field(factory=dict, repr=False)
 
     @property
     def baseless(self) -> bool:
         """Whether it begins with deltas that build on a frame that never came here."""
         return self.frames[0].baseless
 
-    def encoded(self, codec: Codec) -> Buffer | None:
-        """All of them, one behind the other; None when one cannot be put into this encoding."""
+    def encoded(self, codec: Codec) -> Row | None:
+        """All of them; None when one cannot be put into this encoding."""
         try:
             return self._encoded[codec]
         except KeyError:
-            whole = [frame.encoded(codec) for frame in self.frames]
-            joined = None if None in whole else b"".join(filter(None, whole))
-            self._encoded[codec] = joined
-            return joined
+            row = self._encoded[codec] = self._encode(codec)
+            return row
+
+    def _encode(self, codec: Codec) -> Row | None:
+        pieces: list[Buffer] = []
+        for frame in self.frames:
+            encoded = frame.encoded(codec)
+            if encoded is None:
+                return None
+            pieces.append(encoded)
+        return Row(b"".join(pieces), list(accumulate(map(len, pieces))))
 
 
 def bursts(messages: Sequence[VideoFrame]) -> Iterator[Sequence[VideoFrame]]:
@@ -107,7 +127,7 @@ def bursts(messages: Sequence[VideoFrame]) -> Iterator[Sequence[VideoFrame]]:
     start = size = 0
     for end, message in enumerate(messages):
         more = memoryview(message.data).nbytes
-        if end > start and size + more > UNSENT_LOW:
+        if end > start and size + more > BURST:
             yield messages[start:end]
             start, size = end, 0
         size += more

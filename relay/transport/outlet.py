@@ -11,6 +11,8 @@ unsent. Otherwise its source gets in line, and the writer asks it for a frame as
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Protocol
 
 import trio
@@ -81,6 +83,16 @@ class Outlet:
             self._tail = memoryview(frame)[sent:]
             self._wake()
         return True
+
+    def write_row_now(self, whole: Buffer, ends: Sequence[int]) -> int:
+        """Write frames that stand one behind the other, as far as the connection takes them at
+        once; how many it took, if only a part of the last."""
+        if not self.write_now(whole):
+            return 0
+        sent = len(whole) - len(self._tail)
+        begun = bisect_left(ends, sent) + 1
+        self._tail = self._tail[: ends[begun - 1] - sent]
+        return begun
 
     def line_up(self, source: Source, *, first: bool = False) -> None:
         """Let a source have its turn; `first` goes before all that are not."""

@@ -35,6 +35,8 @@ CLOSE_CODES = {1000, 1001, 1002, 1003, *range(1007, 1014)}
 
 MESSAGES_AT_ONCE = 64
 """So many messages `feed` returns at most before it wants to be called again."""
+FRAMES_AT_ONCE = 512
+"""And so many frames it looks at: of empty ones, one read can bring tens of thousands."""
 
 
 LAZY_ROOM = 1 << 20
@@ -98,7 +100,9 @@ class Splicer:
         """Take in bytes; returns the messages that are complete and the bytes not looked at yet."""
         messages: list[Message] = []
         at, end = 0, len(data)
-        while at < end and not self.deaf and len(messages) < self.at_once:
+        for _ in range(FRAMES_AT_ONCE):
+            if at == end or self.deaf or len(messages) == self.at_once:
+                break
             header, size = self._measure(data[at : at + LONGEST_HEADER])
             if at + size > end:
                 self._keep(data[at:], size)

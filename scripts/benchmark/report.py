@@ -34,14 +34,6 @@ def ratios(ours: Sequence[Result], theirs: Sequence[Result]) -> list[float]:
     return [a.cost / b.cost for a, b in zip(ours, theirs, strict=False) if b.cost]
 
 
-def spread(values: Sequence[float], form: str) -> str:
-    if not values:
-        return "-"
-    if len(values) == 1:
-        return format(values[0], form)
-    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
 def show(console: Console, name: str, workload: Workload, results: dict[str, list[Result]]) -> None:
     if isinstance(workload, Slow):
         _show_slow(console, name, workload, results)
@@ -52,17 +44,20 @@ def show(console: Console, name: str, workload: Workload, results: dict[str, lis
 def _show_cost(console: Console, name: str, results: dict[str, list[Result]]) -> None:
     table = Table(title=name, title_justify="left")
     table.add_column("server")
-    headings = ["CPU µs a frame", "of that system", "relay ÷ it", "frames/s", "age p50", "p99 ms"]
-    for heading in [*headings, "MiB", "server busy", "clients busy"]:
+    headings = ["CPU µs a frame", "user", "system", "relay ÷ it", "least to most", "frames/s"]
+    for heading in [*headings, "age p50 ms", "p99", "MiB", "server busy", "clients busy"]:
         table.add_column(heading, justify="right")
     for server, rounds in results.items():
         ages = [age for result in rounds for age in result.ages]
         clients = max(result.generator / result.seconds for result in rounds)
+        relative = [] if server == OURS else ratios(results.get(OURS, []), rounds)
         table.add_row(
             server,
-            spread([result.cost * 1e6 for result in rounds], ".1f"),
-            f"{median(r.system / (r.user + r.system or 1) for r in rounds):.0%}",
-            "" if server == OURS else spread(ratios(results.get(OURS, []), rounds), ".2f") + " x",
+            f"{median(result.cost for result in rounds) * 1e6:.1f}",
+            f"{median(r.user / (r.frames or 1) for r in rounds) * 1e6:.1f}",
+            f"{median(r.system / (r.frames or 1) for r in rounds) * 1e6:.1f}",
+            f"{median(relative):.2f} x" if relative else "",
+            f"{min(relative):.2f} to {max(relative):.2f}" if relative else "",
             f"{median(result.frames / result.seconds for result in rounds):,.0f}",
             f"{quantile(ages, 0.5) * 1000:.1f}",
             f"{quantile(ages, 0.99) * 1000:.1f}",

@@ -69,7 +69,7 @@ def find_node() -> str:
 @asynccontextmanager
 async def run_script(
     node: str,
-    relay: RelayProcess,
+    relay: RelayProcess | None,
     token: str,
     script: str,
     *arguments: str,
@@ -86,7 +86,7 @@ async def run_script(
         stderr=subprocess.STDOUT,
         env={
             "NODE_PATH": str(NODE_MODULES),
-            "WS_URL": relay.url.replace("http", "ws", 1),
+            **({} if relay is None else {"WS_URL": relay.url.replace("http", "ws", 1)}),
             "SESSION_TOKEN": token,
             **({} if trust is None else {"NODE_EXTRA_CA_CERTS": str(trust)}),
         },

@@ -73,6 +73,31 @@ async def test_a_slow_viewer_gets_the_newest_of_what_came_at_once(relay: Relay) 
     assert (ledger.accepted, ledger.written, waiting) == (8, 2, 0)
 
 
+async def test_what_the_link_did_not_take_of_a_row_may_still_be_skipped(relay: Relay) -> None:
+    phone, slow = await relay.phone(), await relay.viewer(capacity=20_000)
+    await send_at_once(phone, *numbered(9, 1500))
+    frames = await seen(slow)
+    assert [seq for seq, _ in frames] == [1, 2, 3, 4, 9]
+    assert [content for _, content in frames] == [b"%03d" % n * 1500 for n in (0, 1, 2, 3, 8)]
+    ledger, waiting = relay.hub.ledger()
+    assert (ledger.accepted, ledger.written, waiting) == (9, 5, 0)
+
+
+async def test_a_row_that_ends_with_a_frame_in_the_link_leaves_the_rest_to_the_policy(
+    relay: Relay,
+) -> None:
+    phone, slow = await relay.phone(), await relay.viewer(msgpack=True, policy="lossless")
+    pipe = slow.link.incoming
+    first = frame(b"a" * 3000)
+    await send_at_once(phone, first)
+    size = len(pipe.content)
+    assert [seq for seq, _ in await seen(slow)] == [1]
+    pipe.capacity = size  # one such frame and no byte more
+    await send_at_once(phone, *numbered(3, 1000))
+    assert len(pipe.content) == size
+    assert [seq for seq, _ in await seen(slow)] == [2, 3, 4]
+
+
 async def test_terms_hold_for_frames_that_come_at_once(relay: Relay) -> None:
     phone = await relay.phone()
     thinned, windowed = await relay.viewer(maxFps=1), await relay.viewer(window=2)
@@ -132,8 +157,9 @@ async def test_a_producer_that_never_pauses_leaves_others_their_turns(relay: Rel
 
 
 async def test_nothing_is_published_of_a_batch_after_the_stream_was_taken_over(
-    relay: Relay,
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("relay.hub.frame.BURST", 8 * 1024)
     old = await relay.phone()
     viewers = [await relay.viewer() for _ in range(2 * SLICE)]
     new = await relay.login(ANN)

@@ -110,7 +110,11 @@ def test_the_environment_can_name_the_file_and_a_flag_another(file: Path, tmp_pa
     assert load(config_file=str(other), environment=environment).settings.bind == "h:2"
 
 
-def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
+JWT_KEYS = {"jwt_jwks_url": "RS256", "jwt_public_key": "ES256", "jwt_secret": "HS256"}
+
+
+@pytest.mark.parametrize("jwt_key", JWT_KEYS)
+def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) -> None:
     values = {
         "bind": "0.0.0.0:8080",
         "database_url": "postgresql://db/relay",
@@ -123,6 +127,18 @@ def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
         "auth_schema": "auth",
         "auth_user_table": "users",
         "auth_session_table": "sessions",
+        "auth_secret": "s" * 32,
+        "jwt_jwks_url": "https://id.example.org/jwks",
+        "jwt_public_key": "/etc/relay/issuer.pem",
+        "jwt_secret": "s" * 32,
+        "jwt_issuer": "https://id.example.org",
+        "jwt_audience": "relay",
+        "jwt_algorithms": JWT_KEYS[jwt_key],
+        "introspection_url": "https://id.example.org/introspect",
+        "introspection_client_id": "relay",
+        "introspection_client_secret": "s" * 32,
+        "introspection_audience": "relay",
+        "introspection_cache": 1.5,
         "tls_certificate": "/etc/relay/chain.pem",
         "tls_key": "/etc/relay/key.pem",
         "dev_tls": True,
@@ -133,6 +149,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
         "ping_interval": 1.5,
         "idle_timeout": 2.5,
         "stall_timeout": 1.5,
+        "session_poll": 1.5,
         "offline_grace": 1.5,
         "drain_timeout": 1.5,
         "log_level": "warning",
@@ -140,6 +157,8 @@ def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
         "profile": "load",
     }
     assert values.keys() == config.SETTINGS.keys()
+    for other in JWT_KEYS.keys() - {jwt_key}:  # there can be only one
+        del values[other]
     file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items()))
     texts = {name: str(value) for name, value in values.items()}
     from_file = load(config_file=str(file), environment={}).settings
@@ -148,7 +167,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path) -> None:
         environment={f"RELAY_{name.upper()}": text for name, text in texts.items()}
     ).settings
     assert from_file == from_flags == from_environment
-    assert all(getattr(from_file, name) != default for name, default in defaults().items())
+    assert all(getattr(from_file, name) != defaults()[name] for name in values)
 
 
 def defaults() -> dict[str, object]:
@@ -267,6 +286,121 @@ def test_paths_of_the_file_start_where_the_file_is(
     assert load({"data_dir": "data"}, environment={}).settings.data_dir == elsewhere / "data"
     home = load({"data_dir": "~/data"}, environment={}).settings.data_dir
     assert home == Path("/home/ana/data")
+
+
+TOKEN_SECRETS = ("auth_secret", "jwt_secret", "introspection_client_secret")
+SECRET = "5ecret-" * 5
+ISSUER = {"jwt_issuer": "https://id.example.org", "jwt_audience": "relay"}
+JWKS: dict[str, str | None] = {"jwt_jwks_url": "https://id.example.org/jwks", **ISSUER}
+SHARED: dict[str, str | None] = {"jwt_secret": SECRET, **ISSUER}
+INTROSPECTION: dict[str, str | None] = {
+    "introspection_url": "https://id.example.org/introspect",
+    "introspection_client_id": "relay",
+    "introspection_client_secret": SECRET,
+}
+
+
+@pytest.mark.parametrize("name", TOKEN_SECRETS)
+def test_secrets_about_tokens_are_in_no_text(name: str) -> None:
+    loaded = load({**SHARED, **INTROSPECTION, name: SECRET}, environment={})
+    assert getattr(loaded.settings, name) == SECRET
+    assert "5ecret" not in repr(loaded)
+    assert "5ecret" not in "\n".join(loaded.describe())
+    assert "5ecret" not in refused({**SHARED, name: SECRET, "jwt_algorithms": "RS256"})
+    assert "5ecret" not in refused({name: ""})
+    assert f"{name}: expected a secret" in refused({name: ""})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://id.example.org",
+        "https://id.example.org:8443/realms/a/protocol/openid-connect/certs?x=1",
+        "http://localhost:3001/api/auth/jwks",
+        "http://127.0.0.1/jwks",
+        "http://127.8.9.10:80/jwks",
+        "http://[::1]:3001/jwks",
+        "https://[2001:db8::1]/jwks",
+        "https://id_provider/jwks",
+    ],
+)
+def test_keys_come_over_tls_or_from_this_machine(url: str) -> None:
+    assert load({**JWKS, "jwt_jwks_url": url}, environment={}).settings.jwt_jwks_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://id.example.org/jwks", "http:// is for this machine alone"),
+        ("http://localhost.example.org/jwks", "http:// is for this machine alone"),
+        ("http://127.0.0.1.example.org/jwks", "http:// is for this machine alone"),
+        ("http://0.0.0.0/jwks", "http:// is for this machine alone"),
+        ("ftp://localhost/jwks", "expected https://"),
+        ("id.example.org/jwks", "such as https://id.example.org/path"),
+        ("https://", "such as https://id.example.org/path"),
+        ("https://id.example.org:99999/", "such as https://id.example.org/path"),
+        ("https://[::1/", "such as https://id.example.org/path"),
+        ("https://id example.org/", "such as https://id.example.org/path"),
+        ("https://id.example.org/\n", "such as https://id.example.org/path"),
+        (f"https://{'x' * 64}.example.org/", "such as https://id.example.org/path"),
+        ("https://idé.example.org/", "such as https://id.example.org/path"),
+        (f"https://relay:{PASSWORD}@id.example.org/", "ends up in logs"),
+        (f"http://{PASSWORD}@localhost/", "ends up in logs"),
+    ],
+)
+@pytest.mark.parametrize("name", ["jwt_jwks_url", "introspection_url"])
+def test_an_address_that_would_not_do_is_explained(name: str, url: str, why: str) -> None:
+    message = refused({**JWKS, **INTROSPECTION, name: url})
+    assert message.startswith(f"{name}: ")
+    assert why in message
+    assert message.endswith(f"({config.flag(name)})")
+    assert PASSWORD not in message
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_a_config_error(url: str) -> None:
+    try:
+        load({**JWKS, "jwt_jwks_url": url}, environment={})
+    except ConfigError:
+        return
+    assert url.lower().startswith(("http://", "https://"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ({"jwt_issuer": "x"}, "jwt_issuer needs a key for JWTs: set one of jwt_jwks_url, jwt_pu"),
+        ({"jwt_audience": "x"}, "jwt_audience needs a key"),
+        ({"jwt_algorithms": "RS256"}, "jwt_algorithms needs a key"),
+        ({**JWKS, "jwt_secret": SECRET}, "set only one of jwt_jwks_url, jwt_secret"),
+        ({**JWKS, "jwt_public_key": "x.pem"}, "set only one of jwt_jwks_url, jwt_public_key"),
+        ({**SHARED, "jwt_issuer": None}, "jwt_secret needs jwt_issuer"),
+        ({**JWKS, "jwt_audience": None}, "jwt_jwks_url needs jwt_audience"),
+        ({**JWKS, "jwt_algorithms": "RS256,none"}, "'none' is none of HS256, "),
+        ({**JWKS, "jwt_algorithms": "rs256"}, "'rs256' is none of HS256, "),
+        ({**JWKS, "jwt_algorithms": " , "}, "expected names of algorithms"),
+        ({**JWKS, "jwt_algorithms": "RS256 HS256"}, "HS256 is for jwt_secret"),
+        ({**SHARED, "jwt_algorithms": "HS256,RS256"}, "RS256 is for a public key"),
+        ({**SHARED, "jwt_secret": "x" * 31}, "HS256 needs one of 32 bytes"),
+        ({**SHARED, "jwt_algorithms": "HS512"}, "HS512 needs one of 64 bytes"),
+        (
+            {"introspection_url": "https://id.example.org/"},
+            "introspection needs introspection_client_id and introspection_client_secret as well",
+        ),
+        ({"introspection_audience": "x"}, "introspection needs introspection_url and"),
+        ({**INTROSPECTION, "introspection_url": None}, "introspection needs introspection_url"),
+        ({**INTROSPECTION, "introspection_cache": "301"}, "seconds, 0 (not at all) to 300"),
+    ],
+)
+def test_ways_to_verify_that_lack_something_are_refused(
+    flags: dict[str, str | None], why: str
+) -> None:
+    assert why in refused(flags)
+
+
+@pytest.mark.parametrize("flags", [JWKS, SHARED, INTROSPECTION, {**JWKS, **INTROSPECTION}])
+def test_ways_to_verify_that_lack_nothing_are_accepted(flags: dict[str, str | None]) -> None:
+    load(flags, environment={})
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:

@@ -19,23 +19,35 @@ FLOORS = {
     6: ["__main__", "cli", "demo"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
-    3: ["connection", "session"],
+    3: ["connection", "expiry", "session"],
     2: ["hub", "auth", "alerts", "client"],
-    1: ["transport", "postgres", "batching"],
-    0: ["protocol", "closing", "config", "errors", "logs", "metrics", "model"],
+    1: ["transport", "postgres", "batching", "outbound"],
+    0: [
+        *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
+        *("policy", "token_settings"),
+    ],
 }
 
 # Rooms of one floor do not import one another, but for these.
 NEIGHBOURS = {
     ("__main__", "cli"),
     ("cli", "demo"),
+    ("connection", "expiry"),
     ("connection", "session"),
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),
+    ("policy", "model"),
+    ("config", "token_settings"),
+    ("token_settings", "errors"),
 }
 
-ONLY_IN = {"trio_websocket": "transport", "psycopg": "postgres"}
+ONLY_IN = {
+    "trio_websocket": "transport",
+    "psycopg": "postgres",
+    "httpx2": "outbound",
+    "joserfc": "auth",
+}
 NO_TRIO = {"protocol", "closing"}
 
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

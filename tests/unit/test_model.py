@@ -196,9 +196,7 @@ class World:
             assert before is not None
             between = [self.published[viewer.life, n] for n in range(before[1] + 1, frame["seq"])]
             joined = len(subscription.got) == 1  # with the last keyframe: deltas may follow that
-            assert all(
-                each.lost_base or (joined and each.keyframe is False) for each in between
-            )
+            assert all(each.lost_base or (joined and each.keyframe is False) for each in between)
         subscription.got.append(picture)
         subscription.unacknowledged += 1
         if subscription.window is not None:

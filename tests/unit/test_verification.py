@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from attrs import define, field
 
+from relay.auth.rows import TokenRows
 from relay.auth.verification import Verifier
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
@@ -49,10 +50,12 @@ class Tables:
         factory=lambda: Table({SENTRY: Service("sentry", frozenset("*"), True, False)})
     )
     metrics: Metrics = field(factory=Metrics)
+    rows: TokenRows = field(init=False)
     verifier: Verifier = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.verifier = Verifier(self.sessions, self.services, self.metrics)  # type: ignore[arg-type]
+        self.rows = TokenRows(self.sessions, self.services, self.metrics)  # type: ignore[arg-type]
+        self.verifier = Verifier(self.metrics, [self.rows])
 
     async def verify_at_once(self, tokens: Iterable[str]) -> list[Identity | str | None]:
         """Ask for all at one moment; the answers are in their order."""
@@ -73,7 +76,7 @@ class Tables:
 @asynccontextmanager
 async def running(tables: Tables) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
-        await nursery.start(tables.verifier.service.run)
+        await nursery.start(tables.rows.service.run)
         yield
         nursery.cancel_scope.cancel()
 
@@ -166,7 +169,7 @@ async def test_a_bug_is_not_a_wrong_token_either() -> None:
         nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(RuntimeError):
-            await tables.verifier.service.run()
+            await tables.rows.service.run()
     assert answers == ["unavailable"] * 2
 
 

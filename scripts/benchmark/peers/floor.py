@@ -31,7 +31,7 @@ def server_frame(opcode: int, payload: bytes) -> bytes:
     return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
 
 
-def extent(data: bytes) -> tuple[int, int]:
+def extent(data: bytes | bytearray) -> tuple[int, int]:
     """Where the payload of a client's frame begins and ends; (0, 0) when that cannot be told."""
     if len(data) < 14:
         return 0, 0
@@ -111,7 +111,7 @@ def main() -> None:
         for key, _ in selector.select():
             if key.data is None:
                 accepted = listener.accept()[0]
-                accepted.setblocking(False)
+                accepted.setblocking(False)  # noqa: FBT003
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 selector.register(accepted, selectors.EVENT_READ, Peer(accepted))
             elif not key.data.receive():
