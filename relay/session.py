@@ -66,6 +66,7 @@ class Line(Protocol):
     accepted: int
     outlet: Outlet
     codec: Codec
+    ending: Ending | None
 
     def tell(self, message: ServerMessage) -> object: ...
 
@@ -94,6 +95,8 @@ class Services:
     """Of one connection."""
     max_streams: int | None = None
     """Of one user, online at a time."""
+    register_rate: Rate | None = None
+    """Of one user."""
     alert_rate: Rate | None = None
     """Of one sender."""
 
@@ -205,6 +208,9 @@ class Session:
             return
         assert isinstance(self.identity, User)
         stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
+        rate = self._services.register_rate
+        if self._is_too_fast(message, rate, Limit.REGISTRATIONS, stream_id):
+            return
         if self._has_too_many_streams(message, stream_id, self.identity.user_id):
             return
         try:
@@ -213,12 +219,14 @@ class Session:
             self._line.audit(REGISTER, outcome="unavailable", stream_id=stream_id)
             self._refuse_for_store(message)
             return
+        if self._line.ending is None:  # it may have ended in the very moment of the answer
+            self._claimed(message, stream_id, owner_id)
+
+    def _claimed(self, message: Register, stream_id: str, owner_id: str) -> None:
         if not policy.may_register(self.identity, owner_id):
             self._refuse(message, ErrorCode.UNAUTHORIZED, "This stream id is taken", stream_id)
-            return
-        if self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
-            return
-        self._produce(message, stream_id, owner_id)
+        elif not self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
+            self._produce(message, stream_id, owner_id)
 
     def _has_too_many_streams(self, message: Register, stream_id: str, user_id: str) -> bool:
         most, replaced = self._services.max_streams, self._produced
@@ -375,14 +383,7 @@ class Session:
 
     async def _alert(self, message: Alert) -> None:
         refused = "You may not send alerts for this stream"
-        rate = self._services.alert_rate
-        wait = None if rate is None else rate.hit(self.identity.sender)
-        if wait is not None:
-            self._services.metrics.limits_hit[Limit.ALERTS] += 1
-            text = "Too many alerts in too short a time"
-            retry_after = max(1, round(wait * 1000))
-            code = ErrorCode.RATE_LIMITED
-            self._refuse(message, code, text, message.stream_id, retry_after=retry_after)
+        if self._is_too_fast(message, self._services.alert_rate, Limit.ALERTS, message.stream_id):
             return
         try:
             stored = await self._services.alerts.accept(alert_from(self.identity, message))
@@ -401,6 +402,18 @@ class Session:
                 alert_id=stored.alert_id,
             )
         )
+
+    def _is_too_fast(
+        self, request: Request, rate: Rate | None, limit: Limit, stream_id: str | None
+    ) -> bool:
+        wait = None if rate is None else rate.hit(self.identity.sender)
+        if wait is None:
+            return False
+        self._services.metrics.limits_hit[limit] += 1
+        text = f"Too many {limit} in too short a time"
+        retry_after = max(1, round(wait * 1000))
+        self._refuse(request, ErrorCode.RATE_LIMITED, text, stream_id, retry_after=retry_after)
+        return True
 
     def _refuse(
         self,
