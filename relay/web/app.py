@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
+from relay.admission import NOT_IN_URL, TOKEN_PARAMETERS
 from relay.protocol.messages import ErrorCode
 from relay.web.api import Api, Refusal
 
@@ -38,6 +38,8 @@ class Reports:
     ready: Callable[[], Awaitable[dict[str, Any]]]
     """`{"ready": bool, …}` with the reasons."""
     stats: Callable[[], dict[str, Any]]
+    metrics: Callable[[str], tuple[bytes, str]]
+    """What Prometheus reads, and its content type, for an `Accept` header."""
 
 
 def make_app(reports: Reports, api: Api) -> Starlette:
@@ -53,6 +55,10 @@ def make_app(reports: Reports, api: Api) -> Starlette:
 
     async def stats(_: Request) -> Response:
         return JSONResponse(reports.stats())
+
+    async def metrics(request: Request) -> Response:
+        content, content_type = reports.metrics(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": content_type})
 
     async def index(_: Request) -> Response:
         return HTMLResponse(page)
@@ -72,6 +78,7 @@ def make_app(reports: Reports, api: Api) -> Starlette:
             Route("/health", _guarded(health)),
             Route("/ready", _guarded(ready)),
             Route("/stats", _guarded(stats)),
+            Route("/metrics", _guarded(metrics)),
             Route("/streams", _guarded(api.streams)),
             Route("/alerts", _guarded(api.alerts), methods=["GET"]),
             Route("/alerts", _guarded(api.raise_alert), methods=["POST"]),
