@@ -11,7 +11,7 @@ from relay.alerts.replay import Replays
 from relay.answers import Answers
 from relay.errors import StoreUnavailable
 from relay.guard.rates import Rate
-from relay.metrics import Limit, Metrics
+from relay.metrics import Limit
 from relay.model import Identity
 from relay.postgres.alerts import AlertTable, History
 from relay.protocol.messages import Alert, AlertsSince, ErrorCode, ServerMessage, Success
@@ -32,17 +32,12 @@ class AlertRequests:
     _history: AlertTable
     _rate: Rate | None
     """Of one sender."""
-    _metrics: Metrics
 
     async def store(self, message: Alert) -> None:
         """Acknowledge an alert when it is stored."""
         wait = None if self._rate is None else self._rate.hit(self._identity().sender)
         if wait is not None:
-            self._metrics.limits_hit[Limit.ALERTS] += 1
-            text = "Too many alerts in too short a time"
-            retry_after = max(1, round(wait * 1000))
-            code = ErrorCode.RATE_LIMITED
-            self._answers.refuse(message, code, text, message.stream_id, retry_after=retry_after)
+            self._answers.refuse_for_rate(message, Limit.ALERTS, wait, message.stream_id)
             return
         try:
             stored = await self._intake.accept(alert_from(self._identity(), message))

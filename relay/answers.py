@@ -6,6 +6,7 @@ from typing import Protocol
 
 from attrs import define
 
+from relay.metrics import Limit, Metrics
 from relay.protocol.messages import Error, ErrorCode, Register, Request, ServerMessage
 
 STORE_RETRY_AFTER = 2000
@@ -27,6 +28,7 @@ class Answers:
     """To the requests of one connection."""
 
     _line: Line
+    _metrics: Metrics
 
     def refuse(
         self,
@@ -50,6 +52,15 @@ class Answers:
                 retry_after=retry_after,
             )
         )
+
+    def refuse_for_rate(
+        self, request: Request, limit: Limit, wait: float, stream_id: str | None
+    ) -> None:
+        """Say that there are too many, for so many seconds; counted."""
+        self._metrics.limits_hit[limit] += 1
+        text = f"Too many {limit} in too short a time"
+        retry_after = max(1, round(wait * 1000))
+        self.refuse(request, ErrorCode.RATE_LIMITED, text, stream_id, retry_after=retry_after)
 
     def refuse_for_store(self, request: Request, stream_id: str | None = None) -> None:
         """Say that the database is away."""

@@ -63,6 +63,7 @@ class Line(Protocol):
     accepted: int
     outlet: Outlet
     codec: Codec
+    ending: Ending | None
 
     def tell(self, message: ServerMessage) -> object: ...
 
@@ -91,6 +92,8 @@ class Services:
     """Of one connection."""
     max_streams: int | None = None
     """Of one user, online at a time."""
+    register_rate: Rate | None = None
+    """Of one user."""
     alert_rate: Rate | None = None
     """Of one sender."""
 
@@ -118,7 +121,7 @@ class Session:
             lambda stream_id, owner_id: policy.may_watch(self.identity, stream_id, owner_id),
             self._line.start_soon,
         )
-        self._answers = Answers(self._line)
+        self._answers = Answers(self._line, self._services.metrics)
         self._alerts = AlertRequests(
             lambda: self.identity,
             self.tell,
@@ -127,7 +130,6 @@ class Session:
             self._services.alerts,
             self._services.history,
             self._services.alert_rate,
-            self._services.metrics,
         )
 
     @property
@@ -215,6 +217,11 @@ class Session:
             return
         assert isinstance(self.identity, User)
         stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
+        rate = self._services.register_rate
+        wait = None if rate is None else rate.hit(self.identity.sender)
+        if wait is not None:
+            self._answers.refuse_for_rate(message, Limit.REGISTRATIONS, wait, stream_id)
+            return
         if self._has_too_many_streams(message, stream_id, self.identity.user_id):
             return
         try:
@@ -223,13 +230,15 @@ class Session:
             self._line.audit(REGISTER, outcome="unavailable", stream_id=stream_id)
             self._answers.refuse_for_store(message)
             return
+        if self._line.ending is None:  # it may have ended in the very moment of the answer
+            self._claimed(message, stream_id, owner_id)
+
+    def _claimed(self, message: Register, stream_id: str, owner_id: str) -> None:
         if not policy.may_register(self.identity, owner_id):
             text = "This stream id is taken"
             self._answers.refuse(message, ErrorCode.UNAUTHORIZED, text, stream_id)
-            return
-        if self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
-            return
-        self._produce(message, stream_id, owner_id)
+        elif not self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
+            self._produce(message, stream_id, owner_id)
 
     def _has_too_many_streams(self, message: Register, stream_id: str, user_id: str) -> bool:
         most, replaced = self._services.max_streams, self._produced
