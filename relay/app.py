@@ -209,7 +209,8 @@ class Relay:
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
                 **({"audit": audit} if settings.audit else {}),
-            }
+            },
+            dispensable=frozenset({"audit"}),
         )
         timing = Timing(
             auth_timeout=settings.auth_timeout,
