@@ -195,10 +195,7 @@ class Relay:
             store.changes,
             store.triggers,
             settings.session_poll,
-            forget=lambda change: verification.verifier.forget(
-                user_id=change.id if change.kind == "user" else None,
-                session_id=change.id if change.kind == "session" else None,
-            ),
+            forget=verification.verifier.forget,
         )
         dispatch = AlertDispatch(
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
@@ -215,7 +212,8 @@ class Relay:
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
                 **({"audit": audit} if settings.audit else {}),
-            }
+            },
+            dispensable=frozenset({"audit"}),
         )
         timing = Timing(
             auth_timeout=settings.auth_timeout,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from urllib.parse import unquote
 
 import structlog
 from attrs import define, field
@@ -72,7 +73,10 @@ class Attempts:
         return True
 
     def _name(self, token: str) -> str:
-        """What a token is remembered by; it tells nothing to who does not know the secret."""
-        return hashlib.blake2b(
-            token.encode("utf-8", "surrogatepass"), digest_size=16, key=self._secret
-        ).hexdigest()
+        """What a token is remembered by; it tells nothing to who does not know the secret.
+
+        A signed cookie may come URL-encoded, in more spellings than the tables have room for: all
+        of them are one.
+        """
+        plain = unquote(token).encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(plain, digest_size=16, key=self._secret).hexdigest()
