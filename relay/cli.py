@@ -17,6 +17,7 @@ import click
 from relay import config
 from relay.config import SETTINGS, Configuration, Settings
 from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.load.commands import load
 from relay.logs import configure_logging
 from relay.model import ANY_STREAM
 
@@ -339,6 +340,9 @@ def config_show() -> None:
     """
     for line in configuration().describe():
         click.echo(line)
+
+
+relay.add_command(load)
 
 
 @relay.command()

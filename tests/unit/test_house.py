@@ -16,7 +16,7 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "demo"],
+    6: ["__main__", "cli", "demo", "load"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: ["connection", "session"],
@@ -32,6 +32,8 @@ FLOORS = {
 NEIGHBOURS = {
     ("__main__", "cli"),
     ("cli", "demo"),
+    ("cli", "load"),
+    ("load", "demo"),
     ("connection", "session"),
     ("metrics", "closing"),
     ("closing", "protocol"),
