@@ -21,6 +21,7 @@ from relay.load.stage import Raised, Sent, Stage, Window
 
 INTERVAL = 1.0
 """Seconds between two parts."""
+EMIT_SECONDS = 5.0
 HEARTBEAT = 0.02
 """Seconds; how late it comes is how late everything else would."""
 
@@ -64,7 +65,7 @@ async def play(stage: Stage, share: Share, library: Library, emit: Emit) -> None
                     nursery.start_soon(play_script, stage, share.worker, share.of)
             helpers.cancel_scope.cancel()
     finally:
-        with trio.move_on_after(5, shield=True):
+        with trio.move_on_after(EMIT_SECONDS, shield=True):
             await emit(take(stage))
 
 
@@ -105,7 +106,8 @@ async def _report(stage: Stage, emit: Emit) -> None:
     while True:
         due += INTERVAL
         await trio.sleep_until(stage.epoch + due)
-        await emit(take(stage))
+        with trio.move_on_after(EMIT_SECONDS, shield=True):  # what was taken must arrive
+            await emit(take(stage))
 
 
 async def _beat(stage: Stage) -> None:

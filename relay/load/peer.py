@@ -103,7 +103,8 @@ class Peer:
         """Take what comes next; `Closed` at the end."""
         await self.socket.read(self._take)
         if self.acks:
-            acks, self.acks = self.acks, []
+            acks = self.acks.copy()
+            self.acks.clear()
             for ack in acks:
                 await self.say("ack", **ack)
 
