@@ -34,9 +34,7 @@ async def play_toml(source: str, url: str, *, settled: bool = True) -> Book:
         sent.extend(parts.sent)
         raised.extend(parts.raised)
 
-    stage = Stage(
-        Timeline(scenario), Address(url, ("a-token",)), "abcd1234", trio.current_time()
-    )
+    stage = Stage(Timeline(scenario), Address(url, ("a-token",)), "abcd1234", trio.current_time())
     await play(stage, Share(), Library(scenario.seed), keep)
     if settled:
         settle(book, windows, sent, raised, end=scenario.length, grace=scenario.grace)

@@ -152,7 +152,7 @@ class Actor:
         """What it does once it is authenticated; ends by itself when it has done it all."""
         raise NotImplementedError
 
-    def hear(self, heard: Heard, size: int) -> None:
+    def hear(self, heard: Heard, size: int) -> None:  # noqa: ARG002 (for viewers)
         """Take what comes unasked."""
         if heard.type == "error":
             self.figures.counts["errors"] += 1
@@ -235,18 +235,14 @@ class Phone(Listener):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        self._due = self.payloads.due(
-            self.stage.timeline, self.name, self.number, self.presence
-        )
+        self._due = self.payloads.due(self.stage.timeline, self.name, self.number, self.presence)
         self._next = next(self._due, None)
 
     async def play(self, peer: Peer) -> None:
         stream = self.stage.stream_id(self.name, self.number)
         self._life += 1
         self.seats[stream] = Seat(stream, self.stage.now(), None)
-        await peer.ask(
-            "register", streamId=stream, produces=["video-frame"], consumes=["alert"]
-        )
+        await peer.ask("register", streamId=stream, produces=["video-frame"], consumes=["alert"])
         # Its camera starts when it may send; what was due while it was away later is left out.
         while self._next is not None and self._next < self.stage.now():
             self.figures.counts["withheld"] += self._life > 1
@@ -303,9 +299,7 @@ class Viewer(Listener):
             stream = self.stage.stream_id(group.watch, number)
             judge = FrameJudge(self.stage.run_id, number, self.figures.counts)
             self.seats[stream] = Seat(stream, self.stage.now(), judge)
-            await peer.ask(
-                "subscribe", streamId=stream, consumes=["video-frame", "alert"], **given
-            )
+            await peer.ask("subscribe", streamId=stream, consumes=["video-frame", "alert"], **given)
         while True:
             await peer.read()
 

@@ -16,14 +16,14 @@ from typing import Literal
 
 from attrs import frozen
 
-from relay.load.figures import COUNTS, TIMES, Book, Figures
+from relay.load.figures import COUNTS, TIMES, Book
 from relay.load.schema import nearest
 from relay.load.units import TIMES as TIME_UNITS
 from relay.load.units import seconds_in_words
 
 _LINE = re.compile(
     r"\s*(?P<left>[a-z][a-z0-9_.-]*)\s*(?P<comparison><=|>=|==|!=|<|>)\s*"
-    r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>us|ms|s|min|m|h|%)?\s*(?P<wire>[x×*]\s*wire)?\s*"
+    r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>us|ms|s|min|m|h|%)?\s*(?P<wire>[x\u00d7*]\s*wire)?\s*"
 )
 _STATISTIC = re.compile(r"p[0-9]{1,2}|mean|max|min|count")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -39,6 +39,7 @@ ENOUGH = 100
 WORDS = "FIGURE < NUMBER, such as frame_age.p99 < 200ms or alerts.lost == 0"
 
 Verdict = Literal["kept", "failed", "unknown"]
+Unit = Literal["time", "percent", "wire", "count"]
 
 
 @frozen
@@ -52,15 +53,17 @@ class Check:
     comparison: str
     number: float
     """Seconds where the figure is a time, a fraction where it is a percentage."""
-    unit: Literal["time", "percent", "wire", "count"]
+    unit: Unit
 
     def measured(self, book: Book) -> float | None:
         """What the figure is now, in the unit of `number`; None if nothing was measured."""
         figures = book.group(self.group) if self.group else book.total()
         if self.statistic is not None:
-            value = figures.times[self.figure].statistic(self.statistic) if (
-                self.figure in figures.times
-            ) else None
+            value = (
+                figures.times[self.figure].statistic(self.statistic)
+                if (self.figure in figures.times)
+                else None
+            )
             if value is None or self.unit != "wire":
                 return value
             wire = book.wire_time(self.group, figures)
@@ -139,22 +142,27 @@ def parse_check(line: str, groups: Collection[str], *, scripted: bool = False) -
         statistic = names.pop()
     figure = ".".join(names)
     if figure not in COUNTS and figure not in TIMES:
+        first, _, rest = figure.partition(".")
+        if group is None and (rest in COUNTS or rest in TIMES) and groups:
+            raise ValueError(f"there is no group {first!r}{nearest(first, groups)}")
         raise ValueError(
             f"there is no figure or group {figure!r}{nearest(figure, {*COUNTS, *TIMES, *groups})}"
         )
+    number, unit = _number(found, figure, statistic, group)
     return Check(
         line=line.strip(),
         group=group,
         figure=figure,
         statistic=statistic,
         comparison=found["comparison"],
-        **_number(found, figure, statistic, group),
+        number=number,
+        unit=unit,
     )
 
 
 def _number(
     found: re.Match[str], figure: str, statistic: str | None, group: str | None
-) -> dict[str, object]:
+) -> tuple[float, Unit]:
     number, unit = float(found["number"]), found["unit"]
     is_time = figure in TIMES
     if is_time and statistic is None:
@@ -164,18 +172,15 @@ def _number(
     if found["wire"]:
         if not is_time or unit or group is None or statistic == "count":
             raise ValueError("wire goes with a time of one group, as in slow.frame_age.p50")
-        return {"number": number, "unit": "wire"}
+        return number, "wire"
     if is_time and statistic != "count":
         if unit is None or unit == "%":
             raise ValueError(f"{figure} is a time: give it a unit such as ms")
-        return {"number": number * TIME_UNITS[unit], "unit": "time"}
+        return number * TIME_UNITS[unit], "time"
     if unit == "%":
         if is_time or not COUNTS[figure]:
             raise ValueError(f"{figure} is no part of anything: compare it with a number")
-        return {"number": number / 100, "unit": "percent"}
+        return number / 100, "percent"
     if unit:
         raise ValueError(f"{figure} is a count: compare it with a number without {unit}")
-    return {"number": number, "unit": "count"}
-
-
-__all__ = ["Check", "Figures", "Result", "judge_all", "parse_check"]
+    return number, "count"

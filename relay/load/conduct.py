@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import attrs
 import msgspec
@@ -91,7 +91,7 @@ class JsonLines:
     failure: str | None = None
     _file: IO[bytes] | None = field(default=None, init=False)
 
-    def __enter__(self) -> JsonLines:
+    def __enter__(self) -> Self:
         if self.path is not None:
             try:
                 self._file = self.path.open("wb", buffering=0)

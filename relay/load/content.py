@@ -153,7 +153,5 @@ class AlertJudge:
 
 def missing_of(got: list[list[int]], first: int, last: int) -> int:
     """How many of the numbers from `first` to `last` are in none of these ranges."""
-    there = sum(
-        max(0, min(high, last) - max(low, first) + 1) for low, high in got
-    )
+    there = sum(max(0, min(high, last) - max(low, first) + 1) for low, high in got)
     return max(0, last - first + 1) - there

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -21,14 +22,15 @@ import trio
 from attrs import define, field, frozen
 
 from relay.errors import RelayError
-from relay.load.checks import Check, Result, judge_all
+from relay.load.checks import Check, Result, judge_all, parse_check
+from relay.load.engine import Parts
 from relay.load.figures import Book, Figures, Wire
 from relay.load.results import Outcome, RunResult, Second, group_result, second_of
 from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
 from relay.load.settle import Comparison, compare_ledger, settle
 from relay.load.stage import Raised, Sent, Window
-from relay.load.target import Address, Target, TargetFailed, Usage, find_address, open_target, stop
+from relay.load.target import Address, Target, Usage, find_address, open_target, stop
 from relay.load.worker import Go, Order, Said, lines
 
 KEPT, FAILED, WRONG, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
@@ -40,7 +42,7 @@ INTEGRITY = ("torn", "doubled", "disordered", "foreign", "lost", "alerts.doubled
 """Counts that must be 0 in every run, whatever the scenario says."""
 LEDGER_SECONDS = 3.0
 FAILURES_IN_A_ROW = 2
-SAMPLES = 200_000
+OPEN_FILES = 65_536
 
 
 class RunFailed(RelayError):
@@ -105,13 +107,14 @@ class Run:
 
     async def perform(self) -> None:
         """Run it all. What goes wrong is in `failure`; only `ScenarioError` is raised."""
+        raise_open_files()
         go_on = trio.CancelScope()
         try:
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._leave_at_signal, signals, go_on, nursery.cancel_scope)
                     with go_on:
-                        await self._perform(go_on)
+                        await self._perform()
                     nursery.cancel_scope.cancel()
         except* ScenarioError as errors:
             raise first(errors) from None
@@ -133,7 +136,7 @@ class Run:
 
     _stop: trio.Event | None = None
 
-    async def _perform(self, go_on: trio.CancelScope) -> None:
+    async def _perform(self) -> None:
         async with open_target(self.scenario, is_mine=self.options.target_is_mine) as target:
             self.target = target
             self.phase = "making tokens"
@@ -175,27 +178,21 @@ class Run:
 
     async def _hear(self, number: int, worker: Worker, go: Go) -> None:
         length = self.scenario.length + self.scenario.grace + HEAD_START
-        with trio.fail_after(length + LEAVING_SECONDS) as patience:
-            try:
-                async for said in worker.play(go):
-                    if said.parts is None:
-                        continue
-                    for name, part in said.parts.groups.items():
-                        self.book.group(name).add_part(part)
-                        if name != "generator":
-                            self._fresh.add_part(part)
-                        else:
-                            self._fresh_generator.add_part(part)
-                    self._connected[number] = {
-                        name: part.connected for name, part in said.parts.groups.items()
-                    }
-                    self.windows += said.parts.windows
-                    self.sent += said.parts.sent
-                    self.raised += said.parts.raised
-            except trio.TooSlowError:
-                raise
+        with trio.move_on_after(length + LEAVING_SECONDS) as patience:
+            async for said in worker.play(go):
+                if said.parts is not None:
+                    self._take(number, said.parts)
         if patience.cancelled_caught:
             raise RunFailed("a worker does not end")
+
+    def _take(self, number: int, parts: Parts) -> None:
+        for name, part in parts.groups.items():
+            self.book.group(name).add_part(part)
+            (self._fresh_generator if name == "generator" else self._fresh).add_part(part)
+        self._connected[number] = {name: part.connected for name, part in parts.groups.items()}
+        self.windows += parts.windows
+        self.sent += parts.sent
+        self.raised += parts.raised
 
     _fresh_generator: Figures = field(factory=Figures, init=False)
 
@@ -219,13 +216,16 @@ class Run:
         usage = self.target.usage() if self.target else None
         connected = sum(sum(groups.values()) for groups in self._connected.values())
         second = second_of(
-            at, self._fresh, self._fresh_generator, connected, usage, self._usage,
-            self.seconds[-1].at if self.seconds else 0.0,
+            at,
+            fresh=self._fresh,
+            generator=self._fresh_generator,
+            connected=connected,
+            usage=usage,
+            before=self._usage,
+            last_at=self.seconds[-1].at if self.seconds else 0.0,
         )
         for name, figures in self.book.groups.items():
-            figures.connected = sum(
-                groups.get(name, 0) for groups in self._connected.values()
-            )
+            figures.connected = sum(groups.get(name, 0) for groups in self._connected.values())
         self._usage = usage
         self._fresh, self._fresh_generator = Figures(), Figures()
         self.seconds.append(second)
@@ -318,8 +318,6 @@ class Run:
 
 
 def _integrity() -> tuple[Check, ...]:
-    from relay.load.checks import parse_check  # noqa: PLC0415
-
     return tuple(parse_check(f"{name} == 0", ()) for name in INTEGRITY)
 
 
@@ -387,12 +385,18 @@ async def open_worker(order: Order) -> AsyncIterator[Worker]:
         await stop(process)
 
 
+def raise_open_files() -> None:
+    """Let this process and its children have as many connections as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def first(errors: BaseExceptionGroup[RelayError]) -> RelayError:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     assert isinstance(error, RelayError)
     return error
-
-
-__all__ = ["Options", "Run", "RunFailed", "TargetFailed"]

@@ -96,9 +96,7 @@ def take(stage: Stage) -> Parts:
     windows, stage.windows = stage.windows, []
     sent, stage.sent = stage.sent, []
     raised, stage.raised = stage.raised, []
-    return Parts(
-        at=stage.now(), groups=groups, windows=windows, sent=sent, raised=raised
-    )
+    return Parts(at=stage.now(), groups=groups, windows=windows, sent=sent, raised=raised)
 
 
 async def _report(stage: Stage, emit: Emit) -> None:

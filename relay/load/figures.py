@@ -1,22 +1,19 @@
 """What actors count and measure, in a form that can be added up exactly. Floor 6.
 
-Times are HdrHistograms with two significant digits: those of several processes are merged value by
-value, and a percentile is only ever taken of the merged one.
+Times are HdrHistograms: those of several processes are merged value by value, and a percentile is
+only ever taken of the merged one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from attrs import define, field, frozen
-from hdrh.histogram import HdrHistogram
 
-LONGEST = 3600.0
-"""Seconds; what takes longer counts as this."""
+from relay.load.histogram import HdrHistogram
+
 MICROSECONDS = 1_000_000
-DIGITS = 2
 
 COUNTS: Mapping[str, tuple[str, ...]] = {
     "sent": ("sent", "withheld"),
@@ -70,51 +67,46 @@ KINDS_OF_ERRORS = 200
 class Times:
     """A distribution of times."""
 
-    _histogram: Any = field(
-        factory=lambda: HdrHistogram(1, int(LONGEST * MICROSECONDS), DIGITS)
-    )
+    histogram: HdrHistogram = field(factory=HdrHistogram)
+    """Of microseconds."""
 
     def record(self, seconds: float) -> None:
-        value = int(seconds * MICROSECONDS)
-        self._histogram.record_value(min(max(value, 1), int(LONGEST * MICROSECONDS)))
+        self.histogram.record(max(0, int(seconds * MICROSECONDS)))
 
     @property
     def count(self) -> int:
-        return int(self._histogram.get_total_count())
+        return self.histogram.total
 
     def statistic(self, name: str) -> float | None:
         """`p0` to `p99`, `p999` being 99.9 %, `mean`, `min`, `max`, in seconds; or `count`."""
         if not self.count:
             return None
-        if name == "count":
-            return float(self.count)
-        if name == "mean":
-            return float(self._histogram.get_mean_value()) / MICROSECONDS
-        if name == "min":
-            return float(self._histogram.get_min_value()) / MICROSECONDS
-        if name == "max":
-            return float(self._histogram.get_max_value()) / MICROSECONDS
+        match name:
+            case "count":
+                return float(self.count)
+            case "mean":
+                return self.histogram.mean() / MICROSECONDS
+            case "min":
+                return self.histogram.lowest() / MICROSECONDS
+            case "max":
+                return self.percentile(100)
         return self.percentile(float(f"{name[1:3]}.{name[3:] or 0}"))
 
     def percentile(self, percent: float) -> float:
-        return float(self._histogram.get_value_at_percentile(percent)) / MICROSECONDS
+        return self.histogram.value_at(percent) / MICROSECONDS
 
     def buckets(self) -> list[tuple[float, int]]:
         """The values that were recorded, in seconds, and how often."""
-        return [
-            (item.value_iterated_to / MICROSECONDS, item.count_added_in_this_iter_step)
-            for item in self._histogram.get_recorded_iterator()
-        ]
+        return [(max(value, 1) / MICROSECONDS, count) for value, count in self.histogram]
 
     def encode(self) -> str:
-        """As HdrHistogram writes it: compressed, in base64."""
-        return bytes(self._histogram.encode()).decode()
+        return self.histogram.encode()
 
     def add_encoded(self, encoded: str) -> None:
-        self._histogram.decode_and_add(encoded.encode())
+        self.histogram.add(HdrHistogram.decode(encoded))
 
     def add(self, other: Times) -> None:
-        self._histogram.add(other._histogram)  # noqa: SLF001 (of its own kind)
+        self.histogram.add(other.histogram)
 
 
 @frozen

@@ -8,10 +8,10 @@ from __future__ import annotations
 import trio
 from attrs import define
 
+from relay.client import DialFailed, ServerError
 from relay.load.actors import Actor
 from relay.load.peer import Peer
 from relay.load.scenario import Hostiles
-from relay.client import DialFailed, ServerError
 from relay.load.stage import cut
 from relay.transport import wire
 from relay.transport.dial import Closed
@@ -25,7 +25,7 @@ PAUSE = 0.05
 class Hostile(Actor):
     """Comes, does what its kind does, and comes again."""
 
-    async def _connect_once(self, due: float) -> bool:
+    async def _connect_once(self, due: float) -> bool:  # noqa: ARG002
         group = self.group
         assert isinstance(group, Hostiles)
         counts = self.figures.counts

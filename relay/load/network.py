@@ -69,6 +69,8 @@ class ShapedLink(trio.abc.Stream):
     _flushed: trio.Event = field(factory=trio.Event)
     _rest: bytes = b""
     was_cut: bool = False
+    _life: trio.CancelScope = field(factory=trio.CancelScope)
+    """Ends what comes in when the link is cut."""
 
     def __attrs_post_init__(self) -> None:
         self._in_send, self._in = trio.open_memory_channel[tuple[float, bytes]](CHUNKS)
@@ -112,6 +114,7 @@ class ShapedLink(trio.abc.Stream):
     def cut(self) -> None:
         """Tear the connection off, as a lost radio link does."""
         self._broken = self.was_cut = True
+        self._life.cancel()
         if isinstance(self._stream, trio.SocketStream):
             with suppress(OSError):
                 self._stream.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, RESET)
@@ -119,7 +122,7 @@ class ShapedLink(trio.abc.Stream):
 
     async def carry_in(self) -> None:
         last = 0.0
-        with self._in_send:
+        with self._in_send, self._life:
             while True:
                 await self._wait_for_stall()
                 bucket = self._bucket("in", self._network().bandwidth)

@@ -114,7 +114,11 @@ class Replay:
         return self.noise[start : start + size]
 
     def due(
-        self, timeline: Timeline, name: str, number: int, presence: Presence
+        self,
+        timeline: Timeline,  # noqa: ARG002 (it has a pace of its own)
+        name: str,  # noqa: ARG002
+        number: int,  # noqa: ARG002
+        presence: Presence,
     ) -> Iterator[float]:
         start = presence.join
         while self.trace.length > 0:

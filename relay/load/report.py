@@ -13,13 +13,22 @@ from relay.load.results import GroupResult, RunResult
 from relay.load.units import seconds_in_words
 
 MOST_ERRORS = 12
-COLUMNS = ("frames\nout", "frames\nin", "missed", "lost", "age\np50", "age\np99", "alerts\nin/out", "closes")
+COLUMNS = (
+    "frames\nout",
+    "frames\nin",
+    "missed",
+    "lost",
+    "age\np50",
+    "age\np99",
+    "alerts\nin/out",
+    "closes",
+)
 BAD_CONTENT = ("torn", "doubled", "disordered", "foreign")
 
 
 def print_summary(console: Console, result: RunResult) -> None:
     """Print what became of a run."""
-    console.print(f"{result.scenario}: {result.seconds:.0f} s, {result.workers} worker(s), {result.machine}")
+    console.print(f"{result.scenario}: {result.about}")
     if result.groups:
         console.print(_groups(result))
     for name, group in result.groups.items():
@@ -30,7 +39,8 @@ def print_summary(console: Console, result: RunResult) -> None:
     for comparison in result.ledger:
         mark = "ok  " if comparison.agrees else "BAD "
         console.print(
-            f"{mark} ledger: {comparison.what}: relay {comparison.relay}, clients {comparison.clients}"
+            f"{mark} ledger: {comparison.what}: relay {comparison.relay},"
+            f" clients {comparison.clients}"
         )
     for check in result.checks:
         mark = "ok  " if check.kept else "FAIL"
@@ -80,7 +90,11 @@ def _bad_content(name: str, counts: Mapping[str, int]) -> Iterator[Text]:
 
 def _errors(groups: Mapping[str, GroupResult]) -> Iterator[Text]:
     errors = sorted(
-        ((number, name, words) for name, group in groups.items() for words, number in group.errors.items()),
+        (
+            (number, name, words)
+            for name, group in groups.items()
+            for words, number in group.errors.items()
+        ),
         reverse=True,
     )
     for number, name, words in errors[:MOST_ERRORS]:

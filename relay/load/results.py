@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from attrs import field, frozen
+from attrs import frozen
 
 from relay.errors import RelayError
 from relay.load.checks import Result
@@ -74,11 +74,18 @@ class RunResult:
     groups: dict[str, GroupResult]
     total: GroupResult
     format: str = FORMAT
-    type: str = field(default="result")
+    type: str = "result"
+
+    @property
+    def about(self) -> str:
+        """How long, by how many, and on what."""
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{self.seconds:.0f} s, {workers}, {self.machine}"
 
 
 def second_of(
     at: float,
+    *,
     fresh: Figures,
     generator: Figures,
     connected: int,

@@ -292,7 +292,7 @@ class Scenario:
     @property
     def length(self) -> float:
         """Seconds from the start to the last frame."""
-        return sum(stage.duration for stage in self.stages)
+        return sum(float(stage.duration) for stage in self.stages)
 
     def path(self, name: str) -> Path:
         return self.folder / Path(name).expanduser()
@@ -317,7 +317,7 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
         raise ScenarioError(file, f"is not TOML: {problem}") from None
     place = Place(file)
     raw = read_table(Scenario, table, place)
-    groups: dict[str, dict[str, Group]] = {}
+    groups: dict[str, Any] = {}
     for kind, cls in KINDS.items():
         groups[kind] = dict(_read_groups(cls, getattr(raw, kind), place.at(kind)))
     scenario = attrs.evolve(
@@ -401,6 +401,13 @@ def _check_groups(
             raise place.error(f"two groups are named {name}")
     if not names and scenario.script is None:
         raise place.error("there is nobody in it: add a table such as [phones.front]")
+    _check_watched(scenario, groups, place)
+    _check_mentioned(scenario, names, place)
+
+
+def _check_watched(
+    scenario: Scenario, groups: Mapping[str, Mapping[str, Group]], place: Place
+) -> None:
     for kind in ("viewers", "services", "hostiles"):
         for name, group in groups[kind].items():
             watched = getattr(group, "watch", None)
@@ -408,6 +415,9 @@ def _check_groups(
                 where = place.at(f"{kind}.{name}.watch")
                 hint = nearest(watched, scenario.phones) if scenario.phones else ""
                 raise where.error(f"there is no group of phones named {watched!r}{hint}")
+
+
+def _check_mentioned(scenario: Scenario, names: list[str], place: Place) -> None:
     for number, stage in enumerate(scenario.stages):
         where = place.at(f"stages[{number}]")
         if not isinstance(stage.change, Mapping):

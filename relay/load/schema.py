@@ -126,15 +126,15 @@ def whole(least: int, most: int) -> Reader:
 
 
 def text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError
-    return value
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError
 
 
 def switch(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
+    if value is True or value is False:
+        return value
+    raise ValueError
 
 
 def one_of(*words: str) -> Reader:
@@ -148,8 +148,8 @@ def one_of(*words: str) -> Reader:
 
 def list_of(read: Reader) -> Reader:
     def read_list(value: object) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise ValueError
-        return tuple(map(read, value))
+        if isinstance(value, list):
+            return tuple(map(read, value))
+        raise ValueError
 
     return read_list

@@ -101,7 +101,7 @@ def read_script(path: str) -> dict[str, tuple[Play, int]]:
     """The actors of a script: what each does, and how many there are. `BadScript`."""
     try:
         actors: Any = runpy.run_path(path).get("ACTORS")
-    except Exception as error:  # noqa: BLE001 (whatever a script raises is a word to its author)
+    except Exception as error:
         raise BadScript(f"{path}: {type(error).__name__}: {error}") from error
     if not isinstance(actors, dict) or not actors:
         raise BadScript(f"{path} defines no ACTORS = {{name: async function}}")

@@ -36,8 +36,8 @@ def settle(
         counts = book.group(window.group).counts
         if window.watched:
             _settle_frames(counts, window, by_stream[window.stream], end)
-        for sender, each in alerts[window.stream].items():
-            counts["alerts.lost"] += _lost_alerts(window, sender, each, grace)
+        for sender, of_sender in alerts[window.stream].items():
+            counts["alerts.lost"] += _lost_alerts(window, sender, of_sender, grace)
 
 
 def _settle_frames(counts: Any, window: Window, sent: list[Sent], end: float) -> None:
@@ -95,13 +95,20 @@ def compare_ledger(
     lines = []
 
     def line(what: str, relay: int, least: int, most: int | None) -> None:
-        clients = f"{least}" if most == least else f"{least} to {most}" if most else f"{least} or more"
+        clients = (
+            f"{least}" if most == least else f"{least} to {most}" if most else f"{least} or more"
+        )
         agrees = relay >= least and (most is None or relay <= most)
         lines.append(Comparison(what, relay, clients, agrees))
 
     accepted = _less(before, after, "frames_accepted")
     # What was under way when a phone was torn off may or may not have come.
-    line("frames accepted", accepted, 0 if _torn(book) else total["sent"], total["sent"] + total["unsure"])
+    line(
+        "frames accepted",
+        accepted,
+        0 if _torn(book) else total["sent"],
+        total["sent"] + total["unsure"],
+    )
     consumers = after.get("frames_to_consumers", {}), before.get("frames_to_consumers", {})
     written = _less(consumers[1], consumers[0], "written")
     line("frames written to viewers", written, total["received"] - total["doubled"], None)
@@ -110,7 +117,12 @@ def compare_ledger(
     )
     offered = _less(consumers[1], consumers[0], "accepted")
     waiting = consumers[0].get("waiting", 0)
-    line("frames offered: written, dropped, waiting", offered, written + dropped + waiting, written + dropped + waiting)
+    line(
+        "frames offered: written, dropped, waiting",
+        offered,
+        written + dropped + waiting,
+        written + dropped + waiting,
+    )
     stored = _less(before, after, "alerts_stored")
     line("alerts stored", stored, total["alerts.accepted"], total["alerts.sent"])
     delivered = _less(before, after, "alerts_delivered")

@@ -109,12 +109,12 @@ class LeanSocket:
         self._early = True
         self.take(data, lambda message: self._waiting.append(bytes(message)))
 
-    def take(self, data: memoryview, on_message: OnMessage) -> None:
+    def take(self, data: memoryview, on_message: OnMessage) -> None:  # noqa: C901 (it is hot)
         """Hand on the messages that these bytes complete."""
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed:
-                return
+                return None
             whole, self._rest = self._rest, bytearray()
             data = memoryview(whole)
         at, end = 0, len(data)
@@ -186,14 +186,12 @@ class LeanSocket:
             return
         code = self.closed.code if self.closed.code not in {1005, ABNORMAL_CLOSURE} else NORMAL
         with trio.move_on_after(GOODBYE_SECONDS, shield=True):
-            try:
+            with suppress(Closed):
                 await self._write(_masked(wire.CLOSE, code.to_bytes(2)))
-            except Closed:
-                pass
         self._said_goodbye = True
 
     async def drain(self) -> None:
-        """Read on until the server closes: a socket that is closed unread takes back what we sent."""
+        """Read on until the server closes: to close unread takes back what was sent."""
         try:
             while await self.stream.receive_some(READ_SIZE):
                 pass

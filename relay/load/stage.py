@@ -1,4 +1,4 @@
-"""What the actors of one process share: the clock, the target, the book, and who is connected. Floor 6."""
+"""What the actors of one process share: the clock, the target, the book. Floor 6."""
 
 from __future__ import annotations
 

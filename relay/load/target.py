@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from relay.app import open_store
 from relay.config import Settings
@@ -90,14 +90,14 @@ async def open_target(scenario: Scenario, *, is_mine: bool) -> AsyncIterator[Tar
         return
     with tempfile.TemporaryDirectory(prefix="relay-load-") as folder:
         # Postgres may have to run as another user than root, and pass through.
-        Path(folder).chmod(0o711)
+        Path(folder).chmod(0o711)  # noqa: ASYNC240 (a folder of our own)
         data_dir, log = Path(folder, "data"), Path(folder, "log")
         command = [
             *(sys.executable, "-P", "-m", "relay", "serve", "--bind", "127.0.0.1:0"),
             *("--data-dir", str(data_dir), "--profile", "load", "--log-level", "error"),
             *scenario.target.settings,
         ]
-        with log.open("wb") as sink:
+        with log.open("wb") as sink:  # noqa: ASYNC230
             process = await trio.lowlevel.open_process(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -136,7 +136,7 @@ async def _listening(process: trio.Process, log: Path) -> str:
     words = said.decode(errors="replace").split()
     if words[:3] != ["relay", "listening", "on"]:
         await trio.lowlevel.checkpoint()
-        lines = log.read_text(errors="replace").strip().splitlines()
+        lines = log.read_text(errors="replace").strip().splitlines()  # noqa: ASYNC240
         raise TargetFailed(f"the relay did not start: {lines[-1] if lines else 'no word from it'}")
     return words[3]
 
@@ -195,9 +195,7 @@ async def find_address(scenario: Scenario, target: Target) -> Address:
     return Address(target.url, tuple(sessions), tuple(services))
 
 
-async def _make_tokens(
-    data_dir: Path, number: int, ttl: float
-) -> tuple[list[str], list[str]]:
+async def _make_tokens(data_dir: Path, number: int, ttl: float) -> tuple[list[str], list[str]]:
     async with open_store(Settings(data_dir=data_dir)) as store:
         lasts = timedelta(seconds=ttl)
         sessions = [await store.sessions.create(USER, lasts) for _ in range(number)]
@@ -242,14 +240,16 @@ def read_usage(pid: int) -> Usage | None:
         if Path("/proc/self/stat").exists():
             words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks = int(words[11]) + int(words[12])
-            return Usage(ticks / os.sysconf("SC_CLK_TCK"), int(words[21]) * os.sysconf("SC_PAGESIZE"))
+            return Usage(
+                ticks / os.sysconf("SC_CLK_TCK"), int(words[21]) * os.sysconf("SC_PAGESIZE")
+            )
         shown = subprocess.run(  # noqa: S603
-            ["/bin/ps", "-o", "rss=,time=", "-p", str(pid)], capture_output=True, text=True, check=True
+            ["/bin/ps", "-o", "rss=,time=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()
         minutes, _, seconds = shown[1].rpartition(":")
         return Usage(float(minutes or 0) * 60 + float(seconds), int(shown[0]) * 1024)
     except (OSError, ValueError, IndexError, subprocess.SubprocessError):
         return None
-
-
-__all__ = ["Address", "Target", "TargetFailed", "Usage", "field", "find_address", "open_target"]

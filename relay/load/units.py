@@ -59,7 +59,9 @@ def seconds_in_words(seconds: float) -> str:
 
 def _read(value: object, units: dict[str, float] | dict[str, int]) -> float:
     words = "|".join(map(re.escape, units))
-    found = re.fullmatch(rf"{_NUMBER}\s*({words})", value.strip()) if isinstance(value, str) else None
+    found = (
+        re.fullmatch(rf"{_NUMBER}\s*({words})", value.strip()) if isinstance(value, str) else None
+    )
     if found is None:
         raise ValueError
     return float(found[1]) * units[found[2]]

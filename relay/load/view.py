@@ -55,7 +55,9 @@ class View:
         length = run.scenario.length
         bar = ProgressBar(total=length, completed=min(run.now, length), width=40)
         parts: list[object] = [
-            Text(f"{run.scenario.name}: {run.phase}, {run.now:.0f} of {length:.0f} s{self._stage()}"),
+            Text(
+                f"{run.scenario.name}: {run.phase}, {run.now:.0f} of {length:.0f} s{self._stage()}"
+            ),
             bar,
         ]
         if run.seconds:

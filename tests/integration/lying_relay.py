@@ -96,8 +96,12 @@ class LyingRelay:
             middle = len(data) // 8 * 4
             data = data[:middle] + ("A" if data[middle] != "A" else "B") + data[middle + 1 :]
         frame = {
-            **{"type": "video-frame", "streamId": stream, "seq": self.seqs[stream]},
-            **{"timestamp": message["timestamp"], "receivedAt": 0, "data": data},
+            "type": "video-frame",
+            "streamId": stream,
+            "seq": self.seqs[stream],
+            "timestamp": message["timestamp"],
+            "receivedAt": 0,
+            "data": data,
         }
         if is_turn(lies.late_every, self.frames):
             self._held[stream] = frame
