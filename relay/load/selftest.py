@@ -104,14 +104,14 @@ async def self_test(console: Console) -> None:
             f" {frames / cpu:,.0f} frames/s per core, {cpu / max(frames, 1) * 1e6:.1f} us each"
         )
         late = tally.book.group("generator").time("lateness").statistic("p99") or 0
-        console.print(f"    {connected} connected, generator late by {seconds_in_words(late)} (p99)")
+        words = seconds_in_words(late)
+        console.print(f"    {connected} connected, generator late by {words} (p99)")
         times = tally.book.total().times
         for name in ("connect_time", *(("frame_age",) if trial.rate else ())):
             if name in times:
                 p50, p99 = (seconds_in_words(times[name].percentile(each)) for each in (50, 99))
                 console.print(f"    {name}: p50 {p50}, p99 {p99}")
         bad = [f"{counts[name]} {name}" for name in FAULTS if counts[name]]
-        ]
         if bad:
             console.print(f"    not right: {', '.join(bad)}")
 
