@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -18,26 +19,41 @@ from attrs import define, frozen
 from relay.alerts.dispatch import AlertDispatch
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
+from relay.audit import AuditLog
 from relay.auth.chain import Verification, open_verification
+from relay.auth.doubt import CertainVerifier
+from relay.auth.registry import Registry
+from relay.auth.vouched import Vouched
+from relay.auth.watch import SessionWatch
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
+from relay.guard.files import allow_files
+from relay.guard.guard import Guard
+from relay.guard.rates import Rate
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
+from relay.postgres.address import Address as DatabaseAddress
 from relay.postgres.alerts import AlertTable
+from relay.postgres.audit import AuditTable
+from relay.postgres.changes import Changes
 from relay.postgres.database import Database, open_database
 from relay.postgres.embedded import open_embedded
+from relay.postgres.grants import Grants
 from relay.postgres.migrate import pending
 from relay.postgres.services import ServiceTokens
 from relay.postgres.sessions import BetterAuthSessions, find_better_auth
 from relay.postgres.streams import StreamOwners
+from relay.postgres.triggers import SessionTriggers
 from relay.server import Server
 from relay.session import Services
 from relay.supervisor import Supervisor
 from relay.transport.budget import Budget
 from relay.transport.certificate import Certificate, make_development_certificate
 from relay.transport.listener import listen
+from relay.web.api import Api
 from relay.web.app import Reports, make_app
+from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
 
 log = structlog.get_logger()
@@ -53,6 +69,10 @@ class Store:
     services: ServiceTokens
     streams: StreamOwners
     alerts: AlertTable
+    grants: Grants
+    changes: Changes
+    triggers: SessionTriggers
+    audit: AuditTable
 
 
 @asynccontextmanager
@@ -70,6 +90,13 @@ async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
         yield database
 
 
+async def check_tables(database: Database) -> None:
+    """`ConfigError` unless relay's own tables are as this version needs them."""
+    if missing := await pending(database):
+        tables = f"{len(missing)} migrations are missing, up to {missing[-1]}"
+        raise ConfigError(f"the database is not ready: {tables}; run `relay db migrate`")
+
+
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
     """The database with all its tables found.
@@ -77,22 +104,31 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     `ConfigError` when they are missing, `StoreUnavailable` when it cannot be asked.
     """
     async with open_database_of(settings) as database:
-        if missing := await pending(database):
-            tables = f"{len(missing)} migrations are missing, up to {missing[-1]}"
-            raise ConfigError(f"the database is not ready: {tables}; run `relay db migrate`")
+        await check_tables(database)
+        sessions = await find_better_auth(
+            database,
+            schema=settings.auth_schema,
+            user_table=settings.auth_user_table,
+            session_table=settings.auth_session_table,
+        )
         yield Store(
             database,
             settings.database_url is None,
-            await find_better_auth(
-                database,
-                schema=settings.auth_schema,
-                user_table=settings.auth_user_table,
-                session_table=settings.auth_session_table,
-            ),
+            sessions,
             ServiceTokens(database),
             StreamOwners(database),
             AlertTable(database),
+            Grants(database),
+            Changes(database, _listen_address(settings, database)),
+            SessionTriggers(database, sessions.tables),
+            AuditTable(database),
         )
+
+
+def _listen_address(settings: Settings, database: Database) -> DatabaseAddress:
+    if settings.listen_url is None:
+        return database.address
+    return DatabaseAddress.parse(settings.listen_url, connect_timeout=settings.connect_timeout)
 
 
 async def serve(
@@ -107,6 +143,7 @@ async def serve(
     `StoppedAtOnce`. When cancelled it ends at once, too.
     """
     addresses = [(address.host, address.port) for address in settings.addresses]
+    allow_files(settings.max_connections + settings.max_unauthenticated)
     certificate = _certificate(settings)
     listeners = await listen(
         addresses, stall_timeout=settings.stall_timeout, certificate=certificate
@@ -146,15 +183,35 @@ class Relay:
         cls, settings: Settings, store: Store, verification: Verification, metrics: Metrics
     ) -> Relay:
         hub = Hub(metrics, settings.offline_grace)
+        registry, vouched = Registry(), Vouched(store.sessions)
+        certain = CertainVerifier(verification.verifier, vouched.complete, registry)
+        watch = SessionWatch(
+            registry,
+            store.sessions,
+            store.services,
+            store.changes,
+            store.triggers,
+            settings.session_poll,
+            forget=lambda change: verification.verifier.forget(
+                user_id=change.id if change.kind == "user" else None,
+                session_id=change.id if change.kind == "session" else None,
+            ),
+        )
         dispatch = AlertDispatch(
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
         )
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
+        audit = AuditLog(
+            store.audit if settings.audit else None, timedelta(days=settings.audit_days)
+        )
         supervisor = Supervisor(
             {
                 **verification.services,
+                "vouched-users": vouched.service,
+                "session-watch": watch,
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
+                **({"audit": audit} if settings.audit else {}),
             }
         )
         timing = Timing(
@@ -187,19 +244,43 @@ class Relay:
                 "dropped": dict(ledger.dropped),
                 "waiting": waiting,
             }
-            return metrics.totals() | {"streams": hub.count(), "frames_to_consumers": frames}
+            return metrics.totals() | {
+                "profile": settings.profile,
+                "unauthenticated": guard.crowd.unauthenticated,
+                "streams": hub.count(),
+                "frames_to_consumers": frames,
+            }
 
-        http = HttpServer(make_app(Reports(ready, stats)))
+        limited = settings.profile != "load"
+        if not limited:
+            log.warning("PROFILE LOAD: no rates and no caps; never where strangers can connect")
+        budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
+        alert_rate = Rate(settings.alert_rate) if limited else None
+        exposition = Exposition(metrics, hub, supervisor, audit)
+        api = Api(
+            certain,
+            hub,
+            intake,
+            store.alerts,
+            settings.auth_timeout,
+            guard.attempts,
+            alert_rate,
+            audit,
+            metrics,
+        )
+        http = HttpServer(make_app(Reports(ready, stats, exposition.encode), api))
         services = Services(
-            hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
+            hub,
+            store.streams,
+            intake,
+            store.alerts,
+            metrics,
+            settings.lossless_buffer,
+            max_subscriptions=settings.max_subscriptions if limited else None,
+            max_streams=settings.max_streams_per_user if limited else None,
+            alert_rate=alert_rate,
         )
-        door = Door(
-            verification.verifier,
-            services,
-            timing,
-            Budget(settings.receive_buffer),
-            http.serve,
-        )
+        door = Door(certain, services, timing, budget, http.serve, watch, guard, audit)
         server = Server(door)
         return cls(hub, supervisor, server)
 

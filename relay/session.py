@@ -7,27 +7,30 @@ says why not. Frames alone go unanswered.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 import trio
 from attrs import define, field, frozen
 
-from relay.alerts.intake import AlertIntake
+from relay import policy
+from relay.alerts.intake import AlertIntake, alert_from
 from relay.alerts.replay import Replays
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
+from relay.guard.rates import Rate
 from relay.hub.consumer import Consumer
 from relay.hub.hub import Hub
 from relay.hub.stream import Stream
 from relay.hub.terms import Terms
-from relay.metrics import Metrics
-from relay.model import Identity, NewAlert, Service, User
-from relay.postgres.alerts import AlertTable
+from relay.metrics import Limit, Metrics
+from relay.model import Identity, User
+from relay.postgres.alerts import AlertTable, History
 from relay.postgres.streams import StreamOwners
 from relay.protocol.codec import Codec
 from relay.protocol.messages import (
     ALERT,
+    REGISTER,
     VIDEO_FRAME,
     Ack,
     Alert,
@@ -39,6 +42,7 @@ from relay.protocol.messages import (
     ErrorCode,
     Register,
     Request,
+    RequestId,
     ServerMessage,
     StreamEntry,
     Streams,
@@ -46,12 +50,9 @@ from relay.protocol.messages import (
     Success,
     Unsubscribe,
     VideoFrame,
-    now_ms,
 )
 from relay.transport.outlet import Outlet
 
-MAX_SUBSCRIPTIONS = 1000
-"""Of one connection."""
 ALERTS_IN_A_PAGE = 100
 STORE_RETRY_AFTER = 2000
 """Milliseconds."""
@@ -68,7 +69,14 @@ class Line(Protocol):
 
     def tell(self, message: ServerMessage) -> object: ...
 
-    def end(self, ending: Ending) -> object: ...
+    def start_soon(self, task: Callable[[], Awaitable[object]]) -> object:
+        """Start a task that ends with the connection."""
+
+    def end(self, ending: Ending, *, request_id: RequestId = None) -> object: ...
+
+    def audit(
+        self, what: str, *, outcome: str, reason: str = "", stream_id: str | None = None
+    ) -> object: ...
 
 
 @frozen
@@ -82,6 +90,12 @@ class Services:
     metrics: Metrics
     lossless_bytes: int
     """That may wait for a consumer that must not miss a frame."""
+    max_subscriptions: int | None = None
+    """Of one connection."""
+    max_streams: int | None = None
+    """Of one user, online at a time."""
+    alert_rate: Rate | None = None
+    """Of one sender."""
 
 
 @define(eq=False)
@@ -99,7 +113,12 @@ class Session:
     _replays: Replays = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._replays = Replays(self.tell)
+        self._replays = Replays(
+            self.tell,
+            lambda alert: len(self.codec.encode(alert)),
+            lambda stream_id, owner_id: policy.may_watch(self.identity, stream_id, owner_id),
+            self._line.start_soon,
+        )
 
     @property
     def accepted(self) -> int:
@@ -115,12 +134,19 @@ class Session:
     def too_slow(self) -> None:
         self._line.end(Ending.TOO_SLOW)
 
-    def tell_alert(self, alert: AlertEvent) -> None:
-        if not self._replays.deliver(alert):
-            self.too_slow()
+    def tell_alert(self, alert: AlertEvent, owner_id: str) -> None:
+        self._replays.deliver(alert, owner_id)
 
     def superseded(self) -> None:
         self._line.end(Ending.SUPERSEDED)
+
+    def become(self, identity: Identity) -> None:
+        """Go on as the same user or service with other permissions, which count from now on."""
+        before, self.identity = self.identity, identity
+        if policy.view_of(before) == policy.view_of(identity):
+            return
+        consumers = {stream_id: consumer for stream_id, (_, consumer) in self._consumers.items()}
+        self._services.hub.reconsider(self, before, consumers)
 
     async def handle(self, message: ClientMessage) -> None:
         """Do what an authenticated peer asks, with anything but frames."""
@@ -157,6 +183,11 @@ class Session:
         if stream is not None:
             await stream.publish(own, self)
 
+    def skip_frames(self) -> None:
+        """Frames of the peer were dropped before they came here."""
+        if self._produced is not None:
+            self._produced.skip(self)
+
     def close(self) -> None:
         """Leave all streams."""
         hub = self._services.hub
@@ -168,26 +199,53 @@ class Session:
         self._consumers.clear()
 
     async def _register(self, message: Register) -> None:
-        if not isinstance(self.identity, User):
-            self._refuse(message, ErrorCode.UNAUTHORIZED, "Only users register streams")
+        if not policy.may_register(self.identity, None):
+            text = "Only users register streams"
+            self._refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
             return
-        stream_id = message.stream_id or f"stream_{secrets.token_urlsafe(16)}"
+        assert isinstance(self.identity, User)
+        stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
+        if self._has_too_many_streams(message, stream_id, self.identity.user_id):
+            return
         try:
             owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
         except StoreUnavailable:
+            self._line.audit(REGISTER, outcome="unavailable", stream_id=stream_id)
             self._refuse_for_store(message)
             return
-        if not self.identity.owns(owner_id):
+        if not policy.may_register(self.identity, owner_id):
             self._refuse(message, ErrorCode.UNAUTHORIZED, "This stream id is taken", stream_id)
+            return
+        if self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
             return
         self._produce(message, stream_id, owner_id)
 
+    def _has_too_many_streams(self, message: Register, stream_id: str, user_id: str) -> bool:
+        most, replaced = self._services.max_streams, self._produced
+        others = {stream_id} if replaced is None else {stream_id, replaced.stream_id}
+        if most is None or self._services.hub.count_streams_of(user_id, but=others) < most:
+            return False
+        self._services.metrics.limits_hit[Limit.STREAMS_OF_USER] += 1
+        retry_after = Ending.TOO_MANY_CONNECTIONS.value.retry_after
+        text = f"A user may have {most} streams online"
+        code = ErrorCode.TOO_MANY_CONNECTIONS
+        self._refuse(message, code, text, stream_id, retry_after=retry_after)
+        return True
+
     def _produce(self, message: Register, stream_id: str, owner_id: str) -> None:
         hub, before = self._services.hub, self._produced
+        other = hub.producer(stream_id)
         stream = hub.register(stream_id, owner_id, self, message.metadata)
         if stream is None:
-            self.superseded()
+            reason = "a newer connection produces it"
+            self._line.audit(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
+            self._line.end(Ending.SUPERSEDED, request_id=message.id)
             return
+        if other is None or other is self:
+            self._line.audit(REGISTER, outcome="succeeded", stream_id=stream_id)
+        else:
+            reason = f"from connection {other.accepted}"
+            self._line.audit("takeover", outcome="succeeded", reason=reason, stream_id=stream_id)
         if before is not None and before is not stream:
             hub.release(before, self, at_once=True)
         self._produced = stream
@@ -206,13 +264,14 @@ class Session:
     def _subscribe(self, message: Subscribe) -> None:
         stream_id = message.stream_id
         before = self._consumers.get(stream_id)
-        if before is None and len(self._consumers) >= MAX_SUBSCRIPTIONS:
-            text = f"A connection may have {MAX_SUBSCRIPTIONS} subscriptions"
+        most = self._services.max_subscriptions
+        if before is None and most is not None and len(self._consumers) >= most:
+            self._services.metrics.limits_hit[Limit.SUBSCRIPTIONS] += 1
+            text = f"A connection may have {most} subscriptions"
             self._refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
             return
         consumer = Consumer(
             stream_id=stream_id,
-            identity=self.identity,
             wants_frames=_wants(VIDEO_FRAME, message.consumes),
             wants_alerts=_wants(ALERT, message.consumes),
             peer=self,
@@ -262,8 +321,11 @@ class Session:
 
     def _acknowledge(self, message: Ack) -> None:
         subscribed = self._consumers.get(message.stream_id)
-        if subscribed is not None:  # else it crossed our UNSUBSCRIBED
-            subscribed[1].acknowledge(message.seq)
+        if subscribed is None:  # it crossed our UNSUBSCRIBED
+            return
+        stream, consumer = subscribed
+        if message.epoch in (None, stream.epoch):  # else it is about an earlier life
+            consumer.acknowledge(message.seq)
 
     def _list_streams(self, message: Streams) -> None:
         streams = [
@@ -276,53 +338,54 @@ class Session:
         scope = message.stream_id
         self._replays.begin(scope)
         try:
-            page = await self._services.history.history(
-                self.identity,
-                stream_id=scope,
-                after=message.after,
-                last=message.last,
-                limit=message.limit or ALERTS_IN_A_PAGE,
-            )
+            page = await self._read_page(message)
         except StoreUnavailable:
-            self._replays.end(scope)
+            self._replays.fail(scope)
             self._refuse_for_store(message, scope)
             return
         if page is None:
-            self._replays.end(scope)
+            self._replays.refuse(scope)
             text = "Invalid message: there is no such alert - at `$.after`"
             self._refuse(message, ErrorCode.INVALID_MESSAGE, text, scope)
             return
-        self._replays.send_page(scope, page)
+        more = self._replays.send_page(scope, page, message.after or 0)
         self.tell(
             Success(
                 code="ALERTS_REPLAYED",
                 message="Alerts replayed",
                 id=message.id,
                 stream_id=scope,
-                more=page.more,
+                more=more,
             )
         )
 
+    async def _read_page(self, message: AlertsSince) -> History | None:
+        """A page by what may be seen when it has been read, which may take a while."""
+        while True:
+            reader = self.identity
+            page = await self._services.history.history(
+                reader,
+                stream_id=message.stream_id,
+                after=message.after,
+                last=message.last,
+                limit=message.limit or ALERTS_IN_A_PAGE,
+            )
+            if reader is self.identity:
+                return page
+
     async def _alert(self, message: Alert) -> None:
         refused = "You may not send alerts for this stream"
-        identity = self.identity
-        if isinstance(identity, Service) and not (
-            identity.alerts and identity.covers(message.stream_id)
-        ):
-            self._refuse(message, ErrorCode.UNAUTHORIZED, refused, message.stream_id)
+        rate = self._services.alert_rate
+        wait = None if rate is None else rate.hit(self.identity.sender)
+        if wait is not None:
+            self._services.metrics.limits_hit[Limit.ALERTS] += 1
+            text = "Too many alerts in too short a time"
+            retry_after = max(1, round(wait * 1000))
+            code = ErrorCode.RATE_LIMITED
+            self._refuse(message, code, text, message.stream_id, retry_after=retry_after)
             return
-        alert = NewAlert(
-            stream_id=message.stream_id,
-            sender=identity.sender,
-            severity=message.severity,
-            message=message.message,
-            timestamp=now_ms() if message.timestamp is None else int(message.timestamp),
-            metadata=message.metadata,
-            alert_key=message.alert_key,
-            as_owner=identity.user_id if isinstance(identity, User) else None,
-        )
         try:
-            stored = await self._services.alerts.accept(alert)
+            stored = await self._services.alerts.accept(alert_from(self.identity, message))
         except StoreUnavailable:
             self._refuse_for_store(message, message.stream_id)
             return
@@ -340,9 +403,26 @@ class Session:
         )
 
     def _refuse(
-        self, request: Request, code: ErrorCode, text: str, stream_id: str | None = None
+        self,
+        request: Request,
+        code: ErrorCode,
+        text: str,
+        stream_id: str | None = None,
+        *,
+        retry_after: int | None = None,
     ) -> None:
-        self.tell(Error(code=code, message=text, id=request.id, stream_id=stream_id))
+        if code is ErrorCode.UNAUTHORIZED or isinstance(request, Register):
+            what = str(request.__struct_config__.tag)
+            self._line.audit(what, outcome="refused", reason=text, stream_id=stream_id)
+        self.tell(
+            Error(
+                code=code,
+                message=text,
+                id=request.id,
+                stream_id=stream_id,
+                retry_after=retry_after,
+            )
+        )
 
     def _refuse_for_store(self, request: Request, stream_id: str | None = None) -> None:
         self.tell(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import msgspec
 import trio
 from attrs import define, field
 
+from relay import policy
 from relay.hub.consumer import Consumer
 from relay.hub.frame import Burst, Frame, bursts
 from relay.hub.ledger import Ledger
@@ -70,12 +73,14 @@ class Stream:
         Yields to other tasks each time that `SLICE` offers are made.
         """
         for burst in bursts(messages):
-            if self._publishing.locked():
-                # A taken-over producer's last frame is still on its way to the rest.
+            while self.producer is producer and self._publishing.locked():
+                # A taken-over producer's last frame is still on its way to the rest. Whoever
+                # waited may find that the lock was handed on meanwhile.
                 async with self._publishing:
                     pass
             if self.producer is not producer:
                 return
+            # No other task has its turn between here and the first offer.
             await self._offer_to_all(self._accept(burst, producer.codec))
 
     def _accept(self, messages: Sequence[VideoFrame], codec: Codec) -> list[Frame]:
@@ -111,6 +116,11 @@ class Stream:
         if not self._told_unencodable and any(frame.unencodable for frame in frames):
             self._tell_unencodable()
 
+    def skip(self, producer: Producer) -> None:
+        """Frames of the producer were dropped on the way here: no delta builds on them."""
+        if self.producer is producer:
+            self._unbased = True
+
     def watch(self, consumer: Consumer) -> None:
         """Add a consumer; if it may see the stream, the latest frame is offered at once.
 
@@ -124,6 +134,20 @@ class Stream:
             if self._keyframe is not self._latest:
                 consumer.skip_to_keyframe()
 
+    def reveal(self, consumer: Consumer) -> None:
+        """A consumer may see the stream from now on: begin as with a new one."""
+        if self.live:
+            consumer.peer.tell(self.status_for(consumer))
+        consumer.reopen()
+        self.watch(consumer)
+
+    def conceal(self, consumer: Consumer) -> None:
+        """A consumer may see the stream no longer: to them it is gone, as if there were none."""
+        consumer.close()
+        self._set_audience(tuple(other for other in self.audience if other is not consumer))
+        if self.live:
+            consumer.peer.tell(self.status_for(consumer))
+
     def unwatch(self, consumer: Consumer) -> None:
         consumer.close()
         if consumer in self.watchers:
@@ -132,35 +156,35 @@ class Stream:
         self._set_audience(tuple(other for other in self.audience if other is not consumer))
 
     def may_see(self, consumer: Consumer) -> bool:
-        return self.owner_id is not None and consumer.identity.may_consume(
-            self.stream_id, self.owner_id
-        )
+        return policy.may_watch(consumer.identity, self.stream_id, self.owner_id)
 
-    def start(self, owner_id: str, producer: Producer, metadata: Metadata | None) -> None:
+    def start(
+        self, epoch: int, owner_id: str, producer: Producer, metadata: Metadata | None
+    ) -> None:
         """Begin a new life of the stream."""
         self.owner_id, self.metadata = owner_id, metadata
-        self.epoch, self.seq = max(self.epoch + 1, now_ms()), 0
+        self.epoch, self.seq = epoch, 0
         self._told_unencodable = False
         for consumer in self.audience:
             consumer.begin_life()
         self._set_audience(tuple(filter(self._serves, self.watchers)))
         self.producer, self._unbased = producer, True
-        self.set_status(StreamStatus.ONLINE)
+        self.set_status(StreamStatus.ONLINE, metadata)
 
     def continue_with(self, producer: Producer, metadata: Metadata | None) -> None:
-        """Go on with this producer; consumers notice nothing."""
+        """Go on with this producer; consumers notice nothing but metadata that is another."""
         self._unbased = self._unbased or producer is not self.producer
-        self.producer, self.metadata = producer, metadata
+        self.producer, before, self.metadata = producer, self.metadata, metadata
+        if metadata != before:
+            self._tell_watchers({} if metadata is None else metadata)
 
     def end(self) -> None:
         self.producer, self._latest, self._keyframe = None, None, None
         self.set_status(StreamStatus.OFFLINE)
 
-    def set_status(self, status: StreamStatus) -> None:
+    def set_status(self, status: StreamStatus, metadata: Metadata | None = None) -> None:
         self.status = status
-        for consumer in self.watchers:
-            if self.may_see(consumer):
-                consumer.peer.tell(self.status_for(consumer))
+        self._tell_watchers(metadata)
         self.on_status(self)
 
     def ledger(self) -> tuple[Ledger, int]:
@@ -172,9 +196,33 @@ class Stream:
             waiting += consumer.waiting_frames
         return total, waiting
 
+    def figures(self) -> dict[str, Any]:
+        """For operators: where the stream stands, and what became of its frames."""
+        return {
+            "streamId": self.stream_id,
+            "status": self.status,
+            "epoch": self.epoch,
+            "frames": self.seq,
+            "producer": None if self.producer is None else self.producer.accepted,
+            "consumers": [
+                {
+                    "connection": consumer.peer.accepted,
+                    "frames": consumer.ledger.accepted,
+                    "written": consumer.ledger.written,
+                    "dropped": dict(consumer.ledger.dropped),
+                    "waiting": consumer.waiting_frames,
+                }
+                for consumer in self.watchers
+            ],
+        }
+
     def status_for(self, consumer: Consumer) -> Status:
         """The status as this consumer may know it."""
-        if not self.live or not self.may_see(consumer):
+        return self.public_status(visible=self.may_see(consumer))
+
+    def public_status(self, *, visible: bool) -> Status:
+        """The status as those may know it who see the stream, or do not."""
+        if not (self.live and visible):
             return Status(stream_id=self.stream_id, epoch=0, status=StreamStatus.OFFLINE)
         return Status(stream_id=self.stream_id, epoch=self.epoch, status=self.status)
 
@@ -189,6 +237,12 @@ class Stream:
                     consumers=len(self.audience),
                 )
             )
+
+    def _tell_watchers(self, metadata: Metadata | None) -> None:
+        for consumer in self.watchers:
+            if self.may_see(consumer):
+                status = self.status_for(consumer)
+                consumer.peer.tell(msgspec.structs.replace(status, metadata=metadata))
 
     def _welcome(self, consumer: Consumer, frame: Frame) -> None:
         """Offer a frame from before this consumer came."""

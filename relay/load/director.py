@@ -30,7 +30,7 @@ from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
 from relay.load.settle import Comparison, compare_ledger, settle
 from relay.load.stage import Raised, Sent, Window
-from relay.load.target import Address, Target, Usage, find_address, open_target, stop
+from relay.load.target import STOP_SECONDS, Address, Target, Usage, find_address, open_target, stop
 from relay.load.worker import Go, Order, Said, lines
 
 KEPT, FAILED, WRONG, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
@@ -382,7 +382,8 @@ async def open_worker(order: Order) -> AsyncIterator[Worker]:
         await worker.tell(order)
         yield worker
     finally:
-        await stop(process)
+        with trio.move_on_after(2 * STOP_SECONDS, shield=True):
+            await stop(process)
 
 
 def raise_open_files() -> None:

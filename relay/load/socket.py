@@ -242,8 +242,8 @@ async def open_lean(
         try:
             yield socket
         finally:
-            await socket.goodbye()
-            with trio.move_on_after(GOODBYE_SECONDS, shield=True):
+            with trio.move_on_after(2 * GOODBYE_SECONDS, shield=True):
+                await socket.goodbye()
                 await socket.drain()
     finally:
         await trio.aclose_forcefully(stream)

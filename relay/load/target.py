@@ -109,7 +109,8 @@ async def open_target(scenario: Scenario, *, is_mine: bool) -> AsyncIterator[Tar
             url = await _listening(process, log)
             yield Target(url.replace("http", "ws", 1), process.pid, data_dir, log)
         finally:
-            await stop(process)
+            with trio.move_on_after(2 * STOP_SECONDS, shield=True):
+                await stop(process)
 
 
 async def stop(process: trio.Process) -> None:

@@ -31,8 +31,11 @@ SuccessCode = Literal[
     "STREAMS",
 ]
 Metadata = dict[str, Any]
+NO_METADATA = Raw()
+"""Of a frame that has none."""
 
 AUTH = "auth"
+REGISTER = "register"
 VIDEO_FRAME = "video-frame"
 ALERT = "alert"
 
@@ -44,10 +47,14 @@ class ErrorCode(StrEnum):
     AUTH_FAILED = "AUTH_FAILED"
     AUTH_TIMEOUT = "AUTH_TIMEOUT"
     AUTH_UNAVAILABLE = "AUTH_UNAVAILABLE"
+    SESSION_EXPIRED = "SESSION_EXPIRED"
+    SESSION_REVOKED = "SESSION_REVOKED"
     UNAUTHORIZED = "UNAUTHORIZED"
     NOT_REGISTERED = "NOT_REGISTERED"
     INVALID_MESSAGE = "INVALID_MESSAGE"
     UNKNOWN_MESSAGE_TYPE = "UNKNOWN_MESSAGE_TYPE"
+    RATE_LIMITED = "RATE_LIMITED"
+    TOO_MANY_CONNECTIONS = "TOO_MANY_CONNECTIONS"
     SUPERSEDED = "SUPERSEDED"
     TOO_SLOW = "TOO_SLOW"
     IDLE_TIMEOUT = "IDLE_TIMEOUT"
@@ -85,7 +92,7 @@ class Auth(Request, frozen=True, kw_only=True, tag=AUTH):
         return [("token", ...)]
 
 
-class Register(Request, frozen=True, kw_only=True, tag="register"):
+class Register(Request, frozen=True, kw_only=True, tag=REGISTER):
     stream_id: StreamId | None = None
     client_type: str | None = None
     produces: list[str] | None = None
@@ -106,6 +113,8 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
 class Ack(Request, frozen=True, kw_only=True, tag="ack"):
     stream_id: StreamId
     seq: Annotated[int, Meta(ge=0, le=2**53)]
+    epoch: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    """In which life of the stream; without it, the one that is now."""
 
 
 class AlertsSince(Request, frozen=True, kw_only=True, tag="alerts-since"):
@@ -129,7 +138,8 @@ class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     stream_id: StreamId | None = None
     timestamp: Milliseconds | None = None
     keyframe: bool | None = None
-    metadata: Metadata | None = None
+    metadata: Raw = field(default_factory=lambda: NO_METADATA)
+    """An object, as it came: passed on without being taken apart."""
 
 
 class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
@@ -159,7 +169,7 @@ class VideoFrameEvent(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     """The producer's, or the time of receipt."""
     received_at: int
     keyframe: bool | None = None
-    metadata: Metadata | None = None
+    metadata: Raw | None = None
     data: Raw
     """As it came, where producer and consumer speak the same encoding."""
 
@@ -179,6 +189,8 @@ class Status(Event, frozen=True, kw_only=True, tag="status"):
     """Which life of the stream `seq` counts in; 0 while there is none to see."""
     status: StreamStatus
     consumers: int | None = None
+    metadata: Metadata | None = None
+    """To consumers, when a life begins and when another is registered; `{}` for none any more."""
     timestamp: int = field(default_factory=now_ms)
 
 
@@ -216,8 +228,9 @@ class Error(Event, frozen=True, kw_only=True, tag="error"):
 
 
 class Notice(Event, frozen=True, kw_only=True, tag="notice"):
-    code: Literal["SERVER_RESTARTING"]
+    code: Literal["SERVER_RESTARTING", "SESSION_EXPIRING"]
     retry_after: int | None = None
+    expires_at: int | None = None
     timestamp: int = field(default_factory=now_ms)
 
 

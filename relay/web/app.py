@@ -18,6 +18,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
+from relay.protocol.messages import ErrorCode
+from relay.web.api import Api, Refusal
 
 log = structlog.get_logger()
 
@@ -36,28 +38,35 @@ class Reports:
     ready: Callable[[], Awaitable[dict[str, Any]]]
     """`{"ready": bool, …}` with the reasons."""
     stats: Callable[[], dict[str, Any]]
+    metrics: Callable[[str], tuple[bytes, str]]
+    """What Prometheus reads, and its content type, for an `Accept` header."""
 
 
-def make_app(reports: Reports) -> Starlette:
+def make_app(reports: Reports, api: Api) -> Starlette:
     """The application that answers plain HTTP requests."""
     page = (resources.files("relay.web") / "page.html").read_text("utf-8")
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok"}, headers=HEADERS)
+        return JSONResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
         report = await reports.ready()
-        return JSONResponse(report, 200 if report["ready"] else 503, headers=HEADERS)
+        return JSONResponse(report, 200 if report["ready"] else 503)
 
     async def stats(_: Request) -> Response:
-        return JSONResponse(reports.stats(), headers=HEADERS)
+        return JSONResponse(reports.stats())
+
+    async def metrics(request: Request) -> Response:
+        content, content_type = reports.metrics(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": content_type})
 
     async def index(_: Request) -> Response:
-        return HTMLResponse(page, headers=HEADERS)
+        return HTMLResponse(page)
 
     async def refused(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
-        return _error("INVALID_MESSAGE", problem.detail, problem.status_code, problem.headers)
+        code = problem.code if isinstance(problem, Refusal) else ErrorCode.INVALID_MESSAGE
+        return _error(code, problem.detail, problem.status_code, problem.headers)
 
     async def failed(_: Request, problem: Exception) -> Response:
         log.error("request failed", exc_info=problem)
@@ -69,6 +78,11 @@ def make_app(reports: Reports) -> Starlette:
             Route("/health", _guarded(health)),
             Route("/ready", _guarded(ready)),
             Route("/stats", _guarded(stats)),
+            Route("/metrics", _guarded(metrics)),
+            Route("/streams", _guarded(api.streams)),
+            Route("/alerts", _guarded(api.alerts), methods=["GET"]),
+            Route("/alerts", _guarded(api.raise_alert), methods=["POST"]),
+            Route("/figures", _guarded(api.figures)),
         ],
         exception_handlers={HTTPException: refused, Exception: failed},
     )
@@ -82,7 +96,9 @@ def _guarded(
     async def guarded(request: Request) -> Response:
         if TOKEN_PARAMETERS & request.query_params.keys():
             raise HTTPException(400, NOT_IN_URL)
-        return await endpoint(request)
+        response = await endpoint(request)
+        response.headers.update(HEADERS)
+        return response
 
     return guarded
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
-import psycopg
 import pytest
 import trio
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from relay.audit import AuditLog
+from relay.guard.address import ClientAddress
 from relay.logs import configure_logging
+from relay.metrics import Metrics
 from relay.transport.link import SocketLink
 from relay.transport.stream import FrameStream
+from relay.web.api import Api
 from relay.web.app import Reports, make_app
 from relay.web.http import HttpServer
 from tests.integration.accounts import Accounts
@@ -25,6 +26,8 @@ from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.raw import REQUEST, RawClient, open_raw
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
+NO_ONE: Any = None
+NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, None, None, AuditLog(None), Metrics())
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n"
 
 
@@ -52,7 +55,16 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     assert (ready.json()["ready"], ready.json()["draining"]) == (True, False)
     assert ready.json()["database"] == "ok"
     services = ready.json()["services"]
-    assert set(services) == {"verification", "alert-intake", "alert-dispatch"}
+    assert set(services) == {
+        *(
+            "verification",
+            "vouched-users",
+            "session-watch",
+            "alert-intake",
+            "alert-dispatch",
+            "audit",
+        ),
+    }
     assert set(services.values()) == {"running"}
     assert stats.json()["connections"] == 0
     assert {"verifications", "frames_accepted", "alerts_stored", "endings"} <= set(stats.json())
@@ -99,7 +111,9 @@ async def test_a_bug_in_the_application_is_a_500_and_logged() -> None:
     async with client, stream:
         await client.send_all(b"GET /ready HTTP/1.1\r\nHost: relay\r\n\r\n")
         await stream.read_head()
-        await HttpServer(make_app(Reports(ready, dict))).serve(stream)
+        reports = Reports(ready, dict, lambda _: (b"", ""))
+        address = ClientAddress.of_peer(stream.link.peer)
+        await HttpServer(make_app(reports, NO_API)).serve(stream, address)
         head, _, body = bytes(await client.receive_some()).partition(b"\r\n\r\n")
     assert status(head) == 500
     assert json.loads(body)["error"]["code"] == "INTERNAL_ERROR"
@@ -208,35 +222,6 @@ async def test_a_body_that_never_comes_is_not_waited_for(relay: RelayProcess) ->
 
 
 # -- while Postgres is away
-
-
-@pytest.fixture
-def away(database_url: str) -> Iterator[Callable[[], Any]]:
-    """A way to shut the database to everybody, for as long as a `with` block lasts."""
-    name = sql.Identifier(str(conninfo_to_dict(database_url)["dbname"]))
-
-    def allow(value: str) -> None:
-        with psycopg.connect(
-            make_conninfo(database_url, dbname="postgres"), autocommit=True
-        ) as connection:
-            connection.execute(
-                sql.SQL("alter database {} allow_connections {}").format(name, sql.SQL(value))
-            )
-            connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
-                [name.as_string().strip('"')],
-            )
-
-    @asynccontextmanager
-    async def shut() -> AsyncIterator[None]:
-        allow("false")
-        try:
-            yield
-        finally:
-            allow("true")
-
-    yield shut
-    allow("true")
 
 
 async def test_not_ready_without_postgres_and_ready_again_by_itself(

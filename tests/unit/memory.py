@@ -4,7 +4,7 @@ tokens."""
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -13,16 +13,26 @@ import jsonschema
 import msgpack
 import trio
 import wsproto
-from attrs import define, field
+from attrs import define, evolve, field
 from wsproto import events
 
+from relay import policy
 from relay.alerts.event import alert_event
+from relay.audit import AuditLog
+from relay.auth.doubt import CertainVerifier
+from relay.auth.registry import Registry
+from relay.auth.vouched import Vouched
+from relay.auth.watch import SessionWatch
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
+from relay.guard.address import ClientAddress
+from relay.guard.guard import Guard
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
 from relay.postgres.alerts import History
+from relay.postgres.audit import AuditEvent
+from relay.postgres.changes import Change
 from relay.protocol.schema import message_schema
 from relay.session import Services
 from relay.transport.budget import Budget
@@ -87,7 +97,7 @@ class MemoryLink:
 
     incoming: Pipe
     outgoing: Pipe
-    peer: str = "memory"
+    peer: str = "192.0.2.1:50000"
     knows_unsent: bool = True
     closed: bool = False
     was_reset: bool = False
@@ -259,7 +269,7 @@ class Client:
 
 @define(eq=False)
 class Tokens:
-    """A verifier that can be told to be late, or away."""
+    """A verifier that can be told to be late, or away. What it answers late it has read early."""
 
     identities: dict[str, Identity] = field(
         factory=lambda: {
@@ -271,14 +281,94 @@ class Tokens:
     delay: float = 0.0
     away: bool = False
     broken: bool = False
+    clock: Callable[[], datetime] | None = None
+    """The database's."""
+    readings: int = 0
+    grants: dict[str, frozenset[str]] = field(factory=dict)
+    """To those whom an issuer vouches for."""
+    banned: set[str] = field(factory=set)
+    reading_delay: float = 0.0
 
     async def verify(self, token: str) -> Identity | None:
+        identity = self.identities.get(token)
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
         if self.broken:
             raise RuntimeError("a bug in verification")
-        return self.identities.get(token)
+        return None if identity is None else self._at_this_moment(identity)
+
+    def _at_this_moment(self, identity: Identity) -> Identity:
+        if self.clock is None or not isinstance(identity, User):
+            return identity
+        left = (identity.expires_at - self.clock()).total_seconds()
+        return evolve(identity, remaining=left)
+
+    async def read(self, keys: Sequence[Any]) -> dict[Any, Any]:
+        """The sessions of these ids, and the services of these hashes, that are left."""
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        self.readings += 1
+        now: dict[Any, Identity] = {
+            each.session_id if isinstance(each, User) else each.token_hash: each
+            for each in map(self._at_this_moment, self.identities.values())
+        }
+        await trio.sleep(self.reading_delay)
+        return {key: now[key] for key in keys if key in now}
+
+    async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        return {
+            user_id: self.grants.get(user_id, frozenset())
+            for user_id in user_ids
+            if user_id not in self.banned
+        }
+
+
+@define(eq=False)
+class Rumours:
+    """Notifications of changes, and the connection that hears them."""
+
+    installed_: bool = True
+    away: bool = False
+    _put: trio.MemorySendChannel[Change | None] = field(init=False)
+    _get: trio.MemoryReceiveChannel[Change | None] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._put, self._get = trio.open_memory_channel(1000)
+
+    def tell(self, *changes: Change) -> None:
+        for change in changes:
+            self._put.send_nowait(change)
+
+    def lose(self) -> None:
+        """Lose the connection, and what is told until there is another."""
+        self.away = True
+        self._put.send_nowait(None)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Rumours]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        yield self
+
+    async def hear(self) -> list[Change]:
+        change = await self._get.receive()
+        if change is None:
+            raise StoreUnavailable
+        return [change]
+
+    async def hears(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    async def installed(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.installed_
 
 
 @define(eq=False)
@@ -298,20 +388,35 @@ class Owners:
 
 @define(eq=False)
 class Alerts:
-    """Takes alerts and delivers them, as the intake and the dispatch do together."""
+    """Takes alerts and delivers them, as the intake, the table and the dispatch do together."""
 
     owners: Owners
     hub: Hub
     away: bool = False
     delay: float = 0.0
+    answer_delay: float = 0.0
+    """Between reading the history and answering."""
     stored: list[StoredAlert] = field(factory=list)
+    lagging: bool = False
+    """Whether nothing is delivered before `catch_up`, as with a dispatch that lags behind."""
+    _position: int = 0
+
+    def catch_up(self) -> None:
+        """Deliver what is stored and was not delivered, in its order."""
+        for alert in self.stored[self._position :]:
+            self._position += 1
+            self.hub.deliver(alert_event(alert), alert.owner_id)
 
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
         await trio.lowlevel.checkpoint()
         if self.away:
             raise StoreUnavailable
         owner = self.owners.owners.get(alert.stream_id)
-        if owner is None or alert.as_owner not in (None, owner):
+        if (
+            owner is None
+            or alert.by is None
+            or not policy.may_alert(alert.by, alert.stream_id, owner)
+        ):
             return None
         stored = StoredAlert(
             len(self.stored) + 1,
@@ -324,7 +429,8 @@ class Alerts:
             alert.metadata,
         )
         self.stored.append(stored)
-        self.hub.deliver(alert_event(stored), owner)
+        if not self.lagging:
+            self.catch_up()
         return stored
 
     async def history(
@@ -336,7 +442,7 @@ class Alerts:
         last: int | None,
         limit: int,
     ) -> History | None:
-        """As the table does it, for a reader who sees everything."""
+        """As the table does it."""
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
@@ -344,14 +450,51 @@ class Alerts:
             alert
             for alert in self.stored
             if stream_id in (None, alert.stream_id)
-            and reader.may_consume(alert.stream_id, alert.owner_id)
+            and policy.may_watch(reader, alert.stream_id, alert.owner_id)
         ]
+        await trio.sleep(self.answer_delay)
         if after and after not in [alert.alert_id for alert in alerts]:
             return None
         alerts = [alert for alert in alerts if alert.alert_id > (after or 0)]
         if last is not None:
             return History(alerts[-last:], more=False)
         return History(alerts[:limit], more=len(alerts) > limit)
+
+
+@define(eq=False)
+class AuditRows:
+    """The table of the audit, in memory."""
+
+    rows: list[AuditEvent] = field(factory=list)
+    on_write: Callable[[Sequence[AuditEvent]], object] = field(default=lambda _events: None)
+    delay: float = 0.0
+    away: bool = False
+    deaf: bool = False
+    """It writes, and the answer is lost."""
+    broken: bool = False
+    old: int = 0
+    pruned: list[tuple[timedelta, int]] = field(factory=list)
+
+    async def write(self, events: Sequence[AuditEvent]) -> None:
+        await trio.sleep(self.delay)
+        if self.away:
+            raise StoreUnavailable
+        if self.broken:
+            raise RuntimeError("a bug in the audit")
+        self.on_write(events)
+        written = {row.event_id for row in self.rows}
+        self.rows += [event for event in events if event.event_id not in written]
+        if self.deaf:
+            raise StoreUnavailable
+
+    async def prune(self, older_than: timedelta, *, most: int) -> int:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        gone = min(most, self.old)
+        self.old -= gone
+        self.pruned.append((older_than, gone))
+        return gone
 
 
 @define(eq=False)
@@ -364,16 +507,30 @@ class Relay:
     metrics: Metrics = field(factory=Metrics)
     timing: Timing = field(factory=lambda: Timing(10.0, 25.0, 120.0, 1 << 20))
     budget: Budget = field(factory=lambda: Budget(2 << 20))
+    rumours: Rumours = field(factory=Rumours)
+    guard: Guard = field(factory=Guard)
+    """Limits nothing, unless a test puts another here."""
+    limits: dict[str, Any] = field(factory=dict)
+    """More of `Services`."""
     hub: Hub = field(init=False)
     alerts: Alerts = field(init=False)
+    vouched: Vouched = field(init=False)
+    watch: SessionWatch = field(init=False)
     connections: list[Connection] = field(factory=list)
     http_served: int = 0
+    audit_rows: AuditRows = field(factory=AuditRows)
+    audit: AuditLog = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
         self.alerts = Alerts(self.owners, self.hub)
+        self.audit = AuditLog(self.audit_rows)
+        self.vouched = Vouched(self.tokens)
+        self.watch = SessionWatch(
+            Registry(), self.tokens, self.tokens, self.rumours, self.rumours, poll_interval=0.5
+        )
 
-    async def _serve_http(self, stream: FrameStream) -> None:
+    async def _serve_http(self, stream: FrameStream, _address: ClientAddress) -> None:
         self.http_served += 1
         await stream.aclose()
 
@@ -386,8 +543,13 @@ class Relay:
             cast("Any", self.alerts),
             self.metrics,
             lossless_bytes=64 * 1024,
+            **self.limits,
         )
-        door = Door(self.tokens, services, self.timing, self.budget, self._serve_http)
+        verifier = CertainVerifier(self.tokens, self.vouched.complete, self.watch.registry)
+        door = Door(
+            *(verifier, services, self.timing, self.budget),
+            *(self._serve_http, self.watch, self.guard, self.audit),
+        )
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
         self.connections.append(connection)
@@ -395,23 +557,24 @@ class Relay:
         self.nursery.start_soon(connection.run, deadline)
         return connection
 
-    def connect(self, capacity: int = SIZE, *, msgpack: bool = False) -> Client:
+    def connect(
+        self, capacity: int = SIZE, *, msgpack: bool = False, host: str = "192.0.2.1"
+    ) -> Client:
         """A client whose link was just accepted."""
         server_end, client_end = link_pair(capacity)
+        server_end.peer = f"{host}:50000"
         self.accept(server_end)
         return Client(client_end, msgpack=msgpack)
 
-    async def open(self, capacity: int = SIZE, *, msgpack: bool = False) -> Client:
+    async def open(self, capacity: int = SIZE, **options: Any) -> Client:
         """A client with an open WebSocket."""
-        client = self.connect(capacity, msgpack=msgpack)
+        client = self.connect(capacity, **options)
         assert isinstance(await client.upgrade(), events.AcceptConnection)
         return client
 
-    async def login(
-        self, token: str = ANN, capacity: int = SIZE, *, msgpack: bool = False
-    ) -> Client:
+    async def login(self, token: str = ANN, capacity: int = SIZE, **options: Any) -> Client:
         """A client that is authenticated."""
-        client = await self.open(capacity, msgpack=msgpack)
+        client = await self.open(capacity, **options)
         reply = await client.ask({"type": "auth", "token": token})
         assert reply["type"] == "success", reply
         return client
@@ -448,8 +611,10 @@ class Relay:
 @asynccontextmanager
 async def open_relay() -> AsyncIterator[Relay]:
     """A relay that ends with the block, and all its connections with it."""
-    async with trio.open_nursery() as nursery:
-        relay = Relay(nursery)
-        await nursery.start(relay.hub.run)
+    async with trio.open_nursery() as services, trio.open_nursery() as connections:
+        relay = Relay(connections)
+        await services.start(relay.hub.run)
+        await services.start(relay.watch.run)
+        await services.start(relay.vouched.service.run)
         yield relay
-        nursery.cancel_scope.cancel()
+        services.cancel_scope.cancel()

@@ -16,15 +16,15 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "demo", "load"],
+    6: ["__main__", "cli", "audit_report", "demo", "load"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
-    3: ["connection", "session"],
-    2: ["hub", "auth", "alerts", "client"],
+    3: ["connection", "expiry", "session"],
+    2: ["hub", "auth", "alerts", "audit", "client", "guard"],
     1: ["transport", "postgres", "batching", "outbound"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
-        "token_settings",
+        *("policy", "token_settings", "limit_settings"),
     ],
 }
 
@@ -34,12 +34,18 @@ NEIGHBOURS = {
     ("cli", "demo"),
     ("cli", "load"),
     ("load", "demo"),
+    ("cli", "audit_report"),
+    ("web", "supervisor"),
+    ("connection", "expiry"),
     ("connection", "session"),
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),
+    ("policy", "model"),
     ("config", "token_settings"),
     ("token_settings", "errors"),
+    ("config", "limit_settings"),
+    ("limit_settings", "errors"),
 }
 
 ONLY_IN = {
@@ -47,6 +53,7 @@ ONLY_IN = {
     "psycopg": "postgres",
     "httpx2": "outbound",
     "joserfc": "auth",
+    "limits": "guard",
 }
 NO_TRIO = {"protocol", "closing"}
 
