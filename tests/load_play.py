@@ -6,9 +6,8 @@ from pathlib import Path
 
 import trio
 
-from relay.load.engine import Parts, Share, play
+from relay.load.engine import Parts, Share, play, prepare
 from relay.load.figures import Book, Wire
-from relay.load.payloads import Library
 from relay.load.scenario import parse_scenario
 from relay.load.schedule import Timeline
 from relay.load.settle import settle
@@ -34,8 +33,10 @@ async def play_toml(source: str, url: str, *, settled: bool = True) -> Book:
         sent.extend(parts.sent)
         raised.extend(parts.raised)
 
-    stage = Stage(Timeline(scenario), Address(url, ("a-token",)), "abcd1234", trio.current_time())
-    await play(stage, Share(), Library(scenario.seed), keep)
+    stage = Stage(Timeline(scenario), Address(url, ("a-token",)), "abcd1234")
+    actors = await prepare(stage, Share())
+    stage.epoch = trio.current_time()
+    await play(stage, Share(), actors, keep)
     if settled:
         settle(book, windows, sent, raised, end=scenario.length, grace=scenario.grace)
     return book

@@ -6,7 +6,7 @@ in parts, each second, and at the end, however that comes, the rest.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 from attrs import frozen
@@ -49,9 +49,14 @@ class Parts:
 Emit = Callable[[Parts], Awaitable[None]]
 
 
-async def play(stage: Stage, share: Share, library: Library, emit: Emit) -> None:
+async def prepare(stage: Stage, share: Share) -> list[Actor]:
+    """The actors of this share, ready to join; `RelayError` when a file cannot be read."""
+    library = Library(stage.timeline.scenario.seed)
+    return await trio.to_thread.run_sync(make_actors, stage, share, library)
+
+
+async def play(stage: Stage, share: Share, actors: Sequence[Actor], emit: Emit) -> None:
     """Play until all actors have left; cancelled, they leave at once and hand in what they saw."""
-    actors = await trio.to_thread.run_sync(make_actors, stage, share, library)
     try:
         async with trio.open_nursery() as helpers:
             helpers.start_soon(_report, stage, emit)
@@ -70,7 +75,6 @@ async def play(stage: Stage, share: Share, library: Library, emit: Emit) -> None
 
 
 def make_actors(stage: Stage, share: Share, library: Library) -> list[Actor]:
-    """The actors of this share, ready to join."""
     scenario: Scenario = stage.timeline.scenario
     made: list[Actor] = []
     for name, group in scenario.groups.items():

@@ -19,9 +19,8 @@ from attrs import define, field, frozen
 from rich.console import Console
 
 from relay.load.director import raise_open_files
-from relay.load.engine import Parts, Share, play
+from relay.load.engine import Parts, Share, play, prepare
 from relay.load.figures import Book
-from relay.load.payloads import Library
 from relay.load.scenario import parse_scenario
 from relay.load.schedule import Timeline
 from relay.load.sink import Plan
@@ -29,7 +28,7 @@ from relay.load.stage import Address, Stage
 from relay.load.units import seconds_in_words
 
 RUN = "selftest"
-HEAD_START = 0.5
+HEAD_START = 1.5
 FAULTS = ("torn", "lost", "doubled", "foreign", "connect.failed", "auth.failed")
 SCENARIO = """
 duration = "{seconds}s"
@@ -125,9 +124,10 @@ async def _try(trial: Trial) -> Tally:
     start = time.monotonic() + HEAD_START
     tally = Tally()
     async with open_sink(Plan(RUN, start, 16 * 1024, trial.rate)) as url:
-        epoch = trio.current_time() + start - time.monotonic()
-        stage = Stage(Timeline(scenario), Address(url, ("none",)), RUN, epoch)
-        await play(stage, Share(), Library(1), tally.keep)
+        stage = Stage(Timeline(scenario), Address(url, ("none",)), RUN)
+        actors = await prepare(stage, Share())
+        stage.epoch = trio.current_time() + start - time.monotonic()
+        await play(stage, Share(), actors, tally.keep)
     return tally
 
 

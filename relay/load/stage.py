@@ -86,8 +86,8 @@ class Stage:
     address: Address
     run: str
     """Names the run; 8 characters."""
-    epoch: float
-    """Trio's time at the start of the run."""
+    epoch: float = 0.0
+    """Trio's time at the start of the run; set when all is ready."""
     book: Book = field(factory=Book)
     windows: list[Window] = field(factory=list)
     sent: list[Sent] = field(factory=list)

@@ -17,8 +17,7 @@ import trio
 from attrs import frozen
 
 from relay.errors import RelayError
-from relay.load.engine import Parts, Share, play
-from relay.load.payloads import Library
+from relay.load.engine import Parts, Share, play, prepare
 from relay.load.scenario import parse_scenario
 from relay.load.schedule import Timeline
 from relay.load.stage import Address, Stage
@@ -103,13 +102,15 @@ async def obey(heard: AsyncIterator[bytes], say: Say) -> None:
     order = msgspec.json.decode(ordered, type=Order)
     scenario = parse_scenario(order.source, order.file, Path(order.folder))
     address = Address(order.url, order.tokens, order.service_tokens)
+    stage = Stage(Timeline(scenario), address, order.run)
+    share = Share(worker=order.worker, of=order.of)
+    actors = await prepare(stage, share)
     await say(Said(ready=True))
     word = await anext(heard, None)
     if word is None:
         return
     go = msgspec.json.decode(word, type=Go)
-    epoch = trio.current_time() + go.start - time.monotonic()
-    stage = Stage(Timeline(scenario), address, order.run, epoch)
+    stage.epoch = trio.current_time() + go.start - time.monotonic()
 
     async def emit(parts: Parts) -> None:
         await say(Said(parts=parts))
@@ -121,7 +122,7 @@ async def obey(heard: AsyncIterator[bytes], say: Say) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(stop_when_told)
-        await play(stage, Share(worker=order.worker, of=order.of), Library(scenario.seed), emit)
+        await play(stage, share, actors, emit)
         nursery.cancel_scope.cancel()
 
 

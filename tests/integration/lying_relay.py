@@ -44,6 +44,7 @@ class LyingRelay:
     lies: Lies
     url: str = ""
     frames: int = 0
+    phones: dict[str, Socket] = field(factory=dict)
     viewers: dict[str, list[Socket]] = field(factory=lambda: defaultdict(list))
     seqs: dict[str, int] = field(factory=lambda: defaultdict(int))
     alerts: int = 0
@@ -66,14 +67,14 @@ class LyingRelay:
                         await self.answer(socket, message, code="AUTHENTICATED")
                     case "register":
                         stream = message["streamId"]
-                        self.viewers[stream].append(socket)
+                        self.phones[stream] = socket
                         await self.answer(socket, message, code="REGISTERED", streamId=stream)
                     case "subscribe":
                         watched = message["streamId"]
                         await self.answer(socket, message, code="SUBSCRIBED", streamId=watched)
                         self.viewers[watched].append(socket)
                     case "video-frame":
-                        if await self.take_frame(stream, message, socket):
+                        if await self.take_frame(stream, message):
                             await trio.sleep_forever()
                     case "alert":
                         await self.take_alert(socket, message)
@@ -83,7 +84,7 @@ class LyingRelay:
             json.dumps({"type": "success", "id": message["id"], "message": "", **fields})
         )
 
-    async def take_frame(self, stream: str, message: dict[str, Any], phone: Socket) -> bool:
+    async def take_frame(self, stream: str, message: dict[str, Any]) -> bool:
         """Hand a frame on, or what becomes of it here; whether to read no more."""
         self.frames += 1
         lies = self.lies
@@ -108,7 +109,7 @@ class LyingRelay:
             return False
         where = stream
         if is_turn(lies.swap_every, self.frames):
-            (where,) = (other for other in self.viewers if other != stream)
+            (where,) = (other for other in self.phones if other != stream)
             frame["streamId"] = where
         frames = [frame] * (2 if is_turn(lies.double_every, self.frames) else 1)
         if late := self._held.pop(stream, None):
@@ -116,23 +117,22 @@ class LyingRelay:
         assert self._nursery is not None
         for each in frames:
             if lies.delay:
-                self._nursery.start_soon(self.deliver_late, where, each, phone)
+                self._nursery.start_soon(self.deliver_late, where, each)
             else:
-                await self.deliver(where, each, phone)
+                await self.deliver(where, each)
         if lies.close_with is not None:
-            for viewer in self.viewers[stream][1:]:
+            for viewer in self.viewers[stream]:
                 await viewer.aclose(lies.close_with, "because")
         return lies.stops_reading_after is not None and self.frames >= lies.stops_reading_after
 
-    async def deliver_late(self, stream: str, frame: dict[str, Any], phone: Socket) -> None:
+    async def deliver_late(self, stream: str, frame: dict[str, Any]) -> None:
         await trio.sleep(self.lies.delay)
-        await self.deliver(stream, frame, phone)
+        await self.deliver(stream, frame)
 
-    async def deliver(self, stream: str, frame: dict[str, Any], phone: Socket) -> None:
+    async def deliver(self, stream: str, frame: dict[str, Any]) -> None:
         for viewer in self.viewers[stream]:
-            if viewer is not self.viewers[stream][0] and viewer is not phone:
-                with suppress(trio_websocket.ConnectionClosed):
-                    await viewer.send_message(json.dumps(frame))
+            with suppress(trio_websocket.ConnectionClosed):
+                await viewer.send_message(json.dumps(frame))
 
     async def take_alert(self, socket: Socket, message: dict[str, Any]) -> None:
         self.alerts += 1
@@ -141,7 +141,8 @@ class LyingRelay:
             return
         alert = {**message, "alertId": self.alerts}
         del alert["id"]
-        for viewer in self.viewers[message["streamId"]]:
+        stream = message["streamId"]
+        for viewer in (self.phones[stream], *self.viewers[stream]):
             for _ in range(1 + self.lies.alert_twice):
                 with suppress(trio_websocket.ConnectionClosed):
                     await viewer.send_message(json.dumps(alert))
