@@ -234,7 +234,7 @@ class Run:
     def _abort_if_failed(self) -> None:
         failed = [
             check
-            for check in (*self.scenario.checks, *INTEGRITY_CHECKS)
+            for check in self._all_checks()
             if check.judge(self.book, final=False) == "failed"
         ]
         self._bad = self._bad + 1 if failed else 0
@@ -269,7 +269,7 @@ class Run:
         self.book.group("ledger").counts["ledger.wrong"] += sum(
             not each.agrees for each in self.ledger
         )
-        self.checks = judge_all((*self.scenario.checks, *INTEGRITY_CHECKS), self.book)
+        self.checks = judge_all(self._all_checks(), self.book)
         self.checks += self._own_checks()
         if self.failure is not None:
             self.outcome = "could not run"
@@ -279,6 +279,11 @@ class Run:
             self.outcome = "kept"
         else:
             self.outcome = "failed"
+
+    def _all_checks(self) -> list[Check]:
+        said = {check.line for check in self.scenario.checks}
+        own = [check for check in INTEGRITY_CHECKS if check.line not in said]
+        return [*self.scenario.checks, *own]
 
     def _own_checks(self) -> list[Result]:
         """Whether the generator did its part, and whether the relay's ledger agrees."""
