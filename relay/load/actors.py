@@ -13,6 +13,7 @@ from relay.client import DialFailed, ServerError
 from relay.closing import Ending
 from relay.load.content import AlertJudge, FrameJudge, Mark, seal
 from relay.load.figures import Figures
+from relay.load.network import ShapedLink
 from relay.load.payloads import Payloads
 from relay.load.peer import Heard, Peer
 from relay.load.scenario import Group, Phones, Services, Viewers
@@ -119,18 +120,17 @@ class Actor:
             self.figures.error(str(error))
         except Closed as closed:
             assert peer is not None
-            if not authenticated:
-                counts["auth.failed"] += 1
-            self._count_close(closed, peer)
+            if _was_cut(peer):
+                self.figures.error("torn off by the scenario")
+            else:
+                counts["auth.failed"] += not authenticated
+                self._count_close(closed, peer)
         if waiting.cancelled_caught:
             counts["auth.failed" if peer else "connect.failed"] += 1
             self.figures.error(f"no answer in {PATIENCE:g} s")
         return authenticated
 
     def _count_close(self, closed: Closed, peer: Peer) -> None:
-        if peer.was_cut or getattr(peer.socket.stream, "was_cut", False):
-            self.figures.error("torn off by the scenario")
-            return
         counts = self.figures.counts
         counts["closes"] += 1
         self._retry_after = ((peer.goodbye and peer.goodbye.retry_after) or 0) / 1000
@@ -160,6 +160,11 @@ class Actor:
 
     def hand_in(self) -> None:
         """Keep what was seen on the connection that ends now."""
+
+
+def _was_cut(peer: Peer) -> bool:
+    stream = peer.socket.stream
+    return peer.was_cut or (isinstance(stream, ShapedLink) and stream.was_cut)
 
 
 @define(eq=False)

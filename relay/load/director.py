@@ -233,9 +233,7 @@ class Run:
 
     def _abort_if_failed(self) -> None:
         failed = [
-            check
-            for check in self._all_checks()
-            if check.judge(self.book, final=False) == "failed"
+            check for check in self._all_checks() if check.judge(self.book, final=False) == "failed"
         ]
         self._bad = self._bad + 1 if failed else 0
         if self._bad >= FAILURES_IN_A_ROW and self._stop is not None:

@@ -143,3 +143,17 @@ async def test_a_token_that_is_refused_is_a_failed_auth_and_is_not_tried_again()
     total = book.total()
     assert (total.counts["auth.failed"], total.counts["connect.done"]) == (3, 3)
     assert total.errors == {"AUTH_FAILED: ": 3}
+
+
+async def test_a_connection_that_the_scenario_tears_off_is_no_failed_auth() -> None:
+    source = """
+        duration = "1s"
+        [phones.a]
+        network = { cut_every = "100ms" }
+        reconnect = { after = "50ms", factor = 1 }
+        """
+    async with open_liar(Lies(silent=True)) as liar:
+        book = await play_toml(source, liar.url)
+    figures = book.group("a")
+    assert figures.errors["torn off by the scenario"] >= 2
+    assert figures.counts["auth.failed"] == 0
