@@ -29,8 +29,8 @@ from relay.load.results import Outcome, RunResult, Second, group_result, second_
 from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
 from relay.load.settle import Comparison, compare_ledger, settle
-from relay.load.stage import Raised, Sent, Window
-from relay.load.target import STOP_SECONDS, Address, Target, Usage, find_address, open_target, stop
+from relay.load.stage import Address, Raised, Sent, Window
+from relay.load.target import STOP_SECONDS, Target, Usage, find_address, open_target, stop
 from relay.load.worker import Go, Order, Said, lines
 
 KEPT, FAILED, WRONG, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130

@@ -24,6 +24,7 @@ PATIENCE = 90
 SHORT = """
 name = "short"
 duration = "2s"
+lateness = "5s" # this machine may be busy with other tests
 check = ["frame_age.p99 < 2s", "received > 20", "alerts.accepted > 0"]
 [phones.doors]
 count = 2
@@ -156,6 +157,16 @@ def test_a_failed_check_is_exit_code_1(
     code, output, _ = finish(start(folder, scenario))
     assert code == 1
     assert "FAIL frame_age.p99 < 1us" in output
+
+
+def test_a_generator_that_is_late_fails_the_run_whatever_the_relay_did(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
+) -> None:
+    scenario = against(relay, accounts, tmp_path, SHORT.replace('"5s"', '"1us"'))
+    code, output, _ = finish(start(folder, scenario))
+    assert code == 1
+    assert re.search("FAIL lateness.p99 < 0.001ms", output)
+    assert output.count("FAIL") == 1
 
 
 def test_a_run_ends_early_when_a_check_cannot_be_kept(
