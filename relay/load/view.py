@@ -9,7 +9,6 @@ import trio
 from attrs import define
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,7 @@ from relay.load.units import seconds_in_words
 
 LIVE_INTERVAL = 0.5
 MOST_ERRORS = 5
+BAR_WIDTH = 40
 
 
 @define(eq=False)
@@ -53,12 +53,12 @@ class View:
     def _screen(self) -> Group:
         run = self.run
         length = run.scenario.length
-        bar = ProgressBar(total=length, completed=min(run.now, length), width=40)
+        done = round(min(1, run.now / length) * BAR_WIDTH)
         parts: list[object] = [
             Text(
                 f"{run.scenario.name}: {run.phase}, {run.now:.0f} of {length:.0f} s{self._stage()}"
             ),
-            bar,
+            Text("━" * done + "─" * (BAR_WIDTH - done)),
         ]
         if run.seconds:
             parts.append(Text(self._line(run.seconds[-1])))

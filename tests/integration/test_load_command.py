@@ -18,7 +18,7 @@ import pytest
 
 from relay.load.results import read_result
 from tests.integration.accounts import Accounts
-from tests.integration.relay_process import RelayProcess, processes_about
+from tests.integration.relay_process import RelayProcess, processes_about, start_relay
 
 PATIENCE = 90
 SHORT = """
@@ -40,6 +40,13 @@ encoding = "json"
 watch = "doors"
 rate = "4/s"
 """
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    """One that bans nobody for tokens that are wrong."""
+    with start_relay("--profile", "load", database_url=database_url) as relay:
+        yield relay
 
 
 @pytest.fixture

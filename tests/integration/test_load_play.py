@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -18,7 +19,14 @@ from relay.load.schedule import Timeline
 from relay.load.stage import Address, Stage
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id
-from tests.integration.relay_process import RelayProcess
+from tests.integration.relay_process import RelayProcess, start_relay
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    """One that bans nobody for tokens that are wrong."""
+    with start_relay("--profile", "load", database_url=database_url) as relay:
+        yield relay
 
 
 async def play_here(
