@@ -22,8 +22,8 @@ from relay import policy
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake, alert_from
 from relay.audit import AuditLog, unless_token, who
+from relay.authentication import Verifier
 from relay.closing import Ending
-from relay.connection import Verifier
 from relay.errors import StoreUnavailable
 from relay.guard.address import ClientAddress
 from relay.guard.attempts import Attempts

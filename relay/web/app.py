@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
+from relay.admission import NOT_IN_URL, TOKEN_PARAMETERS
 from relay.protocol.messages import ErrorCode
 from relay.web.api import Api, Refusal
 

@@ -16,10 +16,10 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "audit_report", "demo", "load"],
+    6: ["__main__", "cli", "commands", "audit_report", "demo", "load"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
-    3: ["connection", "expiry", "session"],
+    3: ["connection", "admission", "authentication", "inbox", "expiry", "session"],
     2: ["hub", "auth", "alerts", "audit", "client", "guard"],
     1: ["transport", "postgres", "batching", "outbound"],
     0: [
@@ -31,13 +31,19 @@ FLOORS = {
 # Rooms of one floor do not import one another, but for these.
 NEIGHBOURS = {
     ("__main__", "cli"),
+    ("cli", "commands"),
     ("cli", "demo"),
     ("cli", "load"),
     ("load", "demo"),
-    ("cli", "audit_report"),
+    ("commands", "audit_report"),
     ("web", "supervisor"),
+    ("connection", "admission"),
+    ("connection", "authentication"),
     ("connection", "expiry"),
+    ("connection", "inbox"),
     ("connection", "session"),
+    ("inbox", "authentication"),
+    ("inbox", "session"),
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),
