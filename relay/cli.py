@@ -70,6 +70,7 @@ def relay() -> None:
     See it work:     relay demo
     Run it:          relay serve --bind 0.0.0.0:3000
     Get a token:     relay token session --user ana@example.org
+    Load it:         relay load smoke
     """
 
 
