@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import msgspec
+import trio
 from attrs import define, field
 
 from relay.closing import Ending
@@ -69,6 +70,8 @@ class Authentication:
     _verifier: Verifier
     _guard: Guard
     _metrics: Metrics
+    _timeout: float
+    """Seconds that a verification may take."""
     token: str | None = field(default=None, repr=False)
     """That the peer authenticated with last: to know it again where it does not belong."""
     _verifying: Auth | None = None
@@ -107,34 +110,46 @@ class Authentication:
             return
         self._verifying = request
         try:
-            identity = await self._verifier.verify(request.token)
-        except StoreUnavailable:
+            # The first one has a deadline that began earlier; a renewal has only this, and what
+            # comes behind it waits.
+            with trio.fail_after(self._timeout):
+                identity = await self._verifier.verify(request.token)
+        except (StoreUnavailable, trio.TooSlowError):
             self._not_verified(request)
         else:
-            if not self.done:
-                await self._guard.turnstile.turn()
-            self._remember(request, good=identity is not None)
-            if identity is None:
-                self._record("failed")
-                self._peer.end(Ending.AUTH_FAILED, request_id=request.id)
-            elif not self.done:
-                self._begin(request, identity)
-            else:
-                self._renew(request, identity)
+            self._go_on(request, identity)
         finally:
             self._verifying = None
+
+    def _go_on(self, request: Auth, identity: Identity | None) -> None:
+        """Nothing waits here: whose token it is holds at this moment."""
+        self._remember(request, good=identity is not None)
+        if identity is None:
+            self._record("failed")
+            self._peer.end(Ending.AUTH_FAILED, request_id=request.id)
+        elif not self.done:
+            self._begin(request, identity)
+        else:
+            self._renew(request, identity)
 
     def _hold_off(self, request: Auth) -> bool:
         """Whether this token is not even looked up, because too many have failed."""
         attempts = self._guard.attempts
-        wait = None if attempts is None else attempts.wait(self._peer.address, request.token)
+        # Who is in already has proved itself: what its neighbours do is not held against it.
+        address = None if self.done else self._peer.address
+        wait = None if attempts is None else attempts.wait(address, request.token)
+        limit = Limit.FAILED_AUTHS
+        if wait is None and self.done and self._guard.renewals is not None:
+            wait = self._guard.renewals.hit(self._peer.identity.sender)
+            limit = Limit.RENEWALS
         if wait is None:
             return False
-        self._metrics.limits_hit[Limit.FAILED_AUTHS] += 1
-        self._record("limited")
+        self._metrics.limits_hit[limit] += 1
+        if limit is Limit.FAILED_AUTHS:
+            self._record("limited")
         retry_after = max(1, round(wait * 1000))
         if self.done:
-            text = "Too many attempts to authenticate have failed"
+            text = "Too many attempts to authenticate"
             self._refuse(request, ErrorCode.RATE_LIMITED, text, retry_after)
         else:
             self._peer.end(Ending.RATE_LIMITED, request_id=request.id, retry_after=retry_after)

@@ -119,7 +119,7 @@ def _collect_garbage_less_often() -> None:
     50 ms, and with the usual thresholds once a second while many come and go."""
     gc.collect()
     gc.freeze()  # what is here now stays to the end
-    gc.set_threshold(5000, 5, 30)
+    gc.set_threshold(5000, 5, 10)
 
 
 @relay.group(name="config")

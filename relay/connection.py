@@ -115,7 +115,9 @@ class Connection:
         door, address = self._door, ClientAddress.of_peer(self._stream.link.peer)
         metrics = door.services.metrics
         self._admission = Admission(self._stream, door.guard, metrics, self, address)
-        self._authentication = Authentication(self, door.verifier, door.guard, metrics)
+        self._authentication = Authentication(
+            self, door.verifier, door.guard, metrics, door.timing.auth_timeout
+        )
         self._inbox = Inbox(self, self._authentication, metrics)
 
     @property
@@ -317,6 +319,8 @@ class Connection:
         """End, since the session or the service's token is no more. Nothing goes out from now on
         but the goodbye."""
         self.end(Ending.SESSION_REVOKED)
+        if self.ending is Ending.SESSION_REVOKED:
+            self._mailbox.clear()
         if self._session is not None:
             self._session.close()
 

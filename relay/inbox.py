@@ -13,6 +13,7 @@ from relay.guard.throttle import Excess, Throttle
 from relay.metrics import Metrics
 from relay.protocol.codec import Codec, InvalidMessage
 from relay.protocol.messages import (
+    Ack,
     Auth,
     ClientMessage,
     Error,
@@ -24,6 +25,8 @@ from relay.session import Session
 from relay.transport import wire
 from relay.transport.splice import Message
 
+LONGEST_ACK = 512
+"""Bytes."""
 INVALID_MESSAGES = 10
 INVALID_WITHIN = 60.0
 """So many invalid messages in so many seconds end a connection."""
@@ -67,6 +70,7 @@ class Inbox:
             excess = self._throttle.take(messages, trio.current_time())
             if excess is not None:
                 self._slow_down(excess)
+                await self._take_acks(messages)
                 return
         frames: list[VideoFrame] = []
         for message in messages:
@@ -85,6 +89,15 @@ class Inbox:
                 await self._handle(request)
         if frames:
             await self._publish(frames)
+
+    async def _take_acks(self, messages: list[Message]) -> None:
+        """Of messages that are too many, take what nobody would send again: a window that waits for
+        its `ack` lets no frame through that could be acknowledged."""
+        for message in messages:
+            if len(message.payload) <= LONGEST_ACK:
+                request = self._read(message)
+                if isinstance(request, Ack) and self._session is not None:
+                    await self._session.handle(request)
 
     def _read(self, message: Message) -> ClientMessage | InvalidMessage | None:
         """What a message says; None when it is not even looked at."""

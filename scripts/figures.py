@@ -157,8 +157,9 @@ def main() -> None:
         with running_relay(profile="default") as relay:
             trio.run(storm, relay, options.clients)
     if "hostile" in chosen:
-        # All of the honest are one user's.
-        with running_relay("--max-connections-per-user", "200", profile="default") as relay:
+        # All of the honest are one user's, and its viewers answer no pings.
+        flags = ("--max-connections-per-user", "200", "--idle-timeout", "3600")
+        with running_relay(*flags, profile="default") as relay:
             trio.run(hostile, relay, options.seconds)
 
 

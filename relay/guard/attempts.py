@@ -39,11 +39,12 @@ class Attempts:
     def __attrs_post_init__(self) -> None:
         self.banned = Marks(self.ban_time)
 
-    def wait(self, address: ClientAddress, token: str) -> float | None:
-        """Seconds to wait before this token is looked up; None for none."""
+    def wait(self, address: ClientAddress | None, token: str) -> float | None:
+        """Seconds to wait before this token is looked up; None for none. Without an address only
+        the token counts."""
         name = self._name(token)
         wait = self.banned.left(name)
-        if wait is None and self.known_good.left(name) is None:
+        if wait is None and address is not None and self.known_good.left(name) is None:
             wait = self.banned.left(address.key)
         return wait
 

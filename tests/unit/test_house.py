@@ -19,8 +19,11 @@ FLOORS = {
     6: ["__main__", "cli", "commands", "audit_report", "demo", "load"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
-    3: ["connection", "admission", "authentication", "inbox", "expiry", "session"],
-    2: ["hub", "auth", "alerts", "audit", "client", "guard"],
+    3: [
+        *("connection", "admission", "authentication", "inbox", "expiry"),
+        *("session", "alert_requests"),
+    ],
+    2: ["hub", "auth", "alerts", "answers", "audit", "client", "guard"],
     1: ["transport", "postgres", "batching", "outbound"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
@@ -44,6 +47,7 @@ NEIGHBOURS = {
     ("connection", "session"),
     ("inbox", "authentication"),
     ("inbox", "session"),
+    ("session", "alert_requests"),
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),
