@@ -19,6 +19,7 @@ from relay.commands.database import db
 from relay.commands.options import configuration, settings_options
 from relay.config import SETTINGS, Settings
 from relay.errors import RelayError, StoreUnavailable
+from relay.load.commands import load
 from relay.logs import configure_logging
 
 MISUSED, INTERRUPTED = 2, 130
@@ -69,10 +70,11 @@ def relay() -> None:
     See it work:     relay demo
     Run it:          relay serve --bind 0.0.0.0:3000
     Get a token:     relay token session --user ana@example.org
+    Load it:         relay load smoke
     """
 
 
-for command in (token, grant, revoke, grants, db, audit):
+for command in (token, grant, revoke, grants, db, audit, load):
     relay.add_command(command)
 
 

@@ -16,7 +16,7 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "commands", "audit_report", "demo"],
+    6: ["__main__", "cli", "commands", "audit_report", "demo", "load"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: [
@@ -36,6 +36,8 @@ NEIGHBOURS = {
     ("__main__", "cli"),
     ("cli", "commands"),
     ("cli", "demo"),
+    ("cli", "load"),
+    ("load", "demo"),
     ("commands", "audit_report"),
     ("web", "supervisor"),
     ("connection", "admission"),
