@@ -3,18 +3,23 @@
 `record` is for the ways of connections: it never waits and never fails. The service behind it
 writes what was recorded, many rows with one statement; while Postgres is away it keeps so many, and
 says how many there was no room for.
+
+Whoever is not authenticated can make as many events as they like. What such a one meets again and
+again becomes one row a minute, and events of nobody have half of the room: nobody's flood pushes
+out what others did.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from datetime import timedelta
-from typing import Protocol, TypedDict
+from typing import NoReturn, Protocol, TypedDict
 
 import structlog
 import trio
 from attrs import define, field
 
+from relay.closing import Ending
 from relay.errors import StoreUnavailable
 from relay.logs import HIDDEN
 from relay.model import Identity, User
@@ -22,6 +27,26 @@ from relay.postgres.audit import AuditEvent
 
 CAPACITY = 10_000
 """Events that may wait for Postgres."""
+CAPACITY_OF_STRANGERS = CAPACITY // 2
+"""So many of them may be about those who are not authenticated."""
+ROOM_AGAIN = CAPACITY // 4
+"""When so few wait, it is said how many are missing."""
+SUM_EVERY = 60.0
+"""Seconds after which repetitions are a row."""
+MOST_SUMS = 10_000
+"""Different events of strangers whose repetitions are counted."""
+AT_THE_DOOR = {
+    ending.label
+    for ending in (
+        Ending.FORBIDDEN,
+        Ending.RATE_LIMITED,
+        Ending.TOO_MANY_CONNECTIONS,
+        Ending.HANDSHAKE_REFUSED,
+        Ending.HANDSHAKE_TIMEOUT,
+        Ending.NOT_FOUND,
+    )
+}
+"""The endings that a stranger may meet as often as they knock."""
 BATCH = 200
 """Events in one statement: more are no faster, and keep the other threads waiting longer."""
 LINGER = 0.25
@@ -85,6 +110,10 @@ class AuditLog:
     _waiting: deque[AuditEvent] = field(factory=deque)
     _batch: list[AuditEvent] = field(factory=list)
     """What is being written. It may be there already when an attempt fails."""
+    _strangers: int = 0
+    """Of both, those that are about nobody."""
+    _repeated: dict[tuple[str, str, str, str], int] = field(factory=dict)
+    """How often what strangers met came again, by what it was and the address."""
     _missing: int = 0
     """Dropped since there was no room, and not said yet."""
     _wake: trio.Event = field(factory=trio.Event)
@@ -119,7 +148,7 @@ class AuditLog:
             connection=connection,
         )
         log.info(event.what, **event.about())
-        if self._table is not None:
+        if self._table is not None and not self._is_repeated(event):
             self._keep(event)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -127,18 +156,49 @@ class AuditLog:
         assert self._table is not None, "there is nothing to write to"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, self._table)
+            nursery.start_soon(self._keep_summing)
             nursery.start_soon(self._prune, self._table)
             task_status.started()
 
+    def _is_repeated(self, event: AuditEvent) -> bool:
+        """Whether it will be counted in a row of its kind; the first is a row by itself."""
+        limited = (event.what, event.outcome) == ("auth", "limited")
+        if not _is_of_stranger(event) or not (limited or event.reason in AT_THE_DOOR):
+            return False
+        kind = (event.what, event.outcome, event.reason, event.address)
+        if kind in self._repeated:
+            self._repeated[kind] += 1
+            return True
+        if len(self._repeated) < MOST_SUMS:
+            self._repeated[kind] = 0
+        return False
+
+    def _sum_up(self) -> None:
+        """Make rows of what came again, and forget what did not."""
+        again = {kind: times for kind, times in self._repeated.items() if times}
+        self._repeated = dict.fromkeys(again, 0)
+        for (what, outcome, reason, address), times in again.items():
+            summed = f"{reason}, {times} more".removeprefix(", ")
+            self._keep(AuditEvent(what=what, outcome=outcome, reason=summed, address=address))
+
+    async def _keep_summing(self) -> NoReturn:
+        while True:
+            await trio.sleep(SUM_EVERY)
+            self._sum_up()
+
     def _keep(self, event: AuditEvent) -> None:
-        if self.waiting < CAPACITY:
-            self._waiting.append(event)
-            self._wake.set()
+        of_stranger = _is_of_stranger(event)
+        full = self.waiting >= CAPACITY
+        if full or (of_stranger and self._strangers >= CAPACITY_OF_STRANGERS):
+            if not self._missing:
+                most = CAPACITY if full else CAPACITY_OF_STRANGERS
+                log.warning("audit rows are dropped: too many wait for the database", most=most)
+            self._missing += 1
+            self.dropped += 1
             return
-        if not self._missing:
-            log.warning("audit rows are dropped: too many wait for the database", most=CAPACITY)
-        self._missing += 1
-        self.dropped += 1
+        self._strangers += of_stranger
+        self._waiting.append(event)
+        self._wake.set()
 
     async def _write(self, table: Table) -> None:
         try:
@@ -150,6 +210,7 @@ class AuditLog:
                     await trio.sleep(LINGER)
                 await self._write_batch(table)
         except trio.Cancelled:
+            self._sum_up()
             with trio.move_on_after(FLUSH, shield=True):
                 while self.waiting:
                     await self._write_batch(table)
@@ -172,18 +233,23 @@ class AuditLog:
         except Exception:  # a batch that cannot be written must not hold up those behind it
             self._missing += len(self._batch)
             self.dropped += len(self._batch)
-            self._batch = []
+            self._end_batch()
             raise
         self.written += len(self._batch)
-        self._batch = []
-        if self._missing and self.waiting <= CAPACITY // 2:
+        self._end_batch()
+        if self._missing and self.waiting <= ROOM_AGAIN:
             self._say_what_is_missing()
+
+    def _end_batch(self) -> None:
+        self._strangers -= sum(map(_is_of_stranger, self._batch))
+        self._batch = []
 
     def _say_what_is_missing(self) -> None:
         reason = f"{self._missing} earlier events are missing"
         event = AuditEvent(what="audit", outcome="incomplete", reason=reason)
         self._missing = 0
         log.warning(event.what, **event.about())
+        self._strangers += _is_of_stranger(event)
         self._waiting.append(event)
 
     async def _prune(self, table: Table) -> None:
@@ -194,3 +260,7 @@ class AuditLog:
             except StoreUnavailable:
                 pass  # there is no hurry
             await trio.sleep(PRUNE_EVERY)
+
+
+def _is_of_stranger(event: AuditEvent) -> bool:
+    return event.user_id is None and event.service is None

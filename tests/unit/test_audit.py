@@ -15,7 +15,18 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.audit import BATCH, CAPACITY, FLUSH, LINGER, AuditLog
+from relay.audit import (
+    BATCH,
+    CAPACITY,
+    CAPACITY_OF_STRANGERS,
+    FLUSH,
+    LINGER,
+    MOST_SUMS,
+    SUM_EVERY,
+    AuditLog,
+)
+from relay.guard.guard import Guard
+from relay.guard.rates import Rate
 from relay.logs import configure_logging
 from relay.model import Service
 from relay.postgres.audit import LONGEST, AuditEvent
@@ -44,7 +55,7 @@ async def writing(log: AuditLog) -> AsyncIterator[trio.CancelScope]:
 
 def record(log: AuditLog, *reasons: object) -> None:
     for reason in reasons:
-        log.record("auth", outcome="failed", reason=str(reason))
+        log.record("auth", outcome="failed", reason=str(reason), user_id="ann")
 
 
 def reasons(rows: AuditRows) -> list[str]:
@@ -321,6 +332,89 @@ async def test_what_has_no_room_is_dropped_counted_and_said_once_and_at_the_end_
     assert [line["event"] for line in warnings] == [
         "audit rows are dropped: too many wait for the database",
         "audit",
+    ]
+
+
+def knock(log: AuditLog, times: int, address: str = "192.0.2.66") -> None:
+    for _ in range(times):
+        log.record("close", outcome="forced", reason="forbidden", address=address)
+
+
+@pytest.mark.mock_clock
+async def test_what_a_stranger_meets_again_and_again_is_a_row_a_minute(
+    log: AuditLog, rows: AuditRows
+) -> None:
+    async with writing(log):
+        await trio.sleep(1)
+        knock(log, 500)
+        knock(log, 1, "192.0.2.1")
+        await trio.sleep(1)
+        assert reasons(rows) == ["forbidden", "forbidden"]
+        await trio.sleep(SUM_EVERY)
+        assert [(row.reason, row.address) for row in rows.rows[2:]] == [
+            ("forbidden, 499 more", "192.0.2.66")
+        ]
+        knock(log, 20)
+        knock(log, 1, "192.0.2.1")
+        await trio.sleep(SUM_EVERY)
+        assert reasons(rows)[3:] == ["forbidden", "forbidden, 20 more"]
+        await trio.sleep(2 * SUM_EVERY)
+        knock(log, 4)
+    assert reasons(rows)[5:] == ["forbidden", "forbidden, 3 more"]
+    assert log.dropped == 0
+
+
+@pytest.mark.mock_clock
+async def test_what_happens_to_somebody_is_a_row_each_time(log: AuditLog, rows: AuditRows) -> None:
+    async with writing(log):
+        for _ in range(3):
+            log.record("close", outcome="forced", reason="rate_limited", user_id="ann")
+            log.record("close", outcome="forced", reason="rate_limited", service="sentry")
+            log.record("auth", outcome="failed", address="192.0.2.66")
+    assert len(rows.rows) == 9
+
+
+@pytest.mark.mock_clock
+async def test_strangers_fill_half_of_the_room_at_most_however_many_they_are(
+    log: AuditLog, rows: AuditRows, lines: Lines
+) -> None:
+    async with writing(log):
+        for _ in range(2):  # the second time with room again
+            rows.away = True
+            for number in range(CAPACITY_OF_STRANGERS + 100):
+                knock(log, 1, f"192.0.2.{number}")
+            assert log.waiting == CAPACITY_OF_STRANGERS
+            record(log, *range(CAPACITY - CAPACITY_OF_STRANGERS))
+            assert (log.waiting, log._strangers) == (CAPACITY, CAPACITY_OF_STRANGERS)
+            rows.away = False
+            await trio.sleep(2 * SUM_EVERY)
+            assert (log.waiting, log._strangers) == (0, 0)
+    users = [row for row in rows.rows if row.user_id]
+    assert len(users) == 2 * (CAPACITY - CAPACITY_OF_STRANGERS)
+    warnings = [line for line in lines() if line["level"] == "warning"]
+    assert [warning.get("most") for warning in warnings] == [CAPACITY_OF_STRANGERS, None] * 2
+
+
+@pytest.mark.mock_clock
+async def test_the_kinds_of_repetitions_that_are_counted_are_bounded(log: AuditLog) -> None:
+    for number in range(MOST_SUMS + 10):
+        knock(log, 2, f"192.0.2.{number}")
+    assert len(log._repeated) == MOST_SUMS
+    assert log.waiting == CAPACITY_OF_STRANGERS
+
+
+@pytest.mark.mock_clock
+async def test_who_is_refused_at_the_door_fills_no_audit(relay: Relay) -> None:
+    relay.guard = Guard(arrivals=Rate("10/minute"))
+    for _ in range(100):
+        client = relay.connect()
+        await client.send_bytes(b"GET / HTTP/1.1\r\n\r\n")
+        await client.has_ended()
+    await trio.testing.wait_all_tasks_blocked()
+    rows = await recorded(relay)
+    assert [brief(row) for row in rows] == [
+        ("close", "forced", "rate_limited"),
+        ("close", "forced", "rate_limited, 89 more"),
     ]
 
 
