@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
+from relay.web.assets import load_assets
 
 log = structlog.get_logger()
 
@@ -69,6 +70,7 @@ def make_app(reports: Reports) -> Starlette:
             Route("/health", _guarded(health)),
             Route("/ready", _guarded(ready)),
             Route("/stats", _guarded(stats)),
+            *(Route(path, _guarded(asset)) for path, asset in load_assets().items()),
         ],
         exception_handlers={HTTPException: refused, Exception: failed},
     )
@@ -82,7 +84,10 @@ def _guarded(
     async def guarded(request: Request) -> Response:
         if TOKEN_PARAMETERS & request.query_params.keys():
             raise HTTPException(400, NOT_IN_URL)
-        return await endpoint(request)
+        response = await endpoint(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
 
     return guarded
 
