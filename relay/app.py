@@ -19,24 +19,33 @@ from relay.alerts.dispatch import AlertDispatch
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
 from relay.auth.chain import Verification, open_verification
+from relay.auth.doubt import CertainVerifier
+from relay.auth.registry import Registry
+from relay.auth.vouched import Vouched
+from relay.auth.watch import SessionWatch
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
+from relay.postgres.address import Address as DatabaseAddress
 from relay.postgres.alerts import AlertTable
+from relay.postgres.changes import Changes
 from relay.postgres.database import Database, open_database
 from relay.postgres.embedded import open_embedded
+from relay.postgres.grants import Grants
 from relay.postgres.migrate import pending
 from relay.postgres.services import ServiceTokens
 from relay.postgres.sessions import BetterAuthSessions, find_better_auth
 from relay.postgres.streams import StreamOwners
+from relay.postgres.triggers import SessionTriggers
 from relay.server import Server
 from relay.session import Services
 from relay.supervisor import Supervisor
 from relay.transport.budget import Budget
 from relay.transport.certificate import Certificate, make_development_certificate
 from relay.transport.listener import listen
+from relay.web.api import Api
 from relay.web.app import Reports, make_app
 from relay.web.http import HttpServer
 
@@ -53,6 +62,9 @@ class Store:
     services: ServiceTokens
     streams: StreamOwners
     alerts: AlertTable
+    grants: Grants
+    changes: Changes
+    triggers: SessionTriggers
 
 
 @asynccontextmanager
@@ -80,19 +92,29 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
         if missing := await pending(database):
             tables = f"{len(missing)} migrations are missing, up to {missing[-1]}"
             raise ConfigError(f"the database is not ready: {tables}; run `relay db migrate`")
+        sessions = await find_better_auth(
+            database,
+            schema=settings.auth_schema,
+            user_table=settings.auth_user_table,
+            session_table=settings.auth_session_table,
+        )
         yield Store(
             database,
             settings.database_url is None,
-            await find_better_auth(
-                database,
-                schema=settings.auth_schema,
-                user_table=settings.auth_user_table,
-                session_table=settings.auth_session_table,
-            ),
+            sessions,
             ServiceTokens(database),
             StreamOwners(database),
             AlertTable(database),
+            Grants(database),
+            Changes(database, _listen_address(settings, database)),
+            SessionTriggers(database, sessions.tables),
         )
+
+
+def _listen_address(settings: Settings, database: Database) -> DatabaseAddress:
+    if settings.listen_url is None:
+        return database.address
+    return DatabaseAddress.parse(settings.listen_url, connect_timeout=settings.connect_timeout)
 
 
 async def serve(
@@ -146,6 +168,20 @@ class Relay:
         cls, settings: Settings, store: Store, verification: Verification, metrics: Metrics
     ) -> Relay:
         hub = Hub(metrics, settings.offline_grace)
+        registry, vouched = Registry(), Vouched(store.sessions)
+        certain = CertainVerifier(verification.verifier, vouched.complete, registry)
+        watch = SessionWatch(
+            registry,
+            store.sessions,
+            store.services,
+            store.changes,
+            store.triggers,
+            settings.session_poll,
+            forget=lambda change: verification.verifier.forget(
+                user_id=change.id if change.kind == "user" else None,
+                session_id=change.id if change.kind == "session" else None,
+            ),
+        )
         dispatch = AlertDispatch(
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
         )
@@ -153,6 +189,8 @@ class Relay:
         supervisor = Supervisor(
             {
                 **verification.services,
+                "vouched-users": vouched.service,
+                "session-watch": watch,
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
             }
@@ -189,17 +227,12 @@ class Relay:
             }
             return metrics.totals() | {"streams": hub.count(), "frames_to_consumers": frames}
 
-        http = HttpServer(make_app(Reports(ready, stats)))
+        api = Api(certain, hub, intake, store.alerts, settings.auth_timeout)
+        http = HttpServer(make_app(Reports(ready, stats), api))
         services = Services(
             hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
         )
-        door = Door(
-            verification.verifier,
-            services,
-            timing,
-            Budget(settings.receive_buffer),
-            http.serve,
-        )
+        door = Door(certain, services, timing, Budget(settings.receive_buffer), http.serve, watch)
         server = Server(door)
         return cls(hub, supervisor, server)
 

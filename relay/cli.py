@@ -19,10 +19,12 @@ from relay.config import SETTINGS, Configuration, Settings
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.logs import configure_logging
 from relay.model import ANY_STREAM
+from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_ID_RULE
 
 if TYPE_CHECKING:
     from relay.app import Store
     from relay.postgres.database import Database
+    from relay.postgres.triggers import SessionTriggers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -230,6 +232,130 @@ def token_service(name: str, consume: tuple[str, ...], alerts: bool, operate: bo
     click.echo(_with_store(create))
 
 
+@token.command(name="list")
+@settings_options(*STORE)
+def token_list() -> None:
+    """List the programs that have a token, and what it allows them.
+
+    \b
+    Example:
+      relay token list
+    """
+
+    async def show(store: Store) -> str:
+        return "\n".join(
+            "\t".join(
+                [
+                    service.name,
+                    f"consume={','.join(sorted(service.consume)) or '-'}",
+                    f"alerts={'yes' if service.alerts else 'no'}",
+                    f"operate={'yes' if service.operate else 'no'}",
+                    f"made={made:%Y-%m-%d}",
+                ]
+            )
+            for service, made in await store.services.all()
+        )
+
+    click.echo(_with_store(show) or "there are no service tokens")
+
+
+@token.command(name="revoke")
+@click.argument("name")
+@settings_options(*STORE)
+def token_revoke(name: str) -> None:
+    """End a program's token; its connections end within a second.
+
+    \b
+    Example:
+      relay token revoke detector
+    """
+
+    async def revoke(store: Store) -> str:
+        await store.services.revoke(name)
+        return f"revoked the token of {name}"
+
+    click.echo(_with_store(revoke))
+
+
+def _stream(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and text != ANY_STREAM and not re.match(STREAM_ID_PATTERN, text):
+        raise click.BadParameter(f"expected {STREAM_ID_RULE}, or '{ANY_STREAM}', not {text!r}")
+    return text
+
+
+@relay.command()
+@click.argument("user")
+@click.argument("stream", callback=_stream)
+@settings_options(*STORE)
+def grant(user: str, stream: str) -> None:
+    """Let a USER, by id or e-mail address, watch a STREAM of others; '*' is every stream.
+
+    It counts within a second, on connections that are open too, and also before the stream is
+    first registered.
+
+    \b
+    Example:
+      relay grant ana@example.org front-door
+    """
+
+    async def insert(store: Store) -> str:
+        user_id = await store.sessions.find_user(user)
+        new = await store.grants.grant(user_id, stream)
+        return f"{user_id} may {'now' if new else 'already'} watch {stream}"
+
+    click.echo(_with_store(insert))
+
+
+@relay.command()
+@click.argument("user")
+@click.argument("stream", callback=_stream)
+@settings_options(*STORE)
+def revoke(user: str, stream: str) -> None:
+    """Take back what `relay grant` gave.
+
+    \b
+    Example:
+      relay revoke ana@example.org front-door
+    """
+
+    async def delete(store: Store) -> str:
+        user_id = await _grantee(store, user)
+        if not await store.grants.revoke(user_id, stream):
+            raise ConfigError(f"{user_id} has no grant for {stream}; `relay grants` shows all")
+        return f"{user_id} may no longer watch {stream}"
+
+    click.echo(_with_store(delete))
+
+
+@relay.command()
+@click.option("--user", metavar="USER", help="Those to one user, by id or e-mail address.")
+@click.option("--stream", metavar="STREAM", callback=_stream, help="Those of one stream.")
+@settings_options(*STORE)
+def grants(user: str | None, stream: str | None) -> None:
+    """List who may watch the streams of others.
+
+    \b
+    Example:
+      relay grants --stream front-door
+    """
+
+    async def show(store: Store) -> str:
+        user_id = None if user is None else await _grantee(store, user)
+        return "\n".join(
+            f"{each.user_id}\t{each.stream_id}\tsince={each.granted_at:%Y-%m-%d}"
+            for each in await store.grants.all(user_id=user_id, stream_id=stream)
+        )
+
+    click.echo(_with_store(show) or "there are no grants")
+
+
+async def _grantee(store: Store, user: str) -> str:
+    """The id of a user, who may be gone while the grants are still there."""
+    if await store.grants.all(user_id=user):
+        return user
+    return await store.sessions.find_user(user)
+
+
 def _with_store(work: Callable[[Store], Awaitable[str]]) -> str:
     import trio
 
@@ -271,29 +397,53 @@ def db() -> None:
 
 
 @db.command(name="migrate")
-@settings_options(*DATABASE)
-def db_migrate() -> None:
+@click.option(
+    "--watch-sessions", is_flag=True,
+    help="Put triggers on Better Auth's tables, too, so that relay hears of logouts at once.",
+)  # fmt: skip
+@settings_options(*STORE)
+def db_migrate(watch_sessions: bool) -> None:  # noqa: FBT001
     """Bring relay's tables to the form that this version needs.
 
     relay's own PostgreSQL does this by itself when it starts.
 
     \b
     Example:
-      RELAY_DATABASE_URL=postgresql://owner@db/app relay db migrate
+      RELAY_DATABASE_URL=postgresql://owner@db/app relay db migrate --watch-sessions
     """
     from relay.postgres.migrate import migrate
 
-    applied = _with_database(migrate)
-    for name in applied:
-        click.echo(f"applied {name}")
-    if not applied:
-        click.echo("nothing to do")
+    settings = configuration().settings
+
+    async def run(database: Database) -> list[str]:
+        done = [f"applied {name}" for name in await migrate(database)]
+        if watch_sessions and await (await _triggers(database, settings)).install():
+            done.append("watching sessions: the triggers are on Better Auth's tables")
+        return done
+
+    for line in _with_database(run) or ["nothing to do"]:
+        click.echo(line)
+
+
+async def _triggers(database: Database, settings: Settings) -> SessionTriggers:
+    from relay.postgres.sessions import find_better_auth
+    from relay.postgres.triggers import SessionTriggers
+
+    sessions = await find_better_auth(
+        database,
+        schema=settings.auth_schema,
+        user_table=settings.auth_user_table,
+        session_table=settings.auth_session_table,
+    )
+    return SessionTriggers(database, sessions.tables)
 
 
 @db.command(name="status")
-@settings_options(*DATABASE)
+@settings_options(*STORE)
 def db_status() -> int:
     """Say whether `relay db migrate` has something to do; the exit code is 1 then.
+
+    Also says how relay hears of logouts, which is a matter of choice.
 
     \b
     Example:
@@ -301,13 +451,28 @@ def db_status() -> int:
     """
     from relay.postgres.migrate import pending
 
-    missing = _with_database(pending)
-    for name in missing:
-        click.echo(f"missing {name}")
-    if missing:
-        return FAILED
-    click.echo("up to date")
-    return 0
+    settings = configuration().settings
+
+    async def look(database: Database) -> list[str]:
+        if missing := await pending(database):
+            return [f"missing {name}" for name in missing]
+        try:
+            told = await (await _triggers(database, settings)).installed()
+        except ConfigError as error:
+            return ["up to date", f"sessions: {error}"]
+        every = f"{settings.session_poll:g} s"
+        return [
+            "up to date",
+            "sessions: triggers tell of logouts at once"
+            if told
+            else f"sessions: read every {every}; with `relay db migrate --watch-sessions`"
+            " triggers tell of logouts",
+        ]
+
+    lines = _with_database(look)
+    for line in lines:
+        click.echo(line)
+    return FAILED if lines[0] != "up to date" else 0
 
 
 @relay.group(name="config")

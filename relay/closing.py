@@ -51,6 +51,12 @@ class Ending(Enum):
         "The token cannot be verified now; try again later",
         retry_after=2000,
     )
+    SESSION_EXPIRED = Goodbye(
+        4001, "session expired", ErrorCode.SESSION_EXPIRED, "The session has expired"
+    )
+    SESSION_REVOKED = Goodbye(
+        4501, "session revoked", ErrorCode.SESSION_REVOKED, "The session was ended"
+    )
     AUTH_FLOOD = Goodbye(
         1008, "policy", ErrorCode.AUTH_REQUIRED, "Too many messages before authentication"
     )

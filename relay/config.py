@@ -129,6 +129,9 @@ class Settings:
     auth_schema: Name = _setting("public", "The schema of Better Auth's tables")
     auth_user_table: Name = _setting("user", "Better Auth's table of users")
     auth_session_table: Name = _setting("session", "Better Auth's table of sessions")
+    session_poll: Seconds = _setting(
+        0.5, "Time between looks at live sessions where no trigger tells of logouts"
+    )
     auth_secret: Secret | None = _setting(
         None, "Better Auth's secret, to check signed cookies with", secret=True
     )

@@ -19,14 +19,13 @@ class User:
     session_id: str
     expires_at: datetime
     """Aware, in UTC."""
+    granted: frozenset[str] = frozenset()
+    """The streams of others that the user may watch, by id, or `ANY_STREAM`."""
     source: Literal["session", "jwt", "introspection"] = "session"
-    """Who said so; only a session has a row that can be read again."""
-
-    def owns(self, owner_id: str) -> bool:
-        return self.user_id == owner_id
-
-    def may_consume(self, stream_id: str, owner_id: str) -> bool:  # noqa: ARG002
-        return self.user_id == owner_id
+    """What vouches for the user: whether there is a row of a session to read again."""
+    remaining: float | None = field(default=None, eq=False)
+    """Seconds that were left at the moment of reading, by the clock of whoever knows `expires_at`;
+    None to go by our own clock."""
 
     @property
     def sender(self) -> str:
@@ -43,12 +42,8 @@ class Service:
     """Stream ids, or `ANY_STREAM`."""
     alerts: bool
     operate: bool
-
-    def may_consume(self, stream_id: str, owner_id: str) -> bool:  # noqa: ARG002
-        return self.covers(stream_id)
-
-    def covers(self, stream_id: str) -> bool:
-        return ANY_STREAM in self.consume or stream_id in self.consume
+    token_hash: bytes = field(default=b"", eq=False, repr=False)
+    """Which token it came with, as the store knows it."""
 
     @property
     def sender(self) -> str:
@@ -70,8 +65,8 @@ class NewAlert:
     """The sender's clock, ms since the Unix epoch."""
     metadata: Mapping[str, Any] | None = None
     alert_key: str | None = None
-    as_owner: str | None = None
-    """A user id: store it only if this user owns the stream."""
+    by: Identity | None = None
+    """Store it only if the policy lets them send alerts for the stream."""
 
 
 @frozen

@@ -13,7 +13,8 @@ from typing import Protocol
 import trio
 from attrs import define, field, frozen
 
-from relay.alerts.intake import AlertIntake
+from relay import policy
+from relay.alerts.intake import AlertIntake, alert_from
 from relay.alerts.replay import Replays
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
@@ -22,8 +23,8 @@ from relay.hub.hub import Hub
 from relay.hub.stream import Stream
 from relay.hub.terms import Terms
 from relay.metrics import Metrics
-from relay.model import Identity, NewAlert, Service, User
-from relay.postgres.alerts import AlertTable
+from relay.model import Identity, User
+from relay.postgres.alerts import AlertTable, History
 from relay.postgres.streams import StreamOwners
 from relay.protocol.codec import Codec
 from relay.protocol.messages import (
@@ -46,7 +47,6 @@ from relay.protocol.messages import (
     Success,
     Unsubscribe,
     VideoFrame,
-    now_ms,
 )
 from relay.transport.outlet import Outlet
 
@@ -99,7 +99,10 @@ class Session:
     _replays: Replays = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._replays = Replays(self.tell)
+        self._replays = Replays(
+            self.tell,
+            lambda stream_id, owner_id: policy.may_watch(self.identity, stream_id, owner_id),
+        )
 
     @property
     def accepted(self) -> int:
@@ -115,12 +118,20 @@ class Session:
     def too_slow(self) -> None:
         self._line.end(Ending.TOO_SLOW)
 
-    def tell_alert(self, alert: AlertEvent) -> None:
-        if not self._replays.deliver(alert):
+    def tell_alert(self, alert: AlertEvent, owner_id: str) -> None:
+        if not self._replays.deliver(alert, owner_id):
             self.too_slow()
 
     def superseded(self) -> None:
         self._line.end(Ending.SUPERSEDED)
+
+    def become(self, identity: Identity) -> None:
+        """Go on as the same user or service with other permissions, which count from now on."""
+        before, self.identity = self.identity, identity
+        if policy.view_of(before) == policy.view_of(identity):
+            return
+        consumers = {stream_id: consumer for stream_id, (_, consumer) in self._consumers.items()}
+        self._services.hub.reconsider(self, before, consumers)
 
     async def handle(self, message: ClientMessage) -> None:
         """Do what an authenticated peer asks, with anything but frames."""
@@ -168,16 +179,17 @@ class Session:
         self._consumers.clear()
 
     async def _register(self, message: Register) -> None:
-        if not isinstance(self.identity, User):
+        if not policy.may_register(self.identity, None):
             self._refuse(message, ErrorCode.UNAUTHORIZED, "Only users register streams")
             return
+        assert isinstance(self.identity, User)
         stream_id = message.stream_id or f"stream_{secrets.token_urlsafe(16)}"
         try:
             owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
         except StoreUnavailable:
             self._refuse_for_store(message)
             return
-        if not self.identity.owns(owner_id):
+        if not policy.may_register(self.identity, owner_id):
             self._refuse(message, ErrorCode.UNAUTHORIZED, "This stream id is taken", stream_id)
             return
         self._produce(message, stream_id, owner_id)
@@ -212,7 +224,6 @@ class Session:
             return
         consumer = Consumer(
             stream_id=stream_id,
-            identity=self.identity,
             wants_frames=_wants(VIDEO_FRAME, message.consumes),
             wants_alerts=_wants(ALERT, message.consumes),
             peer=self,
@@ -276,13 +287,7 @@ class Session:
         scope = message.stream_id
         self._replays.begin(scope)
         try:
-            page = await self._services.history.history(
-                self.identity,
-                stream_id=scope,
-                after=message.after,
-                last=message.last,
-                limit=message.limit or ALERTS_IN_A_PAGE,
-            )
+            page = await self._read_page(message)
         except StoreUnavailable:
             self._replays.end(scope)
             self._refuse_for_store(message, scope)
@@ -303,26 +308,24 @@ class Session:
             )
         )
 
+    async def _read_page(self, message: AlertsSince) -> History | None:
+        """A page by what may be seen when it has been read, which may take a while."""
+        while True:
+            reader = self.identity
+            page = await self._services.history.history(
+                reader,
+                stream_id=message.stream_id,
+                after=message.after,
+                last=message.last,
+                limit=message.limit or ALERTS_IN_A_PAGE,
+            )
+            if reader is self.identity:
+                return page
+
     async def _alert(self, message: Alert) -> None:
         refused = "You may not send alerts for this stream"
-        identity = self.identity
-        if isinstance(identity, Service) and not (
-            identity.alerts and identity.covers(message.stream_id)
-        ):
-            self._refuse(message, ErrorCode.UNAUTHORIZED, refused, message.stream_id)
-            return
-        alert = NewAlert(
-            stream_id=message.stream_id,
-            sender=identity.sender,
-            severity=message.severity,
-            message=message.message,
-            timestamp=now_ms() if message.timestamp is None else int(message.timestamp),
-            metadata=message.metadata,
-            alert_key=message.alert_key,
-            as_owner=identity.user_id if isinstance(identity, User) else None,
-        )
         try:
-            stored = await self._services.alerts.accept(alert)
+            stored = await self._services.alerts.accept(alert_from(self.identity, message))
         except StoreUnavailable:
             self._refuse_for_store(message, message.stream_id)
             return

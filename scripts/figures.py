@@ -5,8 +5,8 @@
 `connections`: many that authenticate at once, and the memory of idle ones. `video`: the bytes that
 the demo's video takes on the wire in either encoding. `tls`: handshakes per second. `fairness`: the
 age of a small stream's frames, alone and beside a large audience and floods. `memory`: of viewers
-that do not read. The clients are as plain as can be, so that their own work delays the answers
-little; what it still takes is part of the times.
+that do not read. `logout`: how long a connection outlives its session. The clients are as plain as
+can be, so that their own work delays the answers little; what it still takes is part of the times.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from itertools import islice
 
 import trio
 from crowds import fairness, memory
+from logout import logout
 from target import Peer, Target, running_relay, together
 
 from relay.demo.video import default_video, play
@@ -111,7 +112,7 @@ async def tls(relay: Target, handshakes: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = ("connections", "video", "tls", "fairness", "memory")
+    names = ("connections", "video", "tls", "fairness", "memory", "logout")
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
     parser.add_argument("--idle", type=int, default=2000, help="connections that idle")
@@ -120,6 +121,8 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=1000, help="of a large audience")
     parser.add_argument("--seconds", type=float, default=15, help="that an age is measured for")
     parser.add_argument("--stalled-seconds", type=float, default=60, help="that viewers stall")
+    parser.add_argument("--logouts", type=int, default=50)
+    parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -142,6 +145,9 @@ def main() -> None:
     if "memory" in chosen:
         with running_relay() as relay:
             trio.run(memory, relay, options.viewers, options.stalled_seconds)
+    if "logout" in chosen:
+        with running_relay() as relay:
+            trio.run(logout, relay, options.logouts, options.others)
 
 
 if __name__ == "__main__":

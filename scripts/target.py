@@ -99,6 +99,8 @@ class Target:
     host: str
     port: int
     token: str = field(repr=False)
+    data_dir: Path | None = None
+    """Of its embedded database; None for who knows only its address."""
 
     async def connect(self, receive_buffer: int | None = None) -> Peer:
         """Connect; the kernel takes no more than the `receive_buffer` for who does not read."""
@@ -141,7 +143,7 @@ def running_relay(*flags: str) -> Iterator[Target]:
                     text=True,
                     check=True,
                 ).stdout.strip()
-                yield Target(process.pid, address[1], int(address[2]), token)
+                yield Target(process.pid, address[1], int(address[2]), token, Path(data[1]))
             finally:
                 process.send_signal(signal.SIGTERM)
 

@@ -8,8 +8,9 @@ from attrs import define, field
 
 from relay.batching import Batcher
 from relay.metrics import Metrics
-from relay.model import NewAlert, StoredAlert
+from relay.model import Identity, NewAlert, StoredAlert
 from relay.postgres.alerts import AlertTable
+from relay.protocol.messages import Alert, now_ms
 
 
 @define(eq=False)
@@ -27,7 +28,7 @@ class AlertIntake:
         self.service = Batcher(self._store)
 
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
-        """The alert as committed; None when its stream is unknown or not the sender's.
+        """The alert as committed; None when its sender may send none for this stream.
 
         `StoreUnavailable` when it cannot be stored now: then it may or may not be, and only the
         same `alert_key` again is safe from storing it twice.
@@ -41,3 +42,17 @@ class AlertIntake:
             self._stored()  # also when it fails: a commit may have gone through unheard
         self._metrics.alerts_stored += sum(alert is not None and alert.fresh for alert in stored)
         return stored
+
+
+def alert_from(sender: Identity, message: Alert) -> NewAlert:
+    """What somebody asks to be stored; whether they may is seen when it is."""
+    return NewAlert(
+        stream_id=message.stream_id,
+        sender=sender.sender,
+        severity=message.severity,
+        message=message.message,
+        timestamp=now_ms() if message.timestamp is None else int(message.timestamp),
+        metadata=message.metadata,
+        alert_key=message.alert_key,
+        by=sender,
+    )

@@ -26,17 +26,19 @@ class Replays:
     """
 
     _send: Callable[[AlertEvent], object]
-    _held: dict[Scope, list[AlertEvent]] = field(factory=dict)
-    """By the open replays."""
+    _may_watch: Callable[[str, str], bool]
+    """Whether the reader may see a stream, by its id and its owner, now."""
+    _held: dict[Scope, list[tuple[AlertEvent, str]]] = field(factory=dict)
+    """By the open replays, with the owners of their streams."""
 
-    def deliver(self, alert: AlertEvent) -> bool:
+    def deliver(self, alert: AlertEvent, owner_id: str) -> bool:
         """Send a live alert, or hold it back; False when too many are held."""
         scope = alert.stream_id if alert.stream_id in self._held else None
         held = self._held.get(scope)
         if held is None:
             self._send(alert)
         else:
-            held.append(alert)
+            held.append((alert, owner_id))
         return held is None or len(held) <= MOST_HELD
 
     def begin(self, scope: Scope) -> None:
@@ -56,6 +58,6 @@ class Replays:
 
     def end(self, scope: Scope, position: int = 0) -> None:
         """Go on with live alerts."""
-        for alert in self._held.pop(scope, []):
-            if alert.alert_id > position:
+        for alert, owner_id in self._held.pop(scope, []):
+            if alert.alert_id > position and self._may_watch(alert.stream_id, owner_id):
                 self._send(alert)

@@ -26,7 +26,6 @@ class Consumer:
     """
 
     stream_id: str
-    identity: Identity
     wants_frames: bool
     wants_alerts: bool
     peer: ConsumingPeer
@@ -51,6 +50,11 @@ class Consumer:
         self._waiting = Lossless(self._lossless_bytes) if lossless else Latest()
         self._pace = None if terms.max_fps is None else Pace(1 / terms.max_fps)
         self._window = None if terms.window is None else Window(terms.window)
+
+    @property
+    def identity(self) -> Identity:
+        """Who consumes, by what is known of them now."""
+        return self.peer.identity
 
     @property
     def waiting_frames(self) -> int:
@@ -138,6 +142,12 @@ class Consumer:
         self._closed = True
         while self._waiting.take() is not None:
             self._drop(Drop.LEFT)
+
+    def reopen(self) -> None:
+        """Take frames again, as if for the first time."""
+        self._closed = False
+        if self._window is not None:
+            self._window = Window(self._window.size)
 
     def _may_send(self) -> bool:
         return self._window is None or self._window.is_open

@@ -6,15 +6,20 @@ are no locks, and no order of events in which a stream is half changed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import trio
 from attrs import define, field
 
+from relay import policy
 from relay.hub.consumer import Consumer
 from relay.hub.ledger import Ledger
-from relay.hub.peer import Observer, Peer, Producer
+from relay.hub.peer import Peer, Producer
 from relay.hub.stream import Stream
 from relay.metrics import Metrics
-from relay.protocol.messages import AlertEvent, Metadata, Status, StreamStatus
+from relay.model import Identity
+from relay.protocol.messages import AlertEvent, Metadata, StreamStatus
 
 
 @define(eq=False)
@@ -25,7 +30,7 @@ class Hub:
     _offline_grace: float
     """Seconds a stream outlives its producer, so that a short loss is not seen."""
     _streams: dict[str, Stream] = field(factory=dict)
-    _observers: dict[Observer, None] = field(factory=dict)
+    _observers: dict[Peer, None] = field(factory=dict)
     """Connections that asked for the list of streams."""
     _departed: Ledger = field(factory=Ledger)
     """Of streams that were forgotten."""
@@ -91,27 +96,47 @@ class Hub:
         peers: set[Peer] = {
             consumer.peer
             for consumer in stream.watchers
-            if consumer.wants_alerts and consumer.identity.may_consume(alert.stream_id, owner_id)
+            if consumer.wants_alerts
+            and policy.may_watch(consumer.identity, alert.stream_id, owner_id)
         }
         if stream.producer is not None and stream.producer.wants_alerts:
             peers.add(stream.producer)
         for peer in peers:
             self._metrics.alerts_delivered += 1
-            peer.tell_alert(alert)
+            peer.tell_alert(alert, owner_id)
 
-    def observe(self, observer: Observer) -> list[Stream]:
+    def observe(self, observer: Peer) -> list[Stream]:
         """The live streams that an observer may see; from now on it is told of each change."""
         self._observers[observer] = None
+        return self.visible_to(observer.identity)
+
+    def visible_to(self, identity: Identity) -> list[Stream]:
+        """The live streams that somebody may see."""
         return [
             stream
             for stream in self._streams.values()
-            if stream.live
-            and stream.owner_id is not None
-            and observer.identity.may_consume(stream.stream_id, stream.owner_id)
+            if stream.live and policy.may_watch(identity, stream.stream_id, stream.owner_id)
         ]
 
-    def unobserve(self, observer: Observer) -> None:
+    def figures(self) -> list[dict[str, Any]]:
+        """What operators see of each stream, and of each connection that consumes it."""
+        return [stream.figures() for stream in self._streams.values()]
+
+    def unobserve(self, observer: Peer) -> None:
         self._observers.pop(observer, None)
+
+    def reconsider(self, peer: Peer, before: Identity, consumers: Mapping[str, Consumer]) -> None:
+        """Let a peer see what it may see now, and nothing else; `before` is who it was."""
+        for stream in self._streams.values():
+            sees = policy.may_watch(peer.identity, stream.stream_id, stream.owner_id)
+            if sees == policy.may_watch(before, stream.stream_id, stream.owner_id):
+                continue
+            consumer = consumers.get(stream.stream_id)
+            if consumer is not None:
+                change = stream.reveal if sees else stream.conceal
+                change(consumer)
+            elif peer in self._observers and stream.live:
+                peer.tell(stream.public_status(visible=sees))
 
     def ledger(self) -> tuple[Ledger, int]:
         """What became of all frames offered to consumers, and how many of them wait."""
@@ -155,15 +180,10 @@ class Hub:
             self._departed.add(stream.departed)
 
     def _tell_observers(self, stream: Stream) -> None:
-        assert stream.owner_id is not None
-        status = Status(
-            stream_id=stream.stream_id,
-            epoch=stream.epoch if stream.live else 0,
-            status=stream.status,
-        )
+        status = stream.public_status(visible=True)
         # Those that watch the stream were told already.
         told: set[Peer] = {consumer.peer for consumer in stream.watchers}
         for observer in self._observers:
-            visible = observer.identity.may_consume(stream.stream_id, stream.owner_id)
+            visible = policy.may_watch(observer.identity, stream.stream_id, stream.owner_id)
             if visible and observer not in told:
                 observer.tell(status)

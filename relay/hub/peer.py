@@ -16,17 +16,20 @@ class Peer(Protocol):
     def codec(self) -> Codec:
         """The encoding that it speaks."""
 
+    @property
+    def identity(self) -> Identity:
+        """Who is behind it; what they may do can change at any time."""
+
+    @property
+    def accepted(self) -> int:
+        """Grows with each connection that the relay accepts."""
+
     def tell(self, message: ServerMessage) -> object:
         """Send a message, ahead of video; never waits."""
 
-    def tell_alert(self, alert: AlertEvent) -> object:
-        """Send an alert, or hold it back until a replay of earlier ones has ended."""
-
-
-class Observer(Peer, Protocol):
-    """A connection that asked which streams there are."""
-
-    identity: Identity
+    def tell_alert(self, alert: AlertEvent, owner_id: str) -> object:
+        """Send an alert of a stream of this owner's, or hold it back until a replay of earlier ones
+        has ended."""
 
 
 class ConsumingPeer(Peer, Protocol):
@@ -40,10 +43,6 @@ class Producer(Peer, Protocol):
     """The connection that produces a stream."""
 
     wants_alerts: bool
-
-    @property
-    def accepted(self) -> int:
-        """Grows with each connection that the relay accepts."""
 
     def superseded(self) -> object:
         """A newer connection produces the stream now: end."""

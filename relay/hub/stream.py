@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import trio
 from attrs import define, field
 
+from relay import policy
 from relay.hub.consumer import Consumer
 from relay.hub.frame import Burst, Frame, bursts
 from relay.hub.ledger import Ledger
@@ -124,6 +126,20 @@ class Stream:
             if self._keyframe is not self._latest:
                 consumer.skip_to_keyframe()
 
+    def reveal(self, consumer: Consumer) -> None:
+        """A consumer may see the stream from now on: begin as with a new one."""
+        if self.live:
+            consumer.peer.tell(self.status_for(consumer))
+        consumer.reopen()
+        self.watch(consumer)
+
+    def conceal(self, consumer: Consumer) -> None:
+        """A consumer may see the stream no longer: to them it is gone, as if there were none."""
+        consumer.close()
+        self._set_audience(tuple(other for other in self.audience if other is not consumer))
+        if self.live:
+            consumer.peer.tell(self.status_for(consumer))
+
     def unwatch(self, consumer: Consumer) -> None:
         consumer.close()
         if consumer in self.watchers:
@@ -132,9 +148,7 @@ class Stream:
         self._set_audience(tuple(other for other in self.audience if other is not consumer))
 
     def may_see(self, consumer: Consumer) -> bool:
-        return self.owner_id is not None and consumer.identity.may_consume(
-            self.stream_id, self.owner_id
-        )
+        return policy.may_watch(consumer.identity, self.stream_id, self.owner_id)
 
     def start(self, owner_id: str, producer: Producer, metadata: Metadata | None) -> None:
         """Begin a new life of the stream."""
@@ -172,9 +186,33 @@ class Stream:
             waiting += consumer.waiting_frames
         return total, waiting
 
+    def figures(self) -> dict[str, Any]:
+        """For operators: where the stream stands, and what became of its frames."""
+        return {
+            "streamId": self.stream_id,
+            "status": self.status,
+            "epoch": self.epoch,
+            "frames": self.seq,
+            "producer": None if self.producer is None else self.producer.accepted,
+            "consumers": [
+                {
+                    "connection": consumer.peer.accepted,
+                    "frames": consumer.ledger.accepted,
+                    "written": consumer.ledger.written,
+                    "dropped": dict(consumer.ledger.dropped),
+                    "waiting": consumer.waiting_frames,
+                }
+                for consumer in self.watchers
+            ],
+        }
+
     def status_for(self, consumer: Consumer) -> Status:
         """The status as this consumer may know it."""
-        if not self.live or not self.may_see(consumer):
+        return self.public_status(visible=self.may_see(consumer))
+
+    def public_status(self, *, visible: bool) -> Status:
+        """The status as those may know it who see the stream, or do not."""
+        if not (self.live and visible):
             return Status(stream_id=self.stream_id, epoch=0, status=StreamStatus.OFFLINE)
         return Status(stream_id=self.stream_id, epoch=self.epoch, status=self.status)
 

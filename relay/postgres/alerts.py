@@ -8,7 +8,8 @@ from typing import Any, LiteralString
 
 from attrs import define, evolve, frozen
 
-from relay.model import ANY_STREAM, Identity, NewAlert, StoredAlert, User
+from relay import policy
+from relay.model import Identity, NewAlert, StoredAlert
 from relay.postgres.database import Connection, Database
 from relay.postgres.text import storable
 
@@ -50,8 +51,8 @@ class AlertTable:
     async def store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | None]:
         """Store a batch in one transaction; return one entry for each, in order, once committed.
 
-        None: there is no such stream, or `as_owner` is set and is not its owner. An alert whose
-        stream, sender and key are those of an earlier one is that earlier one, `fresh=False`.
+        None: there is no such stream, or `by` is set and may not alert it. An alert whose stream,
+        sender and key are those of an earlier one is that earlier one, `fresh=False`.
 
         Ids are given out under a lock that is held until the transaction is committed and seen by
         others, so whoever has read up to some id has missed none below it.
@@ -97,6 +98,21 @@ class AlertTable:
                 return History([_read(row) for row in rows][::-1], more=False)
             page = f"{SELECT} where {visible} and a.alert_id > %s order by a.alert_id limit %s"
             rows = connection.execute(page, [*whose, after or 0, limit + 1])
+            alerts = [_read(row) for row in rows]
+            return History(alerts[:limit], more=len(alerts) > limit)
+
+        return await self._database.transact(select)
+
+    async def newest(
+        self, reader: Identity, *, stream_id: str | None, before: int | None, limit: int
+    ) -> History:
+        """A page of the alerts that a reader may see now, the newest first: those before `before`;
+        `more` are older."""
+        visible, whose = _visible_to(reader, stream_id)
+
+        def select(connection: Connection) -> History:
+            page = f"{SELECT} where {visible} and a.alert_id < %s order by a.alert_id desc limit %s"
+            rows = connection.execute(page, [*whose, before or 2**63 - 1, limit + 1])
             alerts = [_read(row) for row in rows]
             return History(alerts[:limit], more=len(alerts) > limit)
 
@@ -150,7 +166,9 @@ def _new_ids(connection: Connection, number: int) -> list[int]:
 
 def _candidate(alert_id: int, owner_id: str | None, alert: NewAlert) -> StoredAlert | None:
     """What `alert` is stored as, if it may be and is not there yet."""
-    if owner_id is None or alert.as_owner not in {None, owner_id}:
+    if owner_id is None:
+        return None
+    if alert.by is not None and not policy.may_alert(alert.by, alert.stream_id, owner_id):
         return None
     return StoredAlert(
         alert_id=alert_id,
@@ -224,11 +242,11 @@ def _visible_to(reader: Identity, stream_id: str | None) -> tuple[LiteralString,
     values: list[Any] = []
     if stream_id is not None:
         condition, values = "a.stream_id = %s", [stream_id]
-    if isinstance(reader, User):
-        return condition + " and s.owner_id = %s", [*values, reader.user_id]
-    if ANY_STREAM in reader.consume:
+    view = policy.view_of(reader)
+    if view.everything:
         return condition, values
-    return condition + " and a.stream_id = any(%s)", [*values, list(reader.consume)]
+    condition += " and (s.owner_id = %s or a.stream_id = any(%s))"
+    return condition, [*values, view.owner_id, list(view.stream_ids)]
 
 
 def _exists(connection: Connection, condition: LiteralString, values: list[Any]) -> bool:

@@ -26,6 +26,8 @@ USER_COLUMNS = {
     "verified": ("emailVerified", "email_verified"),
     "created": ("createdAt", "created_at"),
     "updated": ("updatedAt", "updated_at"),
+    "banned": ("banned",),
+    "ban_expires": ("banExpires", "ban_expires"),
 }
 SESSION_COLUMNS = {
     "id": ("id",),
@@ -35,6 +37,8 @@ SESSION_COLUMNS = {
     "created": ("createdAt", "created_at"),
     "updated": ("updatedAt", "updated_at"),
 }
+# Columns of Better Auth's admin plugin are known by their types, too: the names are anybody's.
+ONLY_AS = {"banned": {"boolean"}, "ban_expires": {WITH_ZONE, WITHOUT_ZONE}}
 NEEDED_OF_USER = ("id",)
 NEEDED_OF_SESSION = ("id", "token", "user", "expires")
 
@@ -137,6 +141,7 @@ def find_tables(
             meaning: Column(present, types[present])
             for meaning, names in meanings.items()
             if (present := next((name for name in names if name in types), None))
+            and types[present] in ONLY_AS.get(meaning, {types[present]})
         }
         lacking = [" or ".join(meanings[meaning]) for meaning in needed if meaning not in columns]
         if lacking:

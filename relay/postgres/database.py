@@ -59,7 +59,7 @@ async def open_database(
 class Database:
     """A few connections to one Postgres database, each lent to one transaction at a time."""
 
-    _address: Address
+    address: Address
     _size: int
     _statement_timeout: float
     _connect_timeout: float
@@ -104,7 +104,7 @@ class Database:
                 await call.stop(self._cancel_turns)
             raise
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
-            raise StoreUnavailable(self._address.clean(error)) from None
+            raise StoreUnavailable(self.address.clean(error)) from None
 
     async def _wait_for_calls(self) -> None:
         for _ in range(self._size):
@@ -123,7 +123,7 @@ class Database:
         try:
             return self._idle.pop(), False
         except IndexError:
-            return psycopg.connect(**self._address.arguments), True
+            return psycopg.connect(**self.address.arguments), True
 
     def _give_back(self, connection: Connection) -> None:
         whole = connection.info.transaction_status == TransactionStatus.IDLE

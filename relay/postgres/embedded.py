@@ -23,6 +23,8 @@ from relay.postgres.cluster import POLL, START_PATIENCE, STOP_LIMIT, Cluster
 from relay.postgres.database import open_database
 from relay.postgres.folder import DataFolder, Lock
 from relay.postgres.migrate import migrate
+from relay.postgres.sessions import find_better_auth
+from relay.postgres.triggers import SessionTriggers
 
 log = structlog.get_logger()
 
@@ -129,6 +131,8 @@ async def _furnish(cluster: Cluster) -> None:
     async with open_database(cluster.url(DATABASE), pool_size=1) as database:
         await database.transact_unhurried(lambda connection: connection.execute(tables))
         await migrate(database)
+        sessions = await find_better_auth(database)
+        await SessionTriggers(database, sessions.tables).install()
 
 
 @asynccontextmanager

@@ -44,6 +44,8 @@ class ErrorCode(StrEnum):
     AUTH_FAILED = "AUTH_FAILED"
     AUTH_TIMEOUT = "AUTH_TIMEOUT"
     AUTH_UNAVAILABLE = "AUTH_UNAVAILABLE"
+    SESSION_EXPIRED = "SESSION_EXPIRED"
+    SESSION_REVOKED = "SESSION_REVOKED"
     UNAUTHORIZED = "UNAUTHORIZED"
     NOT_REGISTERED = "NOT_REGISTERED"
     INVALID_MESSAGE = "INVALID_MESSAGE"
@@ -216,8 +218,9 @@ class Error(Event, frozen=True, kw_only=True, tag="error"):
 
 
 class Notice(Event, frozen=True, kw_only=True, tag="notice"):
-    code: Literal["SERVER_RESTARTING"]
+    code: Literal["SERVER_RESTARTING", "SESSION_EXPIRING"]
     retry_after: int | None = None
+    expires_at: int | None = None
     timestamp: int = field(default_factory=now_ms)
 
 

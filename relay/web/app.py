@@ -18,6 +18,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
+from relay.protocol.messages import ErrorCode
+from relay.web.api import Api, Refusal
 from relay.web.assets import load_assets
 
 log = structlog.get_logger()
@@ -39,26 +41,27 @@ class Reports:
     stats: Callable[[], dict[str, Any]]
 
 
-def make_app(reports: Reports) -> Starlette:
+def make_app(reports: Reports, api: Api) -> Starlette:
     """The application that answers plain HTTP requests."""
     page = (resources.files("relay.web") / "page.html").read_text("utf-8")
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok"}, headers=HEADERS)
+        return JSONResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
         report = await reports.ready()
-        return JSONResponse(report, 200 if report["ready"] else 503, headers=HEADERS)
+        return JSONResponse(report, 200 if report["ready"] else 503)
 
     async def stats(_: Request) -> Response:
-        return JSONResponse(reports.stats(), headers=HEADERS)
+        return JSONResponse(reports.stats())
 
     async def index(_: Request) -> Response:
-        return HTMLResponse(page, headers=HEADERS)
+        return HTMLResponse(page)
 
     async def refused(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
-        return _error("INVALID_MESSAGE", problem.detail, problem.status_code, problem.headers)
+        code = problem.code if isinstance(problem, Refusal) else ErrorCode.INVALID_MESSAGE
+        return _error(code, problem.detail, problem.status_code, problem.headers)
 
     async def failed(_: Request, problem: Exception) -> Response:
         log.error("request failed", exc_info=problem)
@@ -70,6 +73,10 @@ def make_app(reports: Reports) -> Starlette:
             Route("/health", _guarded(health)),
             Route("/ready", _guarded(ready)),
             Route("/stats", _guarded(stats)),
+            Route("/streams", _guarded(api.streams)),
+            Route("/alerts", _guarded(api.alerts), methods=["GET"]),
+            Route("/alerts", _guarded(api.raise_alert), methods=["POST"]),
+            Route("/figures", _guarded(api.figures)),
             *(Route(path, _guarded(asset)) for path, asset in load_assets().items()),
         ],
         exception_handlers={HTTPException: refused, Exception: failed},

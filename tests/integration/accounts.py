@@ -43,16 +43,17 @@ class Accounts:
         )
         return tokens
 
-    def service(self, *consume: str, alerts: bool = True) -> str:
+    def service(self, *consume: str, alerts: bool = True, operate: bool = False) -> str:
         """The token of a new service that may watch these streams."""
         token = f"relay_service_{secrets.token_urlsafe(32)}"
         self.execute(
             "insert into relay.service_tokens (token_hash, name, consume, alerts, operate)"
-            " values (%s, %s, %s, %s, false)",
+            " values (%s, %s, %s, %s, %s)",
             hashlib.sha256(token.encode()).digest(),
             f"service-{token[-8:]}",
             list(consume),
             alerts,
+            operate,
         )
         return token
 

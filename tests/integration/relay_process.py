@@ -10,7 +10,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPMessage, HTTPSConnection
 from pathlib import Path
@@ -77,8 +77,15 @@ class RelayProcess:
         )
         return int(shown.stdout) * 1024
 
-    async def get(self, path: str, method: str = "GET") -> Response:
-        return await trio.to_thread.run_sync(self._request, method, path)
+    async def get(
+        self,
+        path: str,
+        method: str = "GET",
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Response:
+        return await trio.to_thread.run_sync(self._request, method, path, headers or {}, body)
 
     async def stats(self) -> dict[str, Any]:
         totals: dict[str, Any] = (await self.get("/stats")).json()
@@ -94,7 +101,9 @@ class RelayProcess:
         """Wait for the end of the process; returns its exit code."""
         return await trio.to_thread.run_sync(self._process.wait, PATIENCE)
 
-    def _request(self, method: str, path: str) -> Response:
+    def _request(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Response:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         if self.url.startswith("https"):
             trusting = ssl.create_default_context()
@@ -102,7 +111,7 @@ class RelayProcess:
             trusting.verify_mode = ssl.CERT_NONE  # we know whom we started
             connection = HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=trusting)
         with closing(connection):
-            connection.request(method, path)
+            connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
             return Response(response.status, response.headers, response.read())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar, cast
 
 import psycopg
@@ -11,7 +12,7 @@ import pytest
 import trio
 from attrs import define, evolve
 
-from relay.model import NewAlert, StoredAlert
+from relay.model import NewAlert, StoredAlert, User
 from relay.postgres.alerts import ALERTS_LOCK, AlertTable
 from relay.postgres.database import Connection, Database, open_database
 from relay.postgres.streams import StreamOwners
@@ -25,6 +26,9 @@ FIRE = NewAlert(
     message="fire",
     timestamp=1_700_000_000_000,
 )
+
+SOON = datetime.now(UTC) + timedelta(hours=1)
+ADA, BOB = User("ada", "session of ada", SOON), User("bob", "session of bob", SOON)
 
 
 @pytest.fixture
@@ -78,9 +82,9 @@ async def test_only_known_streams_get_alerts_and_from_a_user_only_their_own(
         [
             FIRE,
             evolve(FIRE, stream_id="nowhere"),
-            evolve(FIRE, sender="user:ada", as_owner="ada"),
-            evolve(FIRE, sender="user:bob", as_owner="bob"),
-            evolve(FIRE, stream_id="nowhere", as_owner="ada"),
+            evolve(FIRE, sender="user:ada", by=ADA),
+            evolve(FIRE, sender="user:bob", by=BOB),
+            evolve(FIRE, stream_id="nowhere", by=ADA),
             evolve(FIRE, stream_id="yard"),
         ]
     )
@@ -134,7 +138,7 @@ async def test_a_key_is_of_one_sender_and_one_stream(database: Database) -> None
 
 async def test_a_repeated_key_shows_nothing_to_who_may_not_store(database: Database) -> None:
     mine = evolve(FIRE, sender="user:ada", alert_key="k")
-    outcome = await AlertTable(database).store([mine, evolve(mine, as_owner="bob")])
+    outcome = await AlertTable(database).store([mine, evolve(mine, by=BOB)])
     assert outcome[1] is None
 
 

@@ -15,9 +15,18 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from relay.errors import ConfigError
 from relay.model import User
 from relay.postgres.database import open_database
+from relay.postgres.migrate import migrate
 from relay.postgres.sessions import find_better_auth
 
 HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+async def empty_postgres_url(empty_postgres_url: str) -> str:
+    """A database with relay's tables and no others."""
+    async with open_database(empty_postgres_url) as database:
+        await migrate(database)
+    return empty_postgres_url
 
 
 @frozen
@@ -270,9 +279,14 @@ async def test_ids_that_cannot_be_compared_are_refused(empty_postgres_url: str) 
 
 @pytest.fixture
 def stranger_url(postgres_url: str) -> Iterator[str]:
-    """The same database, for a role that may do nothing in it."""
+    """The same database, for a role that may read what is relay's and nothing else."""
     role = str(conninfo_to_dict(postgres_url)["dbname"]) + "_stranger"
-    run(postgres_url, f"create role {role} login password 'stranger'")
+    run(
+        postgres_url,
+        f"create role {role} login password 'stranger'",
+        f"grant usage on schema relay to {role}",
+        f"grant select on all tables in schema relay to {role}",
+    )
     yield make_conninfo(postgres_url, user=role, password="stranger")
     run(postgres_url, f"drop owned by {role}", f"drop role {role}")
 

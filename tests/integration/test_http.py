@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from relay.logs import configure_logging
 from relay.transport.link import SocketLink
 from relay.transport.stream import FrameStream
+from relay.web.api import Api
 from relay.web.app import Reports, make_app
 from relay.web.http import HttpServer
 from tests.integration.accounts import Accounts
@@ -25,6 +26,8 @@ from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.raw import REQUEST, RawClient, open_raw
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
+NO_ONE: Any = None
+NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0)
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n"
 
 
@@ -52,7 +55,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     assert (ready.json()["ready"], ready.json()["draining"]) == (True, False)
     assert ready.json()["database"] == "ok"
     services = ready.json()["services"]
-    assert set(services) == {"verification", "alert-intake", "alert-dispatch"}
+    assert set(services) == {"verification", "session-watch", "alert-intake", "alert-dispatch"}
     assert set(services.values()) == {"running"}
     assert stats.json()["connections"] == 0
     assert {"verifications", "frames_accepted", "alerts_stored", "endings"} <= set(stats.json())
@@ -99,7 +102,7 @@ async def test_a_bug_in_the_application_is_a_500_and_logged() -> None:
     async with client, stream:
         await client.send_all(b"GET /ready HTTP/1.1\r\nHost: relay\r\n\r\n")
         await stream.read_head()
-        await HttpServer(make_app(Reports(ready, dict))).serve(stream)
+        await HttpServer(make_app(Reports(ready, dict), NO_API)).serve(stream)
         head, _, body = bytes(await client.receive_some()).partition(b"\r\n\r\n")
     assert status(head) == 500
     assert json.loads(body)["error"]["code"] == "INTERNAL_ERROR"

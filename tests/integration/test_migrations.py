@@ -47,7 +47,13 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         assert await migrate(database) == waiting
         assert await pending(database) == []
         assert await migrate(database) == []
-    assert tables(empty_postgres_url) == ["alerts", "migrations", "service_tokens", "streams"]
+    assert tables(empty_postgres_url) == [
+        "alerts",
+        "grants",
+        "migrations",
+        "service_tokens",
+        "streams",
+    ]
 
 
 async def test_many_that_migrate_at_once_apply_everything_once(empty_postgres_url: str) -> None:

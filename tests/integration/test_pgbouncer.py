@@ -27,7 +27,10 @@ from relay.postgres.migrate import migrate, pending
 from relay.postgres.services import ServiceTokens
 from relay.postgres.sessions import find_better_auth
 from relay.postgres.streams import StreamOwners
+from tests.integration.accounts import Accounts
+from tests.integration.peers import login
 from tests.integration.questions import ask, check_whole, do, sleep, what_others_do
+from tests.integration.relay_process import start_relay
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
@@ -108,11 +111,7 @@ async def test_every_room_works_through_it(bouncer_url: str) -> None:
             assert (await services.find([service]))[service].name == str(n)
             for key in ("a", "b", "a"):
                 await alerts.store(
-                    [
-                        NewAlert(
-                            f"stream-{n}", "s", "low", "m", 1, alert_key=key, as_owner=user.user_id
-                        )
-                    ]
+                    [NewAlert(f"stream-{n}", "s", "low", "m", 1, alert_key=key, by=user)]
                 )
 
         async with trio.open_nursery() as nursery:
@@ -174,3 +173,25 @@ async def test_a_restart_of_it_is_not_noticed(folder: Path, postgres_url: str) -
             await database.check()
         with run_pgbouncer(folder):
             await database.check()
+
+
+async def test_notifications_that_it_swallows_are_missed_and_sessions_polled(
+    bouncer_url: str, postgres_url: str
+) -> None:
+    accounts = Accounts(postgres_url)
+    with start_relay(database_url=bouncer_url) as relay:
+        await relay.until_logged("by=polling")
+        assert "listen_url" in relay.log
+        token = accounts.session()
+        async with login(relay, token) as peer:
+            accounts.execute("delete from session where token = %s", token)
+            with trio.fail_after(1):
+                _, close = await peer.hear_end()
+        assert close == (4501, "session revoked")
+
+
+async def test_with_the_way_past_it_sessions_are_told_of(
+    bouncer_url: str, postgres_url: str
+) -> None:
+    with start_relay("--listen-url", postgres_url, database_url=bouncer_url) as relay:
+        await relay.until_logged("by=notifications")

@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +27,7 @@ from tests.integration.relay_process import RelayProcess, start_relay
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 VALID = jsonschema.Draft202012Validator(message_schema())
 
-STEP = re.compile(r"(\w+) +(->|<-|opens|stops) ?(.*(?:\n +.*)*)")
+STEP = re.compile(r"(\w+) +(->|<-|opens|stops|signs-out) ?(.*(?:\n +.*)*)")
 VARIES = {"sessionId", "expiresAt", "epoch", "alertId"}
 """Fields that are made up by the server, and stay what they are within a conversation."""
 REFERS = {"after": "alertId"}
@@ -129,6 +130,7 @@ async def test_the_conversation_on_the_page_is_held(
     tokens = {
         "token-of-ann": ann,
         "token-of-bob": accounts.session("bob"),
+        "token-of-carl": accounts.session("carl", lasts=timedelta(seconds=30)),
         "token-of-a-service": accounts.service("*"),
     }
     talk = Conversation(tokens, msgpack_speakers)
@@ -142,6 +144,9 @@ async def test_the_conversation_on_the_page_is_held(
                         await talk.send(step)
                     case "<-":
                         await talk.expect(step)
+                    case "signs-out":
+                        token = tokens[f"token-of-{step.actor}"]
+                        accounts.execute("delete from session where token = %s", token)
                     case "stops":
                         await talk.expect_silence()
                         relay.signal(signal.SIGTERM)

@@ -51,6 +51,16 @@ class BusyRun:
             await detector.ask({**sent, "metadata": {"token": self.new()}, "alertKey": self.new()})
             await phone.receive_type("alert")
             await phone.authenticate(self.new())
+        for bearer in (user, service, self.new(), self.new("relay_service_")):
+            headers = {"Authorization": f"Bearer {bearer}"}
+            for path in ("/streams", "/alerts", "/figures"):
+                await self.relay.get(path, headers=headers)
+            for body in (b"{", b'{"token": "%s"}' % self.new().encode()):
+                await self.relay.get("/alerts", "POST", headers=headers, body=body)
+        signed_out = self.remember(self.accounts.session("ann"))
+        async with login(self.relay, signed_out) as peer:
+            self.accounts.execute("delete from session where token = %s", signed_out)
+            await peer.hear_end()
         for wrong in (
             self.new(),
             self.new("relay_service_"),

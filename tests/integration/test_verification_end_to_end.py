@@ -119,11 +119,11 @@ async def test_a_service_is_known_by_its_token(relay: RelayProcess, accounts: Ac
     assert {"userId", "sessionId", "expiresAt"}.isdisjoint(reply)
 
 
-async def test_a_session_that_is_deleted_ends_with_the_next_verification(
+async def test_a_session_that_is_deleted_does_not_get_in_again(
     relay: RelayProcess, accounts: Accounts
 ) -> None:
-    token = accounts.session()
-    async with login(relay, token) as peer:
+    token, other = accounts.sessions(["ann", "ann"])
+    async with login(relay, token), login(relay, other) as peer:
         accounts.execute("delete from session where token = %s", token)
         assert await refused(relay, token)
         await peer.send({"type": "auth", "token": token})

@@ -4,7 +4,7 @@ tokens."""
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -13,16 +13,22 @@ import jsonschema
 import msgpack
 import trio
 import wsproto
-from attrs import define, field
+from attrs import define, evolve, field
 from wsproto import events
 
+from relay import policy
 from relay.alerts.event import alert_event
+from relay.auth.doubt import CertainVerifier
+from relay.auth.registry import Registry
+from relay.auth.vouched import Vouched
+from relay.auth.watch import SessionWatch
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
 from relay.postgres.alerts import History
+from relay.postgres.changes import Change
 from relay.protocol.schema import message_schema
 from relay.session import Services
 from relay.transport.budget import Budget
@@ -259,7 +265,7 @@ class Client:
 
 @define(eq=False)
 class Tokens:
-    """A verifier that can be told to be late, or away."""
+    """A verifier that can be told to be late, or away. What it answers late it has read early."""
 
     identities: dict[str, Identity] = field(
         factory=lambda: {
@@ -271,14 +277,94 @@ class Tokens:
     delay: float = 0.0
     away: bool = False
     broken: bool = False
+    clock: Callable[[], datetime] | None = None
+    """The database's."""
+    readings: int = 0
+    grants: dict[str, frozenset[str]] = field(factory=dict)
+    """To those whom an issuer vouches for."""
+    banned: set[str] = field(factory=set)
+    reading_delay: float = 0.0
 
     async def verify(self, token: str) -> Identity | None:
+        identity = self.identities.get(token)
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
         if self.broken:
             raise RuntimeError("a bug in verification")
-        return self.identities.get(token)
+        return None if identity is None else self._at_this_moment(identity)
+
+    def _at_this_moment(self, identity: Identity) -> Identity:
+        if self.clock is None or not isinstance(identity, User):
+            return identity
+        left = (identity.expires_at - self.clock()).total_seconds()
+        return evolve(identity, remaining=left)
+
+    async def read(self, keys: Sequence[Any]) -> dict[Any, Any]:
+        """The sessions of these ids, and the services of these hashes, that are left."""
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        self.readings += 1
+        now: dict[Any, Identity] = {
+            each.session_id if isinstance(each, User) else each.token_hash: each
+            for each in map(self._at_this_moment, self.identities.values())
+        }
+        await trio.sleep(self.reading_delay)
+        return {key: now[key] for key in keys if key in now}
+
+    async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        return {
+            user_id: self.grants.get(user_id, frozenset())
+            for user_id in user_ids
+            if user_id not in self.banned
+        }
+
+
+@define(eq=False)
+class Rumours:
+    """Notifications of changes, and the connection that hears them."""
+
+    installed_: bool = True
+    away: bool = False
+    _put: trio.MemorySendChannel[Change | None] = field(init=False)
+    _get: trio.MemoryReceiveChannel[Change | None] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._put, self._get = trio.open_memory_channel(1000)
+
+    def tell(self, *changes: Change) -> None:
+        for change in changes:
+            self._put.send_nowait(change)
+
+    def lose(self) -> None:
+        """Lose the connection, and what is told until there is another."""
+        self.away = True
+        self._put.send_nowait(None)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Rumours]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        yield self
+
+    async def hear(self) -> list[Change]:
+        change = await self._get.receive()
+        if change is None:
+            raise StoreUnavailable
+        return [change]
+
+    async def hears(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    async def installed(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.installed_
 
 
 @define(eq=False)
@@ -304,6 +390,8 @@ class Alerts:
     hub: Hub
     away: bool = False
     delay: float = 0.0
+    answer_delay: float = 0.0
+    """Between reading the history and answering."""
     stored: list[StoredAlert] = field(factory=list)
 
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
@@ -311,7 +399,11 @@ class Alerts:
         if self.away:
             raise StoreUnavailable
         owner = self.owners.owners.get(alert.stream_id)
-        if owner is None or alert.as_owner not in (None, owner):
+        if (
+            owner is None
+            or alert.by is None
+            or not policy.may_alert(alert.by, alert.stream_id, owner)
+        ):
             return None
         stored = StoredAlert(
             len(self.stored) + 1,
@@ -336,7 +428,7 @@ class Alerts:
         last: int | None,
         limit: int,
     ) -> History | None:
-        """As the table does it, for a reader who sees everything."""
+        """As the table does it."""
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
@@ -344,8 +436,9 @@ class Alerts:
             alert
             for alert in self.stored
             if stream_id in (None, alert.stream_id)
-            and reader.may_consume(alert.stream_id, alert.owner_id)
+            and policy.may_watch(reader, alert.stream_id, alert.owner_id)
         ]
+        await trio.sleep(self.answer_delay)
         if after and after not in [alert.alert_id for alert in alerts]:
             return None
         alerts = [alert for alert in alerts if alert.alert_id > (after or 0)]
@@ -364,14 +457,21 @@ class Relay:
     metrics: Metrics = field(factory=Metrics)
     timing: Timing = field(factory=lambda: Timing(10.0, 25.0, 120.0, 1 << 20))
     budget: Budget = field(factory=lambda: Budget(2 << 20))
+    rumours: Rumours = field(factory=Rumours)
     hub: Hub = field(init=False)
     alerts: Alerts = field(init=False)
+    vouched: Vouched = field(init=False)
+    watch: SessionWatch = field(init=False)
     connections: list[Connection] = field(factory=list)
     http_served: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
         self.alerts = Alerts(self.owners, self.hub)
+        self.vouched = Vouched(self.tokens)
+        self.watch = SessionWatch(
+            Registry(), self.tokens, self.tokens, self.rumours, self.rumours, poll_interval=0.5
+        )
 
     async def _serve_http(self, stream: FrameStream) -> None:
         self.http_served += 1
@@ -387,7 +487,8 @@ class Relay:
             self.metrics,
             lossless_bytes=64 * 1024,
         )
-        door = Door(self.tokens, services, self.timing, self.budget, self._serve_http)
+        verifier = CertainVerifier(self.tokens, self.vouched.complete, self.watch.registry)
+        door = Door(verifier, services, self.timing, self.budget, self._serve_http, self.watch)
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
         self.connections.append(connection)
@@ -451,5 +552,7 @@ async def open_relay() -> AsyncIterator[Relay]:
     async with trio.open_nursery() as nursery:
         relay = Relay(nursery)
         await nursery.start(relay.hub.run)
+        await nursery.start(relay.watch.run)
+        await nursery.start(relay.vouched.service.run)
         yield relay
         nursery.cancel_scope.cancel()

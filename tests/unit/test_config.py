@@ -149,6 +149,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "ping_interval": 1.5,
         "idle_timeout": 2.5,
         "stall_timeout": 1.5,
+        "session_poll": 1.5,
         "offline_grace": 1.5,
         "drain_timeout": 1.5,
         "log_level": "warning",

@@ -19,12 +19,12 @@ FLOORS = {
     6: ["__main__", "cli", "demo"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
-    3: ["connection", "session"],
+    3: ["connection", "expiry", "session"],
     2: ["hub", "auth", "alerts", "client"],
     1: ["transport", "postgres", "batching", "outbound"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
-        "token_settings",
+        *("policy", "token_settings"),
     ],
 }
 
@@ -32,10 +32,12 @@ FLOORS = {
 NEIGHBOURS = {
     ("__main__", "cli"),
     ("cli", "demo"),
+    ("connection", "expiry"),
     ("connection", "session"),
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),
+    ("policy", "model"),
     ("config", "token_settings"),
     ("token_settings", "errors"),
 }

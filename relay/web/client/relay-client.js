@@ -1189,7 +1189,7 @@ class Writer {
 
   _number(value) {
     if (!Number.isFinite(value)) throw new RangeError('a number that is not finite cannot be sent');
-    if (!Number.isSafeInteger(value) || Object.is(value, -0)) {
+    if (!Number.isSafeInteger(value)) {
       const at = this._take(9);
       this.bytes[at] = 0xcb;
       this.view.setFloat64(at + 1, value);

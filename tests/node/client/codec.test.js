@@ -56,7 +56,7 @@ test('what it writes is what others write', () => {
 });
 
 test('it writes no more bytes than others', () => {
-  for (const each of [...NUMBERS.filter((number) => !Object.is(number, -0)), ...TEXTS]) {
+  for (const each of [...NUMBERS, ...TEXTS]) {
     assert.deepEqual([...encodeMessagePack(each)], [...encode(each)], `${String(each).slice(0, 20)}`);
   }
   for (const length of [0, 1, 15, 16, 255, 256, 65535, 65536]) {

@@ -1,0 +1,168 @@
+"""What may be asked over HTTP with `Authorization: Bearer TOKEN`. Floor 4.
+
+The tokens are those of the WebSocket's `auth`, and so are the permissions: both ways ask the same
+verifier and the same policy.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import trio
+from attrs import define
+from msgspec import Meta
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay import policy
+from relay.alerts.event import alert_event
+from relay.alerts.intake import AlertIntake, alert_from
+from relay.closing import Ending
+from relay.connection import Verifier
+from relay.errors import StoreUnavailable
+from relay.hub.hub import Hub
+from relay.model import Identity
+from relay.postgres.alerts import AlertTable
+from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
+from relay.protocol.messages import ALERT, Alert, ErrorCode, StreamEntry, StreamId, Success
+
+RETRY_AFTER = {"Retry-After": "2"}
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+class Refusal(HTTPException):
+    """An answer that is an error of the protocol."""
+
+    def __init__(
+        self, status: int, code: ErrorCode, message: str, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.code = code
+
+
+class AlertsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The parameters of `GET /alerts`."""
+
+    stream_id: StreamId | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    before: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+
+
+@define(eq=False)
+class Api:
+    """Answers those who say who they are."""
+
+    _verifier: Verifier
+    _hub: Hub
+    _intake: AlertIntake
+    _history: AlertTable
+    _auth_timeout: float
+    """Seconds."""
+
+    async def streams(self, request: Request) -> Response:
+        """`GET /streams`: the live streams that may be seen."""
+        identity = await self._authenticate(request)
+        streams = [
+            StreamEntry(stream_id=each.stream_id, status=each.status, metadata=each.metadata)
+            for each in self._hub.visible_to(identity)
+        ]
+        return _json({"streams": streams})
+
+    async def alerts(self, request: Request) -> Response:
+        """`GET /alerts`: stored alerts, the newest first."""
+        identity = await self._authenticate(request)
+        try:
+            query = msgspec.convert(dict(request.query_params), AlertsQuery, strict=False)
+        except msgspec.ValidationError as problem:
+            raise Refusal(400, ErrorCode.INVALID_MESSAGE, f"Invalid query: {problem}") from None
+        try:
+            page = await self._history.newest(
+                identity, stream_id=query.stream_id, before=query.before, limit=query.limit
+            )
+        except StoreUnavailable:
+            raise _store_unavailable() from None
+        return _json({"alerts": [alert_event(each) for each in page.alerts], "more": page.more})
+
+    async def raise_alert(self, request: Request) -> Response:
+        """`POST /alerts`: the body and the reply are those of the message."""
+        identity = await self._authenticate(request)
+        try:
+            message = _alert_in(await _body(request))
+        except InvalidMessage as problem:
+            raise Refusal(400, problem.code, problem.message) from None
+        try:
+            stored = await self._intake.accept(alert_from(identity, message))
+        except StoreUnavailable:
+            raise _store_unavailable() from None
+        if stored is None:
+            text = "You may not send alerts for this stream"
+            raise Refusal(403, ErrorCode.UNAUTHORIZED, text)
+        reply = Success(
+            code="ALERT_ACCEPTED",
+            message="Alert accepted",
+            id=message.id,
+            stream_id=stored.stream_id,
+            alert_id=stored.alert_id,
+        )
+        return _json(reply)
+
+    async def figures(self, request: Request) -> Response:
+        """`GET /figures`: of each stream and of each connection that consumes it."""
+        identity = await self._authenticate(request)
+        if not policy.may_operate(identity):
+            text = "This takes a service token that may operate"
+            raise Refusal(403, ErrorCode.UNAUTHORIZED, text)
+        return _json({"streams": self._hub.figures()})
+
+    async def _authenticate(self, request: Request) -> Identity:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not (token := token.strip()):
+            text = "Send a token in the header: Authorization: Bearer TOKEN"
+            raise Refusal(401, ErrorCode.AUTH_REQUIRED, text, CHALLENGE)
+        try:
+            with trio.fail_after(self._auth_timeout):
+                identity = await self._verifier.verify(token)
+        except (StoreUnavailable, trio.TooSlowError):
+            unavailable = Ending.AUTH_UNAVAILABLE.value
+            raise Refusal(
+                503, ErrorCode.AUTH_UNAVAILABLE, unavailable.message, RETRY_AFTER
+            ) from None
+        if identity is None:
+            failed = Ending.AUTH_FAILED.value
+            raise Refusal(401, ErrorCode.AUTH_FAILED, failed.message, CHALLENGE)
+        return identity
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BUT_FRAMES:
+            text = f"An alert has at most {LARGEST_BUT_FRAMES} bytes"
+            raise Refusal(413, ErrorCode.MESSAGE_TOO_BIG, text)
+    return bytes(body)
+
+
+def _alert_in(body: bytes) -> Alert:
+    """The alert in a request, which may leave its `type` out; `InvalidMessage`."""
+    try:
+        body.decode()
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except UNREADABLE:
+        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "Not a JSON object") from None
+    fields.setdefault("type", msgspec.Raw(msgspec.json.encode(ALERT)))
+    message = JSON.decode(msgspec.json.encode(fields))
+    if not isinstance(message, Alert):
+        raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "Expected an alert - at `$.type`")
+    return message
+
+
+def _store_unavailable() -> Refusal:
+    text = "The database cannot be asked now; try again later"
+    return Refusal(503, ErrorCode.STORE_UNAVAILABLE, text, RETRY_AFTER)
+
+
+def _json(content: Any) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -1,0 +1,187 @@
+"""What is asked over HTTP with a bearer token, well and badly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.integration.accounts import Accounts
+from tests.integration.peers import login, new_stream_id
+from tests.integration.relay_process import RelayProcess, Response, start_relay
+from tests.integration.test_verification_end_to_end import sessions_locked
+
+ALERT = {"severity": "low", "message": "m"}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def post(relay: RelayProcess, token: str, body: Any) -> Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await relay.get("/alerts", "POST", headers=bearer(token), body=content)
+
+
+def code(answer: Response) -> tuple[int, str]:
+    return answer.status, answer.json()["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, "AUTH_REQUIRED"),
+        ("", "AUTH_REQUIRED"),
+        ("Bearer", "AUTH_REQUIRED"),
+        ("Bearer ", "AUTH_REQUIRED"),
+        ("Basic dXNlcjpwYXNz", "AUTH_REQUIRED"),
+        ("Bearer guessed", "AUTH_FAILED"),
+        ("bearer relay_service_guessed", "AUTH_FAILED"),
+        ("Bearer gu\u00e9ssed", "AUTH_FAILED"),
+        ("Bearer " + "x" * 8000, "AUTH_FAILED"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/streams", "/alerts", "/figures"])
+async def test_who_does_not_prove_who_they_are_is_told_how(
+    relay: RelayProcess, path: str, header: str | None, expected: str
+) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    answer = await relay.get(path, headers=headers)
+    assert code(answer) == (401, expected)
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert "x" * 100 not in answer.body.decode()
+
+
+async def test_a_token_in_the_url_is_refused_here_too(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    answer = await relay.get(f"/streams?token={accounts.session()}")
+    assert answer.status == 400
+
+
+async def test_the_list_of_streams_is_that_of_the_message(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id, token = new_stream_id(), accounts.session("lister")
+    async with login(relay, token) as phone:
+        metadata = {"codec": "jpeg"}
+        await phone.ask({"type": "register", "streamId": stream_id, "metadata": metadata})
+        said = (await phone.ask({"type": "streams"}))["streams"]
+        answer = await relay.get("/streams", headers=bearer(token))
+    assert answer.json() == {"streams": said}
+    assert said == [{"streamId": stream_id, "status": "online", "metadata": metadata}]
+
+
+async def test_an_alert_is_delivered_like_one_of_a_message_and_its_key_counts(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id, service = new_stream_id(), accounts.service("*")
+    async with login(relay, accounts.session()) as phone:
+        await phone.register(stream_id)
+        body = {**ALERT, "streamId": stream_id, "alertKey": "k", "id": "r", "metadata": {"n": 1}}
+        first = await post(relay, service, body)
+        assert first.status == 200
+        reply = first.json()
+        assert (reply["type"], reply["code"], reply["id"]) == ("success", "ALERT_ACCEPTED", "r")
+        heard = await phone.receive_type("alert")
+        assert (heard["alertId"], heard["metadata"]) == (reply["alertId"], {"n": 1})
+        again = await post(relay, service, {"type": "alert", **body})
+        assert again.json()["alertId"] == reply["alertId"]
+        await phone.ask({"type": "streams"})
+        assert not phone.passed_over
+
+
+async def test_stored_alerts_come_the_newest_first_a_page_at_a_time(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id, token = new_stream_id(), accounts.session("reader")
+    async with login(relay, token) as phone:
+        await phone.register(stream_id)
+        for number in range(5):
+            sent = {"type": "alert", **ALERT, "streamId": stream_id, "message": str(number)}
+            await phone.ask(sent)
+    read, before = [], ""
+    while True:
+        path = f"/alerts?streamId={stream_id}&limit=2{before}"
+        page = (await relay.get(path, headers=bearer(token))).json()
+        read += [each["message"] for each in page["alerts"]]
+        assert all(each["streamId"] == stream_id for each in page["alerts"])
+        if not page["more"]:
+            break
+        before = f"&before={page['alerts'][-1]['alertId']}"
+    assert read == ["4", "3", "2", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"alert"',
+        b"\xff\xfe",
+        b'{"message": "\xff"}',
+        {},
+        {**ALERT, "streamId": "a b"},
+        {**ALERT, "streamId": "s", "severity": "dire"},
+        {**ALERT, "streamId": "s", "type": "auth", "token": "t"},
+        {**ALERT, "streamId": "s", "type": "nonsense"},
+        {**ALERT, "streamId": "s", "message": "a\0b"},
+        {**ALERT, "streamId": "s", "metadata": {"deep": [[[[]]]] * 2, "n": 1e400}},
+        b'{"streamId": "s", "severity": "low", "message": "m", "metadata": ' + b"[" * 9000,
+    ],
+)
+async def test_a_body_that_is_no_alert_is_refused_with_the_reason(
+    relay: RelayProcess, accounts: Accounts, body: Any
+) -> None:
+    status, said = code(await post(relay, accounts.service("*"), body))
+    assert (status, said in {"INVALID_MESSAGE", "UNKNOWN_MESSAGE_TYPE"}) == (400, True)
+
+
+async def test_a_body_that_is_too_big_is_refused(relay: RelayProcess, accounts: Accounts) -> None:
+    body = {**ALERT, "streamId": "s", "metadata": {"x": "x" * 65_536}}
+    assert code(await post(relay, accounts.service("*"), body)) == (413, "MESSAGE_TOO_BIG")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=1001", "limit=many", "before=0", "before=-1", "streamId=a%20b", "x=1"],
+)
+async def test_a_query_that_makes_no_sense_is_refused(
+    relay: RelayProcess, accounts: Accounts, query: str
+) -> None:
+    answer = await relay.get(f"/alerts?{query}", headers=bearer(accounts.session()))
+    assert code(answer) == (400, "INVALID_MESSAGE")
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/alerts"), ("POST", "/streams")])
+async def test_other_methods_are_refused(relay: RelayProcess, method: str, path: str) -> None:
+    assert (await relay.get(path, method)).status == 405
+
+
+async def test_with_the_store_away_it_is_unavailable_and_not_wrong(accounts: Accounts) -> None:
+    token = accounts.session()
+    with start_relay("--auth-timeout", "1", database_url=accounts.url) as relay:
+        with sessions_locked(accounts):
+            answer = await relay.get("/streams", headers=bearer(token))
+        assert code(answer) == (503, "AUTH_UNAVAILABLE")
+        assert int(answer.headers["Retry-After"]) > 0
+        assert (await relay.get("/streams", headers=bearer(token))).status == 200
+
+
+async def test_figures_tell_operators_of_streams_and_their_consumers(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id, token = new_stream_id(), accounts.session()
+    async with login(relay, token) as phone, login(relay, token) as viewer:
+        await phone.register(stream_id)
+        await viewer.subscribe(stream_id)
+        await phone.send_frame(b"a picture")
+        await viewer.receive_type("video-frame")
+        operator = accounts.service(operate=True)
+        streams = (await relay.get("/figures", headers=bearer(operator))).json()["streams"]
+    (stream,) = [each for each in streams if each["streamId"] == stream_id]
+    (consumer,) = stream["consumers"]
+    assert (stream["frames"], consumer["frames"], consumer["written"]) == (1, 1, 1)
+    assert consumer["connection"] > stream["producer"]
