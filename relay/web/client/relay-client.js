@@ -134,8 +134,8 @@ class Link {
     this._lastId = 0;
     this._word = null;
     this._timers = new Set();
-    this._openedAt = this._heardAt = this._tickedAt = now();
-    this._probedAt = null;
+    this._openedAt = this._heardAt = this._answeredAt = this._tickedAt = now();
+    this._probe = null;
     this._buffered = 0;
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => this._authenticate(token);
@@ -179,9 +179,9 @@ class Link {
   }
 
   /** Looks whether anybody is still there; the connection ends if nothing is heard in time. */
-  probe() {
-    if (!this.ready || this._probedAt !== null) return;
-    this._probedAt = now();
+  probe({ strict = false } = {}) {
+    if (!this.ready || (this._probe !== null && this._probe.strict >= strict)) return;
+    this._probe = { at: now(), strict };
     this.ping();
   }
 
@@ -231,6 +231,8 @@ class Link {
       return;
     }
     this._questions.delete(message.id);
+    this._answeredAt = this._heardAt;
+    this._probe = null;
     this._measure(message.timestamp, this._heardAt - question.at);
     if (message.type === 'success') question.onSuccess(message);
     else question.onError(errorOf(message));
@@ -238,7 +240,7 @@ class Link {
 
   _alive() {
     this._heardAt = now();
-    this._probedAt = null;
+    if (!this._probe?.strict) this._probe = null;
   }
 
   /** The relay's clock, as the quickest answer had it. */
@@ -253,16 +255,22 @@ class Link {
     const slept = time - this._tickedAt > 4 * this._period;
     this._tickedAt = time;
     const { openTimeout, silence, patience } = this._settings;
-    if (this.buffered < this._buffered) this._alive(); // what was sent is under way
+    if (this.buffered < this._buffered) { // what was sent is under way
+      this._answeredAt = time;
+      this._alive();
+    }
     this._buffered = this.buffered;
+    const probe = this._probe;
     if (!this.ready && time - this._openedAt > openTimeout) {
       this.leave(new RelayError('DISCONNECTED', 'The relay did not answer in time'));
-    } else if (this._probedAt !== null && slept) {
-      this._probedAt = null; // what was sent meanwhile is yet to be read
-      this.probe();
-    } else if (this._probedAt !== null && time - this._probedAt > patience) {
+    } else if (probe !== null && slept) {
+      this._probe = null; // what was sent meanwhile is yet to be read
+      this.probe(probe);
+    } else if (probe !== null && time - probe.at > (probe.strict ? 2 : 1) * patience) {
       this.leave(new RelayError('DISCONNECTED', 'Nothing is heard from the relay'));
-    } else if (this._probedAt === null && time - this._heardAt > silence) {
+    } else if (time - this._answeredAt > 3 * silence) {
+      this.probe({ strict: true }); // much may be heard where nothing gets through to the relay
+    } else if (time - this._heardAt > silence) {
       this.probe();
     }
     if (!this.ended) this.later(this._period, () => this._tick());
