@@ -26,6 +26,9 @@ from relay.auth.watch import SessionWatch
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
+from relay.guard.files import allow_files
+from relay.guard.guard import Guard
+from relay.guard.rates import Rate
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.postgres.address import Address as DatabaseAddress
@@ -129,6 +132,7 @@ async def serve(
     `StoppedAtOnce`. When cancelled it ends at once, too.
     """
     addresses = [(address.host, address.port) for address in settings.addresses]
+    allow_files(settings.max_connections + settings.max_unauthenticated)
     certificate = _certificate(settings)
     listeners = await listen(
         addresses, stall_timeout=settings.stall_timeout, certificate=certificate
@@ -225,14 +229,32 @@ class Relay:
                 "dropped": dict(ledger.dropped),
                 "waiting": waiting,
             }
-            return metrics.totals() | {"streams": hub.count(), "frames_to_consumers": frames}
+            return metrics.totals() | {
+                "profile": settings.profile,
+                "unauthenticated": guard.crowd.unauthenticated,
+                "streams": hub.count(),
+                "frames_to_consumers": frames,
+            }
 
-        api = Api(certain, hub, intake, store.alerts, settings.auth_timeout)
+        limited = settings.profile != "load"
+        if not limited:
+            log.warning("PROFILE LOAD: no rates and no caps; never where strangers can connect")
+        alert_rate = Rate(settings.alert_rate) if limited else None
+        api = Api(certain, hub, intake, store.alerts, settings.auth_timeout, alert_rate, metrics)
         http = HttpServer(make_app(Reports(ready, stats), api))
         services = Services(
-            hub, store.streams, intake, store.alerts, metrics, settings.lossless_buffer
+            hub,
+            store.streams,
+            intake,
+            store.alerts,
+            metrics,
+            settings.lossless_buffer,
+            max_subscriptions=settings.max_subscriptions if limited else None,
+            max_streams=settings.max_streams_per_user if limited else None,
+            alert_rate=alert_rate,
         )
-        door = Door(certain, services, timing, Budget(settings.receive_buffer), http.serve, watch)
+        budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
+        door = Door(certain, services, timing, budget, http.serve, watch, guard)
         server = Server(door)
         return cls(hub, supervisor, server)
 

@@ -6,6 +6,7 @@ in a way that relay can explain is one line on stderr and exit code 2, never a t
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
@@ -85,7 +86,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
                     expose_value=False,
                 )(command)
                 continue
-            default = "" if setting.default is None else f"  [default: {setting.default}]"
+            default = f"  [default: {setting.default}]" if setting.default not in (None, ()) else ""
             command = click.option(
                 config.flag(name),
                 name,
@@ -160,10 +161,19 @@ async def _serve(settings: Settings) -> None:
     async with trio.open_nursery() as nursery:
         for url in await nursery.start(app.serve, settings):
             click.echo(f"relay listening on {url}")
+        _collect_garbage_less_often()
         if all(re.match(r"127\.|::1$", address.host) for address in settings.addresses):
             click.echo(
                 "relay: only this machine can connect; phones need --bind 0.0.0.0:3000", err=True
             )
+
+
+def _collect_garbage_less_often() -> None:
+    """Looking through everything for garbage holds up every frame, with a thousand connections for
+    50 ms, and with the usual thresholds once a second while many come and go."""
+    gc.collect()
+    gc.freeze()  # what is here now stays to the end
+    gc.set_threshold(5000, 5, 30)
 
 
 @relay.group()

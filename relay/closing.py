@@ -87,6 +87,17 @@ class Ending(Enum):
         4003, "idle or unreachable", ErrorCode.IDLE_TIMEOUT, "Nothing was heard for too long"
     )
     SERVER_RESTARTING = Goodbye(4012, "server restarting")
+    FORBIDDEN = Goodbye(None, "may not come from there")
+    RATE_LIMITED = Goodbye(
+        4008, "rate limited", ErrorCode.RATE_LIMITED, "Too much in too short a time"
+    )
+    TOO_MANY_CONNECTIONS = Goodbye(
+        4013,
+        "try again later",
+        ErrorCode.TOO_MANY_CONNECTIONS,
+        "There are too many connections",
+        retry_after=5000,
+    )
     SUPERSEDED = Goodbye(
         4502,
         "superseded by a newer connection",

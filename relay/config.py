@@ -22,6 +22,16 @@ from attrs import frozen
 from msgspec import Meta
 
 from relay.errors import ConfigError
+from relay.limit_settings import (
+    LISTS,
+    Many,
+    Networks,
+    Origins,
+    Rate,
+    check_limit_settings,
+    check_networks,
+    check_origins,
+)
 from relay.token_settings import (
     AlgorithmNames,
     Moment,
@@ -172,6 +182,39 @@ class Settings:
     stall_timeout: Seconds = _setting(10.0, "A client that takes no byte for longer is cut off")
     offline_grace: Seconds = _setting(5.0, "Time for a producer to come back unnoticed")
     drain_timeout: Seconds = _setting(10.0, "Time for clients to leave when relay stops")
+    trusted_proxies: Networks = _setting(
+        (), "Proxies whose word on a client's address is taken", check=check_networks
+    )
+    proxy_protocol: Switch = _setting(
+        default=False, about="They begin each connection with a PROXY header, version 1 or 2"
+    )
+    allow_networks: Networks = _setting(
+        (), "Clients come from here only; without it, from anywhere", check=check_networks
+    )
+    deny_networks: Networks = _setting((), "No client comes from here", check=check_networks)
+    allow_origins: Origins = _setting(
+        (), "Browsers come from these pages only; without it, from any", check=check_origins
+    )
+    require_origin: Switch = _setting(
+        default=False, about="With allow_origins: nobody comes without an origin, as apps do"
+    )
+    connection_rate: Rate = _setting("6000/minute", "New connections of one address")
+    failed_auth_rate: Rate = _setting("100/minute", "Failed auths of one address, before a ban")
+    failed_token_rate: Rate = _setting("5/minute", "Failed auths with one token, before a ban")
+    ban_time: Seconds = _setting(60.0, "A ban lasts so long")
+    message_rate: Rate = _setting("1000/second", "Messages of one connection, frames included")
+    frame_rate: Rate = _setting("240/second", "Frames of one connection")
+    byte_rate: Rate = _setting("33554432/second", "Bytes of one connection's messages")
+    alert_rate: Rate = _setting("600/minute", "Alerts of one service, or of one user")
+    max_connections: Many = _setting(10_000, "Connections in all")
+    max_connections_per_address: Many = _setting(2500, "Connections of one address")
+    max_connections_per_user: Many = _setting(100, "Connections of one user")
+    crowded_user: Literal["newest-wins", "oldest-wins"] = _setting(
+        "newest-wins", "Which connection of a user with too many stays"
+    )
+    max_unauthenticated: Many = _setting(3000, "Connections that are not authenticated yet")
+    max_streams_per_user: Many = _setting(50, "Online streams of one user")
+    max_subscriptions: Many = _setting(1000, "Subscriptions of one connection")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "What is logged")
     log_format: Literal["console", "json"] = _setting("console", "How it is logged")
     profile: Literal["default", "load"] = _setting("default", "load: for scripted load tests")
@@ -249,6 +292,13 @@ def load(
 
 def _check_together(settings: Settings) -> None:
     check_token_settings(settings)
+    check_limit_settings(settings)
+    check_token_settings(settings)
+    check_limit_settings(settings)
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        raise ConfigError("proxy_protocol is spoken with trusted_proxies only: set both")
+    if settings.require_origin and not settings.allow_origins:
+        raise ConfigError("require_origin says that allow_origins is for everybody: set both")
     if settings.listen_url and not settings.database_url:
         raise ConfigError("listen_url is another way to the database of database_url: set both")
     if settings.ping_interval >= settings.idle_timeout:
@@ -275,7 +325,10 @@ class _Found:
             if wanted == Path | None:
                 path = Path(msgspec.convert(self.value, str)).expanduser()
                 return Path.cwd() / (self.folder or "") / path
-            return msgspec.convert(self.value, wanted, strict=typed)
+            value = self.value
+            if not typed and wanted in LISTS:
+                value = [part.strip() for part in value.split(",") if part.strip()]
+            return msgspec.convert(value, wanted, strict=typed)
         except (msgspec.ValidationError, RuntimeError):  # the latter: ~nobody-of-this-name
             secret = SETTINGS[self.name].metadata["secret"]
             got = "" if secret else f", not {self.value!r}"
@@ -354,8 +407,10 @@ def _unknown(name: str, known: Iterable[str], where: str, prefix: str = "") -> C
     return ConfigError(f"unknown setting {prefix}{name} in {where}; {hint}")
 
 
-def _toml(value: str | float | Path) -> str:
+def _toml(value: str | float | Path | tuple[str, ...]) -> str:
     """A value as TOML writes it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str | Path):
         return json.dumps(str(value), ensure_ascii=False)
     return str(value).lower() if isinstance(value, bool) else f"{value}"

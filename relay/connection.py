@@ -15,6 +15,10 @@ from relay.auth.registry import Live
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
 from relay.expiry import Expiry
+from relay.guard.address import ClientAddress
+from relay.guard.guard import Guard
+from relay.guard.throttle import Excess, Throttle
+from relay.metrics import Limit
 from relay.model import Identity, User
 from relay.protocol.codec import CODECS, JSON, Codec, InvalidMessage
 from relay.protocol.messages import (
@@ -31,13 +35,14 @@ from relay.protocol.messages import (
 from relay.session import Services, Session
 from relay.transport import wire
 from relay.transport.budget import Budget
+from relay.transport.head import asks_for_upgrade
 from relay.transport.mailbox import Mailbox
 from relay.transport.outlet import Outlet
+from relay.transport.proxy import NoProxyHeader
 from relay.transport.splice import Message
 from relay.transport.stream import FrameStream, HeadTooBig
 from relay.transport.websocket import (
     Handshake,
-    asks_for_upgrade,
     close_frame,
     keep_alive,
     read_handshake,
@@ -105,6 +110,7 @@ class Door:
     serve_http: Callable[[FrameStream], Awaitable[None]]
     """Answers one plain HTTP request, whose head the stream still has."""
     watch: Watch
+    guard: Guard
 
 
 @define(eq=False)
@@ -117,12 +123,18 @@ class Connection:
     _door: Door
     ending: Ending | None = None
     _ended_by: RequestId = None
+    _retry_after: int | None = None
+    address: ClientAddress = field(init=False)
+    """The client's, as far as it is known."""
     codec: Codec = JSON
     outlet: Outlet = field(init=False)
     _mailbox: Mailbox = field(init=False)
     _session: Session | None = None
     _expiry: Expiry = field(init=False)
+    _throttle: Throttle | None = None
     _upgraded: bool = False
+    _in_the_way: bool = False
+    """Whether there is no time for the peer to answer our goodbye."""
     _verifying: bool = False
     _authenticated: trio.Event = field(factory=trio.Event)
     _life: trio.CancelScope = field(factory=trio.CancelScope)
@@ -134,6 +146,7 @@ class Connection:
         self.outlet = self._stream.outlet
         self._mailbox = Mailbox(self.outlet)
         self._expiry = Expiry(lambda: self._door.watch.look(self), self._announce_expiry)
+        self.address = ClientAddress.of_peer(self._stream.link.peer)
 
     async def run(self, deadline: float) -> None:
         """Serve the peer to the end, which is logged and counted. Never raises.
@@ -141,6 +154,7 @@ class Connection:
         The deadline, by Trio's clock, is for its authentication and all that comes before.
         """
         self._stream.on_end = self._lost
+        self._door.guard.crowd.enter(self, self.address.key)
         try:
             try:
                 async with trio.open_nursery() as nursery:
@@ -153,16 +167,29 @@ class Connection:
                 self._leave()
             await self._say_goodbye()
         finally:
+            self._door.guard.crowd.leave(self)
             await self._stream.aclose()
 
-    def end(self, ending: Ending, *, request_id: RequestId = None) -> None:
+    def end(
+        self, ending: Ending, *, request_id: RequestId = None, retry_after: int | None = None
+    ) -> None:
         """End the connection; the first reason given is the one that counts.
 
-        The request, if one caused it, is named in the goodbye.
+        The request, if one caused it, is named in the goodbye, and the milliseconds to wait, if
+        they differ from what the ending says.
         """
         if self.ending is None:
-            self.ending, self._ended_by = ending, request_id
+            self.ending, self._ended_by, self._retry_after = ending, request_id, retry_after
             self._life.cancel()
+
+    def crowded_out(self, limit: Limit) -> None:
+        """There are too many connections, and this one has to go."""
+        self._count(limit)
+        self._in_the_way = self._session is None
+        if self.ending is None:
+            self.end(Ending.TOO_MANY_CONNECTIONS)
+        else:
+            self._stream.abort()  # its goodbye takes too long
 
     def tell(self, message: ServerMessage) -> None:
         """Send a message, ahead of video; a peer that lets too many wait is too slow. Never
@@ -187,11 +214,12 @@ class Connection:
             upgrade = False
             with trio.CancelScope(deadline=deadline) as auth:
                 try:
+                    await self._hear_proxy()
                     await self._stream.link.handshake()
-                    upgrade = asks_for_upgrade(await self._stream.read_head())
+                    upgrade = await self._enter(await self._stream.read_head())
                     if upgrade:
                         await self._authenticate(nursery)
-                except HeadTooBig:
+                except (HeadTooBig, NoProxyHeader):
                     self.end(Ending.HANDSHAKE_REFUSED)
                 except GONE:
                     self._lost()
@@ -202,6 +230,32 @@ class Connection:
                 self.end(self._expired())
             elif self.ending is None:
                 await self._answer_http()
+
+    async def _hear_proxy(self) -> None:
+        """Ask a proxy that speaks PROXY protocol whose connection this is."""
+        if self._door.guard.proxies.owe_header(self.address):
+            client = await self._stream.read_proxy_header()
+            if client is not None:
+                self._come_from(ClientAddress.parse(client))
+
+    async def _enter(self, head: bytes) -> bool:
+        """Come in, with a request for a WebSocket or another; does not return when refused."""
+        guard = self._door.guard
+        await guard.turnstile.turn()
+        self._come_from(guard.proxies.client_behind(self.address, head))
+        upgrade = asks_for_upgrade(head)
+        refusal = guard.judge(self, self.address, head, upgrade=upgrade)
+        if refusal is None:
+            return upgrade
+        self._count(refusal.limit)
+        await self._stream.send_all(refusal.response)
+        self.end(refusal.ending)
+        return await trio.sleep_forever()
+
+    def _come_from(self, address: ClientAddress) -> None:
+        if address != self.address:
+            self.address = address
+            self._door.guard.crowd.move(self, address.key)
 
     async def _answer_http(self) -> None:
         self._stream.on_end = lambda: None
@@ -269,14 +323,19 @@ class Connection:
 
     async def _receive(self, messages: list[Message]) -> None:
         """Handle messages, each when those before it are done; frames in a row go on together."""
+        if self._throttle is not None:
+            excess = self._throttle.take(messages, trio.current_time())
+            if excess is not None:
+                self._slow_down(excess)
+                return
         frames: list[VideoFrame] = []
         for message in messages:
             request = self._read(message)
             if isinstance(request, VideoFrame) and self._session is not None:
                 frames.append(request)
                 continue
-            if frames and self._session is not None:
-                await self._session.publish(frames)
+            if frames:
+                await self._publish(frames)
                 frames = []
             if self.ending is not None:
                 return
@@ -284,8 +343,30 @@ class Connection:
                 self._refuse(request)
             elif request is not None:
                 await self._handle(request)
-        if frames and self._session is not None:
-            await self._session.publish(frames)
+        if frames:
+            await self._publish(frames)
+
+    async def _publish(self, frames: list[VideoFrame]) -> None:
+        assert self._session is not None
+        if self._throttle is not None:
+            excess = self._throttle.take_frames(len(frames), trio.current_time())
+            if excess is not None:
+                self._slow_down(excess)
+                return
+        await self._session.publish(frames)
+
+    def _slow_down(self, excess: Excess) -> None:
+        """Drop what is too much, say so now and then, and close when it goes on."""
+        if self._session is not None:
+            self._session.skip_frames()
+        self._count(excess.limit)
+        if excess.goes_on:
+            self.end(Ending.RATE_LIMITED, retry_after=excess.retry_after)
+        elif excess.tell:
+            text = f"Too many {excess.limit} in too short a time; some were dropped"
+            self.tell(
+                Error(code=ErrorCode.RATE_LIMITED, message=text, retry_after=excess.retry_after)
+            )
 
     def _read(self, message: Message) -> ClientMessage | InvalidMessage | None:
         """What a message says; None when it is not even looked at."""
@@ -308,7 +389,8 @@ class Connection:
 
     async def _handle(self, request: ClientMessage) -> None:
         if isinstance(request, Auth):
-            await self._verify(request)
+            if not self._hold_off(request):
+                await self._verify(request)
         elif self._session is None:
             self._require_auth(request.id)
         else:
@@ -344,6 +426,29 @@ class Connection:
             Error(code=ErrorCode.AUTH_REQUIRED, message="Must authenticate first", id=request_id)
         )
 
+    def _hold_off(self, request: Auth) -> bool:
+        """Whether this token is not even looked up, because too many have failed."""
+        attempts = self._door.guard.attempts
+        wait = None if attempts is None else attempts.wait(self.address, request.token)
+        if wait is None:
+            return False
+        self._count(Limit.FAILED_AUTHS)
+        self._log_auth("rate limited")
+        retry_after = max(1, round(wait * 1000))
+        if self._session is None:
+            self.end(Ending.RATE_LIMITED, request_id=request.id, retry_after=retry_after)
+        else:
+            text = "Too many attempts to authenticate have failed"
+            code = ErrorCode.RATE_LIMITED
+            self.tell(Error(code=code, message=text, id=request.id, retry_after=retry_after))
+        return True
+
+    def _remember(self, request: Auth, *, good: bool) -> None:
+        attempts = self._door.guard.attempts
+        if attempts is not None:
+            note = attempts.succeeded if good else attempts.failed
+            note(self.address, request.token)
+
     async def _verify(self, request: Auth) -> None:
         self._verifying = True
         try:
@@ -351,6 +456,9 @@ class Connection:
         except StoreUnavailable:
             self._not_verified(request)
         else:
+            if self._session is None:
+                await self._door.guard.turnstile.turn()
+            self._remember(request, good=identity is not None)
             if identity is None:
                 self._log_auth("failed")
                 self.end(Ending.AUTH_FAILED, request_id=request.id)
@@ -378,6 +486,11 @@ class Connection:
 
     def _begin(self, request: Auth, identity: Identity) -> None:
         self._log_auth("succeeded")
+        user_id = identity.user_id if isinstance(identity, User) else None
+        if not self._door.guard.crowd.know(self, user_id):
+            self.crowded_out(Limit.CONNECTIONS_OF_USER)
+            return
+        self._throttle = self._door.guard.throttle()
         self._session = Session(identity, self, self._door.services)
         self._door.services.metrics.authenticated += 1
         self._stream.allow_messages_of(self._door.timing.max_message_size)
@@ -418,6 +531,7 @@ class Connection:
             result=result,
             connection=self.accepted,
             peer=self._stream.link.peer,
+            address=self.address.text,
         )
 
     # -- what becomes of the identity
@@ -448,6 +562,9 @@ class Connection:
         """What it is when the session is over: cut short, it ended before its time."""
         return Ending.SESSION_REVOKED if self._expiry.cut_short else Ending.SESSION_EXPIRED
 
+    def _count(self, limit: Limit) -> None:
+        self._door.services.metrics.limits_hit[limit] += 1
+
     # -- the end
 
     def _lost(self) -> None:
@@ -476,13 +593,14 @@ class Connection:
                 code=goodbye.error,
                 message=goodbye.message,
                 id=self._ended_by,
-                retry_after=goodbye.retry_after,
+                retry_after=self._retry_after or goodbye.retry_after,
             )
             last.insert(0, self._encode(error))
         with trio.move_on_after(GOODBYE):
             try:
                 await self.outlet.drain(self._mailbox, *last)
-                await self._stream.discard_rest()
+                if not self._in_the_way:
+                    await self._stream.discard_rest()
             except GONE:
                 pass  # the peer did not wait for it
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from enum import StrEnum
 from typing import Any
 
 from attrs import asdict, define, field
@@ -15,6 +16,25 @@ from relay.closing import Ending
 
 AGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds."""
+
+
+class Limit(StrEnum):
+    """What somebody ran into."""
+
+    NETWORK = "network"
+    ORIGIN = "origin"
+    NEW_CONNECTIONS = "new_connections"
+    CONNECTIONS = "connections"
+    CONNECTIONS_OF_ADDRESS = "connections_of_address"
+    CONNECTIONS_OF_USER = "connections_of_user"
+    UNAUTHENTICATED = "unauthenticated"
+    FAILED_AUTHS = "failed_auths"
+    MESSAGES = "messages"
+    FRAMES = "frames"
+    BYTES = "bytes"
+    ALERTS = "alerts"
+    STREAMS_OF_USER = "streams_of_user"
+    SUBSCRIPTIONS = "subscriptions"
 
 
 @define(eq=False)
@@ -55,9 +75,15 @@ class Metrics:
     """Seconds from accepting a frame to writing it to a consumer."""
     alerts_stored: int = 0
     alerts_delivered: int = 0
+    limits_hit: Counter[Limit] = field(factory=Counter)
     endings: Counter[Ending] = field(factory=Counter)
 
     def totals(self) -> dict[str, Any]:
         """All of them as plain values, endings by their label."""
         endings = {ending.label: number for ending, number in self.endings.items()}
-        return asdict(self) | {"endings": endings, "frame_age": self.frame_age.summary()}
+        limits_hit = {limit.value: self.limits_hit[limit] for limit in Limit}
+        return asdict(self) | {
+            "endings": endings,
+            "limits_hit": limits_hit,
+            "frame_age": self.frame_age.summary(),
+        }

@@ -18,11 +18,12 @@ from relay.alerts.intake import AlertIntake, alert_from
 from relay.alerts.replay import Replays
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
+from relay.guard.rates import Rate
 from relay.hub.consumer import Consumer
 from relay.hub.hub import Hub
 from relay.hub.stream import Stream
 from relay.hub.terms import Terms
-from relay.metrics import Metrics
+from relay.metrics import Limit, Metrics
 from relay.model import Identity, User
 from relay.postgres.alerts import AlertTable, History
 from relay.postgres.streams import StreamOwners
@@ -50,8 +51,6 @@ from relay.protocol.messages import (
 )
 from relay.transport.outlet import Outlet
 
-MAX_SUBSCRIPTIONS = 1000
-"""Of one connection."""
 ALERTS_IN_A_PAGE = 100
 STORE_RETRY_AFTER = 2000
 """Milliseconds."""
@@ -82,6 +81,12 @@ class Services:
     metrics: Metrics
     lossless_bytes: int
     """That may wait for a consumer that must not miss a frame."""
+    max_subscriptions: int | None = None
+    """Of one connection."""
+    max_streams: int | None = None
+    """Of one user, online at a time."""
+    alert_rate: Rate | None = None
+    """Of one sender."""
 
 
 @define(eq=False)
@@ -168,6 +173,11 @@ class Session:
         if stream is not None:
             await stream.publish(own, self)
 
+    def skip_frames(self) -> None:
+        """Frames of the peer were dropped before they came here."""
+        if self._produced is not None:
+            self._produced.skip(self)
+
     def close(self) -> None:
         """Leave all streams."""
         hub = self._services.hub
@@ -184,6 +194,8 @@ class Session:
             return
         assert isinstance(self.identity, User)
         stream_id = message.stream_id or f"stream_{secrets.token_urlsafe(16)}"
+        if self._has_too_many_streams(message, stream_id, self.identity.user_id):
+            return
         try:
             owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
         except StoreUnavailable:
@@ -192,7 +204,21 @@ class Session:
         if not policy.may_register(self.identity, owner_id):
             self._refuse(message, ErrorCode.UNAUTHORIZED, "This stream id is taken", stream_id)
             return
+        if self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
+            return
         self._produce(message, stream_id, owner_id)
+
+    def _has_too_many_streams(self, message: Register, stream_id: str, user_id: str) -> bool:
+        most, replaced = self._services.max_streams, self._produced
+        others = {stream_id} if replaced is None else {stream_id, replaced.stream_id}
+        if most is None or self._services.hub.count_streams_of(user_id, but=others) < most:
+            return False
+        self._services.metrics.limits_hit[Limit.STREAMS_OF_USER] += 1
+        retry_after = Ending.TOO_MANY_CONNECTIONS.value.retry_after
+        text = f"A user may have {most} streams online"
+        code = ErrorCode.TOO_MANY_CONNECTIONS
+        self._refuse(message, code, text, stream_id, retry_after=retry_after)
+        return True
 
     def _produce(self, message: Register, stream_id: str, owner_id: str) -> None:
         hub, before = self._services.hub, self._produced
@@ -218,8 +244,10 @@ class Session:
     def _subscribe(self, message: Subscribe) -> None:
         stream_id = message.stream_id
         before = self._consumers.get(stream_id)
-        if before is None and len(self._consumers) >= MAX_SUBSCRIPTIONS:
-            text = f"A connection may have {MAX_SUBSCRIPTIONS} subscriptions"
+        most = self._services.max_subscriptions
+        if before is None and most is not None and len(self._consumers) >= most:
+            self._services.metrics.limits_hit[Limit.SUBSCRIPTIONS] += 1
+            text = f"A connection may have {most} subscriptions"
             self._refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
             return
         consumer = Consumer(
@@ -324,6 +352,15 @@ class Session:
 
     async def _alert(self, message: Alert) -> None:
         refused = "You may not send alerts for this stream"
+        rate = self._services.alert_rate
+        wait = None if rate is None else rate.hit(self.identity.sender)
+        if wait is not None:
+            self._services.metrics.limits_hit[Limit.ALERTS] += 1
+            text = "Too many alerts in too short a time"
+            retry_after = max(1, round(wait * 1000))
+            code = ErrorCode.RATE_LIMITED
+            self._refuse(message, code, text, message.stream_id, retry_after=retry_after)
+            return
         try:
             stored = await self._services.alerts.accept(alert_from(self.identity, message))
         except StoreUnavailable:
@@ -343,9 +380,23 @@ class Session:
         )
 
     def _refuse(
-        self, request: Request, code: ErrorCode, text: str, stream_id: str | None = None
+        self,
+        request: Request,
+        code: ErrorCode,
+        text: str,
+        stream_id: str | None = None,
+        *,
+        retry_after: int | None = None,
     ) -> None:
-        self.tell(Error(code=code, message=text, id=request.id, stream_id=stream_id))
+        self.tell(
+            Error(
+                code=code,
+                message=text,
+                id=request.id,
+                stream_id=stream_id,
+                retry_after=retry_after,
+            )
+        )
 
     def _refuse_for_store(self, request: Request, stream_id: str | None = None) -> None:
         self.tell(

@@ -5,8 +5,11 @@
 `connections`: many that authenticate at once, and the memory of idle ones. `video`: the bytes that
 the demo's video takes on the wire in either encoding. `tls`: handshakes per second. `fairness`: the
 age of a small stream's frames, alone and beside a large audience and floods. `memory`: of viewers
-that do not read. `logout`: how long a connection outlives its session. The clients are as plain as
-can be, so that their own work delays the answers little; what it still takes is part of the times.
+that do not read. `logout`: how long a connection outlives its session. `storm`: users that are cut
+off and come back all at once. `hostile`: what honest streams notice of a flood of guesses (on
+Linux). These two with the limits that are on by default, the others without. The clients are as
+plain as can be, so that their own work delays the answers little; what it still takes is part of
+the times.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from itertools import islice
 import trio
 from crowds import fairness, memory
 from logout import logout
+from sieges import hostile, storm
 from target import Peer, Target, running_relay, together
 
 from relay.demo.video import default_video, play
@@ -112,9 +116,10 @@ async def tls(relay: Target, handshakes: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = ("connections", "video", "tls", "fairness", "memory", "logout")
+    names = ("connections", "video", "tls", "fairness", "memory", "logout", "storm", "hostile")
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
+    parser.add_argument("--clients", type=int, default=2000, help="that come back at once")
     parser.add_argument("--idle", type=int, default=2000, help="connections that idle")
     parser.add_argument("--pictures", type=int, default=250, help="of the demo's video")
     parser.add_argument("--handshakes", type=int, default=2000, help="of TLS")
@@ -126,7 +131,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    most = max(options.storm, options.idle, options.viewers) + SPARE_FILES
+    most = max(options.storm, options.clients, options.idle, options.viewers) + SPARE_FILES
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(most, 1024), hard), hard))
     chosen = options.figures or names
@@ -148,6 +153,13 @@ def main() -> None:
     if "logout" in chosen:
         with running_relay() as relay:
             trio.run(logout, relay, options.logouts, options.others)
+    if "storm" in chosen:
+        with running_relay(profile="default") as relay:
+            trio.run(storm, relay, options.clients)
+    if "hostile" in chosen:
+        # All of the honest are one user's.
+        with running_relay("--max-connections-per-user", "200", profile="default") as relay:
+            trio.run(hostile, relay, options.seconds)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
@@ -110,9 +111,9 @@ class Target:
         await connecting.connect((self.host, self.port))
         return Peer(trio.SocketStream(connecting), self.host)
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://{self.host}:{self.port}/stats") as answer:
-            totals: dict[str, int] = json.load(answer)
+            totals: dict[str, Any] = json.load(answer)
             return totals
 
     def resident(self) -> int:
@@ -123,13 +124,13 @@ class Target:
 
 
 @contextmanager
-def running_relay(*flags: str) -> Iterator[Target]:
+def running_relay(*flags: str, profile: str = "load") -> Iterator[Target]:
     """A relay with an embedded database in a folder of its own; both are gone at the end."""
     with tempfile.TemporaryDirectory(prefix="relay-figures-") as folder:
         Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
         data = ["--data-dir", str(Path(folder, "data"))]
         command = [*RELAY, "serve", "--bind", "127.0.0.1:0", *data, *flags]
-        command += ["--profile", "load", "--log-level", "warning"]
+        command += ["--profile", profile, "--log-level", "error"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:
@@ -143,7 +144,7 @@ def running_relay(*flags: str) -> Iterator[Target]:
                     text=True,
                     check=True,
                 ).stdout.strip()
-                yield Target(process.pid, address[1], int(address[2]), token, Path(data[1]))
+                yield Target(process.pid, address[1], int(address[2]), token, Path(folder, "data"))
             finally:
                 process.send_signal(signal.SIGTERM)
 

@@ -6,7 +6,7 @@ are no locks, and no order of events in which a stream is half changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import trio
@@ -32,6 +32,8 @@ class Hub:
     _streams: dict[str, Stream] = field(factory=dict)
     _observers: dict[Peer, None] = field(factory=dict)
     """Connections that asked for the list of streams."""
+    _online: dict[str, set[str]] = field(factory=dict)
+    """The ids of live streams, by owner."""
     _departed: Ledger = field(factory=Ledger)
     """Of streams that were forgotten."""
     _nursery: trio.Nursery | None = None
@@ -64,6 +66,7 @@ class Hub:
             stream.continue_with(producer, metadata)
         else:
             stream.start(owner_id, producer, metadata)
+            self._online.setdefault(owner_id, set()).add(stream_id)
         if before is not None and before is not producer:
             before.superseded()
         return stream
@@ -78,6 +81,10 @@ class Hub:
         else:
             stream.grace = trio.CancelScope()
             self._nursery.start_soon(self._await_producer, stream, stream.grace)
+
+    def count_streams_of(self, owner_id: str, *, but: Collection[str]) -> int:
+        """How many streams of a user are live, some of them not counted."""
+        return len(self._online.get(owner_id, set()).difference(but))
 
     def subscribe(self, consumer: Consumer) -> Stream:
         """The stream that a consumer asks for, which may not exist yet; call its `watch` next."""
@@ -164,6 +171,11 @@ class Hub:
     def _end(self, stream: Stream) -> None:
         stream.grace = None
         stream.end()
+        assert stream.owner_id is not None
+        online = self._online[stream.owner_id]
+        online.discard(stream.stream_id)
+        if not online:
+            del self._online[stream.owner_id]
         self._forget(stream)
 
     def _stream(self, stream_id: str) -> Stream:

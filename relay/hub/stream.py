@@ -113,6 +113,11 @@ class Stream:
         if not self._told_unencodable and any(frame.unencodable for frame in frames):
             self._tell_unencodable()
 
+    def skip(self, producer: Producer) -> None:
+        """Frames of the producer were dropped on the way here: no delta builds on them."""
+        if self.producer is producer:
+            self._unbased = True
+
     def watch(self, consumer: Consumer) -> None:
         """Add a consumer; if it may see the stream, the latest frame is offered at once.
 

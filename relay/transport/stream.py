@@ -17,6 +17,7 @@ from relay.closing import Ending
 from relay.transport.budget import Budget
 from relay.transport.link import Buffer, Link, SocketLink
 from relay.transport.outlet import Outlet
+from relay.transport.proxy import ProxyHeader
 from relay.transport.splice import MESSAGES_AT_ONCE, Message, Splicer
 from relay.transport.tls import TlsLink
 from relay.transport.wire import CLOSE
@@ -64,13 +65,30 @@ class FrameStream(trio.abc.Stream):
     @property
     def socket(self) -> socket.socket:
         """The socket itself, for Hypercorn to read the addresses from."""
-        link = self.link.below if isinstance(self.link, TlsLink) else self.link
+        link = self._bottom
         assert isinstance(link, SocketLink)
         return link.socket
 
     @property
+    def _bottom(self) -> Link:
+        return self.link.below if isinstance(self.link, TlsLink) else self.link
+
+    @property
     def encrypted(self) -> bool:
         return isinstance(self.link, TlsLink)
+
+    async def read_proxy_header(self) -> str | None:
+        """Read what a proxy begins with, before TLS; the address that it names, if it does.
+
+        Raises `trio.EndOfChannel` when the bytes end first, `NoProxyHeader` when it is none.
+        """
+        header = ProxyHeader()
+        while header.missing:
+            count = await self._receive(_scratch[: header.missing], link=self._bottom)
+            if count == 0:
+                raise trio.EndOfChannel
+            header.feed(_scratch[:count])
+        return header.source
 
     async def read_head(self) -> bytes:
         """The request head up to its blank line, to be read again by whoever serves the request.
@@ -170,10 +188,12 @@ class FrameStream(trio.abc.Stream):
             close()
             self.on_end()
 
-    async def _receive(self, buffer: memoryview, *, wait: bool = True) -> int:
+    async def _receive(
+        self, buffer: memoryview, *, wait: bool = True, link: Link | None = None
+    ) -> int:
         """Read once; 0 at the end of the bytes."""
         try:
-            count = await self._receive_into(buffer, wait=wait)
+            count = await self._receive_into(buffer, link or self.link, wait=wait)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.on_end()
             raise
@@ -182,14 +202,14 @@ class FrameStream(trio.abc.Stream):
             self.on_end()
         return count
 
-    async def _receive_into(self, buffer: memoryview, *, wait: bool) -> int:
+    async def _receive_into(self, buffer: memoryview, link: Link, *, wait: bool) -> int:
         while True:
             if wait:
-                await self.link.wait_readable()
-            if self.link.closed:
+                await link.wait_readable()
+            if link.closed:
                 raise trio.ClosedResourceError
             try:
-                return self.link.recv_into(buffer)
+                return link.recv_into(buffer)
             except BlockingIOError:
                 wait = True
             except OSError as problem:

@@ -7,7 +7,6 @@ ping that it reads after its own Close, and wait without end behind a stalled wr
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,12 +22,6 @@ from relay.transport.stream import FrameStream
 
 _PING = wire.frame(wire.PING)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-_UPGRADE = re.compile(rb"^upgrade[ \t]*:[ \t]*websocket[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
-
-
-def asks_for_upgrade(head: bytes) -> bool:
-    """Whether a request head wants a WebSocket."""
-    return _UPGRADE.search(head) is not None
 
 
 @contextmanager

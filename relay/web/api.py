@@ -6,6 +6,7 @@ verifier and the same policy.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Any
 
 import msgspec
@@ -22,7 +23,9 @@ from relay.alerts.intake import AlertIntake, alert_from
 from relay.closing import Ending
 from relay.connection import Verifier
 from relay.errors import StoreUnavailable
+from relay.guard.rates import Rate
 from relay.hub.hub import Hub
+from relay.metrics import Limit, Metrics
 from relay.model import Identity
 from relay.postgres.alerts import AlertTable
 from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
@@ -60,6 +63,8 @@ class Api:
     _history: AlertTable
     _auth_timeout: float
     """Seconds."""
+    _alert_rate: Rate | None
+    _metrics: Metrics
 
     async def streams(self, request: Request) -> Response:
         """`GET /streams`: the live streams that may be seen."""
@@ -92,6 +97,7 @@ class Api:
             message = _alert_in(await _body(request))
         except InvalidMessage as problem:
             raise Refusal(400, problem.code, problem.message) from None
+        self._count_alert(identity)
         try:
             stored = await self._intake.accept(alert_from(identity, message))
         except StoreUnavailable:
@@ -115,6 +121,13 @@ class Api:
             text = "This takes a service token that may operate"
             raise Refusal(403, ErrorCode.UNAUTHORIZED, text)
         return _json({"streams": self._hub.figures()})
+
+    def _count_alert(self, sender: Identity) -> None:
+        wait = None if self._alert_rate is None else self._alert_rate.hit(sender.sender)
+        if wait is not None:
+            self._metrics.limits_hit[Limit.ALERTS] += 1
+            text = "Too many alerts in too short a time"
+            raise Refusal(429, ErrorCode.RATE_LIMITED, text, {"Retry-After": str(ceil(wait))})
 
     async def _authenticate(self, request: Request) -> Identity:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -27,7 +27,7 @@ from tests.integration.raw import REQUEST, RawClient, open_raw
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
 NO_ONE: Any = None
-NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0)
+NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, None, NO_ONE)
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n"
 
 
@@ -55,7 +55,9 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     assert (ready.json()["ready"], ready.json()["draining"]) == (True, False)
     assert ready.json()["database"] == "ok"
     services = ready.json()["services"]
-    assert set(services) == {"verification", "session-watch", "alert-intake", "alert-dispatch"}
+    assert set(services) == {
+        *("verification", "vouched-users", "session-watch", "alert-intake", "alert-dispatch"),
+    }
     assert set(services.values()) == {"running"}
     assert stats.json()["connections"] == 0
     assert {"verifications", "frames_accepted", "alerts_stored", "endings"} <= set(stats.json())

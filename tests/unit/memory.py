@@ -24,6 +24,7 @@ from relay.auth.vouched import Vouched
 from relay.auth.watch import SessionWatch
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
+from relay.guard.guard import Guard
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
@@ -93,7 +94,7 @@ class MemoryLink:
 
     incoming: Pipe
     outgoing: Pipe
-    peer: str = "memory"
+    peer: str = "192.0.2.1:50000"
     knows_unsent: bool = True
     closed: bool = False
     was_reset: bool = False
@@ -458,6 +459,10 @@ class Relay:
     timing: Timing = field(factory=lambda: Timing(10.0, 25.0, 120.0, 1 << 20))
     budget: Budget = field(factory=lambda: Budget(2 << 20))
     rumours: Rumours = field(factory=Rumours)
+    guard: Guard = field(factory=Guard)
+    """Limits nothing, unless a test puts another here."""
+    limits: dict[str, Any] = field(factory=dict)
+    """More of `Services`."""
     hub: Hub = field(init=False)
     alerts: Alerts = field(init=False)
     vouched: Vouched = field(init=False)
@@ -486,9 +491,12 @@ class Relay:
             cast("Any", self.alerts),
             self.metrics,
             lossless_bytes=64 * 1024,
+            **self.limits,
         )
         verifier = CertainVerifier(self.tokens, self.vouched.complete, self.watch.registry)
-        door = Door(verifier, services, self.timing, self.budget, self._serve_http, self.watch)
+        door = Door(
+            verifier, services, self.timing, self.budget, self._serve_http, self.watch, self.guard
+        )
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)
         self.connections.append(connection)
@@ -496,23 +504,24 @@ class Relay:
         self.nursery.start_soon(connection.run, deadline)
         return connection
 
-    def connect(self, capacity: int = SIZE, *, msgpack: bool = False) -> Client:
+    def connect(
+        self, capacity: int = SIZE, *, msgpack: bool = False, host: str = "192.0.2.1"
+    ) -> Client:
         """A client whose link was just accepted."""
         server_end, client_end = link_pair(capacity)
+        server_end.peer = f"{host}:50000"
         self.accept(server_end)
         return Client(client_end, msgpack=msgpack)
 
-    async def open(self, capacity: int = SIZE, *, msgpack: bool = False) -> Client:
+    async def open(self, capacity: int = SIZE, **options: Any) -> Client:
         """A client with an open WebSocket."""
-        client = self.connect(capacity, msgpack=msgpack)
+        client = self.connect(capacity, **options)
         assert isinstance(await client.upgrade(), events.AcceptConnection)
         return client
 
-    async def login(
-        self, token: str = ANN, capacity: int = SIZE, *, msgpack: bool = False
-    ) -> Client:
+    async def login(self, token: str = ANN, capacity: int = SIZE, **options: Any) -> Client:
         """A client that is authenticated."""
-        client = await self.open(capacity, msgpack=msgpack)
+        client = await self.open(capacity, **options)
         reply = await client.ask({"type": "auth", "token": token})
         assert reply["type"] == "success", reply
         return client
@@ -549,10 +558,10 @@ class Relay:
 @asynccontextmanager
 async def open_relay() -> AsyncIterator[Relay]:
     """A relay that ends with the block, and all its connections with it."""
-    async with trio.open_nursery() as nursery:
-        relay = Relay(nursery)
-        await nursery.start(relay.hub.run)
-        await nursery.start(relay.watch.run)
-        await nursery.start(relay.vouched.service.run)
+    async with trio.open_nursery() as services, trio.open_nursery() as connections:
+        relay = Relay(connections)
+        await services.start(relay.hub.run)
+        await services.start(relay.watch.run)
+        await services.start(relay.vouched.service.run)
         yield relay
-        nursery.cancel_scope.cancel()
+        services.cancel_scope.cancel()

@@ -56,9 +56,9 @@ class Others:
         assert ledger.accepted == ledger.written + ledger.dropped.total()
         assert (waiting, relay.budget.lent, relay.metrics.connections) == (0, 0, 0)
         assert relay.hub.count() == {"online": 0, "streaming": 0, "consumers": 0}
-        (hub,) = relay.nursery.child_tasks
-        assert "Hub.run" in hub.name
-        assert [tasks.child_tasks for tasks in hub.child_nurseries] == [frozenset()]
+        assert not relay.nursery.child_tasks
+        assert relay.hub._nursery is not None
+        assert not relay.hub._nursery.child_tasks
         assert all(link_of(connection).closed for connection in relay.connections)
         assert relay.metrics.endings[Ending.INTERNAL_ERROR] == 0
 

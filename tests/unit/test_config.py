@@ -152,6 +152,27 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "session_poll": 1.5,
         "offline_grace": 1.5,
         "drain_timeout": 1.5,
+        "trusted_proxies": ["10.0.0.1", "2001:db8::/32"],
+        "proxy_protocol": True,
+        "allow_networks": ["10.0.0.0/8"],
+        "deny_networks": ["192.0.2.0/24", "::1"],
+        "allow_origins": ["https://example.org", "capacitor://localhost"],
+        "require_origin": True,
+        "connection_rate": "7/second",
+        "failed_auth_rate": "7/hour",
+        "failed_token_rate": "7/minute",
+        "ban_time": 1.5,
+        "message_rate": "7/minute",
+        "frame_rate": "7/minute",
+        "byte_rate": "7/minute",
+        "alert_rate": "7/minute",
+        "max_connections": 7,
+        "max_connections_per_address": 7,
+        "max_connections_per_user": 7,
+        "crowded_user": "oldest-wins",
+        "max_unauthenticated": 7,
+        "max_streams_per_user": 7,
+        "max_subscriptions": 7,
         "log_level": "warning",
         "log_format": "json",
         "profile": "load",
@@ -160,7 +181,10 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
     for other in JWT_KEYS.keys() - {jwt_key}:  # there can be only one
         del values[other]
     file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items()))
-    texts = {name: str(value) for name, value in values.items()}
+    texts = {
+        name: ", ".join(value) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
     from_file = load(config_file=str(file), environment={}).settings
     from_flags = load(dict(texts), environment={}).settings
     from_environment = load(
@@ -199,6 +223,26 @@ def test_a_wrong_value_is_explained_with_where_it_came_from(
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("allow_networks", "10.0.0.1/8", "a list of networks such as 10.0.0.0/8"),
+        ("allow_networks", "10.0.0.1/8", "10.0.0.1/8 has host bits set"),
+        ("deny_networks", "10.0.0.0/8,here", "'here' does not appear to be"),
+        ("trusted_proxies", "::ffff:10.0.0.0/104", "is IPv4 written as IPv6"),
+        ("allow_origins", "https://example.org/", "without a path, not 'https://example.org/'"),
+        ("allow_origins", "*", "a list of origins of pages such as https://example.org"),
+        ("connection_rate", "0/minute", "a number per second, minute or hour, such as 100/minute"),
+        ("connection_rate", "10/day", "such as 100/minute, not '10/day'"),
+        ("connection_rate", "10/minute\n", "such as 100/minute"),
+    ],
+)
+def test_a_wrong_list_or_rate_is_explained(name: str, text: str, expected: str) -> None:
+    message = refused({name: text})
+    assert message.startswith(f"{name}: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("database_pool = '8'", "database_pool: expected a whole number, 1 to 100, not '8'"),
@@ -207,6 +251,8 @@ def test_a_wrong_value_is_explained_with_where_it_came_from(
         ("data_dir = 8", "data_dir: expected a path, not 8"),
         ("log_level = ['debug']", "log_level: expected 'debug' or 'info'"),
         ("bind = 3000", "bind: expected HOST:PORT"),
+        ("allow_networks = '::/0'", "allow_networks: expected a list of networks such as 10.0.0.0"),
+        ("allow_networks = [10]", "allow_networks: expected a list of networks"),
     ],
 )
 def test_the_types_of_the_file_are_taken_at_their_word(
@@ -406,10 +452,13 @@ def test_ways_to_verify_that_lack_nothing_are_accepted(flags: dict[str, str | No
 def test_settings_that_do_not_go_together_are_refused() -> None:
     assert "set both" in refused({"listen_url": "postgresql://db/relay"})
     assert "must be shorter than idle_timeout" in refused({"ping_interval": "120"})
+    assert "trusted_proxies only: set both" in refused({"proxy_protocol": "true"})
+    assert "set both" in refused({"require_origin": "true"})
 
 
 def test_what_show_prints_is_a_file_that_gives_the_same_settings(file: Path) -> None:
     flags = {"data_dir": '/srv/a "b" \\c\n', "auth_schema": "käse", "bind": "[::]:0"}
+    flags |= {"deny_networks": "10.0.0.0/8, ::1"}
     loaded = load(dict(flags), environment={})
     text = "\n".join(loaded.describe())
     tomllib.loads(text)

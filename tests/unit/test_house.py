@@ -20,11 +20,11 @@ FLOORS = {
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: ["connection", "expiry", "session"],
-    2: ["hub", "auth", "alerts", "client"],
+    2: ["hub", "auth", "alerts", "client", "guard"],
     1: ["transport", "postgres", "batching", "outbound"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
-        *("policy", "token_settings"),
+        *("policy", "token_settings", "limit_settings"),
     ],
 }
 
@@ -40,6 +40,8 @@ NEIGHBOURS = {
     ("policy", "model"),
     ("config", "token_settings"),
     ("token_settings", "errors"),
+    ("config", "limit_settings"),
+    ("limit_settings", "errors"),
 }
 
 ONLY_IN = {
@@ -47,6 +49,7 @@ ONLY_IN = {
     "psycopg": "postgres",
     "httpx2": "outbound",
     "joserfc": "auth",
+    "limits": "guard",
 }
 NO_TRIO = {"protocol", "closing"}
 
