@@ -6,7 +6,6 @@ Errors are JSON, `{"error": {"code", "message"}}`, with the codes of the protoco
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from importlib import resources
 from typing import Any
 
 import structlog
@@ -14,7 +13,7 @@ from attrs import frozen
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
@@ -26,7 +25,7 @@ log = structlog.get_logger()
 
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "Content-Security-Policy": "default-src 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -43,8 +42,6 @@ class Reports:
 
 def make_app(reports: Reports, api: Api) -> Starlette:
     """The application that answers plain HTTP requests."""
-    page = (resources.files("relay.web") / "page.html").read_text("utf-8")
-
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -54,9 +51,6 @@ def make_app(reports: Reports, api: Api) -> Starlette:
 
     async def stats(_: Request) -> Response:
         return JSONResponse(reports.stats())
-
-    async def index(_: Request) -> Response:
-        return HTMLResponse(page)
 
     async def refused(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
@@ -69,7 +63,6 @@ def make_app(reports: Reports, api: Api) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/", _guarded(index)),
             Route("/health", _guarded(health)),
             Route("/ready", _guarded(ready)),
             Route("/stats", _guarded(stats)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from importlib import resources
+from pathlib import PurePosixPath
 
 from attrs import frozen
 from starlette.requests import Request
@@ -24,13 +25,18 @@ PAGE_POLICY = "; ".join(
 )
 """Nothing inline, and nothing from elsewhere."""
 
-JAVASCRIPT = "text/javascript; charset=utf-8"
-FILES = {
-    "/relay-client.js": ("client/relay-client.js", JAVASCRIPT),
-    "/relay-client.d.ts": ("client/relay-client.d.ts", "text/plain; charset=utf-8"),
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".ts": "text/plain; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
-"""What is answered with which file; the client may be imported by pages from anywhere."""
-FOR_ALL = frozenset(FILES)
+PAGE = ("alerts.js", "broadcast.js", "dom.js", "icon.svg", "operate.js", "page.css", "page.js")
+PAGE += ("screen.js", "watch.js")
+CLIENT = {f"/{name}": f"client/{name}" for name in ("relay-client.js", "relay-client.d.ts")}
+"""May be imported by pages from anywhere."""
+FILES = {"/": "page/index.html", **{f"/page/{name}": f"page/{name}" for name in PAGE}, **CLIENT}
 
 
 @frozen
@@ -52,17 +58,18 @@ class Asset:
 
 def load_assets() -> dict[str, Asset]:
     """All of them, by path."""
-    return {path: _load(path, *file) for path, file in FILES.items()}
+    return {path: _load(path, name) for path, name in FILES.items()}
 
 
-def _load(path: str, name: str, media_type: str) -> Asset:
+def _load(path: str, name: str) -> Asset:
     content = (resources.files("relay.web") / name).read_bytes()
     headers = {
-        "Content-Type": media_type,
+        "Content-Type": MEDIA_TYPES[PurePosixPath(name).suffix],
+        "Content-Security-Policy": PAGE_POLICY,
         "Cache-Control": "no-cache",  # ask each time: what is stored may be of an earlier relay
         "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
         "Vary": "Accept-Encoding",
     }
-    if path in FOR_ALL:
+    if path in CLIENT:
         headers["Access-Control-Allow-Origin"] = "*"
     return Asset(content, gzip.compress(content, 9, mtime=0), headers)
