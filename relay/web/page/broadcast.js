@@ -1,7 +1,7 @@
 // Broadcast: this device's camera as a stream, for as long as somebody watches.
 import { RelayClient } from '/relay-client.js';
 import { makeAlertList, popUp } from './alerts.js';
-import { count, make, makeFacts, makeField, makeSelect, Rate, say } from './dom.js';
+import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say } from './dom.js';
 
 const QUALITY = 0.72;
 const REFUSED = {
@@ -72,11 +72,12 @@ class Broadcast {
     this._set = set;
     this._fields = make('div', { class: 'fields' }, makeField('Stream id', this._id), makeField('Camera', this._facing),
       makeField('Picture', this._width), makeField('Frames a second', this._fps));
-    this._side = make('div', {});
+    this._side = make('div', { class: 'side' });
     const form = make('form', { class: 'card', onsubmit: (event) => { event.preventDefault(); this.start(); } },
       this._fields, make('div', { class: 'buttons' }, this._start, this._stop), this._says);
     this.element = make('div', { class: 'cast' },
-      make('div', {}, this._wrong, make('div', { class: 'screen' }, this._video, this._note), facts, form), this._side);
+      make('div', {}, this._wrong, make('div', { class: 'screen' }, this._video, this._note), facts),
+      make('div', {}, form, this._side));
   }
 
   async start() {
@@ -196,7 +197,7 @@ class Broadcast {
     this._set.Viewers(state !== 'ready' ? '–' : watched ? 'Watching' : 'None');
     this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
     this._set.Skipped(count(this._publication.skipped));
-    this._set.Rate(`${count(this._bytes.perSecond * 8 / 1000)} kbit/s`);
+    this._set.Rate(bits(this._bytes.perSecond * 8));
   }
 
   _refuse(title, text) {

@@ -52,6 +52,7 @@ export function makeTime(ms) {
 }
 
 export const count = (value) => new Intl.NumberFormat(undefined, { maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);
+export const bits = (perSecond) => (perSecond < 1e6 ? `${count(perSecond / 1e3)} kbit/s` : `${count(perSecond / 1e6)} Mbit/s`);
 export const duration = (ms) => (ms < 1000 ? `${Math.max(0, Math.round(ms))} ms` : `${count(ms / 1000)} s`);
 
 /** What lies within the last seconds, to say how many come in one. */

@@ -1,6 +1,6 @@
 // Watch: a grid of the streams that may be seen, and one of them large.
 import { makeAlertList, popUp } from './alerts.js';
-import { count, duration, make, makeFacts, makeField, makeSelect, say } from './dom.js';
+import { bits, count, duration, make, makeFacts, makeField, makeSelect, say } from './dom.js';
 import { Screen } from './screen.js';
 
 const TILE_FPS = 5;
@@ -125,7 +125,7 @@ export function showStream({ client, token }, content, streamId) {
     set.Age(screen.live ? duration(screen.age) : '–');
     set.Missed(count(screen.missed));
     set.Size(screen.size ?? '–');
-    set.Rate(screen.live ? `${count(screen.bytes.perSecond * 8 / 1000)} kbit/s` : '–');
+    set.Rate(screen.live ? bits(screen.bytes.perSecond * 8) : '–');
   }, 500);
   const leaveByKey = (event) => {
     if (event.key === 'Escape' && event.target.tagName !== 'SELECT') location.hash = '#watch';
