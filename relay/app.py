@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from attrs import define, frozen
 from relay.alerts.dispatch import AlertDispatch
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
+from relay.audit import AuditLog
 from relay.auth.chain import Verification, open_verification
 from relay.auth.doubt import CertainVerifier
 from relay.auth.registry import Registry
@@ -33,6 +35,7 @@ from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.postgres.address import Address as DatabaseAddress
 from relay.postgres.alerts import AlertTable
+from relay.postgres.audit import AuditTable
 from relay.postgres.changes import Changes
 from relay.postgres.database import Database, open_database
 from relay.postgres.embedded import open_embedded
@@ -50,6 +53,7 @@ from relay.transport.certificate import Certificate, make_development_certificat
 from relay.transport.listener import listen
 from relay.web.api import Api
 from relay.web.app import Reports, make_app
+from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
 
 log = structlog.get_logger()
@@ -68,6 +72,7 @@ class Store:
     grants: Grants
     changes: Changes
     triggers: SessionTriggers
+    audit: AuditTable
 
 
 @asynccontextmanager
@@ -85,6 +90,13 @@ async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
         yield database
 
 
+async def check_tables(database: Database) -> None:
+    """`ConfigError` unless relay's own tables are as this version needs them."""
+    if missing := await pending(database):
+        tables = f"{len(missing)} migrations are missing, up to {missing[-1]}"
+        raise ConfigError(f"the database is not ready: {tables}; run `relay db migrate`")
+
+
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
     """The database with all its tables found.
@@ -92,9 +104,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     `ConfigError` when they are missing, `StoreUnavailable` when it cannot be asked.
     """
     async with open_database_of(settings) as database:
-        if missing := await pending(database):
-            tables = f"{len(missing)} migrations are missing, up to {missing[-1]}"
-            raise ConfigError(f"the database is not ready: {tables}; run `relay db migrate`")
+        await check_tables(database)
         sessions = await find_better_auth(
             database,
             schema=settings.auth_schema,
@@ -111,6 +121,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             Grants(database),
             Changes(database, _listen_address(settings, database)),
             SessionTriggers(database, sessions.tables),
+            AuditTable(database),
         )
 
 
@@ -190,6 +201,9 @@ class Relay:
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
         )
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
+        audit = AuditLog(
+            store.audit if settings.audit else None, timedelta(days=settings.audit_days)
+        )
         supervisor = Supervisor(
             {
                 **verification.services,
@@ -197,6 +211,7 @@ class Relay:
                 "session-watch": watch,
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
+                **({"audit": audit} if settings.audit else {}),
             }
         )
         timing = Timing(
@@ -239,9 +254,21 @@ class Relay:
         limited = settings.profile != "load"
         if not limited:
             log.warning("PROFILE LOAD: no rates and no caps; never where strangers can connect")
+        budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
         alert_rate = Rate(settings.alert_rate) if limited else None
-        api = Api(certain, hub, intake, store.alerts, settings.auth_timeout, alert_rate, metrics)
-        http = HttpServer(make_app(Reports(ready, stats), api))
+        exposition = Exposition(metrics, hub, supervisor, audit)
+        api = Api(
+            certain,
+            hub,
+            intake,
+            store.alerts,
+            settings.auth_timeout,
+            guard.attempts,
+            alert_rate,
+            audit,
+            metrics,
+        )
+        http = HttpServer(make_app(Reports(ready, stats, exposition.encode), api))
         services = Services(
             hub,
             store.streams,
@@ -253,8 +280,7 @@ class Relay:
             max_streams=settings.max_streams_per_user if limited else None,
             alert_rate=alert_rate,
         )
-        budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
-        door = Door(certain, services, timing, budget, http.serve, watch, guard)
+        door = Door(certain, services, timing, budget, http.serve, watch, guard, audit)
         server = Server(door)
         return cls(hub, supervisor, server)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from relay.postgres.triggers import SessionTriggers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Answer = TypeVar("Answer")
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -76,13 +77,11 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
             setting = SETTINGS[name]
             if isinstance(setting.default, bool):
                 command = click.option(
-                    config.flag(name),
+                    f"{config.flag(name)}/{config.flag(f'no_{name}')}",
                     name,
-                    flag_value="true",
-                    type=str,
                     default=None,
                     help=setting.metadata["about"],
-                    callback=_keep,
+                    callback=_keep_switch,
                     expose_value=False,
                 )(command)
                 continue
@@ -108,6 +107,10 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
 
 def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     context.ensure_object(dict)[parameter.name] = value
+
+
+def _keep_switch(context: click.Context, parameter: click.Parameter, value: bool | None) -> None:  # noqa: FBT001
+    _keep(context, parameter, None if value is None else str(value).lower())
 
 
 def configuration() -> Configuration:
@@ -181,7 +184,11 @@ def token() -> None:
     """Make tokens for people and for programs."""
 
 
-def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -> timedelta:
+def _duration(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> timedelta | None:
+    if text is None:
+        return None
     units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
     if (match := re.fullmatch(r"([1-9][0-9]{0,4})([smhd])", text)) is None:
         raise click.BadParameter(f"expected a time such as 90s, 30m, 12h or 7d, not {text!r}")
@@ -380,12 +387,12 @@ def _with_store(work: Callable[[Store], Awaitable[str]]) -> str:
     return trio.run(run)
 
 
-def _with_database(work: Callable[[Database], Awaitable[list[str]]]) -> list[str]:
+def _with_database(work: Callable[[Database], Awaitable[Answer]]) -> Answer:
     import trio
 
     settings = _quiet_settings()
 
-    async def run() -> list[str]:
+    async def run() -> Answer:
         from relay import app
 
         async with app.open_database_of(settings) as database:
@@ -483,6 +490,42 @@ def db_status() -> int:
     for line in lines:
         click.echo(line)
     return FAILED if lines[0] != "up to date" else 0
+
+
+@relay.command()
+@click.option("--user", "who", metavar="ID", help="Only of this user, or of the service so named.")
+@click.option("--what", metavar="WHAT", help="Only of this kind: auth, register, close, …")
+@click.option("--since", metavar="TIME", callback=_duration, help="Only the last 90s, 12h, 7d, …")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, metavar="N",
+    help="The newest N.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
+@settings_options(*DATABASE)
+def audit(
+    who: str | None,
+    what: str | None,
+    since: timedelta | None,
+    limit: int,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Show who did what, and what became of it; the newest at the end.
+
+    \b
+    Example:
+      relay audit --since 1h --what auth
+      relay audit --user 7Kq2VxT1 --limit 1000 --json
+    """
+    from relay import app
+    from relay.audit_report import show
+    from relay.postgres.audit import AuditEvent, AuditTable
+
+    async def read(database: Database) -> list[AuditEvent]:
+        await app.check_tables(database)
+        table = AuditTable(database)
+        return await table.read(who=who, what=what, since=since, limit=limit)
+
+    show(_with_database(read), as_json=as_json)
 
 
 @relay.group(name="config")

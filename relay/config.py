@@ -61,6 +61,7 @@ Size = Annotated[
 ]
 Switch = Annotated[bool, Meta(title="true|false", description="true or false")]
 Count = Annotated[int, Meta(ge=1, le=100, title="N", description="a whole number, 1 to 100")]
+Days = Annotated[int, Meta(ge=1, le=36_500, title="DAYS", description="days, 1 to 36500")]
 Name = Annotated[
     str, Meta(min_length=1, max_length=63, title="NAME", description="1 to 63 characters")
 ]
@@ -216,7 +217,11 @@ class Settings:
     max_streams_per_user: Many = _setting(50, "Online streams of one user")
     max_subscriptions: Many = _setting(1000, "Subscriptions of one connection")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "What is logged")
-    log_format: Literal["console", "json"] = _setting("console", "How it is logged")
+    log_format: Literal["auto", "console", "json"] = _setting(
+        "auto", "How it is logged; auto: console on a terminal, else json"
+    )
+    audit: Switch = _setting(default=True, about="Keep who did what in the table relay.audit")
+    audit_days: Days = _setting(90, "How long it is kept")
     profile: Literal["default", "load"] = _setting("default", "load: for scripted load tests")
 
     @property

@@ -11,6 +11,7 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from relay.audit import AuditLog, unless_token, who
 from relay.auth.registry import Live
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
@@ -22,6 +23,7 @@ from relay.metrics import Limit
 from relay.model import Identity, User
 from relay.protocol.codec import CODECS, JSON, Codec, InvalidMessage
 from relay.protocol.messages import (
+    AUTH,
     Auth,
     ClientMessage,
     Error,
@@ -65,6 +67,9 @@ INVALID_WITHIN = 60.0
 GOODBYE = 2.0
 """Seconds in which the peer can take our goodbye and answer it."""
 
+UNFORCED = {Ending.CLIENT_CLOSED, Ending.CLIENT_GONE, Ending.HTTP_ANSWERED, Ending.SHUTDOWN}
+"""Endings that the relay did not bring upon this peer."""
+
 GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
 """What reading and writing raise when the peer is gone."""
 
@@ -107,10 +112,11 @@ class Door:
     timing: Timing
     budget: Budget
     """For what all connections together have half received."""
-    serve_http: Callable[[FrameStream], Awaitable[None]]
+    serve_http: Callable[[FrameStream, ClientAddress], Awaitable[None]]
     """Answers one plain HTTP request, whose head the stream still has."""
     watch: Watch
     guard: Guard
+    audit: AuditLog
 
 
 @define(eq=False)
@@ -136,6 +142,8 @@ class Connection:
     _in_the_way: bool = False
     """Whether there is no time for the peer to answer our goodbye."""
     _verifying: bool = False
+    _token: str | None = field(default=None, repr=False)
+    """That it authenticated with: to know it again where it does not belong."""
     _authenticated: trio.Event = field(factory=trio.Event)
     _life: trio.CancelScope = field(factory=trio.CancelScope)
     _first_messages: int = 0
@@ -151,10 +159,12 @@ class Connection:
     async def run(self, deadline: float) -> None:
         """Serve the peer to the end, which is logged and counted. Never raises.
 
+        Wants a task of its own: whatever that and its children log carries the connection's number.
         The deadline, by Trio's clock, is for its authentication and all that comes before.
         """
         self._stream.on_end = self._lost
         self._door.guard.crowd.enter(self, self.address.key)
+        structlog.contextvars.bind_contextvars(connection=self.accepted)
         try:
             try:
                 async with trio.open_nursery() as nursery:
@@ -162,7 +172,7 @@ class Connection:
                     nursery.cancel_scope.cancel()
             except* Exception:  # the one boundary: a bug ends its own connection and no other
                 self.end(Ending.INTERNAL_ERROR)
-                log.exception("connection failed", connection=self.accepted)
+                log.exception("connection failed")
             finally:
                 self._leave()
             await self._say_goodbye()
@@ -203,6 +213,28 @@ class Connection:
             self.tell(Notice(code="SERVER_RESTARTING", retry_after=retry_after))
         self.end(Ending.SERVER_RESTARTING)
 
+    def audit(
+        self,
+        what: str,
+        *,
+        outcome: str,
+        reason: str = "",
+        stream_id: str | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        """Record what this peer did or met; an identity is given where it is not the session's."""
+        if identity is None and self._session is not None:
+            identity = self._session.identity
+        self._door.audit.record(
+            what,
+            outcome=outcome,
+            reason=reason,
+            address=self.address.text,
+            stream_id=unless_token(stream_id, self._token),
+            connection=self.accepted,
+            **who(identity),
+        )
+
     def _encode(self, message: ServerMessage) -> bytes:
         opcode = wire.BINARY if self.codec.binary else wire.TEXT
         return wire.frame(opcode, self.codec.encode(message))
@@ -224,6 +256,8 @@ class Connection:
                 except GONE:
                     self._lost()
             if auth.cancelled_caught:
+                if self._upgraded:
+                    self._log_auth("unavailable" if self._verifying else "timeout")
                 self.end(self._late())
             elif upgrade:
                 await self._expiry.run()
@@ -259,7 +293,7 @@ class Connection:
 
     async def _answer_http(self) -> None:
         self._stream.on_end = lambda: None
-        await self._door.serve_http(self._stream)
+        await self._door.serve_http(self._stream, self.address)
         self.end(Ending.HTTP_ANSWERED)
 
     async def _authenticate(self, nursery: trio.Nursery) -> None:
@@ -290,7 +324,7 @@ class Connection:
         elif offered and not known:
             why = f"None of the subprotocols offered is known: {', '.join(CODECS)}"
             ending, status = Ending.HANDSHAKE_REFUSED, 400
-            log.info("subprotocols refused", connection=self.accepted, offered=len(offered))
+            log.info("subprotocols refused", offered=len(offered))
         else:
             if not known:
                 return None
@@ -433,7 +467,7 @@ class Connection:
         if wait is None:
             return False
         self._count(Limit.FAILED_AUTHS)
-        self._log_auth("rate limited")
+        self._log_auth("limited")
         retry_after = max(1, round(wait * 1000))
         if self._session is None:
             self.end(Ending.RATE_LIMITED, request_id=request.id, retry_after=retry_after)
@@ -485,13 +519,14 @@ class Connection:
         )
 
     def _begin(self, request: Auth, identity: Identity) -> None:
-        self._log_auth("succeeded")
+        self._log_auth("succeeded", identity=identity)
         user_id = identity.user_id if isinstance(identity, User) else None
         if not self._door.guard.crowd.know(self, user_id):
             self.crowded_out(Limit.CONNECTIONS_OF_USER)
             return
         self._throttle = self._door.guard.throttle()
         self._session = Session(identity, self, self._door.services)
+        self._token = request.token
         self._door.services.metrics.authenticated += 1
         self._stream.allow_messages_of(self._door.timing.max_message_size)
         self._authenticated.set()
@@ -501,6 +536,7 @@ class Connection:
 
     def _renew(self, request: Auth, session: Session, identity: Identity) -> None:
         if identity.sender != session.identity.sender:
+            self._log_auth("refused", "the connection is another's", identity)
             self.tell(
                 Error(
                     code=ErrorCode.UNAUTHORIZED,
@@ -512,6 +548,8 @@ class Connection:
         self._expiry.renew(identity, by_peer=True)
         session.become(identity)
         self._door.watch.enter(self)
+        self._token = request.token
+        self._log_auth("succeeded", "renewal")
         self._welcome(request, identity)
 
     def _welcome(self, request: Auth, identity: Identity) -> None:
@@ -525,14 +563,9 @@ class Connection:
             )
         self.tell(welcome)
 
-    def _log_auth(self, result: str) -> None:
-        log.info(
-            "authentication",
-            result=result,
-            connection=self.accepted,
-            peer=self._stream.link.peer,
-            address=self.address.text,
-        )
+    def _log_auth(self, outcome: str, reason: str = "", identity: Identity | None = None) -> None:
+        self._door.services.metrics.auth_attempts[outcome] += 1
+        self.audit(AUTH, outcome=outcome, reason=reason, identity=identity)
 
     # -- what becomes of the identity
 
@@ -576,12 +609,14 @@ class Connection:
         metrics.endings[ending] += 1
         if self._upgraded:
             metrics.connections -= 1
+        if ending not in UNFORCED:
+            self.audit("close", outcome="forced", reason=ending.label)
+        elif ending is not Ending.HTTP_ANSWERED:
+            log.info("close", outcome="left", reason=ending.label)
         if self._session is not None:
             metrics.authenticated -= 1
             self._door.watch.leave(self)
             self._session.close()
-        if ending is not Ending.HTTP_ANSWERED:
-            log.info("connection ended", connection=self.accepted, ending=ending.label)
 
     async def _say_goodbye(self) -> None:
         goodbye = (self.ending or Ending.SHUTDOWN).value

@@ -1,5 +1,7 @@
 """Logging: one line per event on stderr, as text or JSON, never with a secret. Floor 0.
 
+Lines about a connection carry its number, bound by `connection.py` for all that its tasks call.
+
 structlog for relay's own lines; what libraries log through the standard library goes the same way.
 Tracebacks are plain: the ones that structlog makes by default print local variables, and with them
 tokens. Call sites never pass a token; the key filter here is the last defence, not the first.
@@ -21,10 +23,15 @@ _HANDLER = "relay"
 
 
 def configure_logging(
-    level: str = "info", log_format: str = "console", stream: TextIO | None = None
+    level: str = "info", log_format: str = "auto", stream: TextIO | None = None
 ) -> None:
-    """Set up logging for this process; calling it again replaces what the last call set up."""
+    """Set up logging for this process; calling it again replaces what the last call set up.
+
+    `auto` is for people on a terminal, and JSON for whatever else reads it.
+    """
     stream = sys.stderr if stream is None else stream
+    if log_format == "auto":
+        log_format = "console" if stream.isatty() else "json"
     threshold: int = logging.getLevelNamesMapping()[level.upper()]
     before: list[Processor] = [
         structlog.contextvars.merge_contextvars,

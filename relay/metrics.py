@@ -1,4 +1,4 @@
-"""Counters of the whole relay, read by `/stats`. Floor 0.
+"""Counters of the whole relay, read by `/stats` and `/metrics`. Floor 0.
 
 Totals only: nothing here names a stream, a user or a connection.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from enum import StrEnum
+from itertools import accumulate
+from math import inf
 from typing import Any
 
 from attrs import asdict, define, field
@@ -16,6 +18,8 @@ from relay.closing import Ending
 
 AGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds."""
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Of batches."""
 
 
 class Limit(StrEnum):
@@ -53,6 +57,10 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Each bound, infinity at last, with how many values were at most that."""
+        return list(zip((*self.bounds, inf), accumulate(self.counts), strict=True))
+
     def summary(self) -> dict[str, int]:
         """The counts by their bounds, as text."""
         names = [f"{bound:g}" for bound in self.bounds] + ["inf"]
@@ -77,12 +85,19 @@ class Metrics:
     alerts_delivered: int = 0
     limits_hit: Counter[Limit] = field(factory=Counter)
     endings: Counter[Ending] = field(factory=Counter)
+    auth_attempts: Counter[str] = field(factory=Counter)
+    """By outcome."""
+    verification_time: Histogram = field(factory=Histogram)
+    """Seconds from asking whose token it is to the answer."""
+    verification_batch: Histogram = field(factory=lambda: Histogram(SIZES))
+    """Tokens that were looked up together."""
 
     def totals(self) -> dict[str, Any]:
-        """All of them as plain values, endings by their label."""
+        """For `/stats`: the plain numbers, the ages of frames, endings and limits by name."""
+        numbers = asdict(self, filter=lambda _, value: isinstance(value, int))
         endings = {ending.label: number for ending, number in self.endings.items()}
         limits_hit = {limit.value: self.limits_hit[limit] for limit in Limit}
-        return asdict(self) | {
+        return numbers | {
             "endings": endings,
             "limits_hit": limits_hit,
             "frame_age": self.frame_age.summary(),

@@ -30,6 +30,7 @@ from relay.postgres.streams import StreamOwners
 from relay.protocol.codec import Codec
 from relay.protocol.messages import (
     ALERT,
+    REGISTER,
     VIDEO_FRAME,
     Ack,
     Alert,
@@ -68,6 +69,10 @@ class Line(Protocol):
     def tell(self, message: ServerMessage) -> object: ...
 
     def end(self, ending: Ending) -> object: ...
+
+    def audit(
+        self, what: str, *, outcome: str, reason: str = "", stream_id: str | None = None
+    ) -> object: ...
 
 
 @frozen
@@ -190,7 +195,8 @@ class Session:
 
     async def _register(self, message: Register) -> None:
         if not policy.may_register(self.identity, None):
-            self._refuse(message, ErrorCode.UNAUTHORIZED, "Only users register streams")
+            text = "Only users register streams"
+            self._refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
             return
         assert isinstance(self.identity, User)
         stream_id = message.stream_id or f"stream_{secrets.token_urlsafe(16)}"
@@ -199,6 +205,7 @@ class Session:
         try:
             owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
         except StoreUnavailable:
+            self._line.audit(REGISTER, outcome="unavailable", stream_id=stream_id)
             self._refuse_for_store(message)
             return
         if not policy.may_register(self.identity, owner_id):
@@ -222,10 +229,18 @@ class Session:
 
     def _produce(self, message: Register, stream_id: str, owner_id: str) -> None:
         hub, before = self._services.hub, self._produced
+        other = hub.producer(stream_id)
         stream = hub.register(stream_id, owner_id, self, message.metadata)
         if stream is None:
+            reason = "a newer connection produces it"
+            self._line.audit(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
             self.superseded()
             return
+        if other is None or other is self:
+            self._line.audit(REGISTER, outcome="succeeded", stream_id=stream_id)
+        else:
+            reason = f"from connection {other.accepted}"
+            self._line.audit("takeover", outcome="succeeded", reason=reason, stream_id=stream_id)
         if before is not None and before is not stream:
             hub.release(before, self, at_once=True)
         self._produced = stream
@@ -388,6 +403,9 @@ class Session:
         *,
         retry_after: int | None = None,
     ) -> None:
+        if code is ErrorCode.UNAUTHORIZED or isinstance(request, Register):
+            what = str(request.__struct_config__.tag)
+            self._line.audit(what, outcome="refused", reason=text, stream_id=stream_id)
         self.tell(
             Error(
                 code=code,

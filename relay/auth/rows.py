@@ -40,6 +40,7 @@ class TokenRows:
         return await self.service.ask(token)
 
     async def _look_up(self, tokens: Sequence[str]) -> list[Identity | None]:
+        self._metrics.verification_batch.observe(len(tokens))
         # No text in Postgres holds U+0000, and it refuses a query that does.
         askable = {token for token in tokens if "\0" not in token}
         services = {token for token in askable if token.startswith(SERVICE_TOKEN_PREFIX)}

@@ -72,4 +72,6 @@ class Attempts:
 
     def _name(self, token: str) -> str:
         """What a token is remembered by; it tells nothing to who does not know the secret."""
-        return hashlib.blake2b(token.encode(), digest_size=16, key=self._secret).hexdigest()
+        return hashlib.blake2b(
+            token.encode("utf-8", "surrogatepass"), digest_size=16, key=self._secret
+        ).hexdigest()

@@ -71,6 +71,11 @@ class Hub:
             before.superseded()
         return stream
 
+    def producer(self, stream_id: str) -> Producer | None:
+        """The connection that produces a stream now."""
+        stream = self._streams.get(stream_id)
+        return None if stream is None else stream.producer
+
     def release(self, stream: Stream, producer: Producer, *, at_once: bool = False) -> None:
         """End a connection's production; unless `at_once`, the stream waits for it to come back."""
         if stream.producer is not producer:

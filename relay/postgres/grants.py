@@ -9,6 +9,7 @@ from datetime import datetime
 
 from attrs import define, frozen
 
+from relay.postgres.audit import record_change
 from relay.postgres.database import Connection, Database
 from relay.postgres.text import storable
 
@@ -38,6 +39,10 @@ class Grants:
                 " on conflict do nothing",
                 [user_id, stream_id],
             )
+            if cursor.rowcount:
+                record_change(
+                    connection, "grant", reason="made", user_id=user_id, stream_id=stream_id
+                )
             return cursor.rowcount > 0
 
         return await self._database.transact(insert)
@@ -50,6 +55,10 @@ class Grants:
                 "delete from relay.grants where user_id = %s and stream_id = %s",
                 [storable(user_id), storable(stream_id)],
             )
+            if cursor.rowcount:
+                record_change(
+                    connection, "grant", reason="revoked", user_id=user_id, stream_id=stream_id
+                )
             return cursor.rowcount > 0
 
         return await self._database.transact(delete)

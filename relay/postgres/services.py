@@ -13,6 +13,7 @@ from attrs import define
 
 from relay.errors import ConfigError
 from relay.model import Service
+from relay.postgres.audit import record_change
 from relay.postgres.database import Connection, Database
 from relay.postgres.text import storable
 
@@ -60,9 +61,12 @@ class ServiceTokens:
         """End a service: its token is worth nothing from now on. `ConfigError` if there is none."""
 
         def delete(connection: Connection) -> int:
-            return connection.execute(
+            ended = connection.execute(
                 "delete from relay.service_tokens where name = %s", [storable(name)]
             ).rowcount
+            if ended:
+                record_change(connection, "service-token", reason="revoked", service=name)
+            return ended
 
         if not await self._database.transact(delete):
             raise ConfigError(f"there is no service named {name!r}; `relay token list` shows all")
@@ -82,6 +86,7 @@ class ServiceTokens:
                 " values (%s, %s, %s, %s, %s)",
                 [_hash(token), name, sorted(consume), alerts, operate],
             )
+            record_change(connection, "service-token", reason="made", service=name)
 
         try:
             await self._database.transact(insert)

@@ -33,6 +33,7 @@ SuccessCode = Literal[
 Metadata = dict[str, Any]
 
 AUTH = "auth"
+REGISTER = "register"
 VIDEO_FRAME = "video-frame"
 ALERT = "alert"
 
@@ -89,7 +90,7 @@ class Auth(Request, frozen=True, kw_only=True, tag=AUTH):
         return [("token", ...)]
 
 
-class Register(Request, frozen=True, kw_only=True, tag="register"):
+class Register(Request, frozen=True, kw_only=True, tag=REGISTER):
     stream_id: StreamId | None = None
     client_type: str | None = None
     produces: list[str] | None = None

@@ -10,6 +10,7 @@ from math import ceil
 from typing import Annotated, Any
 
 import msgspec
+import structlog
 import trio
 from attrs import define
 from msgspec import Meta
@@ -20,16 +21,19 @@ from starlette.responses import Response
 from relay import policy
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake, alert_from
+from relay.audit import AuditLog, unless_token, who
 from relay.closing import Ending
 from relay.connection import Verifier
 from relay.errors import StoreUnavailable
+from relay.guard.address import ClientAddress
+from relay.guard.attempts import Attempts
 from relay.guard.rates import Rate
 from relay.hub.hub import Hub
 from relay.metrics import Limit, Metrics
 from relay.model import Identity
 from relay.postgres.alerts import AlertTable
 from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
-from relay.protocol.messages import ALERT, Alert, ErrorCode, StreamEntry, StreamId, Success
+from relay.protocol.messages import ALERT, AUTH, Alert, ErrorCode, StreamEntry, StreamId, Success
 
 RETRY_AFTER = {"Retry-After": "2"}
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
@@ -63,7 +67,9 @@ class Api:
     _history: AlertTable
     _auth_timeout: float
     """Seconds."""
+    _attempts: Attempts | None
     _alert_rate: Rate | None
+    _audit: AuditLog
     _metrics: Metrics
 
     async def streams(self, request: Request) -> Response:
@@ -104,6 +110,7 @@ class Api:
             raise _store_unavailable() from None
         if stored is None:
             text = "You may not send alerts for this stream"
+            self._record(request, ALERT, "refused", identity, text, stream_id=message.stream_id)
             raise Refusal(403, ErrorCode.UNAUTHORIZED, text)
         reply = Success(
             code="ALERT_ACCEPTED",
@@ -119,6 +126,7 @@ class Api:
         identity = await self._authenticate(request)
         if not policy.may_operate(identity):
             text = "This takes a service token that may operate"
+            self._record(request, "figures", "refused", identity, text)
             raise Refusal(403, ErrorCode.UNAUTHORIZED, text)
         return _json({"streams": self._hub.figures()})
 
@@ -126,26 +134,78 @@ class Api:
         wait = None if self._alert_rate is None else self._alert_rate.hit(sender.sender)
         if wait is not None:
             self._metrics.limits_hit[Limit.ALERTS] += 1
-            text = "Too many alerts in too short a time"
-            raise Refusal(429, ErrorCode.RATE_LIMITED, text, {"Retry-After": str(ceil(wait))})
+            raise _too_many("Too many alerts in too short a time", wait)
 
     async def _authenticate(self, request: Request) -> Identity:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not (token := token.strip()):
+        token = _token_of(request)
+        if not token:
             text = "Send a token in the header: Authorization: Bearer TOKEN"
             raise Refusal(401, ErrorCode.AUTH_REQUIRED, text, CHALLENGE)
+        address = _address_of(request)
+        wait = None if self._attempts is None else self._attempts.wait(address, token)
+        if wait is not None:
+            self._metrics.limits_hit[Limit.FAILED_AUTHS] += 1
+            self._record_auth(request, "limited")
+            raise _too_many("Too many attempts to authenticate have failed", wait)
         try:
             with trio.fail_after(self._auth_timeout):
                 identity = await self._verifier.verify(token)
         except (StoreUnavailable, trio.TooSlowError):
+            self._record_auth(request, "unavailable")
             unavailable = Ending.AUTH_UNAVAILABLE.value
             raise Refusal(
                 503, ErrorCode.AUTH_UNAVAILABLE, unavailable.message, RETRY_AFTER
             ) from None
+        if self._attempts is not None:
+            note = self._attempts.failed if identity is None else self._attempts.succeeded
+            note(address, token)
         if identity is None:
+            self._record_auth(request, "failed")
             failed = Ending.AUTH_FAILED.value
             raise Refusal(401, ErrorCode.AUTH_FAILED, failed.message, CHALLENGE)
+        self._record_auth(request, "succeeded", identity)
         return identity
+
+    def _record_auth(
+        self, request: Request, outcome: str, identity: Identity | None = None
+    ) -> None:
+        self._metrics.auth_attempts[outcome] += 1
+        self._record(request, AUTH, outcome, identity, "HTTP")
+
+    def _record(
+        self,
+        request: Request,
+        what: str,
+        outcome: str,
+        identity: Identity | None,
+        reason: str,
+        *,
+        stream_id: str | None = None,
+    ) -> None:
+        self._audit.record(
+            what,
+            outcome=outcome,
+            reason=reason,
+            address=_address_of(request).text,
+            stream_id=unless_token(stream_id, _token_of(request)),
+            connection=structlog.contextvars.get_contextvars().get("connection"),
+            **who(identity),
+        )
+
+
+def _address_of(request: Request) -> ClientAddress:
+    address: ClientAddress = request.state.address
+    return address
+
+
+def _too_many(text: str, wait: float) -> Refusal:
+    headers = {"Retry-After": str(ceil(wait))}
+    return Refusal(429, ErrorCode.RATE_LIMITED, text, headers)
+
+
+def _token_of(request: Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 async def _body(request: Request) -> bytes:

@@ -38,6 +38,8 @@ class Reports:
     ready: Callable[[], Awaitable[dict[str, Any]]]
     """`{"ready": bool, …}` with the reasons."""
     stats: Callable[[], dict[str, Any]]
+    metrics: Callable[[str], tuple[bytes, str]]
+    """What Prometheus reads, and its content type, for an `Accept` header."""
 
 
 def make_app(reports: Reports, api: Api) -> Starlette:
@@ -51,6 +53,10 @@ def make_app(reports: Reports, api: Api) -> Starlette:
 
     async def stats(_: Request) -> Response:
         return JSONResponse(reports.stats())
+
+    async def metrics(request: Request) -> Response:
+        content, content_type = reports.metrics(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": content_type})
 
     async def refused(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
@@ -66,6 +72,7 @@ def make_app(reports: Reports, api: Api) -> Starlette:
             Route("/health", _guarded(health)),
             Route("/ready", _guarded(ready)),
             Route("/stats", _guarded(stats)),
+            Route("/metrics", _guarded(metrics)),
             Route("/streams", _guarded(api.streams)),
             Route("/alerts", _guarded(api.alerts), methods=["GET"]),
             Route("/alerts", _guarded(api.raise_alert), methods=["POST"]),

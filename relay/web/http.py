@@ -16,6 +16,7 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
+from relay.guard.address import ClientAddress
 from relay.transport.stream import FrameStream
 
 DEADLINE = 30.0
@@ -44,8 +45,11 @@ class HttpServer:
         self._config.accesslog = None
         self._config.errorlog = None
 
-    async def serve(self, stream: FrameStream) -> None:
-        """Read a request and answer it; returns when the connection is done with."""
+    async def serve(self, stream: FrameStream, address: ClientAddress) -> None:
+        """Read a request and answer it; returns when the connection is done with.
+
+        The application finds the client's address in the state of its request.
+        """
         with trio.move_on_after(DEADLINE):
             if _HTTP2.search(await stream.read_head()):
                 await stream.send_all(_HTTP1_ONLY)
@@ -54,7 +58,7 @@ class HttpServer:
                 ASGIWrapper(self._app),
                 self._config,
                 self._context,
-                {},
+                {"address": address},
                 cast("Any", _Encrypted(stream) if stream.encrypted else stream),
             )
 

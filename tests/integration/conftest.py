@@ -4,9 +4,9 @@ And a real relay: a process of its own for each module that wants one."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import trio
 from attrs import frozen
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.postgres.embedded import open_embedded
 from tests.integration.accounts import Accounts
@@ -108,6 +109,35 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
     """A database with all tables, shared by the tests of a module."""
     with postgres_server.database("relay") as url:
         yield url
+
+
+@pytest.fixture
+def away(database_url: str) -> Iterator[Callable[[], Any]]:
+    """A way to shut the database to everybody, for as long as a `with` block lasts."""
+    name = sql.Identifier(str(conninfo_to_dict(database_url)["dbname"]))
+
+    def allow(value: str) -> None:
+        with psycopg.connect(
+            make_conninfo(database_url, dbname="postgres"), autocommit=True
+        ) as connection:
+            connection.execute(
+                sql.SQL("alter database {} allow_connections {}").format(name, sql.SQL(value))
+            )
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
+                [name.as_string().strip('"')],
+            )
+
+    @asynccontextmanager
+    async def shut() -> AsyncIterator[None]:
+        allow("false")
+        try:
+            yield
+        finally:
+            allow("true")
+
+    yield shut
+    allow("true")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.accounts import Accounts
-from tests.integration.peers import login, new_stream_id
+from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.relay_process import RelayProcess, Response, start_relay
 from tests.integration.test_verification_end_to_end import sessions_locked
 
@@ -185,3 +185,36 @@ async def test_figures_tell_operators_of_streams_and_their_consumers(
     (consumer,) = stream["consumers"]
     assert (stream["frames"], consumer["frames"], consumer["written"]) == (1, 1, 1)
     assert consumer["connection"] > stream["producer"]
+
+
+async def test_guesses_over_http_count_like_those_of_websockets(
+    database_url: str, accounts: Accounts
+) -> None:
+    token = accounts.session()
+    with start_relay("--failed-auth-rate", "3/hour", database_url=database_url) as relay:
+        for guess in range(3):
+            answer = await relay.get("/streams", headers=bearer(f"guess-{guess}"))
+            assert code(answer) == (401, "AUTH_FAILED")
+        answer = await relay.get("/streams", headers=bearer(token))
+        assert code(answer) == (429, "RATE_LIMITED")
+        assert int(answer.headers["Retry-After"]) > 0
+        async with open_peer(relay) as peer:
+            await peer.send({"type": "auth", "token": token})
+            assert (await peer.receive())["code"] == "RATE_LIMITED"
+
+
+async def test_alerts_over_http_count_with_those_of_messages(
+    database_url: str, accounts: Accounts
+) -> None:
+    sentry = accounts.service("*")
+    with start_relay("--alert-rate", "2/hour", database_url=database_url) as relay:
+        stream_id = new_stream_id()
+        async with login(relay, accounts.session()) as phone:
+            await phone.ask({"type": "register", "streamId": stream_id})
+            assert (await post(relay, sentry, {**ALERT, "streamId": stream_id})).status == 200
+            async with login(relay, sentry) as peer:
+                alert = {"type": "alert", "streamId": stream_id, **ALERT}
+                assert (await peer.ask(alert))["code"] == "ALERT_ACCEPTED"
+                assert (await peer.ask(alert))["code"] == "RATE_LIMITED"
+            answer = await post(relay, sentry, {**ALERT, "streamId": stream_id})
+            assert code(answer) == (429, "RATE_LIMITED")

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
-import psycopg
 import pytest
 import trio
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from relay.audit import AuditLog
+from relay.guard.address import ClientAddress
 from relay.logs import configure_logging
+from relay.metrics import Metrics
 from relay.transport.link import SocketLink
 from relay.transport.stream import FrameStream
 from relay.web.api import Api
 from relay.web.app import Reports, make_app
+from relay.web.assets import CLIENT, FILES
 from relay.web.http import HttpServer
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.raw import REQUEST, RawClient, open_raw
-from tests.integration.relay_process import RelayProcess, start_relay, until
+from tests.integration.relay_process import PROJECT, RelayProcess, start_relay, until
 
 NO_ONE: Any = None
-NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, None, NO_ONE)
+NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, None, None, AuditLog(None), Metrics())
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n"
 
 
@@ -56,7 +58,14 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     assert ready.json()["database"] == "ok"
     services = ready.json()["services"]
     assert set(services) == {
-        *("verification", "vouched-users", "session-watch", "alert-intake", "alert-dispatch"),
+        *(
+            "verification",
+            "vouched-users",
+            "session-watch",
+            "alert-intake",
+            "alert-dispatch",
+            "audit",
+        ),
     }
     assert set(services.values()) == {"running"}
     assert stats.json()["connections"] == 0
@@ -67,7 +76,39 @@ async def test_the_page_says_what_this_is(relay: RelayProcess) -> None:
     page = await relay.get("/")
     assert page.status == 200
     assert page.headers.get_content_type() == "text/html"
-    assert b"/streams/register" in page.body
+    assert b"Watch, broadcast and operate the streams of this relay" in page.body
+    assert b'href="/health"' in page.body  # for those without JavaScript
+
+
+@pytest.mark.parametrize("path", sorted(FILES))
+async def test_files_of_the_page_are_strict_and_kept_as_long_as_they_are_the_same(
+    relay: RelayProcess, path: str
+) -> None:
+    plain = await relay.get(path)
+    assert plain.status == 200
+    assert "unsafe" not in plain.headers["Content-Security-Policy"]
+    assert plain.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+    assert plain.headers["Access-Control-Allow-Origin"] == ("*" if path in CLIENT else None)
+
+    packed = await relay.get(path, headers={"Accept-Encoding": "br, gzip"})
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+
+    etag = plain.headers["ETag"]
+    again = await relay.get(path, headers={"If-None-Match": etag})
+    assert (again.status, again.body, again.headers["ETag"]) == (304, b"", etag)
+    assert (await relay.get(path, headers={"If-None-Match": '"another"'})).status == 200
+
+
+def test_every_file_of_the_page_is_answered() -> None:
+    web = PROJECT / "relay" / "web"
+    files = {
+        str(path.relative_to(web))
+        for folder in ("page", "client")
+        for path in (web / folder).iterdir()
+        if path.name != "package.json"  # for those who take the client from here
+    }
+    assert set(FILES.values()) == files
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/ready", "/stats"])
@@ -104,7 +145,9 @@ async def test_a_bug_in_the_application_is_a_500_and_logged() -> None:
     async with client, stream:
         await client.send_all(b"GET /ready HTTP/1.1\r\nHost: relay\r\n\r\n")
         await stream.read_head()
-        await HttpServer(make_app(Reports(ready, dict), NO_API)).serve(stream)
+        reports = Reports(ready, dict, lambda _: (b"", ""))
+        address = ClientAddress.of_peer(stream.link.peer)
+        await HttpServer(make_app(reports, NO_API)).serve(stream, address)
         head, _, body = bytes(await client.receive_some()).partition(b"\r\n\r\n")
     assert status(head) == 500
     assert json.loads(body)["error"]["code"] == "INTERNAL_ERROR"
@@ -213,35 +256,6 @@ async def test_a_body_that_never_comes_is_not_waited_for(relay: RelayProcess) ->
 
 
 # -- while Postgres is away
-
-
-@pytest.fixture
-def away(database_url: str) -> Iterator[Callable[[], Any]]:
-    """A way to shut the database to everybody, for as long as a `with` block lasts."""
-    name = sql.Identifier(str(conninfo_to_dict(database_url)["dbname"]))
-
-    def allow(value: str) -> None:
-        with psycopg.connect(
-            make_conninfo(database_url, dbname="postgres"), autocommit=True
-        ) as connection:
-            connection.execute(
-                sql.SQL("alter database {} allow_connections {}").format(name, sql.SQL(value))
-            )
-            connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
-                [name.as_string().strip('"')],
-            )
-
-    @asynccontextmanager
-    async def shut() -> AsyncIterator[None]:
-        allow("false")
-        try:
-            yield
-        finally:
-            allow("true")
-
-    yield shut
-    allow("true")
 
 
 async def test_not_ready_without_postgres_and_ready_again_by_itself(

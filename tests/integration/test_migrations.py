@@ -49,6 +49,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         assert await migrate(database) == []
     assert tables(empty_postgres_url) == [
         "alerts",
+        "audit",
         "grants",
         "migrations",
         "service_tokens",

@@ -20,6 +20,7 @@ from tests.integration.raw import PING, REQUEST, TEXT, close, frame, open_raw
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
 BREAKABLE = (sys.executable, "-m", breakable_relay.__name__, "serve", "--log-level", "debug")
+TELLING = ("/stats", "/ready", "/metrics", "/")
 
 
 @frozen
@@ -190,12 +191,14 @@ async def test_no_token_is_ever_written(
         await run.put_tokens_into_requests()
         await run.put_tokens_into_control_frames()
         await run.break_verification()
-        told = [(await relay.get(path)).body.decode() for path in ("/stats", "/ready", "/")]
+        told = [(await relay.get(path)).body.decode() for path in TELLING]
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0
-        everything = "".join([relay.output, *told])
+        audit = [str(row) for row in accounts.execute("select * from relay.audit")]
+        everything = "".join([relay.output, *told, *audit])
     assert [token for token in run.tokens if token in everything] == []
     # It did what was to be looked at:
     assert len(run.tokens) > 50
+    assert len(audit) > 30
     assert "RuntimeError: verification is broken" in everything
     assert 'relation "public.session" does not exist' in everything.replace('\\"', '"')

@@ -18,17 +18,20 @@ from wsproto import events
 
 from relay import policy
 from relay.alerts.event import alert_event
+from relay.audit import AuditLog
 from relay.auth.doubt import CertainVerifier
 from relay.auth.registry import Registry
 from relay.auth.vouched import Vouched
 from relay.auth.watch import SessionWatch
 from relay.connection import Connection, Door, Timing
 from relay.errors import StoreUnavailable
+from relay.guard.address import ClientAddress
 from relay.guard.guard import Guard
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import Identity, NewAlert, Service, StoredAlert, User
 from relay.postgres.alerts import History
+from relay.postgres.audit import AuditEvent
 from relay.postgres.changes import Change
 from relay.protocol.schema import message_schema
 from relay.session import Services
@@ -449,6 +452,42 @@ class Alerts:
 
 
 @define(eq=False)
+class AuditRows:
+    """The table of the audit, in memory."""
+
+    rows: list[AuditEvent] = field(factory=list)
+    on_write: Callable[[Sequence[AuditEvent]], object] = field(default=lambda _events: None)
+    delay: float = 0.0
+    away: bool = False
+    deaf: bool = False
+    """It writes, and the answer is lost."""
+    broken: bool = False
+    old: int = 0
+    pruned: list[tuple[timedelta, int]] = field(factory=list)
+
+    async def write(self, events: Sequence[AuditEvent]) -> None:
+        await trio.sleep(self.delay)
+        if self.away:
+            raise StoreUnavailable
+        if self.broken:
+            raise RuntimeError("a bug in the audit")
+        self.on_write(events)
+        written = {row.event_id for row in self.rows}
+        self.rows += [event for event in events if event.event_id not in written]
+        if self.deaf:
+            raise StoreUnavailable
+
+    async def prune(self, older_than: timedelta, *, most: int) -> int:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        gone = min(most, self.old)
+        self.old -= gone
+        self.pruned.append((older_than, gone))
+        return gone
+
+
+@define(eq=False)
 class Relay:
     """The real connection code with all that it leans on in memory."""
 
@@ -469,16 +508,19 @@ class Relay:
     watch: SessionWatch = field(init=False)
     connections: list[Connection] = field(factory=list)
     http_served: int = 0
+    audit_rows: AuditRows = field(factory=AuditRows)
+    audit: AuditLog = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
         self.alerts = Alerts(self.owners, self.hub)
+        self.audit = AuditLog(self.audit_rows)
         self.vouched = Vouched(self.tokens)
         self.watch = SessionWatch(
             Registry(), self.tokens, self.tokens, self.rumours, self.rumours, poll_interval=0.5
         )
 
-    async def _serve_http(self, stream: FrameStream) -> None:
+    async def _serve_http(self, stream: FrameStream, _address: ClientAddress) -> None:
         self.http_served += 1
         await stream.aclose()
 
@@ -495,7 +537,8 @@ class Relay:
         )
         verifier = CertainVerifier(self.tokens, self.vouched.complete, self.watch.registry)
         door = Door(
-            verifier, services, self.timing, self.budget, self._serve_http, self.watch, self.guard
+            *(verifier, services, self.timing, self.budget),
+            *(self._serve_http, self.watch, self.guard, self.audit),
         )
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, door)

@@ -18,6 +18,7 @@ LEAVES = [
     ["token", "service"],
     ["db", "migrate"],
     ["db", "status"],
+    ["audit"],
     ["config", "check"],
     ["config", "show"],
 ]

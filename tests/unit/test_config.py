@@ -175,6 +175,8 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "max_subscriptions": 7,
         "log_level": "warning",
         "log_format": "json",
+        "audit": False,
+        "audit_days": 7,
         "profile": "load",
     }
     assert values.keys() == config.SETTINGS.keys()
@@ -207,7 +209,7 @@ def defaults() -> dict[str, object]:
         ("auth_timeout", "inf", "seconds, above 0 and up to 86400, not 'inf'"),
         ("auth_timeout", "0", "seconds, above 0 and up to 86400, not '0'"),
         ("max_message_size", "16 MiB", "bytes, 1024 to 1073741824, not '16 MiB'"),
-        ("log_format", "xml", "'console' or 'json', not 'xml'"),
+        ("log_format", "xml", "'auto' or 'console' or 'json', not 'xml'"),
         ("auth_schema", "x" * 64, "1 to 63 characters"),
         ("data_dir", "~nobody-of-this-name/x", "a path, not '~nobody-of-this-name/x'"),
         ("bind", "3000", "HOST:PORT, such as localhost:3000, not '3000'"),

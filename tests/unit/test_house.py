@@ -16,11 +16,11 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "demo"],
+    6: ["__main__", "cli", "audit_report", "demo"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: ["connection", "expiry", "session"],
-    2: ["hub", "auth", "alerts", "client", "guard"],
+    2: ["hub", "auth", "alerts", "audit", "client", "guard"],
     1: ["transport", "postgres", "batching", "outbound"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
@@ -32,6 +32,8 @@ FLOORS = {
 NEIGHBOURS = {
     ("__main__", "cli"),
     ("cli", "demo"),
+    ("cli", "audit_report"),
+    ("web", "supervisor"),
     ("connection", "expiry"),
     ("connection", "session"),
     ("metrics", "closing"),

@@ -74,6 +74,19 @@ def test_values_under_the_name_of_a_secret_are_hidden_at_any_depth(log_format: s
     assert "12" in text
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_text_and_whatever_else_reads_gets_json() -> None:
+    for out, is_json in ((io.StringIO(), True), (Terminal(), False)):
+        configure_logging("info", stream=out)
+        structlog.get_logger("relay").info("listening")
+        assert out.getvalue().startswith("{") == is_json
+        assert "listening" in out.getvalue()
+
+
 def test_json_is_one_object_a_line_with_time_level_and_logger() -> None:
     out = io.StringIO()
     configure_logging("info", "json", out)

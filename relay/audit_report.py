@@ -1,0 +1,65 @@
+"""The audit as people read it, and as programs do. Floor 6.
+
+What stands in a row came from outside once; a row is printable by itself, and nothing in it is
+taken for markup.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from attrs import asdict
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relay.postgres.audit import AuditEvent
+
+WIDE = 400
+"""Columns where there is no terminal whose width counts."""
+
+
+def show(events: Sequence[AuditEvent], *, as_json: bool) -> None:
+    """Print events on stdout, as JSON lines or as a table."""
+    if as_json:
+        for event in events:
+            print(_json(event))  # noqa: T201
+    elif events:
+        console = Console(width=None if sys.stdout.isatty() else WIDE)
+        console.print(_table(events))
+    else:
+        print("relay: nothing of the kind is recorded", file=sys.stderr)  # noqa: T201
+
+
+def _json(event: AuditEvent) -> str:
+    values = asdict(event)
+    return json.dumps({**values, "event_id": str(event.event_id), "at": event.at.isoformat()})
+
+
+def _table(events: Sequence[AuditEvent]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("time", "what", "outcome", "who", "stream", "address", "connection", "reason"):
+        table.add_column(
+            title, overflow="fold", justify="right" if title == "connection" else "left"
+        )
+    for event in events:
+        cells = (
+            event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            event.what,
+            event.outcome,
+            _who(event),
+            event.stream_id or "",
+            event.address,
+            str(event.connection or ""),
+            event.reason,
+        )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _who(event: AuditEvent) -> str:
+    if event.service is not None:
+        return f"service {event.service}"
+    return event.user_id or ""

@@ -1,0 +1,196 @@
+"""What Prometheus reads: relay's own counters, put into its words when it asks. Floor 4.
+
+The counters are plain numbers where they are counted. No label names a stream, a user or a
+connection, so that a scrape is as small on a busy day as on a quiet one. `docs/operations.md` lists
+all of it, with the words of the help here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf
+
+from attrs import define, field
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from relay.audit import AuditLog
+from relay.closing import Ending
+from relay.hub.hub import Hub
+from relay.hub.ledger import Drop
+from relay.metrics import Histogram, Limit, Metrics
+from relay.supervisor import State, Supervisor
+
+AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "timeout")
+"""Those that show before the first of their kind; so do all endings, limits and drops."""
+
+
+@define(eq=False)
+class Exposition(Collector):
+    """All figures of one relay and its process."""
+
+    _metrics: Metrics
+    _hub: Hub
+    _supervisor: Supervisor
+    _audit: AuditLog
+    _registry: CollectorRegistry = field(factory=CollectorRegistry)
+
+    def __attrs_post_init__(self) -> None:
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)  # which has something to say on Linux only
+
+    def encode(self, accept: str) -> tuple[bytes, str]:
+        """The figures in the format that an `Accept` header asks for, and its content type."""
+        try:
+            encoder, content_type = choose_encoder(accept)
+        except TypeError:  # it names a version that is none
+            encoder, content_type = choose_encoder("")
+        return encoder(self._registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._connections()
+        yield from self._verification()
+        yield from self._frames()
+        yield from self._alerts_and_streams()
+        yield from self._services()
+
+    def _connections(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        yield _gauge("connections", "WebSocket connections that are open", metrics.connections)
+        yield _counter(
+            "connections_accepted",
+            "WebSocket connections that were accepted",
+            metrics.connections_accepted,
+        )
+        yield _gauge(
+            "connections_authenticated",
+            "Open connections that are authenticated",
+            metrics.authenticated,
+        )
+        yield _counters(
+            "connection_endings",
+            "Connections that ended, by how; a plain HTTP request is one",
+            "ending",
+            ((ending.label, metrics.endings[ending]) for ending in Ending),
+        )
+        yield _counters(
+            "auth_attempts",
+            "Attempts to authenticate, renewals included",
+            "outcome",
+            (dict.fromkeys(AUTH_OUTCOMES, 0) | metrics.auth_attempts).items(),
+        )
+        yield _counters(
+            "limits_hit",
+            "What was refused because of a limit, by the kind of limit",
+            "limit",
+            ((limit.value, metrics.limits_hit[limit]) for limit in Limit),
+        )
+
+    def _verification(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        yield _counter("verifications", "Tokens to be verified", metrics.verifications)
+        yield _counter(
+            "verification_queries", "Queries to verify them", metrics.verification_queries
+        )
+        yield _histogram(
+            "verification_seconds",
+            "Time to verify a token, where there was an answer",
+            metrics.verification_time,
+        )
+        yield _histogram(
+            "verification_batch_size",
+            "Tokens that were looked up together",
+            metrics.verification_batch,
+        )
+
+    def _frames(self) -> Iterator[Metric]:
+        ledger, waiting = self._hub.ledger()
+        yield _counter(
+            "frames_accepted", "Frames that producers sent", self._metrics.frames_accepted
+        )
+        yield _counter(
+            "frames_offered", "Frames offered to consumers, once for each consumer", ledger.accepted
+        )
+        yield _counter("frames_written", "Frames written to consumers", ledger.written)
+        yield _counters(
+            "frames_dropped",
+            "Frames that a consumer did not get, by why",
+            "reason",
+            ((drop.value, ledger.dropped[drop]) for drop in Drop),
+        )
+        yield _gauge("frames_waiting", "Frames that wait for their consumer", waiting)
+        yield _histogram(
+            "frame_age_seconds",
+            "Age of a frame when it is written to a consumer",
+            self._metrics.frame_age,
+        )
+
+    def _alerts_and_streams(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        yield _counter("alerts_stored", "Alerts that were stored", metrics.alerts_stored)
+        yield _counter(
+            "alerts_delivered", "Alerts that were sent to a connection", metrics.alerts_delivered
+        )
+        streams = self._hub.count()
+        consumers = streams.pop("consumers")
+        yield _gauges("streams", "Streams that are registered now", "status", streams.items())
+        yield _gauge("consumers", "Subscriptions, whether or not frames flow", consumers)
+
+    def _services(self) -> Iterator[Metric]:
+        services = self._supervisor.services
+        states = GaugeMetricFamily(
+            "relay_service_state",
+            "1 for the state that a service is in",
+            labels=("service", "state"),
+        )
+        for name, service in services.items():
+            for state in State:
+                states.add_metric((name, state.value), service.state is state)
+        yield states
+        yield _counters(
+            "service_restarts",
+            "How often a service failed and was started again",
+            "service",
+            ((name, service.restarts) for name, service in services.items()),
+        )
+        audit = self._audit
+        yield _counter("audit_written", "Rows that were written to the audit", audit.written)
+        yield _counter("audit_dropped", "Rows that were lost to the audit", audit.dropped)
+        yield _gauge("audit_waiting", "Rows that wait to be written to it", audit.waiting)
+
+
+def _counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(f"relay_{name}", about, value)
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"relay_{name}", about, value)
+
+
+def _counters(name: str, about: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = CounterMetricFamily(f"relay_{name}", about, labels=(label,))
+    for each, value in values:
+        family.add_metric((each,), value)
+    return family
+
+
+def _gauges(name: str, about: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = GaugeMetricFamily(f"relay_{name}", about, labels=(label,))
+    for each, value in values:
+        family.add_metric((each,), value)
+    return family
+
+
+def _histogram(name: str, about: str, histogram: Histogram) -> Metric:
+    buckets = [
+        ("+Inf" if bound == inf else str(float(bound)), count)
+        for bound, count in histogram.cumulative()
+    ]
+    return HistogramMetricFamily(f"relay_{name}", about, buckets=buckets, sum_value=histogram.total)
