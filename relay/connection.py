@@ -64,8 +64,8 @@ FIRST_MESSAGE_SIZE = 16 * 1024
 INVALID_MESSAGES = 10
 INVALID_WITHIN = 60.0
 """So many invalid messages in so many seconds end a connection."""
-GOODBYE = 2.0
-"""Seconds in which the peer can take our goodbye and answer it."""
+GOODBYE, ANSWER = 2.0, 1.0
+"""Seconds in which the peer can take our goodbye, and of these in which it can answer."""
 
 UNFORCED = {Ending.CLIENT_CLOSED, Ending.CLIENT_GONE, Ending.HTTP_ANSWERED, Ending.SHUTDOWN}
 """Endings that the relay did not bring upon this peer."""
@@ -141,14 +141,15 @@ class Connection:
     _upgraded: bool = False
     _in_the_way: bool = False
     """Whether there is no time for the peer to answer our goodbye."""
-    _verifying: bool = False
+    _verifying: Auth | None = None
     _token: str | None = field(default=None, repr=False)
     """That it authenticated with: to know it again where it does not belong."""
     _authenticated: trio.Event = field(factory=trio.Event)
     _life: trio.CancelScope = field(factory=trio.CancelScope)
+    _nursery: trio.Nursery = field(init=False)
     _first_messages: int = 0
-    _invalid: int = 0
-    _invalid_since: float = float("-inf")
+    _invalid_at: list[float] = field(factory=list)
+    """When the last invalid messages came, by Trio's clock."""
 
     def __attrs_post_init__(self) -> None:
         self.outlet = self._stream.outlet
@@ -168,6 +169,7 @@ class Connection:
         try:
             try:
                 async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
                     await self._live(nursery, deadline)
                     nursery.cancel_scope.cancel()
             except* Exception:  # the one boundary: a bug ends its own connection and no other
@@ -202,10 +204,13 @@ class Connection:
             self._stream.abort()  # its goodbye takes too long
 
     def tell(self, message: ServerMessage) -> None:
-        """Send a message, ahead of video; a peer that lets too many wait is too slow. Never
-        waits."""
-        if not self._mailbox.post(self._encode(message)):
+        """Send a message, ahead of video, unless the connection has ended; a peer that lets too
+        many wait is too slow. Never waits."""
+        if self.ending is None and not self._mailbox.post(self._encode(message)):
             self.end(Ending.TOO_SLOW)
+
+    def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
+        self._nursery.start_soon(task)
 
     def restart(self, retry_after: int) -> None:
         """Ask the peer to come back after so many milliseconds, and end."""
@@ -258,7 +263,7 @@ class Connection:
             if auth.cancelled_caught:
                 if self._upgraded:
                     self._log_auth("unavailable" if self._verifying else "timeout")
-                self.end(self._late())
+                self._end_late()
             elif upgrade:
                 await self._expiry.run()
                 self.end(self._expired())
@@ -334,10 +339,13 @@ class Connection:
         self.end(ending)
         return await trio.sleep_forever()
 
-    def _late(self) -> Ending:
+    def _end_late(self) -> None:
         if not self._upgraded:
-            return Ending.HANDSHAKE_TIMEOUT
-        return Ending.AUTH_UNAVAILABLE if self._verifying else Ending.AUTH_TIMEOUT
+            self.end(Ending.HANDSHAKE_TIMEOUT)
+        elif self._verifying is None:
+            self.end(Ending.AUTH_TIMEOUT)
+        else:
+            self.end(Ending.AUTH_UNAVAILABLE, request_id=self._verifying.id)
 
     async def _write(self) -> None:
         self.outlet.stall_timeout = self._door.timing.idle_timeout
@@ -449,10 +457,8 @@ class Connection:
             )
         )
         now = trio.current_time()
-        if now - self._invalid_since > INVALID_WITHIN:
-            self._invalid, self._invalid_since = 0, now
-        self._invalid += 1
-        if self._invalid >= INVALID_MESSAGES:
+        self._invalid_at = [*self._invalid_at[1 - INVALID_MESSAGES :], now]
+        if len(self._invalid_at) == INVALID_MESSAGES and now - self._invalid_at[0] < INVALID_WITHIN:
             self.end(Ending.INVALID_MESSAGES)
 
     def _require_auth(self, request_id: RequestId) -> None:
@@ -484,7 +490,7 @@ class Connection:
             note(self.address, request.token)
 
     async def _verify(self, request: Auth) -> None:
-        self._verifying = True
+        self._verifying = request
         try:
             identity = await self._door.verifier.verify(request.token)
         except StoreUnavailable:
@@ -501,7 +507,7 @@ class Connection:
             else:
                 self._renew(request, self._session, identity)
         finally:
-            self._verifying = False
+            self._verifying = None
 
     def _not_verified(self, request: Auth) -> None:
         self._log_auth("unavailable")
@@ -634,7 +640,9 @@ class Connection:
         with trio.move_on_after(GOODBYE):
             try:
                 await self.outlet.drain(self._mailbox, *last)
-                if not self._in_the_way:
+                if self._in_the_way:
+                    return
+                with trio.move_on_after(ANSWER):
                     await self._stream.discard_rest()
             except GONE:
                 pass  # the peer did not wait for it

@@ -7,7 +7,7 @@ says why not. Frames alone go unanswered.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 import trio
@@ -42,6 +42,7 @@ from relay.protocol.messages import (
     ErrorCode,
     Register,
     Request,
+    RequestId,
     ServerMessage,
     StreamEntry,
     Streams,
@@ -68,7 +69,10 @@ class Line(Protocol):
 
     def tell(self, message: ServerMessage) -> object: ...
 
-    def end(self, ending: Ending) -> object: ...
+    def start_soon(self, task: Callable[[], Awaitable[object]]) -> object:
+        """Start a task that ends with the connection."""
+
+    def end(self, ending: Ending, *, request_id: RequestId = None) -> object: ...
 
     def audit(
         self, what: str, *, outcome: str, reason: str = "", stream_id: str | None = None
@@ -111,7 +115,9 @@ class Session:
     def __attrs_post_init__(self) -> None:
         self._replays = Replays(
             self.tell,
+            lambda alert: len(self.codec.encode(alert)),
             lambda stream_id, owner_id: policy.may_watch(self.identity, stream_id, owner_id),
+            self._line.start_soon,
         )
 
     @property
@@ -129,8 +135,7 @@ class Session:
         self._line.end(Ending.TOO_SLOW)
 
     def tell_alert(self, alert: AlertEvent, owner_id: str) -> None:
-        if not self._replays.deliver(alert, owner_id):
-            self.too_slow()
+        self._replays.deliver(alert, owner_id)
 
     def superseded(self) -> None:
         self._line.end(Ending.SUPERSEDED)
@@ -199,7 +204,7 @@ class Session:
             self._refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
             return
         assert isinstance(self.identity, User)
-        stream_id = message.stream_id or f"stream_{secrets.token_urlsafe(16)}"
+        stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
         if self._has_too_many_streams(message, stream_id, self.identity.user_id):
             return
         try:
@@ -234,7 +239,7 @@ class Session:
         if stream is None:
             reason = "a newer connection produces it"
             self._line.audit(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
-            self.superseded()
+            self._line.end(Ending.SUPERSEDED, request_id=message.id)
             return
         if other is None or other is self:
             self._line.audit(REGISTER, outcome="succeeded", stream_id=stream_id)
@@ -316,8 +321,11 @@ class Session:
 
     def _acknowledge(self, message: Ack) -> None:
         subscribed = self._consumers.get(message.stream_id)
-        if subscribed is not None:  # else it crossed our UNSUBSCRIBED
-            subscribed[1].acknowledge(message.seq)
+        if subscribed is None:  # it crossed our UNSUBSCRIBED
+            return
+        stream, consumer = subscribed
+        if message.epoch in (None, stream.epoch):  # else it is about an earlier life
+            consumer.acknowledge(message.seq)
 
     def _list_streams(self, message: Streams) -> None:
         streams = [
@@ -332,22 +340,22 @@ class Session:
         try:
             page = await self._read_page(message)
         except StoreUnavailable:
-            self._replays.end(scope)
+            self._replays.fail(scope)
             self._refuse_for_store(message, scope)
             return
         if page is None:
-            self._replays.end(scope)
+            self._replays.refuse(scope)
             text = "Invalid message: there is no such alert - at `$.after`"
             self._refuse(message, ErrorCode.INVALID_MESSAGE, text, scope)
             return
-        self._replays.send_page(scope, page)
+        more = self._replays.send_page(scope, page, message.after or 0)
         self.tell(
             Success(
                 code="ALERTS_REPLAYED",
                 message="Alerts replayed",
                 id=message.id,
                 stream_id=scope,
-                more=page.more,
+                more=more,
             )
         )
 

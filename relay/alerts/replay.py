@@ -2,62 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
+import trio
 from attrs import define, field
 
 from relay.alerts.event import alert_event
 from relay.postgres.alerts import History
 from relay.protocol.messages import AlertEvent
 
-MOST_HELD = 1000
-"""Live alerts that may wait for one page."""
+MOST_IN_PAGE, PAGE_BYTES = 500, 1 << 20
+"""Alerts in one page, and about their bytes as they are sent."""
+MOST_HELD, HELD_BYTES = 256, 1 << 20
+"""Live alerts that may wait for the end of replays. With a page before them they still fit the
+connection's mailbox."""
+PATIENCE = 30.0
+"""Seconds after a page in which a client asks for the next one, or the replay counts as ended."""
+MOST_OPEN = 100
+MOST_POSITIONS = 1000
+"""Replays that may be open, and that are remembered, of one connection."""
 
 Scope = str | None
 """The stream that is replayed; None for all that the reader may see."""
 
 
 @define(eq=False)
+class Replay:
+    """One that is open: live alerts of its streams wait."""
+
+    reading: bool = True
+    """Whether a page is being read now."""
+    deadline: float = math.inf
+    """By Trio's clock; when the next page has to be asked for."""
+    cut: bool = False
+    """Whether live alerts were thrown away while a page was read: it cannot be the last one."""
+    sent: bool = False
+    """Whether there was a page before."""
+
+
+@define(eq=False)
 class Replays:
     """Holds live alerts back while earlier ones of their streams are replayed.
 
-    Until its last page a replay is open. What is stored meanwhile is part of a page to come; only
-    while the last page is read may an alert be live and not in it, so those are kept.
+    A replay is open from the request for its first page to the end of its last one. Live alerts
+    come later than they are stored, in the order of their ids: one that a page had already is not
+    sent again, however late it comes.
     """
 
     _send: Callable[[AlertEvent], object]
+    _size: Callable[[AlertEvent], int]
+    """Bytes of an alert as it is sent."""
     _may_watch: Callable[[str, str], bool]
     """Whether the reader may see a stream, by its id and its owner, now."""
-    _held: dict[Scope, list[tuple[AlertEvent, str]]] = field(factory=dict)
-    """By the open replays, with the owners of their streams."""
+    _start_soon: Callable[[Callable[[], Awaitable[NoReturn]]], object]
+    """Starts a task that ends with the connection."""
+    _open: dict[Scope, Replay] = field(factory=dict)
+    _positions: dict[Scope, int] = field(factory=dict)
+    """The last alert that each replay has sent, as long as live ones up to there may come."""
+    _held: list[tuple[AlertEvent, str]] = field(factory=list)
+    """With the owners of their streams."""
+    _held_bytes: int = 0
+    _changed: trio.Event | None = None
+    """Set when a replay waits for its next page; None before the first one does."""
 
-    def deliver(self, alert: AlertEvent, owner_id: str) -> bool:
-        """Send a live alert, or hold it back; False when too many are held."""
-        scope = alert.stream_id if alert.stream_id in self._held else None
-        held = self._held.get(scope)
-        if held is None:
-            self._send(alert)
-        else:
-            held.append((alert, owner_id))
-        return held is None or len(held) <= MOST_HELD
+    async def _end_in_time(self) -> NoReturn:
+        """End replays that are not continued."""
+        while True:
+            self._changed = trio.Event()
+            deadline = min((each.deadline for each in self._open.values()), default=math.inf)
+            with trio.move_on_at(deadline):
+                await self._changed.wait()
+            now = trio.current_time()
+            self._close([scope for scope, each in self._open.items() if each.deadline <= now])
+
+    def deliver(self, alert: AlertEvent, owner_id: str) -> None:
+        """Send a live alert, hold it back, or drop it when a replay has had it."""
+        if (
+            max(self._positions.get(scope, 0) for scope in (None, alert.stream_id))
+            >= alert.alert_id
+        ):
+            return
+        if None in self._open or alert.stream_id in self._open:
+            self._hold(alert, owner_id)
+            return
+        # Live alerts yet to come are later than this one: what is remembered has served.
+        for scope in (None, alert.stream_id):
+            self._positions.pop(scope, None)
+        self._send(alert)
 
     def begin(self, scope: Scope) -> None:
         """Before a page is read."""
-        self._held[scope] = []
+        self._open.setdefault(scope, Replay()).reading = True
+        self._open[scope].deadline = math.inf
+        if len(self._open) > MOST_OPEN:
+            self._close([next(iter(self._open))])
 
-    def send_page(self, scope: Scope, page: History) -> None:
-        """Send a page; after the last one also what was held back and is not in it."""
-        position = 0
-        for alert in page.alerts:
-            position = alert.alert_id
-            self._send(alert_event(alert))
-        if page.more:
-            self._held[scope] = []
+    def fail(self, scope: Scope) -> None:
+        """A page could not be read. Where there were some before it, it may be asked for again."""
+        if self._open[scope].sent:
+            self._await_next(scope)
         else:
-            self.end(scope, position)
+            self._close([scope])
 
-    def end(self, scope: Scope, position: int = 0) -> None:
-        """Go on with live alerts."""
-        for alert, owner_id in self._held.pop(scope, []):
-            if alert.alert_id > position and self._may_watch(alert.stream_id, owner_id):
-                self._send(alert)
+    def refuse(self, scope: Scope) -> None:
+        """There is no such page."""
+        self._close([scope])
+
+    def send_page(self, scope: Scope, page: History, after: int) -> bool:
+        """Send a page, or as much of it as one may have, and after the last one also the live
+        alerts that waited; returns whether there is more to ask for."""
+        position, size, more = after, 0, page.more or self._open[scope].cut
+        for count, stored in enumerate(page.alerts):
+            alert = alert_event(stored)
+            size += self._size(alert)
+            if count == MOST_IN_PAGE or (count and size > PAGE_BYTES):
+                more = True
+                break
+            position = alert.alert_id
+            self._send(alert)
+        self._remember(scope, position)
+        if more:
+            self._await_next(scope)
+        else:
+            self._close([scope])
+        return more
+
+    def _hold(self, alert: AlertEvent, owner_id: str) -> None:
+        self._held.append((alert, owner_id))
+        self._held_bytes += self._size(alert)
+        if len(self._held) > MOST_HELD or self._held_bytes > HELD_BYTES:
+            self._relieve()
+
+    def _remember(self, scope: Scope, position: int) -> None:
+        position = max(position, self._positions.pop(scope, 0))
+        if position:
+            self._positions[scope] = position
+        if len(self._positions) > MOST_POSITIONS:
+            del self._positions[next(iter(self._positions))]
+
+    def _await_next(self, scope: Scope) -> None:
+        self._open[scope] = Replay(
+            reading=False, deadline=trio.current_time() + PATIENCE, sent=True
+        )
+        if self._changed is None:
+            self._changed = trio.Event()
+            self._start_soon(self._end_in_time)
+        else:
+            self._changed.set()
+
+    def _close(self, scopes: list[Scope]) -> None:
+        """Go on with the live alerts of these, as far as no other replay has them wait."""
+        for scope in scopes:
+            self._open.pop(scope, None)
+        held, self._held, self._held_bytes = self._held, [], 0
+        for alert, owner_id in held:
+            if self._may_watch(alert.stream_id, owner_id):
+                self.deliver(alert, owner_id)
+
+    def _relieve(self) -> None:
+        """Hold less: replays that nobody continues have ended, and one whose page is being read
+        will have another page, with what is thrown away here."""
+        waiting = [scope for scope, each in self._open.items() if not each.reading]
+        if waiting:
+            self._close(waiting)
+            return
+        self._held.clear()
+        self._held_bytes = 0
+        for each in self._open.values():
+            each.cut = True

@@ -28,6 +28,7 @@ from relay.client.events import (
     Unsubscribed,
 )
 from relay.client.messages import Fields, Reply, Unreadable, decode, encode, read, server_error
+from relay.client.receipts import WINDOW, Receipts
 from relay.protocol.messages import now_ms
 from relay.transport.dial import Closed, WebSocket, Wrap, dial, open_background
 
@@ -63,6 +64,7 @@ async def open_client(socket: WebSocket, token: str) -> AsyncIterator[Client]:
     async with open_background() as nursery:
         client = Client(socket)
         nursery.start_soon(client.run)
+        nursery.start_soon(client.receipts.run)
         await client.authenticate(token)
         yield client
 
@@ -77,6 +79,7 @@ class Client:
 
     _socket: WebSocket
     session: Authenticated = field(factory=Authenticated)
+    receipts: Receipts = field(init=False)
     _last_id: int = 0
     _answers: dict[int, trio.MemorySendChannel[Fields | ServerError]] = field(factory=dict)
     _inlet: trio.MemorySendChannel[Event] = field(init=False)
@@ -91,6 +94,7 @@ class Client:
 
     def __attrs_post_init__(self) -> None:
         self._inlet, self._events = trio.open_memory_channel[Event](UNREAD_EVENTS)
+        self.receipts = Receipts(self._socket.send)
 
     async def authenticate(self, token: str) -> Authenticated:
         """Also renews the session of a live connection."""
@@ -116,14 +120,26 @@ class Client:
         )
 
     async def subscribe(
-        self, stream_id: str, *, consumes: Collection[str] = ("video-frame", "alert")
+        self,
+        stream_id: str,
+        *,
+        consumes: Collection[str] = ("video-frame", "alert"),
+        window: int | None = WINDOW,
     ) -> Subscribed:
+        """Watch a stream. So many frames may be under way unacknowledged; this client acknowledges
+        each when it has come. None: as many as all buffers on the way hold."""
+        if window is None:
+            self.receipts.end(stream_id)
+        else:
+            self.receipts.begin(stream_id)
         return await self._request(
-            Subscribed, "subscribe", stream_id=stream_id, consumes=list(consumes)
+            Subscribed, "subscribe", stream_id=stream_id, consumes=list(consumes), window=window
         )
 
     async def unsubscribe(self, stream_id: str) -> Unsubscribed:
-        return await self._request(Unsubscribed, "unsubscribe", stream_id=stream_id)
+        reply = await self._request(Unsubscribed, "unsubscribe", stream_id=stream_id)
+        self.receipts.end(stream_id)
+        return reply
 
     async def alert(
         self,
@@ -236,6 +252,8 @@ class Client:
 
     async def _take(self, message: Event | Reply | None) -> None:
         self._last_error = None
+        if message is not None and not isinstance(message, Reply):
+            self.receipts.take(message)
         if isinstance(message, Reply):
             if isinstance(message.answer, ServerError):
                 self._last_error = message.answer

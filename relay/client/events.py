@@ -51,6 +51,8 @@ class Status:
     status: str
     timestamp: int
     consumers: int | None = None
+    metadata: Mapping[str, Any] | None = None
+    """Of the stream, if it is another one than before."""
 
 
 @frozen

@@ -8,7 +8,7 @@ from itertools import accumulate
 from attrs import define, field, frozen
 
 from relay.protocol.codec import Codec
-from relay.protocol.messages import VideoFrame, VideoFrameEvent
+from relay.protocol.messages import NO_METADATA, VideoFrame, VideoFrameEvent
 from relay.transport import wire
 from relay.transport.link import Buffer
 
@@ -61,18 +61,21 @@ class Frame:
 
     def _encode(self, codec: Codec) -> Buffer | None:
         message, data = self.message, self.message.data
+        metadata = None if message.metadata is NO_METADATA else message.metadata
         if codec is not self.codec:
             content = self.codec.unpack(data)
             if content is None:
                 return None
             data = codec.pack(content)
+            if metadata is not None:
+                metadata = codec.pack(self.codec.read(metadata))
         event = VideoFrameEvent(
             stream_id=self.stream_id,
             seq=self.seq,
             timestamp=self.received_at if message.timestamp is None else message.timestamp,
             received_at=self.received_at,
             keyframe=message.keyframe,
-            metadata=message.metadata,
+            metadata=metadata,
             data=data,
         )
         buffer = bytearray(wire.LONGEST_HEADER)

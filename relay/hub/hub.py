@@ -1,7 +1,8 @@
 """All streams of this relay. Floor 2.
 
-Everything here happens at once, without waiting, but for a publish to a large audience: so there
-are no locks, and no order of events in which a stream is half changed.
+Everything here happens at once, without waiting: there is no order of events in which a stream is
+half changed. Only a publish to a large audience takes turns with others, behind a lock of its own
+stream.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from relay.hub.peer import Peer, Producer
 from relay.hub.stream import Stream
 from relay.metrics import Metrics
 from relay.model import Identity
-from relay.protocol.messages import AlertEvent, Metadata, StreamStatus
+from relay.protocol.messages import AlertEvent, Metadata, StreamStatus, now_ms
 
 
 @define(eq=False)
@@ -36,6 +37,8 @@ class Hub:
     """The ids of live streams, by owner."""
     _departed: Ledger = field(factory=Ledger)
     """Of streams that were forgotten."""
+    _last_epoch: int = 0
+    """Of any stream: epochs grow also where a stream was forgotten and the clock stepped back."""
     _nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -65,7 +68,8 @@ class Hub:
         if stream.live:
             stream.continue_with(producer, metadata)
         else:
-            stream.start(owner_id, producer, metadata)
+            self._last_epoch = max(self._last_epoch + 1, now_ms())
+            stream.start(self._last_epoch, owner_id, producer, metadata)
             self._online.setdefault(owner_id, set()).add(stream_id)
         if before is not None and before is not producer:
             before.superseded()

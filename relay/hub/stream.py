@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import trio
 from attrs import define, field
 
@@ -72,12 +73,14 @@ class Stream:
         Yields to other tasks each time that `SLICE` offers are made.
         """
         for burst in bursts(messages):
-            if self._publishing.locked():
-                # A taken-over producer's last frame is still on its way to the rest.
+            while self.producer is producer and self._publishing.locked():
+                # A taken-over producer's last frame is still on its way to the rest. Whoever
+                # waited may find that the lock was handed on meanwhile.
                 async with self._publishing:
                     pass
             if self.producer is not producer:
                 return
+            # No other task has its turn between here and the first offer.
             await self._offer_to_all(self._accept(burst, producer.codec))
 
     def _accept(self, messages: Sequence[VideoFrame], codec: Codec) -> list[Frame]:
@@ -155,31 +158,33 @@ class Stream:
     def may_see(self, consumer: Consumer) -> bool:
         return policy.may_watch(consumer.identity, self.stream_id, self.owner_id)
 
-    def start(self, owner_id: str, producer: Producer, metadata: Metadata | None) -> None:
+    def start(
+        self, epoch: int, owner_id: str, producer: Producer, metadata: Metadata | None
+    ) -> None:
         """Begin a new life of the stream."""
         self.owner_id, self.metadata = owner_id, metadata
-        self.epoch, self.seq = max(self.epoch + 1, now_ms()), 0
+        self.epoch, self.seq = epoch, 0
         self._told_unencodable = False
         for consumer in self.audience:
             consumer.begin_life()
         self._set_audience(tuple(filter(self._serves, self.watchers)))
         self.producer, self._unbased = producer, True
-        self.set_status(StreamStatus.ONLINE)
+        self.set_status(StreamStatus.ONLINE, metadata)
 
     def continue_with(self, producer: Producer, metadata: Metadata | None) -> None:
-        """Go on with this producer; consumers notice nothing."""
+        """Go on with this producer; consumers notice nothing but metadata that is another."""
         self._unbased = self._unbased or producer is not self.producer
-        self.producer, self.metadata = producer, metadata
+        self.producer, before, self.metadata = producer, self.metadata, metadata
+        if metadata != before:
+            self._tell_watchers({} if metadata is None else metadata)
 
     def end(self) -> None:
         self.producer, self._latest, self._keyframe = None, None, None
         self.set_status(StreamStatus.OFFLINE)
 
-    def set_status(self, status: StreamStatus) -> None:
+    def set_status(self, status: StreamStatus, metadata: Metadata | None = None) -> None:
         self.status = status
-        for consumer in self.watchers:
-            if self.may_see(consumer):
-                consumer.peer.tell(self.status_for(consumer))
+        self._tell_watchers(metadata)
         self.on_status(self)
 
     def ledger(self) -> tuple[Ledger, int]:
@@ -232,6 +237,12 @@ class Stream:
                     consumers=len(self.audience),
                 )
             )
+
+    def _tell_watchers(self, metadata: Metadata | None) -> None:
+        for consumer in self.watchers:
+            if self.may_see(consumer):
+                status = self.status_for(consumer)
+                consumer.peer.tell(msgspec.structs.replace(status, metadata=metadata))
 
     def _welcome(self, consumer: Consumer, frame: Frame) -> None:
         """Offer a frame from before this consumer came."""

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import math
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args
 
 import msgspec
 from attrs import define, frozen
 
 from relay.protocol.messages import (
     AUTH,
+    NO_METADATA,
     STREAM_ID_PATTERN,
     STREAM_ID_RULE,
     Alert,
+    Auth,
     ClientMessage,
     ErrorCode,
     RequestId,
     ServerMessage,
     StreamId,
+    Streams,
     VideoFrame,
 )
 
@@ -36,7 +39,10 @@ LONGEST_EXPLANATION = 300
 """Characters; msgspec repeats an unknown type in full, however long it is."""
 
 LARGEST_BUT_FRAMES = 64 * 1024
-"""Bytes of a message that is no frame: `metadata` is kept, stored, and given to many."""
+"""Bytes of a message that is no frame, and of a frame's `metadata`: it is kept, stored, and given
+to many."""
+
+TYPES = {kind.__struct_config__.tag for kind in get_args(ClientMessage)}
 
 NOT_MATCHING = f"`str` matching regex {STREAM_ID_PATTERN!r}"
 """How msgspec says that a stream id is none."""
@@ -45,16 +51,29 @@ NUL = "\0"
 """The one character that Postgres stores in no text."""
 
 
+ONLY_FRAMES = f"Only a video-frame may be over {LARGEST_BUT_FRAMES} bytes"
+
+LargeMessage = VideoFrame | Streams
+"""What may be large, and what builds nothing however large it is: with a second type in the union
+a message has to say that it is a frame."""
+
+
 @frozen
-class DataKind:
-    """What `data` has to be in an encoding."""
+class Beginnings:
+    """How the fields of a frame that are passed on as they came begin in an encoding."""
 
-    name: str
-    first_bytes: bytes
-    """With one of which it begins."""
+    data_type: str
+    data: bytes
+    """With one of these bytes `data` begins."""
+    object: bytes
+    """And with one of these a `metadata` that is there; else it has to be `null`."""
+    null: bytes
 
 
-JSON_TEXT, MSGPACK_BYTES = DataKind("str", b'"'), DataKind("bytes", b"\xc4\xc5\xc6")
+JSON_BEGINNINGS = Beginnings("str", b'"', b"{", b"n")
+MSGPACK_BEGINNINGS = Beginnings(
+    "bytes", b"\xc4\xc5\xc6", bytes((*range(0x80, 0x90), 0xDE, 0xDF)), b"\xc0"
+)
 
 
 @define(eq=False)
@@ -88,11 +107,14 @@ class Codec(Protocol):
     def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
         """The same from an offset to the end of a buffer, which grows as needed."""
 
-    def pack(self, content: bytes) -> msgspec.Raw:
-        """Bytes as a `data` field."""
+    def pack(self, content: Any) -> msgspec.Raw:
+        """Bytes as a `data` field, or an object as `metadata`."""
 
     def unpack(self, data: msgspec.Raw) -> bytes | None:
         """The bytes in a `data` field; None when it holds none."""
+
+    def read(self, field: msgspec.Raw) -> Any:
+        """What stands in a field; `msgspec.DecodeError` and others when it cannot be read."""
 
 
 @frozen(eq=False)
@@ -102,15 +124,16 @@ class JsonCodec:
     subprotocol: str = "relay.v1.json"
     binary: bool = False
     _decoder: ClassVar[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
+    _large: ClassVar[msgspec.json.Decoder[LargeMessage]] = msgspec.json.Decoder(LargeMessage)
     _encoder: ClassVar[msgspec.json.Encoder] = msgspec.json.Encoder()
 
     def decode(self, payload: bytes) -> ClientMessage:
+        large = len(payload) > LARGEST_BUT_FRAMES
         try:
-            message = self._decoder.decode(payload)
+            message = (self._large if large else self._decoder).decode(payload)
         except UNREADABLE as problem:
             raise _explain(payload, problem, msgspec.json, "JSON") from None
-        _check(message, payload, JSON_TEXT)
-        return message
+        return _checked(message, self, JSON_BEGINNINGS, large=large)
 
     def encode(self, message: ServerMessage) -> bytes:
         return self._encoder.encode(message)
@@ -118,7 +141,7 @@ class JsonCodec:
     def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
         self._encoder.encode_into(message, buffer, offset)
 
-    def pack(self, content: bytes) -> msgspec.Raw:
+    def pack(self, content: Any) -> msgspec.Raw:
         return msgspec.Raw(self._encoder.encode(content))
 
     def unpack(self, data: msgspec.Raw) -> bytes | None:
@@ -126,6 +149,9 @@ class JsonCodec:
             return msgspec.json.decode(data, type=bytes)
         except msgspec.DecodeError:
             return None
+
+    def read(self, field: msgspec.Raw) -> Any:
+        return msgspec.json.decode(field)
 
 
 @frozen(eq=False)
@@ -137,15 +163,16 @@ class MsgpackCodec:
     _decoder: ClassVar[msgspec.msgpack.Decoder[ClientMessage]] = msgspec.msgpack.Decoder(
         ClientMessage
     )
+    _large: ClassVar[msgspec.msgpack.Decoder[LargeMessage]] = msgspec.msgpack.Decoder(LargeMessage)
     _encoder: ClassVar[msgspec.msgpack.Encoder] = msgspec.msgpack.Encoder()
 
     def decode(self, payload: bytes) -> ClientMessage:
+        large = len(payload) > LARGEST_BUT_FRAMES
         try:
-            message = self._decoder.decode(payload)
+            message = (self._large if large else self._decoder).decode(payload)
         except UNREADABLE as problem:
             raise _explain(payload, problem, msgspec.msgpack, "MessagePack") from None
-        _check(message, payload, MSGPACK_BYTES)
-        return message
+        return _checked(message, self, MSGPACK_BEGINNINGS, large=large)
 
     def encode(self, message: ServerMessage) -> bytes:
         return self._encoder.encode(message)
@@ -153,11 +180,14 @@ class MsgpackCodec:
     def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
         self._encoder.encode_into(message, buffer, offset)
 
-    def pack(self, content: bytes) -> msgspec.Raw:
+    def pack(self, content: Any) -> msgspec.Raw:
         return msgspec.Raw(self._encoder.encode(content))
 
     def unpack(self, data: msgspec.Raw) -> bytes | None:
         return msgspec.msgpack.decode(data, type=bytes)
+
+    def read(self, field: msgspec.Raw) -> Any:
+        return msgspec.msgpack.decode(field)
 
 
 JSON = JsonCodec()
@@ -174,20 +204,66 @@ class _Reference(msgspec.Struct, rename="camel"):
     stream_id: Any = None
 
 
-def _check(message: ClientMessage, payload: bytes, data: DataKind) -> None:
-    """What the types do not say; `InvalidMessage`."""
+class _LargeReference(msgspec.Struct, rename="camel"):
+    """The same of a large one, of which nothing is built but what may be named."""
+
+    type: str | None = None
+    id: RequestId = None
+    stream_id: StreamId | None = None
+
+
+class _Type(msgspec.Struct):
+    """What a large message says that it is, whatever else it says."""
+
+    type: str | None = None
+
+
+def _checked(
+    message: ClientMessage, codec: Codec, beginnings: Beginnings, *, large: bool
+) -> ClientMessage:
+    """The message, when what the types do not say is true of it, too; else `InvalidMessage`."""
+    if isinstance(message.id, float) and not math.isfinite(message.id):
+        raise InvalidMessage(
+            ErrorCode.INVALID_MESSAGE,
+            "Invalid message: Number not finite - at `$.id`",
+            stream_id=getattr(message, "stream_id", None),
+            is_auth=isinstance(message, Auth),
+        )
     if isinstance(message, VideoFrame):
-        if memoryview(message.data)[0] not in data.first_bytes:
-            raise _refuse(message, f"Expected `{data.name}` - at `$.data`")
-        metadata = message.metadata
-    elif len(payload) > LARGEST_BUT_FRAMES:
-        raise _refuse(message, f"Only a video-frame may be over {LARGEST_BUT_FRAMES} bytes")
-    else:
-        metadata = getattr(message, "metadata", None)
+        if memoryview(message.data)[0] not in beginnings.data:
+            raise _refuse(message, f"Expected `{beginnings.data_type}` - at `$.data`")
+        if message.metadata is not NO_METADATA:
+            return _check_frame_metadata(message, codec, beginnings)
+        return message
+    if large:
+        raise _refuse(message, ONLY_FRAMES)
+    metadata = getattr(message, "metadata", None)
     if metadata:
         _check_metadata(message, metadata)
     if isinstance(message, Alert):
         _check_storable(message)
+    return message
+
+
+def _check_frame_metadata(frame: VideoFrame, codec: Codec, beginnings: Beginnings) -> VideoFrame:
+    """Look at the metadata before it is passed on as it came, and let go of what that builds."""
+    raw = memoryview(frame.metadata)
+    if raw.nbytes > LARGEST_BUT_FRAMES:
+        raise _refuse(frame, f"Longer than {LARGEST_BUT_FRAMES} bytes - at `$.metadata`")
+    if raw[0] in beginnings.null:
+        return msgspec.structs.replace(frame, metadata=NO_METADATA)
+    if raw[0] not in beginnings.object:
+        raise _refuse(frame, "Expected `object | null` - at `$.metadata`")
+    try:
+        metadata = codec.read(frame.metadata)
+    except msgspec.ValidationError as problem:
+        why = str(problem).partition(" - at ")[0]
+    except UNREADABLE:
+        why = "Cannot be read"
+    else:
+        _check_metadata(frame, metadata)
+        return frame
+    raise _refuse(frame, f"{why} - at `$.metadata`")
 
 
 def _explain(payload: bytes, problem: Exception, format_: ModuleType, name: str) -> InvalidMessage:
@@ -202,14 +278,22 @@ def _explain(payload: bytes, problem: Exception, format_: ModuleType, name: str)
             return InvalidMessage(code, "The message is not UTF-8")
         case _:
             return InvalidMessage(code, "The message nests too deep")
+    large = len(payload) > LARGEST_BUT_FRAMES
+    reference = _Reference()
+    for kind in (_LargeReference, _Type) if large else (_Reference,):
+        try:
+            found = format_.decode(payload, type=kind)
+        except UNREADABLE:
+            continue
+        reference = _Reference(*map(found.__getattribute__, kind.__struct_fields__))
+        break
     if explanation.startswith("Invalid value") and explanation.endswith("`$.type`"):
-        code = ErrorCode.UNKNOWN_MESSAGE_TYPE
+        if large and reference.type in TYPES:
+            explanation = ONLY_FRAMES
+        else:
+            code = ErrorCode.UNKNOWN_MESSAGE_TYPE
     if len(explanation) > LONGEST_EXPLANATION:
         explanation = f"{explanation[:LONGEST_EXPLANATION]}… - at {explanation.rpartition(' ')[2]}"
-    try:
-        reference = format_.decode(payload, type=_Reference)
-    except UNREADABLE:
-        reference = _Reference()
     return InvalidMessage(
         code,
         f"Invalid message: {explanation}",
@@ -220,6 +304,8 @@ def _explain(payload: bytes, problem: Exception, format_: ModuleType, name: str)
 
 
 def _if_valid(value: Any, kind: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:

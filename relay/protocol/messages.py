@@ -31,6 +31,8 @@ SuccessCode = Literal[
     "STREAMS",
 ]
 Metadata = dict[str, Any]
+NO_METADATA = Raw()
+"""Of a frame that has none."""
 
 AUTH = "auth"
 REGISTER = "register"
@@ -111,6 +113,8 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
 class Ack(Request, frozen=True, kw_only=True, tag="ack"):
     stream_id: StreamId
     seq: Annotated[int, Meta(ge=0, le=2**53)]
+    epoch: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    """In which life of the stream; without it, the one that is now."""
 
 
 class AlertsSince(Request, frozen=True, kw_only=True, tag="alerts-since"):
@@ -134,7 +138,8 @@ class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     stream_id: StreamId | None = None
     timestamp: Milliseconds | None = None
     keyframe: bool | None = None
-    metadata: Metadata | None = None
+    metadata: Raw = field(default_factory=lambda: NO_METADATA)
+    """An object, as it came: passed on without being taken apart."""
 
 
 class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
@@ -164,7 +169,7 @@ class VideoFrameEvent(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     """The producer's, or the time of receipt."""
     received_at: int
     keyframe: bool | None = None
-    metadata: Metadata | None = None
+    metadata: Raw | None = None
     data: Raw
     """As it came, where producer and consumer speak the same encoding."""
 
@@ -184,6 +189,8 @@ class Status(Event, frozen=True, kw_only=True, tag="status"):
     """Which life of the stream `seq` counts in; 0 while there is none to see."""
     status: StreamStatus
     consumers: int | None = None
+    metadata: Metadata | None = None
+    """To consumers, when a life begins and when another is registered; `{}` for none any more."""
     timestamp: int = field(default_factory=now_ms)
 
 

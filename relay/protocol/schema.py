@@ -14,6 +14,7 @@ from relay.protocol.messages import ClientMessage, ServerMessage
 
 BASE64 = {"type": "string", "contentEncoding": "base64"}
 NULL = {"type": "null"}
+OBJECT = {"type": "object"}
 
 Schema = dict[str, Any]
 
@@ -29,6 +30,8 @@ def message_schema() -> Schema:
         _as_sent(definitions[name])
     for name in ("VideoFrame", "VideoFrameEvent"):
         definitions[name]["properties"]["data"] = BASE64
+    definitions["VideoFrame"]["properties"]["metadata"] = {"anyOf": [OBJECT, NULL], "default": None}
+    definitions["VideoFrameEvent"]["properties"]["metadata"] = OBJECT
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "relay protocol, version 1, in JSON",

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from attrs import define
+from typing import Protocol
+
+from attrs import define, field
+
+
+class Holder(Protocol):
+    """Who holds bytes that a message is not whole without."""
+
+    borrowed: int
+    """How many; kept by the budget."""
+
+    def lose(self) -> None:
+        """Give all of them back at once: others need the room."""
 
 
 @define(eq=False)
 class Budget:
-    """So many bytes, lent and given back."""
+    """So many bytes, lent as they arrive. When there are more, whoever holds most loses them."""
 
     limit: int
     lent: int = 0
+    _holders: set[Holder] = field(factory=set, repr=False)
 
-    def lend(self, size: int) -> bool:
-        """Take so many bytes; False, and nothing taken, when they are not there."""
-        if self.lent + size > self.limit:
-            return False
+    def lend(self, size: int, holder: Holder) -> None:
+        """Take so many bytes; it may be the holder itself that loses what it has."""
+        holder.borrowed += size
         self.lent += size
-        return True
+        self._holders.add(holder)
+        while self.lent > self.limit:
+            max(self._holders, key=_borrowed).lose()
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, size: int, holder: Holder) -> None:
+        holder.borrowed -= size
         self.lent -= size
+        if not holder.borrowed:
+            self._holders.discard(holder)
+
+
+def _borrowed(holder: Holder) -> int:
+    return holder.borrowed

@@ -28,7 +28,8 @@ class Certificate:
         self.context = self._load()
 
     def reload(self) -> None:
-        """Read the files again; when they are no good, the old certificate stays."""
+        """Read the files again, for connections accepted from now on; when they are no good, the
+        old certificate stays, and the log says why. Raises nothing."""
         try:
             self.context = self._load()
         except ConfigError as problem:
@@ -44,7 +45,7 @@ class Certificate:
         # HTTP/2 would carry a WebSocket past everything that is made for it here.
         context.set_alpn_protocols(["http/1.1"])
         for path in (self.chain, self.key):
-            if not os.access(path, os.R_OK):
+            if not (path.is_file() and os.access(path, os.R_OK)):
                 raise ConfigError(f"TLS: {path} cannot be read")
         try:
             # Never ask at a terminal for the password of an encrypted key.
@@ -53,6 +54,10 @@ class Certificate:
             why = problem.reason or problem
             raise ConfigError(
                 f"TLS: {self.chain} and {self.key} are no certificate and its key: {why}"
+            ) from None
+        except OSError as problem:  # it was there a moment ago
+            raise ConfigError(
+                f"TLS: {self.chain} or {self.key} cannot be read: {problem.strerror}"
             ) from None
         return context
 

@@ -2,10 +2,13 @@
 
 trio-websocket gets to see the control frames only; what carries data never passes through it. A
 frame that is cut is completed in a buffer of its own size, which the caller fills straight from the
-socket.
+socket; of the budget that all connections share it takes what has come.
 """
 
 from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
 
 import msgspec
 from attrs import define, field
@@ -36,6 +39,10 @@ FRAMES_AT_ONCE = 512
 """And so many frames it looks at: of empty ones, one read can bring tens of thousands."""
 
 
+LAZY_ROOM = 1 << 20
+"""Bytes of a cut frame from which on the operating system clears the room for it bit by bit."""
+
+
 class Message(msgspec.Struct, frozen=True):
     """A data message, its fragments joined."""
 
@@ -51,6 +58,8 @@ class Splicer:
     """Bytes; may be changed between messages."""
     budget: Budget | None = None
     """For what is half received, shared with other connections."""
+    on_loss: Callable[[], object] = field(default=lambda: None)
+    """Called when what is half received had to go for the sake of others."""
     at_once: int = MESSAGES_AT_ONCE
     controls: list[bytes] = field(factory=list)
     """Masked control frames, whole, for trio-websocket. Of each kind only the latest stays."""
@@ -58,29 +67,34 @@ class Splicer:
     """The ending that the peer's breach of the protocol asks for."""
     missing: memoryview | None = None
     """While a frame is cut: the place for the bytes that it lacks."""
-    _cut: bytearray | None = None
+    _cut: bytearray | mmap.mmap | None = field(default=None, repr=False)
     _opcode: int = TEXT
-    _fragments: bytearray | None = None
-    _borrowed: int = 0
+    _fragments: bytearray | None = field(default=None, repr=False)
+    borrowed: int = 0
     deaf: bool = False
     """Whether nothing that comes now counts: after a Close or a breach of the protocol."""
 
     def filled(self, count: int) -> Buffer:
         """Say that `count` bytes were put into `missing`; returns the frame once it is whole."""
-        assert self.missing is not None
-        assert self._cut is not None
-        self.missing = self.missing[count:]
-        if self.missing:
+        if self.missing is None or self._cut is None:  # it was lost meanwhile
+            return b""
+        if count < len(self.missing):
+            self.missing = self.missing[count:]
+            self._borrow(count)
             return b""
         whole, self._cut, self.missing = self._cut, None, None
-        self._give_back(len(whole))
-        return whole
+        self._give_back(self.borrowed - len(self._fragments or b""))
+        return memoryview(whole)
 
     def forget(self) -> None:
         """Let go of what is half received; nothing more will come."""
         self.deaf = True
         self._cut = self.missing = self._fragments = None
-        self._give_back(self._borrowed)
+        self._give_back(self.borrowed)
+
+    def lose(self) -> None:
+        self._break(Ending.OVERLOADED)
+        self.on_loss()
 
     def feed(self, data: memoryview) -> tuple[list[Message], memoryview]:
         """Take in bytes; returns the messages that are complete and the bytes not looked at yet."""
@@ -138,11 +152,10 @@ class Splicer:
         return header, header + 4 + length
 
     def _keep(self, data: memoryview, size: int) -> None:
-        if not self._borrow(size):
-            return
-        self._cut = bytearray(size)
+        self._cut = _room_for(size)
         self._cut[: len(data)] = data
         self.missing = memoryview(self._cut)[len(data) :]
+        self._borrow(len(data))
 
     def _take(self, data: memoryview, header: int) -> Message | None:
         """Take one whole frame; returns the message that it completes."""
@@ -156,10 +169,9 @@ class Splicer:
         if not final or opcode == CONTINUATION:
             if self._fragments is None:
                 self._fragments = bytearray()
-            if not final and not self._borrow(len(payload)):
-                return None
             self._fragments += payload
             if not final:
+                self._borrow(len(payload))
                 return None
             self._give_back(len(self._fragments) - len(payload))
             payload, self._fragments = bytes(self._fragments), None
@@ -182,18 +194,21 @@ class Splicer:
         self.fault = ending
         self.forget()
 
-    def _borrow(self, size: int) -> bool:
+    def _borrow(self, size: int) -> None:
         if self.budget is not None:
-            if not self.budget.lend(size):
-                self._break(Ending.OVERLOADED)
-                return False
-            self._borrowed += size
-        return True
+            self.budget.lend(size, self)
 
     def _give_back(self, size: int) -> None:
         if self.budget is not None:
-            self.budget.give_back(size)
-            self._borrowed -= size
+            self.budget.give_back(size, self)
+
+
+def _room_for(size: int) -> bytearray | mmap.mmap:
+    """Zeros. Of a lot of room none is taken from the machine before bytes come to fill it: what a
+    peer announces and does not send costs nothing."""
+    if size < LAZY_ROOM:
+        return bytearray(size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _breach_of_close(payload: bytes) -> Ending | None:

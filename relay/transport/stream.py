@@ -119,7 +119,9 @@ class FrameStream(trio.abc.Stream):
         Call it between `read_head` and the handshake: what follows the head is already spliced.
         """
         # One at a time: the limit that a message lifts counts for the very next one.
-        self._splicer = Splicer(max_message, budget, at_once=1)
+        self._splicer = Splicer(
+            max_message, budget, on_loss=lambda: on_fault(Ending.OVERLOADED), at_once=1
+        )
         self._read_size = FIRST_READS
         self._on_messages, self._on_fault = on_messages, on_fault
         end = self._head.index(b"\r\n\r\n") + 4

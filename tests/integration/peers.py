@@ -17,6 +17,9 @@ from websockets.trio.client import ClientConnection, connect
 
 from tests.integration.relay_process import PATIENCE, RelayProcess
 
+LEAVING = 3.0
+"""Seconds in which a client says goodbye."""
+
 Message = dict[str, Any]
 Close = tuple[int | None, str | None]
 
@@ -108,7 +111,11 @@ async def open_peer(
     if msgpack:
         options["subprotocols"] = ["relay.v1.msgpack"]
     async with connect(url, **{**plain, **options}) as socket:
-        yield Peer(socket)
+        try:
+            yield Peer(socket)
+        finally:
+            # It would wait without end behind messages that the test has not read.
+            socket.nursery.cancel_scope.deadline = trio.current_time() + LEAVING
 
 
 @asynccontextmanager

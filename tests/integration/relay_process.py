@@ -142,7 +142,7 @@ def start_relay(
         stderr = Path(folder) / "stderr"
         with stderr.open("wb") as sink:
             process = subprocess.Popen(
-                [*command, "--bind", bind, *arguments],
+                [*command, "--bind", bind, "--log-format", "console", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=sink,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -29,6 +29,12 @@ def rows_of(accounts: Accounts, user_id: str) -> list[Row]:
         " order by audit_id",
         user_id,
     )
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    with start_relay("--log-format", "json", database_url=database_url) as relay:
+        yield relay
 
 
 def show(accounts: Accounts, *arguments: str) -> str:
@@ -130,7 +136,7 @@ def test_misuse_is_one_line(arguments: tuple[str, ...], accounts: Accounts) -> N
 async def test_what_still_waits_is_written_before_the_end(
     database_url: str, accounts: Accounts
 ) -> None:
-    with start_relay(database_url=database_url) as relay:
+    with start_relay("--log-format", "json", database_url=database_url) as relay:
         async with AsyncExitStack() as stack:
             for token in accounts.sessions(["ann-5"] * 20):
                 await stack.enter_async_context(login(relay, token))
@@ -142,7 +148,7 @@ async def test_what_still_waits_is_written_before_the_end(
 
 
 async def test_without_audit_there_is_the_log_only(database_url: str, accounts: Accounts) -> None:
-    with start_relay("--no-audit", database_url=database_url) as relay:
+    with start_relay("--no-audit", "--log-format", "json", database_url=database_url) as relay:
         async with login(relay, accounts.session("ann-6")):
             await relay.until_logged('"ann-6"')
         assert "audit" not in (await relay.get("/ready")).json()["services"]
@@ -152,7 +158,7 @@ async def test_without_audit_there_is_the_log_only(database_url: str, accounts: 
 async def test_rows_of_a_time_without_postgres_come_later_and_in_order(
     database_url: str, accounts: Accounts, away: Callable[[], Any]
 ) -> None:
-    with start_relay(database_url=database_url) as relay:
+    with start_relay("--log-format", "json", database_url=database_url) as relay:
         async with login(relay, accounts.session("ann-7")) as phone:
             await until(lambda: len(rows_of(accounts, "ann-7")) == 1)
             async with away():
@@ -224,5 +230,6 @@ async def test_prometheus_can_read_the_figures(relay: RelayProcess) -> None:
     assert b'\nrelay_service_state{service="audit",state="running"} 1.0\n' in answer.body
     assert (await relay.get("/metrics", method="HEAD")).body == b""
     assert (await relay.get("/metrics?token=x")).status == 400
-    before = set(Metrics().totals()) | {"streams", "frames_to_consumers"}
+    others = {"profile", "unauthenticated", "streams", "frames_to_consumers"}
+    before = set(Metrics().totals()) | others
     assert set(await relay.stats()) == before

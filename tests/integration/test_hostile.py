@@ -57,7 +57,8 @@ class Bystanders:
 
 @pytest.fixture
 async def bystanders(relay: RelayProcess, accounts: Accounts) -> AsyncIterator[Bystanders]:
-    token, stream_id = accounts.session("ann"), new_stream_id()
+    stream_id = new_stream_id()
+    token = accounts.session(f"owner-of-{stream_id}")  # a user may have so many streams online
     async with login(relay, token) as phone, login(relay, token) as viewer:
         await phone.register(stream_id)
         await viewer.subscribe(stream_id)
@@ -326,6 +327,28 @@ async def test_viewers_that_never_read_cost_no_memory(
             nursery.cancel_scope.cancel()
         assert relay.memory - before < 30 * MIB
     await until_only_bystanders_are_left(relay)
+
+
+async def test_large_messages_that_are_announced_and_never_come_cost_nothing(
+    relay: RelayProcess, bystanders: Bystanders, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session(), new_stream_id()
+    announced = b"\x82\xff" + (16 * MIB - 14).to_bytes(8, "big") + b"mask"
+    async with AsyncExitStack() as stack:
+        phone = await stack.enter_async_context(login(relay, token))
+        viewer = await stack.enter_async_context(login(relay, token))
+        await phone.register(stream_id)
+        await viewer.subscribe(stream_id)
+        before = relay.memory
+        for _ in range(40):  # more than twice what all together may have half sent
+            client = await stack.enter_async_context(open_raw(relay, upgrade=True))
+            await client.authenticate(token)
+            await client.send(announced)
+        for size in (400_000, 5 * MIB):
+            await phone.send_frame(bytes(size))
+            frame = await viewer.receive_type("video-frame")
+            assert len(frame["data"]) > size
+        assert relay.memory - before < 64 * MIB
 
 
 async def test_a_client_that_asks_and_never_reads_the_answers(

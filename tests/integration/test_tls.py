@@ -182,6 +182,17 @@ async def test_a_broken_new_certificate_leaves_the_old_one(
     assert certificate_of(relay, files.trust()) == before
 
 
+async def test_a_directory_in_the_place_of_the_new_certificate_leaves_the_old_one(
+    relay: RelayProcess, files: Files
+) -> None:
+    before = certificate_of(relay, files.trust())
+    files.chain.unlink()
+    files.chain.mkdir()
+    relay.signal(signal.SIGHUP)
+    await relay.until_logged("certificate not reloaded")
+    assert certificate_of(relay, files.trust()) == before
+
+
 async def test_a_restart_is_told_over_tls(
     relay: RelayProcess, files: Files, accounts: Accounts
 ) -> None:

@@ -46,6 +46,8 @@ class Hostile:
         random = self.random
         if random.random() < 0.03:
             return random.choice(ODD)
+        if random.random() < 0.002:
+            return self._large()
         message = self._valid()
         while random.random() < 0.2:
             name = random.choice([*message, "id", "streamId", "metadata", "type", "unknown"])
@@ -149,6 +151,14 @@ class Hostile:
                 return {"type": "video-frame", "data": data, **delta}
             case _:
                 return {"type": "video-frame", "data": data}
+
+    def _large(self) -> Any:
+        """Something of which only a frame may have so much."""
+        size = self.random.choice([66_000, 130_000, 400_000])
+        many = self.random.choice(["x" * size, [[]] * (size // 3), {"a": [{}] * (size // 3)}])
+        message = self._valid()
+        name = self.random.choice(["metadata", "id", "type", "streamId", "data", "unknown"])
+        return {name: many, **message} if self.random.random() < 0.2 else {**message, name: many}
 
     def _nested(self, depth: int) -> Any:
         value: Any = self.random.choice(ODD)

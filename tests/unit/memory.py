@@ -388,7 +388,7 @@ class Owners:
 
 @define(eq=False)
 class Alerts:
-    """Takes alerts and delivers them, as the intake and the dispatch do together."""
+    """Takes alerts and delivers them, as the intake, the table and the dispatch do together."""
 
     owners: Owners
     hub: Hub
@@ -397,6 +397,15 @@ class Alerts:
     answer_delay: float = 0.0
     """Between reading the history and answering."""
     stored: list[StoredAlert] = field(factory=list)
+    lagging: bool = False
+    """Whether nothing is delivered before `catch_up`, as with a dispatch that lags behind."""
+    _position: int = 0
+
+    def catch_up(self) -> None:
+        """Deliver what is stored and was not delivered, in its order."""
+        for alert in self.stored[self._position :]:
+            self._position += 1
+            self.hub.deliver(alert_event(alert), alert.owner_id)
 
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
         await trio.lowlevel.checkpoint()
@@ -420,7 +429,8 @@ class Alerts:
             alert.metadata,
         )
         self.stored.append(stored)
-        self.hub.deliver(alert_event(stored), owner)
+        if not self.lagging:
+            self.catch_up()
         return stored
 
     async def history(

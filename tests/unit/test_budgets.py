@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import pytest
@@ -9,30 +10,61 @@ import trio
 import trio.testing
 
 from relay.closing import Ending
-from tests.unit.memory import SENTRY, Client, Relay
+from tests.unit.hostile import masked_frame
+from tests.unit.memory import BOB, SENTRY, Client, Relay
 
 pytestmark = pytest.mark.mock_clock
 
 LARGE = 1 << 20
 
 
-async def begin_message(client: Client, size: int, *, final: bool = True) -> None:
+async def begin_message(client: Client, size: int, *, sent: int = 1) -> None:
     """Announce a message of so many bytes and send the first of them."""
-    head = bytes((0x81 if final else 0x01, 0xFF)) + struct.pack("!Q", size) + bytes(4)
-    await client.send_bytes(head + b"{")
+    await client.send_bytes(b"\x81\xff" + struct.pack("!Q", size) + bytes(4) + b"{")
+    await client.send_bytes(b" " * (sent - 1))
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_all_half_received_messages_together_are_bounded(relay: Relay) -> None:
-    clients = [await relay.login() for _ in range(3)]
-    await begin_message(clients[0], LARGE)
-    await begin_message(clients[1], LARGE - 1000)
-    assert relay.budget.lent > 2 * LARGE - 2000
-    await begin_message(clients[2], LARGE)
-    error, close = await clients[2].hear_end()
+async def test_what_is_announced_and_not_sent_takes_nothing_from_others(relay: Relay) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer()
+    for _ in range(16):
+        await begin_message(await relay.login(BOB), LARGE)
+    assert relay.budget.lent < 1000
+    await phone.send({"type": "video-frame", "data": "A" * (LARGE - 100)})
+    assert len((await viewer.receive_type("video-frame"))["data"]) == LARGE - 100
+
+
+async def test_who_holds_most_half_received_bytes_goes_when_there_are_too_many(
+    relay: Relay,
+) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer()
+    greedy = [await relay.login(BOB) for _ in range(3)]
+    for client, sent in zip(greedy, (900_000, 950_000, 200_000), strict=True):
+        await begin_message(client, LARGE, sent=sent)
+    half = masked_frame(1, json.dumps({"type": "video-frame", "data": "A" * 65_536}).encode())
+    await phone.send_bytes(half[:40_000])  # with which it is too much
+    await phone.send_bytes(half[40_000:])
+    assert len((await viewer.receive_type("video-frame"))["data"]) == 65_536
+    error, close = await greedy[1].hear_end()
     assert (error["code"], close) == ("MESSAGE_TOO_BIG", (4013, "try again later"))
     assert error["retryAfter"] > 0
-    assert [connection.ending for connection in relay.connections[:2]] == [None, None]
+    endings = [connection.ending for connection in relay.connections]
+    assert endings == [None, None, None, Ending.OVERLOADED, None]
+    await greedy[0].send_bytes(b" " * (LARGE - 900_000))
+    assert (await greedy[0].receive())["code"] == "INVALID_MESSAGE"
+
+
+async def test_who_loses_what_it_holds_may_still_be_sending(relay: Relay) -> None:
+    greedy, other = await relay.login(BOB), await relay.login()
+    relay.budget.limit = 100_000
+    await begin_message(greedy, LARGE, sent=99_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(begin_message, other, 80_000)
+        nursery.start_soon(begin_message, other, 1000)
+        nursery.start_soon(greedy.send_bytes, b" " * 50_000)
+    _, close = await greedy.hear_end()
+    assert close[0] == 4013
+    assert relay.metrics.endings[Ending.INTERNAL_ERROR] == 0
 
 
 async def test_what_was_lent_comes_back_when_a_message_is_whole_or_its_sender_gone(
@@ -40,9 +72,9 @@ async def test_what_was_lent_comes_back_when_a_message_is_whole_or_its_sender_go
 ) -> None:
     clients = [await relay.login() for _ in range(2)]
     for client in clients:
-        await begin_message(client, 100_000)
-    assert relay.budget.lent > 200_000
-    await clients[0].send_bytes(b" " * (100_000 - 1))
+        await begin_message(client, 100_000, sent=50_000)
+    assert 100_000 < relay.budget.lent < 101_000
+    await clients[0].send_bytes(b" " * 50_000)
     clients[1].link.close()
     await trio.testing.wait_all_tasks_blocked()
     assert relay.budget.lent == 0

@@ -31,6 +31,7 @@ from relay.client import (
     Unsubscribed,
 )
 from relay.client.client import UNREAD_EVENTS, open_client
+from relay.client.receipts import WINDOW
 from relay.transport.dial import WebSocket, open_background, open_websocket
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ async def test_requests_say_what_the_protocol_asks_for_and_return_the_reply() ->
         }
         reply, heard = await ask(server, client.subscribe("door"), streamId="door", epoch=7)
         assert reply == Subscribed("door", 7)
-        assert heard["consumes"] == ["video-frame", "alert"]
+        assert (heard["consumes"], heard["window"]) == (["video-frame", "alert"], WINDOW)
         reply, heard = await ask(server, client.unsubscribe("door"), streamId="door")
         assert reply == Unsubscribed("door")
         alert = client.alert("door", "somebody", severity="high", timestamp=5, alert_key="k")
@@ -274,6 +275,51 @@ async def test_a_client_with_too_many_unread_events_stops_reading_and_loses_none
         await trio.testing.wait_all_tasks_blocked()
         numbers = [event.alert_id async for event in client if isinstance(event, Alert)]
         assert numbers == list(range(3 * UNREAD_EVENTS))
+
+
+async def status(server: Server, epoch: int) -> None:
+    await server.say("status", streamId="door", epoch=epoch, status="streaming", timestamp=1)
+
+
+async def test_frames_are_acknowledged_in_the_life_that_they_are_of() -> None:
+    async with open_pair() as (client, server):
+        await ask(server, client.subscribe("door"), streamId="door", epoch=7)
+        for epoch in (7, 9):
+            await status(server, epoch)
+            await server.frame(1)
+            ack = {"type": "ack", "streamId": "door", "seq": 1, "epoch": epoch}
+            assert await server.hear() == ack
+        await server.say("status", streamId="door", epoch=0, status="offline", timestamp=1)
+        await server.frame(2)  # it was under way
+        assert (await server.hear())["epoch"] == 9
+
+
+async def test_only_the_last_of_many_frames_is_acknowledged() -> None:
+    async with open_pair() as (client, server):
+        await ask(server, client.subscribe("door"), streamId="door", epoch=0)
+        for seq in range(1, 20):
+            await server.frame(seq)
+        acks = [await server.hear()]
+        while acks[-1]["seq"] < 19:
+            acks.append(await server.hear())
+        assert "epoch" not in acks[0]  # nothing was said of it
+        assert [ack["seq"] for ack in acks] == sorted({ack["seq"] for ack in acks})
+
+
+async def test_nothing_is_acknowledged_without_a_window() -> None:
+    async with open_pair() as (client, server):
+        _, heard = await ask(
+            server, client.subscribe("door", window=None), streamId="door", epoch=7
+        )
+        assert "window" not in heard
+        await server.frame(1)
+        assert isinstance(await anext(client), Frame)
+        await ask(server, client.subscribe("door", window=3), streamId="door", epoch=7)
+        await ask(server, client.unsubscribe("door"), streamId="door")
+        await server.frame(2)
+        await trio.testing.wait_all_tasks_blocked()
+        _, heard = await ask(server, client.unsubscribe("gate"), streamId="gate")
+        assert heard["type"] == "unsubscribe"
 
 
 async def test_a_request_gets_its_reply_past_frames_that_nobody_takes() -> None:

@@ -166,7 +166,7 @@ def test_every_valid_message_decodes_to_what_it_says(
     message = JSON.decode(as_json(request, ascii_only=ascii_only, spaces=spaces))
     assert type(message) is classes[request.pop("type")]
     decoded = {
-        name: json.loads(bytes(value)) if isinstance(value, msgspec.Raw) else value
+        name: json.loads(bytes(value) or b"null") if isinstance(value, msgspec.Raw) else value
         for name, value in msgspec.structs.asdict(message).items()
     }
     renamed = {field.encode_name: field.name for field in msgspec.structs.fields(message)}
@@ -458,7 +458,7 @@ def test_ids_come_back(request_id: Any) -> None:
         assert problem.request_id == request_id
 
 
-@pytest.mark.parametrize("request_id", [True, [1], {"a": 1}, "x" * 257, "x" * 100_000])
+@pytest.mark.parametrize("request_id", [True, [1], {"a": 1}, "x" * 257, "x" * 60_000])
 def test_what_is_no_id_is_refused_and_does_not_come_back(request_id: Any) -> None:
     problem = refusal(as_json({"type": "register", "id": request_id}))
     assert "`$.id`" in problem.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 from wsproto import events
@@ -268,6 +269,16 @@ async def test_only_unknown_subprotocols_are_refused_with_the_known_ones(relay: 
     assert b"relay.v1.json" in (await client.event()).data
 
 
+async def test_a_refused_subprotocol_is_logged_for_browsers_hide_the_answer(
+    relay: Relay,
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await relay.connect().upgrade(subprotocols=["graphql-ws", "mqtt"])
+    (entry,) = [entry for entry in logs if entry["event"] == "subprotocols refused"]
+    assert entry["offered"] == 2
+    assert "mqtt" not in repr(logs)  # who knows what a client puts there
+
+
 async def test_a_known_subprotocol_among_others_is_chosen(relay: Relay) -> None:
     answer = await relay.connect().upgrade(subprotocols=["graphql-ws", "relay.v1.json"])
     assert isinstance(answer, events.AcceptConnection)
@@ -326,6 +337,21 @@ async def test_the_tenth_invalid_message_in_a_minute_closes(relay: Relay) -> Non
     await client.send("{")
     error, close = await client.hear_end()
     assert error["code"] == "INVALID_MESSAGE"
+    assert close == (1008, "policy")
+
+
+async def test_any_minute_counts_and_not_only_those_that_begin_with_a_mistake(
+    relay: Relay,
+) -> None:
+    client = await relay.login()
+    await client.ask({"type": "nonsense"})
+    await trio.sleep(59)
+    for _ in range(8):
+        await client.ask({"type": "nonsense"})
+    await trio.sleep(2)  # the first one is more than a minute ago
+    await client.ask({"type": "nonsense"})
+    await client.send("{")
+    _, close = await client.hear_end()
     assert close == (1008, "policy")
 
 

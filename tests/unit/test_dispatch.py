@@ -292,3 +292,17 @@ async def test_alerts_whose_commit_went_unheard_are_delivered_all_the_same(desk:
         assert await desk.accept_at_once(new("a")) == ["unavailable"]
         await trio.sleep(1)
         assert desk.delivered == ["a"]
+
+
+async def test_others_have_their_turn_between_two_alerts(desk: Desk) -> None:
+    desk.table.alerts = [StoredAlert(n, "s", "ann", "x", "low", str(n), 0) for n in (1, 2, 3)]
+    desk.dispatch._position = 0
+    counts: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.dispatch.run)
+        await trio.sleep(0.1)  # the table answers then
+        while len(desk.delivered) < 3:
+            counts.append(len(desk.delivered))
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert set(counts) & {1, 2}

@@ -209,6 +209,28 @@ async def test_acks_that_are_doubled_late_or_of_no_frame_change_nothing(relay: R
     assert await rest(viewer) == [4]
 
 
+@pytest.mark.parametrize("names_its_life", [False, True])
+async def test_an_ack_of_an_earlier_life_opens_no_window_of_the_next(
+    relay: Relay, names_its_life: bool
+) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer(window=1)
+    await publish(phone, 1)
+    assert await rest(viewer) == [1]
+    epoch = next(iter(relay.hub._streams.values())).epoch
+    for stream_id in ("other", "front-door"):
+        await phone.ask({"type": "register", "streamId": stream_id})
+    await publish(phone, 2)
+    await trio.testing.wait_all_tasks_blocked()
+    ack = {"type": "ack", "streamId": "front-door", "seq": 1}
+    if names_its_life:
+        ack["epoch"] = epoch
+    await viewer.send(ack)  # which was under way when the new life began
+    assert await rest(viewer) == ([1] if names_its_life else [1, 2])
+    epoch = relay.hub._streams["front-door"].epoch
+    await viewer.send({**ack, "seq": 1, "epoch": epoch})
+    assert await rest(viewer) == ([2] if names_its_life else [])
+
+
 async def test_subscriptions_of_one_connection_take_turns(relay: Relay) -> None:
     phones = [await relay.phone(f"s{index}") for index in range(4)]
     slow = await relay.login(capacity=8192)

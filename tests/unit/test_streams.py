@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -42,8 +43,8 @@ async def test_an_id_is_made_up_when_none_is_given(relay: Relay) -> None:
     first = (await client.ask({"type": "register"}))["streamId"]
     second = (await client.ask({"type": "register"}))["streamId"]
     assert first != second
-    assert first.startswith("stream_")
-    assert len(first) >= len("stream_") + 22  # 128 bits
+    for stream_id in (first, second):
+        assert re.fullmatch(r"stream_[0-9a-f]{32}", stream_id)  # 128 bits, word characters only
 
 
 async def test_the_first_user_owns_an_id(relay: Relay) -> None:
@@ -116,6 +117,46 @@ async def test_metadata_of_the_stream_reaches_subscribers(relay: Relay) -> None:
     viewer = await relay.login()
     reply = await viewer.ask({"type": "subscribe", "streamId": "s", "consumes": ["video-frame"]})
     assert reply["metadata"] == metadata
+
+
+async def test_metadata_reaches_who_subscribed_before_the_stream_was_registered(
+    relay: Relay,
+) -> None:
+    viewer, stranger = await relay.viewer("s"), await relay.viewer("s", BOB)
+    phone = await relay.login()
+    await phone.ask({"type": "register", "streamId": "s", "metadata": {"codec": "h264"}})
+    await phone.send(FRAME)
+    told = [await viewer.receive() for _ in range(3)]
+    assert [each.get("metadata") for each in told] == [{"codec": "h264"}, None, None]
+    assert [each["type"] for each in told] == ["status", "status", "video-frame"]
+    assert await told_nothing(stranger)
+
+
+async def test_metadata_that_changes_is_told_to_who_watches(relay: Relay) -> None:
+    phone = await relay.login()
+    register = {"type": "register", "streamId": "s", "metadata": {"codec": "h264"}}
+    await phone.ask(register)
+    viewer = await relay.viewer("s")
+    await phone.ask(register)
+    for metadata in ({"codec": "av1"}, {"codec": "jpeg", "width": 640}, None):
+        phone = await relay.login()  # takes over
+        await phone.ask({**register, "metadata": metadata})
+        status = await viewer.receive()
+        assert (status["status"], status["metadata"]) == ("online", metadata or {})
+    await phone.send(FRAME)
+    assert "metadata" not in await viewer.receive()
+
+
+async def test_epochs_grow_though_the_stream_was_forgotten_and_the_clock_stepped_back(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = {"type": "register", "streamId": "s"}
+    first = await relay.login()
+    before = (await first.ask(register))["epoch"]
+    await first.ask({**register, "streamId": "t"})
+    assert "s" not in relay.hub._streams
+    monkeypatch.setattr("relay.hub.hub.now_ms", lambda: before - 3_600_000)
+    assert (await first.ask(register))["epoch"] > before
 
 
 async def test_a_strangers_stream_looks_like_one_that_does_not_exist(relay: Relay) -> None:

@@ -24,6 +24,10 @@ def picture(number: int, size: int = 0) -> dict[str, Any]:
     return {"type": "video-frame", "data": "AAAA" * size, "timestamp": number}
 
 
+def message(content: dict[str, Any]) -> bytes:
+    return masked_frame(1, json.dumps(content).encode())
+
+
 async def numbers(viewer: Client, count: int) -> list[int]:
     """The `timestamp` of the next frames, which is how the tests number them."""
     return [(await viewer.receive_type("video-frame"))["timestamp"] for _ in range(count)]
@@ -175,3 +179,25 @@ async def test_registering_the_own_stream_again_changes_its_metadata_only(relay:
     assert [(await viewer.receive_type("video-frame"))["seq"] for _ in range(2)] == [1, 2]
     listed = await viewer.ask({"type": "streams"})
     assert listed["streams"][0]["metadata"] == {"codec": "av1"}
+
+
+async def test_a_phone_that_takes_over_at_the_end_of_a_burst_goes_on(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.hub.stream.SLICE", 1)  # so each viewer gives the others a turn
+    viewer, *others = [await relay.viewer(capacity=1 << 20) for _ in range(12)]
+    for turns in range(100):
+        old, new = await relay.phone(), await relay.login()
+        # Of the three, each waits for the one before to have reached all viewers.
+        await old.send_bytes(b"".join(message(picture(n, 5000)) for n in (1, 2, 3)))
+        await viewer.receive_type("video-frame")
+        for _ in range(turns % 20):
+            await trio.lowlevel.checkpoint()
+        await new.send_bytes(message(REGISTER) + message(picture(4, 4500)))
+        assert await how_it_ended(old) == SUPERSEDED
+        assert (await new.receive())["code"] == "REGISTERED"
+        with trio.fail_after(1):
+            while (await viewer.receive_type("video-frame"))["timestamp"] != 4:
+                pass
+        for other in others:
+            other.link.incoming.get(1 << 20)
