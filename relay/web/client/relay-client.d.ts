@@ -203,7 +203,8 @@ export interface Subscription {
   readonly metadata: Metadata | undefined;
   /** Whether it lasts, or waits for the connection to last on. */
   readonly active: boolean;
-  update(terms: Terms): void;
+  /** Changes the terms. Without `onFrame` (`null`) frames stop, and alerts go on; with it they begin. */
+  update(terms: Terms & { onFrame?: ((frame: Frame) => unknown) | null }): void;
   unsubscribe(): void;
 }
 

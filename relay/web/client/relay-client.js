@@ -401,7 +401,7 @@ class Subscription {
     if (options.onAlert) client._feed(streamId, options.onAlert, options.history);
   }
 
-  /** Changes the terms: policy, maxFps, window. */
+  /** Changes the terms: policy, maxFps, window; and whether there are frames, by `onFrame`. */
   update(options) {
     this._options = { ...this._options, ...options };
     this._terms = termsOf(this._options);

@@ -8,12 +8,17 @@ import net from 'node:net';
  *   end      both sides get an end of file
  *   silence  nothing goes through any more, in either direction, and nobody is told
  *   deaf     nothing goes through in this one direction any more
- * and without a plan it lives.
+ * and without a plan it lives. While `link.away` is set, nobody gets through at all.
  */
 export async function openLink(target, planOf = () => null) {
-  const link = { connections: 0, cuts: 0, bytes: { up: 0, down: 0 }, cut: null };
+  const link = { away: false, connections: 0, cuts: 0, bytes: { up: 0, down: 0 }, cut: null };
   const open = new Set();
   const server = net.createServer((near) => {
+    if (link.away) {
+      near.on('error', () => {});
+      near.resetAndDestroy();
+      return;
+    }
     const plan = planOf(link.connections);
     link.connections += 1;
     const far = net.connect({ host: target.hostname, port: target.port });
