@@ -135,7 +135,7 @@ async def test_a_fast_viewer_loses_nothing_by_its_window_over_a_long_way(
     relay: RelayProcess, accounts: Accounts
 ) -> None:
     token, stream_id = accounts.session(), new_stream_id()
-    sent = 60
+    sent, under_way = 60, 2  # as many as 30 a second are in 60 ms, one way
     async with (
         login(relay, token) as phone,
         open_proxy(relay, delay=0.06, rate=1 << 30) as proxy,  # 120 ms there and back
@@ -143,19 +143,18 @@ async def test_a_fast_viewer_loses_nothing_by_its_window_over_a_long_way(
     ):
         await phone.register(stream_id)
         await viewer.subscribe(stream_id)
-        async with trio.open_nursery() as nursery:
-
-            async def send() -> None:
-                start = trio.current_time()
-                for number in range(sent):
-                    await trio.sleep_until(start + number / 30)
-                    await phone.send_frame(b"a small picture")
-
-            nursery.start_soon(send)
-            seqs: list[int] = []
-            with trio.fail_after(PATIENCE):
-                while len(seqs) < sent:
-                    event = await anext(viewer)
-                    if isinstance(event, Frame):
-                        seqs.append(event.seq)
-    assert seqs == list(range(1, sent + 1))
+        before = (await relay.stats())["frames_to_consumers"]
+        for _ in range(under_way):
+            await phone.send_frame(b"a small picture")
+        with trio.fail_after(PATIENCE):
+            seen = 0
+            while seen < sent:
+                event = await anext(viewer)
+                if isinstance(event, Frame):
+                    for _ in range(seen, min(event.seq, sent - under_way)):
+                        await phone.send_frame(b"a small picture")
+                    seen = event.seq
+        after = (await relay.stats())["frames_to_consumers"]
+    # What the relay left out; the client itself may skip to the newest of those that wait in it.
+    assert after["written"] - before["written"] == sent
+    assert after["dropped"] == before["dropped"]
