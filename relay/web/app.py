@@ -44,6 +44,7 @@ class Reports:
 
 def make_app(reports: Reports, api: Api) -> Starlette:
     """The application that answers plain HTTP requests."""
+
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 

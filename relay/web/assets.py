@@ -11,17 +11,9 @@ from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
-PAGE_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Nothing inline, and nothing from elsewhere."""
 
@@ -32,8 +24,17 @@ MEDIA_TYPES = {
     ".ts": "text/plain; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-PAGE = ("alerts.js", "broadcast.js", "dom.js", "icon.svg", "operate.js", "page.css", "page.js")
-PAGE += ("screen.js", "watch.js")
+PAGE = (
+    "alerts.js",
+    "broadcast.js",
+    "dom.js",
+    "icon.svg",
+    "operate.js",
+    "page.css",
+    "page.js",
+    "screen.js",
+    "watch.js",
+)
 CLIENT = {f"/{name}": f"client/{name}" for name in ("relay-client.js", "relay-client.d.ts")}
 """May be imported by pages from anywhere."""
 FILES = {"/": "page/index.html", **{f"/page/{name}": f"page/{name}" for name in PAGE}, **CLIENT}

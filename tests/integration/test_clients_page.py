@@ -20,9 +20,7 @@ from tests.integration.peers import login, new_stream_id
 from tests.integration.relay_process import PATIENCE, PROJECT, RelayProcess
 
 PAGE = (PROJECT / "docs" / "clients.md").read_text("utf-8")
-BLOCKS = {
-    name: code for name, code in re.findall(r"^```\w+ (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-}
+BLOCKS = dict(re.findall(r"^```\w+ (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 CLIENT = PROJECT / "relay" / "web" / "client"
 
 
@@ -88,7 +86,8 @@ async def run_block(
             yield NodeClient(process)
         finally:
             process.kill()
-            await process.wait()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE):
+                await process.wait()
 
 
 @pytest.mark.parametrize("name", ["watch.mjs", "watch.py", "own.py"])
