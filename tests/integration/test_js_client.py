@@ -20,12 +20,15 @@ from tests.integration.relay_process import RelayProcess, start_relay
 
 TESTS = SCRIPTS / "client"
 DEADLINE = 300.0
-MANY_ALERTS = ("--alert-rate", "1000000/minute")  # the stage of these tests sends 200 a second
+MANY_ALERTS = ("--alert-rate", "1000000/minute")
+"""The stage of these tests sends 200 a second."""
+MANY_STREAMS = ("--max-streams-per-user", "1000")
+"""Phones come and go, and each leaves its stream online for five seconds."""
 
 
 @pytest.fixture(scope="module")
 def relay(database_url: str) -> Iterator[RelayProcess]:
-    with start_relay(*MANY_ALERTS, database_url=database_url) as relay:
+    with start_relay(*MANY_ALERTS, *MANY_STREAMS, database_url=database_url) as relay:
         yield relay
 
 

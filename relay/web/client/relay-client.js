@@ -605,6 +605,7 @@ class Publication {
           this._client._feeds.get(streamId).last = 0; // it is new: there was none before
         }
       }
+      this._client._sendAlerts(link);
       call(this._options.onRegistered, streamId);
     }, (error) => {
       if (link.ended || !this.active) return;
@@ -614,6 +615,7 @@ class Publication {
       }
       this.active = false;
       this._client._publication = null;
+      this._client._sendAlerts(link);
       if (onError) call(onError, error);
       else this._client._emit('problem', error);
     });
@@ -649,7 +651,7 @@ export class RelayClient {
     this._feeds = new Map();
     this._publication = null;
     this._observing = null;
-    this._alerts = new Map();
+    this._alerts = new Set();
     this._session = null;
     this._clockOffset = 0;
     this._link = null;
@@ -764,9 +766,8 @@ export class RelayClient {
     const alertKey = alert.alertKey ?? newKey();
     const message = { timestamp: Date.now(), severity: 'medium', ...alert, type: 'alert', alertKey };
     return new Promise((resolve, reject) => {
-      const waiting = { message, resolve, reject };
-      this._alerts.set(waiting, waiting);
-      if (this._link?.ready) this._sendAlert(this._link, waiting);
+      this._alerts.add({ message, resolve, reject, link: null });
+      if (this._link?.ready) this._sendAlerts(this._link);
     });
   }
 
@@ -858,7 +859,7 @@ export class RelayClient {
     this._publication?._start(link);
     if (this._observing?.listeners.size) this._observe(link);
     for (const subscription of [...this._subscriptions.values()]) subscription._start(link);
-    for (const waiting of [...this._alerts.values()]) this._sendAlert(link, waiting);
+    this._sendAlerts(link);
   }
 
   _learnSession({ userId, sessionId, expiresAt }) {
@@ -937,6 +938,16 @@ export class RelayClient {
     });
   }
 
+  /** Sends what this connection was not given yet. Alerts of a stream wait for its registration. */
+  _sendAlerts(link) {
+    const { streamId, registered } = this._publication ?? { registered: true };
+    for (const waiting of [...this._alerts]) {
+      if (waiting.link === link || (!registered && waiting.message.streamId === streamId)) continue;
+      waiting.link = link;
+      this._sendAlert(link, waiting);
+    }
+  }
+
   _sendAlert(link, waiting) {
     const done = () => this._alerts.delete(waiting);
     link.ask(waiting.message, ({ alertId, streamId }) => {
@@ -1004,7 +1015,7 @@ export class RelayClient {
     this._session = this._lastToken = this._refusedToken = null;
     globalThis.removeEventListener?.('online', this._onOnline);
     globalThis.removeEventListener?.('offline', this._onOffline);
-    for (const { reject } of this._alerts.values()) reject(error);
+    for (const { reject } of this._alerts) reject(error);
     this._alerts.clear();
     for (const subscription of this._subscriptions.values()) subscription.active = false;
     if (this._publication) this._publication.active = false;

@@ -173,7 +173,7 @@ test('streams that may be seen are listed, and each change is told', async (cont
   const find = () => known.find((each) => each.streamId === streamId);
   await Promise.all([viewer.connect(), phone.connect()]);
   const publication = phone.publish({ streamId, metadata: { codec: 'jpeg' } });
-  await until(() => find()?.status === 'online');
+  await until(() => find()?.status === 'online' && publication.registered);
   publication.sendFrame(new Uint8Array(3));
   await until(() => find()?.status === 'streaming');
   phone.close();
@@ -267,6 +267,18 @@ test('a listener that throws disturbs neither the client nor other listeners', a
   await client.connect();
   assert.equal(heard, 2);
   assert.deepEqual(reported, new Array(2).fill('a bug of the application'));
+});
+
+test('an alert for the own stream waits for its registration', async (context) => {
+  const [phone, other] = [open(context), open(context)];
+  const streamId = newStreamId();
+  await phone.connect();
+  other.publish({ streamId: newStreamId() });
+  const publication = phone.publish({ streamId });
+  let registered = false;
+  const accepted = phone.alert({ streamId, message: 'x' }).then(() => { registered = publication.registered; });
+  await accepted;
+  assert.ok(registered);
 });
 
 test('alerts that wait are bounded, and rejected when the client is closed', async () => {
