@@ -259,8 +259,11 @@ test('where nobody listens the pauses grow, and close ends them', async () => {
 test('a listener that throws disturbs neither the client nor other listeners', async (context) => {
   const reported = [];
   globalThis.reportError = (error) => reported.push(error.message);
-  context.after(() => { delete globalThis.reportError; });
-  const client = open(context);
+  const client = makeClient();
+  context.after(() => {
+    client.close();
+    delete globalThis.reportError;
+  });
   let heard = 0;
   client.on('state', () => { throw new Error('a bug of the application'); });
   client.on('state', () => { heard += 1; });
