@@ -197,7 +197,7 @@ class Broadcast {
     this._set.Viewers(state !== 'ready' ? '–' : watched ? 'Watching' : 'None');
     this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
     this._set.Skipped(count(this._publication.skipped));
-    this._set.Rate(bits(this._bytes.perSecond * 8));
+    this._set.Rate(bits(watched ? this._bytes.perSecond * 8 : 0));
   }
 
   _refuse(title, text) {
