@@ -133,6 +133,36 @@ def test_a_revoked_session_shows_what_to_do(
         viewer.expect_state("Connected as ann")
 
 
+def test_a_broadcast_that_another_one_took_over_ends_and_says_so(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    with visit(browser, relay) as older, visit(browser, relay) as newer:
+        for phone in (older, newer):
+            phone.enter(token)
+            phone.broadcast(stream_id)
+            phone.expect_text("Paused: nobody watches")
+        older.expect_text("The broadcast ended")
+        older.expect_text("A newer connection of yours registered this stream")
+        older.expect_state("Connected as ann")
+        newer.expect_text("Paused: nobody watches")
+
+
+def test_who_enters_after_another_does_not_broadcast_for_them(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id = new_stream_id()
+    with visit(browser, relay) as phone:
+        phone.enter(accounts.session("ann"))
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused: nobody watches")
+        phone.page.get_by_role("button", name="Forget token").click()
+        phone.enter(accounts.session("bob"))
+        phone.broadcast(stream_id)
+        phone.expect_text("The relay refused the stream")
+        phone.expect_text("This stream id is taken")
+
+
 def test_a_wrong_token_is_told_and_can_be_mended(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -15,6 +15,7 @@ let current = null;
 
 export function stopBroadcast() {
   current?.stop();
+  current = null; // whoever enters next is somebody else
 }
 
 export function showBroadcast(session, content) {
@@ -129,7 +130,6 @@ class Broadcast {
       if (state === 'closed' && error?.code !== 'CLOSED') {
         this.stop();
         this._refuse('The broadcast ended', `${error.message}.`);
-        this._session.onClosed(error);
       }
       this.refresh();
     });

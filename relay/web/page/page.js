@@ -12,7 +12,6 @@ const $ = (id) => document.getElementById(id);
 const ENDED = {
   SESSION_REVOKED: 'This session was ended: somebody signed out, or the token was revoked. Enter with a new token to go on.',
   AUTH_FAILED: 'The token is wrong, or it has expired. Enter with another one.',
-  SUPERSEDED: 'Another connection of yours took over the stream that was broadcast from here.',
 };
 
 let token = null;
@@ -23,7 +22,7 @@ function enter(given, { keep }) {
   token = given;
   if (keep) sessionStorage.setItem(KEY, given);
   const client = new RelayClient({ url: location.origin, token: () => token });
-  session = { client, token: () => token, onClosed: (error) => end(session, error) };
+  session = { client, token: () => token };
   const mine = session;
   client.on('state', (change) => { if (session === mine) showState(change); });
   client.on('notice', (notice) => { if (session === mine) tell(notice); });
