@@ -9,8 +9,9 @@ that do not read. `logout`: how long a connection outlives its session. `storm`:
 off and come back all at once. `hostile`: what honest streams notice of a flood of guesses (on
 Linux). These two with the limits that are on by default, the others without. `reconnect`: how soon
 the JavaScript client goes on when its network is back, and what it loses over random cuts (with
-Node). The other clients are as plain as can be, so that their own work delays the answers little;
-what it still takes is part of the times.
+Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). The other
+clients are as plain as can be, so that their own work delays the answers little; what it still
+takes is part of the times.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from itertools import islice
 
 import trio
 from crowds import fairness, memory
+from first_picture import page
 from logout import logout
 from reconnection import reconnect
 from sieges import hostile, storm
@@ -116,11 +118,11 @@ async def tls(relay: Target, handshakes: int) -> None:
     print(f"{handshakes} TLS handshakes: {handshakes / seconds:.0f} a second, both ends here")
 
 
-def main() -> None:  # noqa: C901 (one line for each figure)
+def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = (
         *("connections", "video", "tls", "fairness", "memory"),
-        *("logout", "storm", "hostile", "reconnect"),
+        *("logout", "storm", "hostile", "reconnect", "page"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -133,6 +135,7 @@ def main() -> None:  # noqa: C901 (one line for each figure)
     parser.add_argument("--stalled-seconds", type=float, default=60, help="that viewers stall")
     parser.add_argument("--cuts", type=int, default=100, help="after which a return is timed")
     parser.add_argument("--random-cuts", type=int, default=1000, help="of a link, at any byte")
+    parser.add_argument("--visits", type=int, default=7, help="of the page")
     parser.add_argument("--logouts", type=int, default=50)
     parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
     options = parser.parse_args()
@@ -166,6 +169,9 @@ def main() -> None:  # noqa: C901 (one line for each figure)
     if "reconnect" in chosen:
         with running_relay("--alert-rate", "1000000/minute") as relay:
             reconnect(relay, options.cuts, options.random_cuts)
+    if "page" in chosen:
+        with running_relay() as relay:
+            page(relay, options.visits)
     if "hostile" in chosen:
         # All of the honest are one user's.
         with running_relay("--max-connections-per-user", "200", profile="default") as relay:
