@@ -218,7 +218,7 @@ def test_operators_see_figures_and_plots(
         operator.enter(accounts.service("*", operate=True))
         operator.go("Operate")
         row = operator.page.get_by_role("row", name=stream_id)
-        expect(row).to_contain_text("online")
+        expect(row).to_contain_text(re.compile("online|streaming"))
         expect(operator.page.get_by_role("row", name="alert-dispatch")).to_contain_text("running")
         connections = operator.page.get_by_role("img", name="Connections")
         expect(connections.locator("polyline").first).to_have_attribute(
