@@ -184,7 +184,10 @@ class Relay:
     ) -> Relay:
         hub = Hub(metrics, settings.offline_grace)
         registry, vouched = Registry(), Vouched(store.sessions)
-        certain = CertainVerifier(verification.verifier, vouched.complete, registry)
+        guard = Guard.build(settings)
+        certain = CertainVerifier(
+            verification.verifier, vouched.complete, registry, guard.turnstile.turn
+        )
         watch = SessionWatch(
             registry,
             store.sessions,
@@ -192,10 +195,7 @@ class Relay:
             store.changes,
             store.triggers,
             settings.session_poll,
-            forget=lambda change: verification.verifier.forget(
-                user_id=change.id if change.kind == "user" else None,
-                session_id=change.id if change.kind == "session" else None,
-            ),
+            forget=verification.verifier.forget,
         )
         dispatch = AlertDispatch(
             store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
@@ -212,7 +212,8 @@ class Relay:
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
                 **({"audit": audit} if settings.audit else {}),
-            }
+            },
+            dispensable=frozenset({"audit"}),
         )
         timing = Timing(
             auth_timeout=settings.auth_timeout,
@@ -254,7 +255,7 @@ class Relay:
         limited = settings.profile != "load"
         if not limited:
             log.warning("PROFILE LOAD: no rates and no caps; never where strangers can connect")
-        budget, guard = Budget(settings.receive_buffer), Guard.build(settings)
+        budget = Budget(settings.receive_buffer)
         alert_rate = Rate(settings.alert_rate) if limited else None
         exposition = Exposition(metrics, hub, supervisor, audit)
         api = Api(
@@ -278,6 +279,7 @@ class Relay:
             settings.lossless_buffer,
             max_subscriptions=settings.max_subscriptions if limited else None,
             max_streams=settings.max_streams_per_user if limited else None,
+            register_rate=Rate(settings.register_rate) if limited else None,
             alert_rate=alert_rate,
         )
         door = Door(certain, services, timing, budget, http.serve, watch, guard, audit)

@@ -51,9 +51,16 @@ def who(identity: Identity | None) -> Who:
     return Who(user_id=None, session_id=None, service=name)
 
 
+SHORTEST_SECRET = 16
+"""Characters of a part of a token that could be a token itself, as in a signed one."""
+
+
 def unless_token(stream_id: str | None, token: str | None) -> str | None:
     """A stream id, or what hides it: some clients put their fields into the wrong places."""
-    return HIDDEN if stream_id and token and token in stream_id else stream_id
+    if not (stream_id and token):
+        return stream_id
+    part_of_token = len(stream_id) >= SHORTEST_SECRET and stream_id in token
+    return HIDDEN if token in stream_id or part_of_token else stream_id
 
 
 class Table(Protocol):

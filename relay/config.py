@@ -207,6 +207,8 @@ class Settings:
     frame_rate: Rate = _setting("240/second", "Frames of one connection")
     byte_rate: Rate = _setting("33554432/second", "Bytes of one connection's messages")
     alert_rate: Rate = _setting("600/minute", "Alerts of one service, or of one user")
+    register_rate: Rate = _setting("300/minute", "Registrations of one user")
+    renewal_rate: Rate = _setting("60/minute", "Renewals of one user's or service's sessions")
     max_connections: Many = _setting(10_000, "Connections in all")
     max_connections_per_address: Many = _setting(2500, "Connections of one address")
     max_connections_per_user: Many = _setting(100, "Connections of one user")

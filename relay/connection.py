@@ -6,64 +6,32 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Protocol
 
-import msgspec
 import structlog
 import trio
 from attrs import define, field, frozen
 
+from relay.admission import Admission, Refused
 from relay.audit import AuditLog, unless_token, who
 from relay.auth.registry import Live
+from relay.authentication import FIRST_MESSAGE_SIZE, Authentication, Verifier
 from relay.closing import Ending
-from relay.errors import StoreUnavailable
 from relay.expiry import Expiry
 from relay.guard.address import ClientAddress
 from relay.guard.guard import Guard
-from relay.guard.throttle import Excess, Throttle
+from relay.inbox import Inbox
 from relay.metrics import Limit
-from relay.model import Identity, User
-from relay.protocol.codec import CODECS, JSON, Codec, InvalidMessage
-from relay.protocol.messages import (
-    AUTH,
-    Auth,
-    ClientMessage,
-    Error,
-    ErrorCode,
-    Notice,
-    RequestId,
-    ServerMessage,
-    Success,
-    VideoFrame,
-)
+from relay.model import Identity, User, milliseconds
+from relay.protocol.codec import JSON, Codec
+from relay.protocol.messages import Error, Notice, RequestId, ServerMessage
 from relay.session import Services, Session
 from relay.transport import wire
 from relay.transport.budget import Budget
-from relay.transport.head import asks_for_upgrade
 from relay.transport.mailbox import Mailbox
 from relay.transport.outlet import Outlet
 from relay.transport.proxy import NoProxyHeader
-from relay.transport.splice import Message
 from relay.transport.stream import FrameStream, HeadTooBig
-from relay.transport.websocket import (
-    Handshake,
-    close_frame,
-    keep_alive,
-    read_handshake,
-)
+from relay.transport.websocket import close_frame, keep_alive, read_handshake
 
-PATHS = ("/streams/register", "/streams/subscribe")
-ELSEWHERE = f"There is nothing here. WebSockets are at {' and '.join(PATHS)}."
-TOKEN_PARAMETERS = {"token", "access_token", "session_token"}
-NOT_IN_URL = (
-    "A token in the URL ends up in logs and histories. Connect without one and send"
-    ' {"type": "auth", "token": ...} as the first message.'
-)
-FIRST_MESSAGES = 10
-"""So many messages may come before authentication."""
-FIRST_MESSAGE_SIZE = 16 * 1024
-"""Bytes of such a message."""
-INVALID_MESSAGES = 10
-INVALID_WITHIN = 60.0
-"""So many invalid messages in so many seconds end a connection."""
 GOODBYE, ANSWER = 2.0, 1.0
 """Seconds in which the peer can take our goodbye, and of these in which it can answer."""
 
@@ -74,11 +42,6 @@ GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
 """What reading and writing raise when the peer is gone."""
 
 log = structlog.get_logger()
-
-
-class Verifier(Protocol):
-    async def verify(self, token: str) -> Identity | None:
-        """Whose token it is; `StoreUnavailable` when that cannot be told now."""
 
 
 class Watch(Protocol):
@@ -130,32 +93,37 @@ class Connection:
     ending: Ending | None = None
     _ended_by: RequestId = None
     _retry_after: int | None = None
-    address: ClientAddress = field(init=False)
-    """The client's, as far as it is known."""
     codec: Codec = JSON
     outlet: Outlet = field(init=False)
     _mailbox: Mailbox = field(init=False)
     _session: Session | None = None
     _expiry: Expiry = field(init=False)
-    _throttle: Throttle | None = None
+    _admission: Admission = field(init=False)
+    _authentication: Authentication = field(init=False)
+    _inbox: Inbox = field(init=False)
     _upgraded: bool = False
     _in_the_way: bool = False
     """Whether there is no time for the peer to answer our goodbye."""
-    _verifying: Auth | None = None
-    _token: str | None = field(default=None, repr=False)
-    """That it authenticated with: to know it again where it does not belong."""
     _authenticated: trio.Event = field(factory=trio.Event)
     _life: trio.CancelScope = field(factory=trio.CancelScope)
     _nursery: trio.Nursery = field(init=False)
-    _first_messages: int = 0
-    _invalid_at: list[float] = field(factory=list)
-    """When the last invalid messages came, by Trio's clock."""
 
     def __attrs_post_init__(self) -> None:
         self.outlet = self._stream.outlet
         self._mailbox = Mailbox(self.outlet)
         self._expiry = Expiry(lambda: self._door.watch.look(self), self._announce_expiry)
-        self.address = ClientAddress.of_peer(self._stream.link.peer)
+        door, address = self._door, ClientAddress.of_peer(self._stream.link.peer)
+        metrics = door.services.metrics
+        self._admission = Admission(self._stream, door.guard, metrics, self, address)
+        self._authentication = Authentication(
+            self, door.verifier, door.guard, metrics, door.timing.auth_timeout
+        )
+        self._inbox = Inbox(self, self._authentication, metrics)
+
+    @property
+    def address(self) -> ClientAddress:
+        """The client's, as far as it is known."""
+        return self._admission.address
 
     async def run(self, deadline: float) -> None:
         """Serve the peer to the end, which is logged and counted. Never raises.
@@ -196,7 +164,7 @@ class Connection:
 
     def crowded_out(self, limit: Limit) -> None:
         """There are too many connections, and this one has to go."""
-        self._count(limit)
+        self._door.services.metrics.limits_hit[limit] += 1
         self._in_the_way = self._session is None
         if self.ending is None:
             self.end(Ending.TOO_MANY_CONNECTIONS)
@@ -235,7 +203,7 @@ class Connection:
             outcome=outcome,
             reason=reason,
             address=self.address.text,
-            stream_id=unless_token(stream_id, self._token),
+            stream_id=unless_token(stream_id, self._authentication.token),
             connection=self.accepted,
             **who(identity),
         )
@@ -251,50 +219,27 @@ class Connection:
             upgrade = False
             with trio.CancelScope(deadline=deadline) as auth:
                 try:
-                    await self._hear_proxy()
+                    await self._admission.hear_proxy()
                     await self._stream.link.handshake()
-                    upgrade = await self._enter(await self._stream.read_head())
+                    upgrade = await self._admission.enter(await self._stream.read_head())
                     if upgrade:
                         await self._authenticate(nursery)
+                except Refused as refused:
+                    self.end(refused.ending)
                 except (HeadTooBig, NoProxyHeader):
                     self.end(Ending.HANDSHAKE_REFUSED)
                 except GONE:
                     self._lost()
             if auth.cancelled_caught:
                 if self._upgraded:
-                    self._log_auth("unavailable" if self._verifying else "timeout")
-                self._end_late()
+                    self._authentication.run_out()
+                else:
+                    self.end(Ending.HANDSHAKE_TIMEOUT)
             elif upgrade:
                 await self._expiry.run()
                 self.end(self._expired())
             elif self.ending is None:
                 await self._answer_http()
-
-    async def _hear_proxy(self) -> None:
-        """Ask a proxy that speaks PROXY protocol whose connection this is."""
-        if self._door.guard.proxies.owe_header(self.address):
-            client = await self._stream.read_proxy_header()
-            if client is not None:
-                self._come_from(ClientAddress.parse(client))
-
-    async def _enter(self, head: bytes) -> bool:
-        """Come in, with a request for a WebSocket or another; does not return when refused."""
-        guard = self._door.guard
-        await guard.turnstile.turn()
-        self._come_from(guard.proxies.client_behind(self.address, head))
-        upgrade = asks_for_upgrade(head)
-        refusal = guard.judge(self, self.address, head, upgrade=upgrade)
-        if refusal is None:
-            return upgrade
-        self._count(refusal.limit)
-        await self._stream.send_all(refusal.response)
-        self.end(refusal.ending)
-        return await trio.sleep_forever()
-
-    def _come_from(self, address: ClientAddress) -> None:
-        if address != self.address:
-            self.address = address
-            self._door.guard.crowd.move(self, address.key)
 
     async def _answer_http(self) -> None:
         self._stream.on_end = lambda: None
@@ -305,47 +250,17 @@ class Connection:
         self._stream.splice_after_handshake(
             max_message=FIRST_MESSAGE_SIZE,
             budget=self._door.budget,
-            on_messages=self._receive,
+            on_messages=self._inbox.receive,
             on_fault=self.end,
         )
-        handshake = await read_handshake(nursery, self._stream)
-        subprotocol = await self._judge(handshake)
-        await handshake.accept(subprotocol)
+        self.codec = await self._admission.accept(await read_handshake(nursery, self._stream))
         self._upgraded = True
+        self._inbox.open(self.codec)
         self._door.services.metrics.connections += 1
         self._door.services.metrics.connections_accepted += 1
         nursery.start_soon(self._write)
         nursery.start_soon(self._keep_alive)
         await self._authenticated.wait()
-
-    async def _judge(self, handshake: Handshake) -> str | None:
-        """The subprotocol to accept the handshake with; does not return when it is refused."""
-        offered = handshake.subprotocols
-        known = [name for name in offered if name in CODECS]
-        if handshake.path not in PATHS:
-            ending, status, why = Ending.NOT_FOUND, 404, ELSEWHERE
-        elif handshake.query_names & TOKEN_PARAMETERS:
-            ending, status, why = Ending.HANDSHAKE_REFUSED, 400, NOT_IN_URL
-        elif offered and not known:
-            why = f"None of the subprotocols offered is known: {', '.join(CODECS)}"
-            ending, status = Ending.HANDSHAKE_REFUSED, 400
-            log.info("subprotocols refused", offered=len(offered))
-        else:
-            if not known:
-                return None
-            self.codec = CODECS[known[0]]
-            return known[0]
-        await handshake.refuse(status, why)
-        self.end(ending)
-        return await trio.sleep_forever()
-
-    def _end_late(self) -> None:
-        if not self._upgraded:
-            self.end(Ending.HANDSHAKE_TIMEOUT)
-        elif self._verifying is None:
-            self.end(Ending.AUTH_TIMEOUT)
-        else:
-            self.end(Ending.AUTH_UNAVAILABLE, request_id=self._verifying.id)
 
     async def _write(self) -> None:
         self.outlet.stall_timeout = self._door.timing.idle_timeout
@@ -361,218 +276,6 @@ class Connection:
         except GONE:
             self._lost()
 
-    # -- messages
-
-    async def _receive(self, messages: list[Message]) -> None:
-        """Handle messages, each when those before it are done; frames in a row go on together."""
-        if self._throttle is not None:
-            excess = self._throttle.take(messages, trio.current_time())
-            if excess is not None:
-                self._slow_down(excess)
-                return
-        frames: list[VideoFrame] = []
-        for message in messages:
-            request = self._read(message)
-            if isinstance(request, VideoFrame) and self._session is not None:
-                frames.append(request)
-                continue
-            if frames:
-                await self._publish(frames)
-                frames = []
-            if self.ending is not None:
-                return
-            if isinstance(request, InvalidMessage):
-                self._refuse(request)
-            elif request is not None:
-                await self._handle(request)
-        if frames:
-            await self._publish(frames)
-
-    async def _publish(self, frames: list[VideoFrame]) -> None:
-        assert self._session is not None
-        if self._throttle is not None:
-            excess = self._throttle.take_frames(len(frames), trio.current_time())
-            if excess is not None:
-                self._slow_down(excess)
-                return
-        await self._session.publish(frames)
-
-    def _slow_down(self, excess: Excess) -> None:
-        """Drop what is too much, say so now and then, and close when it goes on."""
-        if self._session is not None:
-            self._session.skip_frames()
-        self._count(excess.limit)
-        if excess.goes_on:
-            self.end(Ending.RATE_LIMITED, retry_after=excess.retry_after)
-        elif excess.tell:
-            text = f"Too many {excess.limit} in too short a time; some were dropped"
-            self.tell(
-                Error(code=ErrorCode.RATE_LIMITED, message=text, retry_after=excess.retry_after)
-            )
-
-    def _read(self, message: Message) -> ClientMessage | InvalidMessage | None:
-        """What a message says; None when it is not even looked at."""
-        if self.ending is not None:
-            return None
-        if not self._upgraded:
-            self.end(Ending.PROTOCOL_ERROR)  # nothing may come before our 101
-            return None
-        if self._session is None and not self._allow_first():
-            return None
-        codec = self.codec
-        if (message.opcode == wire.BINARY) != codec.binary:
-            kind = "binary" if codec.binary else "text"
-            text = f"Messages of {codec.subprotocol} are {kind}"
-            return InvalidMessage(ErrorCode.INVALID_MESSAGE, text)
-        try:
-            return codec.decode(message.payload)
-        except InvalidMessage as problem:
-            return problem
-
-    async def _handle(self, request: ClientMessage) -> None:
-        if isinstance(request, Auth):
-            if not self._hold_off(request):
-                await self._verify(request)
-        elif self._session is None:
-            self._require_auth(request.id)
-        else:
-            await self._session.handle(request)
-
-    def _allow_first(self) -> bool:
-        self._first_messages += 1
-        if self._first_messages > FIRST_MESSAGES:
-            self.end(Ending.AUTH_FLOOD)
-        return self.ending is None
-
-    def _refuse(self, problem: InvalidMessage) -> None:
-        if self._session is None and not problem.is_auth:
-            self._require_auth(problem.request_id)
-            return
-        self.tell(
-            Error(
-                code=problem.code,
-                message=problem.message,
-                id=problem.request_id,
-                stream_id=problem.stream_id,
-            )
-        )
-        now = trio.current_time()
-        self._invalid_at = [*self._invalid_at[1 - INVALID_MESSAGES :], now]
-        if len(self._invalid_at) == INVALID_MESSAGES and now - self._invalid_at[0] < INVALID_WITHIN:
-            self.end(Ending.INVALID_MESSAGES)
-
-    def _require_auth(self, request_id: RequestId) -> None:
-        self.tell(
-            Error(code=ErrorCode.AUTH_REQUIRED, message="Must authenticate first", id=request_id)
-        )
-
-    def _hold_off(self, request: Auth) -> bool:
-        """Whether this token is not even looked up, because too many have failed."""
-        attempts = self._door.guard.attempts
-        wait = None if attempts is None else attempts.wait(self.address, request.token)
-        if wait is None:
-            return False
-        self._count(Limit.FAILED_AUTHS)
-        self._log_auth("limited")
-        retry_after = max(1, round(wait * 1000))
-        if self._session is None:
-            self.end(Ending.RATE_LIMITED, request_id=request.id, retry_after=retry_after)
-        else:
-            text = "Too many attempts to authenticate have failed"
-            code = ErrorCode.RATE_LIMITED
-            self.tell(Error(code=code, message=text, id=request.id, retry_after=retry_after))
-        return True
-
-    def _remember(self, request: Auth, *, good: bool) -> None:
-        attempts = self._door.guard.attempts
-        if attempts is not None:
-            note = attempts.succeeded if good else attempts.failed
-            note(self.address, request.token)
-
-    async def _verify(self, request: Auth) -> None:
-        self._verifying = request
-        try:
-            identity = await self._door.verifier.verify(request.token)
-        except StoreUnavailable:
-            self._not_verified(request)
-        else:
-            if self._session is None:
-                await self._door.guard.turnstile.turn()
-            self._remember(request, good=identity is not None)
-            if identity is None:
-                self._log_auth("failed")
-                self.end(Ending.AUTH_FAILED, request_id=request.id)
-            elif self._session is None:
-                self._begin(request, identity)
-            else:
-                self._renew(request, self._session, identity)
-        finally:
-            self._verifying = None
-
-    def _not_verified(self, request: Auth) -> None:
-        self._log_auth("unavailable")
-        if self._session is None:
-            self.end(Ending.AUTH_UNAVAILABLE, request_id=request.id)
-            return
-        goodbye = Ending.AUTH_UNAVAILABLE.value
-        self.tell(
-            Error(
-                code=ErrorCode.AUTH_UNAVAILABLE,
-                message=goodbye.message,
-                id=request.id,
-                retry_after=goodbye.retry_after,
-            )
-        )
-
-    def _begin(self, request: Auth, identity: Identity) -> None:
-        self._log_auth("succeeded", identity=identity)
-        user_id = identity.user_id if isinstance(identity, User) else None
-        if not self._door.guard.crowd.know(self, user_id):
-            self.crowded_out(Limit.CONNECTIONS_OF_USER)
-            return
-        self._throttle = self._door.guard.throttle()
-        self._session = Session(identity, self, self._door.services)
-        self._token = request.token
-        self._door.services.metrics.authenticated += 1
-        self._stream.allow_messages_of(self._door.timing.max_message_size)
-        self._authenticated.set()
-        self._expiry.renew(identity, by_peer=True)
-        self._door.watch.enter(self)
-        self._welcome(request, identity)
-
-    def _renew(self, request: Auth, session: Session, identity: Identity) -> None:
-        if identity.sender != session.identity.sender:
-            self._log_auth("refused", "the connection is another's", identity)
-            self.tell(
-                Error(
-                    code=ErrorCode.UNAUTHORIZED,
-                    message="This connection belongs to somebody else",
-                    id=request.id,
-                )
-            )
-            return
-        self._expiry.renew(identity, by_peer=True)
-        session.become(identity)
-        self._door.watch.enter(self)
-        self._token = request.token
-        self._log_auth("succeeded", "renewal")
-        self._welcome(request, identity)
-
-    def _welcome(self, request: Auth, identity: Identity) -> None:
-        welcome = Success(code="AUTHENTICATED", message="Authentication successful", id=request.id)
-        if isinstance(identity, User):
-            welcome = msgspec.structs.replace(
-                welcome,
-                user_id=identity.user_id,
-                session_id=identity.session_id,
-                expires_at=_milliseconds(identity.expires_at),
-            )
-        self.tell(welcome)
-
-    def _log_auth(self, outcome: str, reason: str = "", identity: Identity | None = None) -> None:
-        self._door.services.metrics.auth_attempts[outcome] += 1
-        self.audit(AUTH, outcome=outcome, reason=reason, identity=identity)
-
     # -- what becomes of the identity
 
     @property
@@ -580,29 +283,53 @@ class Connection:
         assert self._session is not None
         return self._session.identity
 
+    def begin(self, identity: Identity) -> bool:
+        """Open the session of a user or service; False when they have too many connections, and
+        this one has ended."""
+        guard, services = self._door.guard, self._door.services
+        user_id = identity.user_id if isinstance(identity, User) else None
+        if not guard.crowd.know(self, user_id):
+            self.crowded_out(Limit.CONNECTIONS_OF_USER)
+            return False
+        self._session = Session(identity, self, services)
+        self._inbox.serve(self._session, guard.throttle())
+        services.metrics.authenticated += 1
+        self._stream.allow_messages_of(self._door.timing.max_message_size)
+        self._authenticated.set()
+        self._expiry.renew(identity, by_peer=True)
+        self._door.watch.enter(self)
+        return True
+
+    def renew(self, identity: Identity) -> None:
+        """Go on as the same user or service, who has proved it again."""
+        self._go_on(identity, by_peer=True)
+
     def become(self, identity: Identity) -> None:
         """Go on with what is known now of the same session or service."""
         if self._session is not None and self.ending is None:
-            self._expiry.renew(identity, by_peer=False)
-            self._session.become(identity)
-            self._door.watch.enter(self)
+            self._go_on(identity, by_peer=False)
+
+    def _go_on(self, identity: Identity, *, by_peer: bool) -> None:
+        assert self._session is not None
+        self._expiry.renew(identity, by_peer=by_peer)
+        self._session.become(identity)
+        self._door.watch.enter(self)
 
     def revoked(self) -> None:
         """End, since the session or the service's token is no more. Nothing goes out from now on
         but the goodbye."""
         self.end(Ending.SESSION_REVOKED)
+        if self.ending is Ending.SESSION_REVOKED:
+            self._mailbox.clear()
         if self._session is not None:
             self._session.close()
 
     def _announce_expiry(self, expires_at: datetime) -> None:
-        self.tell(Notice(code="SESSION_EXPIRING", expires_at=_milliseconds(expires_at)))
+        self.tell(Notice(code="SESSION_EXPIRING", expires_at=milliseconds(expires_at)))
 
     def _expired(self) -> Ending:
         """What it is when the session is over: cut short, it ended before its time."""
         return Ending.SESSION_REVOKED if self._expiry.cut_short else Ending.SESSION_EXPIRED
-
-    def _count(self, limit: Limit) -> None:
-        self._door.services.metrics.limits_hit[limit] += 1
 
     # -- the end
 
@@ -646,7 +373,3 @@ class Connection:
                     await self._stream.discard_rest()
             except GONE:
                 pass  # the peer did not wait for it
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)

@@ -27,7 +27,7 @@ class Expiry:
     _announce: Callable[[datetime], object]
     """Tells the peer when the session ends; called once for each end that comes near."""
     cut_short: bool = False
-    """Whether the session is to end earlier than it once was, and was not renewed since."""
+    """Whether the end was last moved to an earlier time, and not by the peer."""
     _expires_at: datetime | None = None
     """As last known; None for what does not expire."""
     _scope: trio.CancelScope = field(factory=trio.CancelScope)
@@ -39,8 +39,8 @@ class Expiry:
         earlier = self._expires_at
         if by_peer:
             self.cut_short = False
-        elif earlier is not None and expires_at is not None and expires_at < earlier:
-            self.cut_short = True
+        elif expires_at != earlier:
+            self.cut_short = bool(earlier and expires_at and expires_at < earlier)
         if expires_at != earlier:
             self._expires_at = expires_at
             self._scope.deadline = trio.current_time() + _remaining(identity)

@@ -37,6 +37,8 @@ class Limit(StrEnum):
     FRAMES = "frames"
     BYTES = "bytes"
     ALERTS = "alerts"
+    REGISTRATIONS = "registrations"
+    RENEWALS = "renewals"
     STREAMS_OF_USER = "streams_of_user"
     SUBSCRIPTIONS = "subscriptions"
 

@@ -83,3 +83,8 @@ class StoredAlert:
     metadata: Mapping[str, Any] | None = None
     fresh: bool = field(default=True, eq=False)
     """False when this is an earlier alert with the same `alert_key`."""
+
+
+def milliseconds(moment: datetime) -> int:
+    """Since the Unix epoch, as messages have it."""
+    return int(moment.timestamp() * 1000)

@@ -14,8 +14,10 @@ import trio
 from attrs import define, field, frozen
 
 from relay import policy
-from relay.alerts.intake import AlertIntake, alert_from
+from relay.alert_requests import AlertRequests
+from relay.alerts.intake import AlertIntake
 from relay.alerts.replay import Replays
+from relay.answers import Answers
 from relay.closing import Ending
 from relay.errors import StoreUnavailable
 from relay.guard.rates import Rate
@@ -25,7 +27,7 @@ from relay.hub.stream import Stream
 from relay.hub.terms import Terms
 from relay.metrics import Limit, Metrics
 from relay.model import Identity, User
-from relay.postgres.alerts import AlertTable, History
+from relay.postgres.alerts import AlertTable
 from relay.postgres.streams import StreamOwners
 from relay.protocol.codec import Codec
 from relay.protocol.messages import (
@@ -38,10 +40,8 @@ from relay.protocol.messages import (
     AlertsSince,
     Auth,
     ClientMessage,
-    Error,
     ErrorCode,
     Register,
-    Request,
     RequestId,
     ServerMessage,
     StreamEntry,
@@ -53,9 +53,6 @@ from relay.protocol.messages import (
 )
 from relay.transport.outlet import Outlet
 
-ALERTS_IN_A_PAGE = 100
-STORE_RETRY_AFTER = 2000
-"""Milliseconds."""
 REMINDER = 1.0
 """Seconds between two errors about frames that cannot be taken."""
 
@@ -66,6 +63,7 @@ class Line(Protocol):
     accepted: int
     outlet: Outlet
     codec: Codec
+    ending: Ending | None
 
     def tell(self, message: ServerMessage) -> object: ...
 
@@ -94,6 +92,8 @@ class Services:
     """Of one connection."""
     max_streams: int | None = None
     """Of one user, online at a time."""
+    register_rate: Rate | None = None
+    """Of one user."""
     alert_rate: Rate | None = None
     """Of one sender."""
 
@@ -111,6 +111,8 @@ class Session:
     _consumers: dict[str, tuple[Stream, Consumer]] = field(factory=dict)
     _reminded: float = float("-inf")
     _replays: Replays = field(init=False)
+    _answers: Answers = field(init=False)
+    _alerts: AlertRequests = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._replays = Replays(
@@ -118,6 +120,16 @@ class Session:
             lambda alert: len(self.codec.encode(alert)),
             lambda stream_id, owner_id: policy.may_watch(self.identity, stream_id, owner_id),
             self._line.start_soon,
+        )
+        self._answers = Answers(self._line, self._services.metrics)
+        self._alerts = AlertRequests(
+            lambda: self.identity,
+            self.tell,
+            self._answers,
+            self._replays,
+            self._services.alerts,
+            self._services.history,
+            self._services.alert_rate,
         )
 
     @property
@@ -160,9 +172,9 @@ class Session:
             case Ack():
                 self._acknowledge(message)
             case Alert():
-                await self._alert(message)
+                await self._alerts.store(message)
             case AlertsSince():
-                await self._replay(message)
+                await self._alerts.replay(message)
             case Streams():
                 self._list_streams(message)
             case Auth() | VideoFrame():
@@ -201,24 +213,32 @@ class Session:
     async def _register(self, message: Register) -> None:
         if not policy.may_register(self.identity, None):
             text = "Only users register streams"
-            self._refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
+            self._answers.refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
             return
         assert isinstance(self.identity, User)
         stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
+        rate = self._services.register_rate
+        wait = None if rate is None else rate.hit(self.identity.sender)
+        if wait is not None:
+            self._answers.refuse_for_rate(message, Limit.REGISTRATIONS, wait, stream_id)
+            return
         if self._has_too_many_streams(message, stream_id, self.identity.user_id):
             return
         try:
             owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
         except StoreUnavailable:
             self._line.audit(REGISTER, outcome="unavailable", stream_id=stream_id)
-            self._refuse_for_store(message)
+            self._answers.refuse_for_store(message)
             return
+        if self._line.ending is None:  # it may have ended in the very moment of the answer
+            self._claimed(message, stream_id, owner_id)
+
+    def _claimed(self, message: Register, stream_id: str, owner_id: str) -> None:
         if not policy.may_register(self.identity, owner_id):
-            self._refuse(message, ErrorCode.UNAUTHORIZED, "This stream id is taken", stream_id)
-            return
-        if self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
-            return
-        self._produce(message, stream_id, owner_id)
+            text = "This stream id is taken"
+            self._answers.refuse(message, ErrorCode.UNAUTHORIZED, text, stream_id)
+        elif not self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
+            self._produce(message, stream_id, owner_id)
 
     def _has_too_many_streams(self, message: Register, stream_id: str, user_id: str) -> bool:
         most, replaced = self._services.max_streams, self._produced
@@ -229,7 +249,7 @@ class Session:
         retry_after = Ending.TOO_MANY_CONNECTIONS.value.retry_after
         text = f"A user may have {most} streams online"
         code = ErrorCode.TOO_MANY_CONNECTIONS
-        self._refuse(message, code, text, stream_id, retry_after=retry_after)
+        self._answers.refuse(message, code, text, stream_id, retry_after=retry_after)
         return True
 
     def _produce(self, message: Register, stream_id: str, owner_id: str) -> None:
@@ -268,7 +288,7 @@ class Session:
         if before is None and most is not None and len(self._consumers) >= most:
             self._services.metrics.limits_hit[Limit.SUBSCRIPTIONS] += 1
             text = f"A connection may have {most} subscriptions"
-            self._refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
+            self._answers.refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
             return
         consumer = Consumer(
             stream_id=stream_id,
@@ -311,7 +331,7 @@ class Session:
             )
         else:
             text = "There is no subscription to this stream"
-            self._refuse(message, ErrorCode.INVALID_MESSAGE, text, message.stream_id)
+            self._answers.refuse(message, ErrorCode.INVALID_MESSAGE, text, message.stream_id)
 
     def _leave(self, stream_id: str) -> bool:
         subscribed = self._consumers.pop(stream_id, None)
@@ -334,113 +354,12 @@ class Session:
         ]
         self.tell(Success(code="STREAMS", message="Streams", id=message.id, streams=streams))
 
-    async def _replay(self, message: AlertsSince) -> None:
-        scope = message.stream_id
-        self._replays.begin(scope)
-        try:
-            page = await self._read_page(message)
-        except StoreUnavailable:
-            self._replays.fail(scope)
-            self._refuse_for_store(message, scope)
-            return
-        if page is None:
-            self._replays.refuse(scope)
-            text = "Invalid message: there is no such alert - at `$.after`"
-            self._refuse(message, ErrorCode.INVALID_MESSAGE, text, scope)
-            return
-        more = self._replays.send_page(scope, page, message.after or 0)
-        self.tell(
-            Success(
-                code="ALERTS_REPLAYED",
-                message="Alerts replayed",
-                id=message.id,
-                stream_id=scope,
-                more=more,
-            )
-        )
-
-    async def _read_page(self, message: AlertsSince) -> History | None:
-        """A page by what may be seen when it has been read, which may take a while."""
-        while True:
-            reader = self.identity
-            page = await self._services.history.history(
-                reader,
-                stream_id=message.stream_id,
-                after=message.after,
-                last=message.last,
-                limit=message.limit or ALERTS_IN_A_PAGE,
-            )
-            if reader is self.identity:
-                return page
-
-    async def _alert(self, message: Alert) -> None:
-        refused = "You may not send alerts for this stream"
-        rate = self._services.alert_rate
-        wait = None if rate is None else rate.hit(self.identity.sender)
-        if wait is not None:
-            self._services.metrics.limits_hit[Limit.ALERTS] += 1
-            text = "Too many alerts in too short a time"
-            retry_after = max(1, round(wait * 1000))
-            code = ErrorCode.RATE_LIMITED
-            self._refuse(message, code, text, message.stream_id, retry_after=retry_after)
-            return
-        try:
-            stored = await self._services.alerts.accept(alert_from(self.identity, message))
-        except StoreUnavailable:
-            self._refuse_for_store(message, message.stream_id)
-            return
-        if stored is None:
-            self._refuse(message, ErrorCode.UNAUTHORIZED, refused, message.stream_id)
-            return
-        self.tell(
-            Success(
-                code="ALERT_ACCEPTED",
-                message="Alert accepted",
-                id=message.id,
-                stream_id=stored.stream_id,
-                alert_id=stored.alert_id,
-            )
-        )
-
-    def _refuse(
-        self,
-        request: Request,
-        code: ErrorCode,
-        text: str,
-        stream_id: str | None = None,
-        *,
-        retry_after: int | None = None,
-    ) -> None:
-        if code is ErrorCode.UNAUTHORIZED or isinstance(request, Register):
-            what = str(request.__struct_config__.tag)
-            self._line.audit(what, outcome="refused", reason=text, stream_id=stream_id)
-        self.tell(
-            Error(
-                code=code,
-                message=text,
-                id=request.id,
-                stream_id=stream_id,
-                retry_after=retry_after,
-            )
-        )
-
-    def _refuse_for_store(self, request: Request, stream_id: str | None = None) -> None:
-        self.tell(
-            Error(
-                code=ErrorCode.STORE_UNAVAILABLE,
-                message="The database cannot be asked now; try again later",
-                id=request.id,
-                stream_id=stream_id,
-                retry_after=STORE_RETRY_AFTER,
-            )
-        )
-
     def _remind(self, frame: VideoFrame, code: ErrorCode, text: str) -> None:
         """Refuse a frame, at most once a second however many come."""
         now = trio.current_time()
         if now - self._reminded >= REMINDER:
             self._reminded = now
-            self._refuse(frame, code, text, frame.stream_id)
+            self._answers.refuse(frame, code, text, frame.stream_id)
 
 
 def _wants(kind: str, consumes: Collection[str] | None, *, default: bool = False) -> bool:

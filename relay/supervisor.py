@@ -44,6 +44,8 @@ class Supervisor:
     """The nursery of the services."""
 
     _given: Mapping[str, Service]
+    _dispensable: frozenset[str] = frozenset()
+    """The names of those without which there is traffic all the same."""
     services: dict[str, Supervised] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -51,7 +53,11 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        return all(each.state is State.RUNNING for each in self.services.values())
+        return all(
+            each.state is State.RUNNING
+            for name, each in self.services.items()
+            if name not in self._dispensable
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep all services running until cancelled."""

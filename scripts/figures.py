@@ -173,8 +173,9 @@ def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
         with running_relay() as relay:
             page(relay, options.visits)
     if "hostile" in chosen:
-        # All of the honest are one user's.
-        with running_relay("--max-connections-per-user", "200", profile="default") as relay:
+        # All of the honest are one user's, and its viewers answer no pings.
+        flags = ("--max-connections-per-user", "200", "--idle-timeout", "3600")
+        with running_relay(*flags, profile="default") as relay:
             trio.run(hostile, relay, options.seconds)
 
 

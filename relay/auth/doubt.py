@@ -28,6 +28,8 @@ class CertainVerifier:
     _complete: Callable[[Identity], Awaitable[Identity | None]]
     """Adds what a verifier does not know; None for who must not get in."""
     _registry: Registry
+    _turn: Callable[[], Awaitable[object]]
+    """Waited for before it is seen whether the answer still holds: nothing may wait after that."""
 
     async def verify(self, token: str) -> Identity | None:
         """Whose token it is; None for one that is unknown or expired. `StoreUnavailable`."""
@@ -36,5 +38,6 @@ class CertainVerifier:
             identity = await self._verifier.verify(token)
             if identity is not None:
                 identity = await self._complete(identity)
+            await self._turn()
             if identity is None or self._registry.still_holds(identity, before):
                 return identity

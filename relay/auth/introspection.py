@@ -82,8 +82,10 @@ class Introspection:
         return known.user
 
     def forget(self, *, user_id: str | None = None, session_id: str | None = None) -> None:
-        """Ask anew about the tokens of this user, or of this session."""
+        """Ask anew about the tokens of this user, or of this session; of neither, about all."""
         self._good.forget(user_id=user_id, session_id=session_id)
+        if user_id is None and session_id is None:
+            self._wrong.forget()
 
     def _recall(self, key: bytes) -> Remembered | None:
         return self._good.recall(key) or self._wrong.recall(key)

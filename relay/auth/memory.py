@@ -53,8 +53,11 @@ class Memory:
             self._answers.popitem(last=False)
 
     def forget(self, *, user_id: str | None = None, session_id: str | None = None) -> None:
-        """What is known of this user, or of this session."""
+        """What is known of this user, or of this session; of neither, everything."""
         self.changes += 1
+        if user_id is None and session_id is None:
+            self._answers.clear()
+            return
         for digest, answer in list(self._answers.items()):
             user = answer.user
             if user is not None and (user.user_id == user_id or user.session_id == session_id):

@@ -16,6 +16,7 @@ from relay.auth.introspection import Introspection
 from relay.auth.way import Claim, Way
 from relay.metrics import Metrics
 from relay.model import Identity
+from relay.postgres.changes import Change
 
 
 @define(eq=False)
@@ -40,10 +41,14 @@ class Verifier:
         self._metrics.verification_time.observe(trio.current_time() - asked)
         return identity
 
-    def forget(self, *, user_id: str | None = None, session_id: str | None = None) -> None:
-        """Ask anew about the tokens of this user, or of this session, from now on."""
-        if self._introspection is not None:
-            self._introspection.forget(user_id=user_id, session_id=session_id)
+    def forget(self, change: Change) -> None:
+        """Ask anew about the tokens of whom a change concerns, from now on."""
+        if self._introspection is None or change.kind == "service":  # that is none of its tokens
+            return
+        self._introspection.forget(
+            user_id=change.id if change.kind == "user" else None,
+            session_id=change.id if change.kind == "session" else None,
+        )
 
     async def _ask(self, token: str) -> Identity | None:
         for way in self._ways:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from urllib.parse import unquote
 
 import structlog
 from attrs import define, field
@@ -39,11 +40,12 @@ class Attempts:
     def __attrs_post_init__(self) -> None:
         self.banned = Marks(self.ban_time)
 
-    def wait(self, address: ClientAddress, token: str) -> float | None:
-        """Seconds to wait before this token is looked up; None for none."""
+    def wait(self, address: ClientAddress | None, token: str) -> float | None:
+        """Seconds to wait before this token is looked up; None for none. Without an address only
+        the token counts."""
         name = self._name(token)
         wait = self.banned.left(name)
-        if wait is None and self.known_good.left(name) is None:
+        if wait is None and address is not None and self.known_good.left(name) is None:
             wait = self.banned.left(address.key)
         return wait
 
@@ -71,7 +73,10 @@ class Attempts:
         return True
 
     def _name(self, token: str) -> str:
-        """What a token is remembered by; it tells nothing to who does not know the secret."""
-        return hashlib.blake2b(
-            token.encode("utf-8", "surrogatepass"), digest_size=16, key=self._secret
-        ).hexdigest()
+        """What a token is remembered by; it tells nothing to who does not know the secret.
+
+        A signed cookie may come URL-encoded, in more spellings than the tables have room for: all
+        of them are one.
+        """
+        plain = unquote(token).encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(plain, digest_size=16, key=self._secret).hexdigest()

@@ -63,9 +63,14 @@ class _Strangers:
         if not members:
             del self._members[address]
 
-    def oldest_of_most(self) -> Member:
-        address = next(iter(self._by_number[self._most]))
-        return next(iter(self._members[address]))
+    def oldest_of(self, address: str) -> Member | None:
+        return next(iter(self._members.get(address, ())), None)
+
+    def oldest_of_most(self) -> Member | None:
+        """The oldest of an address that none has more of."""
+        if not self._most:
+            return None
+        return self.oldest_of(next(iter(self._by_number[self._most])))
 
     def _recount(self, address: str, before: int, after: int) -> None:
         if before:
@@ -88,6 +93,8 @@ class Crowd:
     """Those that are not authenticated yet."""
     _admitted: dict[Member, str] = field(factory=dict)
     """Those that were let through the door, and their addresses."""
+    _waiting: _Strangers = field(factory=_Strangers)
+    """Those of them that are not authenticated yet."""
     _by_address: Counter[str] = field(factory=Counter)
     _by_user: dict[str, dict[Member, None]] = field(factory=dict)
     _users: dict[Member, str] = field(factory=dict)
@@ -104,6 +111,7 @@ class Crowd:
         self._strangers.add(member, address)
         if self.caps is not None and len(self._strangers) > self.caps.unauthenticated:
             loser = self._strangers.oldest_of_most()
+            assert loser is not None
             self._strangers.discard(loser)
             loser.crowded_out(Limit.UNAUTHENTICATED)
 
@@ -114,20 +122,37 @@ class Crowd:
             self._strangers.add(member, address)
 
     def admit(self, member: Member, address: str) -> Limit | None:
-        """Let a WebSocket through, or say what there is too much of."""
+        """Let a WebSocket through, or say what there is too much of.
+
+        Who is not authenticated keeps no place from a newcomer: the oldest of them makes room.
+        """
         if self.caps is not None:
-            if len(self._admitted) >= self.caps.connections:
-                return Limit.CONNECTIONS
             if self._by_address[address] >= self.caps.per_address:
-                return Limit.CONNECTIONS_OF_ADDRESS
+                limit = Limit.CONNECTIONS_OF_ADDRESS
+                if not self._make_room(self._waiting.oldest_of(address), limit):
+                    return limit
+            if len(self._admitted) >= self.caps.connections:
+                limit = Limit.CONNECTIONS
+                if not self._make_room(self._waiting.oldest_of_most(), limit):
+                    return limit
         self._admitted[member] = address
         self._by_address[address] += 1
+        if member in self._strangers:
+            self._waiting.add(member, address)
         return None
+
+    def _make_room(self, loser: Member | None, limit: Limit) -> bool:
+        if loser is None:
+            return False
+        self._dismiss(loser)  # it stays a stranger until it has gone
+        loser.crowded_out(limit)
+        return True
 
     def know(self, member: Member, user: str | None) -> bool:
         """A connection is authenticated, as this user or as no user; False when there are too many
         of the user and this one is not to stay."""
         self._strangers.discard(member)
+        self._waiting.discard(member)
         if user is None or self.caps is None:
             return True
         own = self._by_user.setdefault(user, {})
@@ -144,12 +169,17 @@ class Crowd:
 
     def leave(self, member: Member) -> None:
         self._strangers.discard(member)
+        self._dismiss(member)
+        self._forget_user(member)
+
+    def _dismiss(self, member: Member) -> None:
+        """Take back a place behind the door."""
+        self._waiting.discard(member)
         address = self._admitted.pop(member, None)
         if address is not None:
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
-        self._forget_user(member)
 
     def _forget_user(self, member: Member) -> None:
         user = self._users.pop(member, None)

@@ -38,6 +38,8 @@ class Guard:
     arrivals: Rate | None = None
     """New connections of an address."""
     attempts: Attempts | None = None
+    renewals: Rate | None = None
+    """Of a user or service."""
     allowance: Allowance | None = None
     """Of each connection."""
 
@@ -70,6 +72,7 @@ class Guard:
                 Rate(settings.failed_token_rate),
                 settings.ban_time,
             ),
+            renewals=Rate(settings.renewal_rate),
             allowance=Allowance(settings.message_rate, settings.frame_rate, settings.byte_rate),
         )
 

@@ -89,11 +89,18 @@ async def dial(
     `receive_buffer` sets SO_RCVBUF, in bytes, before connecting, so that the kernel announces a
     window no larger. `wrap` may put a stream of its own around the TCP stream.
     """
-    address = _parse(url)
-    stream: trio.abc.Stream = await _connect(address, receive_buffer)
-    resource = urlunsplit(("", "", address.path or "/", address.query, ""))
-    async with open_websocket(wrap(stream) if wrap else stream, address.netloc, resource) as socket:
+    stream, host, resource = await open_stream(url, receive_buffer=receive_buffer)
+    async with open_websocket(wrap(stream) if wrap else stream, host, resource) as socket:
         yield socket
+
+
+async def open_stream(
+    url: str, *, receive_buffer: int | None = None
+) -> tuple[trio.abc.Stream, str, str]:
+    """Connect to where a URL points; the stream, the host and the resource. `DialFailed`."""
+    address = _parse(url)
+    stream = await _connect(address, receive_buffer)
+    return stream, address.netloc, urlunsplit(("", "", address.path or "/", address.query, ""))
 
 
 @asynccontextmanager

@@ -19,9 +19,10 @@ def asks_for_upgrade(head: bytes) -> bool:
 
 def header_values(head: bytes, name: str) -> list[str]:
     """The values of all headers with this name, in order."""
-    pattern = rb"^%s[ \t]*:[ \t]*(.*?)[ \t]*\r?$" % re.escape(name.encode())
+    # Nothing here may walk back over what it has read: that takes seconds for a line of blanks.
+    pattern = rb"^%s[ \t]*:(.*)$" % re.escape(name.encode())
     found = re.findall(pattern, head, re.IGNORECASE | re.MULTILINE)
-    return [value.decode("latin-1") for value in found]
+    return [value.strip(b" \t\r").decode("latin-1") for value in found]
 
 
 def refusal(status: int, code: str, message: str, *, retry_after: int | None = None) -> bytes:

@@ -46,5 +46,10 @@ class Mailbox:
         self._bytes -= len(frame)
         return frame
 
+    def clear(self) -> None:
+        """Throw away what waits."""
+        while self.take() is not None:
+            pass
+
     def waiting(self) -> bool:
         return self._count > 0

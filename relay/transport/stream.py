@@ -94,15 +94,15 @@ class FrameStream(trio.abc.Stream):
         """The request head up to its blank line, to be read again by whoever serves the request.
 
         Raises `trio.EndOfChannel` when the bytes end first, `HeadTooBig` when the line does not
-        come.
+        come within it.
         """
-        while (end := self._head.find(b"\r\n\r\n")) < 0:
-            if len(self._head) > MAX_HEAD:
-                raise HeadTooBig
+        while (end := self._head.find(b"\r\n\r\n")) < 0 and len(self._head) <= MAX_HEAD:
             count = await self._receive(_scratch[:MAX_HEAD])
             if count == 0:
                 raise trio.EndOfChannel
             self._head += _scratch[:count]
+        if end < 0 or end + 4 > MAX_HEAD:
+            raise HeadTooBig
         return self._head[: end + 4]
 
     def splice_after_handshake(

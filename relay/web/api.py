@@ -22,8 +22,8 @@ from relay import policy
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake, alert_from
 from relay.audit import AuditLog, unless_token, who
+from relay.authentication import Verifier
 from relay.closing import Ending
-from relay.connection import Verifier
 from relay.errors import StoreUnavailable
 from relay.guard.address import ClientAddress
 from relay.guard.attempts import Attempts
@@ -35,6 +35,8 @@ from relay.postgres.alerts import AlertTable
 from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
 from relay.protocol.messages import ALERT, AUTH, Alert, ErrorCode, StreamEntry, StreamId, Success
 
+BODY_PATIENCE = 10.0
+"""Seconds for the body of a request."""
 RETRY_AFTER = {"Retry-After": "2"}
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
@@ -98,9 +100,13 @@ class Api:
 
     async def raise_alert(self, request: Request) -> Response:
         """`POST /alerts`: the body and the reply are those of the message."""
-        identity = await self._authenticate(request)
+        await self._authenticate(request)  # for strangers we hold nothing
+        body = await _body(request)
+        identity = await self._authenticate(
+            request, again=True
+        )  # a slow body may outlive its token
         try:
-            message = _alert_in(await _body(request))
+            message = _alert_in(body)
         except InvalidMessage as problem:
             raise Refusal(400, problem.code, problem.message) from None
         self._count_alert(identity)
@@ -136,7 +142,7 @@ class Api:
             self._metrics.limits_hit[Limit.ALERTS] += 1
             raise _too_many("Too many alerts in too short a time", wait)
 
-    async def _authenticate(self, request: Request) -> Identity:
+    async def _authenticate(self, request: Request, *, again: bool = False) -> Identity:
         token = _token_of(request)
         if not token:
             text = "Send a token in the header: Authorization: Bearer TOKEN"
@@ -163,7 +169,8 @@ class Api:
             self._record_auth(request, "failed")
             failed = Ending.AUTH_FAILED.value
             raise Refusal(401, ErrorCode.AUTH_FAILED, failed.message, CHALLENGE)
-        self._record_auth(request, "succeeded", identity)
+        if not again:
+            self._record_auth(request, "succeeded", identity)
         return identity
 
     def _record_auth(
@@ -210,11 +217,16 @@ def _token_of(request: Request) -> str:
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_BUT_FRAMES:
-            text = f"An alert has at most {LARGEST_BUT_FRAMES} bytes"
-            raise Refusal(413, ErrorCode.MESSAGE_TOO_BIG, text)
+    try:
+        with trio.fail_after(BODY_PATIENCE):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LARGEST_BUT_FRAMES:
+                    text = f"An alert has at most {LARGEST_BUT_FRAMES} bytes"
+                    raise Refusal(413, ErrorCode.MESSAGE_TOO_BIG, text)
+    except trio.TooSlowError:
+        text = f"The body did not come within {BODY_PATIENCE:g} seconds"
+        raise Refusal(408, ErrorCode.INVALID_MESSAGE, text) from None
     return bytes(body)
 
 

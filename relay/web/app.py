@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from relay.connection import NOT_IN_URL, TOKEN_PARAMETERS
+from relay.admission import NOT_IN_URL, TOKEN_PARAMETERS
 from relay.protocol.messages import ErrorCode
 from relay.web.api import Api, Refusal
 from relay.web.assets import load_assets

@@ -23,10 +23,14 @@ DEADLINE = 30.0
 """Seconds for one request and its answer."""
 
 _HTTP2 = re.compile(rb"\APRI |^upgrade\s*:\s*h2c", re.IGNORECASE | re.MULTILINE)
-"""Hypercorn would change over to HTTP/2, with many requests on one connection."""
 _HTTP1_ONLY = (
     b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
+
+
+def asks_for_http2(head: bytes) -> bool:
+    """Whether Hypercorn would change over to HTTP/2, with many requests on one connection."""
+    return _HTTP2.search(head) is not None
 
 
 @define(eq=False)
@@ -51,7 +55,7 @@ class HttpServer:
         The application finds the client's address in the state of its request.
         """
         with trio.move_on_after(DEADLINE):
-            if _HTTP2.search(await stream.read_head()):
+            if asks_for_http2(await stream.read_head()):
                 await stream.send_all(_HTTP1_ONLY)
                 return
             await TCPServer(

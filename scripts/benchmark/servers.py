@@ -23,6 +23,13 @@ PEERS = Path(__file__).parent / "peers"
 RELAY = [str(PROJECT / ".venv" / "bin" / "python"), "-m", "relay"]
 NODE_MODULES = Path(sys.prefix) / "node" / "node_modules"  # scripts/bench puts it there
 PATIENCE = 30.0
+LIMITS = [
+    *("--message-rate", "1000000000/second", "--frame-rate", "1000000000/second"),
+    *("--byte-rate", "100000000000/second", "--connection-rate", "1000000/second"),
+    *("--max-connections-per-user", "10000", "--max-connections-per-address", "10000"),
+    *("--max-streams-per-user", "1000"),
+]
+"""Counted like the default ones, and never reached."""
 
 NGINX = """
 daemon off;
@@ -57,6 +64,8 @@ class Server:
     command: Sequence[str] = ()
     """To which a port is added. Empty for relay, which has more to it."""
     binary: bool = True
+    options: Sequence[str] = ("--profile", "load")
+    """Of relay."""
     missing: str | None = None
     """What would have to be installed."""
 
@@ -82,6 +91,7 @@ def servers() -> dict[str, Server]:
     listed = [
         Server("relay"),
         Server("relay-json", binary=False),
+        Server("relay-limits", options=LIMITS),
         Server(
             "bun",
             [str(bun), str(PEERS / "bun_publish.js")],
@@ -122,7 +132,7 @@ def running(server: Server, cpu: int | None) -> Iterator[Running]:
         Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
         port, data = free_port(), ["--data-dir", str(Path(folder, "data"))]
         command = [*RELAY, "serve", "--bind", f"127.0.0.1:{port}", *data]
-        with process([*command, "--profile", "load", "--log-level", "error"], cpu) as pid:
+        with process([*command, *server.options, "--log-level", "error"], cpu) as pid:
             token = subprocess.run(
                 [*RELAY, "token", "session", "--user", "bench@example.com", *data],
                 capture_output=True,

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import trio
 
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id, open_peer
@@ -142,6 +143,28 @@ async def test_a_body_that_is_no_alert_is_refused_with_the_reason(
 async def test_a_body_that_is_too_big_is_refused(relay: RelayProcess, accounts: Accounts) -> None:
     body = {**ALERT, "streamId": "s", "metadata": {"x": "x" * 65_536}}
     assert code(await post(relay, accounts.service("*"), body)) == (413, "MESSAGE_TOO_BIG")
+
+
+async def test_an_alert_whose_token_is_revoked_while_it_is_sent_is_refused(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id, token = new_stream_id(), accounts.service("*")
+    async with login(relay, accounts.session()) as phone:
+        await phone.register(stream_id)
+    name = f"service-{token[-8:]}"
+    body = json.dumps({**ALERT, "streamId": stream_id}).encode()
+    head = f"POST /alerts HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer {token}\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    async with await trio.open_tcp_stream("127.0.0.1", relay.port) as stream:
+        await stream.send_all(head.encode() + body[:5])
+        await relay.until_logged(name)
+        accounts.execute("delete from relay.service_tokens where name = %s", name)
+        await stream.send_all(body[5:])
+        answer = b"".join([piece async for piece in stream])
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b"AUTH_FAILED" in answer
+    stored = "select from relay.alerts where stream_id = %s"
+    assert accounts.execute(stored, stream_id) == []
 
 
 @pytest.mark.parametrize(

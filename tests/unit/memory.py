@@ -545,7 +545,9 @@ class Relay:
             lossless_bytes=64 * 1024,
             **self.limits,
         )
-        verifier = CertainVerifier(self.tokens, self.vouched.complete, self.watch.registry)
+        verifier = CertainVerifier(
+            *(self.tokens, self.vouched.complete, self.watch.registry, self.guard.turnstile.turn)
+        )
         door = Door(
             *(verifier, services, self.timing, self.budget),
             *(self._serve_http, self.watch, self.guard, self.audit),

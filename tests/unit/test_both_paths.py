@@ -9,7 +9,7 @@ import pytest
 import trio
 from wsproto import events
 
-from relay.connection import PATHS
+from relay.admission import PATHS
 from relay.protocol.messages import ClientMessage
 from tests.unit.memory import ANN, Client, Relay
 

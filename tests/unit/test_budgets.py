@@ -8,6 +8,7 @@ import struct
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 from relay.closing import Ending
 from tests.unit.hostile import masked_frame
@@ -39,10 +40,11 @@ async def test_who_holds_most_half_received_bytes_goes_when_there_are_too_many(
 ) -> None:
     phone, viewer = await relay.phone(), await relay.viewer()
     greedy = [await relay.login(BOB) for _ in range(3)]
-    for client, sent in zip(greedy, (900_000, 950_000, 200_000), strict=True):
+    for client, sent in zip(greedy, (900_000, 950_000, 210_000), strict=True):
         await begin_message(client, LARGE, sent=sent)
     half = masked_frame(1, json.dumps({"type": "video-frame", "data": "A" * 65_536}).encode())
     await phone.send_bytes(half[:40_000])  # with which it is too much
+    await wait_all_tasks_blocked()
     await phone.send_bytes(half[40_000:])
     assert len((await viewer.receive_type("video-frame"))["data"]) == 65_536
     error, close = await greedy[1].hear_end()

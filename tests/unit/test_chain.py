@@ -21,6 +21,7 @@ from relay.auth.way import Way
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
 from relay.model import Identity, Service, User
+from relay.postgres.changes import EVERYTHING, Change
 from relay.token_settings import USUAL_KEY_ALGORITHMS
 from tests.unit.memory import user
 from tests.unit.other_server import URL, OtherServer
@@ -158,12 +159,23 @@ async def test_a_slow_issuer_holds_no_session_back(chain: Chain) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_remembered_is_forgotten_through_the_verifier(chain: Chain) -> None:
+@pytest.mark.parametrize("change", [Change("user", "bob"), EVERYTHING])
+async def test_what_is_remembered_is_forgotten_when_it_may_have_changed(
+    chain: Chain, change: Change
+) -> None:
     assert await chain.outcome("opaque") == "bob by introspection"
     chain.issuer.answer = {"active": False}
     assert await chain.outcome("opaque") == "bob by introspection"
-    chain.verifier.forget(user_id="bob")
+    chain.verifier.forget(change)
     assert await chain.outcome("opaque") is None
+
+
+@pytest.mark.parametrize("change", [Change("user", "ann"), Change("service", "bob")])
+async def test_what_others_do_makes_nothing_be_asked_again(chain: Chain, change: Change) -> None:
+    assert await chain.outcome("opaque") == "bob by introspection"
+    chain.verifier.forget(change)
+    assert await chain.outcome("opaque") == "bob by introspection"
+    assert len(chain.issuer.asked) == 1
 
 
 async def test_a_signature_makes_no_service_of_a_session(chain: Chain) -> None:

@@ -12,6 +12,11 @@ from relay.config import SETTINGS, Settings, flag
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
 
 LEAVES = [
+    ["load", "run"],
+    ["load", "examples"],
+    ["load", "compare"],
+    ["load", "self-test"],
+    ["load", "record"],
     ["serve"],
     ["demo"],
     ["token", "session"],

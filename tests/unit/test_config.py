@@ -166,6 +166,8 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "frame_rate": "7/minute",
         "byte_rate": "7/minute",
         "alert_rate": "7/minute",
+        "register_rate": "7/minute",
+        "renewal_rate": "7/minute",
         "max_connections": 7,
         "max_connections_per_address": 7,
         "max_connections_per_user": 7,

@@ -76,6 +76,39 @@ def test_there_are_so_many_connections_in_all_and_of_one_address() -> None:
     assert crowd.admit(members[8], "a") is None
 
 
+def admitted(crowd: Crowd, *addresses: str) -> list[Member]:
+    members = enter(crowd, *addresses)
+    assert all(crowd.admit(member, member.name) is None for member in members)
+    return members
+
+
+def test_who_is_not_authenticated_makes_room_for_a_newcomer_of_the_same_address() -> None:
+    crowd = Crowd(CAPS)
+    *known, oldest, newest = admitted(crowd, *"aaaa")
+    assert all(crowd.know(member, None) for member in known)
+    (other,) = admitted(crowd, "b")
+    late = admitted(crowd, "a")
+    assert oldest.ended == [Limit.CONNECTIONS_OF_ADDRESS]
+    assert not newest.ended
+    assert not other.ended
+    assert all(crowd.know(member, None) for member in [newest, *late])
+    (refused,) = enter(crowd, "a")
+    assert crowd.admit(refused, "a") is Limit.CONNECTIONS_OF_ADDRESS
+
+
+def test_in_all_the_address_with_most_that_are_not_authenticated_makes_room() -> None:
+    crowd = Crowd(CAPS)
+    known = admitted(crowd, *"aaa")
+    assert all(crowd.know(member, None) for member in known)
+    single, oldest, newest = admitted(crowd, *"bcc")
+    admitted(crowd, "d")
+    assert oldest.ended == [Limit.CONNECTIONS]
+    assert not any(member.ended for member in [*known, single, newest])
+    assert crowd.unauthenticated == 4, "it is counted until it has gone"
+    crowd.leave(oldest)
+    assert len(crowd._admitted) == CAPS.connections
+
+
 def test_the_newest_connection_of_a_user_wins() -> None:
     crowd = Crowd(CAPS)
     first, second, third, other = (Member() for _ in range(4))
@@ -118,6 +151,7 @@ def test_nothing_is_left_of_a_crowd_that_has_gone(seed: int) -> None:
     random, crowd = Random(seed), Crowd(CAPS)
     inside: list[Member] = []
     done: set[tuple[Member, int]] = set()
+    authenticated: set[Member] = set()
     for _ in range(2000):
         name = random.choice("abcd")
         if not inside or random.random() < 0.4:
@@ -132,12 +166,16 @@ def test_nothing_is_left_of_a_crowd_that_has_gone(seed: int) -> None:
             crowd.admit(member, name)
         elif deed == 1:
             crowd.know(member, random.choice(["ann", "bob", None]))
+            authenticated.add(member)
         elif deed == 2:
             crowd.move(member, name)
         else:
             inside.remove(member)
             crowd.leave(member)
         assert crowd.unauthenticated <= CAPS.unauthenticated
+        assert len(crowd._admitted) <= CAPS.connections
+        assert max(crowd._by_address.values(), default=0) <= CAPS.per_address
+        assert crowd._waiting._addresses.keys() <= crowd._admitted.keys() - authenticated
         strangers = crowd._strangers
         counts = {name: len(members) for name, members in strangers._members.items()}
         assert strangers._most == max(counts.values(), default=0)
@@ -148,6 +186,8 @@ def test_nothing_is_left_of_a_crowd_that_has_gone(seed: int) -> None:
     assert not strangers._members
     assert not strangers._by_number
     assert not crowd._admitted
+    assert not crowd._waiting._addresses
+    assert not crowd._waiting._by_number
     assert not crowd._by_address
     assert not crowd._by_user
     assert not crowd._users

@@ -210,6 +210,20 @@ async def test_a_session_that_was_cut_short_and_renewed_expires_like_any_other(
     assert await how_it_ends(client) == EXPIRED
 
 
+async def test_a_session_that_was_cut_short_and_extended_expires_like_any_other(
+    relay: Relay,
+) -> None:
+    start = trio.current_time()
+    ends(relay, start + 1000)
+    client = await relay.login()
+    for moment, end in ((1, start + 500), (2, start + 800)):
+        ends(relay, end)
+        relay.rumours.tell(Change("session", "s1"))
+        await until(start + moment)
+    assert await how_it_ends(client) == EXPIRED
+    assert trio.current_time() == pytest.approx(start + 800)
+
+
 async def test_a_clock_that_is_wrong_changes_nothing(relay: Relay) -> None:
     """By ours, this session ended long ago."""
     start = trio.current_time()

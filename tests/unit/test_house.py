@@ -16,11 +16,14 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "audit_report", "demo"],
+    6: ["__main__", "cli", "commands", "audit_report", "demo", "load"],
     5: ["app"],
     4: ["server", "supervisor", "web"],
-    3: ["connection", "expiry", "session"],
-    2: ["hub", "auth", "alerts", "audit", "client", "guard"],
+    3: [
+        *("connection", "admission", "authentication", "inbox", "expiry"),
+        *("session", "alert_requests"),
+    ],
+    2: ["hub", "auth", "alerts", "answers", "audit", "client", "guard"],
     1: ["transport", "postgres", "batching", "outbound"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
@@ -31,11 +34,20 @@ FLOORS = {
 # Rooms of one floor do not import one another, but for these.
 NEIGHBOURS = {
     ("__main__", "cli"),
+    ("cli", "commands"),
     ("cli", "demo"),
-    ("cli", "audit_report"),
+    ("cli", "load"),
+    ("load", "demo"),
+    ("commands", "audit_report"),
     ("web", "supervisor"),
+    ("connection", "admission"),
+    ("connection", "authentication"),
     ("connection", "expiry"),
+    ("connection", "inbox"),
     ("connection", "session"),
+    ("inbox", "authentication"),
+    ("inbox", "session"),
+    ("session", "alert_requests"),
     ("metrics", "closing"),
     ("closing", "protocol"),
     ("config", "errors"),

@@ -72,13 +72,24 @@ async def test_it_is_forgotten_on_revocation(whose: Any) -> None:
     assert await verify(asking, "ann") is None
 
 
-async def test_an_answer_under_way_at_a_revocation_is_not_remembered() -> None:
+@pytest.mark.parametrize("answer", [active(), {"active": False}])
+async def test_all_of_it_is_forgotten_when_anything_may_have_changed(answer: Any) -> None:
+    server = OtherServer(answer)
+    asking = way(server)
+    await verify(asking)
+    asking.forget()
+    await verify(asking)
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("whose", [{"user_id": "ann"}, {}])
+async def test_an_answer_under_way_at_a_revocation_is_not_remembered(whose: Any) -> None:
     server = OtherServer(active(), delay=1)
     asking = way(server)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(verify, asking)
         await trio.sleep(0.5)
-        asking.forget(user_id="ann")
+        asking.forget(**whose)
     server.answer = {"active": False}
     assert await verify(asking) is None
 

@@ -230,9 +230,9 @@ async def test_a_phone_that_repeats_an_expired_token_is_told_to_wait(relay: Rela
 
 
 async def test_a_live_connection_that_fails_to_renew_stays_open(relay: Relay) -> None:
-    relay.guard = Guard(attempts=Attempts(Rate("1/minute"), Rate("9/minute"), 100))
+    relay.guard = Guard(attempts=Attempts(Rate("9/minute"), Rate("1/minute"), 100))
     client = await relay.login()
-    await fail(relay, 1, "192.0.2.1")
+    await (await relay.open()).ask(guess(1))
     reply = await client.ask(guess(1))
     assert (reply["code"], reply["id"]) == ("RATE_LIMITED", 1)
     assert (await client.ask({"type": "auth", "token": ANN}))["code"] == "AUTHENTICATED"
@@ -385,6 +385,28 @@ async def test_over_the_caps_an_upgrade_gets_503_with_a_time_to_wait(relay: Rela
     await wait_all_tasks_blocked()
     await relay.login(host="192.0.2.3")
     assert relay.metrics.limits_hit == {Limit.CONNECTIONS_OF_ADDRESS: 1, Limit.CONNECTIONS: 1}
+
+
+async def test_upgrades_that_stay_silent_keep_no_phone_behind_their_address_out(
+    relay: Relay,
+) -> None:
+    relay.guard = crowd(per_address=5, per_user=99, unauthenticated=8)
+    silent = [await relay.open() for _ in range(5)]
+    phone = await relay.login()
+    error, close = await silent[0].hear_end()
+    assert (error["code"], close[0]) == ("TOO_MANY_CONNECTIONS", 4013)
+    assert (await phone.ask({"type": "streams"}))["code"] == "STREAMS"
+    assert relay.metrics.limits_hit == {Limit.CONNECTIONS_OF_ADDRESS: 1}
+
+
+async def test_upgrades_that_stay_silent_keep_nobody_out_of_the_whole(relay: Relay) -> None:
+    relay.guard = crowd(connections=8, per_address=5, per_user=99, unauthenticated=8)
+    for _ in range(5):
+        await relay.open(host="198.51.100.1")
+    for number in range(8):
+        await relay.login(host=f"192.0.2.{number}")
+    assert (await refused(relay, host="192.0.2.9")).status == 503
+    assert relay.metrics.limits_hit == {Limit.CONNECTIONS: 6}
 
 
 async def test_the_oldest_connection_of_a_user_makes_room_for_the_newest(relay: Relay) -> None:

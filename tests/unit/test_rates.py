@@ -145,6 +145,28 @@ async def test_being_known_as_good_ends_some_day() -> None:
     assert made.wait(HERE, "good") is not None
 
 
+async def test_all_spellings_of_a_token_are_one() -> None:
+    made = attempts()
+    for bits in range(256):
+        spelling = "".join(
+            f"%{ord(letter):02x}" if bits >> place & 1 else letter
+            for place, letter in enumerate("a+b/c.d=")
+        )
+        made.succeeded(HERE, spelling)
+    assert len(made.known_good.store) == 1
+    for spelling in ("a+b/c.d=", "a+b/c.d%3D", "a%2bb/c.d="):
+        made.failed(HERE, spelling)
+    assert made.wait(THERE, "a+b/c.d=") == pytest.approx(100)
+
+
+@pytest.mark.parametrize("token", ["%", "%zz", "%ff", "\ud800%41", "%ed%a0%80", "\xe9%"])
+async def test_whatever_a_token_is_it_can_be_remembered(token: str) -> None:
+    made = attempts()
+    made.succeeded(HERE, token)
+    made.failed(HERE, token)
+    assert made.wait(HERE, token) is None
+
+
 async def test_no_token_is_in_what_is_kept() -> None:
     made = attempts()
     fail(made, 3)

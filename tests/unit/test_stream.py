@@ -123,6 +123,19 @@ async def test_a_head_that_never_ends_is_refused() -> None:
         await both.stream.read_head()
 
 
+@pytest.mark.parametrize(("size", "refused"), [(MAX_HEAD, False), (MAX_HEAD + 1, True)])
+async def test_a_head_that_ends_is_refused_when_it_is_too_big(size: int, refused: bool) -> None:
+    both, end = pair(), b"\r\n\r\n"
+    both.peer.send(b"x" * (MAX_HEAD - 100))
+    await until_blocked(both.stream.read_head())
+    both.peer.send(b"x" * (size - (MAX_HEAD - 100) - len(end)) + end + b"more")
+    if refused:
+        with pytest.raises(HeadTooBig):
+            await both.stream.read_head()
+    else:
+        assert len(await both.stream.read_head()) == size
+
+
 async def test_bytes_that_end_before_the_head_does_are_told_apart() -> None:
     both = pair()
     both.peer.send(HEAD[:-1])

@@ -146,6 +146,17 @@ async def test_all_have_to_run_for_the_whole_to_be_ready() -> None:
         assert supervisor.ready
 
 
+async def test_what_can_be_done_without_is_not_waited_for_and_its_state_tells() -> None:
+    services = {"steady": Service([healthy]), "audit": Service([crash])}
+    supervisor = Supervisor(services, dispensable=frozenset({"audit"}))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await trio.sleep(1)
+        assert supervisor.ready
+        assert supervisor.services["audit"].state is State.FAILED
+        nursery.cancel_scope.cancel()
+
+
 async def test_one_that_fails_for_ever_disturbs_no_other() -> None:
     steady, failing = Service([healthy]), Service([crash])
     async with supervise(steady=steady, failing=failing) as supervisor:

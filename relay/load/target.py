@@ -1,0 +1,256 @@
+"""The relay that is loaded: one of our own, or one that is there. Floor 6."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import trio
+from attrs import define, frozen
+
+from relay.app import open_store
+from relay.config import Settings
+from relay.errors import RelayError
+from relay.load.scenario import Scenario
+from relay.load.schema import ScenarioError
+from relay.load.stage import Address
+from relay.model import ANY_STREAM
+
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+STATS_SECONDS = 5.0
+USER = "load@relay.invalid"
+MOST_TOKENS = 100_000
+
+
+class TargetFailed(RelayError):
+    """The relay cannot be started or reached."""
+
+
+@frozen
+class Usage:
+    """What a process has used so far."""
+
+    cpu_seconds: float
+    resident: int
+    """Bytes."""
+
+
+@define(eq=False)
+class Target:
+    """A relay to load."""
+
+    url: str
+    """`ws://HOST:PORT`, perhaps with a path."""
+    pid: int | None = None
+    """None if it is not ours."""
+    data_dir: Path | None = None
+    log: Path | None = None
+
+    async def stats(self) -> dict[str, Any]:
+        """The relay's own totals; `TargetFailed`."""
+        return await trio.to_thread.run_sync(self._stats)
+
+    def usage(self) -> Usage | None:
+        return None if self.pid is None else read_usage(self.pid)
+
+    def _stats(self) -> dict[str, Any]:
+        address = urlsplit(self.url)
+        connection = http.client.HTTPConnection(
+            address.hostname or "", address.port or 80, timeout=STATS_SECONDS
+        )
+        try:
+            connection.request("GET", "/stats")
+            answer = json.loads(connection.getresponse().read())
+            return answer if isinstance(answer, dict) else {}
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise TargetFailed(f"cannot read the relay's /stats: {error}") from None
+        finally:
+            connection.close()
+
+
+@asynccontextmanager
+async def open_target(scenario: Scenario, *, is_mine: bool) -> AsyncIterator[Target]:
+    """The target of a scenario; one of our own ends with the block."""
+    if scenario.target.url is not None:
+        yield Target(checked_url(scenario.target.url, is_mine=is_mine))
+        return
+    with tempfile.TemporaryDirectory(prefix="relay-load-") as folder:
+        # Postgres may have to run as another user than root, and pass through.
+        Path(folder).chmod(0o711)  # noqa: ASYNC240 (a folder of our own)
+        data_dir, log = Path(folder, "data"), Path(folder, "log")
+        command = [
+            *(sys.executable, "-P", "-m", "relay", "serve", "--bind", "127.0.0.1:0"),
+            *("--data-dir", str(data_dir), "--profile", "load", "--log-level", "error"),
+            *scenario.target.settings,
+        ]
+        with log.open("wb") as sink:  # noqa: ASYNC230
+            process = await trio.lowlevel.open_process(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                start_new_session=True,  # Ctrl-C is for us, and we end it in good order
+            )
+        try:
+            url = await _listening(process, log)
+            yield Target(url.replace("http", "ws", 1), process.pid, data_dir, log)
+        finally:
+            with trio.move_on_after(2 * STOP_SECONDS, shield=True):
+                await stop(process)
+
+
+async def stop(process: trio.Process) -> None:
+    """End a process in good order, or else at once."""
+    with trio.move_on_after(STOP_SECONDS, shield=True):
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+        with trio.CancelScope(shield=True):  # a killed process ends
+            await process.wait()
+
+
+async def _listening(process: trio.Process, log: Path) -> str:
+    assert process.stdout is not None
+    said = b""
+    with trio.move_on_after(START_SECONDS):
+        while not said.endswith(b"\n"):
+            data = await process.stdout.receive_some(4096)
+            if not data:
+                break
+            said += data
+    words = said.decode(errors="replace").split()
+    if words[:3] != ["relay", "listening", "on"]:
+        await trio.lowlevel.checkpoint()
+        lines = log.read_text(errors="replace").strip().splitlines()  # noqa: ASYNC240
+        raise TargetFailed(f"the relay did not start: {lines[-1] if lines else 'no word from it'}")
+    return words[3]
+
+
+def checked_url(url: str, *, is_mine: bool) -> str:
+    """The URL, if we may load what is there."""
+    try:
+        address = urlsplit(url)
+        host = address.hostname
+        good = address.scheme in {"ws", "http"} and host and address.port != 0
+    except ValueError:
+        good, host = False, None
+    if not good or host is None or "@" in url:
+        raise ScenarioError("target.url", "expected an address such as ws://localhost:3000")
+    if not (is_mine or is_loopback(host)):
+        raise ScenarioError(
+            "target.url",
+            f"{host} is not this machine; a load test can harm: only with --target-is-mine",
+        )
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def find_address(scenario: Scenario, target: Target) -> Address:
+    """The target's address with tokens for it; `TargetFailed`, `RelayError`."""
+    wanted = scenario.tokens
+    sessions: Sequence[str] = ()
+    services: Sequence[str] = ()
+    if wanted.file is not None:
+        sessions = await _from_file(scenario.path(wanted.file))
+    elif wanted.command is not None:
+        sessions = await _from_command(wanted.command)
+    if wanted.service_file is not None:
+        services = await _from_file(scenario.path(wanted.service_file))
+    elif wanted.service_command is not None:
+        services = await _from_command(wanted.service_command)
+    data_dir = target.data_dir
+    if wanted.data_dir is not None:
+        data_dir = scenario.path(wanted.data_dir)
+    if data_dir is not None and not (sessions and services):
+        made = await _make_tokens(data_dir, wanted.sessions, wanted.ttl)
+        sessions, services = sessions or made[0], services or made[1]
+    if not sessions:
+        raise TargetFailed(
+            "there are no tokens: say where they are with tokens.file, tokens.command"
+            " or tokens.data_dir"
+        )
+    return Address(target.url, tuple(sessions), tuple(services))
+
+
+async def _make_tokens(data_dir: Path, number: int, ttl: float) -> tuple[list[str], list[str]]:
+    async with open_store(Settings(data_dir=data_dir)) as store:
+        lasts = timedelta(seconds=ttl)
+        sessions = [await store.sessions.create(USER, lasts) for _ in range(number)]
+        name = f"load-{secrets.token_hex(4)}"
+        service = await store.services.create(
+            name, consume=[ANY_STREAM], alerts=True, operate=False
+        )
+        return sessions, [service]
+
+
+async def _from_file(path: Path) -> list[str]:
+    try:
+        text = await trio.Path(path).read_text()
+    except (OSError, ValueError) as error:
+        words = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise TargetFailed(f"cannot read the tokens in {path}: {words}") from None
+    return _tokens(text, str(path))
+
+
+async def _from_command(command: Sequence[str]) -> list[str]:
+    try:
+        ran = await trio.run_process(
+            command, capture_stdout=True, stdin=subprocess.DEVNULL, check=False
+        )
+    except OSError as error:
+        raise TargetFailed(f"cannot run {command[0]} for tokens: {error.strerror}") from None
+    if ran.returncode:
+        raise TargetFailed(f"{command[0]}, which should print tokens, ended with {ran.returncode}")
+    return _tokens(ran.stdout.decode(errors="replace"), command[0])
+
+
+def _tokens(text: str, source: str) -> list[str]:
+    tokens = [line.strip() for line in text.splitlines() if line.strip()][:MOST_TOKENS]
+    if not tokens:
+        raise TargetFailed(f"there is no token from {source}")
+    return tokens
+
+
+def read_usage(pid: int) -> Usage | None:
+    """What a process has used; None when it is gone."""
+    try:
+        if Path("/proc/self/stat").exists():
+            words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks = int(words[11]) + int(words[12])
+            return Usage(
+                ticks / os.sysconf("SC_CLK_TCK"), int(words[21]) * os.sysconf("SC_PAGESIZE")
+            )
+        shown = subprocess.run(  # noqa: S603
+            ["/bin/ps", "-o", "rss=,time=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        minutes, _, seconds = shown[1].rpartition(":")
+        return Usage(float(minutes or 0) * 60 + float(seconds), int(shown[0]) * 1024)
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,73 @@
+"""Durations, sizes and rates as people write them. Floor 6.
+
+Each reader takes what stands in the file and returns a number in the base unit, or raises
+`ValueError` with nothing in it: the field knows the words for what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+_SIZES = {"B": 1, "KB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
+_BITS = {"bit/s": 1, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
+_PER = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
+
+
+def duration(value: object) -> float:
+    """Seconds."""
+    return _read(value, TIMES)
+
+
+def positive_duration(value: object) -> float:
+    return _above_zero(duration(value))
+
+
+def size(value: object) -> int:
+    """Bytes; a bare whole number is bytes already."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(_above_zero(value))
+    return int(_above_zero(_read(value, _SIZES)))
+
+
+def bandwidth(value: object) -> float:
+    """Bits per second."""
+    return _above_zero(_read(value, _BITS))
+
+
+def rate(value: object) -> float:
+    """Times per second."""
+    return _above_zero(_read(value, _PER))
+
+
+def number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def seconds_in_words(seconds: float) -> str:
+    """`1.5 s`, `20.3 ms`: three digits, in the unit that suits."""
+    if seconds == 0:
+        return "0"
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+
+
+def _read(value: object, units: dict[str, float] | dict[str, int]) -> float:
+    words = "|".join(map(re.escape, units))
+    found = (
+        re.fullmatch(rf"{_NUMBER}\s*({words})", value.strip()) if isinstance(value, str) else None
+    )
+    if found is None:
+        raise ValueError
+    return float(found[1]) * units[found[2]]
+
+
+def _above_zero(value: float) -> float:
+    if value <= 0:
+        raise ValueError
+    return value

@@ -1,0 +1,159 @@
+"""The load tester against servers that lie in known ways: each lie is found, at its size."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.load.figures import Book
+from tests.integration.lying_relay import Lies, open_liar
+from tests.load_play import play_toml
+
+FRAMES = 150
+SCENARIO = """
+duration = "1500ms"
+grace = "500ms"
+[target]
+url = "ws://127.0.0.1:1"
+[phones.a]
+count = {phones}
+fps = 100
+frames = "2KiB"
+reconnect = false
+backlog = "300ms"
+[viewers.v]
+watch = "a"
+count = {phones}
+encoding = "json"
+reconnect = false
+[services.s]
+watch = "a"
+rate = "10/s"
+reconnect = false
+arrival = {{ after = "300ms" }}
+"""
+HONEST = dict.fromkeys(
+    ("lost", "torn", "doubled", "disordered", "foreign", "alerts.lost", "alerts.doubled"), 0
+)
+
+
+async def play(lies: Lies, phones: int = 1) -> tuple[Book, int]:
+    """Returns the book and how many frames came to the server."""
+    async with open_liar(lies) as liar:
+        book = await play_toml(SCENARIO.format(phones=phones), liar.url)
+        return book, liar.frames
+
+
+def faults(book: Book) -> dict[str, int]:
+    counts = book.total().counts
+    return {name: counts[name] for name in HONEST}
+
+
+async def test_of_an_honest_server_nothing_is_said() -> None:
+    book, frames = await play(Lies())
+    assert faults(book) == HONEST
+    assert book.group("v").counts["received"] == frames == book.group("a").counts["sent"]
+    assert book.group("v").counts["missed"] == 0
+    assert frames > FRAMES - 30
+    assert book.group("s").counts["alerts.accepted"] >= 8
+
+
+async def test_each_twentieth_frame_that_is_lost_in_silence_is_counted_as_lost() -> None:
+    book, frames = await play(Lies(lose_every=20))
+    lost = book.group("v").counts["lost"] + book.group("v").counts["missed"]
+    assert lost == frames // 20
+    assert faults(book) == {**HONEST, "lost": (frames - 1) // 20}
+
+
+async def test_what_is_missing_with_a_gap_in_seq_is_missed_and_not_lost() -> None:
+    book, frames = await play(Lies(lose_every=20, admits=True))
+    assert faults(book) == HONEST
+    assert book.group("v").counts["missed"] == frames // 20
+
+
+async def test_a_doubled_frame_is_counted_as_often_as_it_came() -> None:
+    book, frames = await play(Lies(double_every=30))
+    assert faults(book) == {**HONEST, "doubled": frames // 30}
+
+
+async def test_a_torn_frame_is_counted() -> None:
+    book, frames = await play(Lies(tear_every=40))
+    torn = frames // 40
+    assert faults(book) == {**HONEST, "torn": torn}
+
+
+async def test_frames_out_of_order_are_counted_and_not_missed() -> None:
+    book, frames = await play(Lies(late_every=25))
+    counts = book.group("v").counts
+    assert counts["disordered"] == (frames - 1) // 25
+    assert (counts["lost"], counts["doubled"]) == (0, 0)
+
+
+async def test_frames_of_another_stream_are_counted_as_foreign() -> None:
+    book, frames = await play(Lies(swap_every=50), phones=2)
+    assert book.group("v").counts["foreign"] == frames // 50
+    assert book.group("v").counts["torn"] == 0
+
+
+async def test_a_delay_of_50_ms_is_measured_as_50_ms() -> None:
+    book, _ = await play(Lies(delay=0.05))
+    age = book.group("v").time("frame_age")
+    assert age.count > 100
+    least, median = age.statistic("min"), age.statistic("p50")
+    assert least is not None
+    assert median is not None
+    assert 0.0495 <= least <= median < 0.070
+
+
+async def test_a_server_that_stops_reading_makes_the_phone_leave_frames_out_and_say_so() -> None:
+    scenario = SCENARIO.replace("2KiB", "256KiB").format(phones=1)
+    async with open_liar(Lies(stops_reading_after=10)) as liar:
+        book = await play_toml(scenario, liar.url)
+    counts = book.group("a").counts
+    assert counts["sent"] < 100
+    assert book.group("v").counts["missed"] >= counts["sent"] - 10 - 1
+
+
+async def test_alerts_that_come_twice_are_counted() -> None:
+    book, _ = await play(Lies(alert_twice=True))
+    received = book.total().counts["alerts.received"]
+    assert received >= 16  # the phone and the viewer
+    assert faults(book) == {**HONEST, "alerts.doubled": received}
+
+
+async def test_alerts_that_were_acknowledged_and_never_came_are_lost() -> None:
+    book, _ = await play(Lies(lose_alerts=True))
+    accepted = book.group("s").counts["alerts.accepted"]
+    assert accepted >= 8
+    # Those that it may have got too late to hear of them before it left are not held against it.
+    for group, excused in (("a", 4), ("v", 0)):
+        assert accepted - excused <= book.group(group).counts["alerts.lost"] <= accepted
+
+
+@pytest.mark.parametrize(("code", "unannounced"), [(4002, 1), (1011, 0)])
+async def test_a_close_without_a_word_before_it_is_counted(code: int, unannounced: int) -> None:
+    book, _ = await play(Lies(close_with=code))
+    counts = book.group("v").counts
+    assert (counts["closes"], counts["closes.unexpected"]) == (1, 1)
+    assert counts["closes.unannounced"] == unannounced
+    assert book.group("v").errors == {f"closed with {code} (because)": 1}
+
+
+async def test_a_token_that_is_refused_is_a_failed_auth_and_is_not_tried_again() -> None:
+    book, _ = await play(Lies(refuses_tokens=True))
+    total = book.total()
+    assert (total.counts["auth.failed"], total.counts["connect.done"]) == (3, 3)
+    assert total.errors == {"AUTH_FAILED: ": 3}
+
+
+async def test_a_connection_that_the_scenario_tears_off_is_no_failed_auth() -> None:
+    source = """
+        duration = "1s"
+        [phones.a]
+        network = { cut_every = "100ms" }
+        reconnect = { after = "50ms", factor = 1 }
+        """
+    async with open_liar(Lies(silent=True)) as liar:
+        book = await play_toml(source, liar.url)
+    figures = book.group("a")
+    assert figures.errors["torn off by the scenario"] >= 2
+    assert figures.counts["auth.failed"] == 0

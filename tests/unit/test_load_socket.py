@@ -1,0 +1,171 @@
+"""The lean WebSocket, with servers that do as they like, over streams in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+import wsproto
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto.events import AcceptConnection, CloseConnection, Event, Message, Ping, Pong
+
+from relay.load.socket import LeanSocket, open_lean
+from relay.transport import wire
+from relay.transport.dial import Closed, DialFailed
+
+
+class Server:
+    """The other end, written out by the test."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.protocol = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
+
+    async def accept(self, *early: bytes) -> None:
+        self.protocol.receive_data(bytes(await self.stream.receive_some()))
+        list(self.protocol.events())
+        await self.stream.send_all(self.protocol.send(AcceptConnection()) + b"".join(early))
+
+    async def hear(self) -> Event:
+        while True:
+            self.protocol.receive_data(bytes(await self.stream.receive_some()) or None)
+            for event in self.protocol.events():
+                return event
+
+
+@asynccontextmanager
+async def opened(*early: bytes) -> AsyncIterator[tuple[LeanSocket, Server]]:
+    near, far = trio.testing.memory_stream_pair()
+    server = Server(far)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.accept, *early)
+        async with open_lean(near, "relay", "/") as socket:
+            yield socket, server
+
+
+def messages_in(pieces: list[bytes]) -> tuple[list[bytes], LeanSocket]:
+    """What a socket makes of bytes that come in these pieces."""
+    socket = LeanSocket(trio.testing.memory_stream_pair()[0])
+    found: list[bytes] = []
+    for piece in pieces:
+        socket.take(memoryview(piece), lambda message: found.append(bytes(message)))
+    return found, socket
+
+
+@given(
+    st.lists(st.binary(max_size=200) | st.sampled_from([bytes(126), bytes(65535), bytes(65536)])),
+    st.lists(st.integers(1, 70_000), max_size=20),
+)
+def test_messages_come_out_whole_however_the_bytes_are_cut(
+    messages: list[bytes], cuts: list[int]
+) -> None:
+    data = b"".join(wire.frame(wire.BINARY, message) for message in messages)
+    pieces, at = [], 0
+    for cut in cuts:
+        pieces.append(data[at : at + cut])
+        at += cut
+    pieces.append(data[at:])
+    assert messages_in(pieces)[0] == messages
+
+
+@given(st.binary(max_size=400), st.integers(1, 40))
+def test_garbage_never_raises_and_is_never_kept_without_bound(data: bytes, step: int) -> None:
+    _, socket = messages_in([data[at : at + step] for at in range(0, len(data), step)])
+    assert len(socket._rest) <= len(data)
+
+
+def test_fragments_are_joined_also_around_a_ping() -> None:
+    pieces = [
+        bytes((wire.TEXT, 3)) + b"abc",
+        wire.frame(wire.PING, b"?"),
+        bytes((wire.CONTINUATION, 3)) + b"def",
+        bytes((wire.FIN | wire.CONTINUATION, 1)) + b"g",
+    ]
+    found, socket = messages_in(pieces)
+    assert found == [b"abcdefg"]
+    assert socket.closed is None
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (bytes((wire.FIN | wire.TEXT, wire.MASKED | 1, 0, 0, 0, 0, 65)), 1002),
+        (bytes((wire.FIN | 3, 0)), 1002),
+        (bytes((wire.FIN | wire.CONTINUATION, 1)) + b"x", 1002),
+        (bytes((wire.FIN | wire.BINARY, 127)) + (1 << 40).to_bytes(8), 1009),
+    ],
+)
+def test_a_breach_of_the_protocol_ends_it_with_its_code(data: bytes, code: int) -> None:
+    found, socket = messages_in([data])
+    assert found == []
+    assert socket.closed is not None
+    assert socket.closed.code == code
+
+
+@pytest.mark.mock_clock
+async def test_messages_go_both_ways_and_what_came_with_the_handshake_is_not_lost() -> None:
+    async with opened(wire.frame(wire.TEXT, b"early")) as (socket, server):
+        assert await socket.receive() == "early"
+        await socket.send("text")
+        heard = await server.hear()
+        assert isinstance(heard, Message)
+        assert heard.data == "text"
+        await server.stream.send_all(wire.frame(wire.BINARY, b"late"))
+        assert await socket.receive() == b"late"
+
+
+@pytest.mark.mock_clock
+async def test_a_ping_is_answered_and_a_close_echoed() -> None:
+    async with opened() as (socket, server):
+        await server.stream.send_all(server.protocol.send(Ping(b"are you there")))
+        await server.stream.send_all(wire.frame(wire.TEXT, b"x"))
+        assert await socket.receive() == "x"
+        heard = await server.hear()
+        assert isinstance(heard, Pong)
+        assert bytes(heard.payload) == b"are you there"
+        await server.stream.send_all(server.protocol.send(CloseConnection(4012, "restarting")))
+        with pytest.raises(Closed) as closed:
+            await socket.receive()
+        assert (closed.value.code, closed.value.reason) == (4012, "restarting")
+        heard = await server.hear()
+        assert isinstance(heard, CloseConnection)
+        assert heard.code == 4012
+
+
+@pytest.mark.mock_clock
+async def test_leaving_says_goodbye_and_does_not_wait_for_ever() -> None:
+    start = trio.current_time()
+    async with opened() as (_, server):
+        pass
+    heard = await server.hear()
+    assert isinstance(heard, CloseConnection)
+    assert heard.code == 1000
+    assert trio.current_time() - start <= 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "relay ended the connection during the handshake"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "relay does not speak WebSocket"),
+        (b"x" * 20_000, "relay does not speak WebSocket"),
+        (
+            b"HTTP/1.1 503 Away\r\nContent-Length: 5\r\n\r\nlater",
+            "relay refused: HTTP 503 later",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "relay refused: HTTP 200"),
+    ],
+)
+@pytest.mark.mock_clock
+async def test_a_server_that_does_not_open_is_explained(answer: bytes, words: str) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    await far.send_all(answer)
+    await far.send_eof()
+    with pytest.raises(DialFailed) as failure:
+        async with open_lean(near, "relay", "/"):
+            pass
+    assert str(failure.value) == words
