@@ -7,9 +7,11 @@ the demo's video takes on the wire in either encoding. `tls`: handshakes per sec
 age of a small stream's frames, alone and beside a large audience and floods. `memory`: of viewers
 that do not read. `logout`: how long a connection outlives its session. `storm`: users that are cut
 off and come back all at once. `hostile`: what honest streams notice of a flood of guesses (on
-Linux). These two with the limits that are on by default, the others without. The clients are as
-plain as can be, so that their own work delays the answers little; what it still takes is part of
-the times.
+Linux). These two with the limits that are on by default, the others without. `reconnect`: how soon
+the JavaScript client goes on when its network is back, and what it loses over random cuts (with
+Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). The other
+clients are as plain as can be, so that their own work delays the answers little; what it still
+takes is part of the times.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from itertools import islice
 
 import trio
 from crowds import fairness, memory
+from first_picture import page
 from logout import logout
+from reconnection import reconnect
 from sieges import hostile, storm
 from target import Peer, Target, running_relay, together
 
@@ -114,9 +118,12 @@ async def tls(relay: Target, handshakes: int) -> None:
     print(f"{handshakes} TLS handshakes: {handshakes / seconds:.0f} a second, both ends here")
 
 
-def main() -> None:
+def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = ("connections", "video", "tls", "fairness", "memory", "logout", "storm", "hostile")
+    names = (
+        *("connections", "video", "tls", "fairness", "memory"),
+        *("logout", "storm", "hostile", "reconnect", "page"),
+    )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
     parser.add_argument("--clients", type=int, default=2000, help="that come back at once")
@@ -126,6 +133,9 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=1000, help="of a large audience")
     parser.add_argument("--seconds", type=float, default=15, help="that an age is measured for")
     parser.add_argument("--stalled-seconds", type=float, default=60, help="that viewers stall")
+    parser.add_argument("--cuts", type=int, default=100, help="after which a return is timed")
+    parser.add_argument("--random-cuts", type=int, default=1000, help="of a link, at any byte")
+    parser.add_argument("--visits", type=int, default=7, help="of the page")
     parser.add_argument("--logouts", type=int, default=50)
     parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
     options = parser.parse_args()
@@ -156,6 +166,12 @@ def main() -> None:
     if "storm" in chosen:
         with running_relay(profile="default") as relay:
             trio.run(storm, relay, options.clients)
+    if "reconnect" in chosen:
+        with running_relay("--alert-rate", "1000000/minute") as relay:
+            reconnect(relay, options.cuts, options.random_cuts)
+    if "page" in chosen:
+        with running_relay() as relay:
+            page(relay, options.visits)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ("--max-connections-per-user", "200", "--idle-timeout", "3600")

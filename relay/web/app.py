@@ -6,7 +6,6 @@ Errors are JSON, `{"error": {"code", "message"}}`, with the codes of the protoco
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from importlib import resources
 from typing import Any
 
 import structlog
@@ -14,18 +13,19 @@ from attrs import frozen
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from relay.admission import NOT_IN_URL, TOKEN_PARAMETERS
 from relay.protocol.messages import ErrorCode
 from relay.web.api import Api, Refusal
+from relay.web.assets import load_assets
 
 log = structlog.get_logger()
 
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "Content-Security-Policy": "default-src 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -44,7 +44,6 @@ class Reports:
 
 def make_app(reports: Reports, api: Api) -> Starlette:
     """The application that answers plain HTTP requests."""
-    page = (resources.files("relay.web") / "page.html").read_text("utf-8")
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -60,9 +59,6 @@ def make_app(reports: Reports, api: Api) -> Starlette:
         content, content_type = reports.metrics(request.headers.get("accept", ""))
         return Response(content, headers={"Content-Type": content_type})
 
-    async def index(_: Request) -> Response:
-        return HTMLResponse(page)
-
     async def refused(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
         code = problem.code if isinstance(problem, Refusal) else ErrorCode.INVALID_MESSAGE
@@ -74,7 +70,6 @@ def make_app(reports: Reports, api: Api) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/", _guarded(index)),
             Route("/health", _guarded(health)),
             Route("/ready", _guarded(ready)),
             Route("/stats", _guarded(stats)),
@@ -83,6 +78,7 @@ def make_app(reports: Reports, api: Api) -> Starlette:
             Route("/alerts", _guarded(api.alerts), methods=["GET"]),
             Route("/alerts", _guarded(api.raise_alert), methods=["POST"]),
             Route("/figures", _guarded(api.figures)),
+            *(Route(path, _guarded(asset)) for path, asset in load_assets().items()),
         ],
         exception_handlers={HTTPException: refused, Exception: failed},
     )
@@ -97,7 +93,8 @@ def _guarded(
         if TOKEN_PARAMETERS & request.query_params.keys():
             raise HTTPException(400, NOT_IN_URL)
         response = await endpoint(request)
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
         return response
 
     return guarded

@@ -26,6 +26,8 @@ class NodeClient:
     """A script that prints what happens to it."""
 
     process: trio.Process
+    passed_over: str = ""
+    """Lines that nobody waited for."""
     _text: str = ""
 
     async def line(self, start: str) -> str:
@@ -35,6 +37,7 @@ class NodeClient:
                 line = await self._line()
                 if line.startswith(start):
                     return line.removeprefix(start).strip()
+                self.passed_over += line + "\n"
 
     async def received(self, kind: str) -> Message:
         """The next message of a type that it received."""

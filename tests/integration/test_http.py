@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import socket
@@ -20,11 +21,12 @@ from relay.transport.link import SocketLink
 from relay.transport.stream import FrameStream
 from relay.web.api import Api
 from relay.web.app import Reports, make_app
+from relay.web.assets import CLIENT, FILES
 from relay.web.http import HttpServer
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.raw import REQUEST, RawClient, open_raw
-from tests.integration.relay_process import RelayProcess, start_relay, until
+from tests.integration.relay_process import PROJECT, RelayProcess, start_relay, until
 
 NO_ONE: Any = None
 NO_API = Api(NO_ONE, NO_ONE, NO_ONE, NO_ONE, 1.0, None, None, AuditLog(None), Metrics())
@@ -74,7 +76,39 @@ async def test_the_page_says_what_this_is(relay: RelayProcess) -> None:
     page = await relay.get("/")
     assert page.status == 200
     assert page.headers.get_content_type() == "text/html"
-    assert b"/streams/register" in page.body
+    assert b"Watch, broadcast and operate the streams of this relay" in page.body
+    assert b'href="/health"' in page.body  # for those without JavaScript
+
+
+@pytest.mark.parametrize("path", sorted(FILES))
+async def test_files_of_the_page_are_strict_and_kept_as_long_as_they_are_the_same(
+    relay: RelayProcess, path: str
+) -> None:
+    plain = await relay.get(path)
+    assert plain.status == 200
+    assert "unsafe" not in plain.headers["Content-Security-Policy"]
+    assert plain.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+    assert plain.headers["Access-Control-Allow-Origin"] == ("*" if path in CLIENT else None)
+
+    packed = await relay.get(path, headers={"Accept-Encoding": "br, gzip"})
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+
+    etag = plain.headers["ETag"]
+    again = await relay.get(path, headers={"If-None-Match": etag})
+    assert (again.status, again.body, again.headers["ETag"]) == (304, b"", etag)
+    assert (await relay.get(path, headers={"If-None-Match": '"another"'})).status == 200
+
+
+def test_every_file_of_the_page_is_answered() -> None:
+    web = PROJECT / "relay" / "web"
+    files = {
+        str(path.relative_to(web))
+        for folder in ("page", "client")
+        for path in (web / folder).iterdir()
+        if path.name != "package.json"  # for those who take the client from here
+    }
+    assert set(FILES.values()) == files
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/ready", "/stats"])

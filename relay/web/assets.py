@@ -1,0 +1,76 @@
+"""The files of the page and of the client, read once and answered as they are. Floor 4."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from importlib import resources
+from pathlib import PurePosixPath
+
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import Response
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Nothing inline, and nothing from elsewhere."""
+
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".ts": "text/plain; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+PAGE = (
+    "alerts.js",
+    "broadcast.js",
+    "dom.js",
+    "icon.svg",
+    "operate.js",
+    "page.css",
+    "page.js",
+    "screen.js",
+    "watch.js",
+)
+CLIENT = {f"/{name}": f"client/{name}" for name in ("relay-client.js", "relay-client.d.ts")}
+"""May be imported by pages from anywhere."""
+FILES = {"/": "page/index.html", **{f"/page/{name}": f"page/{name}" for name in PAGE}, **CLIENT}
+
+
+@frozen
+class Asset:
+    """One file, and the same packed."""
+
+    content: bytes
+    packed: bytes
+    headers: dict[str, str]
+
+    async def __call__(self, request: Request) -> Response:
+        etag = self.headers["ETag"]
+        if etag in request.headers.get("If-None-Match", ""):
+            return Response(None, 304, self.headers)
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            return Response(self.packed, headers={**self.headers, "Content-Encoding": "gzip"})
+        return Response(self.content, headers=self.headers)
+
+
+def load_assets() -> dict[str, Asset]:
+    """All of them, by path."""
+    return {path: _load(path, name) for path, name in FILES.items()}
+
+
+def _load(path: str, name: str) -> Asset:
+    content = (resources.files("relay.web") / name).read_bytes()
+    headers = {
+        "Content-Type": MEDIA_TYPES[PurePosixPath(name).suffix],
+        "Content-Security-Policy": PAGE_POLICY,
+        "Cache-Control": "no-cache",  # ask each time: what is stored may be of an earlier relay
+        "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+        "Vary": "Accept-Encoding",
+    }
+    if path in CLIENT:
+        headers["Access-Control-Allow-Origin"] = "*"
+    return Asset(content, gzip.compress(content, 9, mtime=0), headers)

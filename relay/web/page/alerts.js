@@ -1,0 +1,61 @@
+// Alerts as they pop up, and the list of those of one stream with the earlier ones.
+import { make, makeTime } from './dom.js';
+
+const MOST_TOASTS = 4;
+const TOAST_LASTS = 12_000; // ms
+const MOST_LISTED = 200;
+const PAGE = 20;
+
+export function popUp({ streamId, severity, message, timestamp }) {
+  const toasts = document.getElementById('toasts');
+  const toast = make('div', { class: 'toast', 'data-severity': severity },
+    make('div', {}, make('strong', {}, message), make('span', { class: 'faint' }, `${streamId} · ${severity} · `), makeTime(timestamp)),
+    make('button', { type: 'button', class: 'quiet', 'aria-label': 'Dismiss', onclick: () => toast.remove() }, '✕'));
+  toasts.append(toast);
+  while (toasts.children.length > MOST_TOASTS) toasts.firstChild.remove();
+  setTimeout(() => toast.remove(), TOAST_LASTS);
+}
+
+/** The alerts of one stream, the newest first, by `add` and by asking for earlier ones. */
+export function makeAlertList(streamId, token) {
+  const list = make('ul', { class: 'alerts', 'aria-label': `Alerts of ${streamId}`, tabindex: 0 });
+  const none = make('p', { class: 'faint' }, 'None yet.');
+  const note = make('p', { class: 'faint', role: 'status' });
+  const more = make('button', { type: 'button', class: 'quiet', onclick: () => loadEarlier() }, 'Earlier alerts');
+  const shown = new Set();
+  let oldest = Infinity;
+
+  function show({ alertId, severity, message, timestamp }, place) {
+    if (shown.has(alertId)) return;
+    shown.add(alertId);
+    oldest = Math.min(oldest, alertId);
+    none.hidden = true;
+    place(make('li', { 'data-severity': severity }, makeTime(timestamp), ` · ${severity}`, make('div', {}, message)));
+  }
+
+  async function loadEarlier() {
+    more.disabled = true;
+    const before = oldest < Infinity ? `&before=${oldest}` : '';
+    try {
+      const answer = await fetch(`/alerts?streamId=${encodeURIComponent(streamId)}&limit=${PAGE}${before}`, {
+        headers: { Authorization: `Bearer ${token()}` },
+      });
+      const body = await answer.json();
+      if (!answer.ok) throw new Error(body.error.message);
+      for (const alert of body.alerts) show(alert, (line) => list.append(line));
+      more.hidden = !body.more || shown.size >= MOST_LISTED;
+      note.textContent = '';
+    } catch (error) {
+      note.textContent = `Earlier alerts did not come: ${error.message}`;
+    }
+    more.disabled = false;
+  }
+
+  function add(alert) {
+    show(alert, (line) => list.prepend(line));
+    while (list.children.length > MOST_LISTED) list.lastChild.remove();
+  }
+
+  const element = make('section', { class: 'card' }, make('h2', {}, 'Alerts'), none, list, note, more);
+  return { element, add, loadEarlier };
+}

@@ -1,0 +1,207 @@
+// Broadcast: this device's camera as a stream, for as long as somebody watches.
+import { RelayClient } from '/relay-client.js';
+import { makeAlertList, popUp } from './alerts.js';
+import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say } from './dom.js';
+
+const QUALITY = 0.72;
+const REFUSED = {
+  NotAllowedError: ['The camera was refused', 'Allow the camera for this page in the settings of the browser, then start again.'],
+  NotFoundError: ['There is no camera', 'This device has none that the browser may use.'],
+  NotReadableError: ['The camera is in use', 'Another program has it. Close that, then start again.'],
+};
+
+/** The broadcast outlives the view: whoever looks at something else goes on sending. */
+let current = null;
+
+export function stopBroadcast() {
+  current?.stop();
+  current = null; // whoever enters next is somebody else
+}
+
+export function showBroadcast(session, content) {
+  content.append(make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Broadcast')));
+  if (!navigator.mediaDevices?.getUserMedia) {
+    content.append(explainInsecure());
+    return () => {};
+  }
+  current ??= new Broadcast(session, () => { current = null; });
+  content.append(current.element);
+  const timer = setInterval(() => current?.refresh(), 500);
+  current.refresh();
+  return () => {
+    clearInterval(timer);
+    if (current && !current.going) current = null;
+  };
+}
+
+function explainInsecure() {
+  const port = location.port ? `:${location.port}` : '';
+  return make('section', { class: 'card refused', role: 'alert' },
+    make('h2', {}, 'The browser keeps the camera from this page'),
+    make('p', {}, 'Cameras are for secure pages only, and ', make('code', {}, location.origin), ' is none. What to do:'),
+    make('ul', {},
+      make('li', {}, 'On the machine of the relay itself, open ', make('code', {}, `http://localhost${port}`), ' instead.'),
+      make('li', {}, 'On a phone, start the relay with ', make('code', {}, '--dev-tls'), ', trust the file that it names, and open ', make('code', {}, `https://${location.host}`), '.'),
+      make('li', {}, 'For good, give the relay a certificate: ', make('code', {}, '--tls-certificate FILE --tls-key FILE'), '.')));
+}
+
+class Broadcast {
+  constructor(session, onStop) {
+    this.going = false;
+    this._session = session;
+    this._onStop = onStop;
+    this._rate = new Rate();
+    this._bytes = new Rate();
+    this._canvas = document.createElement('canvas');
+    this._build();
+  }
+
+  _build() {
+    const remembered = sessionStorage.getItem('relay-stream') ?? `camera-${Math.random().toString(36).slice(2, 8)}`;
+    this._id = make('input', { value: remembered, pattern: '[A-Za-z0-9._:\\-]{1,128}', required: true, autocapitalize: 'off', spellcheck: 'false', title: '1 to 128 letters, digits, and - . _ :' });
+    this._width = makeSelect([['640', '640 wide'], ['960', '960 wide'], ['1280', '1280 wide']], '640');
+    this._fps = makeSelect([['5', '5'], ['10', '10'], ['15', '15'], ['25', '25']], '15');
+    this._facing = makeSelect([['environment', 'Back'], ['user', 'Front']], 'environment');
+    this._video = make('video', { muted: true, playsinline: true, 'aria-label': 'What the camera sees' });
+    this._video.muted = true;
+    this._note = make('div', { class: 'note' }, 'The camera is off');
+    this._start = make('button', { type: 'submit', class: 'main' }, 'Start broadcasting');
+    this._stop = make('button', { type: 'button', hidden: true, onclick: () => this.stop() }, 'Stop');
+    this._says = make('p', { role: 'status' }, 'Viewers see the camera once you start.');
+    this._wrong = make('div', { class: 'card refused', role: 'alert', hidden: true });
+    const [facts, set] = makeFacts(['Viewers', 'Sent', 'Skipped', 'Rate']);
+    this._set = set;
+    this._fields = make('div', { class: 'fields' }, makeField('Stream id', this._id), makeField('Camera', this._facing),
+      makeField('Picture', this._width), makeField('Frames a second', this._fps));
+    this._side = make('div', { class: 'side' });
+    const form = make('form', { class: 'card', onsubmit: (event) => { event.preventDefault(); this.start(); } },
+      this._fields, make('div', { class: 'buttons' }, this._start, this._stop), this._says);
+    this.element = make('div', { class: 'cast' },
+      make('div', {}, this._wrong, make('div', { class: 'screen' }, this._video, this._note), facts),
+      make('div', {}, form, this._side));
+  }
+
+  async start() {
+    this._wrong.hidden = true;
+    this._start.disabled = true;
+    const width = Number(this._width.value);
+    try {
+      this._media = await navigator.mediaDevices.getUserMedia({
+        audio: false,
+        video: { facingMode: this._facing.value, width: { ideal: width }, frameRate: { ideal: Number(this._fps.value) } },
+      });
+    } catch (error) {
+      this._start.disabled = false;
+      this._refuse(...(REFUSED[error.name] ?? ['The camera did not start', error.message]));
+      return;
+    }
+    this._start.disabled = false;
+    this.going = true;
+    this._video.srcObject = this._media;
+    await this._video.play().catch(() => {});
+    this._media.getVideoTracks()[0].addEventListener('ended', () => this.stop());
+    this._connect();
+    this._lock = await navigator.wakeLock?.request('screen').catch(() => null);
+    this._next();
+    this.refresh();
+  }
+
+  _connect() {
+    const streamId = this._id.value.trim();
+    sessionStorage.setItem('relay-stream', streamId);
+    const alerts = makeAlertList(streamId, this._session.token);
+    this._side.replaceChildren(alerts.element);
+    this._client = new RelayClient({ url: location.origin, token: this._session.token, path: '/streams/register' });
+    this._publication = this._client.publish({
+      streamId,
+      metadata: { codec: 'jpeg', mimeType: 'image/jpeg', device: 'browser' },
+      onRegistered: () => alerts.loadEarlier(),
+      onDemand: () => this.refresh(),
+      onAlert: (alert) => {
+        alerts.add(alert);
+        popUp(alert);
+      },
+      onError: (error) => {
+        this.stop();
+        this._refuse('The relay refused the stream', `${error.message}.`);
+      },
+    });
+    this._client.on('state', ({ state, error }) => {
+      if (state === 'closed' && error?.code !== 'CLOSED') {
+        this.stop();
+        this._refuse('The broadcast ended', `${error.message}.`);
+      }
+      this.refresh();
+    });
+    this._client.connect().catch(() => {}); // `state` tells
+  }
+
+  /** One picture after the other, at the pace that was asked for; none while nobody watches. */
+  _next() {
+    if (!this.going) return;
+    const period = 1000 / Number(this._fps.value);
+    const began = performance.now();
+    const again = () => setTimeout(() => this._next(), Math.max(0, period - (performance.now() - began)));
+    const wanted = this._publication.registered && this._publication.consumers > 0;
+    const { videoWidth, videoHeight } = this._video;
+    if (!wanted || !videoWidth) {
+      again();
+      return;
+    }
+    const scale = Math.min(1, Number(this._width.value) / videoWidth);
+    this._canvas.width = Math.round(videoWidth * scale);
+    this._canvas.height = Math.round(videoHeight * scale);
+    this._canvas.getContext('2d', { alpha: false }).drawImage(this._video, 0, 0, this._canvas.width, this._canvas.height);
+    const timestamp = Date.now();
+    this._canvas.toBlob(async (blob) => {
+      const data = blob && new Uint8Array(await blob.arrayBuffer());
+      if (data && this.going && this._publication.sendFrame(data, { timestamp })) {
+        this._rate.add();
+        this._bytes.add(data.length);
+      }
+      again();
+    }, 'image/jpeg', QUALITY);
+  }
+
+  stop() {
+    if (!this.going) return;
+    this.going = false;
+    for (const track of this._media.getTracks()) track.stop();
+    this._video.srcObject = null;
+    this._client.close();
+    this._lock?.release().catch(() => {});
+    this.refresh();
+    if (!this.element.isConnected) this._onStop();
+  }
+
+  refresh() {
+    const { state, retryAt } = this._client ?? {};
+    const watched = this.going && this._publication.consumers > 0;
+    this._start.hidden = this.going;
+    this._stop.hidden = !this.going;
+    for (const control of this._fields.querySelectorAll('input, select')) control.disabled = this.going;
+    this._note.hidden = this.going;
+    if (!this.going) {
+      say(this._says, 'Viewers see the camera once you start.');
+      this._set.Viewers('–');
+      return;
+    }
+    let text = 'Connecting…';
+    if (state === 'ready' && this._publication.registered) {
+      text = watched ? 'On air.' : 'Paused: nobody watches. It goes on by itself.';
+    } else if (state === 'waiting') {
+      const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
+      text = `The connection is lost. Next attempt ${seconds ? `in ${seconds} s` : 'now'}; the camera stays on.`;
+    }
+    say(this._says, text);
+    this._set.Viewers(state !== 'ready' ? '–' : watched ? 'Watching' : 'None');
+    this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
+    this._set.Skipped(count(this._publication.skipped));
+    this._set.Rate(bits(watched ? this._bytes.perSecond * 8 : 0));
+  }
+
+  _refuse(title, text) {
+    this._wrong.replaceChildren(make('h2', {}, title), make('p', {}, text));
+    this._wrong.hidden = false;
+  }
+}

@@ -1,0 +1,75 @@
+// Small helpers to make and change what the page shows. Text is always text, never markup.
+
+/** An element: `make('p', { class: 'faint' }, 'text', child)`; functions listen, as in `onclick`. */
+export function make(name, attributes = {}, ...children) {
+  const svg = ['svg', 'polyline', 'line'].includes(name);
+  const element = svg ? document.createElementNS('http://www.w3.org/2000/svg', name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (typeof value === 'function') element.addEventListener(key.slice(2), value);
+    else if (value === true) element.setAttribute(key, '');
+    else if (value !== false && value !== undefined && value !== null) element.setAttribute(key, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Sets text only where it is another, so that screen readers hear of changes alone. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** A list of names and values that are kept up to date: `[element, { name: set }]`. */
+export function makeFacts(names) {
+  const set = {};
+  const list = make('dl', { class: 'facts' }, ...names.map((name) => {
+    const value = make('dd', {}, '–');
+    set[name] = (text) => say(value, text);
+    return make('div', {}, make('dt', {}, name), value);
+  }));
+  return [list, set];
+}
+
+let fields = 0;
+/** A label with its field; `control` is an input or select. */
+export function makeField(text, control) {
+  control.id ||= `field-${fields += 1}`;
+  return make('div', {}, make('label', { for: control.id }, text), control);
+}
+
+export function makeSelect(options, chosen, onChange) {
+  return make('select', { onchange: (event) => onChange?.(event.target.value) }, ...options.map(
+    ([value, text]) => make('option', { value, selected: value === chosen }, text),
+  ));
+}
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
+
+export function makeTime(ms) {
+  const date = new Date(ms);
+  const today = date.toDateString() === new Date().toDateString();
+  return make('time', { datetime: date.toISOString() }, (today ? clock : day).format(date));
+}
+
+export const count = (value) => new Intl.NumberFormat(undefined, { maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);
+export const bits = (perSecond) => (perSecond < 1e6 ? `${count(perSecond / 1e3)} kbit/s` : `${count(perSecond / 1e6)} Mbit/s`);
+export const duration = (ms) => (ms < 1000 ? `${Math.max(0, Math.round(ms))} ms` : `${count(ms / 1000)} s`);
+
+/** What lies within the last seconds, to say how many come in one. */
+export class Rate {
+  constructor(seconds = 3) {
+    this._span = seconds * 1000;
+    this._events = [];
+  }
+
+  add(amount = 1) {
+    this._events.push([performance.now(), amount]);
+  }
+
+  get perSecond() {
+    const now = performance.now();
+    while (this._events.length && this._events[0][0] < now - this._span) this._events.shift();
+    const since = this._events.length ? Math.max(1000, now - this._events[0][0]) : 1000;
+    return this._events.reduce((sum, [, amount]) => sum + amount, 0) / (since / 1000);
+  }
+}

@@ -1,0 +1,170 @@
+// Operate: what the relay does, from its HTTP figures, with the last minutes as small plots.
+import { count, make, makeFacts, say } from './dom.js';
+
+const PERIOD = 2000; // ms
+const KEPT = 150; // samples: five minutes
+const MOST_ROWS = 100;
+
+/** Shows the figures for as long as the view lasts; returns how to leave it. */
+export function showOperate({ token }, content) {
+  const plots = {
+    frames: new Plot('Frames a second', 'in', 'out'),
+    drops: new Plot('Dropped a second', 'superseded', 'otherwise'),
+    ages: new Plot('Age of frames when written, ms', 'half below', '99% below'),
+    connections: new Plot('Connections', 'open', 'authenticated'),
+  };
+  const [facts, set] = makeFacts(['Connections', 'Streams live', 'Subscriptions', 'Frames in', 'Frames out', 'Alerts stored']);
+  const services = make('tbody');
+  const endings = make('tbody');
+  const streams = make('tbody');
+  const note = make('p', { role: 'status', class: 'faint' });
+  const refused = make('section', { class: 'card refused', role: 'alert', hidden: true });
+  const panels = make('div', { class: 'panels' },
+    ...Object.values(plots).map((plot) => plot.element),
+    table('Services', ['Service', 'State'], services),
+    table('Endings', ['Why', 'So often'], endings),
+    table('Streams', ['Stream', 'Status', 'Frames', 'Viewers', 'Written', 'Dropped', 'Waiting'], streams, true));
+  content.append(make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Operate'), note), refused, facts, panels);
+  let before = null;
+  let timer;
+  let left = false;
+
+  async function look() {
+    let ok = false;
+    try {
+      ok = await ask();
+      note.textContent = '';
+    } catch (error) {
+      say(note, `The relay does not answer: ${error.message}. Asking again.`);
+      before = null;
+      ok = true;
+    }
+    if (ok && !left) timer = setTimeout(look, PERIOD);
+  }
+
+  async function ask() {
+    const headers = { Authorization: `Bearer ${token()}` };
+    const [figures, stats, ready] = await Promise.all([
+      fetch('/figures', { headers }), fetch('/stats'), fetch('/ready'),
+    ]);
+    if (left) return false;
+    const allowed = figures.status !== 401 && figures.status !== 403;
+    facts.hidden = panels.hidden = !allowed;
+    refused.hidden = allowed;
+    if (!allowed) {
+      explain((await figures.json()).error.message);
+      return false;
+    }
+    if (!figures.ok || !stats.ok) throw new Error(`status ${figures.status}`);
+    show(await stats.json(), await figures.json(), await ready.json());
+    return true;
+  }
+
+  function explain(why) {
+    refused.replaceChildren(make('h2', {}, 'This token may not operate'), make('p', {}, `${why}.`),
+      make('p', {}, 'Make one that may, and enter with it:'),
+      make('pre', {}, "./scripts/relay token service operator --consume '*' --operate"));
+  }
+
+  function show(stats, figures, ready) {
+    const now = { at: performance.now(), stats };
+    const out = stats.frames_to_consumers;
+    set.Connections(count(stats.connections));
+    set['Streams live'](count(stats.streams.online + stats.streams.streaming));
+    set.Subscriptions(count(stats.streams.consumers));
+    set['Alerts stored'](count(stats.alerts_stored));
+    plots.connections.add(stats.connections, stats.authenticated);
+    if (before !== null) {
+      const seconds = (now.at - before.at) / 1000;
+      const was = before.stats.frames_to_consumers;
+      const rate = (new_, old) => Math.max(0, (new_ - old) / seconds);
+      const dropped = (each) => Object.values(each.dropped).reduce((sum, value) => sum + value, 0);
+      const superseded = rate(out.dropped.superseded ?? 0, was.dropped.superseded ?? 0);
+      const framesIn = rate(stats.frames_accepted, before.stats.frames_accepted);
+      const framesOut = rate(out.written, was.written);
+      set['Frames in'](`${count(framesIn)} / s`);
+      set['Frames out'](`${count(framesOut)} / s`);
+      plots.frames.add(framesIn, framesOut);
+      plots.drops.add(superseded, rate(dropped(out), dropped(was)) - superseded);
+      plots.ages.add(...agesBetween(before.stats.frame_age, stats.frame_age));
+    }
+    before = now;
+    fill(services, Object.entries({ database: ready.database, ...ready.services }));
+    fill(endings, Object.entries(stats.endings).sort(([, one], [, other]) => other - one)
+      .map(([name, number]) => [name.replaceAll('_', ' '), number]));
+    const rows = figures.streams.map(({ streamId, status, frames, consumers }) => {
+      const sum = (of) => consumers.reduce((total, each) => total + of(each), 0);
+      const lost = ({ dropped }) => Object.values(dropped).reduce((total, value) => total + value, 0);
+      return [streamId, status, frames, consumers.length, sum((each) => each.written), sum(lost), sum((each) => each.waiting)];
+    });
+    fill(streams, rows.slice(0, MOST_ROWS));
+  }
+
+  look();
+  return () => {
+    left = true;
+    clearTimeout(timer);
+  };
+}
+
+/** The half and the 99th percentile of the frames between two histograms, in ms; null without any. */
+function agesBetween(old, now) {
+  const counts = Object.entries(now).map(([bound, value]) => [Number(bound) || Infinity, value - (old[bound] ?? 0)]);
+  counts.sort(([one], [other]) => one - other);
+  const all = counts.reduce((sum, [, value]) => sum + value, 0);
+  if (all <= 0) return [null, null];
+  return [0.5, 0.99].map((part) => {
+    let seen = 0;
+    let below = 0;
+    for (const [bound, value] of counts) {
+      if (value > 0 && seen + value >= part * all) {
+        const inside = Number.isFinite(bound) ? bound : 2 * below;
+        return 1000 * (below + (inside - below) * ((part * all - seen) / value));
+      }
+      seen += value;
+      if (Number.isFinite(bound)) below = bound;
+    }
+    return null;
+  });
+}
+
+function table(title, columns, body, wide = false) {
+  return make('section', { class: wide ? 'card wide' : 'card' }, make('h2', {}, title), make('div', { class: 'scroll', tabindex: wide ? 0 : undefined },
+    make('table', {}, make('thead', {}, make('tr', {}, ...columns.map((name, index) => make('th', { scope: 'col', class: index > 0 && columns.length > 2 && index !== 1 ? 'number' : columns[1] === 'So often' && index ? 'number' : null }, name)))), body)));
+}
+
+function fill(body, rows) {
+  const lines = rows.map((row) => make('tr', {}, ...row.map((value) => (
+    typeof value === 'number' ? make('td', { class: 'number' }, count(value)) : make('td', {}, String(value))))));
+  body.replaceChildren(...(lines.length ? lines : [make('tr', {}, make('td', { class: 'faint' }, 'None'))]));
+}
+
+/** Two lines over the last minutes, from 0 to the most there was. */
+class Plot {
+  constructor(title, ...names) {
+    this._values = names.map(() => []);
+    this._lines = names.map(() => make('polyline', { points: '' }));
+    this._most = make('span', {}, '');
+    this._shown = names.map(() => make('b', {}, '–'));
+    const svg = make('svg', { viewBox: '0 0 100 40', preserveAspectRatio: 'none', role: 'img', 'aria-label': `${title}, the last five minutes` },
+      make('line', { x1: 0, x2: 100, y1: 40, y2: 40 }), make('line', { x1: 0, x2: 100, y1: 0, y2: 0 }), ...this._lines);
+    this.element = make('section', { class: 'card plot' }, make('h2', {}, title), svg, make('div', { class: 'legend' },
+      ...names.map((name, index) => make('span', {}, make('span', { class: index ? 'key second' : 'key' }), `${name} `, this._shown[index])), this._most));
+  }
+
+  add(...values) {
+    values.forEach((value, index) => {
+      this._values[index].push(value);
+      if (this._values[index].length > KEPT) this._values[index].shift();
+      say(this._shown[index], value === null ? '–' : count(value));
+    });
+    const most = Math.max(1, ...this._values.flat().filter((value) => value !== null));
+    say(this._most, `most ${count(most)}`);
+    this._values.forEach((line, index) => {
+      const from = KEPT - line.length;
+      const points = line.flatMap((value, at) => (
+        value === null ? [] : [`${(100 * (from + at) / (KEPT - 1)).toFixed(2)},${(40 - 39 * value / most).toFixed(2)}`]));
+      this._lines[index].setAttribute('points', points.join(' '));
+    });
+  }
+}

@@ -1,0 +1,132 @@
+// The page of the relay: who is there, and which of its three views is shown.
+import { RelayClient } from '/relay-client.js';
+import { showBroadcast, stopBroadcast } from './broadcast.js';
+import { say } from './dom.js';
+import { showOperate } from './operate.js';
+import { showGrid, showStream } from './watch.js';
+
+const KEY = 'relay-token';
+const $ = (id) => document.getElementById(id);
+
+/** What to do about an ending after which the client does not come back. */
+const ENDED = {
+  SESSION_REVOKED: 'This session was ended: somebody signed out, or the token was revoked. Enter with a new token to go on.',
+  AUTH_FAILED: 'The token is wrong, or it has expired. Enter with another one.',
+};
+
+let token = null;
+let session = null;
+let leaveView = null;
+
+function enter(given, { keep }) {
+  token = given;
+  if (keep) sessionStorage.setItem(KEY, given);
+  const client = new RelayClient({ url: location.origin, token: () => token });
+  session = { client, token: () => token };
+  const mine = session;
+  client.on('state', (change) => { if (session === mine) showState(change); });
+  client.on('notice', (notice) => { if (session === mine) tell(notice); });
+  client.on('session', ({ expiresAt }) => {
+    if (!expiresAt || expiresAt > client.relayNow() + 60_000) $('banner').hidden = true;
+  });
+  $('enter').hidden = true;
+  $('who').hidden = false;
+  client.connect().catch(() => {}); // `state` tells
+  route();
+}
+
+/** Back to the form, with what has happened and what to do. */
+function end(which, error) {
+  if (session === null || session !== which) return;
+  const left = session;
+  session = null;
+  token = null;
+  sessionStorage.removeItem(KEY);
+  leaveView?.();
+  leaveView = null;
+  stopBroadcast();
+  left.client.close();
+  $('content').replaceChildren();
+  $('banner').hidden = true;
+  $('who').hidden = true;
+  $('enter').hidden = false;
+  $('token').value = '';
+  $('wrong').hidden = !error;
+  if (error) $('wrong').textContent = ENDED[error.code] ?? `The relay ended the connection: ${error.message}.`;
+  $('token').focus();
+}
+
+function showState({ state, error }) {
+  const { client } = session;
+  if (state === 'closed') {
+    end(session, error);
+    return;
+  }
+  const where = $('state');
+  where.dataset.state = state;
+  where.dataset.encoding = client.encoding ?? '';
+  const seconds = Math.max(1, Math.ceil(((client.retryAt ?? 0) - Date.now()) / 1000));
+  const text = {
+    ready: client.session?.userId ? `Connected as ${client.session.userId}` : 'Connected as a service',
+    connecting: 'Connecting…',
+    waiting: `Offline, next attempt in ${seconds} s`,
+  }[state];
+  say(where, text);
+  where.title = error ? error.message : '';
+}
+
+function tell({ code, expiresAt }) {
+  const banner = $('banner');
+  if (code === 'SESSION_EXPIRING') {
+    const at = new Date(expiresAt).toLocaleTimeString();
+    banner.textContent = `The session ends at ${at}, unless the application renews it. To go on after that, enter with a new token.`;
+  } else if (code === 'SERVER_RESTARTING') {
+    banner.textContent = 'The relay restarts. This page comes back by itself.';
+    setTimeout(() => { banner.hidden = true; }, 10_000);
+  } else return;
+  banner.hidden = false;
+}
+
+function route() {
+  const [view = '', ...rest] = location.hash.slice(1).split('/');
+  const name = ['watch', 'broadcast', 'operate'].includes(view) ? view : 'watch';
+  for (const link of document.querySelectorAll('nav a')) {
+    if (link.hash === `#${name}`) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+  if (session === null) return;
+  leaveView?.();
+  const content = $('content');
+  content.replaceChildren();
+  let streamId = '';
+  try {
+    streamId = decodeURIComponent(rest.join('/'));
+  } catch {
+    // What is no address names no stream.
+  }
+  if (name === 'broadcast') leaveView = showBroadcast(session, content);
+  else if (name === 'operate') leaveView = showOperate(session, content);
+  else if (streamId) leaveView = showStream(session, content, streamId);
+  else leaveView = showGrid(session, content);
+  const heading = content.querySelector('h1');
+  document.title = `${heading.textContent} · relay`;
+  heading.focus({ preventScroll: true });
+  scrollTo(0, 0);
+}
+
+$('enter').addEventListener('submit', (event) => {
+  event.preventDefault();
+  $('wrong').hidden = true;
+  enter($('token').value.trim(), { keep: $('keep').checked });
+  $('token').value = '';
+});
+$('leave').addEventListener('click', () => end(session, null));
+addEventListener('hashchange', route);
+setInterval(() => {
+  if (session?.client.state === 'waiting') showState({ state: 'waiting', error: null });
+}, 1000);
+
+const kept = sessionStorage.getItem(KEY);
+route();
+if (kept) enter(kept, { keep: true });
+else $('token').focus();

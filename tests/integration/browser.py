@@ -1,0 +1,138 @@
+"""A real Chromium for tests, with a camera that shows the demo's film."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from relay.demo.video import default_video, play
+from tests.integration.relay_process import PATIENCE, RelayProcess
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+PICTURES = 100
+FLAGS = (
+    "--no-sandbox",  # which root has to do without
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+    # A name that is not the loopback's: pages from there are not secure.
+    "--host-resolver-rules=MAP insecure.test 127.0.0.1",
+)
+
+expect.set_options(timeout=PATIENCE * 1000)
+
+
+def find_chromium() -> str:
+    """Chromium on the PATH; else the test is skipped."""
+    for name in NAMES:
+        if found := shutil.which(name):
+            return found
+    pytest.skip("there is no Chromium on the PATH: apt-get install chromium")
+
+
+@contextmanager
+def run_chromium(folder: Path) -> Iterator[Browser]:
+    """A browser whose camera shows the film."""
+    executable = find_chromium()
+    film = folder / "film.mjpeg"
+    with closing(play(default_video())) as playing:
+        film.write_bytes(b"".join(picture.jpeg for picture in islice(playing, PICTURES)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable,
+            args=[*FLAGS, f"--use-file-for-fake-video-capture={film}"],
+        )
+        yield browser
+        browser.close()
+
+
+@define(eq=False)
+class Visitor:
+    """Somebody with the relay's page open, in a browser profile of their own."""
+
+    context: BrowserContext
+    page: Page
+    url: str
+    problems: list[str]
+    """Errors in the console, and scripts that failed."""
+
+    def enter(self, token: str, *, keep: bool = False) -> None:
+        self.page.get_by_label("Token", exact=True).fill(token)
+        if keep:
+            self.page.get_by_label("Keep it until").check()
+        self.page.get_by_role("button", name="Enter").click()
+
+    def go(self, view: str) -> None:
+        self.page.get_by_role("link", name=view, exact=True).click()
+
+    def broadcast(self, stream_id: str) -> None:
+        self.go("Broadcast")
+        self.page.get_by_label("Stream id").fill(stream_id)
+        self.page.get_by_role("button", name="Start broadcasting").click()
+        self.expect_state("Connected")
+
+    def watch(self, stream_id: str) -> None:
+        self.go("Watch")
+        self.page.get_by_role("link", name=stream_id).click()
+
+    def expect_state(self, text: str) -> None:
+        expect(self.page.locator("#state")).to_contain_text(text)
+
+    def expect_text(self, text: str | re.Pattern[str]) -> None:
+        expect(self.page.get_by_text(text).first).to_be_visible()
+
+    def expect_moving_picture(self) -> None:
+        """The canvas shows one picture, and then another."""
+        expect(self.page.get_by_text(re.compile(r"^[\d.]+ fps")).first).to_be_visible()
+        first = self.picture()
+        self.page.wait_for_function(f"() => ({SUM})() !== {first}", timeout=PATIENCE * 1000)
+
+    def picture(self) -> int:
+        """A sum over what the canvas shows."""
+        found: int = self.page.evaluate(SUM)
+        return found
+
+
+SUM = """() => {
+  const canvas = document.querySelector('main canvas');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let sum = 0;
+  for (let at = 0; at < data.length; at += 97) sum = (sum * 31 + data[at]) % 1000003;
+  return sum;
+}"""
+
+
+@contextmanager
+def visit(
+    browser: Browser, relay: RelayProcess, *, host: str = "127.0.0.1", **options: Any
+) -> Iterator[Visitor]:
+    """Open the page. Whatever goes wrong in it is a failure, unless the test takes it away."""
+    context = browser.new_context(**options)
+    page = context.new_page()
+    visitor = Visitor(context, page, f"http://{host}:{relay.port}", [])
+    page.on("pageerror", lambda error: visitor.problems.append(str(error)))
+    page.on(
+        "console",
+        lambda message: visitor.problems.append(message.text) if message.type == "error" else None,
+    )
+    page.set_default_timeout(PATIENCE * 1000)
+    page.goto(visitor.url)
+    try:
+        yield visitor
+        assert visitor.problems == []
+    finally:
+        context.close()

@@ -1,0 +1,283 @@
+"""The page in a real Chromium: one page broadcasts a camera, another one watches."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.integration.accounts import Accounts
+from tests.integration.browser import run_chromium, visit
+from tests.integration.peers import new_stream_id
+from tests.integration.relay_process import RelayProcess
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with (
+        tempfile.TemporaryDirectory(prefix="relay-test-") as folder,
+        run_chromium(Path(folder)) as browser,
+    ):
+        yield browser
+
+
+SMALL = """() =>
+  [...document.querySelectorAll('button, select, input:not([type=checkbox])')]
+    .filter((each) => each.offsetParent && each.offsetHeight < 32)
+    .map((each) => each.outerHTML)"""
+"""What is too small for a thumb."""
+
+
+def raise_alert(relay: RelayProcess, token: str, stream_id: str, message: str) -> None:
+    body = json.dumps({"streamId": stream_id, "severity": "high", "message": message}).encode()
+    headers = {"Authorization": f"Bearer {token}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{relay.url}/alerts", body, headers)):
+        pass
+
+
+def test_one_page_broadcasts_its_camera_and_another_watches_it(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        phone.enter(token)
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused: nobody watches")
+
+        viewer.enter(token)
+        viewer.watch(stream_id)
+        viewer.expect_moving_picture()
+        viewer.expect_text("Live")
+        viewer.expect_text(re.compile(r"^\d+ ms$"))
+        viewer.expect_text(re.compile(r"^640 . 360$"))
+        phone.expect_text("On air")
+
+        viewer.go("Operate")
+        phone.expect_text("Paused: nobody watches")
+        viewer.expect_text("This token may not operate")
+        assert [text for text in viewer.problems if "403" not in text] == []
+        viewer.problems.clear()
+
+
+def test_an_alert_pops_up_and_is_listed_and_can_be_found_later(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, service, stream_id = accounts.session("ann"), accounts.service("*"), new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        phone.enter(token)
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused")
+        raise_alert(relay, service, stream_id, "earlier than anybody watched")
+        viewer.enter(token)
+        viewer.watch(stream_id)
+        viewer.expect_text("earlier than anybody watched")
+        viewer.expect_moving_picture()
+
+        markup = "<b>Smoke</b> & mirrors"
+        raise_alert(relay, service, stream_id, markup)
+        for visitor in (phone, viewer):
+            expect(visitor.page.locator(".toast")).to_contain_text([markup])
+            listed = visitor.page.get_by_role("list", name="Alerts of")
+            expect(listed.get_by_role("listitem")).to_have_count(2)
+        viewer.page.get_by_role("button", name="Dismiss").click()
+        expect(viewer.page.locator(".toast")).to_have_count(0)
+
+
+def test_a_page_that_was_offline_goes_on_by_itself(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, service, stream_id = accounts.session("ann"), accounts.service("*"), new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        phone.enter(token)
+        phone.broadcast(stream_id)
+        viewer.enter(token)
+        viewer.watch(stream_id)
+        viewer.expect_moving_picture()
+
+        for visitor in (viewer, phone):
+            visitor.context.set_offline(True)
+            visitor.expect_state("Offline")
+            if visitor is phone:
+                phone.expect_text("The connection is lost")
+            else:
+                raise_alert(relay, service, stream_id, "while the viewer was away")
+            visitor.context.set_offline(False)
+            visitor.expect_state("Connected")
+            viewer.expect_moving_picture()
+        expect(viewer.page.locator(".alerts li")).to_have_count(1)
+        phone.expect_text("On air")
+        for visitor in (phone, viewer):
+            assert all("ERR_INTERNET_DISCONNECTED" in text for text in visitor.problems)
+            visitor.problems.clear()
+
+
+def test_a_revoked_session_shows_what_to_do(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token = accounts.session("ann")
+    with visit(browser, relay) as viewer:
+        viewer.enter(token, keep=True)
+        viewer.expect_state("Connected as ann")
+        accounts.execute("delete from session where token = %s", token)
+        viewer.expect_text("This session was ended")
+        expect(viewer.page.get_by_label("Token", exact=True)).to_be_focused()
+        viewer.page.reload()
+        expect(viewer.page.get_by_role("button", name="Enter")).to_be_visible()
+        viewer.enter(accounts.session("ann"))
+        viewer.expect_state("Connected as ann")
+
+
+def test_a_broadcast_that_another_one_took_over_ends_and_says_so(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    with visit(browser, relay) as older, visit(browser, relay) as newer:
+        for phone in (older, newer):
+            phone.enter(token)
+            phone.broadcast(stream_id)
+            phone.expect_text("Paused: nobody watches")
+        older.expect_text("The broadcast ended")
+        older.expect_text("A newer connection of yours registered this stream")
+        older.expect_state("Connected as ann")
+        newer.expect_text("Paused: nobody watches")
+
+
+def test_who_enters_after_another_does_not_broadcast_for_them(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id = new_stream_id()
+    with visit(browser, relay) as phone:
+        phone.enter(accounts.session("ann"))
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused: nobody watches")
+        phone.page.get_by_role("button", name="Forget token").click()
+        phone.enter(accounts.session("bob"))
+        phone.broadcast(stream_id)
+        phone.expect_text("The relay refused the stream")
+        phone.expect_text("This stream id is taken")
+
+
+def test_a_wrong_token_is_told_and_can_be_mended(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    with visit(browser, relay) as viewer:
+        viewer.enter("guessed")
+        viewer.expect_text("The token is wrong")
+        viewer.enter(accounts.session("ann"))
+        viewer.expect_state("Connected as ann")
+
+
+def test_a_token_is_kept_on_request_only_and_never_in_the_address(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token = accounts.session("ann")
+    stored = "() => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    with visit(browser, relay) as viewer:
+        viewer.enter(token)
+        viewer.expect_state("Connected")
+        assert token not in viewer.page.evaluate(stored)
+        viewer.page.reload()
+        viewer.enter(token, keep=True)
+        viewer.expect_state("Connected")
+        viewer.page.reload()
+        viewer.expect_state("Connected")
+        for view in ("Broadcast", "Operate", "Watch"):
+            viewer.go(view)
+            assert token not in viewer.page.url
+        viewer.page.get_by_role("button", name="Forget token").click()
+        assert token not in viewer.page.evaluate(stored)
+        viewer.problems.clear()  # the 403 of Operate
+
+
+def test_an_insecure_page_says_why_there_is_no_camera_and_what_to_do(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    with visit(browser, relay, host="insecure.test") as phone:
+        phone.enter(accounts.session("ann"))
+        phone.expect_state("Connected")
+        phone.go("Broadcast")
+        phone.expect_text("The browser keeps the camera from this page")
+        phone.expect_text("--dev-tls")
+        phone.expect_text(f"https://insecure.test:{relay.port}")
+
+
+def test_operators_see_figures_and_plots(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id = new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as operator:
+        phone.enter(accounts.session("ann"))
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused")
+        operator.enter(accounts.service("*", operate=True))
+        operator.go("Operate")
+        row = operator.page.get_by_role("row", name=stream_id)
+        expect(row).to_contain_text(re.compile("online|streaming"))
+        expect(operator.page.get_by_role("row", name="alert-dispatch")).to_contain_text("running")
+        connections = operator.page.get_by_role("img", name="Connections")
+        expect(connections.locator("polyline").first).to_have_attribute(
+            "points", re.compile(r"\d+\.\d+,\d+\.\d+ \d+\.\d+,\d+\.\d+")
+        )
+
+
+def test_the_page_can_be_used_with_the_keyboard_alone(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("kim"), new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        phone.enter(token)
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused")
+        viewer.page.keyboard.type(token)
+        viewer.page.keyboard.press("Enter")
+        tile = viewer.page.get_by_role("link", name=stream_id)
+        expect(tile).to_be_visible()
+        for _ in range(10):
+            viewer.page.keyboard.press("Tab")
+            if tile.evaluate("element => element === document.activeElement"):
+                break
+        viewer.page.keyboard.press("Enter")
+        expect(viewer.page.get_by_role("heading", name=stream_id)).to_be_focused()
+        viewer.expect_moving_picture()
+        viewer.page.keyboard.press("Escape")
+        expect(viewer.page.get_by_role("heading", name="Streams")).to_be_focused()
+
+
+@pytest.mark.parametrize("view", ["Watch", "Broadcast", "Operate"])
+def test_no_view_is_wider_than_a_phone(
+    browser: Browser, relay: RelayProcess, accounts: Accounts, view: str
+) -> None:
+    size = {"width": 360, "height": 640}
+    with visit(browser, relay, viewport=size) as phone:
+        phone.enter(accounts.service("*", operate=True))
+        phone.expect_state("Connected")
+        phone.go(view)
+        expect(phone.page.get_by_role("heading", level=1)).to_be_visible()
+        assert phone.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert phone.page.evaluate(SMALL) == []
+
+
+def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(
+    browser: Browser, relay: RelayProcess
+) -> None:
+    with visit(browser, relay) as visitor:
+        asked: list[str] = []
+        visitor.page.on("request", lambda request: asked.append(request.url))
+        visitor.page.reload()
+        expect(visitor.page.get_by_role("button", name="Enter")).to_be_visible()
+        assert len(asked) > 5
+        assert all(url.startswith(visitor.url) for url in asked)
+        visitor.page.evaluate(
+            "document.body.append(Object.assign(document.createElement('script'),"
+            " {textContent: 'window.ran = true'}))"
+        )
+        assert visitor.page.evaluate("window.ran") is None
+        (refusal,) = visitor.problems
+        assert "Content Security Policy" in refusal
+        visitor.problems.clear()
