@@ -22,7 +22,7 @@ TESTS = SCRIPTS / "client"
 DEADLINE = 300.0
 MANY_ALERTS = ("--alert-rate", "1000000/minute")
 """The stage of these tests sends 200 a second."""
-MANY_STREAMS = ("--max-streams-per-user", "1000")
+MANY_STREAMS = ("--max-streams-per-user", "1000", "--register-rate", "1000000/minute")
 """Phones come and go, and each leaves its stream online for five seconds."""
 
 
