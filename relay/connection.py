@@ -251,6 +251,7 @@ class Connection:
             max_message=FIRST_MESSAGE_SIZE,
             budget=self._door.budget,
             on_messages=self._inbox.receive,
+            on_noise=self._inbox.count_noise,
             on_fault=self.end,
         )
         self.codec = await self._admission.accept(await read_handshake(nursery, self._stream))

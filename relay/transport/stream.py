@@ -54,6 +54,7 @@ class FrameStream(trio.abc.Stream):
     """Read by `read_head` and not given on yet."""
     _splicer: Splicer | None = None
     _on_messages: Callable[[list[Message]], Awaitable[None]] | None = None
+    _on_noise: Callable[[int], object] = field(default=lambda _count: None)
     _on_fault: Callable[[Ending], object] = field(default=lambda _ending: None)
     _read_size: int = FIRST_READS
     _rest: Buffer = b""
@@ -111,10 +112,12 @@ class FrameStream(trio.abc.Stream):
         max_message: int,
         budget: Budget,
         on_messages: Callable[[list[Message]], Awaitable[None]],
+        on_noise: Callable[[int], object],
         on_fault: Callable[[Ending], object],
     ) -> None:
-        """From here on give data messages to `on_messages`, as many as came at once, and breaches
-        of the protocol to `on_fault`.
+        """From here on give data messages to `on_messages`, as many as came at once, to `on_noise`
+        how many control frames and small fragments came, and breaches of the protocol to
+        `on_fault`.
 
         Call it between `read_head` and the handshake: what follows the head is already spliced.
         """
@@ -123,7 +126,7 @@ class FrameStream(trio.abc.Stream):
             max_message, budget, on_loss=lambda: on_fault(Ending.OVERLOADED), at_once=1
         )
         self._read_size = FIRST_READS
-        self._on_messages, self._on_fault = on_messages, on_fault
+        self._on_messages, self._on_noise, self._on_fault = on_messages, on_noise, on_fault
         end = self._head.index(b"\r\n\r\n") + 4
         self._head, self._rest = self._head[:end], self._head[end:]
 
@@ -230,6 +233,9 @@ class FrameStream(trio.abc.Stream):
             if messages is None:
                 return b""
             eager = (eager - 1) % READS_IN_A_ROW
+            if splicer.noise:
+                noise, splicer.noise = splicer.noise, 0
+                self._on_noise(noise)
             if messages:
                 await self._on_messages(messages)
             if splicer.fault is not None:
