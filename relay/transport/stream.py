@@ -37,6 +37,10 @@ class HeadTooBig(Exception):
     """The request head is larger than `MAX_HEAD`."""
 
 
+def _nobody(*_news: object) -> None:
+    """Where news go that nobody waits for."""
+
+
 @define(eq=False)
 class FrameStream(trio.abc.Stream):
     """A connection's two halves over one link."""
@@ -45,7 +49,7 @@ class FrameStream(trio.abc.Stream):
     stall_timeout: float
     outlet: Outlet = field(init=False)
     last_received: float = field(factory=trio.current_time)
-    on_end: Callable[[], object] = field(default=lambda: None)
+    on_end: Callable[[], object] = _nobody
     """Called when the bytes end or the stream is closed; trio-websocket does not tell during its
     handshake."""
     peer_closed: bool = False
@@ -54,8 +58,8 @@ class FrameStream(trio.abc.Stream):
     """Read by `read_head` and not given on yet."""
     _splicer: Splicer | None = None
     _on_messages: Callable[[list[Message]], Awaitable[None]] | None = None
-    _on_noise: Callable[[int], object] = field(default=lambda _count: None)
-    _on_fault: Callable[[Ending], object] = field(default=lambda _ending: None)
+    _on_noise: Callable[[int], object] = _nobody
+    _on_fault: Callable[[Ending], object] = _nobody
     _read_size: int = FIRST_READS
     _rest: Buffer = b""
     """Bytes behind the head or behind a full batch of messages, not looked at yet."""
@@ -167,6 +171,11 @@ class FrameStream(trio.abc.Stream):
     def abort(self) -> None:
         """Close at once; what the peer has not got is thrown away."""
         self._end(self.link.reset)
+
+    def forget_listeners(self) -> None:
+        """Call nobody any more; for the end, when the stream is closed."""
+        self.on_end = self._on_noise = self._on_fault = _nobody
+        self._on_messages = self._splicer = None
 
     async def discard_rest(self) -> None:
         """Read on and throw away, to the end of the bytes or to the peer's Close.

@@ -332,7 +332,7 @@ class Meter:
         if statistics.exists():  # in ns
             return int(statistics.read_text().split()[0]) / 1e9
         first = self.server.threads()[0]
-        return first.user_time + first.system_time
+        return float(first.user_time + first.system_time)
 
 
 class Loop:

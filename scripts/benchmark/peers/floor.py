@@ -67,7 +67,7 @@ class Peer:
             start, end = extent(data)
             if not end or end > len(data):
                 break
-            self.handle(data[0] & 15, apply_mask(data[start:end], data[start - 4 : start]))
+            self.handle(data[0] & 15, apply_mask(data[start:end], bytes(data[start - 4 : start])))
             data = data[end:]
         self.rest = data.tobytes()
         return count > 0
