@@ -17,6 +17,7 @@ from relay.commands.access import grant, grants, revoke, token
 from relay.commands.audit import audit
 from relay.commands.database import db
 from relay.commands.options import configuration, settings_options
+from relay.commands.webhooks import webhook
 from relay.config import SETTINGS, Settings
 from relay.errors import RelayError, StoreUnavailable
 from relay.load.commands import load
@@ -74,7 +75,7 @@ def relay() -> None:
     """
 
 
-for command in (token, grant, revoke, grants, db, audit, load):
+for command in (token, grant, revoke, grants, db, audit, webhook, load):
     relay.add_command(command)
 
 

@@ -27,6 +27,7 @@ from relay.limit_settings import (
     Many,
     Networks,
     Origins,
+    Plenty,
     Rate,
     check_limit_settings,
     check_networks,
@@ -224,6 +225,11 @@ class Settings:
     )
     audit: Switch = _setting(default=True, about="Keep who did what in the table relay.audit")
     audit_days: Days = _setting(90, "How long it is kept")
+    alert_days: Days = _setting(365, "How long alerts are kept")
+    alerts_per_stream: Plenty = _setting(100_000, "How many alerts of a stream are kept")
+    webhook_networks: Networks = _setting(
+        (), "Private networks that webhooks may call, over HTTP too", check=check_networks
+    )
     profile: Literal["default", "load"] = _setting("default", "load: for scripted load tests")
 
     @property

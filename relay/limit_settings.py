@@ -16,6 +16,9 @@ _ORIGINS = "a list of origins of pages such as https://example.org"
 Many = Annotated[
     int, Meta(ge=1, le=1_000_000, title="N", description="a whole number, 1 to 1000000")
 ]
+Plenty = Annotated[
+    int, Meta(ge=100, le=10_000_000, title="N", description="a whole number, 100 to 10000000")
+]
 Rate = Annotated[
     str,
     Meta(

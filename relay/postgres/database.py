@@ -28,6 +28,13 @@ from relay.postgres.call import ANSWER_MARGIN, STOP_LIMIT, Call
 CLOSE_PATIENCE = 30.0
 """Seconds that `open_database` waits for the last call before it leaves."""
 
+UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
+"""What psycopg raises where another try later may help."""
+
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
@@ -103,7 +110,7 @@ class Database:
             with trio.move_on_after(STOP_LIMIT, shield=True):
                 await call.stop(self._cancel_turns)
             raise
-        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+        except UNAVAILABLE as error:
             raise StoreUnavailable(self.address.clean(error)) from None
 
     async def _wait_for_calls(self) -> None:

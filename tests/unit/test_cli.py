@@ -24,6 +24,10 @@ LEAVES = [
     ["db", "migrate"],
     ["db", "status"],
     ["audit"],
+    ["webhook", "add"],
+    ["webhook", "list"],
+    ["webhook", "remove"],
+    ["webhook", "test"],
     ["config", "check"],
     ["config", "show"],
 ]

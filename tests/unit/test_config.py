@@ -179,6 +179,9 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "log_format": "json",
         "audit": False,
         "audit_days": 7,
+        "alert_days": 7,
+        "alerts_per_stream": 700,
+        "webhook_networks": ["10.0.0.0/8"],
         "profile": "load",
     }
     assert values.keys() == config.SETTINGS.keys()

@@ -24,7 +24,7 @@ FLOORS = {
         *("session", "alert_requests"),
     ],
     2: ["hub", "auth", "alerts", "answers", "audit", "client", "guard"],
-    1: ["transport", "postgres", "batching", "outbound"],
+    1: ["transport", "postgres", "batching", "outbound", "courier"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
         *("policy", "token_settings", "limit_settings"),
@@ -62,6 +62,7 @@ ONLY_IN = {
     "trio_websocket": "transport",
     "psycopg": "postgres",
     "httpx2": "outbound",
+    "httpcore2": "courier",
     "joserfc": "auth",
     "limits": "guard",
 }
