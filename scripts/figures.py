@@ -9,9 +9,10 @@ that do not read. `logout`: how long a connection outlives its session. `storm`:
 off and come back all at once. `hostile`: what honest streams notice of a flood of guesses (on
 Linux). These two with the limits that are on by default, the others without. `reconnect`: how soon
 the JavaScript client goes on when its network is back, and what it loses over random cuts (with
-Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). The other
-clients are as plain as can be, so that their own work delays the answers little; what it still
-takes is part of the times.
+Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). `alerts`: what
+becomes of alerts while relays are killed. `alert-latency`: how soon an alert is there, idle and
+beside saturated video. The other clients are as plain as can be, so that their own work delays the
+answers little; what it still takes is part of the times.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from contextlib import closing
 from itertools import islice
 
 import trio
+from alert_figures import kills, latency
 from crowds import fairness, memory
 from first_picture import page
 from logout import logout
@@ -118,11 +120,12 @@ async def tls(relay: Target, handshakes: int) -> None:
     print(f"{handshakes} TLS handshakes: {handshakes / seconds:.0f} a second, both ends here")
 
 
-def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
+def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = (
         *("connections", "video", "tls", "fairness", "memory"),
         *("logout", "storm", "hostile", "reconnect", "page"),
+        *("alerts", "alert-latency"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -138,6 +141,8 @@ def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     parser.add_argument("--visits", type=int, default=7, help="of the page")
     parser.add_argument("--logouts", type=int, default=50)
     parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
+    parser.add_argument("--rounds", type=int, default=50, help="of a relay that is killed")
+    parser.add_argument("--alerts", type=int, default=500, help="whose way is timed")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -172,6 +177,11 @@ def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     if "page" in chosen:
         with running_relay() as relay:
             page(relay, options.visits)
+    if "alerts" in chosen:
+        kills(options.rounds)
+    if "alert-latency" in chosen:
+        with running_relay() as relay:
+            trio.run(latency, relay, options.alerts)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ("--max-connections-per-user", "200", "--idle-timeout", "3600")
