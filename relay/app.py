@@ -168,6 +168,7 @@ async def serve(
             trio.open_nursery() as nursery,
         ):
             relay = Relay.build(settings, store, verification, courier, metrics)
+            await relay.dispatch.begin()
             await nursery.start(relay.hub.run)
             await nursery.start(relay.supervisor.run)
             if handle_signals:
@@ -187,6 +188,7 @@ class Relay:
     """The parts of a running relay, put together."""
 
     hub: Hub
+    dispatch: AlertDispatch
     supervisor: Supervisor
     server: Server
 
@@ -313,7 +315,7 @@ class Relay:
         )
         door = Door(certain, services, timing, budget, http.serve, watch, guard, audit)
         server = Server(door)
-        return cls(hub, supervisor, server)
+        return cls(hub, dispatch, supervisor, server)
 
 
 async def _drain_on_signal(

@@ -62,11 +62,17 @@ class AlertDispatch:
         if alert_id is None or self._position is None or alert_id > self._position:
             self._wake.set()
 
+    async def begin(self) -> None:
+        """Note where to begin; done before anybody can connect. Whoever has asked for the alerts
+        so far waits for all that are stored from then on. `StoreUnavailable` when that fails."""
+        self._position = await self._table.latest_id()
+
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
         if self._position is None:
-            self._position = await self._table.latest_id()
+            await self.begin()
+        assert self._position is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_listening)
             task_status.started()

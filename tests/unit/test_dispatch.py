@@ -335,6 +335,16 @@ async def test_cancelled_at_any_moment_it_neither_loses_nor_repeats_an_alert(
     assert desk.delivered == messages
 
 
+async def test_what_is_stored_between_its_beginning_and_its_start_is_delivered(desk: Desk) -> None:
+    """Clients are let in as soon as it has begun, and may have read all that was before."""
+    desk.commit("before")
+    await desk.dispatch.begin()
+    desk.commit("a")
+    async with desk.running():
+        await trio.sleep(1)
+        assert desk.delivered == ["a"]
+
+
 async def test_it_is_not_ready_before_it_knows_where_to_begin(desk: Desk) -> None:
     desk.table.before_query = away(1)
     with pytest.raises(StoreUnavailable):
