@@ -9,7 +9,8 @@ that do not read. `logout`: how long a connection outlives its session. `storm`:
 off and come back all at once. `hostile`: what honest streams notice of a flood of guesses (on
 Linux). These two with the limits that are on by default, the others without. `reconnect`: how soon
 the JavaScript client goes on when its network is back, and what it loses over random cuts (with
-Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). The other
+Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). `faults`: what
+clients see while something fails, and how soon all is well again (with the test tools). The other
 clients are as plain as can be, so that their own work delays the answers little; what it still
 takes is part of the times.
 """
@@ -122,7 +123,7 @@ def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = (
         *("connections", "video", "tls", "fairness", "memory"),
-        *("logout", "storm", "hostile", "reconnect", "page"),
+        *("logout", "storm", "hostile", "reconnect", "page", "faults"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -138,6 +139,8 @@ def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     parser.add_argument("--visits", type=int, default=7, help="of the page")
     parser.add_argument("--logouts", type=int, default=50)
     parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
+    parser.add_argument("--fault-seconds", type=float, default=30, help="that a fault lasts")
+    parser.add_argument("--fault", action="append", default=[], help="of those only this one")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -172,6 +175,10 @@ def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     if "page" in chosen:
         with running_relay() as relay:
             page(relay, options.visits)
+    if "faults" in chosen:
+        from faults import faults  # noqa: PLC0415, nothing else needs the test tools
+
+        faults(options.fault, options.fault_seconds)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ("--max-connections-per-user", "200", "--idle-timeout", "3600")

@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Sequence
 
+import structlog
 import trio
 from attrs import define
 
@@ -17,6 +18,23 @@ from relay.transport.tls import TlsLink
 
 BACKLOG = 4096
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""There is a caller, and nothing left to take the call with."""
+OF_THE_CALLER = {
+    getattr(errno, name)
+    for name in (
+        *("EPERM", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET"),
+        *("EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH", "ENOSR", "ETIMEDOUT"),
+    )
+    if hasattr(errno, name)
+}
+"""The call was lost before it was taken, or a firewall forbade it: accept(2) on Linux tells so."""
+PAUSE = 0.1
+"""Seconds between attempts while there is no room."""
+SAY_EVERY = 10.0
+"""Seconds between two lines in the log about that."""
+
+log = structlog.get_logger()
 
 
 @define(eq=False)
@@ -26,6 +44,8 @@ class Listener(trio.abc.Listener[FrameStream]):
     socket: socket.socket
     _stall_timeout: float
     _certificate: Certificate | None
+    _said: float = float("-inf")
+    """When it was last logged that there is no room."""
 
     @property
     def url(self) -> str:
@@ -42,12 +62,26 @@ class Listener(trio.abc.Listener[FrameStream]):
                 accepted, address = self.socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 continue
+            except OSError as problem:
+                if problem.errno in NO_ROOM:
+                    await self._wait_for_room(problem)
+                elif problem.errno not in OF_THE_CALLER:
+                    raise
+                continue
             host, port = address[:2]
             plain = SocketLink(accepted, f"{host}:{port}")
             link: Link = plain
             if self._certificate is not None:
                 link = TlsLink(plain, self._certificate.context)
             return FrameStream(link, self._stall_timeout)
+
+    async def _wait_for_room(self, problem: OSError) -> None:
+        """Let callers wait in the kernel, and try again when something may have been closed."""
+        now = trio.current_time()
+        if now - self._said >= SAY_EVERY:
+            self._said = now
+            log.error("no connection can be accepted for now", why=problem.strerror)
+        await trio.sleep(PAUSE)
 
     async def aclose(self) -> None:
         if self.socket.fileno() >= 0:
