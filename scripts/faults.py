@@ -87,12 +87,11 @@ async def disk_full(seconds: float) -> str:
 
 
 async def no_writing(seconds: float) -> str:
-    if not disk.can_limit:
-        return "not measured: only Linux limits the files of other processes"
-    with own_place() as place, embedded(place) as (relay, accounts):
-        async with open_scene(relay, accounts) as scene:
-            fault = disk.no_file_may_grow(relay.pid)
-            return (await scene.through(fault, seconds=seconds)).describe()
+    with own_place() as place:
+        limited = disk.Limited.make(place.parent)
+        with embedded(place, "--postgres-bin", str(limited.folder)) as (relay, accounts):
+            async with open_scene(relay, accounts) as scene:
+                return (await scene.through(limited.unable(place), seconds=seconds)).describe()
 
 
 async def listen_queue(_seconds: float) -> str:

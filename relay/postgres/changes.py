@@ -75,7 +75,7 @@ class Changes:
         connection = None
         try:
             connection = await trio.to_thread.run_sync(connect, abandon_on_cancel=True)
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
             raise StoreUnavailable(self._address.clean(error)) from None
         finally:
             if connection is None:

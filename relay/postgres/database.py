@@ -28,6 +28,13 @@ from relay.postgres.call import ANSWER_MARGIN, STOP_LIMIT, Call
 CLOSE_PATIENCE = 30.0
 """Seconds that `open_database` waits for the last call before it leaves."""
 
+AWAY = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    OSError,  # psycopg's own: no file is left to wait for the server with
+)
+"""What it comes to that Postgres cannot do what it is asked."""
+
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
@@ -103,7 +110,7 @@ class Database:
             with trio.move_on_after(STOP_LIMIT, shield=True):
                 await call.stop(self._cancel_turns)
             raise
-        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+        except AWAY as error:
             raise StoreUnavailable(self.address.clean(error)) from None
 
     async def _wait_for_calls(self) -> None:

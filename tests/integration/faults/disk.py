@@ -4,26 +4,30 @@ with."""
 from __future__ import annotations
 
 import os
-import resource
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 
-from tests.integration.faults.postgres import children
+from attrs import frozen
+
+from relay.postgres.account import choose_account
+from relay.postgres.binaries import find_binaries
+from tests.integration.faults.postgres import postmaster
 
 SIZE = 256
 """MiB of a small disk, enough for an empty cluster."""
 PADDING = secrets.token_hex(6000)
 """What makes each alert need a page of its own."""
-LEAST = 64 * 1024
-"""Bytes that a file may have where the disk is said to be full: every start needs more."""
+LEAST = 16
+"""Blocks of 512 or 1024 bytes that a file may have then: every start needs more."""
 
 can_mount = sys.platform == "linux" and os.geteuid() == 0
-can_limit = sys.platform == "linux"
 
 
 @contextmanager
@@ -55,25 +59,36 @@ async def full(disk: Path) -> AsyncIterator[None]:
         filler.unlink()
 
 
-@asynccontextmanager
-async def no_file_may_grow(relay: int) -> AsyncIterator[None]:
-    """Neither relay nor anything it has started, or starts, may make files larger within the
-    block: as with a full disk, where nobody is root."""
-    if sys.platform != "linux":
-        raise NotImplementedError
-    _, hard = resource.prlimit(relay, resource.RLIMIT_FSIZE)
-    for process in _family(relay):
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (LEAST, hard))
-    try:
-        yield
-    finally:
-        for process in _family(relay):
-            resource.prlimit(process, resource.RLIMIT_FSIZE, (hard, hard))
+@frozen
+class Limited:
+    """The programs of Postgres, which may be kept from writing, as by a full disk, by anybody."""
 
+    folder: Path
+    _limit: Path
 
-def _family(process: int) -> list[int]:
-    """A process and all that descend from it."""
-    family = [process]
-    for each in family:
-        family += children(each)
-    return family
+    @classmethod
+    def make(cls, place: Path) -> Limited:
+        """Programs in a folder of this place that run the real ones."""
+        limited = cls(place / "bin", place / "limit")
+        account = choose_account(place / "data")
+        real = find_binaries(None, account, place / "programs")
+        limited.folder.mkdir()
+        for program in (real.postgres, real.initdb):
+            script = limited.folder / program.name
+            script.write_text(
+                f"#!/bin/sh\n[ -e {quote(str(limited._limit))} ] && ulimit -f {LEAST}\n"
+                f'exec {quote(str(program))} "$@"\n'
+            )
+            script.chmod(0o755)
+        return limited
+
+    @asynccontextmanager
+    async def unable(self, folder: Path) -> AsyncIterator[None]:
+        """The Postgres of a data folder has ended, as it does when it cannot write its log of
+        changes, and can write no file within the block."""
+        self._limit.touch()
+        os.kill(postmaster(folder), signal.SIGKILL)
+        try:
+            yield
+        finally:
+            self._limit.unlink()

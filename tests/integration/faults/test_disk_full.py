@@ -40,12 +40,15 @@ async def test_a_full_disk_takes_no_alerts_and_lets_everybody_in() -> None:
     assert max(seen.recovery.values()) < 5
 
 
-@pytest.mark.skipif(not disk.can_limit, reason="platform: only Linux limits others' processes")
 async def test_a_postgres_that_cannot_write_at_all_is_started_again_until_it_can() -> None:
-    with own_place() as place, start_relay(*SETTINGS, "--data-dir", str(place)) as relay:
-        async with open_scene(relay, accounts_of(place)) as scene:
-            seen = await scene.through(disk.no_file_may_grow(relay.pid), seconds=4)
-        assert "the embedded Postgres did not start" in relay.log
+    with own_place() as place:
+        limited = disk.Limited.make(place.parent)
+        flags = (*SETTINGS, "--data-dir", str(place), "--postgres-bin", str(limited.folder))
+        with start_relay(*flags) as relay:
+            async with open_scene(relay, accounts_of(place)) as scene:
+                seen = await scene.through(limited.unable(place), seconds=2)
+            assert "the embedded Postgres did not start" in relay.log
+    assert "AUTH_UNAVAILABLE, close 4013" in seen.answers["phone"].counts
     assert "STORE_UNAVAILABLE" in seen.answers["alert"].counts
     assert seen.longest_gap < SOON
     assert max(seen.recovery.values()) < 10

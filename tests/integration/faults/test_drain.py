@@ -44,6 +44,6 @@ async def test_a_postgres_that_is_stopped_does_not_hold_up_the_end() -> None:
 
 async def until_verifying(relay: RelayProcess, number: int) -> None:
     async def so_many() -> bool:
-        return bool((await relay.stats())["verifications"] == number)
+        return bool((await relay.stats())["verifications"] >= number)
 
     await until(so_many)
