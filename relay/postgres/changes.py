@@ -76,7 +76,7 @@ class Changes:
         try:
             connection = await trio.to_thread.run_sync(connect, abandon_on_cancel=True)
         except (psycopg.Error, OSError) as error:
-            raise StoreUnavailable(self._address.clean(error)) from None
+            raise self._address.unavailable(error) from None
         finally:
             if connection is None:
                 with lock:
@@ -102,7 +102,7 @@ class Ear:
             await trio.lowlevel.wait_readable(self._connection.fileno())
             notifications = [each.payload for each in self._connection.notifies(timeout=0)]
         except (psycopg.Error, OSError) as error:
-            raise StoreUnavailable(self._address.clean(error)) from None
+            raise self._address.unavailable(error) from None
         if self._echo in notifications:
             self._heard.set()
         return [_change(each) for each in notifications if not each.startswith(ECHO)]

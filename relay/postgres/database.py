@@ -111,7 +111,7 @@ class Database:
                 await call.stop(self._cancel_turns)
             raise
         except AWAY as error:
-            raise StoreUnavailable(self.address.clean(error)) from None
+            raise self.address.unavailable(error) from None
 
     async def _wait_for_calls(self) -> None:
         for _ in range(self._size):

@@ -23,6 +23,8 @@ from tests.integration.peers import Peer, login
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
 SECONDS = 2.0
+FILES_HERE = 256
+"""More than a test has open."""
 PATIENT = ("--auth-timeout", "60")
 """Flags: nobody is thrown out for saying nothing."""
 
@@ -95,11 +97,13 @@ async def test_whichever_file_it_is_that_cannot_be_opened(postgres_url: str) -> 
     outcomes = []
     for spare in range(6):
         async with open_database(postgres_url) as database:
+            opened = open_files()
             with files_left(spare):
                 try:
                     await database.check()
                 except StoreUnavailable:
                     outcomes.append("unavailable")
+                    assert open_files() == opened  # no half-made connection stays behind
                 else:
                     outcomes.append("answered")
     assert outcomes == sorted(outcomes, reverse=True)
@@ -116,6 +120,10 @@ def files_left(number: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def open_files() -> int:
+    return sum(not is_free(descriptor) for descriptor in range(FILES_HERE))
 
 
 def is_free(descriptor: int) -> bool:
