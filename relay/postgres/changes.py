@@ -17,7 +17,6 @@ import psycopg
 import trio
 from attrs import define, field, frozen
 
-from relay.errors import StoreUnavailable
 from relay.postgres.address import Address
 from relay.postgres.database import Connection, Database
 
