@@ -25,6 +25,7 @@ from relay.auth.doubt import CertainVerifier
 from relay.auth.registry import Registry
 from relay.auth.vouched import Vouched
 from relay.auth.watch import SessionWatch
+from relay.complaints import Complaint
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
@@ -160,6 +161,7 @@ async def serve(
             open_verification(settings, store.sessions, store.services, metrics) as verification,
             trio.open_nursery() as nursery,
         ):
+            store.database.on_failure = Complaint("the database does not do what it is asked").say
             relay = Relay.build(settings, store, verification, metrics)
             await nursery.start(relay.hub.run)
             await nursery.start(relay.supervisor.run)

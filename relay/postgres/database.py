@@ -70,6 +70,8 @@ class Database:
     _size: int
     _statement_timeout: float
     _connect_timeout: float
+    on_failure: Callable[[str], object] = field(init=False, default=lambda _why: None)
+    """Told why, each time that Postgres does not do what it is asked."""
     _closed: bool = field(init=False, default=False)
     _idle: list[Connection] = field(init=False, factory=list)
     _turns: trio.CapacityLimiter = field(init=False)
@@ -90,7 +92,9 @@ class Database:
         limit = self._connect_timeout + self._statement_timeout + ANSWER_MARGIN
         with trio.move_on_after(limit):
             return await self._run(work, self._statement_timeout)
-        raise StoreUnavailable(f"Postgres did not answer within {limit:g} s")
+        why = f"Postgres did not answer within {limit:g} s"
+        self.on_failure(why)
+        raise StoreUnavailable(why)
 
     async def transact_unhurried(self, work: Callable[[Connection], T]) -> T:
         """`transact` with no limit of time but the caller's: for changes of the schema."""
@@ -111,7 +115,9 @@ class Database:
                 await call.stop(self._cancel_turns)
             raise
         except AWAY as error:
-            raise self.address.unavailable(error) from None
+            unavailable = self.address.unavailable(error)
+            self.on_failure(str(unavailable))
+            raise unavailable from None
 
     async def _wait_for_calls(self) -> None:
         for _ in range(self._size):

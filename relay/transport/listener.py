@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 
-import structlog
 import trio
-from attrs import define
+from attrs import define, field
 
+from relay.complaints import Complaint
 from relay.errors import ConfigError
 from relay.transport.certificate import Certificate
 from relay.transport.link import Link, SocketLink
@@ -31,10 +32,6 @@ OF_THE_CALLER = {
 """The call was lost before it was taken, or a firewall forbade it: accept(2) on Linux tells so."""
 PAUSE = 0.1
 """Seconds between attempts while there is no room."""
-SAY_EVERY = 10.0
-"""Seconds between two lines in the log about that."""
-
-log = structlog.get_logger()
 
 
 @define(eq=False)
@@ -44,8 +41,9 @@ class Listener(trio.abc.Listener[FrameStream]):
     socket: socket.socket
     _stall_timeout: float
     _certificate: Certificate | None
-    _said: float = float("-inf")
-    """When it was last logged that there is no room."""
+    _no_room: Complaint = field(
+        init=False, factory=lambda: Complaint("no connection can be accepted for now")
+    )
 
     @property
     def url(self) -> str:
@@ -64,7 +62,9 @@ class Listener(trio.abc.Listener[FrameStream]):
                 continue
             except OSError as problem:
                 if problem.errno in NO_ROOM:
-                    await self._wait_for_room(problem)
+                    # Callers wait in the kernel.
+                    self._no_room.say(os.strerror(problem.errno))
+                    await trio.sleep(PAUSE)
                 elif problem.errno not in OF_THE_CALLER:
                     raise
                 continue
@@ -74,14 +74,6 @@ class Listener(trio.abc.Listener[FrameStream]):
             if self._certificate is not None:
                 link = TlsLink(plain, self._certificate.context)
             return FrameStream(link, self._stall_timeout)
-
-    async def _wait_for_room(self, problem: OSError) -> None:
-        """Let callers wait in the kernel, and try again when something may have been closed."""
-        now = trio.current_time()
-        if now - self._said >= SAY_EVERY:
-            self._said = now
-            log.error("no connection can be accepted for now", why=problem.strerror)
-        await trio.sleep(PAUSE)
 
     async def aclose(self) -> None:
         if self.socket.fileno() >= 0:

@@ -27,7 +27,7 @@ FLOORS = {
     1: ["transport", "postgres", "batching", "outbound"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
-        *("policy", "token_settings", "limit_settings", "turns"),
+        *("policy", "token_settings", "limit_settings", "turns", "complaints"),
     ],
 }
 

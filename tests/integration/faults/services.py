@@ -13,7 +13,7 @@ from attrs import frozen
 from tests.integration.relay_process import RelayProcess, start_relay
 
 MODULE = "tests.integration.faults.broken_relay"
-TURN = 1.0
+TURN = 0.7
 """Seconds that a start or a turn of a service may take there."""
 
 

@@ -40,6 +40,7 @@ async def test_killed_and_started_again() -> None:
         with start_relay(*SETTINGS, database_url=postgres.url) as relay:
             async with open_scene(relay, Accounts(postgres.url)) as scene:
                 seen = await scene.through(postgres.killed(), seconds=1)
+            assert 1 <= relay.log.count("the database does not do what it is asked") <= 5
     assert_away(seen)
     assert max(seen.recovery.values()) < 5
 
@@ -49,6 +50,7 @@ async def test_stopped_and_going_on() -> None:
         with start_relay(*SETTINGS, database_url=postgres.url) as relay:
             async with open_scene(relay, Accounts(postgres.url)) as scene:
                 seen = await scene.through(postgres.stopped())
+            assert "Postgres did not answer within 3 s" in relay.log
     assert_away(seen)
     assert max(seen.recovery.values()) < 10
 

@@ -33,6 +33,7 @@ async def test_a_full_disk_takes_no_alerts_and_lets_everybody_in() -> None:
         async with open_scene(relay, accounts_of(small / "data")) as scene:
             scene.padding = disk.PADDING
             seen = await scene.through(disk.full(small), seconds=2)
+        assert "No space left on device" in relay.log
     assert set(seen.answers["phone"].counts) == {"AUTHENTICATED"}
     assert set(seen.answers["renewal"].counts) == {"AUTHENTICATED"}
     assert "STORE_UNAVAILABLE" in seen.answers["alert"].counts

@@ -28,13 +28,15 @@ async def test_all_who_answer_are_told_and_the_others_hold_up_nothing(
     assert drained.ended < DRAIN_TIMEOUT
 
 
-async def test_a_postgres_that_is_stopped_does_not_hold_up_the_end() -> None:
+async def test_a_postgres_that_is_stopped_holds_up_neither_ready_nor_the_end() -> None:
     async with own_postgres() as postgres:
         token = Accounts(postgres.url).session()
         with start_relay(database_url=postgres.url) as relay:
             async with login(relay, token) as peer, open_peer(relay) as late, postgres.stopped():
                 await late.send({"type": "auth", "token": token})
                 await until_verifying(relay, 2)
+                with trio.fail_after(5):
+                    assert (await relay.get("/ready")).status == 503
                 relay.signal(signal.SIGTERM)
                 start = trio.current_time()
                 assert (await peer.hear_end())[1] == (4012, "server restarting")
