@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ from relay.auth.doubt import CertainVerifier
 from relay.auth.registry import Registry
 from relay.auth.vouched import Vouched
 from relay.auth.watch import SessionWatch
+from relay.complaints import Complaint
 from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.courier import Courier, open_courier
@@ -53,7 +54,7 @@ from relay.postgres.triggers import SessionTriggers
 from relay.postgres.webhooks import WebhookTable
 from relay.server import Server
 from relay.session import Services
-from relay.supervisor import Supervisor
+from relay.supervisor import PATIENCE, Supervisor
 from relay.transport.budget import Budget
 from relay.transport.certificate import Certificate, make_development_certificate
 from relay.transport.listener import listen
@@ -61,6 +62,11 @@ from relay.web.api import Api
 from relay.web.app import Reports, make_app
 from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
+
+QUESTIONS = 4
+"""To the store, in one turn of a service at most."""
+READY_PATIENCE = 2.0
+"""Seconds in which the store has to answer for relay to be ready."""
 
 log = structlog.get_logger()
 
@@ -167,6 +173,7 @@ async def serve(
             open_courier(settings.webhook_networks) as courier,
             trio.open_nursery() as nursery,
         ):
+            store.database.on_failure = Complaint("the database does not do what it is asked").say
             relay = Relay.build(settings, store, verification, courier, metrics)
             await relay.dispatch.begin()
             await nursery.start(relay.hub.run)
@@ -245,6 +252,7 @@ class Relay:
                 **({"audit": audit} if settings.audit else {}),
             },
             dispensable=frozenset({"audit", "alert-retention", "webhooks"}),
+            patience=PATIENCE + QUESTIONS * (settings.connect_timeout + settings.statement_timeout),
         )
         timing = Timing(
             auth_timeout=settings.auth_timeout,
@@ -254,11 +262,9 @@ class Relay:
         )
 
         async def ready() -> dict[str, Any]:
-            try:
+            database = "unavailable"
+            with suppress(StoreUnavailable), trio.move_on_after(READY_PATIENCE):
                 await store.database.check()
-            except StoreUnavailable:
-                database = "unavailable"
-            else:
                 database = "ok"
             services = {name: each.state for name, each in supervisor.services.items()}
             return {

@@ -24,6 +24,7 @@ from relay.errors import StoreUnavailable
 from relay.logs import HIDDEN
 from relay.model import Identity, User
 from relay.postgres.audit import AuditEvent
+from relay.turns import Turn
 
 CAPACITY = 10_000
 """Events that may wait for Postgres."""
@@ -107,6 +108,7 @@ class AuditLog:
     """Events that became rows."""
     dropped: int = 0
     """Events that became none."""
+    turn: Turn = field(init=False, factory=Turn)
     _waiting: deque[AuditEvent] = field(factory=deque)
     _batch: list[AuditEvent] = field(factory=list)
     """What is being written. It may be there already when an attempt fails."""
@@ -226,7 +228,8 @@ class AuditLog:
             size = min(BATCH, len(self._waiting))
             self._batch = [self._waiting.popleft() for _ in range(size)]
         try:
-            await table.write(self._batch)
+            with self.turn:
+                await table.write(self._batch)
         except StoreUnavailable:
             await trio.sleep(RETRY)
             return

@@ -13,6 +13,7 @@ import trio
 from attrs import define, field
 
 from relay.errors import StoreUnavailable
+from relay.turns import Turn
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -38,6 +39,7 @@ class Batcher(Generic[Question, Answer]):
     """Gives the answers in the order of the questions; raises `StoreUnavailable`."""
     most: int = 500
     """Questions in one batch."""
+    turn: Turn = field(init=False, factory=Turn)
     _put: trio.MemorySendChannel[_Waiter[Question, Answer]] = field(init=False)
     _get: trio.MemoryReceiveChannel[_Waiter[Question, Answer]] = field(init=False)
 
@@ -67,7 +69,8 @@ class Batcher(Generic[Question, Answer]):
                 batch += self._waiting(self.most - 1)
                 batch = [waiter for waiter in batch if not waiter.gone]
                 if batch:
-                    await self._answer(batch)
+                    with self.turn:
+                        await self._answer(batch)
             except StoreUnavailable:
                 batch += self._waiting(CAPACITY)
             except BaseException:

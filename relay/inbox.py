@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
@@ -9,16 +10,21 @@ from attrs import define, field
 
 from relay.authentication import Authentication
 from relay.closing import Ending
+from relay.errands import Errands
 from relay.guard.throttle import Excess, Throttle
 from relay.metrics import Metrics
 from relay.protocol.codec import Codec, InvalidMessage
 from relay.protocol.messages import (
     Ack,
+    Alert,
+    AlertsSince,
     Auth,
     ClientMessage,
     Error,
     ErrorCode,
     ServerMessage,
+    Streams,
+    Unsubscribe,
     VideoFrame,
 )
 from relay.session import Session
@@ -30,6 +36,9 @@ LONGEST_ACK = 512
 INVALID_MESSAGES = 10
 INVALID_WITHIN = 60.0
 """So many invalid messages in so many seconds end a connection."""
+FOR_THE_STORE = (Alert, AlertsSince)
+OVERTAKING = (Ack, Unsubscribe, Streams)
+"""What does not wait, as frames do not, while the store is asked about an alert."""
 
 
 class Line(Protocol):
@@ -41,6 +50,9 @@ class Line(Protocol):
     def tell(self, message: ServerMessage) -> object: ...
 
     def end(self, ending: Ending, *, retry_after: int | None = None) -> object: ...
+
+    def start_soon(self, task: Callable[[], Awaitable[object]]) -> object:
+        """Start a task that ends with the connection."""
 
 
 @define(eq=False)
@@ -55,6 +67,8 @@ class Inbox:
     _throttle: Throttle | None = None
     _invalid_at: list[float] = field(factory=list)
     """When the last invalid messages came, by Trio's clock."""
+    _errands: Errands[ClientMessage] | None = None
+    """None before there is one."""
 
     def open(self, codec: Codec) -> None:
         """From now on messages come, to authenticate with at first."""
@@ -126,10 +140,16 @@ class Inbox:
             return problem
 
     async def _handle(self, request: ClientMessage) -> None:
+        if self._errands and not isinstance(request, (*OVERTAKING, *FOR_THE_STORE)):
+            await self._errands.finish()
         if isinstance(request, Auth):
             await self._authentication.handle(request)
         elif self._session is None:
             self._authentication.require(request.id)
+        elif isinstance(request, FOR_THE_STORE):
+            if self._errands is None:
+                self._errands = Errands(self._session.handle, self._line.start_soon)
+            await self._errands.add(request)
         else:
             await self._session.handle(request)
 

@@ -11,8 +11,9 @@ Linux). These two with the limits that are on by default, the others without. `r
 the JavaScript client goes on when its network is back, and what it loses over random cuts (with
 Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). `alerts`: what
 becomes of alerts while relays are killed. `alert-latency`: how soon an alert is there, idle and
-beside saturated video. The other clients are as plain as can be, so that their own work delays the
-answers little; what it still takes is part of the times.
+beside saturated video. `faults`: what clients see while something fails, and how soon all is well
+again (with the test tools). The other clients are as plain as can be, so that their own work delays
+the answers little; what it still takes is part of the times.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     names = (
         *("connections", "video", "tls", "fairness", "memory"),
         *("logout", "storm", "hostile", "reconnect", "page"),
-        *("alerts", "alert-latency"),
+        *("alerts", "alert-latency", "faults"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -143,6 +144,8 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
     parser.add_argument("--rounds", type=int, default=50, help="of a relay that is killed")
     parser.add_argument("--alerts", type=int, default=500, help="whose way is timed")
+    parser.add_argument("--fault-seconds", type=float, default=30, help="that a fault lasts")
+    parser.add_argument("--fault", action="append", default=[], help="of those only this one")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -182,6 +185,10 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     if "alert-latency" in chosen:
         with running_relay() as relay:
             trio.run(latency, relay, options.alerts)
+    if "faults" in chosen:
+        from faults import faults  # noqa: PLC0415, nothing else needs the test tools
+
+        faults(options.fault, options.fault_seconds)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ("--max-connections-per-user", "200", "--idle-timeout", "3600")

@@ -20,6 +20,7 @@ from attrs import define, field
 from relay.errors import StoreUnavailable
 from relay.model import StoredAlert
 from relay.postgres.alerts import AlertTable
+from relay.turns import Turn
 
 RETRY = 1.0
 """Seconds between questions while the store is away."""
@@ -53,6 +54,8 @@ class AlertDispatch:
     _news: News
     _position: int | None = None
     """The last alert that was delivered; None before the first look."""
+    turn: Turn = field(init=False, factory=Turn)
+    """A page of alerts, from reading it to its last one."""
     _wake: trio.Event = field(factory=trio.Event)
     _owed: int = 0
     """Bytes delivered since the last pause."""
@@ -72,21 +75,17 @@ class AlertDispatch:
     ) -> NoReturn:
         if self._position is None:
             await self.begin()
-        assert self._position is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_listening)
             task_status.started()
-            await self._keep_looking(self._position)
+            await self._keep_looking()
 
-    async def _keep_looking(self, position: int) -> NoReturn:
+    async def _keep_looking(self) -> NoReturn:
         while True:
             self._wake = trio.Event()
             try:
-                while alerts := await self._table.after(position):
-                    for alert in alerts:
-                        self._position = position = alert.alert_id
-                        self._deliver_one(alert)
-                        await self._let_it_be_written(alert)
+                while await self._deliver_page():
+                    pass
             except StoreUnavailable:
                 await trio.sleep(RETRY)
             else:
@@ -105,6 +104,17 @@ class AlertDispatch:
             except StoreUnavailable:
                 await trio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _deliver_page(self) -> bool:
+        """Deliver what comes next; False when there is nothing."""
+        assert self._position is not None
+        with self.turn:
+            alerts = await self._table.after(self._position)
+            for alert in alerts:
+                self._position = alert.alert_id
+                self._deliver_one(alert)
+                await self._let_it_be_written(alert)
+        return bool(alerts)
 
     async def _let_it_be_written(self, alert: StoredAlert) -> None:
         """Give the writers of those who got it their turn: who reads must not be found too slow

@@ -20,6 +20,7 @@ from relay.auth.registry import Live, Registry
 from relay.errors import StoreUnavailable
 from relay.model import Identity, Service, User
 from relay.postgres.changes import EVERYTHING, Change
+from relay.turns import Turn
 
 SAFETY = 15.0
 """Seconds between readings of everybody where changes are told of, and between trials whether that
@@ -78,6 +79,7 @@ class SessionWatch:
     """Seconds."""
     _forget: Callable[[Change], object] = field(default=lambda _change: None)
     """Drops what is remembered of whom a change concerns."""
+    turn: Turn = field(init=False, factory=Turn)
     _told: bool = False
     """Whether all changes are told of."""
     _pending: dict[Live, None] = field(factory=dict)
@@ -155,7 +157,8 @@ class SessionWatch:
         self._pending = {}
         for start in range(0, len(before), MOST_AT_ONCE):
             some = before[start : start + MOST_AT_ONCE]
-            now = await self._read_identities([identity for _, identity in some])
+            with self.turn:
+                now = await self._read_identities([identity for _, identity in some])
             for (live, identity), found in zip(some, now, strict=True):
                 if live.identity is not identity:
                     continue

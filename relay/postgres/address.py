@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ import psycopg
 from attrs import field, frozen
 from psycopg.conninfo import conninfo_to_dict
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, StoreUnavailable
 
 EXPECTED = (
     "the database URL cannot be read: it should look like"
@@ -52,6 +53,12 @@ class Address:
             },
             tuple(sorted(passwords | {quote(password, safe="") for password in passwords})),
         )
+
+    def unavailable(self, error: BaseException) -> StoreUnavailable:
+        """What it comes to for those who asked that psycopg raised this."""
+        # Its frames would keep a half-made connection, and its file, until garbage is collected.
+        traceback.clear_frames(error.__traceback__)
+        return StoreUnavailable(self.clean(error))
 
     def clean(self, error: BaseException) -> str:
         """The text of an error in one line, without the password."""

@@ -148,7 +148,7 @@ def _commit(connection: Connection) -> None:
 
 
 def _cancel(connection: Connection) -> None:
-    with suppress(psycopg.Error):
+    with suppress(psycopg.Error, OSError):
         connection.cancel_safe(timeout=CANCEL_PATIENCE)
 
 

@@ -19,7 +19,6 @@ import trio
 from attrs import define, field, frozen
 from psycopg import sql
 
-from relay.errors import StoreUnavailable
 from relay.postgres.address import Address
 from relay.postgres.database import Connection, Database
 
@@ -80,8 +79,8 @@ class Changes:
         connection = None
         try:
             connection = await trio.to_thread.run_sync(connect, abandon_on_cancel=True)
-        except psycopg.Error as error:
-            raise StoreUnavailable(self._address.clean(error)) from None
+        except (psycopg.Error, OSError) as error:
+            raise self._address.unavailable(error) from None
         finally:
             if connection is None:
                 with lock:
@@ -114,7 +113,7 @@ class Ear:
             await trio.lowlevel.wait_readable(self._connection.fileno())
             return [each.payload for each in self._connection.notifies(timeout=0)]
         except (psycopg.Error, OSError) as error:
-            raise StoreUnavailable(self._address.clean(error)) from None
+            raise self._address.unavailable(error) from None
 
     async def hears(self) -> bool:
         """Whether notifications arrive, while someone waits in `hear`."""

@@ -28,12 +28,13 @@ from relay.postgres.call import ANSWER_MARGIN, STOP_LIMIT, Call
 CLOSE_PATIENCE = 30.0
 """Seconds that `open_database` waits for the last call before it leaves."""
 
-UNAVAILABLE = (
+AWAY = (
     psycopg.OperationalError,
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.IdleInTransactionSessionTimeout,
+    OSError,  # psycopg's own: no file is left to wait for the server with
 )
-"""What psycopg raises where another try later may help."""
+"""What it comes to that Postgres cannot do what it is asked."""
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class Database:
     _size: int
     _statement_timeout: float
     _connect_timeout: float
+    on_failure: Callable[[str], object] = field(init=False, default=lambda _why: None)
+    """Told why, each time that Postgres does not do what it is asked."""
     _closed: bool = field(init=False, default=False)
     _idle: list[Connection] = field(init=False, factory=list)
     _turns: trio.CapacityLimiter = field(init=False)
@@ -90,7 +93,9 @@ class Database:
         limit = self._connect_timeout + self._statement_timeout + ANSWER_MARGIN
         with trio.move_on_after(limit):
             return await self._run(work, self._statement_timeout)
-        raise StoreUnavailable(f"Postgres did not answer within {limit:g} s")
+        why = f"Postgres did not answer within {limit:g} s"
+        self.on_failure(why)
+        raise StoreUnavailable(why)
 
     async def transact_unhurried(self, work: Callable[[Connection], T]) -> T:
         """`transact` with no limit of time but the caller's: for changes of the schema."""
@@ -110,8 +115,10 @@ class Database:
             with trio.move_on_after(STOP_LIMIT, shield=True):
                 await call.stop(self._cancel_turns)
             raise
-        except UNAVAILABLE as error:
-            raise StoreUnavailable(self.address.clean(error)) from None
+        except AWAY as error:
+            unavailable = self.address.unavailable(error)
+            self.on_failure(str(unavailable))
+            raise unavailable from None
 
     async def _wait_for_calls(self) -> None:
         for _ in range(self._size):

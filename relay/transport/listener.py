@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import trio
-from attrs import define
+from attrs import define, field
 
+from relay.complaints import Complaint
 from relay.errors import ConfigError
 from relay.transport.certificate import Certificate
 from relay.transport.link import Link, SocketLink
@@ -17,6 +20,19 @@ from relay.transport.tls import TlsLink
 
 BACKLOG = 4096
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""There is a caller, and nothing left to take the call with."""
+OF_THE_CALLER = {
+    getattr(errno, name)
+    for name in (
+        *("EPERM", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET"),
+        *("EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH", "ENOSR", "ETIMEDOUT"),
+    )
+    if hasattr(errno, name)
+}
+"""The call was lost before it was taken, or a firewall forbade it: accept(2) on Linux tells so."""
+PAUSE = 0.1
+"""Seconds between attempts while there is no room."""
 
 
 @define(eq=False)
@@ -26,6 +42,9 @@ class Listener(trio.abc.Listener[FrameStream]):
     socket: socket.socket
     _stall_timeout: float
     _certificate: Certificate | None
+    _no_room: Complaint = field(
+        init=False, factory=lambda: Complaint("no connection can be accepted for now")
+    )
 
     @property
     def url(self) -> str:
@@ -42,12 +61,16 @@ class Listener(trio.abc.Listener[FrameStream]):
                 accepted, address = self.socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 continue
-            host, port = address[:2]
-            plain = SocketLink(accepted, f"{host}:{port}")
-            link: Link = plain
-            if self._certificate is not None:
-                link = TlsLink(plain, self._certificate.context)
-            return FrameStream(link, self._stall_timeout)
+            except OSError as problem:
+                number = problem.errno
+                if number not in NO_ROOM | OF_THE_CALLER:
+                    raise
+            else:
+                link = _link(accepted, address, self._certificate)
+                return FrameStream(link, self._stall_timeout)
+            if number in NO_ROOM:  # callers wait in the kernel
+                self._no_room.say(os.strerror(number))
+                await trio.sleep(PAUSE)
 
     async def aclose(self) -> None:
         if self.socket.fileno() >= 0:
@@ -117,3 +140,11 @@ def _explain(host: str, port: int, problem: OSError) -> ConfigError:
         "is in use" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
     )
     return ConfigError(f"bind: {host}:{port} {why}")
+
+
+def _link(
+    accepted: socket.socket, address: tuple[Any, ...], certificate: Certificate | None
+) -> Link:
+    host, port = address[:2]
+    plain = SocketLink(accepted, f"{host}:{port}")
+    return plain if certificate is None else TlsLink(plain, certificate.context)

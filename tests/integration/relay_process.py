@@ -49,6 +49,10 @@ class RelayProcess:
     _stdout: list[str] = field(factory=list)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 

@@ -114,11 +114,11 @@ async def test_the_state_of_a_service_is_one_of_them(relay: Relay) -> None:
         samples = families(exposition)["relay_service_state"].samples
         return {each.labels["state"]: each.value for each in samples}
 
-    assert states() == {"starting": 1, "running": 0, "failed": 0}
+    assert states() == {"starting": 1, "running": 0, "stuck": 0, "failed": 0}
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         await trio.sleep(1)
-        assert states() == {"starting": 0, "running": 1, "failed": 0}
+        assert states() == {"starting": 0, "running": 1, "stuck": 0, "failed": 0}
         nursery.cancel_scope.cancel()
     assert value(exposition, "relay_service_restarts_total", service="audit") == 0
 

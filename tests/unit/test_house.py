@@ -21,13 +21,13 @@ FLOORS = {
     4: ["server", "supervisor", "web"],
     3: [
         *("connection", "admission", "authentication", "inbox", "expiry"),
-        *("session", "alert_requests"),
+        *("session", "alert_requests", "errands"),
     ],
     2: ["hub", "auth", "alerts", "answers", "audit", "client", "guard"],
     1: ["transport", "postgres", "batching", "outbound", "courier"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
-        *("policy", "token_settings", "limit_settings"),
+        *("policy", "token_settings", "limit_settings", "turns", "complaints"),
     ],
 }
 
@@ -46,6 +46,7 @@ NEIGHBOURS = {
     ("connection", "inbox"),
     ("connection", "session"),
     ("inbox", "authentication"),
+    ("inbox", "errands"),
     ("inbox", "session"),
     ("session", "alert_requests"),
     ("metrics", "closing"),

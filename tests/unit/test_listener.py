@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 from attrs import define
@@ -170,12 +172,33 @@ async def test_callers_that_hang_up_before_they_are_accepted_are_passed_over() -
             await stream.aclose()
 
 
-async def test_too_many_open_files_are_for_the_accept_loop_to_see() -> None:
+async def test_with_too_many_open_files_callers_wait_and_it_is_logged_once() -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with listening() as (listener,):
+            failures = [OSError(errno.EMFILE, "Too many open files") for _ in range(3)]
+            flaky: Any = Flaky(listener.socket, failures)
+            with socket.create_connection((HERE, port_of(listener))), trio.fail_after(10):
+                stream = await Listener(flaky, 30, None).accept()
+            assert not failures
+            await stream.aclose()
+    assert [line["why"] for line in lines] == ["Too many open files"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EPROTO, errno.ENETUNREACH])
+async def test_what_befell_a_caller_does_not_end_the_accept_loop(number: int) -> None:
     async with listening() as (listener,):
-        flaky: Any = Flaky(listener.socket, [OSError(errno.EMFILE, "Too many open files")])
+        flaky: Any = Flaky(listener.socket, [OSError(number, os.strerror(number))])
+        with socket.create_connection((HERE, port_of(listener))), trio.fail_after(10):
+            stream = await Listener(flaky, 30, None).accept()
+        await stream.aclose()
+
+
+async def test_what_nobody_foresaw_is_for_the_accept_loop_to_see() -> None:
+    async with listening() as (listener,):
+        flaky: Any = Flaky(listener.socket, [OSError(errno.ENOTSOCK, "Not a socket")])
         with (
             socket.create_connection((HERE, port_of(listener))),
-            pytest.raises(OSError, match="Too many open files"),
+            pytest.raises(OSError, match="Not a socket"),
         ):
             await Listener(flaky, 30, None).accept()
 

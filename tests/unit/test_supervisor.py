@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +14,8 @@ from attrs import define, field
 
 from relay.batching import Batcher
 from relay.errors import StoreUnavailable
-from relay.supervisor import HEALTHY_AFTER, LONGEST_BACKOFF, State, Supervisor
+from relay.supervisor import HEALTHY_AFTER, LONGEST_BACKOFF, PATIENCE, State, Supervisor
+from relay.turns import Turn
 
 pytestmark = pytest.mark.mock_clock
 
@@ -180,6 +183,113 @@ async def test_it_ends_when_cancelled_whatever_its_services_do(moment: float) ->
         await Supervisor({str(number): each for number, each in enumerate(services)}).run()
     assert scope.cancelled_caught
     assert trio.current_time() == start + moment
+
+
+# -- services that hang
+
+
+async def never_ready(_status: Started) -> None:
+    await trio.sleep_forever()
+
+
+@define(eq=False)
+class Worker:
+    """Takes a turn for each of these durations, one a minute, and then waits for work."""
+
+    durations: Sequence[float]
+    turn: Turn = field(factory=Turn)
+    done: list[float] = field(factory=list)
+    """When turns ended."""
+    lives: int = 0
+
+    async def run(self, **options: Started) -> None:
+        options["task_status"].started()
+        self.lives += 1
+        for duration in self.durations[len(self.done) :]:
+            await trio.sleep(60)
+            with self.turn:
+                await trio.sleep(duration if self.lives == 1 else 0)
+            self.done.append(trio.current_time())
+        await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def watch_over(service: Any) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor({"service": service})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        yield supervisor
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_start_that_never_becomes_ready_is_given_up_and_tried_again() -> None:
+    service = Service([never_ready, never_ready, healthy])
+    async with supervise(service=service) as supervisor:
+        await trio.sleep(10 * PATIENCE)
+        # So long a start was no quick failure, so each next one comes soon.
+        assert service.waits == [PATIENCE + 0.1, PATIENCE + 0.1]
+        assert supervisor.ready
+
+
+async def test_a_turn_that_gets_nowhere_is_ended_and_the_service_goes_on() -> None:
+    worker = Worker([1, math.inf, 1])
+    async with watch_over(worker) as supervisor:
+        await trio.sleep(120 + PATIENCE)  # the second turn begins one second after the minutes
+        assert (worker.lives, supervisor.ready) == (1, True)
+        await trio.sleep(2)
+        assert (worker.lives, supervisor.services["service"].restarts) == (2, 1)
+        await trio.sleep(200)
+        assert len(worker.done) == 3
+        assert supervisor.ready
+
+
+async def test_turns_may_follow_one_another_and_work_may_be_long_in_coming() -> None:
+    worker = Worker([PATIENCE - 1] * 10)
+    async with watch_over(worker) as supervisor:
+        await trio.sleep(3600)
+        assert (worker.lives, len(worker.done)) == (1, 10)
+        assert supervisor.ready
+
+
+@define(eq=False)
+class Deaf(Worker):
+    """Does not end when told to, in its first life."""
+
+    async def run(self, **options: Started) -> None:
+        options["task_status"].started()
+        self.lives += 1
+        if self.lives == 1:
+            with self.turn, trio.CancelScope(shield=True):
+                await trio.sleep(2 * PATIENCE)
+        await trio.sleep_forever()
+
+
+async def test_a_service_that_does_not_even_end_can_be_seen_to_be_stuck() -> None:
+    deaf = Deaf([])
+    async with watch_over(deaf) as supervisor:
+        supervised, states = supervisor.services["service"], []
+        for _ in range(4):
+            await trio.sleep(PATIENCE / 2 + 0.1)
+            states.append((supervised.state, supervisor.ready))
+    stuck = (State.STUCK, False)
+    assert states == [(State.RUNNING, True), stuck, stuck, (State.RUNNING, True)]
+    assert deaf.lives == 2
+
+
+async def test_who_waits_for_a_service_that_hangs_is_told_and_the_next_is_answered() -> None:
+    hangs = [True]
+
+    async def answer(questions: Sequence[int]) -> list[int]:
+        if hangs.pop():
+            await trio.sleep_forever()
+        return list(questions)
+
+    batcher = Batcher(answer)
+    async with watch_over(batcher):
+        with pytest.raises(StoreUnavailable), trio.fail_after(3 * PATIENCE):
+            await batcher.ask(1)
+        hangs.append(False)
+        assert await batcher.ask(2) == 2
 
 
 async def test_who_waits_for_a_service_that_crashes_is_told_and_the_next_is_answered() -> None:

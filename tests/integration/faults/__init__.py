@@ -1,0 +1,1 @@
+"""What happens to clients when something around the relay fails, with the real parts."""

@@ -1,0 +1,52 @@
+"""`python -m relay` whose services break as a test says. Started by test_services.py.
+
+    FAULTS=DIR python -m tests.integration.faults.broken_relay serve ...
+
+While DIR has a file of this name, the dispatch of alerts `crashes` or `hangs` when it reads them,
+is `deaf`, which is to say that it hangs and does not end when told to, or `never-starts`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import trio
+
+from relay import app
+from relay.cli import main
+from relay.model import StoredAlert
+from relay.postgres.alerts import AlertTable
+from tests.integration.faults.services import TURN
+
+_folder = Path(os.environ["FAULTS"])
+_after, _latest_id = AlertTable.after, AlertTable.latest_id
+
+
+def _is(fault: str) -> bool:
+    return (_folder / fault).exists()
+
+
+async def _break_after(self: AlertTable, alert_id: int, *, limit: int = 500) -> list[StoredAlert]:
+    if _is("crashes"):
+        raise RuntimeError("a bug in the dispatch")
+    if _is("hangs"):
+        await trio.sleep_forever()
+    while _is("deaf"):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.05)
+    return await _after(self, alert_id, limit=limit)
+
+
+async def _break_latest_id(self: AlertTable) -> int:
+    if _is("never-starts"):
+        await trio.sleep_forever()
+    return await _latest_id(self)
+
+
+if __name__ == "__main__":
+    AlertTable.after = _break_after  # type: ignore[method-assign]
+    AlertTable.latest_id = _break_latest_id  # type: ignore[method-assign]
+    vars(app).update(PATIENCE=TURN, QUESTIONS=0)
+    sys.exit(main())
