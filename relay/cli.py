@@ -17,6 +17,7 @@ from relay.commands.access import grant, grants, revoke, token
 from relay.commands.audit import audit
 from relay.commands.database import db
 from relay.commands.options import configuration, settings_options
+from relay.commands.settings import config_group
 from relay.config import SETTINGS, Settings
 from relay.errors import RelayError, StoreUnavailable
 from relay.load.commands import load
@@ -74,7 +75,7 @@ def relay() -> None:
     """
 
 
-for command in (token, grant, revoke, grants, db, audit, load):
+for command in (token, grant, revoke, grants, db, audit, load, config_group):
     relay.add_command(command)
 
 
@@ -120,37 +121,6 @@ def _collect_garbage_less_often() -> None:
     gc.collect()
     gc.freeze()  # what is here now stays to the end
     gc.set_threshold(5000, 5, 10)
-
-
-@relay.group(name="config")
-def config_group() -> None:
-    """Look at the settings."""
-
-
-@config_group.command(name="check")
-@settings_options(*SETTINGS)
-def config_check() -> None:
-    """Check the settings, and nothing else.
-
-    \b
-    Example:
-      relay config check --config relay.toml
-    """
-    configuration()
-    click.echo("the settings are fine")
-
-
-@config_group.command(name="show")
-@settings_options(*SETTINGS)
-def config_show() -> None:
-    """Show each setting and where it comes from, as a file that --config reads.
-
-    \b
-    Example:
-      relay config show > relay.toml
-    """
-    for line in configuration().describe():
-        click.echo(line)
 
 
 @relay.command()

@@ -16,7 +16,9 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "commands", "audit_report", "demo", "load"],
+    6: [
+        *("__main__", "cli", "commands", "audit_report", "demo", "load"),
+    ],
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: [
@@ -28,6 +30,7 @@ FLOORS = {
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
         *("policy", "token_settings", "limit_settings"),
+        *("printable", "setting_doubts", "settings_report"),
     ],
 }
 
@@ -56,6 +59,8 @@ NEIGHBOURS = {
     ("token_settings", "errors"),
     ("config", "limit_settings"),
     ("limit_settings", "errors"),
+    ("setting_doubts", "config"),
+    ("settings_report", "config"),
 }
 
 ONLY_IN = {
