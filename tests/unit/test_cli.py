@@ -26,6 +26,8 @@ LEAVES = [
     ["audit"],
     ["config", "check"],
     ["config", "show"],
+    ["doctor"],
+    ["top"],
 ]
 
 

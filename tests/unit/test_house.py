@@ -18,6 +18,7 @@ import relay
 FLOORS = {
     6: [
         *("__main__", "cli", "commands", "audit_report", "demo", "load"),
+        *("doctor", "top", "readiness"),
     ],
     5: ["app"],
     4: ["server", "supervisor", "web"],
@@ -61,6 +62,9 @@ NEIGHBOURS = {
     ("limit_settings", "errors"),
     ("setting_doubts", "config"),
     ("settings_report", "config"),
+    ("cli", "readiness"),
+    ("commands", "doctor"),
+    ("commands", "top"),
 }
 
 ONLY_IN = {
