@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import StrEnum
 
 import trio
-from attrs import field, frozen
+from attrs import frozen
 
 from relay.errors import RelayError, StoreUnavailable
 
@@ -58,7 +58,7 @@ class Check:
     name: str
     look: Callable[[], Awaitable[Finding]]
     """`RelayError` and `OSError` are findings, too: that it failed, and why."""
-    settings: frozenset[str] = field(converter=frozenset)
+    settings: tuple[str, ...]
     """Where one of these is wrong there is nothing to look at."""
     if_not: str = "see what it says"
     """What to do when it fails with an error."""
@@ -95,9 +95,8 @@ async def examine(
 
 
 async def _look(check: Check, wrong: Collection[str]) -> Finding:
-    if not check.settings.isdisjoint(wrong):
-        names = ", ".join(sorted(check.settings.intersection(wrong)))
-        return skip(f"not looked at: {names} is wrong")
+    if unknown := [name for name in check.settings if name in wrong]:
+        return skip(f"not looked at: {', '.join(unknown)} is wrong")
     try:
         with trio.fail_after(PATIENCE):
             return await check.look()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 
 from attrs import define, field, frozen
@@ -63,27 +63,24 @@ class Change:
 
     @property
     def frames_in(self) -> float | None:
-        before = self.before
-        return before and self.rate(self.now.stats.frames_accepted, before.stats.frames_accepted)
+        return self._rate_of(lambda stats: stats.frames_accepted)
 
     @property
     def frames_out(self) -> float | None:
-        before = self.before
-        return before and self.rate(
-            self.now.stats.frames_to_consumers.written, before.stats.frames_to_consumers.written
-        )
+        return self._rate_of(lambda stats: stats.frames_to_consumers.written)
 
     @property
     def arrivals(self) -> float | None:
-        before = self.before
-        return before and self.rate(
-            self.now.stats.connections_accepted, before.stats.connections_accepted
-        )
+        return self._rate_of(lambda stats: stats.connections_accepted)
 
     @property
     def alerts(self) -> float | None:
-        before = self.before
-        return before and self.rate(self.now.stats.alerts_stored, before.stats.alerts_stored)
+        return self._rate_of(lambda stats: stats.alerts_stored)
+
+    def _rate_of(self, counter: Callable[[Stats], int]) -> float | None:
+        if self.before is None:
+            return None
+        return self.rate(counter(self.now.stats), counter(self.before.stats))
 
     def drops(self) -> dict[str, float | None]:
         """A second, by why."""

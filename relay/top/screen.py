@@ -7,6 +7,7 @@ taken for markup.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
@@ -14,6 +15,8 @@ from rich.text import Text
 
 from relay.printable import printable
 from relay.top.figures import Change, StreamLine
+
+Value = TypeVar("Value")
 
 MOST_NAMES = 24
 """Of endings, limits or services in one line."""
@@ -82,7 +85,7 @@ def _facts(change: Change) -> Table:
     )
     drops = change.drops()
     table.add_row(
-        "dropped", Text(", ".join(f"{printable(why)} {_rate(rate)}" for why, rate in _few(drops)))
+        "dropped", Text(", ".join(f"{_name(why)} {_rate(rate)}" for why, rate in _few(drops)))
     )
     table.add_row("ages", _ages(change))
     table.add_row(
@@ -151,7 +154,7 @@ def _values(line: StreamLine) -> dict[str, str]:
     }
 
 
-def _few(values: Mapping[str, object]) -> list[tuple[str, object]]:
+def _few(values: Mapping[str, Value]) -> list[tuple[str, Value]]:
     return list(values.items())[:MOST_NAMES]
 
 

@@ -27,7 +27,7 @@ def documented(begin: str) -> str:
     page = OPERATIONS.read_text("utf-8")
     blocks = re.findall(r"^```nginx\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (found,) = (block for block in blocks if begin in block.partition("\n")[0])
-    return found
+    return str(found)
 
 
 def stream_module() -> str | None:

@@ -104,18 +104,19 @@ def on_terminal(
     environment: Mapping[str, str],
     columns: int = 100,
     lines: int = 30,
-    **standard: Any,
+    stdin: int | None = None,
 ) -> Iterator[Terminal]:
-    """Run a command on a new terminal; `standard` names what of stdin and stdout is none."""
+    """Run a command on a new terminal, perhaps with another stdin."""
     controller, program_side = pty.openpty()
     try:
         fcntl.ioctl(controller, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        files = dict.fromkeys(("stdin", "stdout", "stderr"), program_side) | standard
         process = subprocess.Popen(
             [sys.executable, "-c", TAKE_IT, *command],
+            stdin=program_side if stdin is None else stdin,
+            stdout=program_side,
+            stderr=program_side,
             cwd=PROJECT,
             env={**os.environ, "TERM": "xterm-256color", **environment},
-            **files,
         )
         try:
             yield Terminal(controller, program_side, process)
