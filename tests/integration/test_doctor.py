@@ -183,6 +183,10 @@ async def test_relay_s_own_database_is_looked_at_where_it_runs_and_not_started(
     found = await look(settings, *OF_DATABASE, "disk")
     assert outcomes(found, *OF_DATABASE) == [Outcome.OK, *[Outcome.SKIP] * 4]
     assert files() == before
+    # A relay that was killed leaves word of a PostgreSQL that is gone.
+    (data_dir / "url").write_text(f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay")
+    found = await look(settings, *OF_DATABASE)
+    assert outcomes(found, *OF_DATABASE) == [Outcome.OK, *[Outcome.SKIP] * 4]
     (data_dir / "postgres" / "PG_VERSION").write_text("9\n")
     found = await look(settings, "database")
     assert "was made by PostgreSQL 9" in found["database"].said
