@@ -133,9 +133,9 @@ class DatabaseChecks:
             return fail(f"{len(missing)} migrations are missing, up to {missing[-1]}", MIGRATE)
         if unusable := await unusable_tables(database):
             return fail(
-                f"this role may not read and write {', '.join(unusable)}",
-                "grant usage on schema relay, and select, insert, update and delete on all its"
-                " tables, to the role of database_url",
+                f"this role may not use {', '.join(unusable)}",
+                "grant the role of database_url usage on schema relay and on all its sequences, and"
+                " select, insert, update and delete on all its tables",
             )
         return ok("relay's tables are as this version needs them")
 

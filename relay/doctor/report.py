@@ -10,8 +10,9 @@ import trio
 from attrs import define, field
 
 from relay.config import Configuration, Problem
-from relay.doctor.checks import Check, Examined, Finding, Outcome, examine, fail, ok, warn
+from relay.doctor.checks import Examined, Finding, Outcome, examine, fail, ok, warn
 from relay.doctor.database import DatabaseChecks
+from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
 from relay.printable import printable
 from relay.setting_doubts import doubts
@@ -35,8 +36,11 @@ async def _diagnose(
         report.tell(Examined("settings", finding))
     settings = configuration.settings
     wrong = {name for problem in problems for name in problem.settings}
-    machine = MachineChecks(settings).checks()
-    checks: list[Check] = [*DatabaseChecks(settings).checks(), *machine]
+    checks = [
+        *DatabaseChecks(settings).checks(),
+        *IssuerChecks(settings).checks(),
+        *MachineChecks(settings).checks(),
+    ]
     await examine(checks, wrong, report.tell)
 
 

@@ -28,9 +28,11 @@ QUERIES = 5
 MAY_NOT_USE = """
     select c.relname from pg_catalog.pg_class c
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where n.nspname = 'relay' and c.relkind in ('r', 'p')
-    and not (has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
-        and (c.relname = 'migrations' or has_table_privilege(c.oid, 'insert')))
+    where n.nspname = 'relay' and not (has_schema_privilege(n.oid, 'usage') and case c.relkind
+        when 'S' then has_sequence_privilege(c.oid, 'usage')
+        when 'r' then has_table_privilege(c.oid, 'select')
+            and (c.relname = 'migrations' or has_table_privilege(c.oid, 'insert'))
+        else true end)
     order by c.relname
 """
 
@@ -102,7 +104,7 @@ async def missing_migrations(database: Database) -> list[str]:
 
 
 async def unusable_tables(database: Database) -> list[str]:
-    """Those of relay's tables that this role may not read and write."""
+    """Those of relay's tables and sequences that this role may not use."""
 
     def look(connection: Connection) -> list[str]:
         return [name for (name,) in connection.execute(MAY_NOT_USE)]

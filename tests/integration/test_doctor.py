@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import trio
+from joserfc.jwk import ECKey
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -20,12 +21,15 @@ from relay.config import Settings
 from relay.doctor import machine
 from relay.doctor.checks import Examined, Finding, Outcome, examine
 from relay.doctor.database import DatabaseChecks
+from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
 from relay.postgres.embedded import open_embedded
 from tests.integration.conftest import PostgresServer
 from tests.integration.relay_process import RelayProcess, run_relay, start_relay
+from tests.integration.web_server import Answer, flood, open_web_server, says
 
 PASSWORD = "5ecret-passw0rd"
+KEY = ECKey.generate_key("P-256").as_dict(private=False)
 
 
 async def look(settings: Settings, *names: str) -> dict[str, Finding]:
@@ -35,8 +39,12 @@ async def look(settings: Settings, *names: str) -> dict[str, Finding]:
     def tell(examined: Examined) -> None:
         found[examined.name] = examined.finding
 
-    database, local = DatabaseChecks(settings).checks(), MachineChecks(settings).checks()
-    chosen = [each for each in (*database, *local) if not names or each.name in names]
+    checks = [
+        *DatabaseChecks(settings).checks(),
+        *IssuerChecks(settings).checks(),
+        *MachineChecks(settings).checks(),
+    ]
+    chosen = [each for each in checks if not names or each.name in names]
     await examine(chosen, (), tell)
     return found
 
@@ -113,8 +121,17 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
             ).format(role)
         )
     found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
-    assert "may not read and write alerts" in found["tables"].said
+    assert "may not use alert_ids, alerts" in found["tables"].said
     assert found["better-auth"].outcome is Outcome.OK
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(
+            sql.SQL(
+                "grant usage on all sequences in schema relay to {0};"
+                " grant select, insert, update, delete on all tables in schema relay to {0}"
+            ).format(role)
+        )
+    found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
+    assert found["tables"].outcome is Outcome.OK
 
 
 async def test_where_the_database_is_away_nothing_is_said_twice() -> None:
@@ -192,14 +209,33 @@ async def test_relay_s_own_database_is_looked_at_where_it_runs_and_not_started(
     assert "was made by PostgreSQL 9" in found["database"].said
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (says({"keys": [KEY, KEY, {"kty": "oct", "k": "AAAA"}]}), "publishes 2 keys"),
+        (says({"keys": [{}]}), "has no key for JWTs"),
+        (says({"keys": 7}), "has no key for JWTs"),
+        (says([]), "has no key for JWTs"),
+        (says(b"<html>"), "has no key for JWTs"),
+        (says({}, "404 Not Found"), "cannot be fetched from http://127.0.0.1"),
+        (flood, "cannot be fetched from http://127.0.0.1"),
+    ],
+)
+async def test_an_issuer_s_keys_are_fetched(answer: Answer, said: str) -> None:
+    async with open_web_server(answer) as server:
+        found = await look(Settings(jwt_jwks_url=server.url), "jwks")
+    assert said in found["jwks"].said
+    assert (found["jwks"].outcome is Outcome.OK) == ("publishes" in said)
+
+
 async def test_a_port_is_free_or_has_a_relay_or_something_else(
     relay: RelayProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "ANSWER_PATIENCE", 0.3)
     found = await look(Settings(bind=f"127.0.0.1:{relay.port}"), "port")
     assert found["port"] == Finding(Outcome.OK, f"a relay answers at 127.0.0.1:{relay.port}")
-    for says in (b"", b"SSH-2.0-other\r\n", b"HTTP/1.1 200 OK\r\n\r\n{}", None):
-        async with other_server(says) as port:
+    for words in (b"", b"SSH-2.0-other\r\n", b"HTTP/1.1 200 OK\r\n\r\n{}", None):
+        async with other_server(words) as port:
             found = await look(Settings(bind=f"127.0.0.1:{port}"), "port")
         assert found["port"].outcome is Outcome.FAIL
         assert "does not answer as a relay" in found["port"].said
