@@ -48,14 +48,10 @@ class Top:
     async def look(self) -> None:
         """Look once more; `Refused`, `Away`, `NoRelay`."""
         with trio.move_on_after(PATIENCE) as scope:
-            figures = await self._ask("/figures", self._token)
-            stats, ready = await self._ask("/stats"), await self._ask("/ready")
-            look = Look(
-                trio.current_time(),
-                read(stats, Stats, "/stats"),
-                read(ready, Ready, "/ready"),
-                read(figures, Figures, "/figures"),
-            )
+            figures = read(await self._ask("/figures", self._token), Figures, "/figures")
+            stats = read(await self._ask("/stats"), Stats, "/stats")
+            ready = read(await self._ask("/ready"), Ready, "/ready")
+            look = Look(trio.current_time(), stats, ready, figures)
             before = None if self.change is None or self.trouble else self.change.now
             self.change, self.trouble = Change(look, before), None
         if scope.cancelled_caught:

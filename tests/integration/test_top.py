@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import termios
@@ -13,17 +14,31 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
-from relay.top.answers import MOST_BYTES
+from relay.outbound import open_outbound
+from relay.top import run
+from relay.top.answers import MOST_BYTES, NoRelay
+from relay.top.run import Away, Refused, Top
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id
 from tests.integration.relay_process import RELAY, RelayProcess, run_relay
 from tests.integration.terminal import Terminal, on_terminal
-from tests.integration.web_server import Request, WebServer, open_web_server, says
+from tests.integration.web_server import (
+    Answer,
+    Request,
+    WebServer,
+    drip,
+    open_web_server,
+    raw,
+    says,
+    silence,
+)
 from tests.unit.relay_answers import READY, STATS, STREAM
 
 DISABLED = b"\0" if sys.platform == "linux" else b"\xff"
 INTERVAL = ("--interval", "0.5")
+BUSY = {"error": {"code": "AUTH_UNAVAILABLE", "message": "try again later"}}
 
 
 @pytest.fixture(scope="module")
@@ -118,19 +133,70 @@ async def test_once_is_one_snapshot_as_it_is_where_nobody_looks(
     assert operator not in done.stdout
 
 
-async def test_a_token_that_may_not_operate_is_refused_in_one_line(
+async def test_a_token_that_may_not_operate_ends_it_in_one_line(
     relay: RelayProcess, accounts: Accounts
 ) -> None:
-    for token, words in (
-        (accounts.session(), "This takes a service token that may operate"),
-        ("5ecret-that-is-none", "Invalid or expired token"),
-    ):
-        with top(relay.url, token) as terminal:
-            assert await terminal.end() == 2
-            assert terminal.is_restored
-            assert f"refuses the token: {words}" in " ".join(terminal.text().split())
-            assert token not in terminal.text()
-            assert "Traceback" not in terminal.text()
+    token = accounts.session()
+    with top(relay.url, token) as terminal:
+        assert await terminal.end() == 2
+        assert terminal.is_restored
+        said = " ".join(terminal.text().split())
+        assert "refuses the token: This takes a service token that may operate" in said
+        assert token not in said
+        assert "Traceback" not in said
+
+
+async def look(url: str, token: str) -> Top:
+    async with open_outbound() as outbound:
+        seen = Top(url, token, outbound)
+        await seen.look()
+        return seen
+
+
+async def test_a_token_that_is_none_is_refused_and_not_repeated(relay: RelayProcess) -> None:
+    with pytest.raises(Refused, match="refuses the token: Invalid or expired token") as caught:
+        await look(relay.url, "5ecret-that-is-none")
+    assert "5ecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (says(BUSY, "503 Service Unavailable"), Away, "try again later"),
+        (says(BUSY, "429 Too Many Requests"), Away, "try again later"),
+        (says(b"", "503 Service Unavailable"), NoRelay, "/figures says 503"),
+        (says(b"", "401 Unauthorized"), NoRelay, "/figures says 401"),
+        (says(b"", "302 Found", "Location: https://elsewhere.test/"), NoRelay, "says 302"),
+        (says(b""), NoRelay, "is no relay"),
+        (raw(b"SSH-2.0-other\r\n"), Away, "the connection broke off"),
+        (raw(), Away, "the connection broke off"),
+    ],
+)
+async def test_what_goes_wrong_is_told_apart(
+    answer: Answer, error: type[Exception], words: str
+) -> None:
+    async with open_web_server(answer) as server:
+        with pytest.raises(error, match=words):
+            await look(server.url, "token")
+        assert len(server.requests) == 1
+
+
+async def test_an_answer_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PATIENCE", 0.2)
+    for answer in (silence, drip):
+        async with open_web_server(answer) as server:
+            with pytest.raises(Away, match=r"no answer within 0\.2 s"):
+                await look(server.url, "token")
+
+
+async def test_a_certificate_that_is_not_trusted_is_said_to_be_one() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with open_web_server(says({}), tls=context) as server:
+        with pytest.raises(Away, match="its certificate is not trusted: "):
+            await look(server.url, "token")
+    with pytest.raises(Away, match="nobody answers there"):
+        await look("http://127.0.0.1:1", "token")
 
 
 @pytest.fixture
@@ -168,12 +234,6 @@ async def test_while_the_relay_is_away_it_says_so_and_goes_on_asking(
     assert headers == [f"Bearer {operator}", None, None]  # only where it is asked for
 
 
-async def test_a_relay_that_is_not_there_is_one_line_once(operator: str) -> None:
-    with top("http://127.0.0.1:1", operator, "--once") as terminal:
-        assert await terminal.end() == 2
-        assert "relay: nobody answers there" in terminal.text()
-
-
 async def test_garbage_is_no_relay_and_touches_nothing(
     impostor: WebServer, bodies: dict[str, bytes], operator: str
 ) -> None:
@@ -189,18 +249,3 @@ async def test_garbage_is_no_relay_and_touches_nothing(
         terminal.type(b"q")
         assert await terminal.end() == 0
         assert terminal.is_restored
-
-
-async def test_what_the_relay_may_get_over_is_waited_for(operator: str) -> None:
-    busy = {"error": {"code": "AUTH_UNAVAILABLE", "message": "try again later"}}
-    async with open_web_server(says(busy, "503 Service Unavailable")) as server:
-        with top(server.url, operator) as terminal:
-            await terminal.until("try again later; asking again")
-            terminal.type(b"q")
-            assert await terminal.end() == 0
-    elsewhere = ("302 Found", "Location: https://elsewhere.test/")
-    async with open_web_server(says(b"", *elsewhere)) as server:
-        with top(server.url, operator, "--once") as terminal:
-            assert await terminal.end() == 2
-            assert "what answers at /figures says 302" in terminal.text()
-            assert len(server.requests) == 1
