@@ -57,10 +57,16 @@ class MachineChecks:
         ]
         if settings.jwt_public_key is not None:
             checks.append(
-                Check("jwt-key", _in_thread(self._jwt_key), ("jwt_public_key", "jwt_algorithms"))
+                Check(
+                    "jwt-key",
+                    _in_thread(self._jwt_key),
+                    ("jwt_public_key", "jwt_algorithms"),
+                    "let jwt_public_key name the issuer's public key in PEM",
+                )
             )
         if settings.database_url is None:
-            checks.append(Check("disk", _in_thread(self._disk), ("data_dir",)))
+            do = "see whether data_dir can be reached"
+            checks.append(Check("disk", _in_thread(self._disk), ("data_dir",), do))
         return checks
 
     def _files(self) -> Finding:
@@ -83,7 +89,7 @@ class MachineChecks:
             problem = await _try_to_bind(address)
             where = _written(address)
             if problem is None:
-                told.append(f"{where} is free")
+                told.append(f"{where} is free" if address.port else f"{where} is any free port")
             elif problem.errno == errno.EADDRINUSE:
                 if not await self._relay_answers(address):
                     return fail(

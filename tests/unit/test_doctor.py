@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import shutil
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ import trio
 import trustme
 
 from relay.config import Settings, examine
+from relay.doctor import checks
 from relay.doctor.checks import PATIENCE, Check, Examined, Finding, Outcome, fail, ok, warn
 from relay.doctor.checks import examine as look_at
 from relay.doctor.machine import MachineChecks
@@ -39,9 +41,9 @@ def raises(error: Exception) -> Look:
     return look
 
 
-async def outcome_of(*checks: Check, wrong: tuple[str, ...] = ()) -> list[Examined]:
+async def outcome_of(*several: Check, wrong: tuple[str, ...] = ()) -> list[Examined]:
     told: list[Examined] = []
-    await look_at(checks, wrong, told.append)
+    await look_at(several, wrong, told.append)
     return told
 
 
@@ -53,13 +55,13 @@ async def test_a_check_that_hangs_holds_up_no_other() -> None:
     def tell(examined: Examined) -> None:
         told.append((trio.current_time() - start, examined.name, examined.finding.outcome))
 
-    checks = [
+    several = [
         Check("quick", finds(ok("")), ()),
         Check("slow", finds(warn("", ""), after=1), ()),
         Check("hangs", finds(ok(""), after=1e9), (), "see why"),
         Check("beside it", finds(fail("", ""), after=2), ()),
     ]
-    await look_at(checks, (), tell)
+    await look_at(several, (), tell)
     assert told == [
         (0, "quick", Outcome.OK),
         (1, "slow", Outcome.WARN),
@@ -238,3 +240,14 @@ async def test_a_key_for_jwts_is_tried(tmp_path: Path) -> None:
         "expected a public key in PEM"
         in (await machine("jwt-key", Settings(jwt_public_key=path))).said
     )
+
+
+async def test_a_file_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "PATIENCE", 0.2)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # which nobody writes to
+    found = await machine("jwt-key", Settings(jwt_public_key=pipe))
+    assert found.said == "no answer within 0.2 s"
+    pipe.open("wb").close()  # lets the thread go home
