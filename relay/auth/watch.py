@@ -160,7 +160,8 @@ class SessionWatch:
             with self.turn:
                 now = await self._read_identities([identity for _, identity in some])
             for (live, identity), found in zip(some, now, strict=True):
-                if live.identity is not identity:
+                # One that has left meanwhile has no identity any more.
+                if live not in self.registry or live.identity is not identity:
                     continue
                 if found is None:
                     live.revoked()

@@ -16,7 +16,10 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "commands", "audit_report", "demo", "load"],
+    6: [
+        *("__main__", "cli", "commands", "audit_report", "demo", "load"),
+        *("doctor", "top", "readiness"),
+    ],
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: [
@@ -28,6 +31,7 @@ FLOORS = {
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
         *("policy", "token_settings", "limit_settings", "turns", "complaints"),
+        *("printable", "setting_doubts", "settings_report"),
     ],
 }
 
@@ -57,6 +61,11 @@ NEIGHBOURS = {
     ("token_settings", "errors"),
     ("config", "limit_settings"),
     ("limit_settings", "errors"),
+    ("setting_doubts", "config"),
+    ("settings_report", "config"),
+    ("cli", "readiness"),
+    ("commands", "doctor"),
+    ("commands", "top"),
 }
 
 ONLY_IN = {
