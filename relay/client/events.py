@@ -24,6 +24,10 @@ class Frame:
     """Base64, as it travelled."""
     keyframe: bool | None = None
     metadata: Mapping[str, Any] | None = None
+    epoch: int = 0
+    """Which life of the stream `seq` counts in; only a `RelayClient` tells."""
+    missed: int = 0
+    """Frames between the one before and this one; only a `RelayClient` tells."""
 
     @cached_property
     def data(self) -> bytes:
@@ -40,6 +44,8 @@ class Alert:
     timestamp: int | float
     """The sender's clock, ms since the Unix epoch."""
     metadata: Mapping[str, Any] | None = None
+    replayed: bool = False
+    """Whether it was missed or asked for, and comes from the store; only a `RelayClient` tells."""
 
 
 @frozen

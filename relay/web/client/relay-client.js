@@ -971,7 +971,7 @@ export class RelayClient {
       this._finish(problem);
       return;
     }
-    this._reason = verdict.token;
+    if (verdict.token !== 'connect') this._reason = verdict.token; // until there is a session, that is why
     if (verdict.token === 'refused') this._refusedToken = this._lastToken;
     this._lastToken = null;
     this._wait(verdict.after, problem);

@@ -223,6 +223,23 @@ test('a refused token is replaced once by another, and never tried twice', async
   assert.deepEqual([bad.state, times], ['closed', 2]);
 });
 
+test('why a token is asked for is not forgotten when the next attempt finds nobody', async (context) => {
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const asked = [];
+  const client = open(context, {
+    ...HASTY,
+    url: link.url,
+    token: ({ reason }) => {
+      asked.push(reason);
+      link.away = asked.length === 2;
+      return asked.length < 2 ? 'guessed' : tokens.user;
+    },
+  });
+  await client.connect();
+  assert.deepEqual(asked, ['connect', 'refused', 'refused']);
+});
+
 test('nobody signed in is an end, and a refresh that fails is not', async (context) => {
   await assert.rejects(open(context, { token: () => null }).connect(), { code: 'NO_TOKEN' });
   let times = 0;
