@@ -719,6 +719,12 @@ export class RelayClient {
     if (this._state === 'waiting') this._begin();
   }
 
+  /** There is another token: renews the session on the living connection, or tries again with it. */
+  renew() {
+    if (this._link?.ready) this._renew(this._link, this._session?.expiresAt);
+    else this.retryNow();
+  }
+
   close() {
     if (this._state !== 'closed') this._finish(closedByUs(), { politely: true });
   }

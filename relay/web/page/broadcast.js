@@ -1,5 +1,4 @@
 // Broadcast: this device's camera as a stream, for as long as somebody watches.
-import { RelayClient } from '/relay-client.js';
 import { makeAlertList, popUp } from './alerts.js';
 import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say } from './dom.js';
 
@@ -111,7 +110,7 @@ class Broadcast {
     sessionStorage.setItem('relay-stream', streamId);
     const alerts = makeAlertList(streamId, this._session.token);
     this._side.replaceChildren(alerts.element);
-    this._client = new RelayClient({ url: location.origin, token: this._session.token, path: '/streams/register' });
+    this._client = this._session.connect({ path: '/streams/register' });
     this._publication = this._client.publish({
       streamId,
       metadata: { codec: 'jpeg', mimeType: 'image/jpeg', device: 'browser' },
@@ -194,7 +193,7 @@ class Broadcast {
       text = `The connection is lost. Next attempt ${seconds ? `in ${seconds} s` : 'now'}; the camera stays on.`;
     }
     say(this._says, text);
-    this._set.Viewers(state !== 'ready' ? '–' : watched ? 'Watching' : 'None');
+    this._set.Viewers(state === 'ready' ? count(this._publication.consumers) : '–');
     this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
     this._set.Skipped(count(this._publication.skipped));
     this._set.Rate(bits(watched ? this._bytes.perSecond * 8 : 0));
