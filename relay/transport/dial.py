@@ -130,13 +130,41 @@ async def open_stream(
     window no larger. `wrap` may put a stream of its own around the TCP stream, under TLS. `tls`
     says whom to trust at a `wss://` (or `https://`) URL: whom the system trusts, by default.
     """
+    stream, host, resource = await open_plain(url, receive_buffer=receive_buffer)
+    stream = wrap(stream) if wrap else stream
+    return await secure(stream, url, tls), host, resource
+
+
+async def open_plain(
+    url: str, *, receive_buffer: int | None = None
+) -> tuple[trio.abc.Stream, str, str]:
+    """`open_stream` without TLS, whatever the URL says: `secure` comes next."""
     address = _parse(url)
-    stream: trio.abc.Stream = await _connect(address, receive_buffer)
-    if wrap is not None:
-        stream = wrap(stream)
-    if address.scheme in ENCRYPTED:
-        stream = await _encrypt(stream, address, tls or ssl.create_default_context())
+    stream = await _connect(address, receive_buffer)
     return stream, address.netloc, urlunsplit(("", "", address.path or "/", address.query, ""))
+
+
+async def secure(
+    stream: trio.abc.Stream, url: str, tls: ssl.SSLContext | None = None
+) -> trio.abc.Stream:
+    """Put TLS around a connected stream, if the URL says so; `DialFailed`, and it is closed."""
+    address = _parse(url)
+    if address.scheme not in ENCRYPTED:
+        return stream
+    encrypted = trio.SSLStream(
+        stream,
+        tls or ssl.create_default_context(),
+        server_hostname=address.hostname,
+        https_compatible=True,
+    )
+    try:
+        await encrypted.do_handshake()
+    except BaseException as failure:
+        await trio.aclose_forcefully(stream)
+        if isinstance(failure, trio.BrokenResourceError | trio.ClosedResourceError):
+            raise DialFailed(f"no TLS with {address.netloc}: {_why(failure)}") from None
+        raise
+    return encrypted
 
 
 @asynccontextmanager
@@ -280,24 +308,7 @@ async def _connect(address: SplitResult, receive_buffer: int | None) -> trio.Soc
     raise DialFailed(f"cannot connect to {address.netloc}: {', '.join(dict.fromkeys(failures))}")
 
 
-async def _encrypt(
-    stream: trio.abc.Stream, address: SplitResult, context: ssl.SSLContext
-) -> trio.abc.Stream:
-    """Shake hands with whom the certificate names; on any failure the stream is closed."""
-    encrypted = trio.SSLStream(
-        stream, context, server_hostname=address.hostname, https_compatible=True
-    )
-    try:
-        await encrypted.do_handshake()
-    except BaseException as failure:
-        await trio.aclose_forcefully(stream)
-        if isinstance(failure, trio.BrokenResourceError):
-            raise DialFailed(f"no TLS with {address.netloc}: {_why(failure)}") from None
-        raise
-    return encrypted
-
-
-def _why(failure: trio.BrokenResourceError) -> str:
+def _why(failure: Exception) -> str:
     match failure.__cause__:
         case ssl.SSLCertVerificationError(verify_message=words):
             return f"its certificate is not to be trusted ({words})"
