@@ -16,7 +16,16 @@ from attrs import define, field
 from relay.client.errors import ServerError
 from relay.client.events import Event, Notice, Problem
 from relay.client.manners import LAST_WORDS, Ending, Manners, Word
-from relay.client.messages import Fields, Reply, Unreadable, decode, encode, server_error
+from relay.client.messages import (
+    MSGPACK,
+    Fields,
+    Reply,
+    Unreadable,
+    decode,
+    encode,
+    pack,
+    server_error,
+)
 from relay.protocol.messages import now_ms
 from relay.transport.dial import Closed, WebSocket
 
@@ -46,15 +55,21 @@ class Link:
     _questions: dict[int, tuple[OnAnswer, float]] = field(factory=dict)
     """Who asked, and when."""
     _last_id: int = 0
-    _waiting: deque[str] = field(factory=deque)
-    _acks: dict[str, str] = field(factory=dict)
+    _waiting: deque[str | bytes] = field(factory=deque)
+    _acks: dict[str, str | bytes] = field(factory=dict)
     """Of each stream the last; one stands for all before."""
     _buffered: int = 0
     _due: trio.Event = field(factory=trio.Event)
     _answered_at: float = field(factory=trio.current_time)
     _word: Word | None = None
     _ending: Ending | None = None
+    _polite: bool = False
     _nursery: trio.Nursery = field(init=False)
+
+    @property
+    def packed(self) -> bool:
+        """Whether it speaks MessagePack."""
+        return self._socket.subprotocol == MSGPACK
 
     @property
     def buffered(self) -> int:
@@ -72,14 +87,15 @@ class Link:
             return
         self._last_id += 1
         self._questions[self._last_id] = on_answer, trio.current_time()
-        self.send(encode(kind, id=self._last_id, **fields))
+        self.say(kind, id=self._last_id, **fields)
 
     def ping(self, on_answer: OnAnswer) -> None:
         """Ask for any answer at all: to leave a stream that was never entered is cheap."""
         self.ask("unsubscribe", on_answer, stream_id=NOWHERE)
 
-    def send(self, message: str) -> None:
+    def say(self, kind: str, **fields: object) -> None:
         if not self.ended:
+            message = self._encode(kind, **fields)
             self._waiting.append(message)
             self._buffered += len(message)
             self.bytes_taken += len(message)
@@ -88,8 +104,12 @@ class Link:
     def acknowledge(self, stream_id: str, seq: int, epoch: int) -> None:
         if not self.ended:
             self._acks.pop(stream_id, None)
-            self._acks[stream_id] = encode("ack", stream_id=stream_id, seq=seq, epoch=epoch or None)
+            life = {"epoch": epoch} if epoch else {}
+            self._acks[stream_id] = self._encode("ack", stream_id=stream_id, seq=seq, **life)
             self._due.set()
+
+    def _encode(self, kind: str, **fields: object) -> str | bytes:
+        return pack(kind, **fields) if self.packed else encode(kind, **fields)
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do something that ends with the connection, if not before."""
@@ -105,8 +125,9 @@ class Link:
 
         self.start(wait)
 
-    def leave(self, reason: str) -> None:
-        """End the connection from here."""
+    def leave(self, reason: str, *, politely: bool = False) -> None:
+        """End the connection from here; politely where somebody is there to be told."""
+        self._polite = politely
         if self._ending is None:
             self._ending = Ending(None, reason, self._word)
         if not self.ended:
@@ -125,7 +146,7 @@ class Link:
             for waiting in (self._questions, self._waiting, self._acks):
                 waiting.clear()
         assert self._ending is not None
-        if self._ending.code is None:
+        if self._ending.code is None and not self._polite:
             await self._socket.abort()  # to wait for an answer to our Close would be in vain
         return self._ending
 
@@ -133,7 +154,7 @@ class Link:
         ending: Ending | None = None
         try:
             while True:
-                self._take(decode(await self._socket.receive()))
+                self._take(decode(await self._socket.receive(), packed=self.packed))
         except Closed as closed:
             ending = Ending(closed.code, closed.reason, self._word)
         except Unreadable as problem:
@@ -204,7 +225,7 @@ class Link:
             if not deaf and now < self._socket.heard_at + silence:
                 continue
             if not await self._is_there(within=2 * patience if deaf else patience, deaf=deaf):
-                self.leave("Nothing is heard from the relay")
+                self.leave("nothing is heard from the relay")
 
     async def _is_there(self, *, within: float, deaf: bool) -> bool:
         answered = trio.Event()

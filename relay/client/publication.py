@@ -12,7 +12,7 @@ from relay.client.errors import ServerError
 from relay.client.events import Problem, Registered, Status
 from relay.client.link import Answer, Link
 from relay.client.manners import PASSING, Manners
-from relay.client.messages import encode, read
+from relay.client.messages import read
 from relay.client.unread import Demand, Unread
 from relay.errors import RelayError
 from relay.protocol.messages import now_ms
@@ -74,9 +74,7 @@ class Publication:
             self._broken = True
             return False
         stamp = now_ms() if timestamp is None else timestamp
-        link.send(
-            encode("video-frame", data=data, timestamp=stamp, keyframe=keyframe, metadata=metadata)
-        )
+        link.say("video-frame", data=data, timestamp=stamp, keyframe=keyframe, metadata=metadata)
         self._broken = False
         self.sent += 1
         self._confirm(link)

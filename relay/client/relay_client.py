@@ -11,9 +11,8 @@ It has the manners of relay-client.js; life.py draws the states that it goes thr
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -31,7 +30,7 @@ from relay.client.subscription import Policy, Subscription, Terms
 from relay.client.tokens import TokenSource
 from relay.client.unread import ClientEvent, State
 from relay.protocol.messages import now_ms
-from relay.transport.dial import Wrap, dial, open_background
+from relay.transport.dial import WebSocket, Wrap, dial, open_background
 
 
 @asynccontextmanager
@@ -49,7 +48,16 @@ async def open_relay_client(
     `url` needs no path. `token` is asked for before each connection, and when the session is about
     to end. The other options are those of `dial`.
     """
-    connect = partial(dial, with_path(url), receive_buffer=receive_buffer, wrap=wrap, tls=tls)
+
+    def connect(subprotocols: Sequence[str]) -> AbstractAsyncContextManager[WebSocket]:
+        return dial(
+            with_path(url),
+            receive_buffer=receive_buffer,
+            wrap=wrap,
+            tls=tls,
+            subprotocols=subprotocols,
+        )
+
     async with keep_client(connect, token, manners or Manners()) as client:
         yield client
 

@@ -128,4 +128,5 @@ def _key(event: ClientEvent) -> Hashable:
             return type(event), stream_id
         case Problem(code=code, stream_id=where):
             return Problem, code, where
-    return type(event)
+        case other:
+            return (type(other),)

@@ -153,7 +153,7 @@ class Wants:
             self._unfeed(publication.stream_id)
         if error is None and self._link is not None:
             # The protocol has no word for it; the relay ends a stream with its connection.
-            self._link.leave("The stream was stopped")
+            self._link.leave("the stream was stopped", politely=True)
         self._send_alerts()
 
     # -- What a connection is asked for

@@ -7,7 +7,7 @@ handshake that waits for ever when the stream ends, and a ping after our Close t
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -61,6 +61,12 @@ class WebSocket:
     _stream: _WatchedStream
 
     @property
+    def subprotocol(self) -> str | None:
+        """The one that the server chose."""
+        chosen: str | None = self._connection.subprotocol
+        return chosen
+
+    @property
     def heard_at(self) -> float:
         """When the last byte came, by Trio's clock: of a large message, of a ping, of anything."""
         return self._stream.heard_at
@@ -105,15 +111,16 @@ async def dial(
     receive_buffer: int | None = None,
     wrap: Wrap | None = None,
     tls: ssl.SSLContext | None = None,
+    subprotocols: Sequence[str] = (),
 ) -> AsyncIterator[WebSocket]:
     """Open the WebSocket at a `ws://` or `wss://` URL and close it at the end; `DialFailed`.
 
-    The options are those of `open_stream`.
+    `subprotocols` are offered; the other options are those of `open_stream`.
     """
     stream, host, resource = await open_stream(
         url, receive_buffer=receive_buffer, wrap=wrap, tls=tls
     )
-    async with open_websocket(stream, host, resource) as socket:
+    async with open_websocket(stream, host, resource, subprotocols) as socket:
         yield socket
 
 
@@ -169,14 +176,16 @@ async def secure(
 
 @asynccontextmanager
 async def open_websocket(
-    stream: trio.abc.Stream, host: str, resource: str
+    stream: trio.abc.Stream, host: str, resource: str, subprotocols: Sequence[str] = ()
 ) -> AsyncIterator[WebSocket]:
     """Make a WebSocket of a connected stream, and close both at the end; `DialFailed`."""
     watched = _WatchedStream(stream)
     goodbye = trio.CancelScope(shield=True)
     try:
         async with open_background() as nursery:
-            connection, reader = await nursery.start(_run, watched, host, resource, goodbye)
+            connection, reader = await nursery.start(
+                _run, watched, host, resource, subprotocols, goodbye
+            )
             try:
                 yield WebSocket(connection, watched)
             finally:
@@ -192,6 +201,7 @@ async def _run(
     stream: _WatchedStream,
     host: str,
     resource: str,
+    subprotocols: Sequence[str],
     goodbye: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[tuple[trio_websocket.WebSocketConnection, trio.CancelScope]],
@@ -211,6 +221,7 @@ async def _run(
                 stream,  # type: ignore[arg-type]  # any stream will do
                 host,
                 resource,
+                subprotocols=list(subprotocols),
                 max_message_size=MAX_MESSAGE_SIZE,
                 receive_buffer_size=READ_SIZE,
             )

@@ -173,6 +173,6 @@ def test_a_relay_that_was_started_does_not_outlive_a_load_test_that_is_killed(
         process.kill()
         process.wait()
         end = time.monotonic() + PATIENCE
-        while (processes_about(str(folder)) or list(folder.iterdir())) and time.monotonic() < end:
+        while (processes_about(str(folder)) or any(folder.iterdir())) and time.monotonic() < end:
             threading.Event().wait(0.1)
     assert_nothing_is_left(folder)

@@ -36,7 +36,7 @@ AT_ONCE = 8
 PERIOD = 0.02
 """Seconds between frames, and between alerts."""
 HASTY = Manners(
-    silence=0.3, patience=0.3, open_timeout=1, first_pause=0.01, longest_pause=0.1, goodbye=0.5
+    silence=0.2, patience=0.2, open_timeout=1, first_pause=0.01, longest_pause=0.1, goodbye=0.5
 )
 MANY = (
     *("--alert-rate", "1000000/minute", "--register-rate", "1000000/minute"),
@@ -171,7 +171,7 @@ async def test_a_viewer_on_a_link_that_is_cut_again_and_again_misses_no_alert(
     def plan(proxy: CutProxy) -> Cut | None:
         number = proxy.opened
         way = "down" if number % 2 else "up"
-        return Cut(way, 900 + 97 * number, HOW[number % 3]) if number < 15 else None  # type: ignore[arg-type]
+        return Cut(way, 900 + 97 * number, HOW[number % 3]) if number < 9 else None  # type: ignore[arg-type]
 
     notes = Notes()
     async with (
@@ -182,7 +182,7 @@ async def test_a_viewer_on_a_link_that_is_cut_again_and_again_misses_no_alert(
     ):
         client.subscribe(stream_id)
         nursery.start_soon(notes.take, client)
-        await until(lambda: proxy.opened > 15)
+        await until(lambda: proxy.opened > 9)
         seen = len(notes.alerts)
         await until(lambda: len(notes.alerts) > seen + 3)
         nursery.cancel_scope.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
@@ -127,6 +127,8 @@ class Links:
     relay: Relay
     plan: Callable[[int], Cut | None] = field(default=lambda _number: None)
     """By the number of the connection, from 0."""
+    plain: bool = False
+    """Whether nobody hears that the client offers MessagePack."""
     opened: list[LinkStream] = field(factory=list)
 
     @property
@@ -134,10 +136,10 @@ class Links:
         return sum(stream.done for stream in self.opened)
 
     @asynccontextmanager
-    async def dial(self) -> AsyncIterator[WebSocket]:
+    async def dial(self, subprotocols: Sequence[str]) -> AsyncIterator[WebSocket]:
         server_end, client_end = link_pair()
         stream = LinkStream(client_end, self.plan(len(self.opened)))
         self.opened.append(stream)
         self.relay.accept(server_end)
-        async with open_websocket(stream, "relay", "/streams/subscribe") as socket:
+        async with open_websocket(stream, "relay", "/streams/subscribe", subprotocols) as socket:
             yield socket

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -51,6 +51,8 @@ class Relay:
     nursery: trio.Nursery
     dialled: list[float] = field(factory=list)
     """When."""
+    offers: list[tuple[str, ...]] = field(factory=list)
+    """Of subprotocols."""
     away: bool = False
     _put: trio.MemorySendChannel[Server] = field(init=False)
     _get: trio.MemoryReceiveChannel[Server] = field(init=False)
@@ -59,7 +61,8 @@ class Relay:
         self._put, self._get = trio.open_memory_channel[Server](10)
 
     @asynccontextmanager
-    async def dial(self) -> AsyncIterator[WebSocket]:
+    async def dial(self, subprotocols: Sequence[str]) -> AsyncIterator[WebSocket]:
+        self.offers.append(tuple(subprotocols))
         await trio.lowlevel.checkpoint()
         self.dialled.append(trio.current_time())
         if self.away:
@@ -142,6 +145,14 @@ async def subscribed(server: Server, stream: str = "door", epoch: int = 7) -> di
     request = await server.answer(streamId=stream, epoch=epoch)
     await server.say("status", streamId=stream, epoch=epoch, status="streaming", timestamp=1)
     return request
+
+
+async def goodbye(server: Server) -> int:
+    """The code of the Close that comes next."""
+    with pytest.raises(trio_websocket.ConnectionClosed) as caught:
+        await server.hear()
+    assert caught.value.reason is not None
+    return caught.value.reason.code
 
 
 # -- Tokens
@@ -317,6 +328,14 @@ async def test_where_nobody_listens_the_pauses_grow_and_stay_bounded(played: Rel
     assert all(7.5 <= pause <= 15 for pause in pauses[6:])
 
 
+async def test_without_luck_each_third_attempt_offers_no_subprotocol(played: Relay) -> None:
+    played.away = True
+    async with open_client(played) as client:
+        while len(played.offers) < 7:
+            await state(client, State.WAITING)
+    assert [bool(offer) for offer in played.offers] == [True, True, False] * 2 + [True]
+
+
 async def test_the_relay_says_when_to_come_back_at_the_earliest(played: Relay) -> None:
     async with open_client(played) as client:
         server = await played.login()
@@ -394,9 +413,7 @@ async def test_a_paused_client_is_gone_and_comes_back_when_it_is_resumed(played:
         server = await played.login()
         await subscribed(server)
         client.pause()
-        with pytest.raises(trio_websocket.ConnectionClosed) as caught:
-            await server.hear()
-        assert caught.value.reason.code == 1000
+        assert await goodbye(server) == 1000
         await state(client, State.PAUSED)
         await trio.sleep(1000)
         assert len(played.dialled) == 1
@@ -423,9 +440,7 @@ async def test_leaving_the_block_says_goodbye_and_leaves_nothing_behind(played: 
     async with open_client(played) as client:
         server = await played.login()
         await client.ready()
-    with pytest.raises(trio_websocket.ConnectionClosed) as caught:
-        await server.hear()
-    assert caught.value.reason.code == 1000
+    assert await goodbye(server) == 1000
     with pytest.raises(ClientClosed, match="CLOSED"):
         await next_of(client, int)
 
@@ -828,7 +843,8 @@ async def test_a_stream_that_is_taken_is_a_problem_and_stopping_one_makes_room(
         await next_of(client, Registered)
         phone.stop()
         assert not phone.send_frame(b"x")
-        server = await played.login()
+        assert await goodbye(server) == 1000
+        await played.login()
         assert client.publication is None
 
 
