@@ -22,7 +22,6 @@ from relay.metrics import Metrics
 from relay.model import Identity
 from relay.protocol.messages import AlertEvent, Metadata, StreamStatus, now_ms
 
-
 COUNT_INTERVAL = 1.0
 """Seconds in which viewers come and go before a producer is told how many there are now. That there
 are any, or none, it is told at once."""

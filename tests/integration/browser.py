@@ -137,6 +137,6 @@ def visit(
     page.goto(visitor.url)
     try:
         yield visitor
-        assert visitor.problems == []
+        assert visitor.problems == [], visitor.problems
     finally:
         context.close()

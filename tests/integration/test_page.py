@@ -165,7 +165,7 @@ def test_a_session_that_ends_soon_goes_on_with_a_new_token(
         phone.broadcast(stream_id)
         phone.expect_text("The session ends at")
         for wrong, words in (
-            ("guessed", "The relay does not take that token"),
+            ("guessed once", "The relay does not take that token"),
             (accounts.session("bob"), "the token of somebody else"),
         ):
             phone.renew(wrong)
@@ -190,7 +190,7 @@ def test_a_session_that_has_ended_goes_on_with_a_new_token_and_so_does_its_camer
         viewer.watch(stream_id)
         phone.expect_text("The session has ended")
         phone.expect_state("Needs a new token")
-        phone.renew("guessed")
+        phone.renew("guessed twice")
         phone.expect_text("The relay does not take that token")
         phone.renew(accounts.session("ann"))
         expect(phone.page.locator("#renewal")).to_be_hidden()

@@ -71,7 +71,8 @@ async def going_on(relay: Relay) -> AsyncIterator[None]:
 
 
 async def view(relay: Relay, cut: Cut) -> None:
-    links, notes = Links(relay, lambda number: None if number else cut, plain=cut.at % 3 == 0), Notes()
+    links = Links(relay, lambda number: None if number else cut, plain=cut.at % 3 == 0)
+    notes = Notes()
     async with open_client(links) as client, trio.open_nursery() as nursery:
         client.subscribe(STREAM)
         nursery.start_soon(notes.take, client)

@@ -22,23 +22,25 @@ let leaveView = null;
 
 function enter(given, { keep }) {
   if (keep) sessionStorage.setItem(KEY, given);
-  const renewal = new Renewal(given, (token) => {
-    if (keep) sessionStorage.setItem(KEY, token);
-    for (const each of mine.clients) each.renew();
+  const renewal = new Renewal(given, {
+    onPasted: () => client.renew(),
+    onTaken: (token) => {
+      if (keep) sessionStorage.setItem(KEY, token);
+      for (const each of others) each.renew();
+    },
   });
-  /** A connection of this session: there is one more for the camera. */
-  const connect = (options) => {
-    const client = new RelayClient({
-      url: location.origin, token: renewal.ask, tokenTimeout: AS_LONG_AS_IT_TAKES, ...options,
-    });
-    mine.clients.add(client);
-    client.on('state', ({ state }) => { if (state === 'closed') mine.clients.delete(client); });
-    return client;
+  const options = { url: location.origin, tokenTimeout: AS_LONG_AS_IT_TAKES };
+  const client = new RelayClient({ ...options, token: renewal.ask });
+  const others = new Set();
+  /** Another connection of this session, such as the camera's. */
+  const connect = (more) => {
+    const other = new RelayClient({ ...options, token: renewal.follow(), ...more });
+    others.add(other);
+    other.on('state', ({ state }) => { if (state === 'closed') others.delete(other); });
+    return other;
   };
-  const mine = { clients: new Set(), connect, renewal, token: () => renewal.token };
-  const client = connect({});
-  mine.client = client;
-  session = mine;
+  session = { client, connect, renewal, token: () => renewal.token };
+  const mine = session;
   client.on('state', (change) => { if (session === mine) showState(change); });
   client.on('notice', (notice) => { if (session === mine) tell(notice); });
   client.on('session', (given) => renewal.settle(given, client.relayNow()));

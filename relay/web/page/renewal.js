@@ -4,14 +4,23 @@ import { say } from './dom.js';
 const $ = (id) => document.getElementById(id);
 const SOON = 60_000; // ms
 
-/** Keeps the token of a session, and asks for another when the relay wants one. */
+/**
+ * Keeps the token of a session, and asks for another when the relay wants one. What was pasted is
+ * tried on the first connection; only when the relay has taken it, the others get it too.
+ */
 export class Renewal {
-  constructor(token, onToken) {
-    this.token = token;
-    this._onToken = onToken; // with each new one
-    this._entered = false; // whether the relay has ever taken a token of this session
-    this._before = null; // the token before, while the relay has not said what it thinks of this one
-    this._asking = null;
+  constructor(token, { onPasted, onTaken }) {
+    this.token = token; // the one that the relay took last
+    this._onPasted = onPasted; // called when there is one to be tried
+    this._onTaken = onTaken; // called when the relay has taken it
+    this._pasted = null; // one that it has not judged yet
+    this._given = null; // the last that the first connection was given
+    this._entered = false; // whether there has been a session
+    this._ends = null; // what is to be said of its end; null: nothing
+    this._over = false;
+    this._problem = ''; // with what was pasted last
+    this._answer = null; // where the first connection waits for one
+    this._followers = [];
     this._submit = (event) => {
       event.preventDefault();
       this._take($('renewal-token').value.trim());
@@ -19,38 +28,56 @@ export class Renewal {
     $('renewal').addEventListener('submit', this._submit);
   }
 
-  /** What clients ask for a token; the answer may have to wait until somebody pastes one. */
+  /** What the first connection asks for a token; the answer may wait until somebody pastes one. */
   ask = ({ reason, refused }) => {
-    const known = refused !== undefined && refused !== this.token; // there is another by now
-    if (!this._entered || known || (reason !== 'expired' && reason !== 'refused')) return this.token;
-    if (reason === 'refused' && this._before) {
-      this._return('The relay does not take that token');
-      return this.token;
-    }
-    this._show(reason === 'expired' ? 'The session has ended' : 'The relay does not take that token');
+    if (refused !== undefined && refused === this._pasted) this._reject('The relay does not take that token');
+    const over = reason === 'expired' || (reason === 'refused' && refused === this.token) || this._over;
+    if (this._pasted || !this._entered || !over) return this._give(this._pasted ?? this.token);
+    this._over = true;
+    this._ends = 'The session has ended.';
+    this._show();
     say($('state'), 'Needs a new token');
-    this._asking ??= new Promise((resolve) => { this._answer = resolve; });
-    return this._asking;
+    return new Promise((resolve) => { this._answer = resolve; });
   };
+
+  /** What another connection asks: it waits for what the first one has found to be good. */
+  follow() {
+    let last = null;
+    return async ({ reason }) => {
+      const over = reason === 'expired' || reason === 'refused';
+      if (over && last === this.token) await new Promise((resolve) => { this._followers.push(resolve); });
+      last = this.token;
+      return last;
+    };
+  }
 
   /** The session ends soon, says the relay. */
   announce(expiresAt) {
-    this._show(`The session ends at ${new Date(expiresAt).toLocaleTimeString()}`);
+    this._ends = `The session ends at ${new Date(expiresAt).toLocaleTimeString()}.`;
+    this._show();
   }
 
-  /** There is a session. */
+  /** There is a session on the first connection. */
   settle({ expiresAt }, now) {
     this._entered = true;
-    this._before = null;
+    this._over = false;
+    if (this._pasted && this._given === this._pasted) {
+      this.token = this._pasted;
+      this._pasted = null;
+      this._problem = '';
+      for (const follow of this._followers.splice(0)) follow();
+      this._onTaken(this.token);
+    }
     if (!expiresAt || expiresAt > now + SOON) this.hide();
   }
 
-  /** The new token was refused on the living connection, which goes on with the old one. */
+  /** The relay said no on the living connection, which goes on with the token that it has. */
   refuse() {
-    if (this._before) this._return('That is the token of somebody else');
+    if (this._pasted) this._reject('That is the token of somebody else');
   }
 
   hide() {
+    this._ends = null;
     $('renewal').hidden = true;
     $('renewal-token').value = '';
   }
@@ -60,25 +87,30 @@ export class Renewal {
     $('renewal').removeEventListener('submit', this._submit);
   }
 
+  _give(token) {
+    this._given = token;
+    return token;
+  }
+
   _take(token) {
     if (!token) return;
-    this._before = this._asking ? null : this.token; // where that still holds
-    this.token = token;
+    this._pasted = token;
     $('renewal-token').value = '';
     say($('renewal-text'), 'One moment…');
-    this._answer?.(token);
-    this._asking = this._answer = null;
-    this._onToken(token);
+    if (this._answer) {
+      this._answer(this._give(token));
+      this._answer = null;
+    } else this._onPasted();
   }
 
-  _return(text) {
-    this.token = this._before;
-    this._before = null;
-    this._show(text);
+  _reject(problem) {
+    this._pasted = null;
+    this._problem = `${problem}.`;
+    this._show();
   }
 
-  _show(text) {
-    say($('renewal-text'), `${text}. To go on, paste a new token.`);
+  _show() {
+    say($('renewal-text'), [this._problem, this._ends, 'To go on, paste a new token.'].filter(Boolean).join(' '));
     $('renewal').hidden = false;
   }
 }
