@@ -644,7 +644,7 @@ async def test_where_the_last_alert_is_no_longer_kept_all_of_late_are_asked_for(
 async def test_alerts_beyond_what_may_lie_unread_stay_in_the_store_and_none_is_lost(
     played: Relay,
 ) -> None:
-    many = MOST_UNREAD + 300
+    many = MOST_UNREAD + 300  # and one more, which comes live into the replay
     async with open_client(played) as client, trio.open_nursery() as nursery:
         client.subscribe("door", frames=False)
         server = await played.login()
@@ -663,16 +663,17 @@ async def test_alerts_beyond_what_may_lie_unread_stay_in_the_store_and_none_is_l
                     )
                     continue
                 after = request["after"]
-                last = min(many, after + min(100, request["limit"]))
+                await server.alert(many + 1)
+                last = min(many + 1, after + min(100, request["limit"]))
                 for number in range(after + 1, last + 1):
                     await server.alert(number)
-                await server.say("success", id=request["id"], timestamp=1, more=last < many)
+                await server.say("success", id=request["id"], timestamp=1, more=last <= many)
 
         nursery.start_soon(play)
         await trio.sleep(1)
         assert len(unread(client)) <= MOST_UNREAD
-        seen = [(await next_of(client, Alert)).alert_id for _ in range(many)]
-        assert seen == list(range(1, many + 1))
+        seen = [(await next_of(client, Alert)).alert_id for _ in range(many + 1)]
+        assert seen == list(range(1, many + 2))
         nursery.cancel_scope.cancel()
 
 
@@ -801,6 +802,27 @@ async def test_a_frame_is_skipped_and_not_queued_while_those_before_are_under_wa
         assert phone.send_frame(b"there is room again")
 
 
+async def test_what_a_lost_connection_did_not_answer_for_does_not_count_on_the_next(
+    played: Relay,
+) -> None:
+    async with open_client(played, manners=Manners(max_buffered=100_000)) as client:
+        phone = client.publish("door")
+        server = await played.login()
+        await registered(server)
+        await phone.ready()
+        assert phone.send_frame(bytes(70_000))
+        await server.socket.aclose(4003, "idle")
+        server = await played.login()
+        await registered(server)
+        await phone.ready()
+        for _ in range(4):
+            assert phone.send_frame(bytes(70_000))
+            while (question := await server.hear())["type"] == "video-frame":
+                pass
+            await server.say("error", id=question["id"], code="INVALID_MESSAGE", message="no")
+            await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_a_delta_frame_is_not_sent_after_one_that_was_skipped(played: Relay) -> None:
     async with open_client(played) as client:
         phone = client.publish("door")
@@ -822,6 +844,9 @@ async def test_an_alert_for_the_own_stream_waits_for_its_registration(played: Re
         request = await server.hear()
         other = await server.answer(alertId=1, streamId="gate")
         assert (request["type"], other["streamId"]) == ("register", "gate")
+        with trio.move_on_after(1) as waiting:
+            await server.hear()
+        assert waiting.cancelled_caught
         await server.say("success", id=request["id"], timestamp=1, streamId="door")
         assert (await server.answer(alertId=2, streamId="door"))["streamId"] == "door"
 
