@@ -378,11 +378,14 @@ class Owners:
     owners: dict[str, str] = field(factory=dict)
     delay: float = 0.0
     away: bool = False
+    on_answer: Callable[[], object] = field(default=lambda: None)
+    """Called in the moment of the answer."""
 
     async def claim(self, stream_id: str, user_id: str) -> str:
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
+        self.on_answer()
         return self.owners.setdefault(stream_id, user_id)
 
 
