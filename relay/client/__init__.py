@@ -21,7 +21,7 @@ from relay.client.relay_client import RelayClient, open_relay_client
 from relay.client.shaping import Meter, ShapedStream
 from relay.client.subscription import Subscription
 from relay.client.tokens import TokenRequest, TokenSource, TokenUnavailable
-from relay.client.unread import ClientEvent, Demand, State, StateChange
+from relay.client.unread import ClientEvent, Demand, State, StateChange, StreamEntry, Streams
 from relay.transport.dial import DialFailed
 
 __all__ = [
@@ -48,6 +48,8 @@ __all__ = [
     "State",
     "StateChange",
     "Status",
+    "StreamEntry",
+    "Streams",
     "Subscribed",
     "Subscription",
     "TokenRequest",

@@ -70,7 +70,7 @@ def decode(message: str | bytes, *, packed: bool = False) -> Event | Reply | Non
     except (msgspec.DecodeError, RecursionError) as problem:
         raise Unreadable(str(problem)) from None
     kind = wire.get("type")
-    fields = {_snake(name): value for name, value in wire.items()}
+    fields = snake(wire)
     request_id = fields.get("id")
     if isinstance(request_id, int) and kind == "success":
         return Reply(request_id, fields)
@@ -89,6 +89,13 @@ def read(kind: type[T], fields: Fields) -> T:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as problem:
         raise Unreadable(f"{kind.__name__}: {problem}") from None
+
+
+def snake(wire: object) -> Fields:
+    """A table of the wire with the names of fields here; `Unreadable` where it is none."""
+    if not isinstance(wire, dict):
+        raise Unreadable("something that is no object")
+    return {_snake(name): value for name, value in wire.items()}
 
 
 def server_error(problem: Problem) -> ServerError:

@@ -133,6 +133,11 @@ class RelayClient:
         self._life.demand_open()
         return self._life.wants.publish(stream_id, metadata, alerts=alerts)
 
+    def watch_streams(self) -> None:
+        """From now on `Streams` events tell of all live streams that may be seen."""
+        self._life.demand_open()
+        self._life.wants.watch_streams()
+
     async def alert(
         self,
         stream_id: str,

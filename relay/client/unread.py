@@ -4,8 +4,9 @@ state. Floor 2."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from enum import StrEnum
+from typing import Any
 
 import trio
 from attrs import define, field, frozen
@@ -44,8 +45,33 @@ class Demand:
     consumers: int
 
 
+@frozen
+class StreamEntry:
+    """A stream that lives, and may be seen."""
+
+    stream_id: str
+    status: str
+    metadata: Mapping[str, Any] | None = None
+
+
+@frozen
+class Streams:
+    """All of them; again after each change."""
+
+    streams: tuple[StreamEntry, ...]
+
+
 ClientEvent = (
-    Frame | Alert | Status | Notice | Problem | Authenticated | Registered | Demand | StateChange
+    Frame
+    | Alert
+    | Status
+    | Notice
+    | Problem
+    | Authenticated
+    | Registered
+    | Demand
+    | StateChange
+    | Streams
 )
 
 

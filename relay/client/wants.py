@@ -20,6 +20,7 @@ from relay.client.link import Link
 from relay.client.manners import Manners
 from relay.client.publication import Publication
 from relay.client.sending import AlertsToSend, PendingAlert
+from relay.client.streams import StreamList
 from relay.client.subscription import Subscription, Terms
 from relay.client.unread import Unread
 from relay.errors import RelayError
@@ -34,6 +35,8 @@ class Wants:
     subscriptions: dict[str, Subscription] = field(factory=dict)
     _feeds: dict[str, AlertFeed] = field(factory=dict)
     """Of each stream whose alerts are wanted: one, whoever wants them."""
+    _streams: StreamList | None = None
+    """If somebody wants to know of them."""
     _link: Link | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -45,6 +48,8 @@ class Wants:
         self._link = link
         if self.publication is not None:
             self._register(self.publication, link)
+        if self._streams is not None:
+            self._streams.begin(link)
         for subscription in list(self.subscriptions.values()):
             self._subscribe(subscription, link)
         self._send_alerts()
@@ -78,6 +83,8 @@ class Wants:
             case Status():
                 if subscription := self.subscriptions.get(event.stream_id):
                     subscription.take_status(event)
+                if self._streams is not None:
+                    self._streams.take(event)
             case _:
                 self.unread.put(event)
 
@@ -114,6 +121,12 @@ class Wants:
         if self._link is not None:
             self._register(publication, self._link)
         return publication
+
+    def watch_streams(self) -> None:
+        if self._streams is None:
+            self._streams = StreamList(self.unread, self._manners)
+            if self._link is not None:
+                self._streams.begin(self._link)
 
     def send(self, alert: PendingAlert) -> AbstractContextManager[None]:
         """It is sent as long as the block lasts, by each connection."""

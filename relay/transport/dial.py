@@ -166,10 +166,11 @@ async def secure(
     )
     try:
         await encrypted.do_handshake()
-    except BaseException as failure:
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as failure:
         await trio.aclose_forcefully(stream)
-        if isinstance(failure, trio.BrokenResourceError | trio.ClosedResourceError):
-            raise DialFailed(f"no TLS with {address.netloc}: {_why(failure)}") from None
+        raise DialFailed(f"no TLS with {address.netloc}: {_why(failure)}") from None
+    except BaseException:
+        await trio.aclose_forcefully(stream)
         raise
     return encrypted
 

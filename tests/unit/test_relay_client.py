@@ -28,6 +28,8 @@ from relay.client import (
     State,
     StateChange,
     Status,
+    StreamEntry,
+    Streams,
     TokenRequest,
     TokenUnavailable,
 )
@@ -571,6 +573,32 @@ async def test_what_is_unread_of_a_lost_connection_makes_room_for_what_is_new(
         await subscribed(server)
         await server.frame(20)
         assert (await next_of(client, Frame)).seq == 20
+
+
+async def test_streams_that_may_be_seen_are_listed_and_each_change_is_told(played: Relay) -> None:
+    async def changed(**fields: object) -> dict[str, str]:
+        if fields:
+            await server.say("status", timestamp=1, epoch=1, **fields)
+        entries = (await next_of(client, Streams)).streams
+        return {entry.stream_id: entry.status for entry in entries}
+
+    async with open_client(played) as client:
+        client.watch_streams()
+        client.watch_streams()
+        for _ in range(2):  # also after a loss
+            server = await played.login()
+            door = {"streamId": "door", "status": "online", "metadata": {"codec": "jpeg"}}
+            request = await server.answer(streams=[door])
+            assert request["type"] == "streams"
+            assert await changed() == {"door": "online"}
+            await server.say("status", timestamp=1, epoch=0, streamId="gate", status="offline")
+            await server.say("status", timestamp=1, epoch=1, streamId="door", status="streaming")
+            entries = (await next_of(client, Streams)).streams
+            assert entries == (StreamEntry("door", "streaming", {"codec": "jpeg"}),)
+            both = {"door": "streaming", "gate": "online"}
+            assert await changed(streamId="gate", status="online") == both
+            assert await changed(streamId="door", status="offline") == {"gate": "online"}
+            await server.socket.aclose(4003, "idle")
 
 
 # -- Alerts

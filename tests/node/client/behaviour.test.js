@@ -223,6 +223,20 @@ test('a refused token is replaced once by another, and never tried twice', async
   assert.deepEqual([bad.state, times], ['closed', 2]);
 });
 
+test('a session is renewed on demand, on the connection that there is', async (context) => {
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const asked = [];
+  let sessions = 0;
+  const client = open(context, { url: link.url, token: ({ reason }) => { asked.push(reason); return tokens.user; } });
+  client.on('session', () => { sessions += 1; });
+  await client.connect();
+  client.renew();
+  await until(() => sessions === 2);
+  assert.deepEqual(asked, ['connect', 'expiring']);
+  assert.equal(link.connections, 1);
+});
+
 test('why a token is asked for is not forgotten when the next attempt finds nobody', async (context) => {
   const link = await openLink(relay);
   context.after(() => link.close());
