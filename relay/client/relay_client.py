@@ -30,7 +30,7 @@ from relay.client.subscription import Policy, Subscription, Terms
 from relay.client.tokens import TokenSource
 from relay.client.unread import ClientEvent, State
 from relay.protocol.messages import now_ms
-from relay.transport.dial import WebSocket, Wrap, dial, open_background
+from relay.transport.dial import WebSocket, Wrap, check_url, dial, open_background
 
 
 @asynccontextmanager
@@ -46,8 +46,10 @@ async def open_relay_client(
     """A client that is connected, or about to be, as long as the block lasts.
 
     `url` needs no path. `token` is asked for before each connection, and when the session is about
-    to end. The other options are those of `dial`.
+    to end. The other options are those of `dial`. `DialFailed` where the URL is none; whatever else
+    goes wrong is an event, and another attempt.
     """
+    check_url(with_path(url))
 
     def connect(subprotocols: Sequence[str]) -> AbstractAsyncContextManager[WebSocket]:
         return dial(

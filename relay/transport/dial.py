@@ -124,6 +124,11 @@ async def dial(
         yield socket
 
 
+def check_url(url: str) -> None:
+    """`DialFailed` if there can be no WebSocket at this URL."""
+    _parse(url)
+
+
 async def open_stream(
     url: str,
     *,

@@ -32,6 +32,7 @@ from relay.client import (
     Streams,
     TokenRequest,
     TokenUnavailable,
+    open_relay_client,
 )
 from relay.client.relay_client import keep_client
 from relay.client.sending import MOST_ALERTS_WAITING
@@ -436,6 +437,13 @@ async def test_what_the_relay_sends_without_sense_ends_the_connection_and_not_th
             await server.socket.send_message(nonsense)
             change = await state(client, State.WAITING)
             assert "cannot read the relay" in str(change.error)
+
+
+@pytest.mark.parametrize("url", ["", "relay.example.org", "ftp://host", "ws://me:secret@host"])
+async def test_an_address_that_cannot_work_is_refused_at_once(url: str) -> None:
+    with pytest.raises(DialFailed, match="the URL must look like"):
+        async with open_relay_client(url, TOKEN):
+            pytest.fail("opened")
 
 
 async def test_leaving_the_block_says_goodbye_and_leaves_nothing_behind(played: Relay) -> None:
