@@ -94,10 +94,10 @@ class Broadcast {
       this._refuse(...(REFUSED[error.name] ?? ['The camera did not start', error.message]));
       return;
     }
-    this._start.disabled = false;
-    this.going = true;
     this._video.srcObject = this._media;
     await this._video.play().catch(() => {});
+    this._start.disabled = false;
+    this.going = true;
     this._media.getVideoTracks()[0].addEventListener('ended', () => this.stop());
     this._connect();
     this._lock = await navigator.wakeLock?.request('screen').catch(() => null);
