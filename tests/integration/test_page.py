@@ -229,6 +229,31 @@ def test_who_enters_after_another_does_not_broadcast_for_them(
         phone.expect_text("This stream id is taken")
 
 
+def test_who_leaves_while_the_camera_starts_does_not_broadcast(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    slow = """() => {
+      const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      navigator.mediaDevices.getUserMedia = async (wanted) => {
+        await new Promise((resolve) => { window.allow = resolve; });
+        window.camera = await ask(wanted);
+        return window.camera;
+      };
+    }"""
+    ended = "window.camera?.getTracks().every((track) => track.readyState === 'ended')"
+    with visit(browser, relay) as phone:
+        phone.page.evaluate(slow)
+        phone.enter(accounts.session("ann"))
+        phone.broadcast(new_stream_id())
+        phone.go("Watch")
+        phone.page.get_by_role("button", name="Forget token").click()
+        phone.page.evaluate("window.allow()")
+        phone.page.wait_for_function(ended)
+        phone.enter(accounts.session("bob"))
+        phone.go("Broadcast")
+        expect(phone.page.get_by_role("button", name="Start broadcasting")).to_be_enabled()
+
+
 def test_a_wrong_token_is_told_and_can_be_mended(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -29,7 +29,7 @@ export function showBroadcast(session, content) {
   current.refresh();
   return () => {
     clearInterval(timer);
-    if (current && !current.going) current = null;
+    if (current && !current.busy) current = null;
   };
 }
 
@@ -47,6 +47,7 @@ function explainInsecure() {
 class Broadcast {
   constructor(session, onStop) {
     this.going = false;
+    this._starting = false; // while the browser asks for the camera
     this._session = session;
     this._onStop = onStop;
     this._rate = new Rate();
@@ -80,9 +81,11 @@ class Broadcast {
       make('div', {}, form, this._side));
   }
 
+  get busy() { return this.going || this._starting; }
+
   async start() {
     this._wrong.hidden = true;
-    this._start.disabled = true;
+    this._start.disabled = this._starting = true;
     const width = Number(this._width.value);
     try {
       this._media = await navigator.mediaDevices.getUserMedia({
@@ -90,13 +93,18 @@ class Broadcast {
         video: { facingMode: this._facing.value, width: { ideal: width }, frameRate: { ideal: Number(this._fps.value) } },
       });
     } catch (error) {
-      this._start.disabled = false;
+      this._start.disabled = this._starting = false;
       this._refuse(...(REFUSED[error.name] ?? ['The camera did not start', error.message]));
       return;
     }
     this._video.srcObject = this._media;
     await this._video.play().catch(() => {});
     this._start.disabled = false;
+    if (!this._starting) { // stopped meanwhile
+      this._release();
+      return;
+    }
+    this._starting = false;
     this.going = true;
     this._media.getVideoTracks()[0].addEventListener('ended', () => this.stop());
     this._connect();
@@ -163,14 +171,19 @@ class Broadcast {
   }
 
   stop() {
+    this._starting = false;
     if (!this.going) return;
     this.going = false;
-    for (const track of this._media.getTracks()) track.stop();
-    this._video.srcObject = null;
+    this._release();
     this._client.close();
     this._lock?.release().catch(() => {});
     this.refresh();
     if (!this.element.isConnected) this._onStop();
+  }
+
+  _release() {
+    for (const track of this._media.getTracks()) track.stop();
+    this._video.srcObject = null;
   }
 
   refresh() {
