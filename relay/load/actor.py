@@ -22,7 +22,7 @@ from relay.transport.dial import ABNORMAL_CLOSURE, Closed
 
 PATIENCE = 15.0
 """Seconds that connecting and authenticating may take; then it has failed."""
-UNANSWERED = 1.0
+UNANSWERED = 2.0
 """Seconds after which it counts as failed also when the run ends first."""
 NO_RETURN = 4500
 PROMISED = {1000, 1001, 1002, 1007, 1009, ABNORMAL_CLOSURE} | {
