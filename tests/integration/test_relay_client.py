@@ -142,7 +142,7 @@ async def test_a_phone_cut_anywhere_has_each_alert_stored_once_and_sends_no_fram
             open_relay_client(proxy.url, token, manners=HASTY) as client,
             trio.open_nursery() as nursery,
         ):
-            viewer.subscribe(stream_id)
+            watched = viewer.subscribe(stream_id)
             nursery.start_soon(watch, viewer)
             phone = client.publish(stream_id)
 
@@ -153,6 +153,7 @@ async def test_a_phone_cut_anywhere_has_each_alert_stored_once_and_sends_no_fram
 
             nursery.start_soon(film)
             await phone.ready()
+            await until(lambda: watched.epoch > 0)  # what was before would be history
             for message in "abc":
                 nursery.start_soon(client.alert, stream_id, message)
             await until(lambda: proxy.cuts == 1 and proxy.opened > 1)
