@@ -157,8 +157,8 @@ class SessionWatch:
             some = before[start : start + MOST_AT_ONCE]
             now = await self._read_identities([identity for _, identity in some])
             for (live, identity), found in zip(some, now, strict=True):
-                if live.identity is not identity:
-                    continue
+                if live not in self.registry or live.identity is not identity:
+                    continue  # it has left meanwhile, or proved another
                 if found is None:
                     live.revoked()
                 elif found != identity:
