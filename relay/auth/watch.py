@@ -160,9 +160,8 @@ class SessionWatch:
             with self.turn:
                 now = await self._read_identities([identity for _, identity in some])
             for (live, identity), found in zip(some, now, strict=True):
-                # One that has left meanwhile has no identity any more.
                 if live not in self.registry or live.identity is not identity:
-                    continue
+                    continue  # it has left meanwhile, or proved another
                 if found is None:
                     live.revoked()
                 elif found != identity:
