@@ -29,6 +29,9 @@ TAKE_IT = """if True:
 ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>78]")
 
 
+SIZE = {"COLUMNS", "LINES"}
+
+
 @define(eq=False)
 class Terminal:
     """The side of it that people look at."""
@@ -108,6 +111,8 @@ def on_terminal(
 ) -> Iterator[Terminal]:
     """Run a command on a new terminal, perhaps with another stdin."""
     controller, program_side = pty.openpty()
+    # Who runs the tests may have fixed a size, which would count more than the terminal's.
+    inherited = {name: value for name, value in os.environ.items() if name not in SIZE}
     try:
         fcntl.ioctl(controller, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         process = subprocess.Popen(
@@ -116,7 +121,7 @@ def on_terminal(
             stdout=program_side,
             stderr=program_side,
             cwd=PROJECT,
-            env={**os.environ, "TERM": "xterm-256color", **environment},
+            env={**inherited, "TERM": "xterm-256color", **environment},
         )
         try:
             yield Terminal(controller, program_side, process)

@@ -240,7 +240,14 @@ def test_who_leaves_while_the_camera_starts_does_not_broadcast(
         return window.camera;
       };
     }"""
-    ended = "window.camera?.getTracks().every((track) => track.readyState === 'ended')"
+    ended = """() => new Promise((resolve) => {
+      const look = () => {
+        const tracks = window.camera?.getTracks();
+        if (tracks?.every((track) => track.readyState === 'ended')) resolve();
+        else setTimeout(look, 20);
+      };
+      look();
+    })"""
     with visit(browser, relay) as phone:
         phone.page.evaluate(slow)
         phone.enter(accounts.session("ann"))
@@ -248,7 +255,7 @@ def test_who_leaves_while_the_camera_starts_does_not_broadcast(
         phone.go("Watch")
         phone.page.get_by_role("button", name="Forget token").click()
         phone.page.evaluate("window.allow()")
-        phone.page.wait_for_function(ended)
+        phone.page.evaluate(ended)
         phone.enter(accounts.session("bob"))
         phone.go("Broadcast")
         expect(phone.page.get_by_role("button", name="Start broadcasting")).to_be_enabled()
