@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -41,14 +41,14 @@ async def _break_after(self: AlertTable, alert_id: int, *, limit: int = 500) -> 
     return await _after(self, alert_id, limit=limit)
 
 
-async def _break_start(self: AlertDispatch, *, task_status: trio.TaskStatus[None]) -> NoReturn:
+async def _break_start(self: AlertDispatch, **how: Any) -> NoReturn:
     if _is("never-starts"):
         await trio.sleep_forever()
-    await _run(self, task_status=task_status)
+    await _run(self, **how)
 
 
 if __name__ == "__main__":
     AlertTable.after = _break_after  # type: ignore[method-assign]
-    AlertDispatch.run = _break_start  # type: ignore[method-assign, assignment]
+    AlertDispatch.run = _break_start  # type: ignore[method-assign]
     vars(app).update(PATIENCE=TURN, QUESTIONS=0)
     sys.exit(main())
