@@ -61,19 +61,20 @@ class Listener(trio.abc.Listener[FrameStream]):
             except (BlockingIOError, ConnectionAbortedError):
                 continue
             except OSError as problem:
-                if problem.errno in NO_ROOM:
-                    # Callers wait in the kernel.
-                    self._no_room.say(os.strerror(problem.errno))
-                    await trio.sleep(PAUSE)
-                elif problem.errno not in OF_THE_CALLER:
+                number = problem.errno
+                if number not in NO_ROOM | OF_THE_CALLER:
                     raise
-                continue
-            host, port = address[:2]
-            plain = SocketLink(accepted, f"{host}:{port}")
-            link: Link = plain
-            if self._certificate is not None:
-                link = TlsLink(plain, self._certificate.context)
-            return FrameStream(link, self._stall_timeout)
+            else:
+                break
+            if number in NO_ROOM:  # callers wait in the kernel
+                self._no_room.say(os.strerror(number))
+                await trio.sleep(PAUSE)
+        host, port = address[:2]
+        plain = SocketLink(accepted, f"{host}:{port}")
+        link: Link = plain
+        if self._certificate is not None:
+            link = TlsLink(plain, self._certificate.context)
+        return FrameStream(link, self._stall_timeout)
 
     async def aclose(self) -> None:
         if self.socket.fileno() >= 0:

@@ -48,5 +48,5 @@ async def _break_latest_id(self: AlertTable) -> int:
 if __name__ == "__main__":
     AlertTable.after = _break_after  # type: ignore[method-assign]
     AlertTable.latest_id = _break_latest_id  # type: ignore[method-assign]
-    app.PATIENCE, app.QUESTIONS = TURN, 0  # type: ignore[misc]
+    vars(app).update(PATIENCE=TURN, QUESTIONS=0)
     sys.exit(main())

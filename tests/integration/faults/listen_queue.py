@@ -47,7 +47,8 @@ async def fill_queue(scene: Scene, tokens: Sequence[str], seconds: float) -> Que
         await scene.frames_go_on()
         frame_again = trio.current_time() - start
         await all_in.wait()
-        return Queued(trio.current_time() - start, frame_again)
+        was_in = trio.current_time() - start
+    return Queued(was_in, frame_again)
 
 
 async def _call(relay: RelayProcess, tokens: Sequence[str], all_in: trio.Event) -> None:
