@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import structlog
 from attrs import define
 
@@ -34,6 +36,13 @@ class Refused(Exception):
         self.ending = ending
 
 
+class Visitor(Member, Protocol):
+    """A connection that comes from somewhere."""
+
+    address: ClientAddress
+    """The client's, as far as it is known."""
+
+
 @define(eq=False)
 class Admission:
     """The way in of one peer, in the order of the methods."""
@@ -41,14 +50,12 @@ class Admission:
     _stream: FrameStream
     _guard: Guard
     _metrics: Metrics
-    _member: Member
-    """What the guard counts: the peer's connection."""
-    address: ClientAddress
-    """The client's, as far as it is known."""
+    _visitor: Visitor
+    """The peer's connection, which the guard counts."""
 
     async def hear_proxy(self) -> None:
         """Ask a proxy that speaks PROXY protocol whose connection this is."""
-        if self._guard.proxies.owe_header(self.address):
+        if self._guard.proxies.owe_header(self._visitor.address):
             client = await self._stream.read_proxy_header()
             if client is not None:
                 self._come_from(ClientAddress.parse(client))
@@ -59,9 +66,9 @@ class Admission:
         Raises `Refused` when the guard objects.
         """
         await self._guard.turnstile.turn()
-        self._come_from(self._guard.proxies.client_behind(self.address, head))
+        self._come_from(self._guard.proxies.client_behind(self._visitor.address, head))
         upgrade = asks_for_upgrade(head)
-        refusal = self._guard.judge(self._member, self.address, head, upgrade=upgrade)
+        refusal = self._guard.judge(self._visitor, self._visitor.address, head, upgrade=upgrade)
         if refusal is not None:
             self._metrics.limits_hit[refusal.limit] += 1
             await self._stream.send_all(refusal.response)
@@ -90,6 +97,6 @@ class Admission:
         raise Refused(ending)
 
     def _come_from(self, address: ClientAddress) -> None:
-        if address != self.address:
-            self.address = address
-            self._guard.crowd.move(self._member, address.key)
+        if address != self._visitor.address:
+            self._visitor.address = address
+            self._guard.crowd.move(self._visitor, address.key)

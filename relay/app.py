@@ -19,6 +19,8 @@ from attrs import define, frozen
 from relay.alerts.dispatch import AlertDispatch
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake
+from relay.alerts.retention import Retention
+from relay.alerts.webhooks import Webhooks
 from relay.audit import AuditLog
 from relay.auth.chain import Verification, open_verification
 from relay.auth.doubt import CertainVerifier
@@ -28,16 +30,19 @@ from relay.auth.watch import SessionWatch
 from relay.complaints import Complaint
 from relay.config import Settings
 from relay.connection import Door, Timing
+from relay.courier import Courier, open_courier
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
 from relay.guard.files import allow_files
 from relay.guard.guard import Guard
 from relay.guard.rates import Rate
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
+from relay.model import StoredAlert
 from relay.postgres.address import Address as DatabaseAddress
+from relay.postgres.alert_retention import AlertRetention
 from relay.postgres.alerts import AlertTable
 from relay.postgres.audit import AuditTable
-from relay.postgres.changes import Changes
+from relay.postgres.changes import ALERTS, Changes
 from relay.postgres.database import Database, open_database
 from relay.postgres.embedded import open_embedded
 from relay.postgres.grants import Grants
@@ -46,6 +51,7 @@ from relay.postgres.services import ServiceTokens
 from relay.postgres.sessions import BetterAuthSessions, find_better_auth
 from relay.postgres.streams import StreamOwners
 from relay.postgres.triggers import SessionTriggers
+from relay.postgres.webhooks import WebhookTable
 from relay.server import Server
 from relay.session import Services
 from relay.supervisor import PATIENCE, Supervisor
@@ -77,8 +83,10 @@ class Store:
     alerts: AlertTable
     grants: Grants
     changes: Changes
+    alert_news: Changes
     triggers: SessionTriggers
     audit: AuditTable
+    webhooks: WebhookTable
 
 
 @asynccontextmanager
@@ -117,6 +125,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             user_table=settings.auth_user_table,
             session_table=settings.auth_session_table,
         )
+        listen_address = _listen_address(settings, database)
         yield Store(
             database,
             settings.database_url is None,
@@ -125,9 +134,11 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             StreamOwners(database),
             AlertTable(database),
             Grants(database),
-            Changes(database, _listen_address(settings, database)),
+            Changes(database, listen_address),
+            Changes(database, listen_address, ALERTS),
             SessionTriggers(database, sessions.tables),
             AuditTable(database),
+            WebhookTable(database),
         )
 
 
@@ -159,10 +170,12 @@ async def serve(
         async with (
             open_store(settings) as store,
             open_verification(settings, store.sessions, store.services, metrics) as verification,
+            open_courier(settings.webhook_networks) as courier,
             trio.open_nursery() as nursery,
         ):
             store.database.on_failure = Complaint("the database does not do what it is asked").say
-            relay = Relay.build(settings, store, verification, metrics)
+            relay = Relay.build(settings, store, verification, courier, metrics)
+            await relay.dispatch.begin()
             await nursery.start(relay.hub.run)
             await nursery.start(relay.supervisor.run)
             if handle_signals:
@@ -182,12 +195,18 @@ class Relay:
     """The parts of a running relay, put together."""
 
     hub: Hub
+    dispatch: AlertDispatch
     supervisor: Supervisor
     server: Server
 
     @classmethod
     def build(
-        cls, settings: Settings, store: Store, verification: Verification, metrics: Metrics
+        cls,
+        settings: Settings,
+        store: Store,
+        verification: Verification,
+        courier: Courier,
+        metrics: Metrics,
     ) -> Relay:
         hub = Hub(metrics, settings.offline_grace)
         registry, vouched = Registry(), Vouched(store.sessions)
@@ -204,8 +223,18 @@ class Relay:
             settings.session_poll,
             forget=verification.verifier.forget,
         )
-        dispatch = AlertDispatch(
-            store.alerts, lambda alert: hub.deliver(alert_event(alert), alert.owner_id)
+        webhooks = Webhooks(store.webhooks, courier, metrics)
+
+        def deliver(alert: StoredAlert) -> None:
+            webhooks.wake()
+            hub.deliver(alert_event(alert), alert.owner_id)
+
+        dispatch = AlertDispatch(store.alerts, deliver, store.alert_news)
+        retention = Retention(
+            AlertRetention(store.database),
+            metrics,
+            timedelta(days=settings.alert_days),
+            settings.alerts_per_stream,
         )
         intake = AlertIntake(store.alerts, metrics, dispatch.wake)
         audit = AuditLog(
@@ -218,9 +247,11 @@ class Relay:
                 "session-watch": watch,
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
+                "alert-retention": retention,
+                "webhooks": webhooks,
                 **({"audit": audit} if settings.audit else {}),
             },
-            dispensable=frozenset({"audit"}),
+            dispensable=frozenset({"audit", "alert-retention", "webhooks"}),
             patience=PATIENCE + QUESTIONS * (settings.connect_timeout + settings.statement_timeout),
         )
         timing = Timing(
@@ -290,7 +321,7 @@ class Relay:
         )
         door = Door(certain, services, timing, budget, http.serve, watch, guard, audit)
         server = Server(door)
-        return cls(hub, supervisor, server)
+        return cls(hub, dispatch, supervisor, server)
 
 
 async def _drain_on_signal(

@@ -16,11 +16,16 @@ import click
 from relay.commands.access import grant, grants, revoke, token
 from relay.commands.audit import audit
 from relay.commands.database import db
+from relay.commands.doctor import doctor
 from relay.commands.options import configuration, settings_options
+from relay.commands.settings import config_group
+from relay.commands.top import top
+from relay.commands.webhooks import webhook
 from relay.config import SETTINGS, Settings
 from relay.errors import RelayError, StoreUnavailable
 from relay.load.commands import load
 from relay.logs import configure_logging
+from relay.readiness import tell_service_manager
 
 MISUSED, INTERRUPTED = 2, 130
 
@@ -69,12 +74,17 @@ def relay() -> None:
     \b
     See it work:     relay demo
     Run it:          relay serve --bind 0.0.0.0:3000
+    Is all well:     relay doctor
+    Watch it work:   relay top
     Get a token:     relay token session --user ana@example.org
     Load it:         relay load smoke
     """
 
 
-for command in (token, grant, revoke, grants, db, audit, load):
+for command in (
+    *(token, grant, revoke, grants, db, audit, webhook, load),
+    *(config_group, doctor, top),
+):
     relay.add_command(command)
 
 
@@ -107,6 +117,7 @@ async def _serve(settings: Settings) -> None:
     async with trio.open_nursery() as nursery:
         for url in await nursery.start(app.serve, settings):
             click.echo(f"relay listening on {url}")
+        tell_service_manager()
         _collect_garbage_less_often()
         if all(re.match(r"127\.|::1$", address.host) for address in settings.addresses):
             click.echo(
@@ -120,37 +131,6 @@ def _collect_garbage_less_often() -> None:
     gc.collect()
     gc.freeze()  # what is here now stays to the end
     gc.set_threshold(5000, 5, 10)
-
-
-@relay.group(name="config")
-def config_group() -> None:
-    """Look at the settings."""
-
-
-@config_group.command(name="check")
-@settings_options(*SETTINGS)
-def config_check() -> None:
-    """Check the settings, and nothing else.
-
-    \b
-    Example:
-      relay config check --config relay.toml
-    """
-    configuration()
-    click.echo("the settings are fine")
-
-
-@config_group.command(name="show")
-@settings_options(*SETTINGS)
-def config_show() -> None:
-    """Show each setting and where it comes from, as a file that --config reads.
-
-    \b
-    Example:
-      relay config show > relay.toml
-    """
-    for line in configuration().describe():
-        click.echo(line)
 
 
 @relay.command()

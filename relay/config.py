@@ -8,11 +8,10 @@ the setting, what was expected, and where the value came from.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -21,16 +20,17 @@ import msgspec
 from attrs import frozen
 from msgspec import Meta
 
-from relay.errors import ConfigError
+from relay.errors import Clash, ConfigError
 from relay.limit_settings import (
     LISTS,
     Many,
     Networks,
     Origins,
+    Plenty,
     Rate,
-    check_limit_settings,
     check_networks,
     check_origins,
+    limit_clashes,
 )
 from relay.token_settings import (
     AlgorithmNames,
@@ -39,12 +39,15 @@ from relay.token_settings import (
     Text,
     WebUrl,
     check_algorithms,
-    check_token_settings,
     check_web_url,
+    token_clashes,
 )
 
 PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
+TOKEN_VARIABLE = "RELAY_TOKEN"  # noqa: S105 (the name of one)
+NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE)
+"""Variables that say something else: the settings file, and the token of `relay top`."""
 
 # Kubernetes puts these into every container that runs beside a service called relay.
 _SERVICE_LINK = re.compile(
@@ -224,6 +227,11 @@ class Settings:
     )
     audit: Switch = _setting(default=True, about="Keep who did what in the table relay.audit")
     audit_days: Days = _setting(90, "How long it is kept")
+    alert_days: Days = _setting(365, "How long alerts are kept")
+    alerts_per_stream: Plenty = _setting(100_000, "How many alerts of a stream are kept")
+    webhook_networks: Networks = _setting(
+        (), "Private networks that webhooks may call, over HTTP too", check=check_networks
+    )
     profile: Literal["default", "load"] = _setting("default", "load: for scripted load tests")
 
     @property
@@ -259,18 +267,18 @@ class Configuration:
 
     settings: Settings
     sources: Mapping[str, str]
+    """A file with the line, a variable, or an option."""
 
-    def describe(self) -> Iterator[str]:
-        """Each setting as a line of TOML with its source; secrets are hidden."""
-        for name, setting in SETTINGS.items():
-            value = getattr(self.settings, name)
-            source = self.sources.get(name, "default")
-            if value is None:
-                yield f"# {name} is not set"
-            elif setting.metadata["secret"]:
-                yield f"# {name} is hidden  ({source})"
-            else:
-                yield f"{name} = {_toml(value)}  # {source}"
+
+@frozen
+class Problem:
+    """Something that relay does not start with."""
+
+    message: str
+    source: str | None = None
+    """As in `Configuration`; None for settings that do not go together."""
+    settings: tuple[str, ...] = ()
+    """Those that it is about, or that may be meant."""
 
 
 def load(
@@ -279,40 +287,69 @@ def load(
     config_file: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Configuration:
-    """Put the settings together; `flags` holds those of the command line as they were typed."""
+    """Put the settings together; `flags` holds those of the command line as they were typed.
+
+    `ConfigError` when something is wrong.
+    """
+    configuration, problems = examine(flags, config_file=config_file, environment=environment)
+    if not problems:
+        return configuration
+    more = len(problems) - 1
+    hint = f"; there is more: `relay config check` shows all {more + 1} problems" if more else ""
+    raise ConfigError(f"{problems[0].message}{hint}")
+
+
+def examine(
+    flags: Mapping[str, str | None] | None = None,
+    *,
+    config_file: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Configuration, list[Problem]]:
+    """As `load`, with all that is wrong; settings that are wrong keep the value of before."""
     environment = os.environ if environment is None else environment
     settings = Settings()
     sources: dict[str, str] = {}
+    problems: list[Problem] = []
     for found in (
         *_from_file(config_file or environment.get(CONFIG_VARIABLE)),
         *_from_environment(environment),
         *_from_flags(flags or {}),
     ):
+        if isinstance(found, Problem):
+            problems.append(found)
+            continue
         try:
             settings = attrs.evolve(settings, **{found.name: found.convert()})
         except ConfigError as error:
-            raise ConfigError(f"{error} ({found.source})") from None
-        sources[found.name] = found.source
-    _check_together(settings)
-    return Configuration(settings, sources)
+            text = f"{error} ({found.source})"
+            problems.append(Problem(text, found.source, (found.name,)))
+        else:
+            sources[found.name] = found.source
+    # What is missing because it is wrong or misspelt is no second problem.
+    doubtful = {name for problem in problems for name in problem.settings}
+    problems += [
+        Problem(clash.message, None, clash.settings)
+        for clash in _clashes(settings)
+        if doubtful.isdisjoint(clash.settings)
+    ]
+    return Configuration(settings, sources), problems
 
 
-def _check_together(settings: Settings) -> None:
-    check_token_settings(settings)
-    check_limit_settings(settings)
-    check_token_settings(settings)
-    check_limit_settings(settings)
-    if settings.proxy_protocol and not settings.trusted_proxies:
-        raise ConfigError("proxy_protocol is spoken with trusted_proxies only: set both")
-    if settings.require_origin and not settings.allow_origins:
-        raise ConfigError("require_origin says that allow_origins is for everybody: set both")
+def _clashes(settings: Settings) -> Iterator[Clash]:
+    yield from token_clashes(settings)
+    yield from limit_clashes(settings)
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        text = "TLS needs both tls_certificate and tls_key"
+        yield Clash(text, ("tls_certificate", "tls_key"))
     if settings.listen_url and not settings.database_url:
-        raise ConfigError("listen_url is another way to the database of database_url: set both")
+        text = "listen_url is another way to the database of database_url: set both"
+        yield Clash(text, ("listen_url", "database_url"))
     if settings.ping_interval >= settings.idle_timeout:
-        raise ConfigError(
+        text = (
             f"ping_interval ({settings.ping_interval:g}) must be shorter than idle_timeout"
             f" ({settings.idle_timeout:g}), or quiet clients are taken for dead ones"
         )
+        yield Clash(text, ("ping_interval", "idle_timeout"))
 
 
 @frozen
@@ -368,33 +405,55 @@ def _meta(wanted: Any) -> Meta | None:
     return None
 
 
-def _from_file(named: str | None) -> Iterator[_Found]:
+def _from_file(named: str | None) -> Iterator[_Found | Problem]:
     if not named:
         return
     path = Path(named)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"cannot read the settings file {named}: {error.strerror}") from None
+        yield _unread(named, str(error.strerror))
+        return
     except ValueError as error:  # broken TOML, or not UTF-8
-        raise ConfigError(f"cannot read the settings file {named}: {error}") from None
+        yield _unread(named, str(error))
+        return
     for name, value in table.items():
-        if name not in SETTINGS:
-            raise _unknown(name, SETTINGS, named)
-        yield _Found(name, value, named, folder=path.parent)
+        source = f"{named}{_line_of(name, text)}"
+        if name in SETTINGS:
+            yield _Found(name, value, source, folder=path.parent)
+        elif isinstance(value, dict):
+            hint = "it is a table, and settings stand in none, at the top of the file"
+            yield Problem(f"unknown setting {name} in {source}; {hint}", source)
+        else:
+            yield _unknown(name, {name: name for name in SETTINGS}, source, source)
 
 
-def _from_environment(environment: Mapping[str, str]) -> Iterator[_Found]:
+def _unread(named: str, why: str) -> Problem:
+    """Any setting may stand in there."""
+    return Problem(f"cannot read the settings file {named}: {why}", named, tuple(SETTINGS))
+
+
+def _line_of(name: str, text: str) -> str:
+    """`:LINE` where a name is set in a TOML file; nothing where that is not plain to see."""
+    key = re.escape(name)
+    set_there = re.compile(rf"""\s*\[?\s*(?:{key}|"{key}"|'{key}')\s*[=.\]]""")
+    lines = [n for n, line in enumerate(text.splitlines(), 1) if set_there.match(line)]
+    return f":{lines[0]}" if len(lines) == 1 else ""
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[_Found | Problem]:
     names = {name.upper(): name for name in SETTINGS}
     for variable, text in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(PREFIX) or variable in NO_SETTINGS:
             continue
         suffix = variable.removeprefix(PREFIX)
         if suffix in names:
             if text:  # an empty variable is how many tools say "not set"
                 yield _Found(names[suffix], text, variable)
         elif not _SERVICE_LINK.fullmatch(f"{variable}={text}"):
-            raise _unknown(suffix, [*names, "CONFIG"], "the environment", PREFIX)
+            others = {name.removeprefix(PREFIX): "" for name in NO_SETTINGS}
+            yield _unknown(suffix, {**names, **others}, "the environment", variable, PREFIX)
 
 
 def _from_flags(flags: Mapping[str, str | None]) -> Iterator[_Found]:
@@ -408,16 +467,13 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _unknown(name: str, known: Iterable[str], where: str, prefix: str = "") -> ConfigError:
-    nearest = difflib.get_close_matches(name, known, n=1)
+def _unknown(
+    name: str, known: Mapping[str, str], where: str, source: str, prefix: str = ""
+) -> Problem:
+    """A name that is none; `known` has the settings by how they are called there."""
+    by_case = {each.lower(): each for each in known}
+    asked = name.lower().replace("-", "_")
+    nearest = [by_case[each] for each in difflib.get_close_matches(asked, by_case, n=1)]
     hint = f"did you mean {prefix}{nearest[0]}?" if nearest else "`relay config show` lists all"
-    return ConfigError(f"unknown setting {prefix}{name} in {where}; {hint}")
-
-
-def _toml(value: str | float | Path | tuple[str, ...]) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, str | Path):
-        return json.dumps(str(value), ensure_ascii=False)
-    return str(value).lower() if isinstance(value, bool) else f"{value}"
+    meant = tuple(known[each] for each in nearest if known[each])
+    return Problem(f"unknown setting {prefix}{name} in {where}; {hint}", source, meant)

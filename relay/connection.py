@@ -94,6 +94,8 @@ class Connection:
     _ended_by: RequestId = None
     _retry_after: int | None = None
     codec: Codec = JSON
+    address: ClientAddress = field(init=False)
+    """The client's, as far as it is known."""
     outlet: Outlet = field(init=False)
     _mailbox: Mailbox = field(init=False)
     _session: Session | None = None
@@ -112,18 +114,13 @@ class Connection:
         self.outlet = self._stream.outlet
         self._mailbox = Mailbox(self.outlet)
         self._expiry = Expiry(lambda: self._door.watch.look(self), self._announce_expiry)
-        door, address = self._door, ClientAddress.of_peer(self._stream.link.peer)
-        metrics = door.services.metrics
-        self._admission = Admission(self._stream, door.guard, metrics, self, address)
+        self.address = ClientAddress.of_peer(self._stream.link.peer)
+        door, metrics = self._door, self._door.services.metrics
+        self._admission = Admission(self._stream, door.guard, metrics, self)
         self._authentication = Authentication(
             self, door.verifier, door.guard, metrics, door.timing.auth_timeout
         )
         self._inbox = Inbox(self, self._authentication, metrics)
-
-    @property
-    def address(self) -> ClientAddress:
-        """The client's, as far as it is known."""
-        return self._admission.address
 
     async def run(self, deadline: float) -> None:
         """Serve the peer to the end, which is logged and counted. Never raises.
@@ -149,6 +146,7 @@ class Connection:
         finally:
             self._door.guard.crowd.leave(self)
             await self._stream.aclose()
+            self._take_apart()
 
     def end(
         self, ending: Ending, *, request_id: RequestId = None, retry_after: int | None = None
@@ -251,6 +249,7 @@ class Connection:
             max_message=FIRST_MESSAGE_SIZE,
             budget=self._door.budget,
             on_messages=self._inbox.receive,
+            on_noise=self._inbox.count_noise,
             on_fault=self.end,
         )
         self.codec = await self._admission.accept(await read_handshake(nursery, self._stream))
@@ -350,6 +349,13 @@ class Connection:
             metrics.authenticated -= 1
             self._door.watch.leave(self)
             self._session.close()
+
+    def _take_apart(self) -> None:
+        """Let go of the parts, which know their connection. Such circles only the garbage collector
+        frees, and while it looks for those of a flood of short connections every frame waits."""
+        self._stream.forget_listeners()
+        del self._nursery, self._inbox, self._authentication, self._admission, self._expiry
+        self._session = None
 
     async def _say_goodbye(self) -> None:
         goodbye = (self.ending or Ending.SHUTDOWN).value

@@ -1,5 +1,7 @@
 """The errors that cross rooms. Floor 0: imports nothing of relay."""
 
+from attrs import frozen
+
 
 class RelayError(Exception):
     """Something relay can explain to the person who sees it."""
@@ -7,6 +9,14 @@ class RelayError(Exception):
 
 class ConfigError(RelayError):
     """A setting, file or address is wrong: one line on stderr, exit code 2."""
+
+
+@frozen
+class Clash:
+    """Settings that are right by themselves and do not go together."""
+
+    message: str
+    settings: tuple[str, ...]
 
 
 class StoreUnavailable(RelayError):

@@ -104,6 +104,13 @@ class Inbox:
         if frames:
             await self._publish(frames)
 
+    def count_noise(self, count: int) -> None:
+        """Count control frames and small fragments, which cost as much as messages do."""
+        if self._throttle is not None:
+            excess = self._throttle.take_noise(count, trio.current_time())
+            if excess is not None:
+                self._complain(excess)
+
     async def _take_acks(self, messages: list[Message]) -> None:
         """Of messages that are too many, take what nobody would send again: a window that waits for
         its `ack` lets no frame through that could be acknowledged."""
@@ -156,9 +163,13 @@ class Inbox:
         await self._session.publish(frames)
 
     def _slow_down(self, excess: Excess) -> None:
-        """Drop what is too much, say so now and then, and close when it goes on."""
+        """Drop what is too much."""
         if self._session is not None:
             self._session.skip_frames()
+        self._complain(excess)
+
+    def _complain(self, excess: Excess) -> None:
+        """Say now and then that it is too much, and close when it goes on."""
         self._metrics.limits_hit[excess.limit] += 1
         if excess.goes_on:
             self._line.end(Ending.RATE_LIMITED, retry_after=excess.retry_after)

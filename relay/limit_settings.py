@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Annotated, Protocol
 
 from msgspec import Meta
 
-from relay.errors import ConfigError
+from relay.errors import Clash, ConfigError
 
 _NETWORKS = "a list of networks such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
 _ORIGINS = "a list of origins of pages such as https://example.org"
 
 Many = Annotated[
     int, Meta(ge=1, le=1_000_000, title="N", description="a whole number, 1 to 1000000")
+]
+Plenty = Annotated[
+    int, Meta(ge=100, le=10_000_000, title="N", description="a whole number, 100 to 10000000")
 ]
 Rate = Annotated[
     str,
@@ -75,9 +79,11 @@ def check_origins(_settings: object, attribute: object, origins: tuple[str, ...]
             raise ConfigError(f"{name}: expected {_ORIGINS}, without a path, not {origin!r}")
 
 
-def check_limit_settings(settings: LimitSettings) -> None:
-    """What makes sense only together."""
+def limit_clashes(settings: LimitSettings) -> Iterator[Clash]:
+    """Settings about limits that do not go together."""
     if settings.proxy_protocol and not settings.trusted_proxies:
-        raise ConfigError("proxy_protocol is spoken with trusted_proxies only: set both")
+        text = "proxy_protocol is spoken with trusted_proxies only: set both"
+        yield Clash(text, ("proxy_protocol", "trusted_proxies"))
     if settings.require_origin and not settings.allow_origins:
-        raise ConfigError("require_origin says that allow_origins is for everybody: set both")
+        text = "require_origin says that allow_origins is for everybody: set both"
+        yield Clash(text, ("require_origin", "allow_origins"))

@@ -85,6 +85,10 @@ class Metrics:
     """Seconds from accepting a frame to writing it to a consumer."""
     alerts_stored: int = 0
     alerts_delivered: int = 0
+    alerts_removed: int = 0
+    """Too old, or too many."""
+    webhook_alerts: Counter[str] = field(factory=Counter)
+    """By what became of an attempt."""
     limits_hit: Counter[Limit] = field(factory=Counter)
     endings: Counter[Ending] = field(factory=Counter)
     auth_attempts: Counter[str] = field(factory=Counter)

@@ -7,6 +7,7 @@ beyond a bound. A deadline is the caller's.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http.cookiejar import DefaultCookiePolicy
@@ -29,6 +30,14 @@ class Unanswered(StoreUnavailable):
 
 
 @frozen
+class Answer:
+    """What another server said, whatever it was."""
+
+    status: int
+    body: bytes
+
+
+@frozen
 class Outbound:
     """Asks over HTTPS; plain HTTP only where the settings allow it, which is on this machine."""
 
@@ -43,6 +52,15 @@ class Outbound:
     ) -> bytes:
         """As `get`, with the credentials in the one header that is made for them."""
         return await self._ask("POST", url, {"Authorization": authorization}, form, most)
+
+    async def look(self, url: str, *, token: str | None = None, most: int) -> Answer:
+        """Whatever is answered there, to whoever bears this token; or else `Unanswered`."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        try:
+            async with self._client.stream("GET", url, headers=headers) as response:
+                return Answer(response.status_code, await _read(response, most))
+        except httpx2.HTTPError as error:
+            raise Unanswered(_why(error)) from None
 
     async def _ask(
         self,
@@ -64,6 +82,20 @@ class Outbound:
         except httpx2.HTTPError as error:
             # Only its kind: its text may quote the request.
             raise Unanswered(type(error).__name__) from None
+
+
+def _why(error: BaseException) -> str:
+    """What came between, in words that quote nothing of the request."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"there is no TLS with it: {cause.reason or type(cause).__name__}"
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx2.ConnectError):
+        return "nobody answers there"
+    return f"the connection broke off ({type(error).__name__})"
 
 
 async def _read(response: httpx2.Response, most: int) -> bytes:

@@ -65,6 +65,10 @@ class Line(Protocol):
     codec: Codec
     ending: Ending | None
 
+    @property
+    def identity(self) -> Identity:
+        """The session's, once it has begun."""
+
     def tell(self, message: ServerMessage) -> object: ...
 
     def start_soon(self, task: Callable[[], Awaitable[object]]) -> object:
@@ -115,16 +119,18 @@ class Session:
     _alerts: AlertRequests = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        # They know the line, and not this session: it is then freed when nobody needs it any more.
+        line = self._line
         self._replays = Replays(
-            self.tell,
-            lambda alert: len(self.codec.encode(alert)),
-            lambda stream_id, owner_id: policy.may_watch(self.identity, stream_id, owner_id),
-            self._line.start_soon,
+            line.tell,
+            lambda alert: len(line.codec.encode(alert)),
+            lambda stream_id, owner_id: policy.may_watch(line.identity, stream_id, owner_id),
+            line.start_soon,
         )
-        self._answers = Answers(self._line, self._services.metrics)
+        self._answers = Answers(line, self._services.metrics)
         self._alerts = AlertRequests(
-            lambda: self.identity,
-            self.tell,
+            lambda: line.identity,
+            line.tell,
             self._answers,
             self._replays,
             self._services.alerts,

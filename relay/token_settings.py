@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from relay.errors import ConfigError
+from relay.errors import Clash, ConfigError
 
 Secret = Annotated[str, Meta(min_length=1, title="SECRET", description="a secret, not empty")]
 Text = Annotated[str, Meta(min_length=1, title="TEXT", description="a text, not empty")]
@@ -89,10 +90,10 @@ def check_algorithms(_settings: object, _attribute: object, names: str | None) -
         raise ConfigError("jwt_algorithms: expected names of algorithms, such as RS256,ES256")
 
 
-def check_token_settings(settings: TokenSettings) -> None:
-    """`ConfigError` for settings about tokens that do not go together."""
-    _check_jwt(settings)
-    _check_introspection(settings)
+def token_clashes(settings: TokenSettings) -> Iterator[Clash]:
+    """Settings about tokens that do not go together."""
+    yield from _jwt_clashes(settings)
+    yield from _introspection_clashes(settings)
 
 
 def algorithms_of(settings: TokenSettings) -> tuple[str, ...]:
@@ -106,47 +107,52 @@ def split_names(names: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[^\s,]+", names))
 
 
-def _check_jwt(settings: TokenSettings) -> None:
+def _jwt_clashes(settings: TokenSettings) -> Iterator[Clash]:
     sources = ("jwt_jwks_url", "jwt_public_key", "jwt_secret")
     given = [name for name in sources if getattr(settings, name) is not None]
-    others = ("jwt_issuer", "jwt_audience", "jwt_algorithms")
     if not given:
-        for name in others:
+        for name in ("jwt_issuer", "jwt_audience", "jwt_algorithms"):
             if getattr(settings, name) is not None:
-                raise ConfigError(f"{name} needs a key for JWTs: set one of {', '.join(sources)}")
+                text = f"{name} needs a key for JWTs: set one of {', '.join(sources)}"
+                yield Clash(text, (name, *sources))
         return
     if len(given) > 1:
-        raise ConfigError(f"there can be one key for JWTs: set only one of {', '.join(given)}")
+        text = f"there can be one key for JWTs: set only one of {', '.join(given)}"
+        yield Clash(text, tuple(given))
+        return
     for name in ("jwt_issuer", "jwt_audience"):
         if getattr(settings, name) is None:
-            raise ConfigError(f"{given[0]} needs {name}: a JWT made for others must not do here")
-    _check_key(settings)
+            text = f"{given[0]} needs {name}: a JWT made for others must not do here"
+            yield Clash(text, (given[0], name))
+    yield from _key_clashes(settings)
 
 
-def _check_key(settings: TokenSettings) -> None:
+def _key_clashes(settings: TokenSettings) -> Iterator[Clash]:
+    names = ("jwt_secret", "jwt_algorithms")
     algorithms = algorithms_of(settings)
     if settings.jwt_secret is None:
         if symmetric := [name for name in algorithms if name in SECRET_ALGORITHMS]:
-            raise ConfigError(
+            text = (
                 f"jwt_algorithms: {symmetric[0]} is for jwt_secret: with it, whoever reads the"
                 " public key could sign"
             )
+            yield Clash(text, names)
         return
     if asymmetric := [name for name in algorithms if name not in SECRET_ALGORITHMS]:
-        raise ConfigError(f"jwt_algorithms: {asymmetric[0]} is for a public key, not jwt_secret")
-    for name in algorithms:
-        if len(settings.jwt_secret.encode()) < SECRET_ALGORITHMS[name]:
-            raise ConfigError(
-                f"jwt_secret: {name} needs one of {SECRET_ALGORITHMS[name]} bytes or more"
-            )
+        yield Clash(f"jwt_algorithms: {asymmetric[0]} is for a public key, not jwt_secret", names)
+        return
+    longest = max(algorithms, key=lambda name: SECRET_ALGORITHMS[name])
+    if len(settings.jwt_secret.encode()) < SECRET_ALGORITHMS[longest]:
+        text = f"jwt_secret: {longest} needs one of {SECRET_ALGORITHMS[longest]} bytes or more"
+        yield Clash(text, names)
 
 
-def _check_introspection(settings: TokenSettings) -> None:
+def _introspection_clashes(settings: TokenSettings) -> Iterator[Clash]:
     needed = ("introspection_url", "introspection_client_id", "introspection_client_secret")
     missing = [name for name in needed if getattr(settings, name) is None]
     some = len(missing) < len(needed) or settings.introspection_audience is not None
     if some and missing:
-        raise ConfigError(f"introspection needs {' and '.join(missing)} as well")
+        yield Clash(f"introspection needs {' and '.join(missing)} as well", needed)
 
 
 def _is_loopback(host: str) -> bool:

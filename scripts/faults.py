@@ -31,6 +31,8 @@ from tests.integration.faults.services import breakable_relay
 from tests.integration.relay_process import RelayProcess, start_relay
 
 Fault = Callable[[float], Awaitable[str]]
+CALL = 8.0
+"""Seconds that a fault lasts at most where somebody calls all the while, and gives up after 10."""
 
 
 @contextmanager
@@ -107,6 +109,7 @@ async def listen_queue(_seconds: float) -> str:
 
 
 async def files(seconds: float) -> str:
+    seconds = min(seconds, CALL)
     async with own_postgres() as postgres:
         flags = ("--auth-timeout", "3600")
         with start_relay(*flags, command=FEW_FILES, database_url=postgres.url) as relay:
@@ -195,6 +198,9 @@ FAULTS: Mapping[str, Fault] = {
 
 def faults(names: list[str], seconds: float) -> None:
     """Measure each, and print it."""
+    if unknown := set(names) - set(FAULTS):
+        known = ", ".join(FAULTS)
+        raise SystemExit(f"no such fault: {', '.join(sorted(unknown))}; there are {known}")
     for name in names or FAULTS:
         print(f"fault: {name}", flush=True)
         print(f"  {trio.run(FAULTS[name], seconds)}", flush=True)

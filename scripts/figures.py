@@ -9,10 +9,11 @@ that do not read. `logout`: how long a connection outlives its session. `storm`:
 off and come back all at once. `hostile`: what honest streams notice of a flood of guesses (on
 Linux). These two with the limits that are on by default, the others without. `reconnect`: how soon
 the JavaScript client goes on when its network is back, and what it loses over random cuts (with
-Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). `faults`: what
-clients see while something fails, and how soon all is well again (with the test tools). The other
-clients are as plain as can be, so that their own work delays the answers little; what it still
-takes is part of the times.
+Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). `alerts`: what
+becomes of alerts while relays are killed. `alert-latency`: how soon an alert is there, idle and
+beside saturated video. `faults`: what clients see while something fails, and how soon all is well
+again (with the test tools). The other clients are as plain as can be, so that their own work delays
+the answers little; what it still takes is part of the times.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from contextlib import closing
 from itertools import islice
 
 import trio
+from alert_figures import kills, latency
 from crowds import fairness, memory
 from first_picture import page
 from logout import logout
@@ -119,11 +121,12 @@ async def tls(relay: Target, handshakes: int) -> None:
     print(f"{handshakes} TLS handshakes: {handshakes / seconds:.0f} a second, both ends here")
 
 
-def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
+def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = (
         *("connections", "video", "tls", "fairness", "memory"),
-        *("logout", "storm", "hostile", "reconnect", "page", "faults"),
+        *("logout", "storm", "hostile", "reconnect", "page"),
+        *("alerts", "alert-latency", "faults"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -139,6 +142,8 @@ def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     parser.add_argument("--visits", type=int, default=7, help="of the page")
     parser.add_argument("--logouts", type=int, default=50)
     parser.add_argument("--others", type=int, default=500, help="connected beside who signs out")
+    parser.add_argument("--rounds", type=int, default=50, help="of a relay that is killed")
+    parser.add_argument("--alerts", type=int, default=500, help="whose way is timed")
     parser.add_argument("--fault-seconds", type=float, default=30, help="that a fault lasts")
     parser.add_argument("--fault", action="append", default=[], help="of those only this one")
     options = parser.parse_args()
@@ -175,6 +180,11 @@ def main() -> None:  # noqa: C901, PLR0915 (a line for each figure)
     if "page" in chosen:
         with running_relay() as relay:
             page(relay, options.visits)
+    if "alerts" in chosen:
+        kills(options.rounds)
+    if "alert-latency" in chosen:
+        with running_relay() as relay:
+            trio.run(latency, relay, options.alerts)
     if "faults" in chosen:
         from faults import faults  # noqa: PLC0415, nothing else needs the test tools
 

@@ -1,13 +1,16 @@
 """Hands stored alerts to the consumers that are connected. Floor 2.
 
 It reads them from the table in the order of their commits, from where it last was: what was
-committed is dispatched, also when this service failed in between.
+committed is dispatched, also when this service failed in between. It looks when the intake has
+stored something, when the database tells that another relay or SQL has, and once a second, since
+what the database tells may get lost on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from contextlib import AbstractAsyncContextManager
+from typing import NoReturn, Protocol
 
 import msgspec
 import structlog
@@ -21,10 +24,24 @@ from relay.turns import Turn
 
 RETRY = 1.0
 """Seconds between questions while the store is away."""
+POLL = 1.0
+"""Seconds without a sign after which it looks all the same."""
+LONGEST_PAUSE = 15.0
+"""Seconds between attempts to listen."""
 AT_ONCE, RATE = 64 * 1024, 32 << 20
 """Bytes of alerts between two pauses, and how many a second are delivered at most to each."""
 
 log = structlog.get_logger()
+
+
+class Ear(Protocol):
+    async def receive(self) -> list[str]:
+        """Wait for the next ids of alerts, as text; `StoreUnavailable` when none will be heard."""
+
+
+class News(Protocol):
+    def listen(self) -> AbstractAsyncContextManager[Ear]:
+        """Hear of alerts from now on; `StoreUnavailable` when that is not possible."""
 
 
 @define(eq=False)
@@ -34,6 +51,7 @@ class AlertDispatch:
     _table: AlertTable
     _deliver: Callable[[StoredAlert], object]
     """Gives one alert to all who are connected and consume it; never waits."""
+    _news: News
     _position: int | None = None
     """The last alert that was delivered; None before the first look."""
     turn: Turn = field(init=False, factory=Turn)
@@ -42,16 +60,27 @@ class AlertDispatch:
     _owed: int = 0
     """Bytes delivered since the last pause."""
 
-    def wake(self) -> None:
-        """Say that there may be something new."""
-        self._wake.set()
+    def wake(self, alert_id: int | None = None) -> None:
+        """Say that there may be something new, up to this id if it is known."""
+        if alert_id is None or self._position is None or alert_id > self._position:
+            self._wake.set()
+
+    async def begin(self) -> None:
+        """Note where to begin; done before anybody can connect. Whoever has asked for the alerts
+        so far waits for all that are stored from then on. `StoreUnavailable` when that fails."""
+        self._position = await self._table.latest_id()
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
         if self._position is None:
-            self._position = await self._table.latest_id()
-        task_status.started()
+            await self.begin()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_listening)
+            task_status.started()
+            await self._keep_looking()
+
+    async def _keep_looking(self) -> NoReturn:
         while True:
             self._wake = trio.Event()
             try:
@@ -60,7 +89,21 @@ class AlertDispatch:
             except StoreUnavailable:
                 await trio.sleep(RETRY)
             else:
-                await self._wake.wait()
+                with trio.move_on_after(POLL):
+                    await self._wake.wait()
+
+    async def _keep_listening(self) -> NoReturn:
+        pause = RETRY
+        while True:
+            try:
+                async with self._news.listen() as ear:
+                    while True:
+                        for each in await ear.receive():
+                            self.wake(_alert_id(each))
+                            pause = RETRY
+            except StoreUnavailable:
+                await trio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _deliver_page(self) -> bool:
         """Deliver what comes next; False when there is nothing."""
@@ -88,3 +131,8 @@ class AlertDispatch:
             self._deliver(alert)
         except Exception:  # a poisoned alert must not stop those behind it
             log.exception("alert not delivered", alert_id=alert.alert_id)
+
+
+def _alert_id(told: str) -> int | None:
+    """None for what is no id: anybody who is in the database may tell anything."""
+    return int(told) if told.isdecimal() and len(told) < 20 else None

@@ -19,8 +19,8 @@ class AlertIntake:
 
     _table: AlertTable
     _metrics: Metrics
-    _stored: Callable[[], object]
-    """Called when there may be something to dispatch."""
+    _stored: Callable[[int | None], object]
+    """Called when there may be something to dispatch, up to this id if that is known."""
     service: Batcher[NewAlert, StoredAlert | None] = field(init=False)
     """Runs under the supervisor."""
 
@@ -38,9 +38,13 @@ class AlertIntake:
     async def _store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | None]:
         try:
             stored = await self._table.store(alerts)
-        finally:
-            self._stored()  # also when it fails: a commit may have gone through unheard
-        self._metrics.alerts_stored += sum(alert is not None and alert.fresh for alert in stored)
+        except BaseException:
+            self._stored(None)  # a commit may have gone through unheard
+            raise
+        fresh = [alert.alert_id for alert in stored if alert is not None and alert.fresh]
+        self._metrics.alerts_stored += len(fresh)
+        if fresh:
+            self._stored(fresh[-1])
         return stored
 
 

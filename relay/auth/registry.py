@@ -62,6 +62,9 @@ class Registry:
     def __bool__(self) -> bool:
         return bool(self._everyone)
 
+    def __contains__(self, live: Live) -> bool:
+        return live in self._everyone
+
     def enter(self, live: Live) -> None:
         """Begin to watch a connection, or go on with its other identity."""
         self.leave(live)

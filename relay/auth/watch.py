@@ -128,11 +128,10 @@ class SessionWatch:
             if trio.current_time() >= self._due():
                 self._note_live(EVERYTHING)
                 self._read_all_at = trio.current_time()
-            pending, self._pending = self._pending, {}
             done, self._read = self._read, trio.Event()
             pause = 0.0
             try:
-                await self._read_again([*pending])
+                await self._read_again()
             except StoreUnavailable:
                 self._read_all_at, pause = float("-inf"), RETRY
             finally:
@@ -152,16 +151,17 @@ class SessionWatch:
             return float("inf")
         return self._read_all_at + (SAFETY if self._told else self._poll_interval)
 
-    async def _read_again(self, pending: Sequence[Live]) -> None:
+    async def _read_again(self) -> None:
         # A connection may have renewed itself before the answer is there, which would be older.
-        before = [(live, live.identity) for live in pending]
+        before = [(live, live.identity) for live in self._pending]
+        self._pending = {}
         for start in range(0, len(before), MOST_AT_ONCE):
             some = before[start : start + MOST_AT_ONCE]
             with self.turn:
                 now = await self._read_identities([identity for _, identity in some])
             for (live, identity), found in zip(some, now, strict=True):
-                if live.identity is not identity:
-                    continue
+                if live not in self.registry or live.identity is not identity:
+                    continue  # it has left meanwhile, or proved another
                 if found is None:
                     live.revoked()
                 elif found != identity:

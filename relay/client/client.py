@@ -1,4 +1,6 @@
-"""A client of the relay for scripts: authenticate, ask, send frames, receive events. Floor 2.
+"""One connection to the relay: authenticate, ask, send frames, receive events. Floor 2.
+
+For tests and measurements, which want to see how it ends; relay_client.py comes back by itself.
 
 async with connect("ws://localhost:3000", token) as client:
     await client.subscribe("front-door")
@@ -8,6 +10,7 @@ async with connect("ws://localhost:3000", token) as client:
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -45,14 +48,19 @@ client stops reading, and the relay sees a slow network."""
 
 @asynccontextmanager
 async def connect(
-    url: str, token: str, *, receive_buffer: int | None = None, wrap: Wrap | None = None
+    url: str,
+    token: str,
+    *,
+    receive_buffer: int | None = None,
+    wrap: Wrap | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Client]:
     """Connect and authenticate; `DialFailed`, `ServerError`, `Disconnected`.
 
-    `url` needs no path. `receive_buffer` and `wrap` go to `dial`.
+    `url` needs no path. The options are those of `dial`.
     """
     async with (
-        dial(_with_path(url), receive_buffer=receive_buffer, wrap=wrap) as socket,
+        dial(with_path(url), receive_buffer=receive_buffer, wrap=wrap, tls=tls) as socket,
         open_client(socket, token) as client,
     ):
         yield client
@@ -304,7 +312,8 @@ class Client:
         return forgotten is not None
 
 
-def _with_path(url: str) -> str:
+def with_path(url: str) -> str:
+    """The URL, with the default path if it has none."""
     try:
         parts = urlsplit(url)
     except ValueError:

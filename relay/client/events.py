@@ -21,13 +21,21 @@ class Frame:
     received_at: int
     """The relay's clock, ms since the Unix epoch."""
     encoded: str = field(repr=False)
-    """Base64, as it travelled."""
+    """Base64, as it travelled; empty where bytes did."""
     keyframe: bool | None = None
     metadata: Mapping[str, Any] | None = None
+    epoch: int = 0
+    """Which life of the stream `seq` counts in; only a `RelayClient` tells."""
+    missed: int = 0
+    """Frames between the one before and this one; only a `RelayClient` tells."""
+    raw: bytes | None = field(default=None, repr=False)
+    """As it travelled in MessagePack."""
 
     @cached_property
     def data(self) -> bytes:
         """Decoded when first asked for; `ValueError` if the producer sent no base64."""
+        if self.raw is not None:
+            return self.raw
         return base64.b64decode(self.encoded, validate=True)
 
 
@@ -40,6 +48,8 @@ class Alert:
     timestamp: int | float
     """The sender's clock, ms since the Unix epoch."""
     metadata: Mapping[str, Any] | None = None
+    replayed: bool = False
+    """Whether it was missed or asked for, and comes from the store; only a `RelayClient` tells."""
 
 
 @frozen

@@ -1,4 +1,4 @@
-"""Messages of the client as JSON text, and of the server as values. Floor 2.
+"""Messages of the client as JSON text or MessagePack, and of the server as values. Floor 2.
 
 The server's messages are read leniently: a type or a field that this client does not know is
 passed over, so that it can talk to a newer server.
@@ -27,8 +27,13 @@ EVENTS: dict[str, type[Event]] = {
     "error": Problem,
 }
 
+MSGPACK, JSON = "relay.v1.msgpack", "relay.v1.json"
+"""Subprotocols."""
+
 _decoder = msgspec.json.Decoder(Fields)
 _encoder = msgspec.json.Encoder()
+_unpacker = msgspec.msgpack.Decoder(Fields)
+_packer = msgspec.msgpack.Encoder()
 
 
 class Unreadable(RelayError):
@@ -45,25 +50,35 @@ class Reply:
 
 def encode(kind: str, **fields: object) -> str:
     """A message of the client. A field that is None stays away; bytes become base64."""
-    message = {_camel(name): value for name, value in fields.items() if value is not None}
-    return _encoder.encode({"type": kind, **message}).decode()
+    return _encoder.encode(_wire(kind, fields)).decode()
 
 
-def decode(message: str | bytes) -> Event | Reply | None:
+def pack(kind: str, **fields: object) -> bytes:
+    """The same as MessagePack, with bytes as they are."""
+    return _packer.encode(_wire(kind, fields))
+
+
+def decode(message: str | bytes, *, packed: bool = False) -> Event | Reply | None:
     """What the server says; None when this client has no use for it. `Unreadable`."""
     try:
-        wire = _decoder.decode(message)
+        if not packed:
+            wire = _decoder.decode(message)
+        elif isinstance(message, bytes):
+            wire = _unpacker.decode(message)
+        else:
+            raise Unreadable("text on a connection that speaks MessagePack")
     except (msgspec.DecodeError, RecursionError) as problem:
         raise Unreadable(str(problem)) from None
     kind = wire.get("type")
-    fields = {_snake(name): value for name, value in wire.items()}
+    fields = snake(wire)
     request_id = fields.get("id")
     if isinstance(request_id, int) and kind == "success":
         return Reply(request_id, fields)
     if isinstance(request_id, int) and kind == "error":
         return Reply(request_id, server_error(read(Problem, fields)))
     if kind == "video-frame":
-        fields["encoded"] = fields.get("data")
+        fields["raw" if packed else "encoded"] = fields.get("data")
+        fields.setdefault("encoded", "")
     event = EVENTS.get(kind) if isinstance(kind, str) else None
     return read(event, fields) if event else None
 
@@ -76,8 +91,20 @@ def read(kind: type[T], fields: Fields) -> T:
         raise Unreadable(f"{kind.__name__}: {problem}") from None
 
 
+def snake(wire: object) -> Fields:
+    """A table of the wire with the names of fields here; `Unreadable` where it is none."""
+    if not isinstance(wire, dict):
+        raise Unreadable("something that is no object")
+    return {_snake(name): value for name, value in wire.items()}
+
+
 def server_error(problem: Problem) -> ServerError:
     return ServerError(problem.code, problem.message, problem.retry_after)
+
+
+def _wire(kind: str, fields: Fields) -> Fields:
+    given = {_camel(name): value for name, value in fields.items() if value is not None}
+    return {"type": kind, **given}
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from relay import config
-from relay.config import SETTINGS, Configuration
+from relay.config import SETTINGS, Configuration, Problem
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,8 +64,17 @@ def _keep_switch(context: click.Context, parameter: click.Parameter, value: bool
 
 def configuration() -> Configuration:
     """The settings as the current command got them."""
+    return config.load(**_given())
+
+
+def examined() -> tuple[Configuration, list[Problem]]:
+    """The same, with all that is wrong with them."""
+    return config.examine(**_given())
+
+
+def _given() -> dict[str, Any]:
     flags = dict(click.get_current_context().ensure_object(dict))
-    return config.load(config_file=flags.pop("config", None), flags=flags)
+    return {"config_file": flags.pop("config", None), "flags": flags}
 
 
 def duration(

@@ -145,8 +145,8 @@ def _cells(figures: Figures, rate: Rate | None) -> Sequence[str]:
         _number(figures.frames_in),
         str(figures.missed) if rate else "",
         f"{rate.fps:.1f}" if rate else "",
-        _number(figures.age(0.5)),
-        _number(figures.age(0.99)),
+        _age(figures.age(0.5)),
+        _age(figures.age(0.99)),
         f"{rate.megabits:.2f}" if rate else "",
         _number(figures.alerts_out),
         _number(figures.alerts_in),
@@ -156,6 +156,10 @@ def _cells(figures: Figures, rate: Rate | None) -> Sequence[str]:
 def _number(number: int | None) -> str:
     """A cell of what a participant does not do stays empty."""
     return str(number) if number else ""
+
+
+def _age(milliseconds: int | None) -> str:
+    return "" if milliseconds is None else str(milliseconds)
 
 
 def _in_words(figures: Figures, rate: Rate | None) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 import trio
 from attrs import define, field, frozen
 
-from relay.client import Alert, Event, Frame, Meter
+from relay.client import Alert, ClientEvent, Frame, Meter
 from relay.protocol.messages import now_ms
 
 
@@ -55,7 +55,7 @@ class Figures:
     """How many frames were so many ms old when they came."""
     _last_seq: int | None = None
 
-    def take(self, event: Event) -> None:
+    def take(self, event: ClientEvent) -> None:
         """Count what a client received."""
         match event:
             case Frame():

@@ -5,7 +5,7 @@ Each is an ordinary client on a connection of its own and counts what it sees th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from itertools import count, cycle
@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 from attrs import field, frozen
 
-from relay.client import Client, Problem, ServerError, ShapedStream, connect
+from relay.client import Problem, RelayClient, ServerError, ShapedStream, open_relay_client
 from relay.client.shaping import SHAPED_RECEIVE_BUFFER, TokenBucket
 from relay.demo.figures import Figures
 from relay.demo.video import Picture, play
@@ -38,14 +38,16 @@ class Seat:
 
 
 @asynccontextmanager
-async def take(seat: Seat, figures: Figures) -> AsyncIterator[Client]:
+async def take(seat: Seat, figures: Figures) -> AsyncIterator[RelayClient]:
     """Connect, with a meter on the link."""
     bucket = receive_buffer = None
     if seat.bits_per_second is not None:
         bucket = TokenBucket(seat.bits_per_second / 8)
         receive_buffer = SHAPED_RECEIVE_BUFFER
     link = partial(ShapedStream, meter=figures.meter, bucket=bucket)
-    async with connect(seat.url, seat.token, receive_buffer=receive_buffer, wrap=link) as client:
+    async with open_relay_client(
+        seat.url, seat.token, receive_buffer=receive_buffer, wrap=link
+    ) as client:
         yield client
 
 
@@ -55,20 +57,22 @@ async def stream_video(
     """The phone."""
     pictures, upcoming = trio.open_memory_channel[Picture](PICTURES_AHEAD)
     async with take(seat, figures) as client:
-        await client.register(STREAM_ID, metadata={"mimeType": "image/jpeg"})
+        phone = client.publish(STREAM_ID, metadata={"mimeType": "image/jpeg"}, alerts=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_count_events, client, figures)
             nursery.start_soon(_decode, video, pictures)
+            await phone.ready()
             task_status.started()
-            await send_in_time(upcoming, client.send_frame, figures)
+            await send_in_time(upcoming, phone.send_frame, figures)
 
 
 async def send_in_time(
     pictures: trio.MemoryReceiveChannel[Picture],
-    send: Callable[[bytes], Awaitable[None]],
+    send: Callable[[bytes], bool],
     figures: Figures,
 ) -> None:
-    """Send each picture when it is due; one that the link held up for too long is left out."""
+    """Send each picture when it is due; one for which the link has no room is left out, and one
+    that came too late from the decoder, if there is another."""
     start: float | None = None
     async for picture in pictures:
         now = trio.current_time()
@@ -78,14 +82,17 @@ async def send_in_time(
             figures.missed += 1
             continue
         await trio.sleep(max(0, -late))
-        await send(picture.jpeg)
-        figures.count_sent_frame()
+        if send(picture.jpeg):
+            figures.count_sent_frame()
+        else:
+            figures.missed += 1
 
 
 async def watch(seat: Seat, figures: Figures, *, task_status: trio.TaskStatus[None]) -> None:
     """A viewer."""
     async with take(seat, figures) as client:
-        await client.subscribe(STREAM_ID)
+        client.subscribe(STREAM_ID)
+        await client.ready()
         task_status.started()
         await _count_events(client, figures)
 
@@ -105,7 +112,7 @@ async def _decode(video: Path, pictures: trio.MemorySendChannel[Picture]) -> Non
             await pictures.send(await trio.to_thread.run_sync(next, playing))
 
 
-async def _count_events(client: Client, figures: Figures) -> None:
+async def _count_events(client: RelayClient, figures: Figures) -> None:
     async for event in client:
         if isinstance(event, Problem):
             raise ServerError(event.code, event.message, event.retry_after)

@@ -101,6 +101,12 @@ class Throttle:
             return self._exceed(Limit.BYTES, self._bytes, now)
         return None
 
+    def take_noise(self, count: int, now: float) -> Excess | None:
+        """Count, as messages, what is none and has to be looked at all the same."""
+        if self._messages.take(count, now):
+            return None
+        return self._exceed(Limit.MESSAGES, self._messages, now)
+
     def take_frames(self, count: int, now: float) -> Excess | None:
         """Count frames, which were counted as messages before."""
         if self._frames.take(count, now):

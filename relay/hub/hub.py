@@ -22,6 +22,10 @@ from relay.metrics import Metrics
 from relay.model import Identity
 from relay.protocol.messages import AlertEvent, Metadata, StreamStatus, now_ms
 
+COUNT_INTERVAL = 1.0
+"""Seconds in which viewers come and go before a producer is told how many there are now. That there
+are any, or none, it is told at once."""
+
 
 @define(eq=False)
 class Hub:
@@ -191,9 +195,21 @@ class Hub:
         stream = self._streams.get(stream_id)
         if stream is None:
             stream = self._streams[stream_id] = Stream(
-                stream_id, self._metrics, on_status=self._tell_observers
+                stream_id,
+                self._metrics,
+                on_status=self._tell_observers,
+                on_recount=self._recount,
             )
         return stream
+
+    def _recount(self, stream: Stream) -> None:
+        async def wait() -> None:
+            await trio.sleep(COUNT_INTERVAL)
+            stream.tell_count()
+
+        if self._nursery is not None:
+            stream.counting = True
+            self._nursery.start_soon(wait)
 
     def _forget(self, stream: Stream) -> None:
         if not stream.watchers and not stream.live:

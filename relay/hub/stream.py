@@ -53,6 +53,11 @@ class Stream:
     departed: Ledger = field(factory=Ledger)
     """What became of the frames of consumers that have left."""
     on_status: Callable[[Stream], object] = field(default=lambda _stream: None)
+    on_recount: Callable[[Stream], object] = field(default=lambda _stream: None)
+    """The audience is not as large as the producer was told: call `tell_count` before long."""
+    counting: bool = False
+    """Whether somebody will."""
+    _told_count: int = 0
     _latest: Frame | None = None
     _keyframe: Frame | None = None
     """The last frame that stands for itself."""
@@ -228,6 +233,7 @@ class Stream:
 
     def tell_producer(self) -> None:
         """Tell the producer how many consume its frames."""
+        self._told_count = len(self.audience)
         if self.producer is not None:
             self.producer.tell(
                 Status(
@@ -237,6 +243,12 @@ class Stream:
                     consumers=len(self.audience),
                 )
             )
+
+    def tell_count(self) -> None:
+        """Tell the producer what has changed since it was told how many there are."""
+        self.counting = False
+        if len(self.audience) != self._told_count:
+            self.tell_producer()
 
     def _tell_watchers(self, metadata: Metadata | None) -> None:
         for consumer in self.watchers:
@@ -286,3 +298,5 @@ class Stream:
         self.audience = audience
         if bool(audience) != was_watched:
             self.tell_producer()
+        elif len(audience) != self._told_count and not self.counting:
+            self.on_recount(self)

@@ -10,19 +10,15 @@ import platform
 import resource
 import secrets
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import AsyncExitStack, suppress
 
-import msgspec
 import trio
 from attrs import define, field, frozen
 
 from relay.errors import RelayError
-from relay.load.checks import Check, Result, judge_all, parse_check
+from relay.load.checks import Result, judge_all
 from relay.load.engine import Parts
 from relay.load.figures import Book, Figures, Wire
 from relay.load.results import Outcome, RunResult, Second, group_result, second_of
@@ -30,23 +26,19 @@ from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
 from relay.load.settle import Comparison, compare_ledger, settle
 from relay.load.stage import Address, Raised, Sent, Window
-from relay.load.target import STOP_SECONDS, Target, Usage, find_address, open_target, stop
-from relay.load.worker import Go, Order, Said, lines
+from relay.load.target import Target, TargetFailed, Usage, find_address, open_target
+from relay.load.verdict import all_checks, own_checks
+from relay.load.worker import Go, Order
+from relay.load.workers import RunFailed, Worker, open_worker
 
 KEPT, FAILED, WRONG, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
 HEAD_START = 0.3
 """Seconds from the word to the start, so that all workers have heard it."""
 READY_SECONDS = 60.0
 LEAVING_SECONDS = 20.0
-INTEGRITY = ("torn", "doubled", "disordered", "foreign", "lost", "alerts.doubled", "alerts.lost")
-"""Counts that must be 0 in every run, whatever the scenario says."""
 LEDGER_SECONDS = 3.0
 FAILURES_IN_A_ROW = 2
 OPEN_FILES = 65_536
-
-
-class RunFailed(RelayError):
-    """A run that could not be brought to its end."""
 
 
 @frozen(kw_only=True)
@@ -76,6 +68,7 @@ class Run:
     outcome: Outcome = "could not run"
     failure: str | None = None
     ledger: list[Comparison] = field(factory=list)
+    ledger_failure: str | None = None
     checks: list[Result] = field(factory=list)
     target: Target | None = None
     windows: list[Window] = field(factory=list)
@@ -233,7 +226,9 @@ class Run:
 
     def _abort_if_failed(self) -> None:
         failed = [
-            check for check in self._all_checks() if check.judge(self.book, final=False) == "failed"
+            check
+            for check in all_checks(self.scenario)
+            if check.judge(self.book, final=False) == "failed"
         ]
         self._bad = self._bad + 1 if failed else 0
         if self._bad >= FAILURES_IN_A_ROW and self._stop is not None:
@@ -244,16 +239,19 @@ class Run:
         """Compare once the relay has noticed that all have left, or soon after."""
         self.phase = "settling"
         comparisons: list[Comparison] = []
-        with trio.move_on_after(LEDGER_SECONDS):
-            while not comparisons or not all(each.agrees for each in comparisons):
-                comparisons = compare_ledger(before, await target.stats(), self.book)
-                await trio.sleep(0.2)
+        try:
+            with trio.move_on_after(LEDGER_SECONDS):
+                while not comparisons or not all(each.agrees for each in comparisons):
+                    comparisons = compare_ledger(before, await target.stats(), self.book)
+                    await trio.sleep(0.2)
+        except TargetFailed as failure:  # what the clients saw is no less true for that
+            self.ledger_failure = str(failure)
         return comparisons
 
     def _order(self, address: Address, worker: int, of: int) -> Order:
         return Order(
             self.source, self.file, str(self.scenario.folder.resolve()), self.run_id, address.url,
-            address.tokens, address.service_tokens, worker, of,
+            address.tokens, address.service_tokens, address.trust, worker, of,
         )  # fmt: skip
 
     def _conclude(self, *, interrupted: bool) -> None:
@@ -267,8 +265,8 @@ class Run:
         self.book.group("ledger").counts["ledger.wrong"] += sum(
             not each.agrees for each in self.ledger
         )
-        self.checks = judge_all(self._all_checks(), self.book)
-        self.checks += self._own_checks()
+        self.checks = judge_all(all_checks(self.scenario), self.book)
+        self.checks += own_checks(self.scenario, self.book, self.ledger, self.ledger_failure)
         if self.failure is not None:
             self.outcome = "could not run"
         elif interrupted:
@@ -277,25 +275,6 @@ class Run:
             self.outcome = "kept"
         else:
             self.outcome = "failed"
-
-    def _all_checks(self) -> list[Check]:
-        said = {check.line for check in self.scenario.checks}
-        own = [check for check in INTEGRITY_CHECKS if check.line not in said]
-        return [*self.scenario.checks, *own]
-
-    def _own_checks(self) -> list[Result]:
-        """Whether the generator did its part, and whether the relay's ledger agrees."""
-        found = []
-        limit = self.scenario.lateness
-        late = self.book.group("generator").time("lateness").statistic("p99")
-        if limit is not None and late is not None:
-            words = f"lateness.p99 < {limit * 1000:g}ms"
-            found.append(Result(words, late < limit, f"{late * 1000:.3g} ms"))
-        if self.ledger:
-            wrong = [each.what for each in self.ledger if not each.agrees]
-            words = ", ".join(wrong) or "all lines agree"
-            found.append(Result("the relay's ledger agrees", not wrong, words))
-        return found
 
     def result(self) -> RunResult:
         """All of it, to be kept."""
@@ -318,75 +297,6 @@ class Run:
             groups={name: group_result(each) for name, each in self.book.groups.items()},
             total=group_result(self.book.total()),
         )
-
-
-def _integrity() -> tuple[Check, ...]:
-    return tuple(parse_check(f"{name} == 0", ()) for name in INTEGRITY)
-
-
-INTEGRITY_CHECKS = _integrity()
-
-
-@define(eq=False)
-class Worker:
-    """A worker process as the director sees it."""
-
-    _process: trio.Process
-    _said: AsyncIterator[bytes]
-
-    async def tell(self, message: object) -> None:
-        assert self._process.stdin is not None
-        try:
-            await self._process.stdin.send_all(msgspec.json.encode(message) + b"\n")
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise RunFailed("a worker has ended") from None
-
-    async def ready(self) -> None:
-        said = await self._next()
-        if said is None or said.failure:
-            raise RunFailed(said.failure if said and said.failure else "a worker has ended")
-
-    async def play(self, go: Go) -> AsyncIterator[Said]:
-        """Give the word; then all that it says, until it is done."""
-        await self.tell(go)
-        while True:
-            said = await self._next()
-            if said is None:
-                raise RunFailed("a worker has ended before its time")
-            if said.failure:
-                raise RunFailed(said.failure)
-            if said.done:
-                return
-            yield said
-
-    async def stop(self) -> None:
-        """Let it hand in what it has, and end."""
-        assert self._process.stdin is not None
-        await self._process.stdin.aclose()
-
-    async def _next(self) -> Said | None:
-        line = await anext(self._said, None)
-        return None if line is None else msgspec.json.decode(line, type=Said)
-
-
-@asynccontextmanager
-async def open_worker(order: Order) -> AsyncIterator[Worker]:
-    """A worker that has its order; it ends with the block."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-P", "-m", "relay.load.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        cwd=Path.cwd(),
-    )
-    assert process.stdout is not None
-    try:
-        worker = Worker(process, lines(process.stdout))
-        await worker.tell(order)
-        yield worker
-    finally:
-        with trio.move_on_after(2 * STOP_SECONDS, shield=True):
-            await stop(process)
 
 
 def raise_open_files() -> None:

@@ -11,12 +11,15 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 from attrs import frozen
 
-from relay.load.actors import Actor, Phone, Service, Viewer
+from relay.load.actor import Actor
 from relay.load.figures import Part
+from relay.load.groups import Hostiles, Phones, Services, Viewers
 from relay.load.hostile import Hostile
+from relay.load.listeners import Phone, Viewer
 from relay.load.payloads import Library
-from relay.load.scenario import Hostiles, Phones, Scenario, Services, Viewers
+from relay.load.scenario import Scenario
 from relay.load.script import play_script
+from relay.load.services import Service
 from relay.load.stage import Raised, Sent, Stage, Window
 
 INTERVAL = 1.0

@@ -9,9 +9,9 @@ import trio
 from attrs import define
 
 from relay.client import DialFailed, ServerError
-from relay.load.actors import Actor
+from relay.load.actor import Actor
+from relay.load.groups import Hostiles
 from relay.load.peer import Peer
-from relay.load.scenario import Hostiles
 from relay.load.stage import cut
 from relay.transport import wire
 from relay.transport.dial import Closed

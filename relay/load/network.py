@@ -17,7 +17,7 @@ import trio
 from attrs import define, field
 
 from relay.client.shaping import BUCKET_SIZE, TokenBucket
-from relay.load.scenario import Network
+from relay.load.groups import Network
 
 CHUNKS = 64
 """So many reads or writes may be under way each way."""

@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 from relay.errors import RelayError
 from relay.load.content import MARK_SIZE
-from relay.load.scenario import Frames
+from relay.load.groups import Frames
 from relay.load.schedule import Presence, Timeline
 
 POOL = 4 * 1024 * 1024

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from attrs import define, field, frozen
 
-from relay.load.scenario import Arrival, Group, Phones, Scenario, Services, changed
+from relay.load.groups import Arrival, Group, Phones, Services
+from relay.load.scenario import Scenario, changed
 
 G = TypeVar("G", bound=Group)
 

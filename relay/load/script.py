@@ -25,7 +25,7 @@ from relay.client import Alert, Client, Disconnected, Frame, ServerError, connec
 from relay.errors import RelayError
 from relay.load.content import FrameJudge, Mark, seal
 from relay.load.figures import Figures
-from relay.load.stage import Stage
+from relay.load.stage import Stage, is_encrypted
 
 
 class BadScript(RelayError):
@@ -51,7 +51,8 @@ class ScriptedActor:
     def connect(self, *, service: bool = False) -> AbstractAsyncContextManager[Client]:
         """A connection of `relay.client`, authenticated."""
         token = self._stage.address.token(self.number, service=service)
-        return connect(self._stage.address.url, token)
+        url = self._stage.address.url
+        return connect(url, token, tls=self._stage.tls() if is_encrypted(url) else None)
 
     def stream(self, name: str) -> str:
         """A stream id that no other run uses."""

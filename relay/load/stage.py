@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket as sockets
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,12 +17,18 @@ from attrs import define, field, frozen
 from relay.client import DialFailed, ServerError
 from relay.client.shaping import SHAPED_RECEIVE_BUFFER
 from relay.load.figures import Book, Figures
+from relay.load.groups import Group, Network
 from relay.load.network import RESET, ShapedLink, is_plain, open_network
 from relay.load.peer import MSGPACK, Hears, Peer
-from relay.load.scenario import Group, Network
 from relay.load.schedule import Presence, Timeline
-from relay.load.socket import open_lean
-from relay.transport.dial import Closed, open_stream
+from relay.load.socket import LeanSocket, open_lean
+from relay.load.trust import Trust
+from relay.transport.dial import Closed, open_plain, secure
+
+
+class TornOff(DialFailed):
+    """The scenario tore a connection off before it was open."""
+
 
 MOST_WINDOWS = 200_000
 PATHS = {True: "/streams/register", False: "/streams/subscribe"}
@@ -34,6 +41,7 @@ class Address:
     url: str
     tokens: tuple[str, ...] = field(repr=False)
     service_tokens: tuple[str, ...] = field(repr=False, default=())
+    trust: Trust = field(factory=Trust)
 
     def token(self, number: int, *, service: bool = False) -> str:
         tokens = self.service_tokens if service and self.service_tokens else self.tokens
@@ -93,6 +101,8 @@ class Stage:
     sent: list[Sent] = field(factory=list)
     raised: list[Raised] = field(factory=list)
     _open: dict[str, set[Peer]] = field(factory=lambda: defaultdict(set))
+    _opening: dict[str, set[_Opening]] = field(factory=lambda: defaultdict(set))
+    _tls: ssl.SSLContext | None = None
 
     @property
     def run_id(self) -> bytes:
@@ -121,8 +131,17 @@ class Stage:
         if len(self.windows) < MOST_WINDOWS:
             self.windows.append(window)
 
+    def tls(self) -> ssl.SSLContext:
+        """Of all connections: it is dear to make."""
+        if self._tls is None:
+            self._tls = self.address.trust.context()
+        return self._tls
+
     def cut(self, name: str) -> None:
-        """Tear off all connections of a group."""
+        """Tear off all connections of a group, also those that are about to be opened."""
+        for opening in tuple(self._opening[name]):
+            cut(opening.stream)
+            opening.was_cut = True
         for peer in tuple(self._open[name]):
             cut(peer.socket.stream)
             peer.was_cut = True
@@ -132,24 +151,50 @@ class Stage:
         self, name: str, *, random: Random, hears: Hears, msgpack: bool, phone: bool
     ) -> AsyncIterator[Peer]:
         """A connection, shaped as its group's are; not authenticated yet. `DialFailed`."""
-        stream, host, resource = await open_stream(
+        stream, host, resource = await open_plain(
             self.address.url,
             receive_buffer=SHAPED_RECEIVE_BUFFER if self._network(name).bandwidth else None,
         )
         if resource == "/":
             resource = PATHS[phone]
+        async with _ungrouped(self._shaped(name, stream, random)) as link:
+            opening = _Opening(link)
+            self._opening[name].add(opening)
+            try:
+                async with self._websocket(link, host, resource, msgpack=msgpack) as socket:
+                    self._opening[name].discard(opening)
+                    with self._counted(name, Peer(socket, msgpack, hears)) as peer:
+                        yield peer
+            except DialFailed:
+                if opening.was_cut or was_cut(link):
+                    raise TornOff from None
+                raise
+            finally:
+                self._opening[name].discard(opening)
+
+    @asynccontextmanager
+    async def _shaped(
+        self, name: str, stream: trio.abc.Stream, random: Random
+    ) -> AsyncIterator[trio.abc.Stream]:
+        """The network of the group before a stream, unless it is perfect."""
         if isinstance(stream, trio.SocketStream) and is_plain(self._network(name)):
-            opening: Any = open_lean(stream, host, resource, MSGPACK if msgpack else None)
-            async with opening as socket:
-                with self._counted(name, Peer(socket, msgpack, hears)) as peer:
-                    yield peer
+            try:
+                yield stream
+            finally:
+                await trio.aclose_forcefully(stream)
             return
-        async with (
-            _ungrouped(open_network(stream, partial(self._network, name), random)) as link,
-            open_lean(link, host, resource, MSGPACK if msgpack else None) as socket,
-        ):
-            with self._counted(name, Peer(socket, msgpack, hears)) as peer:
-                yield peer
+        async with open_network(stream, partial(self._network, name), random) as link:
+            yield link
+
+    @asynccontextmanager
+    async def _websocket(
+        self, link: trio.abc.Stream, host: str, resource: str, *, msgpack: bool
+    ) -> AsyncIterator[LeanSocket]:
+        url = self.address.url
+        tls = self.tls() if is_encrypted(url) else None
+        stream = await secure(link, url, tls)
+        async with open_lean(stream, host, resource, MSGPACK if msgpack else None) as socket:
+            yield socket
 
     def _counted(self, name: str, peer: Peer) -> _Counted:
         return _Counted(self.book.group(name), self._open[name], peer)
@@ -181,7 +226,28 @@ class _Counted:
             self.figures.error("a message that cannot be read")
 
 
+@define(eq=False)
+class _Opening:
+    """A connection that shakes hands."""
+
+    stream: trio.abc.Stream
+    was_cut: bool = False
+
+
+def is_encrypted(url: str) -> bool:
+    return url.startswith(("wss:", "https:"))
+
+
+def was_cut(stream: trio.abc.Stream) -> bool:
+    """Whether the network tore it off by itself."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return isinstance(stream, ShapedLink) and stream.was_cut
+
+
 def cut(stream: trio.abc.Stream) -> None:
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
     if isinstance(stream, ShapedLink):
         stream.cut()
     elif isinstance(stream, trio.SocketStream):
@@ -203,4 +269,15 @@ async def _ungrouped(manager: Any) -> AsyncIterator[Any]:
         raise failure
 
 
-__all__ = ["Address", "Presence", "Raised", "Sent", "Stage", "Window", "cut"]
+__all__ = [
+    "Address",
+    "Presence",
+    "Raised",
+    "Sent",
+    "Stage",
+    "TornOff",
+    "Window",
+    "cut",
+    "is_encrypted",
+    "was_cut",
+]

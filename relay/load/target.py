@@ -19,20 +19,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import trio
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from relay.app import open_store
 from relay.config import Settings
 from relay.errors import RelayError
 from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
-from relay.load.stage import Address
+from relay.load.stage import Address, is_encrypted
+from relay.load.trust import Trust
 from relay.model import ANY_STREAM
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 STATS_SECONDS = 5.0
 USER = "load@relay.invalid"
+KEEPER = Path(__file__).with_name("keeper.py")
 MOST_TOKENS = 100_000
 
 
@@ -59,6 +61,7 @@ class Target:
     """None if it is not ours."""
     data_dir: Path | None = None
     log: Path | None = None
+    trust: Trust = field(factory=Trust)
 
     async def stats(self) -> dict[str, Any]:
         """The relay's own totals; `TargetFailed`."""
@@ -72,6 +75,13 @@ class Target:
         connection = http.client.HTTPConnection(
             address.hostname or "", address.port or 80, timeout=STATS_SECONDS
         )
+        if is_encrypted(self.url):
+            connection = http.client.HTTPSConnection(
+                address.hostname or "",
+                address.port or 443,
+                timeout=STATS_SECONDS,
+                context=self.trust.context(),
+            )
         try:
             connection.request("GET", "/stats")
             answer = json.loads(connection.getresponse().read())
@@ -86,13 +96,16 @@ class Target:
 async def open_target(scenario: Scenario, *, is_mine: bool) -> AsyncIterator[Target]:
     """The target of a scenario; one of our own ends with the block."""
     if scenario.target.url is not None:
-        yield Target(checked_url(scenario.target.url, is_mine=is_mine))
+        url = checked_url(scenario.target.url, is_mine=is_mine)
+        yield Target(url, trust=find_trust(scenario))
         return
-    with tempfile.TemporaryDirectory(prefix="relay-load-") as folder:
+    # Whoever keeps the relay takes the folder away, too, if we cannot.
+    with tempfile.TemporaryDirectory(prefix="relay-load-", ignore_cleanup_errors=True) as folder:
         # Postgres may have to run as another user than root, and pass through.
         Path(folder).chmod(0o711)  # noqa: ASYNC240 (a folder of our own)
         data_dir, log = Path(folder, "data"), Path(folder, "log")
         command = [
+            *(sys.executable, "-I", "-S", str(KEEPER), folder),
             *(sys.executable, "-P", "-m", "relay", "serve", "--bind", "127.0.0.1:0"),
             *("--data-dir", str(data_dir), "--profile", "load", "--log-level", "error"),
             *scenario.target.settings,
@@ -100,17 +113,20 @@ async def open_target(scenario: Scenario, *, is_mine: bool) -> AsyncIterator[Tar
         with log.open("wb") as sink:  # noqa: ASYNC230
             process = await trio.lowlevel.open_process(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # when it ends, in whatever way, so does the relay
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 start_new_session=True,  # Ctrl-C is for us, and we end it in good order
             )
         try:
-            url = await _listening(process, log)
-            yield Target(url.replace("http", "ws", 1), process.pid, data_dir, log)
+            pid, url = await _listening(process, log)
+            ours = Trust(insecure=True)  # we know whom we started
+            yield Target(url.replace("http", "ws", 1), pid, data_dir, log, ours)
         finally:
+            assert process.stdin is not None
             with trio.move_on_after(2 * STOP_SECONDS, shield=True):
-                await stop(process)
+                await process.stdin.aclose()
+                await process.wait()
 
 
 async def stop(process: trio.Process) -> None:
@@ -125,21 +141,30 @@ async def stop(process: trio.Process) -> None:
             await process.wait()
 
 
-async def _listening(process: trio.Process, log: Path) -> str:
+async def _listening(process: trio.Process, log: Path) -> tuple[int, str]:
+    """The relay's process and address, as its keeper and it say; `TargetFailed`."""
     assert process.stdout is not None
     said = b""
     with trio.move_on_after(START_SECONDS):
-        while not said.endswith(b"\n"):
+        while said.count(b"\n") < 2:
             data = await process.stdout.receive_some(4096)
             if not data:
                 break
             said += data
     words = said.decode(errors="replace").split()
-    if words[:3] != ["relay", "listening", "on"]:
+    if words[1:4] != ["relay", "listening", "on"]:
         await trio.lowlevel.checkpoint()
         lines = log.read_text(errors="replace").strip().splitlines()  # noqa: ASYNC240
         raise TargetFailed(f"the relay did not start: {lines[-1] if lines else 'no word from it'}")
-    return words[3]
+    return int(words[0]), words[4]
+
+
+def find_trust(scenario: Scenario) -> Trust:
+    """Whom to trust at the target; `ScenarioError`."""
+    ca = None if scenario.tls.ca is None else str(scenario.path(scenario.tls.ca).resolve())
+    trust = Trust(ca, scenario.tls.insecure)
+    trust.context()  # says what is wrong with the file before anything starts
+    return trust
 
 
 def checked_url(url: str, *, is_mine: bool) -> str:
@@ -147,7 +172,7 @@ def checked_url(url: str, *, is_mine: bool) -> str:
     try:
         address = urlsplit(url)
         host = address.hostname
-        good = address.scheme in {"ws", "http"} and host and address.port != 0
+        good = address.scheme in {"ws", "wss", "http", "https"} and host and address.port != 0
     except ValueError:
         good, host = False, None
     if not good or host is None or "@" in url:
@@ -193,7 +218,7 @@ async def find_address(scenario: Scenario, target: Target) -> Address:
             "there are no tokens: say where they are with tokens.file, tokens.command"
             " or tokens.data_dir"
         )
-    return Address(target.url, tuple(sessions), tuple(services))
+    return Address(target.url, tuple(sessions), tuple(services), target.trust)
 
 
 async def _make_tokens(data_dir: Path, number: int, ttl: float) -> tuple[list[str], list[str]]:

@@ -21,6 +21,7 @@ from relay.load.engine import Parts, Share, play, prepare
 from relay.load.scenario import parse_scenario
 from relay.load.schedule import Timeline
 from relay.load.stage import Address, Stage
+from relay.load.trust import Trust
 
 LONGEST_LINE = 64 * 1024 * 1024
 
@@ -37,6 +38,7 @@ class Order:
     url: str
     tokens: tuple[str, ...]
     service_tokens: tuple[str, ...]
+    trust: Trust
     worker: int
     of: int
 
@@ -101,7 +103,7 @@ async def obey(heard: AsyncIterator[bytes], say: Say) -> None:
         return
     order = msgspec.json.decode(ordered, type=Order)
     scenario = parse_scenario(order.source, order.file, Path(order.folder))
-    address = Address(order.url, order.tokens, order.service_tokens)
+    address = Address(order.url, order.tokens, order.service_tokens, order.trust)
     stage = Stage(Timeline(scenario), address, order.run)
     share = Share(worker=order.worker, of=order.of)
     actors = await prepare(stage, share)

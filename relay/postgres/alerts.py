@@ -13,24 +13,19 @@ from relay.model import Identity, NewAlert, StoredAlert
 from relay.postgres.database import Connection, Database
 from relay.postgres.text import storable
 
-# 'rela', in ASCII, and a number: advisory locks have numbers for names.
-ALERTS_LOCK = "select pg_advisory_xact_lock(1919249505, 1)"
+# Migration 0005. Advisory locks have numbers for names: 'rela', in ASCII, and 1.
+LOCK_ALERTS = "select relay.lock_alerts()"
 
 SELECT = (
     "select a.alert_id, a.stream_id, s.owner_id, a.sender, a.severity, a.message, a.timestamp,"
-    " a.metadata, a.alert_key from relay.alerts a join relay.streams s using (stream_id) "
+    " a.metadata from relay.alerts a join relay.streams s using (stream_id) "
 )
 
-INSERT = (
-    "insert into relay.alerts"
-    " (alert_id, stream_id, sender, severity, message, timestamp, metadata, alert_key)"
-    " select * from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],"
+# SQL's alerts go through this as well.
+STORE = (
+    "select alert_id, fresh from relay.store_alerts(%s::text[], %s::text[], %s::text[], %s::text[],"
     " %s::bigint[], %s::json[], %s::text[])"
-    " on conflict (stream_id, sender, alert_key) do nothing returning alert_id"
 )
-
-Key = tuple[str, str, str | None]
-"""What makes an alert the same as an earlier one: stream, sender, key."""
 
 
 @frozen
@@ -69,7 +64,7 @@ class AlertTable:
             rows = connection.execute(
                 SELECT + "where a.alert_id > %s order by a.alert_id limit %s", [alert_id, limit]
             )
-            return [_read(row) for row in rows]
+            return [read_alert(row) for row in rows]
 
         return await self._database.transact(select)
 
@@ -86,19 +81,21 @@ class AlertTable:
 
         Those with a greater id than `after`, from the beginning without it; or, with `last`, so
         many of the newest. None when `after` is no alert that the reader may see; 0 is before all.
+        One that was removed meanwhile does, as far as can be told: the streams that the reader may
+        see remember up to where theirs were.
         """
         visible, whose = _visible_to(reader, stream_id)
 
         def select(connection: Connection) -> History | None:
-            if after and not _exists(connection, f"{visible} and a.alert_id = %s", [*whose, after]):
+            if after and not _was_stored(connection, visible, whose, after):
                 return None
             if last is not None:
                 newest = f"{SELECT} where {visible} and a.alert_id > %s order by a.alert_id desc"
                 rows = connection.execute(f"{newest} limit %s", [*whose, after or 0, last])
-                return History([_read(row) for row in rows][::-1], more=False)
+                return History([read_alert(row) for row in rows][::-1], more=False)
             page = f"{SELECT} where {visible} and a.alert_id > %s order by a.alert_id limit %s"
             rows = connection.execute(page, [*whose, after or 0, limit + 1])
-            alerts = [_read(row) for row in rows]
+            alerts = [read_alert(row) for row in rows]
             return History(alerts[:limit], more=len(alerts) > limit)
 
         return await self._database.transact(select)
@@ -113,7 +110,7 @@ class AlertTable:
         def select(connection: Connection) -> History:
             page = f"{SELECT} where {visible} and a.alert_id < %s order by a.alert_id desc limit %s"
             rows = connection.execute(page, [*whose, before or 2**63 - 1, limit + 1])
-            alerts = [_read(row) for row in rows]
+            alerts = [read_alert(row) for row in rows]
             return History(alerts[:limit], more=len(alerts) > limit)
 
         return await self._database.transact(select)
@@ -130,23 +127,9 @@ class AlertTable:
 
 def _store(connection: Connection, batch: list[NewAlert]) -> list[StoredAlert | None]:
     owners = _owners(connection, batch)
-    connection.execute(ALERTS_LOCK)
-    # Alerts that turn out to be refused or repeated leave gaps, which harm nobody.
-    candidates = [
-        _candidate(alert_id, owners.get(alert.stream_id), alert)
-        for alert_id, alert in zip(_new_ids(connection, len(batch)), batch, strict=True)
-    ]
-    inserted = _insert(connection, candidates, batch)
-    repeated = [
-        alert
-        for candidate, alert in zip(candidates, batch, strict=True)
-        if candidate is not None and candidate.alert_id not in inserted
-    ]
-    earlier = _earlier(connection, repeated) if repeated else {}
-    return [
-        candidate if candidate is None or candidate.alert_id in inserted else earlier[_key(alert)]
-        for candidate, alert in zip(candidates, batch, strict=True)
-    ]
+    allowed = [alert for alert in batch if _may_be_stored(alert, owners)]
+    stored = iter(_insert(connection, allowed, owners) if allowed else [])
+    return [next(stored) if _may_be_stored(alert, owners) else None for alert in batch]
 
 
 def _owners(connection: Connection, batch: list[NewAlert]) -> dict[str, str]:
@@ -157,19 +140,45 @@ def _owners(connection: Connection, batch: list[NewAlert]) -> dict[str, str]:
     return dict(rows)
 
 
-def _new_ids(connection: Connection, number: int) -> list[int]:
-    rows = connection.execute(
-        "select nextval('relay.alert_ids') from generate_series(1, %s)", [number]
-    )
-    return [alert_id for (alert_id,) in rows]
-
-
-def _candidate(alert_id: int, owner_id: str | None, alert: NewAlert) -> StoredAlert | None:
-    """What `alert` is stored as, if it may be and is not there yet."""
+def _may_be_stored(alert: NewAlert, owners: dict[str, str]) -> bool:
+    owner_id = owners.get(alert.stream_id)
     if owner_id is None:
-        return None
-    if alert.by is not None and not policy.may_alert(alert.by, alert.stream_id, owner_id):
-        return None
+        return False
+    return alert.by is None or policy.may_alert(alert.by, alert.stream_id, owner_id)
+
+
+def _insert(
+    connection: Connection, alerts: list[NewAlert], owners: dict[str, str]
+) -> list[StoredAlert]:
+    values = [
+        (
+            alert.stream_id,
+            alert.sender,
+            alert.severity,
+            alert.message,
+            alert.timestamp,
+            None if alert.metadata is None else json.dumps(alert.metadata),
+            alert.alert_key,
+        )
+        for alert in alerts
+    ]
+    outcome = connection.execute(
+        STORE, [list(column) for column in zip(*values, strict=True)]
+    ).fetchall()
+    repeated = [alert_id for alert_id, fresh in outcome if not fresh]
+    earlier = _earlier(connection, repeated) if repeated else {}
+    return [
+        _as_stored(alert_id, owners[alert.stream_id], alert) if fresh else earlier[alert_id]
+        for alert, (alert_id, fresh) in zip(alerts, outcome, strict=True)
+    ]
+
+
+def _earlier(connection: Connection, alert_ids: list[int]) -> dict[int, StoredAlert]:
+    rows = connection.execute(SELECT + "where a.alert_id = any(%s)", [alert_ids])
+    return {row[0]: evolve(read_alert(row), fresh=False) for row in rows}
+
+
+def _as_stored(alert_id: int, owner_id: str, alert: NewAlert) -> StoredAlert:
     return StoredAlert(
         alert_id=alert_id,
         stream_id=alert.stream_id,
@@ -182,47 +191,9 @@ def _candidate(alert_id: int, owner_id: str | None, alert: NewAlert) -> StoredAl
     )
 
 
-def _insert(
-    connection: Connection, candidates: list[StoredAlert | None], batch: list[NewAlert]
-) -> set[int]:
-    """Insert in one statement; return the ids of those that were not there yet."""
-    values = [
-        (
-            candidate.alert_id,
-            candidate.stream_id,
-            candidate.sender,
-            candidate.severity,
-            candidate.message,
-            candidate.timestamp,
-            None if candidate.metadata is None else json.dumps(candidate.metadata),
-            alert.alert_key,
-        )
-        for candidate, alert in zip(candidates, batch, strict=True)
-        if candidate is not None
-    ]
-    if not values:
-        return set()
-    rows = connection.execute(INSERT, [list(column) for column in zip(*values, strict=True)])
-    return {alert_id for (alert_id,) in rows}
-
-
-def _earlier(connection: Connection, repeated: list[NewAlert]) -> dict[Key, StoredAlert]:
-    columns = zip(*(_key(alert) for alert in repeated), strict=True)
-    rows = connection.execute(
-        SELECT
-        + "join unnest(%s::text[], %s::text[], %s::text[]) as k (stream_id, sender, alert_key)"
-        " using (stream_id, sender, alert_key)",
-        [list(column) for column in columns],
-    )
-    return {(row[1], row[3], row[8]): evolve(_read(row), fresh=False) for row in rows}
-
-
-def _key(alert: NewAlert) -> Key:
-    return alert.stream_id, alert.sender, alert.alert_key
-
-
-def _read(row: tuple[Any, ...]) -> StoredAlert:
-    return StoredAlert(*row[:8])
+def read_alert(row: tuple[Any, ...]) -> StoredAlert:
+    """From the columns of `SELECT`."""
+    return StoredAlert(*row)
 
 
 def _storable(alert: NewAlert) -> NewAlert:
@@ -249,6 +220,16 @@ def _visible_to(reader: Identity, stream_id: str | None) -> tuple[LiteralString,
     return condition, [*values, view.owner_id, list(view.stream_ids)]
 
 
-def _exists(connection: Connection, condition: LiteralString, values: list[Any]) -> bool:
-    query = SELECT + " where " + condition
-    return connection.execute(query, values).fetchone() is not None
+def _was_stored(
+    connection: Connection, visible: LiteralString, whose: list[Any], alert_id: int
+) -> bool:
+    stored = f"{SELECT} where {visible} and a.alert_id = %s"
+    removed = (
+        "select from relay.streams s"
+        f" where {visible.replace('a.stream_id', 's.stream_id')} and s.alerts_removed_to >= %s"
+    )
+    values = [*whose, alert_id]
+    return any(
+        connection.execute(query, values).fetchone() is not None
+        for query in (stored, f"{removed} limit 1")
+    )

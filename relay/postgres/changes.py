@@ -1,8 +1,9 @@
-"""What changes in the tables that decide who may do what, told by triggers. Floor 1.
+"""What the database tells by itself: changes of who may do what, and new alerts. Floor 1.
 
-The triggers (migration 0003, `triggers.py`) notify with `KIND:ID`, or with `everything` where that
-would be too much. A connection of its own listens, without a thread: its socket is waited for like
-any other. Whether notifications arrive at all is tried, since a PgBouncer on the way swallows them.
+Triggers (migration 0003, `triggers.py`) notify with `KIND:ID`, or with `everything` where that
+would be too much; migration 0005 notifies of alerts with the greatest id. A connection of its own
+listens, without a thread: its socket is waited for like any other. Whether changes arrive at all is
+tried, since a PgBouncer on the way swallows them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from typing import Literal, cast, get_args
 import psycopg
 import trio
 from attrs import define, field, frozen
+from psycopg import sql
 
 from relay.postgres.address import Address
 from relay.postgres.database import Connection, Database
 
+CHANGES, ALERTS = "relay_changes", "relay_alerts"
+"""The channels."""
 ECHO = "echo"
 ECHO_PATIENCE = 3.0
 """Seconds in which what we notify ourselves of must arrive."""
@@ -42,11 +46,12 @@ EVERYTHING = Change("everything")
 
 @define(eq=False)
 class Changes:
-    """Where changes are heard of."""
+    """Where what one channel tells is heard."""
 
     _database: Database
     _address: Address
     """To listen at, past any PgBouncer."""
+    _channel: str = CHANGES
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Ear]:
@@ -68,7 +73,7 @@ class Changes:
                 made.append(connection)
                 if abandoned:
                     connection.close()
-            connection.execute("listen relay_changes")
+            connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
             return connection
 
         connection = None
@@ -97,14 +102,18 @@ class Ear:
 
     async def hear(self) -> list[Change]:
         """Wait for the next changes; `StoreUnavailable` when the connection is lost."""
+        payloads = await self.receive()
+        if self._echo in payloads:
+            self._heard.set()
+        return [_change(each) for each in payloads if not each.startswith(ECHO)]
+
+    async def receive(self) -> list[str]:
+        """Wait for the next notifications, or for some of them; as `hear`."""
         try:
             await trio.lowlevel.wait_readable(self._connection.fileno())
-            notifications = [each.payload for each in self._connection.notifies(timeout=0)]
+            return [each.payload for each in self._connection.notifies(timeout=0)]
         except (psycopg.Error, OSError) as error:
             raise self._address.unavailable(error) from None
-        if self._echo in notifications:
-            self._heard.set()
-        return [_change(each) for each in notifications if not each.startswith(ECHO)]
 
     async def hears(self) -> bool:
         """Whether notifications arrive, while someone waits in `hear`."""

@@ -31,6 +31,7 @@ CLOSE_PATIENCE = 30.0
 AWAY = (
     psycopg.OperationalError,
     psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
     OSError,  # psycopg's own: no file is left to wait for the server with
 )
 """What it comes to that Postgres cannot do what it is asked."""

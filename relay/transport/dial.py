@@ -6,7 +6,8 @@ handshake that waits for ever when the stream ends, and a ping after our Close t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -14,7 +15,7 @@ import h11
 import trio
 import trio_websocket
 import wsproto
-from attrs import define
+from attrs import define, field
 
 from relay.errors import RelayError
 
@@ -22,11 +23,14 @@ MAX_MESSAGE_SIZE = 24 * 1024 * 1024
 """Bytes: a message of 16 MiB whose data became base64, and what stands around it."""
 
 READ_SIZE = 64 * 1024
+PIECE = 64 * 1024
+"""Bytes of a large message that are sent at once, so that it can be seen to move."""
 GOODBYE_SECONDS = 1.0
 """So long the closing handshake may take. It is shielded: a cancelled client still says goodbye."""
 
 ABNORMAL_CLOSURE = 1006
-DEFAULT_PORT = 80
+DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
+ENCRYPTED = {"wss", "https"}
 MAX_EXPLANATION = 200
 """Characters of a refusal's body that are worth repeating."""
 
@@ -54,7 +58,27 @@ class WebSocket:
     """An open connection. `send` may be called by several tasks, `receive` by one."""
 
     _connection: trio_websocket.WebSocketConnection
-    _stream: trio.abc.Stream
+    _stream: _WatchedStream
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The one that the server chose."""
+        chosen: str | None = self._connection.subprotocol
+        return chosen
+
+    @property
+    def heard_at(self) -> float:
+        """When the last byte came, by Trio's clock: of a large message, of a ping, of anything."""
+        return self._stream.heard_at
+
+    @property
+    def moved_at(self) -> float:
+        """When the last byte was taken from us, be it in the midst of a message."""
+        return self._stream.moved_at
+
+    async def abort(self) -> None:
+        """Break the connection without a goodbye, for which nobody is there."""
+        await trio.aclose_forcefully(self._stream)
 
     async def send(self, message: str | bytes) -> None:
         """Send text or bytes; `Closed` when the connection is gone.
@@ -82,37 +106,92 @@ class WebSocket:
 
 @asynccontextmanager
 async def dial(
-    url: str, *, receive_buffer: int | None = None, wrap: Wrap | None = None
+    url: str,
+    *,
+    receive_buffer: int | None = None,
+    wrap: Wrap | None = None,
+    tls: ssl.SSLContext | None = None,
+    subprotocols: Sequence[str] = (),
 ) -> AsyncIterator[WebSocket]:
-    """Open the WebSocket at a `ws://` (or `http://`) URL and close it at the end; `DialFailed`.
+    """Open the WebSocket at a `ws://` or `wss://` URL and close it at the end; `DialFailed`.
 
-    `receive_buffer` sets SO_RCVBUF, in bytes, before connecting, so that the kernel announces a
-    window no larger. `wrap` may put a stream of its own around the TCP stream.
+    `subprotocols` are offered; the other options are those of `open_stream`.
     """
-    stream, host, resource = await open_stream(url, receive_buffer=receive_buffer)
-    async with open_websocket(wrap(stream) if wrap else stream, host, resource) as socket:
+    stream, host, resource = await open_stream(
+        url, receive_buffer=receive_buffer, wrap=wrap, tls=tls
+    )
+    async with open_websocket(stream, host, resource, subprotocols) as socket:
         yield socket
 
 
+def check_url(url: str) -> None:
+    """`DialFailed` if there can be no WebSocket at this URL."""
+    _parse(url)
+
+
 async def open_stream(
+    url: str,
+    *,
+    receive_buffer: int | None = None,
+    wrap: Wrap | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> tuple[trio.abc.Stream, str, str]:
+    """Connect to where a URL points; the stream, the host and the resource. `DialFailed`.
+
+    `receive_buffer` sets SO_RCVBUF, in bytes, before connecting, so that the kernel announces a
+    window no larger. `wrap` may put a stream of its own around the TCP stream, under TLS. `tls`
+    says whom to trust at a `wss://` (or `https://`) URL: whom the system trusts, by default.
+    """
+    stream, host, resource = await open_plain(url, receive_buffer=receive_buffer)
+    stream = wrap(stream) if wrap else stream
+    return await secure(stream, url, tls), host, resource
+
+
+async def open_plain(
     url: str, *, receive_buffer: int | None = None
 ) -> tuple[trio.abc.Stream, str, str]:
-    """Connect to where a URL points; the stream, the host and the resource. `DialFailed`."""
+    """`open_stream` without TLS, whatever the URL says: `secure` comes next."""
     address = _parse(url)
     stream = await _connect(address, receive_buffer)
     return stream, address.netloc, urlunsplit(("", "", address.path or "/", address.query, ""))
 
 
+async def secure(
+    stream: trio.abc.Stream, url: str, tls: ssl.SSLContext | None = None
+) -> trio.abc.Stream:
+    """Put TLS around a connected stream, if the URL says so; `DialFailed`, and it is closed."""
+    address = _parse(url)
+    if address.scheme not in ENCRYPTED:
+        return stream
+    encrypted = trio.SSLStream(
+        stream,
+        tls or ssl.create_default_context(),
+        server_hostname=address.hostname,
+        https_compatible=True,
+    )
+    try:
+        await encrypted.do_handshake()
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as failure:
+        await trio.aclose_forcefully(stream)
+        raise DialFailed(f"no TLS with {address.netloc}: {_why(failure)}") from None
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return encrypted
+
+
 @asynccontextmanager
 async def open_websocket(
-    stream: trio.abc.Stream, host: str, resource: str
+    stream: trio.abc.Stream, host: str, resource: str, subprotocols: Sequence[str] = ()
 ) -> AsyncIterator[WebSocket]:
     """Make a WebSocket of a connected stream, and close both at the end; `DialFailed`."""
     watched = _WatchedStream(stream)
     goodbye = trio.CancelScope(shield=True)
     try:
         async with open_background() as nursery:
-            connection, reader = await nursery.start(_run, watched, host, resource, goodbye)
+            connection, reader = await nursery.start(
+                _run, watched, host, resource, subprotocols, goodbye
+            )
             try:
                 yield WebSocket(connection, watched)
             finally:
@@ -128,6 +207,7 @@ async def _run(
     stream: _WatchedStream,
     host: str,
     resource: str,
+    subprotocols: Sequence[str],
     goodbye: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[tuple[trio_websocket.WebSocketConnection, trio.CancelScope]],
@@ -147,6 +227,7 @@ async def _run(
                 stream,  # type: ignore[arg-type]  # any stream will do
                 host,
                 resource,
+                subprotocols=list(subprotocols),
                 max_message_size=MAX_MESSAGE_SIZE,
                 receive_buffer_size=READ_SIZE,
             )
@@ -188,9 +269,14 @@ class _WatchedStream(trio.abc.Stream):
 
     _stream: trio.abc.Stream
     on_end: Callable[[], None] | None = None
+    heard_at: float = field(factory=trio.current_time)
+    moved_at: float = field(factory=trio.current_time)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
+        view = memoryview(data)
+        for start in range(0, len(view), PIECE):
+            await self._stream.send_all(view[start : start + PIECE])
+            self.moved_at = trio.current_time()
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -199,6 +285,7 @@ class _WatchedStream(trio.abc.Stream):
         data: bytes | bytearray = b""
         try:
             data = await self._stream.receive_some(max_bytes)
+            self.heard_at = trio.current_time()
         finally:
             if not data:
                 self._end()
@@ -215,7 +302,7 @@ class _WatchedStream(trio.abc.Stream):
 
 async def _connect(address: SplitResult, receive_buffer: int | None) -> trio.SocketStream:
     """`trio.open_tcp_stream` in short, because that one shows no socket before it is connected."""
-    host, port = address.hostname, address.port or DEFAULT_PORT
+    host, port = address.hostname, address.port or DEFAULT_PORTS[address.scheme]
     try:
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except OSError as error:
@@ -238,15 +325,24 @@ async def _connect(address: SplitResult, receive_buffer: int | None) -> trio.Soc
     raise DialFailed(f"cannot connect to {address.netloc}: {', '.join(dict.fromkeys(failures))}")
 
 
+def _why(failure: Exception) -> str:
+    match failure.__cause__:
+        case ssl.SSLCertVerificationError(verify_message=words):
+            return f"its certificate is not to be trusted ({words})"
+        case ssl.SSLError(reason=str(words)):
+            return words.replace("_", " ").lower()
+    return "the connection ended during the handshake"
+
+
 def _parse(url: str) -> SplitResult:
     try:
         address = urlsplit(url)
-        good = address.scheme in {"ws", "http"} and address.hostname and address.port != 0
+        good = address.scheme in DEFAULT_PORTS and address.hostname and address.port != 0
     except ValueError:
         good = False
     if not good or "@" in address.netloc:
         # It does not repeat the URL: somebody may have put a token into it.
-        raise DialFailed("the URL must look like ws://HOST:PORT/path")
+        raise DialFailed("the URL must look like ws://HOST:PORT/path or wss://HOST/path")
     return address
 
 

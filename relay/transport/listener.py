@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import trio
 from attrs import define, field
@@ -65,16 +66,11 @@ class Listener(trio.abc.Listener[FrameStream]):
                 if number not in NO_ROOM | OF_THE_CALLER:
                     raise
             else:
-                break
+                link = _link(accepted, address, self._certificate)
+                return FrameStream(link, self._stall_timeout)
             if number in NO_ROOM:  # callers wait in the kernel
                 self._no_room.say(os.strerror(number))
                 await trio.sleep(PAUSE)
-        host, port = address[:2]
-        plain = SocketLink(accepted, f"{host}:{port}")
-        link: Link = plain
-        if self._certificate is not None:
-            link = TlsLink(plain, self._certificate.context)
-        return FrameStream(link, self._stall_timeout)
 
     async def aclose(self) -> None:
         if self.socket.fileno() >= 0:
@@ -144,3 +140,11 @@ def _explain(host: str, port: int, problem: OSError) -> ConfigError:
         "is in use" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
     )
     return ConfigError(f"bind: {host}:{port} {why}")
+
+
+def _link(
+    accepted: socket.socket, address: tuple[Any, ...], certificate: Certificate | None
+) -> Link:
+    host, port = address[:2]
+    plain = SocketLink(accepted, f"{host}:{port}")
+    return plain if certificate is None else TlsLink(plain, certificate.context)

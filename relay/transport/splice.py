@@ -39,6 +39,9 @@ FRAMES_AT_ONCE = 512
 """And so many frames it looks at: of empty ones, one read can bring tens of thousands."""
 
 
+SMALL_FRAGMENT = 1024
+"""Bytes of a fragment below which it is noise: no client has a reason to cut so small."""
+
 LAZY_ROOM = 1 << 20
 """Bytes of a cut frame from which on the operating system clears the room for it bit by bit."""
 
@@ -71,6 +74,8 @@ class Splicer:
     _opcode: int = TEXT
     _fragments: bytearray | None = field(default=None, repr=False)
     borrowed: int = 0
+    noise: int = 0
+    """Control frames and small fragments, until somebody counts them."""
     deaf: bool = False
     """Whether nothing that comes now counts: after a Close or a breach of the protocol."""
 
@@ -161,12 +166,14 @@ class Splicer:
         """Take one whole frame; returns the message that it completes."""
         opcode, final = data[0] & 15, data[0] & FIN
         if opcode >= CLOSE:
+            self.noise += 1
             self._control(data.tobytes())
             return None
         payload = unmask(data[header + 4 :], data[header : header + 4].tobytes())
         if opcode != CONTINUATION:
             self._opcode = opcode
         if not final or opcode == CONTINUATION:
+            self.noise += len(payload) < SMALL_FRAGMENT
             if self._fragments is None:
                 self._fragments = bytearray()
             self._fragments += payload

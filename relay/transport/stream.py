@@ -37,6 +37,10 @@ class HeadTooBig(Exception):
     """The request head is larger than `MAX_HEAD`."""
 
 
+def _nobody(*_news: object) -> None:
+    """Where news go that nobody waits for."""
+
+
 @define(eq=False)
 class FrameStream(trio.abc.Stream):
     """A connection's two halves over one link."""
@@ -45,7 +49,7 @@ class FrameStream(trio.abc.Stream):
     stall_timeout: float
     outlet: Outlet = field(init=False)
     last_received: float = field(factory=trio.current_time)
-    on_end: Callable[[], object] = field(default=lambda: None)
+    on_end: Callable[[], object] = _nobody
     """Called when the bytes end or the stream is closed; trio-websocket does not tell during its
     handshake."""
     peer_closed: bool = False
@@ -54,7 +58,8 @@ class FrameStream(trio.abc.Stream):
     """Read by `read_head` and not given on yet."""
     _splicer: Splicer | None = None
     _on_messages: Callable[[list[Message]], Awaitable[None]] | None = None
-    _on_fault: Callable[[Ending], object] = field(default=lambda _ending: None)
+    _on_noise: Callable[[int], object] = _nobody
+    _on_fault: Callable[[Ending], object] = _nobody
     _read_size: int = FIRST_READS
     _rest: Buffer = b""
     """Bytes behind the head or behind a full batch of messages, not looked at yet."""
@@ -111,10 +116,12 @@ class FrameStream(trio.abc.Stream):
         max_message: int,
         budget: Budget,
         on_messages: Callable[[list[Message]], Awaitable[None]],
+        on_noise: Callable[[int], object],
         on_fault: Callable[[Ending], object],
     ) -> None:
-        """From here on give data messages to `on_messages`, as many as came at once, and breaches
-        of the protocol to `on_fault`.
+        """From here on give data messages to `on_messages`, as many as came at once, to `on_noise`
+        how many control frames and small fragments came, and breaches of the protocol to
+        `on_fault`.
 
         Call it between `read_head` and the handshake: what follows the head is already spliced.
         """
@@ -123,7 +130,7 @@ class FrameStream(trio.abc.Stream):
             max_message, budget, on_loss=lambda: on_fault(Ending.OVERLOADED), at_once=1
         )
         self._read_size = FIRST_READS
-        self._on_messages, self._on_fault = on_messages, on_fault
+        self._on_messages, self._on_noise, self._on_fault = on_messages, on_noise, on_fault
         end = self._head.index(b"\r\n\r\n") + 4
         self._head, self._rest = self._head[:end], self._head[end:]
 
@@ -164,6 +171,11 @@ class FrameStream(trio.abc.Stream):
     def abort(self) -> None:
         """Close at once; what the peer has not got is thrown away."""
         self._end(self.link.reset)
+
+    def forget_listeners(self) -> None:
+        """Call nobody any more; for the end, when the stream is closed."""
+        self.on_end = self._on_noise = self._on_fault = _nobody
+        self._on_messages = self._splicer = None
 
     async def discard_rest(self) -> None:
         """Read on and throw away, to the end of the bytes or to the peer's Close.
@@ -230,6 +242,9 @@ class FrameStream(trio.abc.Stream):
             if messages is None:
                 return b""
             eager = (eager - 1) % READS_IN_A_ROW
+            if splicer.noise:
+                noise, splicer.noise = splicer.noise, 0
+                self._on_noise(noise)
             if messages:
                 await self._on_messages(messages)
             if splicer.fault is not None:

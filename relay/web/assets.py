@@ -32,6 +32,7 @@ PAGE = (
     "operate.js",
     "page.css",
     "page.js",
+    "renewal.js",
     "screen.js",
     "watch.js",
 )

@@ -31,6 +31,8 @@ from relay.supervisor import State, Supervisor
 AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "timeout")
 """Those that show before the first of their kind; so do all endings, limits and drops."""
 
+WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up")
+
 
 @define(eq=False)
 class Exposition(Collector):
@@ -137,6 +139,15 @@ class Exposition(Collector):
         yield _counter("alerts_stored", "Alerts that were stored", metrics.alerts_stored)
         yield _counter(
             "alerts_delivered", "Alerts that were sent to a connection", metrics.alerts_delivered
+        )
+        yield _counter(
+            "alerts_removed", "Alerts that were too old or too many", metrics.alerts_removed
+        )
+        yield _counters(
+            "webhook_alerts",
+            "Attempts to post an alert to a webhook, and webhooks that were given up",
+            "outcome",
+            (dict.fromkeys(WEBHOOK_OUTCOMES, 0) | metrics.webhook_alerts).items(),
         )
         streams = self._hub.count()
         consumers = streams.pop("consumers")

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from itertools import count
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -305,13 +306,14 @@ class Meter:
 
     def __init__(self, order: Order) -> None:
         self.server = psutil.Process(order.pid)
-        self.used = self._cpu_times()
+        self.used, self.used_by_main = self._cpu_times(), self._main_thread()
         self.generator, self.began = time.process_time(), time.monotonic()
 
     def read(self, result: Result) -> None:
         now = self._cpu_times()
         total, system = (after - before for after, before in zip(now, self.used, strict=True))
         result.user, result.system = max(0.0, total - system), system
+        result.main_thread = self._main_thread() - self.used_by_main
         result.generator = time.process_time() - self.generator
         result.seconds = time.monotonic() - self.began
         result.resident = self.server.memory_info().rss
@@ -323,6 +325,14 @@ class Meter:
             return used.user + used.system, used.system
         # The process's CPU clock (clock_getcpuclockid(3)) counts in ns, `cpu_times` in ticks.
         return time.clock_gettime(~self.server.pid << 3 | 2), used.system
+
+    def _main_thread(self) -> float:
+        """Seconds of CPU."""
+        statistics = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/schedstat")
+        if statistics.exists():  # in ns
+            return int(statistics.read_text().split()[0]) / 1e9
+        first = self.server.threads()[0]
+        return float(first.user_time + first.system_time)
 
 
 class Loop:

@@ -44,7 +44,15 @@ def show(console: Console, name: str, workload: Workload, results: dict[str, lis
 def _show_cost(console: Console, name: str, results: dict[str, list[Result]]) -> None:
     table = Table(title=name, title_justify="left")
     table.add_column("server")
-    headings = ["CPU µs a frame", "user", "system", "relay ÷ it", "least to most", "frames/s"]
+    headings = [
+        "CPU µs a frame",
+        "user",
+        "system",
+        "main thread",
+        "relay ÷ it",
+        "least to most",
+        "frames/s",
+    ]
     for heading in [*headings, "age p50 ms", "p99", "MiB", "server busy", "clients busy"]:
         table.add_column(heading, justify="right")
     for server, rounds in results.items():
@@ -56,6 +64,7 @@ def _show_cost(console: Console, name: str, results: dict[str, list[Result]]) ->
             f"{median(result.cost for result in rounds) * 1e6:.1f}",
             f"{median(r.user / (r.frames or 1) for r in rounds) * 1e6:.1f}",
             f"{median(r.system / (r.frames or 1) for r in rounds) * 1e6:.1f}",
+            f"{median(r.main_thread / (r.frames or 1) for r in rounds) * 1e6:.1f}",
             f"{median(relative):.2f} x" if relative else "",
             f"{min(relative):.2f} to {max(relative):.2f}" if relative else "",
             f"{median(result.frames / result.seconds for result in rounds):,.0f}",

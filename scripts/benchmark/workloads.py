@@ -103,6 +103,8 @@ class Result(msgspec.Struct):
     user: float = 0
     """Seconds of the server's CPU time."""
     system: float = 0
+    main_thread: float = 0
+    """Of that, what its main thread took: relay's queries run in others."""
     resident: int = 0
     """Bytes of the server's memory at the end."""
     generator: float = 0

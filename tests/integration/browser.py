@@ -76,6 +76,10 @@ class Visitor:
             self.page.get_by_label("Keep it until").check()
         self.page.get_by_role("button", name="Enter").click()
 
+    def renew(self, token: str) -> None:
+        self.page.get_by_label("New token").fill(token)
+        self.page.get_by_role("button", name="Go on").click()
+
     def go(self, view: str) -> None:
         self.page.get_by_role("link", name=view, exact=True).click()
 
@@ -133,6 +137,6 @@ def visit(
     page.goto(visitor.url)
     try:
         yield visitor
-        assert visitor.problems == []
+        assert visitor.problems == [], visitor.problems
     finally:
         context.close()

@@ -3,6 +3,7 @@ And a real relay: a process of its own for each module that wants one."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -155,3 +156,12 @@ def relay(database_url: str) -> Iterator[RelayProcess]:
 @pytest.fixture(scope="module")
 def node() -> str:
     return find_node()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """For temporary files, where also the user nobody may pass, as whom root's Postgres runs."""
+    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)

@@ -13,7 +13,7 @@ import trio
 from attrs import define, evolve
 
 from relay.model import NewAlert, StoredAlert, User
-from relay.postgres.alerts import ALERTS_LOCK, AlertTable
+from relay.postgres.alerts import LOCK_ALERTS, AlertTable
 from relay.postgres.database import Connection, Database, open_database
 from relay.postgres.streams import StreamOwners
 
@@ -222,7 +222,7 @@ async def test_alerts_wait_for_an_earlier_transaction_to_end(
     database: Database, postgres_url: str
 ) -> None:
     with psycopg.connect(postgres_url) as earlier:
-        earlier.execute(ALERTS_LOCK)
+        earlier.execute(LOCK_ALERTS)
         (alert_id,) = earlier.execute("select nextval('relay.alert_ids')").fetchall()[0]
         outcome: list[StoredAlert | None] = []
 

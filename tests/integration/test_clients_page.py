@@ -40,6 +40,7 @@ def test_the_page_has_the_code_that_is_tested_here() -> None:
         "viewer.ts",
         "watch.mjs",
         "watch.py",
+        "phone.py",
         "own.py",
     }
 
@@ -107,6 +108,20 @@ async def test_viewers_of_the_page_see_frames_and_alerts(
             alert = {"type": "alert", "streamId": stream_id, "severity": "low", "message": "Hello"}
             reply = await phone.ask(alert)
             assert await viewer.line(f"alert {reply['alertId']}:") == "Hello"
+
+
+async def test_the_phone_of_the_page_streams_while_somebody_watches(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    async with (
+        login(relay, token) as viewer,
+        run_block("phone.py", tmp_path, relay, token, stream_id),
+    ):
+        await viewer.subscribe(stream_id)
+        first = await viewer.receive_type("video-frame")
+        second = await viewer.receive_type("video-frame")
+        assert (first["seq"], second["seq"]) == (1, 2)
 
 
 async def test_a_client_of_ones_own_does_not_insist_on_a_wrong_token(

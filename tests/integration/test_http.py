@@ -61,8 +61,10 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
         *(
             "verification",
             "vouched-users",
+            "webhooks",
             "session-watch",
             "alert-intake",
+            "alert-retention",
             "alert-dispatch",
             "audit",
         ),

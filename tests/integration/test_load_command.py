@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,28 +13,15 @@ import pytest
 
 from relay.load.results import read_result
 from tests.integration.accounts import Accounts
-from tests.integration.relay_process import RelayProcess, processes_about, start_relay
-
-PATIENCE = 90
-SHORT = """
-name = "short"
-duration = "2s"
-lateness = "5s" # this machine may be busy with other tests
-check = ["frame_age.p99 < 2s", "received > 20", "alerts.accepted > 0"]
-[phones.doors]
-count = 2
-fps = 20
-frames = "4KiB"
-[viewers.fast]
-watch = "doors"
-count = 3
-[viewers.plain]
-watch = "doors"
-encoding = "json"
-[services.watcher]
-watch = "doors"
-rate = "4/s"
-"""
+from tests.integration.load_command import (
+    SHORT,
+    against,
+    assert_nothing_is_left,
+    finish,
+    start,
+    write,
+)
+from tests.integration.relay_process import RelayProcess, start_relay
 
 
 @pytest.fixture(scope="module")
@@ -47,54 +29,6 @@ def relay(database_url: str) -> Iterator[RelayProcess]:
     """One that bans nobody for tokens that are wrong."""
     with start_relay("--profile", "load", database_url=database_url) as relay:
         yield relay
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """For temporary files, where also the user nobody may pass, as whom root's Postgres runs."""
-    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
-    path.chmod(0o711)
-    yield path
-    shutil.rmtree(path)
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "relay", "load", *arguments],
-        env=os.environ | {"TMPDIR": str(folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        output, errors = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    return process.returncode, output, errors
-
-
-def write(tmp_path: Path, source: str) -> str:
-    path = tmp_path / "mine.toml"
-    path.write_text(source)
-    return str(path)
-
-
-def against(relay: RelayProcess, accounts: Accounts, tmp_path: Path, source: str = SHORT) -> str:
-    """A scenario against the relay of the tests, with tokens in files."""
-    (tmp_path / "tokens").write_text(accounts.session("ann") + "\n")
-    (tmp_path / "service").write_text(accounts.service("*") + "\n")
-    target = f'[target]\nurl = "{relay.url.replace("http", "ws", 1)}"\nledger = true\n'
-    tokens = '[tokens]\nfile = "tokens"\nservice_file = "service"\n'
-    return write(tmp_path, source + target + tokens)
-
-
-def assert_nothing_is_left(folder: Path) -> None:
-    assert list(folder.iterdir()) == []
-    assert processes_about(str(folder)) == []
 
 
 def test_a_scenario_runs_against_a_relay_of_its_own_and_leaves_nothing(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+
 import pytest
+import trio
 
 from relay.load.figures import Book
 from tests.integration.lying_relay import Lies, open_liar
@@ -157,3 +161,31 @@ async def test_a_connection_that_the_scenario_tears_off_is_no_failed_auth() -> N
     figures = book.group("a")
     assert figures.errors["torn off by the scenario"] >= 2
     assert figures.counts["auth.failed"] == 0
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        'duration = "800ms"\n[phones.a]\nnetwork = { cut_every = "100ms" }',
+        "[phones.a]\ncount = 3\n{stages}",
+    ],
+    ids=["by its network", "by a stage"],
+)
+async def test_a_connection_that_is_torn_off_while_it_shakes_hands_is_a_cut(cut: str) -> None:
+    stages = '[[stages]]\nduration = "400ms"\n[[stages]]\nduration = "400ms"\ncut = ["a"]\n'
+    source = cut.replace("{stages}", stages)
+
+    async def say_nothing(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for _ in stream:
+                pass
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, say_nothing, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        port = listener.socket.getsockname()[1]
+        book = await play_toml(f'grace = "0s"\n{source}', f"ws://127.0.0.1:{port}")
+        nursery.cancel_scope.cancel()
+    figures = book.group("a")
+    assert figures.errors["torn off by the scenario"] >= 2
+    assert figures.counts["connect.failed"] == 0

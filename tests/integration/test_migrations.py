@@ -52,8 +52,10 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "audit",
         "grants",
         "migrations",
+        "raised_alerts",
         "service_tokens",
         "streams",
+        "webhooks",
     ]
 
 

@@ -7,6 +7,7 @@ import re
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,28 @@ def test_one_page_broadcasts_its_camera_and_another_watches_it(
         viewer.expect_text("This token may not operate")
         assert [text for text in viewer.problems if "403" not in text] == []
         viewer.problems.clear()
+
+
+def test_a_broadcaster_sees_how_many_watch(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as first:
+        phone.enter(token)
+        phone.broadcast(stream_id)
+        viewers = phone.page.locator(".facts div", has_text="Viewers").locator("dd")
+        expect(viewers).to_have_text("0")
+        first.enter(token)
+        first.watch(stream_id)
+        expect(viewers).to_have_text("1")
+        with visit(browser, relay) as second:
+            second.enter(token)
+            second.watch(stream_id)
+            expect(viewers).to_have_text("2")
+        expect(viewers).to_have_text("1")
+        first.go("Operate")
+        expect(viewers).to_have_text("0")
+        first.problems.clear()  # the 403 of Operate
 
 
 def test_an_alert_pops_up_and_is_listed_and_can_be_found_later(
@@ -133,6 +156,49 @@ def test_a_revoked_session_shows_what_to_do(
         viewer.expect_state("Connected as ann")
 
 
+def test_a_session_that_ends_soon_goes_on_with_a_new_token(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    short, stream_id = timedelta(seconds=50), new_stream_id()
+    with visit(browser, relay) as phone:
+        phone.enter(accounts.session("ann", lasts=short), keep=True)
+        phone.broadcast(stream_id)
+        phone.expect_text("The session ends at")
+        for wrong, words in (
+            ("guessed once", "The relay does not take that token"),
+            (accounts.session("bob"), "the token of somebody else"),
+        ):
+            phone.renew(wrong)
+            phone.expect_text(words)
+            phone.expect_state("Connected as ann")
+        token = accounts.session("ann")
+        phone.renew(token)
+        expect(phone.page.locator("#renewal")).to_be_hidden()
+        phone.expect_state("Connected as ann")
+        phone.expect_text("Paused: nobody watches")
+        assert phone.page.evaluate("sessionStorage.getItem('relay-token')") == token
+
+
+def test_a_session_that_has_ended_goes_on_with_a_new_token_and_so_does_its_camera(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id = new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        viewer.enter(accounts.session("ann"))
+        phone.enter(accounts.session("ann", lasts=timedelta(seconds=4)))
+        phone.broadcast(stream_id)
+        viewer.watch(stream_id)
+        phone.expect_text("The session has ended")
+        phone.expect_state("Needs a new token")
+        phone.renew("guessed twice")
+        phone.expect_text("The relay does not take that token")
+        phone.renew(accounts.session("ann"))
+        expect(phone.page.locator("#renewal")).to_be_hidden()
+        phone.expect_state("Connected as ann")
+        phone.expect_text("On air")
+        viewer.expect_moving_picture()
+
+
 def test_a_broadcast_that_another_one_took_over_ends_and_says_so(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -161,6 +227,38 @@ def test_who_enters_after_another_does_not_broadcast_for_them(
         phone.broadcast(stream_id)
         phone.expect_text("The relay refused the stream")
         phone.expect_text("This stream id is taken")
+
+
+def test_who_leaves_while_the_camera_starts_does_not_broadcast(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    slow = """() => {
+      const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      navigator.mediaDevices.getUserMedia = async (wanted) => {
+        await new Promise((resolve) => { window.allow = resolve; });
+        window.camera = await ask(wanted);
+        return window.camera;
+      };
+    }"""
+    ended = """() => new Promise((resolve) => {
+      const look = () => {
+        const tracks = window.camera?.getTracks();
+        if (tracks?.every((track) => track.readyState === 'ended')) resolve();
+        else setTimeout(look, 20);
+      };
+      look();
+    })"""
+    with visit(browser, relay) as phone:
+        phone.page.evaluate(slow)
+        phone.enter(accounts.session("ann"))
+        phone.broadcast(new_stream_id())
+        phone.go("Watch")
+        phone.page.get_by_role("button", name="Forget token").click()
+        phone.page.evaluate("window.allow()")
+        phone.page.evaluate(ended)
+        phone.enter(accounts.session("bob"))
+        phone.go("Broadcast")
+        expect(phone.page.get_by_role("button", name="Start broadcasting")).to_be_enabled()
 
 
 def test_a_wrong_token_is_told_and_can_be_mended(

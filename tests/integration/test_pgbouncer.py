@@ -19,8 +19,12 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from relay.config import Settings
+from relay.doctor.checks import Finding, Outcome, examine
+from relay.doctor.database import DatabaseChecks
 from relay.errors import StoreUnavailable
 from relay.model import NewAlert
+from relay.postgres import changes
 from relay.postgres.alerts import AlertTable
 from relay.postgres.database import open_database
 from relay.postgres.migrate import migrate, pending
@@ -195,3 +199,21 @@ async def test_with_the_way_past_it_sessions_are_told_of(
 ) -> None:
     with start_relay("--listen-url", postgres_url, database_url=bouncer_url) as relay:
         await relay.until_logged("by=notifications")
+
+
+async def test_doctor_says_where_notifications_are_swallowed(
+    bouncer_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "ECHO_PATIENCE", 0.5)
+
+    async def logouts(settings: Settings) -> Finding:
+        found: dict[str, Finding] = {}
+        checks = DatabaseChecks(settings).checks()
+        await examine(checks, (), lambda each: found.update({each.name: each.finding}))
+        return found["logouts"]
+
+    through = await logouts(Settings(database_url=bouncer_url))
+    assert through.outcome is Outcome.WARN
+    assert "listen_url" in through.do
+    past = await logouts(Settings(database_url=bouncer_url, listen_url=postgres_url))
+    assert past.outcome is Outcome.OK

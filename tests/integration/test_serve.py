@@ -18,6 +18,7 @@ from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.raw import open_raw
 from tests.integration.relay_process import (
+    PATIENCE,
     RelayProcess,
     processes_about,
     run_relay,
@@ -168,3 +169,19 @@ def test_a_database_without_tables_gets_told_what_to_do(empty_postgres_url: str)
     line = complaint(serve())
     assert "Better Auth" in line
     assert "session" in line
+
+
+async def test_a_service_manager_hears_when_relay_listens(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TemporaryDirectory(prefix="relay-test-") as folder:
+        path = f"{folder}/notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            manager.setblocking(False)
+            monkeypatch.setenv("NOTIFY_SOCKET", path)
+            with start_relay(database_url=database_url) as relay:
+                with trio.fail_after(PATIENCE):
+                    await trio.lowlevel.wait_readable(manager)
+                assert manager.recv(100) == b"READY=1"
+                assert (await relay.get("/health")).status == 200

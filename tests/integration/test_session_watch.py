@@ -26,7 +26,7 @@ DROP_TRIGGERS = "".join(
 )
 LISTENERS = (
     "select pid from pg_stat_activity where datname = current_database()"
-    " and query = 'listen relay_changes'"
+    " and query like 'listen %relay_changes%'"
 )
 
 

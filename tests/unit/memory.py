@@ -378,11 +378,14 @@ class Owners:
     owners: dict[str, str] = field(factory=dict)
     delay: float = 0.0
     away: bool = False
+    on_answer: Callable[[], object] = field(default=lambda: None)
+    """Called in the moment of the answer."""
 
     async def claim(self, stream_id: str, user_id: str) -> str:
         await trio.sleep(self.delay)
         if self.away:
             raise StoreUnavailable
+        self.on_answer()
         return self.owners.setdefault(stream_id, user_id)
 
 
@@ -400,6 +403,8 @@ class Alerts:
     lagging: bool = False
     """Whether nothing is delivered before `catch_up`, as with a dispatch that lags behind."""
     _position: int = 0
+    _known: dict[tuple[str, str, str], StoredAlert] = field(factory=dict)
+    """What came with a key: by stream, sender and key."""
 
     def catch_up(self) -> None:
         """Deliver what is stored and was not delivered, in its order."""
@@ -418,6 +423,9 @@ class Alerts:
             or not policy.may_alert(alert.by, alert.stream_id, owner)
         ):
             return None
+        key = (alert.stream_id, alert.sender, alert.alert_key or "")
+        if key in self._known:
+            return self._known[key]
         stored = StoredAlert(
             len(self.stored) + 1,
             alert.stream_id,
@@ -429,6 +437,8 @@ class Alerts:
             alert.metadata,
         )
         self.stored.append(stored)
+        if alert.alert_key is not None:
+            self._known[key] = stored
         if not self.lagging:
             self.catch_up()
         return stored

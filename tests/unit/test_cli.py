@@ -24,8 +24,14 @@ LEAVES = [
     ["db", "migrate"],
     ["db", "status"],
     ["audit"],
+    ["webhook", "add"],
+    ["webhook", "list"],
+    ["webhook", "remove"],
+    ["webhook", "test"],
     ["config", "check"],
     ["config", "show"],
+    ["doctor"],
+    ["top"],
 ]
 
 
@@ -184,6 +190,6 @@ def test_show_names_the_source_of_each_setting_and_hides_secrets(
     code, out, _ = run(capsys, "config", "show", "--database-pool", "9")
     assert code == 0
     assert "database_pool = 9  # --database-pool\n" in out
-    assert "# database_url is hidden  (RELAY_DATABASE_URL)\n" in out
+    assert '# database_url = "postgresql://relay:***@db/relay"  (RELAY_DATABASE_URL)\n' in out
     assert 'bind = "localhost:3000"  # default\n' in out
     assert "5ecret" not in out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +12,6 @@ import pytest
 import trio
 import trio.testing
 import trio_websocket
-from attrs import define
 
 from relay.client import (
     Alert,
@@ -33,42 +31,11 @@ from relay.client import (
 from relay.client.client import UNREAD_EVENTS, open_client
 from relay.client.receipts import WINDOW
 from relay.transport.dial import WebSocket, open_background, open_websocket
+from tests.unit.played_server import Server
 
 T = TypeVar("T")
 
 TOKEN = "a-very-secret-token"
-
-
-@define(eq=False)
-class Server:
-    """The other side of a client, played by a test."""
-
-    socket: trio_websocket.WebSocketConnection
-
-    async def hear(self) -> dict[str, Any]:
-        message = json.loads(await self.socket.get_message())
-        assert isinstance(message, dict)
-        return message
-
-    async def say(self, kind: str, **fields: object) -> None:
-        await self.socket.send_message(json.dumps({"type": kind, **fields}))
-
-    async def answer(self, **fields: object) -> dict[str, Any]:
-        """Accept the next request."""
-        request = await self.hear()
-        await self.say("success", id=request["id"], message="", timestamp=1, **fields)
-        return request
-
-    async def frame(self, seq: int, stream: str = "door", data: bytes = b"picture") -> None:
-        encoded = base64.b64encode(data).decode()
-        await self.say(
-            "video-frame", streamId=stream, seq=seq, timestamp=1.5, receivedAt=2, data=encoded
-        )
-
-    async def alert(self, number: int) -> None:
-        await self.say(
-            "alert", alertId=number, streamId="door", severity="low", message="m", timestamp=3
-        )
 
 
 @asynccontextmanager

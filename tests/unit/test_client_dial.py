@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -11,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 import trio_websocket
+import trustme
 import wsproto
 from wsproto.events import AcceptConnection, CloseConnection
 
@@ -35,7 +37,9 @@ async def echo(request: Request) -> None:
 
 
 @asynccontextmanager
-async def serve(handler: Callable[[Request], Awaitable[None]]) -> AsyncIterator[str]:
+async def serve(
+    handler: Callable[[Request], Awaitable[None]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
     """A real WebSocket server; its `HOST:PORT`."""
 
     async def handle(request: Request) -> None:
@@ -44,7 +48,7 @@ async def serve(handler: Callable[[Request], Awaitable[None]]) -> AsyncIterator[
 
     async with trio.open_nursery() as nursery:
         server = await nursery.start(
-            partial(trio_websocket.serve_websocket, handle, "127.0.0.1", 0, ssl_context=None)
+            partial(trio_websocket.serve_websocket, handle, "127.0.0.1", 0, ssl_context=tls)
         )
         yield f"127.0.0.1:{server.port}"
         nursery.cancel_scope.cancel()
@@ -85,7 +89,8 @@ async def test_a_websocket_is_opened_at_the_path_and_carries_messages_both_ways(
     [
         "",
         "localhost:3000",
-        "https://h/",
+        "ftp://h/",
+        "wss://",
         "ws://",
         "ws://h:0/",
         "ws://h:x/",
@@ -94,9 +99,46 @@ async def test_a_websocket_is_opened_at_the_path_and_carries_messages_both_ways(
     ],
 )
 async def test_an_address_that_is_none_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(DialFailed, match=r"^the URL must look like ws://HOST:PORT/path$"):
+    words = r"^the URL must look like ws://HOST:PORT/path or wss://HOST/path$"
+    with pytest.raises(DialFailed, match=words):
         async with dial(url):
             pytest.fail("opened")
+
+
+def certify(*names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of a server with these names, and of a client that trusts it."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client
+
+
+async def test_over_tls_messages_are_carried_both_ways() -> None:
+    server, client = certify("127.0.0.1")
+    async with serve(echo, server) as where, dial(f"wss://{where}/x", tls=client) as socket:
+        assert await socket.receive() == "/x"
+        await socket.send(b"x" * 200_000)
+        assert await socket.receive() == b"x" * 200_000
+
+
+async def test_a_certificate_of_another_or_of_nobody_is_not_trusted() -> None:
+    server, client = certify("relay.example.org")
+    async with serve(echo, server) as where:
+        with pytest.raises(DialFailed, match=r"not to be trusted \(IP address mismatch"):
+            async with dial(f"wss://{where}", tls=client):
+                pytest.fail("opened")
+        with pytest.raises(DialFailed, match=r"not to be trusted \(.*certificate"):
+            async with dial(f"wss://{where}"):
+                pytest.fail("opened")
+
+
+async def test_a_server_without_tls_is_told() -> None:
+    async with serve(echo) as where:
+        with pytest.raises(DialFailed, match=f"^no TLS with {where}: "):
+            async with dial(f"wss://{where}"):
+                pytest.fail("opened")
 
 
 async def test_nobody_listening_is_told_with_the_address() -> None:

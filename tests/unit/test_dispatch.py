@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from attrs import define, evolve, field
 
-from relay.alerts.dispatch import RETRY, AlertDispatch
+from relay.alerts.dispatch import LONGEST_PAUSE, POLL, RETRY, AlertDispatch
 from relay.alerts.intake import AlertIntake
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
@@ -72,10 +72,52 @@ class Table:
 
 
 @define(eq=False)
+class News:
+    """What a database tells of new alerts, while it can be listened to."""
+
+    away: bool = False
+    attempts: int = 0
+    _ears: set[trio.MemorySendChannel[str]] = field(factory=set)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Any]:
+        self.attempts += 1
+        if self.away:
+            raise StoreUnavailable
+        send, receive = trio.open_memory_channel[str](100)
+        self._ears.add(send)
+        try:
+            yield Ear(receive)
+        finally:
+            self._ears.discard(send)
+
+    def tell(self, payload: str) -> None:
+        for ear in self._ears:
+            ear.send_nowait(payload)
+
+    def hang_up(self) -> None:
+        self.away = True
+        for ear in self._ears:
+            ear.close()
+
+
+@define(eq=False)
+class Ear:
+    _channel: trio.MemoryReceiveChannel[str]
+
+    async def receive(self) -> list[str]:
+        try:
+            return [await self._channel.receive()]
+        except trio.EndOfChannel:
+            raise StoreUnavailable from None
+
+
+@define(eq=False)
 class Desk:
     """A table with its intake and its dispatch, and what was delivered."""
 
     table: Table = field(factory=Table)
+    news: News = field(factory=News)
     metrics: Metrics = field(factory=Metrics)
     delivered: list[str] = field(factory=list)
     dispatch: AlertDispatch = field(init=False)
@@ -83,7 +125,7 @@ class Desk:
 
     def __attrs_post_init__(self) -> None:
         table: Any = self.table
-        self.dispatch = AlertDispatch(table, self._deliver)
+        self.dispatch = AlertDispatch(table, self._deliver, self.news)
         self.intake = AlertIntake(table, self.metrics, self.dispatch.wake)
 
     def _deliver(self, alert: StoredAlert) -> None:
@@ -169,13 +211,69 @@ async def test_what_is_committed_during_a_look_is_seen_by_the_next(desk: Desk) -
         assert desk.delivered == ["a", "b", "c"]
 
 
-async def test_the_table_is_not_asked_while_nothing_happens(desk: Desk) -> None:
+async def test_while_nothing_happens_the_table_is_asked_once_a_second(desk: Desk) -> None:
     async with desk.running():
         desk.dispatch.wake()
         await trio.sleep(1)
         before = desk.table.queries
         await trio.sleep(1000)
+        assert 900 <= desk.table.queries - before <= 1000
+
+
+async def test_an_alert_of_another_relay_is_delivered_when_the_database_tells(desk: Desk) -> None:
+    async with desk.running():
+        await trio.sleep(0.3)
+        desk.commit("a")
+        desk.news.tell("10")
+        await trio.sleep(0.2)
+        assert desk.delivered == ["a"]
+
+
+async def test_what_was_delivered_already_is_not_looked_for_again(desk: Desk) -> None:
+    async with desk.running():
+        await trio.sleep(0.3)
+        desk.commit("a")
+        desk.dispatch.wake(10)
+        await trio.sleep(0.3)
+        assert desk.delivered == ["a"]
+        before = desk.table.queries
+        desk.news.tell("10")
+        desk.dispatch.wake(10)
+        await trio.sleep(0.3)
         assert desk.table.queries == before
+
+
+@pytest.mark.parametrize("payload", ["", "-1", "ten", "9" * 5000])
+async def test_nonsense_that_is_told_of_is_a_reason_to_look(desk: Desk, payload: str) -> None:
+    async with desk.running():
+        await trio.sleep(0.3)
+        desk.commit("a")
+        desk.news.tell(payload)
+        await trio.sleep(0.2)
+        assert desk.delivered == ["a"]
+
+
+async def test_where_nobody_tells_alerts_of_others_are_a_second_late(desk: Desk) -> None:
+    desk.news.away = True
+    async with desk.running():
+        await trio.sleep(0.3)
+        desk.commit("a")
+        await trio.sleep(POLL + 0.2)
+        assert desk.delivered == ["a"]
+
+
+async def test_a_lost_connection_is_made_again_more_and_more_patiently(desk: Desk) -> None:
+    async with desk.running():
+        await trio.sleep(0.3)
+        desk.news.hang_up()
+        await trio.sleep(1000)
+        assert 1000 / LONGEST_PAUSE < desk.news.attempts < 1000 / LONGEST_PAUSE + 10
+        desk.news.away = False
+        await trio.sleep(LONGEST_PAUSE)
+        desk.commit("a")
+        desk.news.tell("10")
+        await trio.sleep(0.2)
+        assert desk.delivered == ["a"]
 
 
 @pytest.mark.parametrize("failing", [{2}, {3}, {4}, {2, 3, 4}, {2, 4, 6}, {5, 6, 7, 8}])
@@ -235,6 +333,16 @@ async def test_cancelled_at_any_moment_it_neither_loses_nor_repeats_an_alert(
     async with desk.running():
         await trio.sleep(5)
     assert desk.delivered == messages
+
+
+async def test_what_is_stored_between_its_beginning_and_its_start_is_delivered(desk: Desk) -> None:
+    """Clients are let in as soon as it has begun, and may have read all that was before."""
+    desk.commit("before")
+    await desk.dispatch.begin()
+    desk.commit("a")
+    async with desk.running():
+        await trio.sleep(1)
+        assert desk.delivered == ["a"]
 
 
 async def test_it_is_not_ready_before_it_knows_where_to_begin(desk: Desk) -> None:

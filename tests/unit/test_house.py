@@ -16,7 +16,10 @@ import pytest
 import relay
 
 FLOORS = {
-    6: ["__main__", "cli", "commands", "audit_report", "demo", "load"],
+    6: [
+        *("__main__", "cli", "commands", "audit_report", "demo", "load"),
+        *("doctor", "top", "readiness"),
+    ],
     5: ["app"],
     4: ["server", "supervisor", "web"],
     3: [
@@ -24,10 +27,11 @@ FLOORS = {
         *("session", "alert_requests", "errands"),
     ],
     2: ["hub", "auth", "alerts", "answers", "audit", "client", "guard"],
-    1: ["transport", "postgres", "batching", "outbound"],
+    1: ["transport", "postgres", "batching", "outbound", "courier"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),
         *("policy", "token_settings", "limit_settings", "turns", "complaints"),
+        *("printable", "setting_doubts", "settings_report"),
     ],
 }
 
@@ -57,12 +61,18 @@ NEIGHBOURS = {
     ("token_settings", "errors"),
     ("config", "limit_settings"),
     ("limit_settings", "errors"),
+    ("setting_doubts", "config"),
+    ("settings_report", "config"),
+    ("cli", "readiness"),
+    ("commands", "doctor"),
+    ("commands", "top"),
 }
 
 ONLY_IN = {
     "trio_websocket": "transport",
     "psycopg": "postgres",
     "httpx2": "outbound",
+    "httpcore2": "courier",
     "joserfc": "auth",
     "limits": "guard",
 }

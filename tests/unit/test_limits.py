@@ -317,6 +317,45 @@ async def test_messages_over_the_rate_are_dropped_and_when_it_goes_on_it_ends(
     assert relay.metrics.endings[Ending.RATE_LIMITED] == 1
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        pytest.param(bytes([0x8A, 0x80, 0, 0, 0, 0]), id="pongs"),
+        pytest.param(bytes([0x00, 0x80, 0, 0, 0, 0]), id="empty fragments"),
+    ],
+)
+async def test_what_is_no_message_and_comes_without_end_counts_as_messages(
+    relay: Relay, noise: bytes
+) -> None:
+    relay.guard = Guard(allowance=ALLOWANCE)
+    client = await relay.login()
+    await client.send_bytes(bytes([0x01, 0x80, 0, 0, 0, 0]))
+    async with trio.open_nursery() as nursery:
+
+        async def flood() -> None:
+            while True:
+                await client.send_bytes(noise * 50)
+                await trio.sleep(0.1)
+
+        nursery.start_soon(flood)
+        error, close = await client.hear_end()
+        nursery.cancel_scope.cancel()
+    assert error["code"] == "RATE_LIMITED"
+    assert close == (4008, "rate limited")
+
+
+async def test_large_fragments_are_no_noise(relay: Relay) -> None:
+    relay.guard = Guard(allowance=Allowance("1/hour", "1/hour", "1000000/second"))
+    client = await relay.login()
+    payload = json.dumps({"type": "streams", "id": 7, "padding": "x" * 20_000}).encode()
+    pieces = [payload[at : at + 2048] for at in range(0, len(payload), 2048)]
+    for at, piece in enumerate(pieces):
+        first = (0x80 if piece is pieces[-1] else 0) | (0 if at else 1)
+        size = len(piece).to_bytes(2, "big")
+        await client.send_bytes(bytes([first, 0x80 | 126]) + size + bytes(4) + piece)
+    assert (await client.receive())["code"] == "STREAMS"
+
+
 async def test_bytes_over_the_rate_are_dropped(relay: Relay) -> None:
     relay.guard = Guard(allowance=ALLOWANCE)
     phone = await relay.phone()

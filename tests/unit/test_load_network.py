@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
+from relay.load.groups import Network
 from relay.load.network import CHUNKS, ShapedLink, open_network
-from relay.load.scenario import Network
 
 pytestmark = pytest.mark.mock_clock
 MEGABIT = 1_000_000

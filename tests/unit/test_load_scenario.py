@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from relay.load.commands import EXAMPLES
-from relay.load.scenario import Frames, Network, Phones, load_scenario, parse_scenario
+from relay.load.groups import Frames, Network, Phones
+from relay.load.scenario import load_scenario, parse_scenario
 from relay.load.schema import ScenarioError
 
 STAGE = "[[stages]]\nduration = '1s'\n[stages.change.a]\n"

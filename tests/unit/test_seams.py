@@ -113,16 +113,14 @@ async def test_the_token_in_a_signed_one_is_in_no_row_of_the_audit(relay: Relay)
 
 async def test_who_is_revoked_while_registering_takes_nothing_over(relay: Relay) -> None:
     relay.tokens.identities["second"] = evolve(user("ann"), session_id="other")
-    late = await relay.open()
-    late_connection = relay.connections[-1]
     phone = await relay.phone(token="second")
-    await late.ask({"type": "auth", "token": ANN})
-    relay.owners.delay = 1.0
+    late = await relay.login()
+    late_connection = relay.connections[-1]
+    relay.owners.on_answer = late_connection.revoked
     await late.send({"type": "register", "streamId": "front-door"})
-    await trio.sleep(1)
-    late_connection.revoked()
     await wait_all_tasks_blocked()
     assert late_connection.ending is Ending.SESSION_REVOKED
+    relay.owners.on_answer = lambda: None
     assert (await phone.ask({"type": "streams"}))["code"] == "STREAMS"
 
 

@@ -63,6 +63,7 @@ class Pair:
             max_message=1000,
             budget=Budget(1 << 20),
             on_messages=on_messages or self.keep,
+            on_noise=lambda _count: None,
             on_fault=self.faults.append,
         )
         assert await self.stream.receive_some() == HEAD

@@ -232,6 +232,26 @@ async def test_subscribing_again_changes_the_terms_and_the_phone_hears_nothing(
     assert await told_nothing(viewer)
 
 
+async def test_a_phone_hears_how_many_watch_once_for_all_who_come_within_a_second(
+    relay: Relay,
+) -> None:
+    phone = await relay.phone()
+    first = await relay.viewer()
+    assert (await phone.receive_type("status"))["consumers"] == 1
+    others = [await relay.viewer() for _ in range(4)]
+    status = await phone.receive()
+    assert (status["type"], status["consumers"]) == ("status", 5)
+    for viewer in others:
+        await viewer.ask({"type": "unsubscribe", "streamId": "front-door"})
+    assert (await phone.receive())["consumers"] == 1
+    others = [await relay.viewer()]
+    await others[0].ask({"type": "unsubscribe", "streamId": "front-door"})
+    await first.ask({"type": "unsubscribe", "streamId": "front-door"})
+    assert (await phone.receive())["consumers"] == 0
+    await trio.sleep(2)
+    assert await told_nothing(phone)
+
+
 async def test_frames_before_register_are_refused_once_a_second(relay: Relay) -> None:
     client = await relay.login()
     for _ in range(20):

@@ -49,6 +49,19 @@ async def test_what_is_told_to_have_ended_ends_at_once(relay: Relay, token: str)
     assert (await other.ask({"type": "streams"}))["code"] == "STREAMS"
 
 
+async def test_who_leaves_while_they_are_read_again_does_not_disturb_the_watch(
+    relay: Relay,
+) -> None:
+    relay.tokens.reading_delay = 1.0
+    client, other = await relay.login(ANN), await relay.login(BOB)
+    relay.rumours.tell(EVERYTHING)
+    await trio.sleep(0.5)
+    client.link.close()
+    await trio.sleep(1)
+    relay.rumours.tell(end_of(relay, BOB))
+    assert await how_it_ends(other) == REVOKED
+
+
 async def test_a_change_of_a_user_concerns_all_connections_of_the_user(relay: Relay) -> None:
     clients = [await relay.login(ANN) for _ in range(3)]
     other = await relay.login(BOB)
@@ -301,3 +314,15 @@ async def test_the_registry_keeps_nothing_of_who_left() -> None:
         registry.leave(each)
     assert not registry
     assert not registry._by_change
+
+
+async def test_who_leaves_while_it_is_read_again_disturbs_nobody(relay: Relay) -> None:
+    leaving, other = await relay.login(ANN), await relay.login(BOB)
+    relay.tokens.reading_delay = 2
+    relay.rumours.tell(EVERYTHING)
+    await trio.sleep(1)
+    leaving.link.close()
+    end_of(relay, BOB)
+    await trio.sleep(2)  # until it was read, and what was told next as well
+    relay.rumours.tell(Change("user", "bob"))
+    assert await how_it_ends(other) == REVOKED

@@ -214,7 +214,7 @@ export interface PublishOptions {
   /** Reaches subscribers: mime type, size, device. */
   metadata?: Metadata;
   onRegistered?: (streamId: string) => void;
-  /** The number of viewers changed between none and some: stop the camera, or start it. */
+  /** The number of viewers changed: with none stop the camera, with some start it. */
   onDemand?: (consumers: number) => void;
   onAlert?: (alert: Alert) => void;
   onStatus?: (status: { streamId: string; status: StreamStatus; consumers: number; epoch: number }) => void;
@@ -284,6 +284,8 @@ export class RelayClient {
   resume(): void;
   /** While `waiting`: tries at once. */
   retryNow(): void;
+  /** Asks for a token, as with SESSION_EXPIRING, and renews the session; while `waiting`, tries at once. */
+  renew(): void;
   /** For good. Alerts that still wait are rejected. */
   close(): void;
   /** Lasts over reconnects, until `unsubscribe()`. One at a time for each stream. */

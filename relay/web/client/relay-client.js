@@ -719,6 +719,12 @@ export class RelayClient {
     if (this._state === 'waiting') this._begin();
   }
 
+  /** There is another token: renews the session on the living connection, or tries again with it. */
+  renew() {
+    if (this._link?.ready) this._renew(this._link, this._session?.expiresAt);
+    else this.retryNow();
+  }
+
   close() {
     if (this._state !== 'closed') this._finish(closedByUs(), { politely: true });
   }
@@ -971,7 +977,7 @@ export class RelayClient {
       this._finish(problem);
       return;
     }
-    this._reason = verdict.token;
+    if (verdict.token !== 'connect') this._reason = verdict.token; // until there is a session, that is why
     if (verdict.token === 'refused') this._refusedToken = this._lastToken;
     this._lastToken = null;
     this._wait(verdict.after, problem);

@@ -1,5 +1,4 @@
 // Broadcast: this device's camera as a stream, for as long as somebody watches.
-import { RelayClient } from '/relay-client.js';
 import { makeAlertList, popUp } from './alerts.js';
 import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say } from './dom.js';
 
@@ -30,7 +29,7 @@ export function showBroadcast(session, content) {
   current.refresh();
   return () => {
     clearInterval(timer);
-    if (current && !current.going) current = null;
+    if (current && !current.busy) current = null;
   };
 }
 
@@ -48,6 +47,7 @@ function explainInsecure() {
 class Broadcast {
   constructor(session, onStop) {
     this.going = false;
+    this._starting = false; // while the browser asks for the camera
     this._session = session;
     this._onStop = onStop;
     this._rate = new Rate();
@@ -81,9 +81,11 @@ class Broadcast {
       make('div', {}, form, this._side));
   }
 
+  get busy() { return this.going || this._starting; }
+
   async start() {
     this._wrong.hidden = true;
-    this._start.disabled = true;
+    this._start.disabled = this._starting = true;
     const width = Number(this._width.value);
     try {
       this._media = await navigator.mediaDevices.getUserMedia({
@@ -91,14 +93,19 @@ class Broadcast {
         video: { facingMode: this._facing.value, width: { ideal: width }, frameRate: { ideal: Number(this._fps.value) } },
       });
     } catch (error) {
-      this._start.disabled = false;
+      this._start.disabled = this._starting = false;
       this._refuse(...(REFUSED[error.name] ?? ['The camera did not start', error.message]));
       return;
     }
-    this._start.disabled = false;
-    this.going = true;
     this._video.srcObject = this._media;
     await this._video.play().catch(() => {});
+    this._start.disabled = false;
+    if (!this._starting) { // stopped meanwhile
+      this._release();
+      return;
+    }
+    this._starting = false;
+    this.going = true;
     this._media.getVideoTracks()[0].addEventListener('ended', () => this.stop());
     this._connect();
     this._lock = await navigator.wakeLock?.request('screen').catch(() => null);
@@ -111,7 +118,7 @@ class Broadcast {
     sessionStorage.setItem('relay-stream', streamId);
     const alerts = makeAlertList(streamId, this._session.token);
     this._side.replaceChildren(alerts.element);
-    this._client = new RelayClient({ url: location.origin, token: this._session.token, path: '/streams/register' });
+    this._client = this._session.connect({ path: '/streams/register' });
     this._publication = this._client.publish({
       streamId,
       metadata: { codec: 'jpeg', mimeType: 'image/jpeg', device: 'browser' },
@@ -164,14 +171,19 @@ class Broadcast {
   }
 
   stop() {
+    this._starting = false;
     if (!this.going) return;
     this.going = false;
-    for (const track of this._media.getTracks()) track.stop();
-    this._video.srcObject = null;
+    this._release();
     this._client.close();
     this._lock?.release().catch(() => {});
     this.refresh();
     if (!this.element.isConnected) this._onStop();
+  }
+
+  _release() {
+    for (const track of this._media.getTracks()) track.stop();
+    this._video.srcObject = null;
   }
 
   refresh() {
@@ -194,7 +206,7 @@ class Broadcast {
       text = `The connection is lost. Next attempt ${seconds ? `in ${seconds} s` : 'now'}; the camera stays on.`;
     }
     say(this._says, text);
-    this._set.Viewers(state !== 'ready' ? '–' : watched ? 'Watching' : 'None');
+    this._set.Viewers(state === 'ready' ? count(this._publication.consumers) : '–');
     this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
     this._set.Skipped(count(this._publication.skipped));
     this._set.Rate(bits(watched ? this._bytes.perSecond * 8 : 0));

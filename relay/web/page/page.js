@@ -3,6 +3,7 @@ import { RelayClient } from '/relay-client.js';
 import { showBroadcast, stopBroadcast } from './broadcast.js';
 import { say } from './dom.js';
 import { showOperate } from './operate.js';
+import { Renewal } from './renewal.js';
 import { showGrid, showStream } from './watch.js';
 
 const KEY = 'relay-token';
@@ -14,21 +15,36 @@ const ENDED = {
   AUTH_FAILED: 'The token is wrong, or it has expired. Enter with another one.',
 };
 
-let token = null;
+const AS_LONG_AS_IT_TAKES = 86_400_000; // ms, for somebody to paste a token
+
 let session = null;
 let leaveView = null;
 
 function enter(given, { keep }) {
-  token = given;
   if (keep) sessionStorage.setItem(KEY, given);
-  const client = new RelayClient({ url: location.origin, token: () => token });
-  session = { client, token: () => token };
+  const renewal = new Renewal(given, {
+    onPasted: () => client.renew(),
+    onTaken: (token) => {
+      if (keep) sessionStorage.setItem(KEY, token);
+      for (const each of others) each.renew();
+    },
+  });
+  const options = { url: location.origin, tokenTimeout: AS_LONG_AS_IT_TAKES };
+  const client = new RelayClient({ ...options, token: renewal.ask });
+  const others = new Set();
+  /** Another connection of this session, such as the camera's. */
+  const connect = (more) => {
+    const other = new RelayClient({ ...options, token: renewal.follow(), ...more });
+    others.add(other);
+    other.on('state', ({ state }) => { if (state === 'closed') others.delete(other); });
+    return other;
+  };
+  session = { client, connect, renewal, token: () => renewal.token };
   const mine = session;
   client.on('state', (change) => { if (session === mine) showState(change); });
   client.on('notice', (notice) => { if (session === mine) tell(notice); });
-  client.on('session', ({ expiresAt }) => {
-    if (!expiresAt || expiresAt > client.relayNow() + 60_000) $('banner').hidden = true;
-  });
+  client.on('session', (given) => renewal.settle(given, client.relayNow()));
+  client.on('problem', ({ code }) => { if (code === 'UNAUTHORIZED') renewal.refuse(); });
   $('enter').hidden = true;
   $('who').hidden = false;
   client.connect().catch(() => {}); // `state` tells
@@ -40,7 +56,7 @@ function end(which, error) {
   if (session === null || session !== which) return;
   const left = session;
   session = null;
-  token = null;
+  left.renewal.end();
   sessionStorage.removeItem(KEY);
   leaveView?.();
   leaveView = null;
@@ -76,15 +92,12 @@ function showState({ state, error }) {
 }
 
 function tell({ code, expiresAt }) {
+  if (code === 'SESSION_EXPIRING') session.renewal.announce(expiresAt);
+  if (code !== 'SERVER_RESTARTING') return;
   const banner = $('banner');
-  if (code === 'SESSION_EXPIRING') {
-    const at = new Date(expiresAt).toLocaleTimeString();
-    banner.textContent = `The session ends at ${at}, unless the application renews it. To go on after that, enter with a new token.`;
-  } else if (code === 'SERVER_RESTARTING') {
-    banner.textContent = 'The relay restarts. This page comes back by itself.';
-    setTimeout(() => { banner.hidden = true; }, 10_000);
-  } else return;
+  banner.textContent = 'The relay restarts. This page comes back by itself.';
   banner.hidden = false;
+  setTimeout(() => { banner.hidden = true; }, 10_000);
 }
 
 function route() {

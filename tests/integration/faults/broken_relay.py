@@ -11,17 +11,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import trio
 
 from relay import app
+from relay.alerts.dispatch import AlertDispatch
 from relay.cli import main
 from relay.model import StoredAlert
 from relay.postgres.alerts import AlertTable
 from tests.integration.faults.services import TURN
 
 _folder = Path(os.environ["FAULTS"])
-_after, _latest_id = AlertTable.after, AlertTable.latest_id
+_after, _run = AlertTable.after, AlertDispatch.run
 
 
 def _is(fault: str) -> bool:
@@ -39,14 +41,14 @@ async def _break_after(self: AlertTable, alert_id: int, *, limit: int = 500) -> 
     return await _after(self, alert_id, limit=limit)
 
 
-async def _break_latest_id(self: AlertTable) -> int:
+async def _break_start(self: AlertDispatch, **how: Any) -> NoReturn:
     if _is("never-starts"):
         await trio.sleep_forever()
-    return await _latest_id(self)
+    await _run(self, **how)
 
 
 if __name__ == "__main__":
     AlertTable.after = _break_after  # type: ignore[method-assign]
-    AlertTable.latest_id = _break_latest_id  # type: ignore[method-assign]
+    AlertDispatch.run = _break_start  # type: ignore[method-assign]
     vars(app).update(PATIENCE=TURN, QUESTIONS=0)
     sys.exit(main())

@@ -47,8 +47,8 @@ async def fill_queue(scene: Scene, tokens: Sequence[str], seconds: float) -> Que
         await scene.frames_go_on()
         frame_again = trio.current_time() - start
         await all_in.wait()
-        was_in = trio.current_time() - start
-    return Queued(was_in, frame_again)
+        all_again = trio.current_time() - start
+    return Queued(all_again, frame_again)
 
 
 async def _call(relay: RelayProcess, tokens: Sequence[str], all_in: trio.Event) -> None:

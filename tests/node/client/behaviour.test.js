@@ -223,6 +223,37 @@ test('a refused token is replaced once by another, and never tried twice', async
   assert.deepEqual([bad.state, times], ['closed', 2]);
 });
 
+test('a session is renewed on demand, on the connection that there is', async (context) => {
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const asked = [];
+  let sessions = 0;
+  const client = open(context, { url: link.url, token: ({ reason }) => { asked.push(reason); return tokens.user; } });
+  client.on('session', () => { sessions += 1; });
+  await client.connect();
+  client.renew();
+  await until(() => sessions === 2);
+  assert.deepEqual(asked, ['connect', 'expiring']);
+  assert.equal(link.connections, 1);
+});
+
+test('why a token is asked for is not forgotten when the next attempt finds nobody', async (context) => {
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const asked = [];
+  const client = open(context, {
+    ...HASTY,
+    url: link.url,
+    token: ({ reason }) => {
+      asked.push(reason);
+      link.away = asked.length === 2;
+      return asked.length < 2 ? 'guessed' : tokens.user;
+    },
+  });
+  await client.connect();
+  assert.deepEqual(asked, ['connect', 'refused', 'refused']);
+});
+
 test('nobody signed in is an end, and a refresh that fails is not', async (context) => {
   await assert.rejects(open(context, { token: () => null }).connect(), { code: 'NO_TOKEN' });
   let times = 0;

@@ -1,0 +1,64 @@
+"""What is posted to a webhook, and its signature: Standard Webhooks. Floor 2.
+
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from relay.alerts.event import alert_event
+from relay.model import StoredAlert
+
+PREFIX = "whsec_"
+LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""What a sender's clock says may be later than dates go."""
+
+
+def new_secret() -> str:
+    return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """The signature of a message, in seconds since the Unix epoch."""
+    key = base64.b64decode(secret.removeprefix(PREFIX))
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"
+
+
+def alert_message(alert: StoredAlert) -> bytes:
+    """An alert as it is posted: always the same bytes."""
+    data = msgspec.to_builtins(alert_event(alert))
+    del data["type"]
+    seconds = min(alert.timestamp / 1000, LATEST)
+    return _message("alert", datetime.fromtimestamp(seconds, UTC), data)
+
+
+def trial_message() -> bytes:
+    """What tries whether a webhook works."""
+    return _message("test", datetime.now(UTC), {"message": "relay can reach this webhook"})
+
+
+def headers(secret: str, message_id: str, body: bytes) -> dict[str, str]:
+    """Those of one attempt, which is now."""
+    timestamp = int(time.time())
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": "relay",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(secret, message_id, timestamp, body),
+    }
+
+
+def _message(kind: str, moment: datetime, data: Any) -> bytes:
+    timestamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return msgspec.json.encode({"type": kind, "timestamp": timestamp, "data": data})

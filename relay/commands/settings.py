@@ -1,0 +1,81 @@
+"""The settings, looked at. Floor 6."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from relay.commands.options import configuration, examined, settings_options
+from relay.config import SETTINGS, Problem
+from relay.printable import printable
+
+WRONG = 2
+MOST = 1000
+"""Characters of a problem."""
+
+
+@click.group(name="config")
+def config_group() -> None:
+    """Look at the settings."""
+
+
+@config_group.command(name="check")
+@click.option("--json", "as_json", is_flag=True, help="What is wrong as one JSON object.")
+@settings_options(*SETTINGS)
+def config_check(as_json: bool) -> int:  # noqa: FBT001
+    """Check the settings, and nothing else: all that is wrong, each with where it was found.
+
+    The exit code is 2 when relay would not start with them.
+
+    \b
+    Example:
+      relay config check --config relay.toml
+    """
+    from relay.setting_doubts import doubts
+
+    found, problems = examined()
+    doubtful = [] if problems else list(doubts(found))
+    if as_json:
+        said = {"ok": not problems, "problems": [*map(_values, problems)], "doubts": doubtful}
+        click.echo(json.dumps(said, indent=2))
+        return WRONG if problems else 0
+    for problem in problems:
+        click.echo(f"relay: {printable(problem.message, MOST)}", err=True)
+    for doubt in doubtful:
+        click.echo(f"relay: in doubt: {doubt}", err=True)
+    if problems:
+        return WRONG
+    click.echo("the settings are fine" + (", but for what is in doubt" if doubtful else ""))
+    return 0
+
+
+def _values(problem: Problem) -> dict[str, Any]:
+    return {
+        "message": problem.message,
+        "source": problem.source,
+        "settings": list(problem.settings),
+    }
+
+
+@config_group.command(name="show")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object, by name.")
+@settings_options(*SETTINGS)
+def config_show(as_json: bool) -> None:  # noqa: FBT001
+    """Show each setting and where it comes from, as a file that --config reads.
+
+    A secret is not shown, of the database's address the password.
+
+    \b
+    Example:
+      relay config show > relay.toml
+    """
+    from relay.settings_report import as_values, describe
+
+    found = configuration()
+    if as_json:
+        click.echo(json.dumps(as_values(found), indent=2, ensure_ascii=False))
+        return
+    for line in describe(found):
+        click.echo(line)

@@ -1,0 +1,176 @@
+"""What is shown of a relay, whatever the size of the terminal. Floor 6.
+
+Names come from elsewhere: none of them reaches the terminal but through `printable`, and none is
+taken for markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from rich.console import Console, ConsoleRenderable, Group
+from rich.table import Table
+from rich.text import Text
+
+from relay.printable import printable
+from relay.top.figures import Change, StreamLine
+
+Value = TypeVar("Value")
+
+MOST_NAMES = 24
+"""Of endings, limits or services in one line."""
+LONGEST_NAME = 64
+LEAST_ROWS = 3
+HINT = "q or Ctrl-C leaves"
+COLUMNS = {"status": 64, "fps": 0, "viewers": 40, "dropped/s": 52, "out/s": 72, "waiting": 80}
+"""What is shown of a stream beside its name, and how wide the terminal has to be for it."""
+
+
+def screen(
+    url: str, change: Change | None, trouble: str | None, console: Console, *, live: bool = True
+) -> Group:
+    """The whole of it; `trouble` says why there is no newer look."""
+    parts: list[ConsoleRenderable] = [_head(url, change, trouble)]
+    if change is not None:
+        parts.append(_facts(change))
+        if live:
+            taken = sum(len(console.render_lines(part)) for part in parts)
+            room = max(LEAST_ROWS, console.height - taken - 3)
+        else:
+            room = len(change.now.figures.streams)
+        parts += _streams(change.streams(), room, console.width)
+    if live:
+        parts.append(Text(HINT, style="dim"))
+    return Group(*parts)
+
+
+def _head(url: str, change: Change | None, trouble: str | None) -> Text:
+    head = Text(f"relay at {printable(url)}", style="bold")
+    if trouble is not None:
+        head.append(f"   {printable(trouble)}; asking again", style="bold red")
+    if change is None:
+        return head if trouble else head.append("   asking", style="dim")
+    ready = change.now.ready
+    state, style = ("ready", "green") if ready.ready else ("not ready", "bold red")
+    if ready.draining:
+        state, style = "draining", "bold yellow"
+    if trouble is None:
+        head.append(f"   {state}", style=style)
+    if change.now.stats.profile != "default":
+        head.append(f"   profile {printable(change.now.stats.profile)}", style="bold yellow")
+    return head
+
+
+def _facts(change: Change) -> Table:
+    stats = change.now.stats
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row(
+        "connections",
+        f"{stats.connections} open, {stats.authenticated} authenticated,"
+        f" {stats.unauthenticated} not yet, {_rate(change.arrivals)} new",
+    )
+    live = stats.streams.get("online", 0) + stats.streams.get("streaming", 0)
+    table.add_row(
+        "streams",
+        f"{live} live, {stats.streams.get('streaming', 0)} of them streaming,"
+        f" {stats.streams.get('consumers', 0)} subscriptions",
+    )
+    waiting = stats.frames_to_consumers.waiting
+    table.add_row(
+        "frames",
+        f"{_rate(change.frames_in)} in, {_rate(change.frames_out)} out, {waiting} waiting",
+    )
+    drops = change.drops()
+    table.add_row(
+        "dropped", Text(", ".join(f"{_name(why)} {_rate(rate)}" for why, rate in _few(drops)))
+    )
+    table.add_row("ages", _ages(change))
+    table.add_row(
+        "alerts",
+        f"{stats.alerts_stored} stored, {_rate(change.alerts)}, {stats.alerts_delivered} delivered",
+    )
+    table.add_row("endings", _counts(stats.endings))
+    table.add_row("limits hit", _counts(stats.limits_hit))
+    table.add_row("services", _services(change))
+    return table
+
+
+def _ages(change: Change) -> str:
+    ages = change.ages()
+    if ages is None:
+        return "no frame was written"
+    half, most = ages
+    return f"half below {_seconds(half)}, 99% below {_seconds(most)}"
+
+
+def _counts(counts: Mapping[str, int]) -> Text:
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{_name(name)} {count}" for name, count in _few(dict(most)) if count]
+    return Text(", ".join(words) or "none")
+
+
+def _services(change: Change) -> Text:
+    ready = change.now.ready
+    text = Text()
+    for name, state in _few({"database": ready.database, **ready.services}):
+        if text:
+            text.append(", ")
+        text.append(f"{_name(name)} ")
+        well = state in {"ok", "running"}
+        text.append(printable(state, LONGEST_NAME), style="green" if well else "bold red")
+    return text
+
+
+def _streams(lines: list[StreamLine], room: int, width: int) -> Iterable[ConsoleRenderable]:
+    if not lines:
+        return [Text("no streams", style="dim")]
+    columns = [name for name, least in COLUMNS.items() if width >= least]
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    table.add_column("stream", ratio=1, no_wrap=True, overflow="ellipsis")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+    shown = lines if len(lines) <= room else lines[: room - 1]
+    for line in shown:
+        style = "" if line.status == "streaming" else "dim"
+        values = _values(line)
+        cells = (printable(line.stream_id), *(values[name] for name in columns))
+        table.add_row(*(Text(cell, style=style) for cell in cells))
+    left = len(lines) - len(shown)
+    return [table, *([Text(f"and {left} more", style="dim")] if left else [])]
+
+
+def _values(line: StreamLine) -> dict[str, str]:
+    """By the column."""
+    return {
+        "status": printable(line.status, LONGEST_NAME),
+        "fps": _number(line.fps),
+        "viewers": str(line.viewers),
+        "dropped/s": _number(line.dropped),
+        "out/s": _number(line.written),
+        "waiting": str(line.waiting),
+    }
+
+
+def _few(values: Mapping[str, Value]) -> list[tuple[str, Value]]:
+    return list(values.items())[:MOST_NAMES]
+
+
+def _name(name: str) -> str:
+    return printable(name.replace("_", " "), LONGEST_NAME)
+
+
+def _rate(rate: float | None) -> str:
+    return f"{_number(rate)}/s"
+
+
+def _number(rate: float | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate:.0f}" if rate >= 99.5 or rate == int(rate) else f"{rate:.1f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"

@@ -1,0 +1,82 @@
+"""`relay load` in the hands of a test: a scenario, the process, what it says and leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.accounts import Accounts
+from tests.integration.relay_process import RelayProcess, processes_about
+
+PATIENCE = 90
+SHORT = """
+name = "short"
+duration = "2s"
+lateness = "5s" # this machine may be busy with other tests
+check = ["frame_age.p99 < 2s", "received > 20", "alerts.accepted > 0"]
+[phones.doors]
+count = 2
+fps = 20
+frames = "4KiB"
+[viewers.fast]
+watch = "doors"
+count = 3
+[viewers.plain]
+watch = "doors"
+encoding = "json"
+[services.watcher]
+watch = "doors"
+rate = "4/s"
+"""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "relay", "load", *arguments],
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        output, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
+
+
+def write(tmp_path: Path, source: str) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(source)
+    return str(path)
+
+
+def against(relay: RelayProcess, accounts: Accounts, tmp_path: Path, source: str = SHORT) -> str:
+    """A scenario against the relay of the tests, with tokens in files."""
+    (tmp_path / "tokens").write_text(accounts.session("ann") + "\n")
+    (tmp_path / "service").write_text(accounts.service("*") + "\n")
+    target = f'[target]\nurl = "{relay.url.replace("http", "ws", 1)}"\nledger = true\n'
+    tokens = '[tokens]\nfile = "tokens"\nservice_file = "service"\n'
+    return write(tmp_path, source + target + tokens)
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    assert list(folder.iterdir()) == []
+    assert processes_about(str(folder)) == []
+
+
+def until_line(process: subprocess.Popen[str], text: str) -> str:
+    """What it prints up to a line with this."""
+    assert process.stdout is not None
+    seen = ""
+    while text not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    return seen

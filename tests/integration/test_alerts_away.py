@@ -1,0 +1,104 @@
+"""Alerts while the database is away, while somebody holds it up, and with one that is broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+
+from tests.integration.accounts import Accounts
+from tests.integration.peers import Message, Peer, login, new_stream_id
+from tests.integration.relay_process import RelayProcess, start_relay, until
+
+QUICK = ("--statement-timeout", "0.5", "--connect-timeout", "0.5")
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    with start_relay(*QUICK, database_url=database_url) as relay:
+        yield relay
+
+
+def alert(stream_id: str, text: str) -> Message:
+    fields = {"streamId": stream_id, "message": text, "alertKey": text}
+    return {"type": "alert", "severity": "high", **fields}
+
+
+async def post(relay: RelayProcess, token: str, content: Message) -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {token}"}
+    body = json.dumps(content).encode()
+    answer = await relay.get("/alerts", "POST", headers=headers, body=body)
+    reply = answer.json()
+    return answer.status, reply.get("code") or reply["error"]["code"]
+
+
+async def hear(peer: Peer, count: int) -> list[str]:
+    return [(await peer.receive_type("alert"))["message"] for _ in range(count)]
+
+
+async def test_while_the_database_is_away_none_is_acknowledged_and_then_all_goes_on(
+    relay: RelayProcess, accounts: Accounts, away: Callable[[], Any]
+) -> None:
+    token, stream_id = accounts.session(), new_stream_id()
+    service = accounts.service(stream_id)
+    async with login(relay, token) as phone, login(relay, service) as detector:
+        await phone.register(stream_id)
+        assert (await detector.ask(alert(stream_id, "before")))["code"] == "ALERT_ACCEPTED"
+        async with away():
+            for _ in range(3):
+                reply = await detector.ask(alert(stream_id, "away"))
+                assert (reply["type"], reply["code"]) == ("error", "STORE_UNAVAILABLE")
+            status, code = await post(relay, service, alert(stream_id, "away"))
+            # Whose token it is cannot be seen either.
+            assert (status, code) == (503, "AUTH_UNAVAILABLE")
+        count = "select count(*) from relay.alerts where stream_id = %s"
+        assert accounts.execute(count, stream_id) == [(1,)]
+
+        async def accepted() -> bool:
+            reply = await detector.ask(alert(stream_id, "away"))
+            return bool(reply["code"] == "ALERT_ACCEPTED")
+
+        await until(accepted)
+        assert await post(relay, service, alert(stream_id, "http")) == (200, "ALERT_ACCEPTED")
+        accounts.execute("select relay.raise_alert(%s, 'sql')", stream_id)
+        assert await hear(phone, 4) == ["before", "away", "http", "sql"]
+        services = (await relay.get("/ready")).json()["services"]
+        assert services["alert-intake"] == services["alert-dispatch"] == "running"
+
+
+async def test_who_holds_the_lock_delays_alerts_and_causes_no_false_acknowledgement(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session(), new_stream_id()
+    async with login(relay, token) as phone:
+        await phone.register(stream_id)
+        with psycopg.connect(accounts.url) as other:
+            other.execute("select pg_advisory_xact_lock(1919249505, 1)")
+            reply = await phone.ask(alert(stream_id, "held"))
+            assert reply["code"] == "STORE_UNAVAILABLE"
+        assert (await phone.ask(alert(stream_id, "held")))["code"] == "ALERT_ACCEPTED"
+        assert await hear(phone, 1) == ["held"]
+
+
+async def test_one_that_cannot_be_delivered_stops_none_behind_it(
+    database_url: str, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session(), new_stream_id()
+    with start_relay(database_url=database_url, flawless=False) as relay:
+        async with login(relay, token) as phone:
+            await phone.register(stream_id)
+            # Nobody can send such metadata, but somebody may write into the table.
+            accounts.execute(
+                "select relay.store_alerts(array[%s], '{x}', '{low}', '{poison}', '{1}',"
+                " array['[1]'::json], '{null}')",
+                stream_id,
+            )
+            accounts.execute("select relay.raise_alert(%s, 'behind')", stream_id)
+            with trio.fail_after(10):
+                assert await hear(phone, 1) == ["behind"]
+            assert "alert not delivered" in relay.log
+            assert "service failed" not in relay.log

@@ -1,0 +1,45 @@
+"""What a viewer of numbered frames and alerts writes down, and where it protests."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from relay.client import Alert, Frame, RelayClient
+
+
+@define(eq=False)
+class Notes:
+    """Each frame and alert is checked to come in order, and not twice; of alerts, none is missing.
+
+    The first frame of a stream's life holds 1, the first alert says 1, and so on.
+    """
+
+    frames: int = 0
+    missed: int = 0
+    alerts: list[Alert] = field(factory=list)
+    _epoch: int = 0
+    _seq: int = 0
+
+    async def take(self, client: RelayClient) -> None:
+        async for event in client:
+            if isinstance(event, Frame):
+                self._take_frame(event)
+            elif isinstance(event, Alert):
+                self._take_alert(event)
+
+    def _take_frame(self, frame: Frame) -> None:
+        if frame.epoch != self._epoch:
+            self._epoch, self._seq = frame.epoch, 0
+        assert frame.seq > self._seq, f"frame {frame.seq} after {self._seq}"
+        assert not self._seq or frame.missed == frame.seq - self._seq - 1
+        assert frame.data == b"%d" % frame.seq
+        self._seq = frame.seq
+        self.frames += 1
+        self.missed += frame.missed
+
+    def _take_alert(self, alert: Alert) -> None:
+        if self.alerts:
+            before = self.alerts[-1]
+            assert alert.alert_id > before.alert_id
+            assert int(alert.message) == int(before.message) + 1, "one is missing, or twice"
+        self.alerts.append(alert)
