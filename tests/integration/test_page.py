@@ -240,10 +240,12 @@ def test_who_leaves_while_the_camera_starts_does_not_broadcast(
         return window.camera;
       };
     }"""
-    ended = """() => new Promise((resolve) => {
+    ended = """() => new Promise((resolve, reject) => {
+      const end = performance.now() + 5000;
       const look = () => {
         const tracks = window.camera?.getTracks();
         if (tracks?.every((track) => track.readyState === 'ended')) resolve();
+        else if (performance.now() > end) reject(new Error('the camera goes on'));
         else setTimeout(look, 20);
       };
       look();

@@ -314,15 +314,3 @@ async def test_the_registry_keeps_nothing_of_who_left() -> None:
         registry.leave(each)
     assert not registry
     assert not registry._by_change
-
-
-async def test_who_leaves_while_it_is_read_again_disturbs_nobody(relay: Relay) -> None:
-    leaving, other = await relay.login(ANN), await relay.login(BOB)
-    relay.tokens.reading_delay = 2
-    relay.rumours.tell(EVERYTHING)
-    await trio.sleep(1)
-    leaving.link.close()
-    end_of(relay, BOB)
-    await trio.sleep(2)  # until it was read, and what was told next as well
-    relay.rumours.tell(Change("user", "bob"))
-    assert await how_it_ends(other) == REVOKED
