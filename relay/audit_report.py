@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+import click
 from attrs import asdict
 from rich.console import Console
 from rich.table import Table
@@ -25,12 +26,12 @@ def show(events: Sequence[AuditEvent], *, as_json: bool) -> None:
     """Print events on stdout, as JSON lines or as a table."""
     if as_json:
         for event in events:
-            print(_json(event))  # noqa: T201
+            click.echo(_json(event))
     elif events:
         console = Console(width=None if sys.stdout.isatty() else WIDE)
         console.print(_table(events))
     else:
-        print("relay: nothing of the kind is recorded", file=sys.stderr)  # noqa: T201
+        click.echo("relay: nothing of the kind is recorded", err=True)
 
 
 def _json(event: AuditEvent) -> str:

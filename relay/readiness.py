@@ -20,5 +20,5 @@ def tell_service_manager(state: str = "READY=1") -> None:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.setblocking(False)  # noqa: FBT003
+        manager.setblocking(False)  # noqa: FBT003 (it has no name for it)
         manager.sendto(state.encode(), address)

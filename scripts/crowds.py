@@ -197,7 +197,7 @@ def attend(viewers: list[socket.socket], phone: socket.socket) -> None:
     """Send frames at their rate and read what comes, until stdin ends."""
     frame = masked(wire.BINARY, {"type": "video-frame", "data": bytes(CROWD)})
     buffer = bytearray(1 << 18)
-    phone.setblocking(True)  # noqa: FBT003
+    phone.setblocking(True)  # noqa: FBT003 (it has no name for it)
     received = sent = 0
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin, selectors.EVENT_READ)
@@ -230,7 +230,7 @@ def flood(ends: tuple[list[socket.socket], socket.socket], size: int) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin, selectors.EVENT_READ)
         for end in (viewer, phone):
-            end.setblocking(False)  # noqa: FBT003
+            end.setblocking(False)  # noqa: FBT003 (it has no name for it)
             selector.register(end, selectors.EVENT_READ, end)
         selector.modify(phone, selectors.EVENT_READ | selectors.EVENT_WRITE, phone)
         print("ready", flush=True)

@@ -59,7 +59,7 @@ class OneKey:
 
     _key: Key = field(repr=False)
 
-    async def find(self, algorithm: str, key_id: str | None) -> Key | None:  # noqa: ARG002
+    async def find(self, algorithm: str, key_id: str | None) -> Key | None:  # noqa: ARG002 (one key)
         return self._key if fits(self._key, algorithm) else None
 
 

@@ -31,7 +31,7 @@ def token() -> None:
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Also in a database that is not relay's own.")
 @settings_options(*STORE)
-def token_session(email: str, ttl: timedelta, force: bool) -> None:  # noqa: FBT001
+def token_session(email: str, ttl: timedelta, force: bool) -> None:
     """Make a user and a session for development, and print its token.
 
     In real use your application does this, when a person signs in with Better Auth.
@@ -61,7 +61,7 @@ def token_session(email: str, ttl: timedelta, force: bool) -> None:  # noqa: FBT
 @click.option("--alerts", is_flag=True, help="It may raise alerts, on the streams it may watch.")
 @click.option("--operate", is_flag=True, help="It may read the figures of every connection.")
 @settings_options(*STORE)
-def token_service(name: str, consume: tuple[str, ...], alerts: bool, operate: bool) -> None:  # noqa: FBT001
+def token_service(name: str, consume: tuple[str, ...], alerts: bool, operate: bool) -> None:
     """Make a token for a program, and print it: it is shown only now.
 
     \b

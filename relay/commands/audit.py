@@ -30,7 +30,7 @@ def audit(
     what: str | None,
     since: timedelta | None,
     limit: int,
-    as_json: bool,  # noqa: FBT001
+    as_json: bool,
 ) -> None:
     """Show who did what, and what became of it; the newest at the end.
 

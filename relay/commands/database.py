@@ -30,7 +30,7 @@ def db() -> None:
     help="Put triggers on Better Auth's tables, too, so that relay hears of logouts at once.",
 )  # fmt: skip
 @settings_options(*STORE)
-def db_migrate(watch_sessions: bool) -> None:  # noqa: FBT001
+def db_migrate(watch_sessions: bool) -> None:
     """Bring relay's tables to the form that this version needs.
 
     relay's own PostgreSQL does this by itself when it starts.

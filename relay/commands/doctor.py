@@ -13,7 +13,7 @@ UNWELL = 1
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @settings_options(*SETTINGS)
-def doctor(as_json: bool) -> int:  # noqa: FBT001
+def doctor(as_json: bool) -> int:
     """Look at what relay needs, and say what to do where something is amiss.
 
     The settings, the database and its tables, notifications, the clock, files, the port, the

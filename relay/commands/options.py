@@ -58,7 +58,7 @@ def _keep(context: click.Context, parameter: click.Parameter, value: str | None)
     context.ensure_object(dict)[parameter.name] = value
 
 
-def _keep_switch(context: click.Context, parameter: click.Parameter, value: bool | None) -> None:  # noqa: FBT001
+def _keep_switch(context: click.Context, parameter: click.Parameter, value: bool | None) -> None:
     _keep(context, parameter, None if value is None else str(value).lower())
 
 

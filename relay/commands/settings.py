@@ -24,7 +24,7 @@ def config_group() -> None:
 @config_group.command(name="check")
 @click.option("--json", "as_json", is_flag=True, help="What is wrong as one JSON object.")
 @settings_options(*SETTINGS)
-def config_check(as_json: bool) -> int:  # noqa: FBT001
+def config_check(as_json: bool) -> int:
     """Check the settings, and nothing else: all that is wrong, each with where it was found.
 
     The exit code is 2 when relay would not start with them.
@@ -62,7 +62,7 @@ def _values(problem: Problem) -> dict[str, Any]:
 @config_group.command(name="show")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object, by name.")
 @settings_options(*SETTINGS)
-def config_show(as_json: bool) -> None:  # noqa: FBT001
+def config_show(as_json: bool) -> None:
     """Show each setting and where it comes from, as a file that --config reads.
 
     A secret is not shown, of the database's address the password.

@@ -34,7 +34,7 @@ class _Named:
     "--interval", type=click.FloatRange(0.5, 60), default=2.0, show_default=True,
     metavar="SECONDS", help="Between two looks.",
 )  # fmt: skip
-def top(url: str, token_file: Path | None, once: bool, interval: float) -> None:  # noqa: FBT001
+def top(url: str, token_file: Path | None, once: bool, interval: float) -> None:
     """Watch a relay at work: connections, streams, ages, drops, endings, services.
 
     It takes a service token that may operate, in RELAY_TOKEN or in a file: what stands on a command

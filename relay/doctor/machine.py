@@ -112,7 +112,7 @@ class MachineChecks:
 
     async def _relay_answers(self, address: Address) -> bool:
         """Whether what listens there says what a relay says, in plain or over TLS."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 (asked, not bound)
         proxies = Proxies(
             parse_networks(self._settings.trusted_proxies), self._settings.proxy_protocol
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 
+import click
 import trio
 from attrs import define, field
 
@@ -72,9 +72,9 @@ class Report:
         if self._as_json:
             return
         finding = examined.finding
-        _print(f"{finding.outcome:5} {examined.name:12} {printable(finding.said, MOST)}")
+        click.echo(f"{finding.outcome:5} {examined.name:12} {printable(finding.said, MOST)}")
         if finding.do:
-            _print(f"{'':18} -> {printable(finding.do, MOST)}")
+            click.echo(f"{'':18} -> {printable(finding.do, MOST)}")
 
     def finish(self) -> None:
         if self._as_json:
@@ -87,8 +87,4 @@ class Report:
                 }
                 for each in self._findings
             ]
-            _print(json.dumps({"ok": self.healthy, "checks": checks}, indent=2))
-
-
-def _print(line: str) -> None:
-    print(line, flush=True, file=sys.stdout)  # noqa: T201
+            click.echo(json.dumps({"ok": self.healthy, "checks": checks}, indent=2))

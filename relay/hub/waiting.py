@@ -40,7 +40,7 @@ class Latest:
     def __attrs_post_init__(self) -> None:
         self._put, self._get = trio.open_memory_channel(1)
 
-    def put(self, frame: Frame, size: int) -> Frame | None:  # noqa: ARG002
+    def put(self, frame: Frame, size: int) -> Frame | None:  # noqa: ARG002 (one frame)
         if self.count and frame.is_delta:
             # It builds on the frame that waits, or on one behind it: that one must go first.
             return frame

@@ -67,7 +67,7 @@ class Actor:
     def __attrs_post_init__(self) -> None:
         self.figures = self.stage.book.group(self.name)
         seed = self.stage.timeline.scenario.seed
-        self.random = Random(f"{seed} {self.name} {self.number} actor")  # noqa: S311
+        self.random = Random(f"{seed} {self.name} {self.number} actor")  # noqa: S311 (no secret)
 
     @property
     def group(self) -> Group:

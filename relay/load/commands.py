@@ -73,8 +73,8 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     scenario: str,
     report: Path | None,
     json_file: Path | None,
-    abort_on_fail: bool,  # noqa: FBT001
-    target_is_mine: bool,  # noqa: FBT001
+    abort_on_fail: bool,
+    target_is_mine: bool,
     workers: int | None,
 ) -> int:
     """Run a scenario: a file, or the name of an example.
@@ -87,7 +87,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
       relay load run smoke
       relay load run mine.toml --report mine.html --json mine.json
     """
-    from relay.load.conduct import Outputs, conduct  # noqa: PLC0415
+    from relay.load.conduct import Outputs, conduct
 
     return conduct(
         find_scenario(scenario),
@@ -129,7 +129,7 @@ def examples_command(name: str | None) -> None:
             click.echo(f"{each:14} {first_line.removeprefix('# ')}")
         return
     if name not in names:
-        from relay.load.schema import nearest  # noqa: PLC0415
+        from relay.load.schema import nearest
 
         raise ConfigError(f"there is no example named {name!r}{nearest(name, names)}")
     click.echo((EXAMPLES / f"{name}.toml").read_text(), nl=False)
@@ -145,10 +145,10 @@ def compare_command(before: Path, after: Path) -> None:
     Example:
       relay load compare monday.json tuesday.json
     """
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from relay.load.compare import print_comparison  # noqa: PLC0415
-    from relay.load.results import read_result  # noqa: PLC0415
+    from relay.load.compare import print_comparison
+    from relay.load.results import read_result
 
     console = Console(markup=False, highlight=False)
     print_comparison(console, read_result(before)[0], read_result(after)[0])
@@ -165,10 +165,10 @@ def self_test_command() -> None:
     Example:
       relay load self-test
     """
-    import trio  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
+    import trio
+    from rich.console import Console
 
-    from relay.load.selftest import self_test  # noqa: PLC0415
+    from relay.load.selftest import self_test
 
     trio.run(self_test, Console(markup=False, highlight=False))
 
@@ -205,7 +205,7 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     output: Path,
     seconds: float | None,
     token_file: Any,
-    sizes_only: bool,  # noqa: FBT001
+    sizes_only: bool,
 ) -> None:
     """Record a phone's real session, for phones of a scenario to replay.
 
@@ -213,9 +213,9 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     Example:
       relay load record ws://localhost:3000 front-door -o door.trace --token-file token.txt
     """
-    import trio  # noqa: PLC0415
+    import trio
 
-    from relay.load.record import record  # noqa: PLC0415
+    from relay.load.record import record
 
     token = token_file.read().strip() if token_file else os.environ.get("TOKEN", "")
     if not token:

@@ -25,7 +25,7 @@ PAUSE = 0.05
 class Hostile(Actor):
     """Comes, does what its kind does, and comes again."""
 
-    async def _connect_once(self, due: float) -> bool:  # noqa: ARG002
+    async def _connect_once(self, due: float) -> bool:  # noqa: ARG002 (it has no time)
         group = self.group
         assert isinstance(group, Hostiles)
         counts = self.figures.counts

@@ -116,8 +116,8 @@ class Replay:
     def due(
         self,
         timeline: Timeline,  # noqa: ARG002 (it has a pace of its own)
-        name: str,  # noqa: ARG002
-        number: int,  # noqa: ARG002
+        name: str,  # noqa: ARG002 (so it has)
+        number: int,  # noqa: ARG002 (so it has)
         presence: Presence,
     ) -> Iterator[float]:
         start = presence.join
@@ -147,13 +147,13 @@ class Library:
             if path not in self._traces:
                 self._traces[path] = read_trace(path)
             return Replay(self._traces[path], self._the_noise())
-        random = Random(f"{self.seed} {name} {number} sizes")  # noqa: S311
+        random = Random(f"{self.seed} {name} {number} sizes")  # noqa: S311 (no secret)
         return MadeUp(frames, self._the_noise(frames.most or frames.size or 0), random)
 
     def _the_noise(self, size: int = 0) -> bytes:
         wanted = max(POOL, 2 * min(size, MOST))
         if self._noise is None or len(self._noise) < wanted:
-            self._noise = Random(self.seed).randbytes(max(wanted, 2 * MOST))  # noqa: S311
+            self._noise = Random(self.seed).randbytes(max(wanted, 2 * MOST))  # noqa: S311 (no secret)
         return self._noise
 
     def _video(self, path: Path) -> list[bytes]:

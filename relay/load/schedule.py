@@ -108,7 +108,7 @@ class Timeline:
 
     def frames_due(self, name: str, number: int, presence: Presence) -> Iterator[float]:
         """When each frame of a phone is due. Phones do not tick together."""
-        random = Random(f"{self.scenario.seed} {name} {number} frames")  # noqa: S311
+        random = Random(f"{self.scenario.seed} {name} {number} frames")  # noqa: S311 (no secret)
         at: float | None = None
         for stage, start, end in self._stages_of(presence):
             group = self.group_in(name, stage)
@@ -126,7 +126,7 @@ class Timeline:
 
     def alerts_due(self, name: str, number: int, presence: Presence) -> Iterator[float]:
         """When each alert of a service is due."""
-        random = Random(f"{self.scenario.seed} {name} {number} alerts")  # noqa: S311
+        random = Random(f"{self.scenario.seed} {name} {number} alerts")  # noqa: S311 (no secret)
         for stage, start, end in self._stages_of(presence):
             group = self.group_in(name, stage)
             assert isinstance(group, Services)

@@ -57,7 +57,7 @@ class Client:
 def main() -> None:
     plan = msgspec.json.decode(sys.stdin.readline(), type=Plan)
     server = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    server.setblocking(False)  # noqa: FBT003
+    server.setblocking(False)  # noqa: FBT003 (it has no name for it)
     sys.stdout.write(f"{server.getsockname()[1]}\n")
     sys.stdout.flush()
     with server, selectors.DefaultSelector() as selector:
@@ -79,7 +79,7 @@ def serve(plan: Plan, server: socket.socket, selector: selectors.BaseSelector) -
                 with suppress(BlockingIOError):
                     for _ in range(256):
                         accepted, _ = server.accept()
-                        accepted.setblocking(False)  # noqa: FBT003
+                        accepted.setblocking(False)  # noqa: FBT003 (it has no name for it)
                         selector.register(accepted, selectors.EVENT_READ, Client(accepted))
                 continue
             client: Client = key.data

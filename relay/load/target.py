@@ -110,7 +110,7 @@ async def open_target(scenario: Scenario, *, is_mine: bool) -> AsyncIterator[Tar
             *("--data-dir", str(data_dir), "--profile", "load", "--log-level", "error"),
             *scenario.target.settings,
         ]
-        with log.open("wb") as sink:  # noqa: ASYNC230
+        with log.open("wb") as sink:  # noqa: ASYNC230 (a file of our own)
             process = await trio.lowlevel.open_process(
                 command,
                 stdin=subprocess.PIPE,  # when it ends, in whatever way, so does the relay
@@ -154,7 +154,7 @@ async def _listening(process: trio.Process, log: Path) -> tuple[int, str]:
     words = said.decode(errors="replace").split()
     if words[1:4] != ["relay", "listening", "on"]:
         await trio.lowlevel.checkpoint()
-        lines = log.read_text(errors="replace").strip().splitlines()  # noqa: ASYNC240
+        lines = log.read_text(errors="replace").strip().splitlines()  # noqa: ASYNC240 (likewise)
         raise TargetFailed(f"the relay did not start: {lines[-1] if lines else 'no word from it'}")
     return int(words[0]), words[4]
 
@@ -269,7 +269,7 @@ def read_usage(pid: int) -> Usage | None:
             return Usage(
                 ticks / os.sysconf("SC_CLK_TCK"), int(words[21]) * os.sysconf("SC_PAGESIZE")
             )
-        shown = subprocess.run(  # noqa: S603
+        shown = subprocess.run(  # noqa: S603 (a number)
             ["/bin/ps", "-o", "rss=,time=", "-p", str(pid)],
             capture_output=True,
             text=True,

@@ -77,7 +77,7 @@ class AlertRetention:
 
     async def _remove(self, which: LiteralString, **values: object) -> int:
         query: LiteralString = (
-            f"with removed as (delete from relay.alerts where alert_id = any(array({which}))"  # noqa: S608
+            f"with removed as (delete from relay.alerts where alert_id = any(array({which}))"  # noqa: S608 (constants)
             " returning stream_id, alert_id), marked as (update relay.streams as s"
             " set alerts_removed_to = greatest(s.alerts_removed_to, m.alert_id)"
             " from (select stream_id, max(alert_id) as alert_id from removed group by 1) as m"

@@ -166,4 +166,4 @@ async def _keep_alive(cluster: Cluster) -> None:
         try:
             await cluster.start()
         except (ConfigError, OSError) as error:
-            log.error("the embedded Postgres did not start", reason=str(error))  # noqa: TRY400
+            log.error("the embedded Postgres did not start", reason=str(error))  # noqa: TRY400 (it is no bug)

@@ -30,7 +30,7 @@ COLUMNS = (
 )
 # Only those with something to post, so that a relay that is at one has work.
 CLAIM = (
-    "update relay.webhooks set lease = %(lease)s, leased_until = now() + %(lasts)s"  # noqa: S608
+    "update relay.webhooks set lease = %(lease)s, leased_until = now() + %(lasts)s"  # noqa: S608 (constants)
     " where webhook_id = any(array(select w.webhook_id from relay.webhooks w"
     " where w.given_up_at is null and coalesce(w.leased_until < now(), true)"
     " and coalesce(w.try_again_at <= now(), true)"
@@ -51,7 +51,7 @@ BEHIND = (
     "select a.alert_id, a.stream_id, s.owner_id, a.sender, a.severity, a.message, a.timestamp,"
     " a.metadata" + _BEHIND
 )
-COUNT_BEHIND = f"select count(*) from (select{_BEHIND}) as behind"  # noqa: S608
+COUNT_BEHIND = f"select count(*) from (select{_BEHIND}) as behind"  # noqa: S608 (constants)
 DELIVERED = (
     "update relay.webhooks set position = %(position)s, delivered = delivered + 1, failures = 0,"
     " failing_since = null, try_again_at = null, last_error = null,"
@@ -139,7 +139,7 @@ class WebhookTable:
 
         def select(connection: Connection) -> list[tuple[Webhook, int]]:
             rows = connection.execute(
-                f"select {COLUMNS} from relay.webhooks order by created_at, webhook_id"  # noqa: S608
+                f"select {COLUMNS} from relay.webhooks order by created_at, webhook_id"  # noqa: S608 (constants)
             )
             webhooks = [Webhook(*row) for row in rows]
             return [(each, count(connection, each)) for each in webhooks]
@@ -151,7 +151,7 @@ class WebhookTable:
 
         def select(connection: Connection) -> list[Any]:
             return connection.execute(
-                f"select {COLUMNS} from relay.webhooks where webhook_id = %s",  # noqa: S608
+                f"select {COLUMNS} from relay.webhooks where webhook_id = %s",  # noqa: S608 (constants)
                 [storable(webhook_id)],
             ).fetchall()
 

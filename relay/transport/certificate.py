@@ -33,7 +33,7 @@ class Certificate:
         try:
             self.context = self._load()
         except ConfigError as problem:
-            log.error("certificate not reloaded", problem=str(problem))  # noqa: TRY400
+            log.error("certificate not reloaded", problem=str(problem))  # noqa: TRY400 (it is no bug)
         else:
             log.info("certificate reloaded", chain=str(self.chain))
 

@@ -80,7 +80,7 @@ class SocketLink:
     _unsent: array.array[int] = field(factory=lambda: array.array("i", [0]))
 
     def __attrs_post_init__(self) -> None:
-        self.socket.setblocking(False)  # noqa: FBT003
+        self.socket.setblocking(False)  # noqa: FBT003 (it has no name for it)
         # macOS refuses every option of a socket whose other side is gone. Who reads will notice.
         with suppress(OSError):
             if self.socket.family != socket.AF_UNIX:

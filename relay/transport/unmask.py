@@ -16,4 +16,4 @@ else:
     try:
         from websockets.speedups import apply_mask as unmask
     except ImportError:
-        from websockets.utils import apply_mask as unmask  # noqa: F401
+        from websockets.utils import apply_mask as unmask  # noqa: F401 (for others)

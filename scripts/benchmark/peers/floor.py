@@ -116,7 +116,7 @@ def main() -> None:
         for key, _ in selector.select():
             if key.data is None:
                 accepted = listener.accept()[0]
-                accepted.setblocking(False)  # noqa: FBT003
+                accepted.setblocking(False)  # noqa: FBT003 (it has no name for it)
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 selector.register(accepted, selectors.EVENT_READ, Peer(accepted))
             elif not key.data.receive():
