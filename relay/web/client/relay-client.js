@@ -57,6 +57,7 @@ const LOSSLESS_WINDOW = 32;
 const MOST_ALERTS_WAITING = 1000;
 const STEADY = 5_000; // ms that a connection has to last for the pauses to begin small again
 const RETRY = 2_000; // ms, where the relay names no other time
+const STEP = 100; // ms by which a clock may wander off before it counts as set
 const GOODBYE = 2_000; // ms for the Close that follows a final `error`
 const NOWHERE = 'relay-client:nothing'; // a stream nobody subscribes to
 const PASSING = new Set(['STORE_UNAVAILABLE', 'RATE_LIMITED', 'AUTH_UNAVAILABLE', 'TOO_MANY_CONNECTIONS']);
@@ -135,6 +136,7 @@ class Link {
     this._word = null;
     this._timers = new Set();
     this._openedAt = this._heardAt = this._answeredAt = this._tickedAt = now();
+    this._ahead = Date.now() - now();
     this._probe = null;
     this._buffered = 0;
     socket.binaryType = 'arraybuffer';
@@ -169,7 +171,7 @@ class Link {
       onError(disconnected());
       return;
     }
-    this._questions.set(id, { onSuccess, onError, at: now() });
+    this._questions.set(id, { onSuccess, onError, at: now(), auth: message.type === 'auth' });
     this.send({ ...message, id }); // where that cannot be any more, the end is near, and answers
   }
 
@@ -223,9 +225,11 @@ class Link {
       this.leave(new RelayError('UNREADABLE', `The relay sent what is no message: ${error.message}`));
       return;
     }
-    this._word = message.type === 'error' || message.type === 'notice' ? message : null;
-    if (isFinalWord(message)) this.later(GOODBYE, () => this.leave());
     const question = message.id === undefined ? undefined : this._questions.get(message.id);
+    const said = message.type === 'error' || message.type === 'notice';
+    // The refusal of a request is no goodbye, but for `auth`.
+    this._word = said && (question === undefined || question.auth) ? message : null;
+    if (isFinalWord(message)) this.later(GOODBYE, () => this.leave());
     if (question === undefined) {
       this._told.message(message);
       return;
@@ -250,10 +254,21 @@ class Link {
     this._told.clock(timestamp + rtt / 2 - Date.now());
   }
 
+  /** Our own clock was set: what is known of the relay's has to be found out anew. */
+  _noticeStep() {
+    const ahead = Date.now() - now();
+    if (Math.abs(ahead - this._ahead) > STEP) {
+      this.rtt = Infinity;
+      this._ahead = ahead;
+      if (this.ready) this.ping();
+    }
+  }
+
   _tick() {
     const time = now();
     const slept = time - this._tickedAt > 4 * this._period;
     this._tickedAt = time;
+    this._noticeStep();
     const { openTimeout, silence, patience } = this._settings;
     if (this.buffered < this._buffered) { // what was sent is under way
       this._answeredAt = time;
@@ -463,8 +478,10 @@ class Subscription {
 
   _take(message, link) {
     const { seq, keyframe } = message;
+    if (!this.epoch) return; // of a subscription before this one, which has not begun
     // After a reconnect the latest frame comes again. Decoders want a keyframe again, too.
-    if (seq === this._seq || (seq < this._seq && keyframe !== true)) {
+    const newest = this._frames[this._frames.length - 1]?.message.seq ?? this._seq;
+    if (seq === newest || (seq < newest && keyframe !== true)) {
       this._acknowledge(seq, link);
       return;
     }
@@ -615,6 +632,7 @@ class Publication {
       }
       this.active = false;
       this._client._publication = null;
+      if (onAlert && this.streamId !== undefined) this._client._unfeed(this.streamId, onAlert);
       this._client._sendAlerts(link);
       if (onError) call(onError, error);
       else this._client._emit('problem', error);
@@ -755,8 +773,8 @@ export class RelayClient {
     const observing = this._observing;
     const first = observing.listeners.size === 0;
     observing.listeners.add(listener);
-    if (!first) call(listener, [...observing.streams.values()]);
-    else if (this._link?.ready) this._observe(this._link);
+    if (!first && observing.known) call(listener, [...observing.streams.values()]);
+    else if (first && this._link?.ready) this._observe(this._link);
     return () => observing.listeners.delete(listener);
   }
 
@@ -857,10 +875,11 @@ export class RelayClient {
     this._reason = 'connect';
     this._refusedToken = null;
     this._failures = Math.min(this._failures, 2);
-    this._learnSession(reply);
-    this._enter('ready');
     const link = this._link;
-    if (!link?.ready) return;
+    this._learnSession(reply);
+    if (link.ended) return; // a listener changed its mind
+    this._enter('ready');
+    if (link.ended) return;
     this._settle?.resolve(this._session);
     this._publication?._start(link);
     if (this._observing?.listeners.size) this._observe(link);
