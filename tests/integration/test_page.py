@@ -35,8 +35,11 @@ SMALL = """() =>
 """What is too small for a thumb."""
 
 
-def raise_alert(relay: RelayProcess, token: str, stream_id: str, message: str) -> None:
-    body = json.dumps({"streamId": stream_id, "severity": "high", "message": message}).encode()
+def raise_alert(
+    relay: RelayProcess, token: str, stream_id: str, message: str, **more: object
+) -> None:
+    fields = {"streamId": stream_id, "severity": "high", "message": message, **more}
+    body = json.dumps(fields).encode()
     headers = {"Authorization": f"Bearer {token}"}
     with urllib.request.urlopen(urllib.request.Request(f"{relay.url}/alerts", body, headers)):
         pass
@@ -110,6 +113,51 @@ def test_an_alert_pops_up_and_is_listed_and_can_be_found_later(
             expect(listed.get_by_role("listitem")).to_have_count(2)
         viewer.page.get_by_role("button", name="Dismiss").click()
         expect(viewer.page.locator(".toast")).to_have_count(0)
+
+
+def test_an_alert_from_no_day_of_the_calendar_hides_no_other(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, service, stream_id = accounts.session("ann"), accounts.service("*"), new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        phone.enter(token)
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused")
+        raise_alert(relay, service, stream_id, "an ordinary one")
+        raise_alert(relay, service, stream_id, "from far away", timestamp=2**53)
+        viewer.enter(token)
+        viewer.watch(stream_id)
+        listed = viewer.page.get_by_role("list", name="Alerts of").get_by_role("listitem")
+        expect(listed).to_contain_text(["from far away", "an ordinary one"])
+        expect(phone.page.locator(".toast")).to_contain_text(["an ordinary one", "from far away"])
+
+
+def test_streams_that_are_over_make_room_for_those_that_begin(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    """As where phones make a new stream each time."""
+    with visit(browser, relay) as viewer:
+        viewer.enter(accounts.session("zoe"))
+        viewer.expect_state("Connected")
+        shown = viewer.page.evaluate(
+            """async () => {
+              const { showGrid } = await import('/page/watch.js');
+              const content = document.createElement('div');
+              let tell;
+              const subscription = { update() {}, unsubscribe() {} };
+              showGrid({ client: {
+                subscribe: () => subscription,
+                watchStreams: (listener) => { tell = listener; return () => {}; },
+              } }, content);
+              const stream = (number) => ({ streamId: `s${number}`, status: 'online' });
+              for (let number = 0; number < 100; number += 1) tell([stream(number)]);
+              tell(Array.from({ length: 100 }, (_, number) => stream(1000 + number)));
+              return [content.querySelectorAll('li').length,
+                content.querySelectorAll('li[data-stream^=s10]').length, content.textContent];
+            }"""
+        )
+        assert shown[0] == shown[1] == 60
+        assert "40 more" in shown[2]
 
 
 def test_a_page_that_was_offline_goes_on_by_itself(
@@ -324,6 +372,26 @@ def test_operators_see_figures_and_plots(
         expect(connections.locator("polyline").first).to_have_attribute(
             "points", re.compile(r"\d+\.\d+,\d+\.\d+ \d+\.\d+,\d+\.\d+")
         )
+
+
+def test_figures_come_again_with_a_new_token(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    ended, good = accounts.session("ann"), accounts.service("*", operate=True)
+    with visit(browser, relay) as operator:
+        operator.page.evaluate(
+            """async (tokens) => {
+              const { showOperate } = await import('/page/operate.js');
+              window.token = tokens[0];
+              showOperate({ token: () => window.token }, document.getElementById('content'));
+            }""",
+            [ended],
+        )
+        operator.expect_text("This token may not operate")
+        operator.problems.clear()  # the 403
+        operator.page.evaluate("(good) => { window.token = good; }", good)
+        expect(operator.page.get_by_role("row", name="alert-dispatch")).to_be_visible()
+        expect(operator.page.get_by_text("This token may not operate")).to_be_hidden()
 
 
 def test_the_page_can_be_used_with_the_keyboard_alone(

@@ -47,6 +47,7 @@ const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle:
 
 export function makeTime(ms) {
   const date = new Date(ms);
+  if (Number.isNaN(date.getTime())) return make('time', {}, 'at no known time'); // a sender may write what it likes
   const today = date.toDateString() === new Date().toDateString();
   return make('time', { datetime: date.toISOString() }, (today ? clock : day).format(date));
 }

@@ -28,36 +28,36 @@ export function showOperate({ token }, content) {
   let before = null;
   let timer;
   let left = false;
+  let refusedToken = null; // with another one, as after the end of a session, it is asked again
 
   async function look() {
-    let ok = false;
     try {
-      ok = await ask();
+      if (token() !== refusedToken) await ask(token());
       note.textContent = '';
     } catch (error) {
       say(note, `The relay does not answer: ${error.message}. Asking again.`);
       before = null;
-      ok = true;
     }
-    if (ok && !left) timer = setTimeout(look, PERIOD);
+    if (!left) timer = setTimeout(look, PERIOD);
   }
 
-  async function ask() {
-    const headers = { Authorization: `Bearer ${token()}` };
+  async function ask(given) {
+    const headers = { Authorization: `Bearer ${given}` };
     const [figures, stats, ready] = await Promise.all([
       fetch('/figures', { headers }), fetch('/stats'), fetch('/ready'),
     ]);
-    if (left) return false;
+    if (left) return;
     const allowed = figures.status !== 401 && figures.status !== 403;
     facts.hidden = panels.hidden = !allowed;
     refused.hidden = allowed;
     if (!allowed) {
       explain((await figures.json()).error.message);
-      return false;
+      refusedToken = given;
+      before = null;
+      return;
     }
     if (!figures.ok || !stats.ok) throw new Error(`status ${figures.status}`);
     show(await stats.json(), await figures.json(), await ready.json());
-    return true;
   }
 
   function explain(why) {

@@ -19,10 +19,11 @@ export function showGrid({ client }, content) {
   const empty = make('div', { class: 'card empty', hidden: true }, make('h2', {}, 'No stream is live'),
     make('p', {}, 'Streams show up here as soon as they begin: yours, and those granted to you. '),
     make('p', {}, 'This device can be the first: ', make('a', { href: '#broadcast' }, 'broadcast its camera'), '.'));
+  const rest = make('p', { class: 'faint', role: 'status' });
   content.append(
     make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Streams'),
       make('form', { onsubmit: open }, id, make('button', { type: 'submit' }, 'Open'))),
-    list, empty,
+    list, empty, rest,
   );
   // Pictures come only for what is in sight; alerts come for all.
   const sight = new IntersectionObserver((entries) => {
@@ -33,7 +34,7 @@ export function showGrid({ client }, content) {
     const there = new Set(streams.map(({ streamId }) => streamId));
     for (const [streamId, tile] of tiles) if (!there.has(streamId)) tile.setStatus('offline');
     for (const { streamId, status } of streams) {
-      if (!tiles.has(streamId) && tiles.size < MOST_TILES) {
+      if (!tiles.has(streamId) && (tiles.size < MOST_TILES || makeRoom(there))) {
         const tile = makeTile(client, streamId);
         tiles.set(streamId, tile);
         list.append(tile.element);
@@ -42,6 +43,20 @@ export function showGrid({ client }, content) {
       tiles.get(streamId)?.setStatus(status);
     }
     empty.hidden = tiles.size > 0;
+    const left = streams.filter(({ streamId }) => !tiles.has(streamId)).length;
+    say(rest, left ? `${left} more streams are live: open them by their id.` : '');
+  }
+
+  /** Takes away the oldest tile of a stream that is gone, if there is one. */
+  function makeRoom(there) {
+    const gone = [...tiles.keys()].find((streamId) => !there.has(streamId));
+    if (gone === undefined) return false;
+    const tile = tiles.get(gone);
+    tiles.delete(gone);
+    sight.unobserve(tile.element);
+    tile.leave();
+    tile.element.remove();
+    return true;
   }
 
   const stopWatching = client.watchStreams(update);
