@@ -55,6 +55,7 @@ class Link:
     _questions: dict[int, tuple[OnAnswer, float]] = field(factory=dict)
     """Who asked, and when."""
     _last_id: int = 0
+    _auth_id: int = 0
     _waiting: deque[str | bytes] = field(factory=deque)
     _acks: dict[str, str | bytes] = field(factory=dict)
     """Of each stream the last; one stands for all before."""
@@ -79,6 +80,7 @@ class Link:
     def authenticate(self, token: str, on_answer: OnAnswer) -> None:
         """The first message, or later the renewal of the session."""
         self.ask("auth", on_answer, token=token)
+        self._auth_id = self._last_id
 
     def ask(self, kind: str, on_answer: OnAnswer, **fields: object) -> None:
         """Send a request; `on_answer` is called before any later message is read, unless the
@@ -166,7 +168,7 @@ class Link:
         match message:
             case None:
                 return
-            case Reply(answer=ServerError() as error):
+            case Reply(answer=ServerError() as error) if self._ends(message, error):
                 self._hear(error)
             case Problem():
                 self._hear(server_error(message))
@@ -176,6 +178,11 @@ class Link:
             self._take_answer(message)
         else:
             self._on_event(message)
+
+    def _ends(self, reply: Reply, error: ServerError) -> bool:
+        """Whether it may be a goodbye: the refusal of a request is none, but for `auth`."""
+        asked = reply.request_id in self._questions and reply.request_id != self._auth_id
+        return not asked or error.code in LAST_WORDS
 
     def _hear(self, word: Word) -> None:
         self._word = word

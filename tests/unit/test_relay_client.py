@@ -316,6 +316,31 @@ async def test_a_last_word_without_a_close_ends_the_connection_soon(played: Rela
         assert trio.current_time() - before < 4
 
 
+async def test_the_refusal_of_a_request_is_not_why_the_connection_is_lost_after_it(
+    played: Relay,
+) -> None:
+    async with open_client(played) as client:
+        server = await played.login()
+        await client.ready()
+        client.watch_streams()
+        request = await server.hear()
+        await server.say(
+            "error",
+            id=request["id"],
+            code="RATE_LIMITED",
+            message="too many",
+            retryAfter=60_000,
+            timestamp=1,
+        )
+        await trio.sleep(0.1)
+        await server.socket.aclose(4003, "idle")
+        change = await state(client, State.WAITING)
+        assert isinstance(change.error, Disconnected)
+        assert change.error.error is None
+        assert change.retry_in is not None
+        assert change.retry_in < 1
+
+
 async def test_where_nobody_listens_the_pauses_grow_and_stay_bounded(played: Relay) -> None:
     played.away = True
     pauses = []

@@ -227,8 +227,9 @@ class Link {
     }
     const question = message.id === undefined ? undefined : this._questions.get(message.id);
     const said = message.type === 'error' || message.type === 'notice';
-    // The refusal of a request is no goodbye, but for `auth`.
-    this._word = said && (question === undefined || question.auth) ? message : null;
+    // The refusal of a request is no goodbye, but for `auth` and a stream that was taken over.
+    const answers = question !== undefined && !question.auth && !isFinalWord(message);
+    this._word = said && !answers ? message : null;
     if (isFinalWord(message)) this.later(GOODBYE, () => this.leave());
     if (question === undefined) {
       this._told.message(message);
