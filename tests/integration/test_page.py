@@ -431,6 +431,45 @@ def test_no_view_is_wider_than_a_phone(
         assert phone.page.evaluate(SMALL) == []
 
 
+def test_no_figure_is_cut_on_a_phone(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    size = {"width": 360, "height": 640}
+    with visit(browser, relay) as phone, visit(browser, relay, viewport=size) as viewer:
+        phone.enter(token)
+        phone.broadcast(stream_id)
+        viewer.enter(token)
+        viewer.watch(stream_id)
+        viewer.expect_text(re.compile(r"[\d.]+ Mbit/s"))
+        cut = viewer.page.evaluate(
+            "() => [...document.querySelectorAll('dd')]"
+            ".filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.textContent)"
+        )
+        assert cut == []
+
+
+def test_a_screen_reader_is_not_told_of_each_second_until_the_next_attempt(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    with visit(browser, relay) as viewer:
+        viewer.enter(accounts.session("ann"))
+        viewer.expect_state("Connected")
+        viewer.page.evaluate(
+            "() => { const where = document.getElementById('state'); where.said = [];"
+            " new MutationObserver(() => where.said.push([...where.childNodes]"
+            ".filter((each) => !each.ariaHidden).map((each) => each.textContent).join('')))"
+            ".observe(where, {childList: true, characterData: true, subtree: true}); }"
+        )
+        viewer.context.set_offline(True)
+        viewer.page.evaluate("() => dispatchEvent(new Event('offline'))")
+        viewer.expect_state("next attempt in")
+        said = viewer.page.evaluate("() => document.getElementById('state').said")
+        assert not [text for text in said if re.search(r"\d s", text)], said
+        viewer.context.set_offline(False)
+        viewer.problems.clear()
+
+
 def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(
     browser: Browser, relay: RelayProcess
 ) -> None:

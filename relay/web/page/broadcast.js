@@ -1,6 +1,6 @@
 // Broadcast: this device's camera as a stream, for as long as somebody watches.
 import { makeAlertList, popUp } from './alerts.js';
-import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say } from './dom.js';
+import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow } from './dom.js';
 
 const QUALITY = 0.72;
 const REFUSED = {
@@ -106,7 +106,10 @@ class Broadcast {
     }
     this._starting = false;
     this.going = true;
-    this._media.getVideoTracks()[0].addEventListener('ended', () => this.stop());
+    this._media.getVideoTracks()[0].addEventListener('ended', () => {
+      this.stop();
+      this._refuse('The camera stopped', 'It was unplugged, or taken from this page. Start again when it is back.');
+    });
     this._connect();
     this._lock = await navigator.wakeLock?.request('screen').catch(() => null);
     this._next();
@@ -117,12 +120,16 @@ class Broadcast {
     const streamId = this._id.value.trim();
     sessionStorage.setItem('relay-stream', streamId);
     const alerts = makeAlertList(streamId, this._session.token);
+    let asked = false;
     this._side.replaceChildren(alerts.element);
     this._client = this._session.connect({ path: '/streams/register' });
     this._publication = this._client.publish({
       streamId,
       metadata: { codec: 'jpeg', mimeType: 'image/jpeg', device: 'browser' },
-      onRegistered: () => alerts.loadEarlier(),
+      onRegistered: () => {
+        if (!asked) alerts.loadEarlier(); // a connection that comes back asks for no more of them
+        asked = true;
+      },
       onDemand: () => this.refresh(),
       onAlert: (alert) => {
         alerts.add(alert);
@@ -199,13 +206,15 @@ class Broadcast {
       return;
     }
     let text = 'Connecting…';
+    let shown = '';
     if (state === 'ready' && this._publication.registered) {
       text = watched ? 'On air.' : 'Paused: nobody watches. It goes on by itself.';
     } else if (state === 'waiting') {
       const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
-      text = `The connection is lost. Next attempt ${seconds ? `in ${seconds} s` : 'now'}; the camera stays on.`;
+      text = 'The connection is lost; the camera stays on.';
+      shown = ` Next attempt ${seconds ? `in ${seconds} s` : 'now'}.`;
     }
-    say(this._says, text);
+    sayAndShow(this._says, text, shown);
     this._set.Viewers(state === 'ready' ? count(this._publication.consumers) : '–');
     this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
     this._set.Skipped(count(this._publication.skipped));

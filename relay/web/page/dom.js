@@ -18,6 +18,14 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** As `say`, with a rest for the eyes alone: one that changes each second would be read out each second. */
+export function sayAndShow(element, text, shown) {
+  if (element.firstChild?.textContent !== text || element.childNodes.length !== 2) {
+    element.replaceChildren(text, make('span', { 'aria-hidden': 'true' }));
+  }
+  say(element.lastChild, shown);
+}
+
 /** A list of names and values that are kept up to date: `[element, { name: set }]`. */
 export function makeFacts(names) {
   const set = {};

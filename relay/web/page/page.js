@@ -1,7 +1,7 @@
 // The page of the relay: who is there, and which of its three views is shown.
 import { RelayClient } from '/relay-client.js';
 import { showBroadcast, stopBroadcast } from './broadcast.js';
-import { say } from './dom.js';
+import { say, sayAndShow } from './dom.js';
 import { showOperate } from './operate.js';
 import { Renewal } from './renewal.js';
 import { showGrid, showStream } from './watch.js';
@@ -85,9 +85,9 @@ function showState({ state, error }) {
   const text = {
     ready: client.session?.userId ? `Connected as ${client.session.userId}` : 'Connected as a service',
     connecting: 'Connecting…',
-    waiting: `Offline, next attempt in ${seconds} s`,
   }[state];
-  say(where, text);
+  if (state === 'waiting') sayAndShow(where, 'Offline', `, next attempt in ${seconds} s`);
+  else say(where, text);
   where.title = error ? error.message : '';
 }
 
