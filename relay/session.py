@@ -240,6 +240,9 @@ class Session:
             return None
         if self._line.ending is not None:  # in the very moment of the answer
             return None
+        return self._claimed(message, stream_id, owner_id)
+
+    def _claimed(self, message: Register, stream_id: str, owner_id: str) -> AlertsSince | None:
         if not policy.may_register(self.identity, owner_id):
             text = "This stream id is taken"
             self._answers.refuse(message, ErrorCode.UNAUTHORIZED, text, stream_id)
