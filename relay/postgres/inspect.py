@@ -10,7 +10,6 @@ import os
 import time
 from pathlib import Path
 
-import psycopg
 import trio
 from attrs import frozen
 
@@ -20,7 +19,6 @@ from relay.postgres.binaries import find_binaries
 from relay.postgres.changes import Changes
 from relay.postgres.database import Connection, Database
 from relay.postgres.folder import DataFolder
-from relay.postgres.migrate import pending
 
 QUERIES = 5
 """So many times a query is timed."""
@@ -93,14 +91,6 @@ async def compare_clocks(database: Database) -> Clocks:
         return min(found, key=lambda each: each.uncertain)
 
     return await database.transact(ask)
-
-
-async def missing_migrations(database: Database) -> list[str]:
-    """As `pending`, and `ConfigError` too where the role may not look."""
-    try:
-        return await pending(database)
-    except psycopg.ProgrammingError as error:
-        raise ConfigError(f"relay's tables cannot be read: {error.diag.message_primary}") from None
 
 
 async def unusable_tables(database: Database) -> list[str]:
