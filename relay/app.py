@@ -67,6 +67,8 @@ QUESTIONS = 4
 """To the store, in one turn of a service at most."""
 READY_PATIENCE = 2.0
 """Seconds in which the store has to answer for relay to be ready."""
+SETTLE_PATIENCE = 5.0
+"""Seconds in which services come up before relay says that it listens, ready or not."""
 
 log = structlog.get_logger()
 
@@ -180,8 +182,10 @@ async def serve(
             await nursery.start(relay.supervisor.run)
             if handle_signals:
                 await nursery.start(_drain_on_signal, relay, settings.drain_timeout)
-            if certificate is not None:
+            if handle_signals or certificate is not None:
                 await nursery.start(_reload_on_hangup, certificate)
+            with trio.move_on_after(SETTLE_PATIENCE):
+                await relay.supervisor.settle()
             task_status.started([listener.url for listener in listeners])
             await relay.server.run(listeners)
             nursery.cancel_scope.cancel()
@@ -336,12 +340,16 @@ async def _drain_on_signal(
 
 
 async def _reload_on_hangup(
-    certificate: Certificate, *, task_status: trio.TaskStatus[None]
+    certificate: Certificate | None, *, task_status: trio.TaskStatus[None]
 ) -> None:
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
         task_status.started()
         async for _ in signals:
-            certificate.reload()
+            if certificate is None:
+                # Whoever sends this to all services after a renewal must not end those without.
+                log.info("nothing to read again: there is no certificate")
+            else:
+                certificate.reload()
 
 
 def _certificate(settings: Settings) -> Certificate | None:

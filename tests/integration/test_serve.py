@@ -171,6 +171,17 @@ def test_a_database_without_tables_gets_told_what_to_do(empty_postgres_url: str)
     assert "session" in line
 
 
+async def test_a_hangup_without_a_certificate_changes_nothing(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    async with login(relay, accounts.session()) as peer:
+        for _ in range(2):
+            relay.signal(signal.SIGHUP)
+        await relay.until_logged("there is no certificate")
+        assert (await peer.ask({"type": "register"}))["code"] == "REGISTERED"
+    assert (await relay.get("/ready")).status == 200
+
+
 async def test_a_service_manager_hears_when_relay_listens(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
