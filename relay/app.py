@@ -92,10 +92,13 @@ class Store:
 
 
 @asynccontextmanager
-async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
-    """The database that the settings name, or the embedded one, which is started if need be."""
+async def open_database_of(settings: Settings, *, lasting: bool = False) -> AsyncIterator[Database]:
+    """The database that the settings name, or the embedded one, which is started if need be.
+
+    `lasting`: not that of another relay's, with which it would end.
+    """
     async with (
-        _database_url(settings) as url,
+        _database_url(settings, lasting=lasting) as url,
         open_database(
             url,
             pool_size=settings.database_pool,
@@ -114,12 +117,12 @@ async def check_tables(database: Database) -> None:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Store]:
+async def open_store(settings: Settings, *, lasting: bool = False) -> AsyncIterator[Store]:
     """The database with all its tables found.
 
     `ConfigError` when they are missing, `StoreUnavailable` when it cannot be asked.
     """
-    async with open_database_of(settings) as database:
+    async with open_database_of(settings, lasting=lasting) as database:
         await check_tables(database)
         sessions = await find_better_auth(
             database,
@@ -170,7 +173,7 @@ async def serve(
     try:
         metrics = Metrics()
         async with (
-            open_store(settings) as store,
+            open_store(settings, lasting=True) as store,
             open_verification(settings, store.sessions, store.services, metrics) as verification,
             open_courier(settings.webhook_networks) as courier,
             trio.open_nursery() as nursery,
@@ -366,9 +369,11 @@ def _certificate(settings: Settings) -> Certificate | None:
 
 
 @asynccontextmanager
-async def _database_url(settings: Settings) -> AsyncIterator[str]:
+async def _database_url(settings: Settings, *, lasting: bool) -> AsyncIterator[str]:
     if settings.database_url is not None:
         yield settings.database_url
     else:
-        async with open_embedded(settings.data_folder, postgres_bin=settings.postgres_bin) as url:
+        async with open_embedded(
+            settings.data_folder, postgres_bin=settings.postgres_bin, alone=lasting
+        ) as url:
             yield url
