@@ -24,15 +24,26 @@ QUERIES = 5
 """So many times a query is timed."""
 
 MAY_NOT_USE = """
+    with needed (name, rights) as (values
+        ('migrations', 'select'),
+        ('streams', 'select insert update'),
+        ('alerts', 'select insert delete'),
+        ('alert_ids', 'usage'),
+        ('service_tokens', 'select'),
+        ('grants', 'select'),
+        ('audit', 'select insert update delete'), -- `for update` is one, too,
+        ('webhooks', 'select update')
+    )
     select c.relname from pg_catalog.pg_class c
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    join needed on needed.name = c.relname
+    cross join lateral unnest(string_to_array(needed.rights, ' ')) as wanted
     where n.nspname = 'relay' and not (has_schema_privilege(n.oid, 'usage') and case c.relkind
-        when 'S' then has_sequence_privilege(c.oid, 'usage')
-        when 'r' then has_table_privilege(c.oid, 'select')
-            and (c.relname = 'migrations' or has_table_privilege(c.oid, 'insert'))
-        else true end)
-    order by c.relname
+        when 'S' then has_sequence_privilege(c.oid, wanted)
+        else has_table_privilege(c.oid, wanted) end)
+    group by c.relname order by c.relname
 """
+"""What `relay serve` does; commands that make tokens or grants do more."""
 
 
 @frozen
