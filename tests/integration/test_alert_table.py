@@ -149,13 +149,17 @@ async def test_text_that_postgres_cannot_keep_harms_no_other(database: Database)
             [
                 FIRE,
                 evolve(FIRE, message="a\0b", alert_key="\0"),
-                evolve(FIRE, message="\ud800", metadata={"\0": "\ud800\0"}),
+                evolve(FIRE, message="\ud800", metadata={"\0": "\0"}),
+                evolve(FIRE, metadata={"a": "\ud800"}),  # which could not be sent to anybody
             ]
         )
     )
-    assert [alert.message for alert in outcome] == ["fire", "a\ufffdb", "?"]
-    assert outcome[2].metadata == {"\0": "\ud800\0"}
-    assert await alerts.after(0) == outcome
+    assert [alert.message for alert in outcome] == ["fire", "a\ufffdb", "?", "fire"]
+    assert outcome[2].metadata == {"\0": "\0"}
+    *read, last = await alerts.after(0)
+    assert read == outcome[:3]
+    assert last == evolve(outcome[3], metadata=None)
+    assert last.odd == ("metadata",)
     assert await alerts.store([evolve(FIRE, stream_id="po\0rch")]) == [None]
 
 
