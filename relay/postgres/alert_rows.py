@@ -14,7 +14,7 @@ from typing import Any, LiteralString, get_args
 import msgspec
 
 from relay.model import StoredAlert
-from relay.protocol.codec import MAX_DEPTH
+from relay.protocol.codec import LARGEST_BUT_FRAMES, MAX_DEPTH
 from relay.protocol.messages import Severity
 
 COLUMNS: LiteralString = (
@@ -28,8 +28,9 @@ SEVERITIES = get_args(Severity)
 DEFAULT_SEVERITY = "medium"
 LONGEST_MESSAGE = 8192
 LATEST = 2**53
-LONGEST_METADATA = 1 << 20
-"""Characters as they stand in the table; a client may send 64 KiB, of which a byte can be six."""
+LONGEST_METADATA = 8 * LARGEST_BUT_FRAMES
+"""Characters as they stand in the table, where a byte of what a client sends can become seven: a
+`false` of MessagePack in a list."""
 
 
 def read_alert(row: tuple[Any, ...]) -> StoredAlert:
