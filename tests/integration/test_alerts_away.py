@@ -36,8 +36,12 @@ async def post(relay: RelayProcess, token: str, content: Message) -> tuple[int, 
     return answer.status, reply.get("code") or reply["error"]["code"]
 
 
+async def receive(peer: Peer, count: int) -> list[Message]:
+    return [await peer.receive_type("alert") for _ in range(count)]
+
+
 async def hear(peer: Peer, count: int) -> list[str]:
-    return [(await peer.receive_type("alert"))["message"] for _ in range(count)]
+    return [each["message"] for each in await receive(peer, count)]
 
 
 async def test_while_the_database_is_away_none_is_acknowledged_and_then_all_goes_on(
@@ -128,12 +132,12 @@ async def test_rows_that_are_no_alerts_are_shown_as_far_as_they_go_and_stop_none
                 )
             accounts.execute("select relay.raise_alert(%s, 'behind')", stream_id)
             with trio.fail_after(20):
-                check([await phone.receive_type("alert") for _ in range(len(ODD) + 1)])
+                check(await receive(phone, len(ODD) + 1))
             assert relay.log.count("an alert was written by hand") == len(ODD) - 1
             asked = {"type": "alerts-since", "streamId": stream_id}
             for how in ({"after": 0}, {"last": 100}):
                 await phone.send({**asked, **how})
-                check([await phone.receive_type("alert") for _ in range(len(ODD) + 1)])
+                check(await receive(phone, len(ODD) + 1))
                 assert (await phone.receive_type("success"))["code"] == "ALERTS_REPLAYED"
         headers = {"Authorization": f"Bearer {token}"}
         answer = await relay.get(f"/alerts?streamId={stream_id}", headers=headers)
