@@ -139,6 +139,15 @@ def test_a_port_in_use_is_named(relay: RelayProcess, database_url: str) -> None:
     assert f"{bind} is in use" in complaint(done)
 
 
+def test_a_second_relay_on_one_data_folder_is_refused(data_dir: Path) -> None:
+    with start_relay("--data-dir", str(data_dir)) as relay:
+        place = ("--data-dir", str(data_dir))
+        line = complaint(run_relay("serve", "--bind", "127.0.0.1:0", *place))
+        assert f"another relay runs its PostgreSQL in {data_dir}" in line
+        assert run_relay("token", "list", *place).returncode == 0
+        assert relay.running
+
+
 def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
     file.write_text("drain_timeuot = 3\n")
@@ -169,6 +178,17 @@ def test_a_database_without_tables_gets_told_what_to_do(empty_postgres_url: str)
     line = complaint(serve())
     assert "Better Auth" in line
     assert "session" in line
+
+
+async def test_a_hangup_without_a_certificate_changes_nothing(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    async with login(relay, accounts.session()) as peer:
+        for _ in range(2):
+            relay.signal(signal.SIGHUP)
+        await relay.until_logged("there is no certificate")
+        assert (await peer.ask({"type": "register"}))["code"] == "REGISTERED"
+    assert (await relay.get("/ready")).status == 200
 
 
 async def test_a_service_manager_hears_when_relay_listens(
