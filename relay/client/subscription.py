@@ -121,6 +121,8 @@ class Subscription:
         self._unread.put(evolve(status, metadata=self.metadata))
 
     def take_frame(self, frame: Frame) -> None:
+        if not self.epoch:
+            return  # of a subscription before this one, which has not begun
         newest = self._unread.newest_frame(self.stream_id)
         # After a reconnect the latest frame comes again. Decoders want a keyframe again, too.
         seen = newest.seq if newest else self._seq

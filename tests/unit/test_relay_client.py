@@ -341,6 +341,41 @@ async def test_the_refusal_of_a_request_is_not_why_the_connection_is_lost_after_
         assert change.retry_in < 1
 
 
+async def test_a_register_that_came_too_late_ends_the_client_without_a_close(
+    played: Relay,
+) -> None:
+    async with open_client(played) as client:
+        client.publish("door")
+        server = await played.login()
+        request = await server.hear()
+        await server.say(
+            "error", id=request["id"], code="SUPERSEDED", message="a newer one has it", timestamp=1
+        )
+        with pytest.raises(ClientClosed, match="SUPERSEDED"):
+            await next_of(client, int)
+
+
+async def test_a_subscription_made_anew_gets_no_frame_of_the_one_before(played: Relay) -> None:
+    async with open_client(played) as client:
+        before = client.subscribe("door", alerts=False)
+        server = await played.login()
+        await server.answer(streamId="door", epoch=7)
+        await server.frame(1)
+        await next_of(client, Frame)
+        before.unsubscribe()
+        client.subscribe("door", alerts=False)
+        await server.frame(2)
+        with trio.move_on_after(0.1):
+            pytest.fail(f"{await next_of(client, Frame)} came")
+        while (request := await server.hear())["type"] != "subscribe":
+            pass
+        await server.say(
+            "success", id=request["id"], message="", streamId="door", epoch=7, timestamp=1
+        )
+        await server.frame(3)
+        assert (await next_of(client, Frame)).seq == 3
+
+
 async def test_where_nobody_listens_the_pauses_grow_and_stay_bounded(played: Relay) -> None:
     played.away = True
     pauses = []
