@@ -142,6 +142,8 @@ class LeanSocket:
                 on_message(payload)
             else:
                 self._take_other(opcode, payload, on_message)
+        if end - at < 2:
+            self._needed = 2  # what it was says nothing of the frame that begins now
         if at < end and self.closed is None:
             self._rest = bytearray(data[at:])
         return None

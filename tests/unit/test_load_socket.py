@@ -56,6 +56,12 @@ def messages_in(pieces: list[bytes]) -> tuple[list[bytes], LeanSocket]:
     return found, socket
 
 
+def test_a_short_message_whose_first_byte_came_with_a_long_one_does_not_wait_for_as_much() -> None:
+    long, short = wire.frame(wire.BINARY, bytes(10_000)), wire.frame(wire.BINARY, b"short")
+    found, _ = messages_in([long + short[:1], short[1:]])
+    assert found == [bytes(10_000), b"short"]
+
+
 @given(
     st.lists(st.binary(max_size=200) | st.sampled_from([bytes(126), bytes(65535), bytes(65536)])),
     st.lists(st.integers(1, 70_000), max_size=20),
