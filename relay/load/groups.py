@@ -156,7 +156,7 @@ class Viewers(Group):
     """Streams that each watches, on its one connection."""
     encoding: str = key(one_of("msgpack", "json"), '"msgpack" or "json"', "msgpack")
     policy: str = key(one_of("latest", "lossless"), '"latest" or "lossless"', "latest")
-    max_fps: float | None = key(units.number, "a number", None)
+    max_fps: float | None = key(units.above_zero, "a number above 0", None)
     window: int | None = key(whole(1, 1000), "a whole number, 1 to 1000", None)
     """Frames that may be under way; the viewer acknowledges each."""
 
