@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.integration.load_command import (
     assert_nothing_is_left,
     finish,
     start,
+    until_line,
     write,
 )
 from tests.integration.relay_process import RelayProcess, start_relay
@@ -137,6 +139,7 @@ def test_a_target_that_is_not_this_machine_is_refused(
     scenario = write(tmp_path, f'{SHORT}[target]\nurl = "{url}"\n')
     code, _, errors = finish(start(folder, scenario))
     assert code == 2
+    assert f"{scenario}: target.url: " in errors
     assert "is not this machine; a load test can harm: only with --target-is-mine" in errors
 
 
@@ -204,6 +207,18 @@ def test_ctrl_c_ends_it_with_the_results_so_far_and_leaves_nothing(
     if moment == "  1 s":
         assert re.search(r"doors +\d+", output)
         assert "FAIL lost" not in output
+    assert_nothing_is_left(folder)
+
+
+def test_ctrl_c_twice_is_interrupted_too_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    process = start(folder, write(tmp_path, SHORT.replace('"2s"', '"60s"', 1)))
+    until_line(process, "  1 s")
+    process.send_signal(signal.SIGINT)
+    threading.Event().wait(0.05)  # two at once are one
+    process.send_signal(signal.SIGINT)
+    code, output, errors = finish(process)
+    assert (code, errors) == (130, "")
+    assert "interrupted: these are the figures so far" in output
     assert_nothing_is_left(folder)
 
 
