@@ -112,11 +112,15 @@ class JsonLines:
     def _write(self, line: object) -> None:
         if self._file is None:
             return
+        rest = memoryview(msgspec.json.encode(line) + b"\n")
         try:
-            self._file.write(msgspec.json.encode(line) + b"\n")
+            while rest:  # a disk that is almost full takes a part, and says nothing
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
         self.failure = f"cannot write {self.path}: {error.strerror}"
-        self._file = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None

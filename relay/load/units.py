@@ -47,15 +47,12 @@ def rate(value: object) -> float:
 
 
 def number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError
     try:
-        found = float(value)
-    except OverflowError:
-        raise ValueError from None
-    if not math.isfinite(found):
-        raise ValueError
-    return found
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number may be longer than a float
+        pass
+    raise ValueError
 
 
 def above_zero(value: object) -> float:

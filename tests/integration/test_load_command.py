@@ -92,6 +92,17 @@ def test_two_runs_of_a_scenario_agree_and_can_be_compared(
     assert "fast frame_age p99" in output
 
 
+def test_what_a_script_prints_is_for_people_and_does_not_disturb_the_run(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "actors.py").write_text(
+        "async def talker(actor):\n    print('hello from a script')\nACTORS = {'talker': talker}\n"
+    )
+    scenario = against(relay, accounts, tmp_path, f'script = "actors.py"\n{SHORT}')
+    code, output, errors = finish(start(folder, scenario))
+    assert (code, errors) == (0, "hello from a script\n"), output
+
+
 def test_a_failed_check_is_exit_code_1(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:

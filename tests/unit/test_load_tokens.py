@@ -62,6 +62,6 @@ async def test_a_command_or_a_pipe_that_says_nothing_is_not_waited_for_without_e
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setattr(tokens, "PATIENCE", 0.1)
     with trio.fail_after(10):
-        with pytest.raises(TargetFailed, match="no tokens came from .* in 0.1 s"):
+        with pytest.raises(TargetFailed, match=r"no tokens came from .* in 0\.1 s"):
             await find(tmp_path, said)
     os.close(os.open(tmp_path / "pipe", os.O_RDWR))  # lets the thread go that waits for it
