@@ -105,7 +105,23 @@ def find_scenario(name: str) -> Path:
         example = Path(str(EXAMPLES / f"{name}.toml"))
         if example.is_file():
             return example
+        if path.parent == Path():
+            raise no_example(name, "no file and no example")
     return path
+
+
+def example_names() -> list[str]:
+    return sorted(
+        path.name.removesuffix(".toml")
+        for path in EXAMPLES.iterdir()
+        if path.name.endswith(".toml")
+    )
+
+
+def no_example(name: str, what: str) -> ConfigError:
+    from relay.load.schema import nearest
+
+    return ConfigError(f"there is {what} named {name!r}{nearest(name, example_names())}")
 
 
 @load.command(name="examples")
@@ -118,20 +134,14 @@ def examples_command(name: str | None) -> None:
       relay load examples
       relay load examples smoke > mine.toml
     """
-    names = sorted(
-        path.name.removesuffix(".toml")
-        for path in EXAMPLES.iterdir()
-        if path.name.endswith(".toml")
-    )
+    names = example_names()
     if name is None:
         for each in names:
             first_line = (EXAMPLES / f"{each}.toml").read_text().splitlines()[0]
             click.echo(f"{each:14} {first_line.removeprefix('# ')}")
         return
     if name not in names:
-        from relay.load.schema import nearest
-
-        raise ConfigError(f"there is no example named {name!r}{nearest(name, names)}")
+        raise no_example(name, "no example")
     click.echo((EXAMPLES / f"{name}.toml").read_text(), nl=False)
 
 

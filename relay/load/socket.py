@@ -22,6 +22,7 @@ from relay.transport.unmask import unmask
 
 READ_SIZE = 256 * 1024
 LONGEST_HEAD = 16 * 1024
+HTTP = b"HTTP/"
 NORMAL, PROTOCOL_ERROR, TOO_BIG = 1000, 1002, 1009
 GOODBYE_SECONDS = 1.0
 _READER = bytearray(READ_SIZE)
@@ -260,7 +261,7 @@ async def _shake_hands(
     try:
         await stream.send_all(hello)
         while (end := received.find(b"\r\n\r\n")) < 0:
-            if len(received) > LONGEST_HEAD:
+            if len(received) > LONGEST_HEAD or not HTTP.startswith(bytes(received[:5])):
                 raise DialFailed(f"{host} does not speak WebSocket")
             data = await stream.receive_some(LONGEST_HEAD)
             if not data:

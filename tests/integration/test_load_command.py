@@ -182,6 +182,26 @@ def test_a_relay_that_does_not_start_could_not_be_run(folder: Path, tmp_path: Pa
     assert_nothing_is_left(folder)
 
 
+def test_a_scenario_that_is_neither_file_nor_example_is_told_the_nearest(folder: Path) -> None:
+    code, output, errors = finish(start(folder, "smok"))
+    assert (code, output) == (2, "")
+    assert errors == "relay: there is no file and no example named 'smok'; did you mean smoke?\n"
+
+
+def test_a_reader_who_leaves_early_does_not_cost_the_report(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
+) -> None:
+    lines = tmp_path / "r.json"
+    process = start(folder, against(relay, accounts, tmp_path), "--json", str(lines))
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    code, _, errors = finish(process)
+    assert (code, errors) == (3, "relay: cannot write what is to be seen: Broken pipe\n")
+    assert read_result(lines)[0].outcome == "kept"
+
+
 def test_no_token_is_printed_or_written(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -13,7 +15,7 @@ from relay.load import engine
 from relay.load.conduct import JsonLines
 from relay.load.figures import Figures
 from relay.load.groups import Reconnect
-from relay.load.results import Second
+from relay.load.results import BadResult, GroupResult, RunResult, Second, read_result
 from relay.load.scenario import parse_scenario
 from relay.load.schedule import Timeline
 from relay.load.script import BadScript, read_script
@@ -70,6 +72,40 @@ def test_a_line_that_found_room_for_a_part_of_it_only_is_a_failure_to_write(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert lines.failure == f"cannot write {tmp_path / 'r.json'}: File too large"
+
+
+RESULT = RunResult(
+    scenario="s", started=0, seconds=1, workers=1, machine="m", outcome="kept", failure=None,
+    aborted_by=None, stages={}, checks=[], ledger=[], groups={},
+    total=GroupResult(counts={}, errors={}, times={}, histograms={}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (b"", "holds no result"),
+        (b"[1]", "is no result"),
+        (b"\xff\xfe", "is no result"),
+        (b"[" * 100_000, "is no result"),
+        (msgspec.json.encode(RESULT)[:-9], "is no result"),
+        (msgspec.json.encode(attrs.evolve(RESULT, format="relay-load-9")), "its format is"),
+        (
+            msgspec.json.encode(
+                attrs.evolve(RESULT, total=attrs.evolve(RESULT.total, times={"frame_age": {}}))
+            ),
+            "a statistic is missing",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_whole_result_of_this_kind_is_refused(
+    written: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "r.json").write_bytes(msgspec.json.encode(RESULT))
+    assert read_result(tmp_path / "r.json") == (RESULT, [])
+    (tmp_path / "r.json").write_bytes(written)
+    with pytest.raises(BadResult, match=words):
+        read_result(tmp_path / "r.json")
 
 
 @pytest.mark.parametrize(

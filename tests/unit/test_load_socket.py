@@ -158,6 +158,7 @@ async def test_leaving_says_goodbye_and_does_not_wait_for_ever() -> None:
     [
         (b"", "relay ended the connection during the handshake"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "relay does not speak WebSocket"),
+        (b"SSH-2.0-OpenSSH\r\n", "relay does not speak WebSocket"),
         (b"x" * 20_000, "relay does not speak WebSocket"),
         (
             b"HTTP/1.1 503 Away\r\nContent-Length: 5\r\n\r\nlater",
