@@ -57,6 +57,7 @@ TIMES = {
     "ack_time": "from an alert's intended send time to its acknowledgement",
     "connect_time": "from the intended time of connecting to being authenticated",
     "first_frame": "from subscribing to the first frame",
+    "gap": "the longest that a viewer went without a frame of a stream, once it had begun",
     "lateness": "of the generator itself",
 }
 LONGEST = 300

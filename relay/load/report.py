@@ -23,6 +23,8 @@ COLUMNS = (
     "alerts\nin/out",
     "closes",
 )
+NOTABLE_GAP = 2.0
+"""Seconds without a frame that are worth a line."""
 BAD_CONTENT = ("torn", "doubled", "disordered", "foreign")
 
 
@@ -34,6 +36,8 @@ def print_summary(console: Console, result: RunResult) -> None:
     for name, group in result.groups.items():
         for line in _bad_content(name, group.counts):
             console.print(line)
+        if (gap := group.times.get("gap", {}).get("max", 0.0)) >= NOTABLE_GAP:
+            console.print(f"{name}: no frame came for up to {seconds_in_words(gap)}")
     for line in _errors(result.groups):
         console.print(line)
     for comparison in result.ledger:

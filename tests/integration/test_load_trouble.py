@@ -130,7 +130,7 @@ def test_a_target_that_stalls_in_the_middle_leaves_the_results_so_far_and_fails_
 ) -> None:
     with start_relay("--profile", "load", database_url=database_url) as relay:
         process = start(
-            folder, against(relay, accounts, tmp_path, PLAIN.replace('"2s"', '"3s"', 1))
+            folder, against(relay, accounts, tmp_path, PLAIN.replace('"2s"', '"4s"', 1))
         )
         seen = until_line(process, "  1 s")
         relay.signal(signal.SIGSTOP)
@@ -140,6 +140,7 @@ def test_a_target_that_stalls_in_the_middle_leaves_the_results_so_far_and_fails_
             relay.signal(signal.SIGCONT)
     assert (code, errors) == (1, ""), seen + output
     assert "FAIL the relay's ledger agrees   (cannot read the relay's /stats: timed out)" in output
+    assert re.search(r"fast: no frame came for up to [23]\.?\d* s", output)
     assert re.search(r"fast +\d+", output)
 
 
