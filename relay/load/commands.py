@@ -209,6 +209,8 @@ def self_test_command() -> None:
 @click.option(
     "--sizes-only", is_flag=True, help="Keep the sizes and times of frames, and not the pictures."
 )
+@click.option("--ca", metavar="FILE.pem", help="Trust these certificates of a wss:// relay, too.")
+@click.option("--insecure", is_flag=True, help="Trust whoever answers.")
 def record_command(  # noqa: PLR0917 (the parameters of the command)
     url: str,
     stream: str,
@@ -216,6 +218,8 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     seconds: float | None,
     token_file: Any,
     sizes_only: bool,
+    ca: str | None,
+    insecure: bool,
 ) -> None:
     """Record a phone's real session, for phones of a scenario to replay.
 
@@ -226,12 +230,20 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     import trio
 
     from relay.load.record import record
+    from relay.load.trust import Trust
 
     token = token_file.read().strip() if token_file else os.environ.get("TOKEN", "")
     if not token:
         raise ConfigError("a token is needed: --token-file FILE, or TOKEN")
     recording = partial(
-        record, url, stream, token, output, seconds=seconds, with_data=not sizes_only
+        record,
+        url,
+        stream,
+        token,
+        output,
+        seconds=seconds,
+        with_data=not sizes_only,
+        trust=Trust(ca, insecure),
     )
     recorder = trio.run(recording)
     click.echo(f"{recorder.frames} frames in {output}, {recorder.missed} missed")

@@ -17,7 +17,7 @@ from relay.app import open_store
 from relay.config import Settings
 from relay.load.scenario import Scenario
 from relay.load.stage import Address
-from relay.load.target import Target, TargetFailed, stop
+from relay.load.target import STOP_SECONDS, Target, TargetFailed, stop
 from relay.model import ANY_STREAM
 
 USER = "load@relay.invalid"
@@ -97,7 +97,8 @@ async def _from_command(command: Sequence[str], folder: Path) -> list[str]:
                     return _tokens(said, command[0])
             await process.wait()
     finally:
-        await stop(process)
+        with trio.move_on_after(2 * STOP_SECONDS, shield=True):
+            await stop(process)
     if patience.cancelled_caught:
         raise TargetFailed(f"no tokens came from {command[0]} in {PATIENCE:g} s")
     if process.returncode:
