@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
-from typing import TypeVar
+from contextlib import AsyncExitStack
 
 import trio
 from attrs import define, field, frozen
@@ -30,8 +28,8 @@ from relay.load.stage import Address, Raised, Sent, Window
 from relay.load.target import Target, TargetFailed, Usage, open_target
 from relay.load.tokens import find_address
 from relay.load.verdict import all_checks, own_checks
-from relay.load.worker import Go, Order
-from relay.load.workers import RunFailed, Worker, open_worker
+from relay.load.worker import Go, Order, leaves
+from relay.load.workers import RunFailed, Worker, open_worker, raise_open_files
 
 KEPT, FAILED, WRONG, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
 HEAD_START = 0.3
@@ -40,7 +38,6 @@ READY_SECONDS = 60.0
 LEAVING_SECONDS = 20.0
 LEDGER_SECONDS = 3.0
 FAILURES_IN_A_ROW = 2
-OPEN_FILES = 65_536
 
 
 @frozen(kw_only=True)
@@ -49,9 +46,6 @@ class Options:
 
     target_is_mine: bool = False
     abort_on_fail: bool = False
-
-
-E = TypeVar("E", bound=RelayError)
 
 
 @define(eq=False)
@@ -113,10 +107,11 @@ class Run:
                         await self._perform()
                     nursery.cancel_scope.cancel()
         except* ScenarioError as errors:
-            wrong = first(errors)
+            wrong = leaves(errors)[0]
+            assert isinstance(wrong, ScenarioError)
             raise ScenarioError(f"{self.file}: {wrong.where}", wrong.problem) from None
         except* RelayError as errors:
-            self.failure = str(first(errors))
+            self.failure = str(leaves(errors)[0])
         self._conclude()
 
     async def _leave_at_signal(
@@ -301,19 +296,3 @@ class Run:
             groups={name: group_result(each) for name, each in self.book.groups.items()},
             total=group_result(self.book.total()),
         )
-
-
-def raise_open_files() -> None:
-    """Let this process and its children have as many connections as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def first(errors: BaseExceptionGroup[E]) -> E:
-    error: E | BaseExceptionGroup[E] = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
