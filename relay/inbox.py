@@ -147,11 +147,17 @@ class Inbox:
         elif self._session is None:
             self._authentication.require(request.id)
         elif isinstance(request, FOR_THE_STORE):
-            if self._errands is None:
-                self._errands = Errands(self._session.handle, self._line.start_soon)
-            await self._errands.add(request)
+            await self._run_errand(request, self._session)
         else:
-            await self._session.handle(request)
+            follows = await self._session.handle(request)
+            if follows is not None:
+                await self._run_errand(follows, self._session)
+
+    async def _run_errand(self, request: ClientMessage, session: Session) -> None:
+        """Have it done in turn; what overtakes goes on meanwhile."""
+        if self._errands is None:
+            self._errands = Errands(session.handle, self._line.start_soon)
+        await self._errands.add(request)
 
     async def _publish(self, frames: list[VideoFrame]) -> None:
         assert self._session is not None

@@ -166,13 +166,14 @@ class Session:
         consumers = {stream_id: consumer for stream_id, (_, consumer) in self._consumers.items()}
         self._services.hub.reconsider(self, before, consumers)
 
-    async def handle(self, message: ClientMessage) -> None:
-        """Do what an authenticated peer asks, with anything but frames."""
+    async def handle(self, message: ClientMessage) -> AlertsSince | None:
+        """Do what an authenticated peer asks, with anything but frames; returns what is to be done
+        next for it, while others go on."""
         match message:
             case Register():
-                await self._register(message)
+                return await self._register(message)
             case Subscribe():
-                self._subscribe(message)
+                return self._subscribe(message)
             case Unsubscribe():
                 self._unsubscribe(message)
             case Ack():
@@ -185,6 +186,7 @@ class Session:
                 self._list_streams(message)
             case Auth() | VideoFrame():
                 raise AssertionError("the connection authenticates and publishes")
+        return None
 
     async def publish(self, frames: list[VideoFrame]) -> None:
         """Publish frames that came at once, in the registered stream."""
@@ -216,35 +218,38 @@ class Session:
             hub.unsubscribe(stream, consumer)
         self._consumers.clear()
 
-    async def _register(self, message: Register) -> None:
+    async def _register(self, message: Register) -> AlertsSince | None:
         if not policy.may_register(self.identity, None):
             text = "Only users register streams"
             self._answers.refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
-            return
+            return None
         assert isinstance(self.identity, User)
         stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
         rate = self._services.register_rate
         wait = None if rate is None else rate.hit(self.identity.sender)
         if wait is not None:
             self._answers.refuse_for_rate(message, Limit.REGISTRATIONS, wait, stream_id)
-            return
+            return None
         if self._has_too_many_streams(message, stream_id, self.identity.user_id):
-            return
+            return None
         try:
             owner_id = await self._services.owners.claim(stream_id, self.identity.user_id)
         except StoreUnavailable:
             self._line.audit(REGISTER, outcome="unavailable", stream_id=stream_id)
             self._answers.refuse_for_store(message)
-            return
-        if self._line.ending is None:  # it may have ended in the very moment of the answer
-            self._claimed(message, stream_id, owner_id)
+            return None
+        if self._line.ending is not None:  # in the very moment of the answer
+            return None
+        return self._claimed(message, stream_id, owner_id)
 
-    def _claimed(self, message: Register, stream_id: str, owner_id: str) -> None:
+    def _claimed(self, message: Register, stream_id: str, owner_id: str) -> AlertsSince | None:
         if not policy.may_register(self.identity, owner_id):
             text = "This stream id is taken"
             self._answers.refuse(message, ErrorCode.UNAUTHORIZED, text, stream_id)
-        elif not self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
-            self._produce(message, stream_id, owner_id)
+            return None
+        if self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
+            return None
+        return self._produce(message, stream_id, owner_id)
 
     def _has_too_many_streams(self, message: Register, stream_id: str, user_id: str) -> bool:
         most, replaced = self._services.max_streams, self._produced
@@ -258,7 +263,7 @@ class Session:
         self._answers.refuse(message, code, text, stream_id, retry_after=retry_after)
         return True
 
-    def _produce(self, message: Register, stream_id: str, owner_id: str) -> None:
+    def _produce(self, message: Register, stream_id: str, owner_id: str) -> AlertsSince | None:
         hub, before = self._services.hub, self._produced
         other = hub.producer(stream_id)
         stream = hub.register(stream_id, owner_id, self, message.metadata)
@@ -266,7 +271,7 @@ class Session:
             reason = "a newer connection produces it"
             self._line.audit(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
             self._line.end(Ending.SUPERSEDED, request_id=message.id)
-            return
+            return None
         if other is None or other is self:
             self._line.audit(REGISTER, outcome="succeeded", stream_id=stream_id)
         else:
@@ -286,8 +291,9 @@ class Session:
             )
         )
         stream.tell_producer()
+        return self._missed(message, stream_id, wants_alerts=self.wants_alerts)
 
-    def _subscribe(self, message: Subscribe) -> None:
+    def _subscribe(self, message: Subscribe) -> AlertsSince | None:
         stream_id = message.stream_id
         before = self._consumers.get(stream_id)
         most = self._services.max_subscriptions
@@ -295,7 +301,7 @@ class Session:
             self._services.metrics.limits_hit[Limit.SUBSCRIPTIONS] += 1
             text = f"A connection may have {most} subscriptions"
             self._answers.refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
-            return
+            return None
         consumer = Consumer(
             stream_id=stream_id,
             wants_frames=_wants(VIDEO_FRAME, message.consumes),
@@ -324,6 +330,21 @@ class Session:
         stream.watch(consumer)
         if before is not None:  # after that, so that the producer sees no gap between the two
             self._services.hub.unsubscribe(*before)
+        return self._missed(message, stream_id, wants_alerts=consumer.wants_alerts)
+
+    def _missed(
+        self, message: Register | Subscribe, stream_id: str, *, wants_alerts: bool
+    ) -> AlertsSince | None:
+        """The replay of what the peer missed of a stream to which it came just now; until then
+        live alerts wait."""
+        if message.alerts_after is None:
+            return None
+        if not wants_alerts:
+            text = 'Invalid message: `consumes` is without "alert" - at `$.alertsAfter`'
+            self._answers.refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
+            return None
+        self._replays.begin(stream_id)
+        return AlertsSince(id=message.id, stream_id=stream_id, after=message.alerts_after)
 
     def _unsubscribe(self, message: Unsubscribe) -> None:
         if self._leave(message.stream_id):

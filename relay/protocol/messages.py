@@ -19,6 +19,8 @@ StreamId = Annotated[str, Meta(pattern=STREAM_ID_PATTERN, description=STREAM_ID_
 _RANGE = Meta(ge=0, le=2**53)
 Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 _RATE = Meta(gt=0, le=1000)
+Position = Annotated[int, _RANGE]
+"""The `alertId` of the last alert that a client has; 0 for none."""
 RequestId = Annotated[str, Meta(max_length=256)] | int | float | None
 Severity = Literal["low", "medium", "high", "critical"]
 SuccessCode = Literal[
@@ -98,6 +100,7 @@ class Register(Request, frozen=True, kw_only=True, tag=REGISTER):
     produces: list[str] | None = None
     consumes: list[str] | None = None
     metadata: Metadata | None = None
+    alerts_after: Position | None = None
 
 
 class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
@@ -108,6 +111,8 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
     policy: Literal["latest", "lossless"] = "latest"
     max_fps: Annotated[int, Meta(ge=1, le=1000)] | Annotated[float, _RATE] | None = None
     window: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    alerts_after: Position | None = None
+    """Replay the alerts behind this one before any live one comes."""
 
 
 class Ack(Request, frozen=True, kw_only=True, tag="ack"):
@@ -119,7 +124,7 @@ class Ack(Request, frozen=True, kw_only=True, tag="ack"):
 
 class AlertsSince(Request, frozen=True, kw_only=True, tag="alerts-since"):
     stream_id: StreamId | None = None
-    after: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    after: Position | None = None
     last: Annotated[int, Meta(ge=1, le=1000)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] | None = None
 

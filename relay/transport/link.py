@@ -15,7 +15,7 @@ from typing import Protocol
 import trio
 from attrs import define, field
 
-UNSENT_LOW = 16 * 1024
+UNSENT_LOW = 8 * 1024
 """So many bytes may lie unsent in the kernel; what is more waits in our own queues, where the
 newest frame can still overtake it."""
 

@@ -64,7 +64,8 @@ class Tally:
     delivered: int = 0
     """To all consumers together, each alert once for each."""
     before_page: int = 0
-    """Came live between a subscription and its first page, and in that page again."""
+    """Came live between a subscription without `alertsAfter` and the first page, and in that
+    again."""
     doubled: int = 0
     disordered: int = 0
     lost: int = 0
@@ -242,22 +243,35 @@ class Consumer:
                 await trio.sleep(AGAIN)
 
     async def _watch(self, peer: Peer) -> None:
-        for stream_id in self.streams:
-            await peer.send({"type": "subscribe", "streamId": stream_id, "consumes": ["alert"]})
         latest: dict[str, int] = {}
-        more = first = True
+        after = max(self.seen, default=0)
+        if self.scope is None:
+            for stream_id in self.streams:
+                await self._subscribe(peer, stream_id)
+            more = await self._replay(peer, after, latest, first=True)
+        else:  # then nothing may come twice, whenever it was accepted
+            await self._subscribe(peer, self.scope, alertsAfter=after)
+            more = await self._read_page(peer, latest)
         while more:
-            scope = {} if self.scope is None else {"streamId": self.scope}
-            after = max(self.seen, default=0)
-            await peer.send({"type": "alerts-since", "after": after, "limit": 100, **scope})
-            page, more = await self._read_page(peer)
-            for message in self._without_early(page) if first else page:
-                self._take(message, latest)
-            first = False
+            more = await self._replay(peer, max(self.seen, default=0), latest)
         while True:
             self._take(await peer.receive_type("alert"), latest)
 
-    async def _read_page(self, peer: Peer) -> tuple[list[Message], bool]:
+    async def _subscribe(self, peer: Peer, stream_id: str, **terms: int) -> None:
+        subscription = {"type": "subscribe", "streamId": stream_id, "consumes": ["alert"]}
+        await peer.send(subscription | terms)
+
+    async def _replay(
+        self, peer: Peer, after: int, latest: dict[str, int], *, first: bool = False
+    ) -> bool:
+        scope = {} if self.scope is None else {"streamId": self.scope}
+        await peer.send({"type": "alerts-since", "after": after, "limit": 100, **scope})
+        return await self._read_page(peer, latest, with_early=first)
+
+    async def _read_page(
+        self, peer: Peer, latest: dict[str, int], *, with_early: bool = False
+    ) -> bool:
+        """Returns whether there is another page."""
         page: list[Message] = []
         while True:
             message = await peer.receive()
@@ -265,11 +279,13 @@ class Consumer:
             if message["type"] == "alert":
                 page.append(message)
             elif message.get("code") == "ALERTS_REPLAYED":
-                return page, message["more"]
+                for alert in self._without_early(page) if with_early else page:
+                    self._take(alert, latest)
+                return bool(message["more"])
 
     def _without_early(self, page: list[Message]) -> list[Message]:
-        """What came live between the subscription and the first page comes with it again, or with
-        a later one."""
+        """What came live between a subscription without `alertsAfter` and the first page comes with
+        it again, or with a later one."""
         ids = [message["alertId"] for message in page]
         early = 0
         while early + 1 < len(ids) and ids[early] >= min(ids[early + 1 :]):

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import trio
 
-from relay.auth.jwks import INTERVAL
 from tests.integration.accounts import Accounts
 from tests.integration.node import run_script
 from tests.integration.peers import Message, login, new_stream_id, open_peer
@@ -117,28 +116,19 @@ async def test_keys_that_cannot_be_had_make_no_token_wrong(accounts: Accounts) -
             assert await refusal(relay, token) == AWAY
             async with login(relay, accounts.session()):
                 pass
-            for rude in (
-                says(b"no", "500 Internal Server Error"),
-                says(b"", "302 Found", "Location: http://127.0.0.1:9/"),
-                says(b"<html>"),
-                raw(b"garbage"),
-                flood,
-            ):
-                issuer.answer = rude
-                if not issuer.requests:
-                    await issuer.start()
-                before = len(issuer.requests)
-                await until(lambda before=before: len(issuer.requests) > before)  # type: ignore[misc]
-                assert await refusal(relay, token) == AWAY
+            # The other rude answers are in test_outbound and test_jwks: each takes an interval.
+            issuer.answer = says(b"no", "500 Internal Server Error")
+            await issuer.start()
+            await until(lambda: len(issuer.requests) > 0)
+            assert await refusal(relay, token) == AWAY
             issuer.answer = says(public(EC))
             before = len(issuer.requests)
             await until(lambda: len(issuer.requests) > before)
             assert (await accepted(relay, token))["userId"] == "ann"
             issuer.stop()
-            await trio.sleep(INTERVAL)
             assert (await accepted(relay, token))["userId"] == "ann"
             assert await refusal(relay, Issuer(RSA).token()) == AWAY
-            assert '"why": "status 500"' in relay.log or "status 500" in relay.log
+            assert "status 500" in relay.log
 
 
 def introspected(form: dict[str, str]) -> dict[str, Any]:

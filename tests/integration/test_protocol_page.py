@@ -30,7 +30,7 @@ VALID = jsonschema.Draft202012Validator(message_schema())
 STEP = re.compile(r"(\w+) +(->|<-|opens|stops|signs-out) ?(.*(?:\n +.*)*)")
 VARIES = {"sessionId", "expiresAt", "epoch", "alertId"}
 """Fields that are made up by the server, and stay what they are within a conversation."""
-REFERS = {"after": "alertId"}
+REFERS = {"after": "alertId", "alertsAfter": "alertId"}
 CLOCK = {"timestamp", "receivedAt", "retryAfter"}
 
 

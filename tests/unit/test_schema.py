@@ -24,7 +24,9 @@ more_requests = st.one_of(
         policy=st.sampled_from(["latest", "lossless"]),
         maxFps=st.integers(1, 1000) | st.floats(0.001, 1000),
         window=st.integers(1, 1024),
+        alertsAfter=st.integers(0, 2**53),
     ),
+    only_some({"type": st.just("register")}, alertsAfter=st.integers(0, 2**53)),
     only_some({"type": st.just("ack"), "streamId": stream_ids, "seq": st.integers(0, 2**53)}),
     only_some(
         {"type": st.just("alerts-since")},
