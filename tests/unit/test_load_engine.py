@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import resource
+from io import StringIO
 from pathlib import Path
 
 import attrs
@@ -10,12 +12,16 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from rich.console import Console
 
 from relay.load import engine
+from relay.load.checks import Result
 from relay.load.conduct import JsonLines
 from relay.load.figures import Figures
 from relay.load.groups import Reconnect
-from relay.load.results import BadResult, GroupResult, RunResult, Second, read_result
+from relay.load.html import page
+from relay.load.report import print_summary
+from relay.load.results import STATISTICS, BadResult, GroupResult, RunResult, Second, read_result
 from relay.load.scenario import parse_scenario
 from relay.load.schedule import Timeline
 from relay.load.script import BadScript, read_script
@@ -79,6 +85,40 @@ RESULT = RunResult(
     aborted_by=None, stages={}, checks=[], ledger=[], groups={},
     total=GroupResult(counts={}, errors={}, times={}, histograms={}),
 )  # fmt: skip
+
+
+def evil(name: str) -> RunResult:
+    """A result in which whatever a scenario, a script or a server may choose has this name."""
+    group = GroupResult(
+        counts={name: 1}, errors={name: 1}, histograms={},
+        times={name: dict.fromkeys(STATISTICS, 0.0123)},
+    )  # fmt: skip
+    return attrs.evolve(
+        RESULT, scenario=name, outcome="could not run", failure=name, aborted_by=name,
+        stages={name: 0.0, f"{name}2": 1.0}, checks=[Result(name, kept=False, measured=name)],
+        groups={name: group},
+    )  # fmt: skip
+
+
+def test_no_name_is_more_than_words_in_the_report() -> None:
+    seconds = [
+        Second(
+            at=1, sent=1, received=1, missed=0, bytes_in=1, connected=1, closes=0, errors=0, age={},
+            lateness=0,
+        )
+    ]  # fmt: skip
+    text = page(evil("<script>alert(1)</script>\"'"), seconds)
+    assert "<script" not in text
+    assert "It ended early: &lt;script&gt;" in text
+
+
+def test_a_narrow_terminal_shows_the_figures_whole() -> None:
+    times = {"frame_age": dict.fromkeys(STATISTICS, 0.00299)}
+    group = GroupResult(counts={"received": 123456}, errors={}, times=times, histograms={})
+    screen = StringIO()
+    console = Console(file=screen, width=50)
+    print_summary(console, attrs.evolve(RESULT, groups={"viewers": group}))
+    assert re.search(r"viewers +123456 +2.99 ms +2.99 ms", screen.getvalue())
 
 
 @pytest.mark.parametrize(
