@@ -35,6 +35,7 @@ from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
 from relay.guard.files import allow_files
 from relay.guard.guard import Guard
 from relay.guard.rates import Rate
+from relay.hangup import heed_hangup
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import StoredAlert
@@ -67,6 +68,8 @@ QUESTIONS = 4
 """To the store, in one turn of a service at most."""
 READY_PATIENCE = 2.0
 """Seconds in which the store has to answer for relay to be ready."""
+SETTLE_PATIENCE = 5.0
+"""Seconds in which services come up before relay says that it listens, ready or not."""
 
 log = structlog.get_logger()
 
@@ -90,10 +93,13 @@ class Store:
 
 
 @asynccontextmanager
-async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
-    """The database that the settings name, or the embedded one, which is started if need be."""
+async def open_database_of(settings: Settings, *, lasting: bool = False) -> AsyncIterator[Database]:
+    """The database that the settings name, or the embedded one, which is started if need be.
+
+    `lasting`: not that of another relay's, with which it would end.
+    """
     async with (
-        _database_url(settings) as url,
+        _database_url(settings, lasting=lasting) as url,
         open_database(
             url,
             pool_size=settings.database_pool,
@@ -112,12 +118,12 @@ async def check_tables(database: Database) -> None:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Store]:
+async def open_store(settings: Settings, *, lasting: bool = False) -> AsyncIterator[Store]:
     """The database with all its tables found.
 
     `ConfigError` when they are missing, `StoreUnavailable` when it cannot be asked.
     """
-    async with open_database_of(settings) as database:
+    async with open_database_of(settings, lasting=lasting) as database:
         await check_tables(database)
         sessions = await find_better_auth(
             database,
@@ -168,7 +174,7 @@ async def serve(
     try:
         metrics = Metrics()
         async with (
-            open_store(settings) as store,
+            open_store(settings, lasting=True) as store,
             open_verification(settings, store.sessions, store.services, metrics) as verification,
             open_courier(settings.webhook_networks) as courier,
             trio.open_nursery() as nursery,
@@ -180,8 +186,10 @@ async def serve(
             await nursery.start(relay.supervisor.run)
             if handle_signals:
                 await nursery.start(_drain_on_signal, relay, settings.drain_timeout)
-            if certificate is not None:
-                await nursery.start(_reload_on_hangup, certificate)
+            if handle_signals or certificate is not None:
+                await nursery.start(heed_hangup, certificate)
+            with trio.move_on_after(SETTLE_PATIENCE):
+                await relay.supervisor.settle()
             task_status.started([listener.url for listener in listeners])
             await relay.server.run(listeners)
             nursery.cancel_scope.cancel()
@@ -335,15 +343,6 @@ async def _drain_on_signal(
         raise StoppedAtOnce
 
 
-async def _reload_on_hangup(
-    certificate: Certificate, *, task_status: trio.TaskStatus[None]
-) -> None:
-    with trio.open_signal_receiver(signal.SIGHUP) as signals:
-        task_status.started()
-        async for _ in signals:
-            certificate.reload()
-
-
 def _certificate(settings: Settings) -> Certificate | None:
     chain, key = settings.tls_certificate, settings.tls_key
     if (chain is None) != (key is None):
@@ -358,9 +357,11 @@ def _certificate(settings: Settings) -> Certificate | None:
 
 
 @asynccontextmanager
-async def _database_url(settings: Settings) -> AsyncIterator[str]:
+async def _database_url(settings: Settings, *, lasting: bool) -> AsyncIterator[str]:
     if settings.database_url is not None:
         yield settings.database_url
     else:
-        async with open_embedded(settings.data_folder, postgres_bin=settings.postgres_bin) as url:
+        async with open_embedded(
+            settings.data_folder, postgres_bin=settings.postgres_bin, alone=lasting
+        ) as url:
             yield url

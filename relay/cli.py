@@ -22,7 +22,7 @@ from relay.commands.settings import config_group
 from relay.commands.top import top
 from relay.commands.webhooks import webhook
 from relay.config import SETTINGS, Settings
-from relay.errors import RelayError, StoreUnavailable
+from relay.errors import RelayError, StoreForbids, StoreUnavailable
 from relay.load.commands import load
 from relay.logs import configure_logging
 from relay.readiness import tell_service_manager
@@ -47,9 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return INTERRUPTED
         if not all(isinstance(cause, RelayError) for cause in causes):
             raise
-        unreachable = isinstance(causes[0], StoreUnavailable)
-        return complain(f"{'cannot reach the database: ' if unreachable else ''}{causes[0]}")
+        return complain(_said(causes[0]))
     return outcome if isinstance(outcome, int) else 0
+
+
+def _said(error: BaseException) -> str:
+    match error:
+        case StoreUnavailable():
+            return f"cannot reach the database: {error}"
+        case StoreForbids():
+            return f"the database says {error}; `relay doctor` tells which rights are missing"
+        case _:
+            return str(error)
 
 
 def complain(text: str) -> int:

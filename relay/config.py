@@ -415,7 +415,7 @@ def _from_file(named: str | None) -> Iterator[_Found | Problem]:
     except OSError as error:
         yield _unread(named, str(error.strerror))
         return
-    except ValueError as error:  # broken TOML, or not UTF-8
+    except (ValueError, RecursionError) as error:  # broken TOML, or not UTF-8
         yield _unread(named, str(error))
         return
     for name, value in table.items():

@@ -27,6 +27,9 @@ from relay.errors import ConfigError, RelayError
 LOOKUPS = 16
 """Names that are looked up at once; a lookup that hangs keeps a thread."""
 LONGEST_URL = 2048
+MOST_READ, READ_AT_ONCE = 128 * 1024, 4096
+"""Bytes of an answer, of which only the status counts: in all, so that one who says `100 Continue`
+without end has no ear for long, and between two turns of all other tasks."""
 TROUBLE = (
     httpcore2.ConnectionNotAvailable,
     httpcore2.NetworkError,
@@ -75,7 +78,7 @@ class Courier:
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
         """Done when it was answered with a status of 200 to 299; else `Undelivered`."""
-        pool = self._encrypted if url.startswith("https://") else self._plain
+        pool = self._encrypted if url.lower().startswith("https://") else self._plain
         try:
             async with pool.stream(
                 "POST", url, headers=[*headers.items()], content=body
@@ -120,6 +123,8 @@ def is_public(ip: IpAddress) -> bool:
             inner = IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner:
             return is_public(inner)
+        if ip.is_site_local:  # as private networks were once written; Python calls it global
+            return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
@@ -139,10 +144,10 @@ class _Network(httpcore2.AsyncNetworkBackend):
             raise Undelivered("not an address that webhooks may call")
         for ip in allowed[:-1]:
             try:
-                return await self._tcp.connect_tcp(str(ip), port, *args, **options)
+                return _Ear(await self._tcp.connect_tcp(str(ip), port, *args, **options))
             except httpcore2.NetworkError:
                 continue
-        return await self._tcp.connect_tcp(str(allowed[-1]), port, *args, **options)
+        return _Ear(await self._tcp.connect_tcp(str(allowed[-1]), port, *args, **options))
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
@@ -159,6 +164,34 @@ class _Network(httpcore2.AsyncNetworkBackend):
             raise Undelivered("its name cannot be looked up") from None
         # With a scope (`%eth0`) an address is of some link, and no global one.
         return [ip_address(address[0]) for *_, address in found if "%" not in address[0]]
+
+
+@define(eq=False)
+class _Ear(httpcore2.AsyncNetworkStream):
+    """A connection that hears so much and no more."""
+
+    _stream: httpcore2.AsyncNetworkStream
+    _left: int = MOST_READ
+
+    async def read(self, max_bytes: int, *args: Any, **options: Any) -> bytes:
+        if not self._left:
+            raise httpcore2.ReadError
+        most = min(max_bytes, READ_AT_ONCE, self._left)
+        data = await self._stream.read(most, *args, **options)
+        self._left -= len(data)
+        return data
+
+    async def write(self, *args: Any, **options: Any) -> None:
+        await self._stream.write(*args, **options)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(self, *args: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
+        return _Ear(await self._stream.start_tls(*args, **options))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def _unwrapped(ip: IpAddress) -> IpAddress:

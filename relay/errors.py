@@ -23,6 +23,10 @@ class StoreUnavailable(RelayError):
     """Postgres, or another that knows, cannot be asked now; the same question may succeed later."""
 
 
+class StoreForbids(RelayError):
+    """The database role may not do what it is asked, until somebody grants it."""
+
+
 class StoppedAtOnce(RelayError):
     """A second signal came while relay was draining."""
 

@@ -83,6 +83,8 @@ class StoredAlert:
     metadata: Mapping[str, Any] | None = None
     fresh: bool = field(default=True, eq=False)
     """False when this is an earlier alert with the same `alert_key`."""
+    odd: tuple[str, ...] = field(default=(), eq=False)
+    """What of the row was none of an alert's, and is something else here."""
 
 
 def milliseconds(moment: datetime) -> int:

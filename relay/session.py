@@ -343,7 +343,7 @@ class Session:
             text = 'Invalid message: `consumes` is without "alert" - at `$.alertsAfter`'
             self._answers.refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
             return None
-        self._replays.begin(stream_id)
+        self._replays.begin(stream_id, promised=True)
         return AlertsSince(id=message.id, stream_id=stream_id, after=message.alerts_after)
 
     def _unsubscribe(self, message: Unsubscribe) -> None:
@@ -364,7 +364,12 @@ class Session:
         subscribed = self._consumers.pop(stream_id, None)
         if subscribed is not None:
             self._services.hub.unsubscribe(*subscribed)
+            if not (self.wants_alerts and self._produces(stream_id)):
+                self._replays.leave(stream_id)
         return subscribed is not None
+
+    def _produces(self, stream_id: str) -> bool:
+        return self._produced is not None and self._produced.stream_id == stream_id
 
     def _acknowledge(self, message: Ack) -> None:
         subscribed = self._consumers.get(message.stream_id)

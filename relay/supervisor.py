@@ -59,6 +59,8 @@ class Supervised:
     phase: State = State.STARTING
     stuck: bool = False
     restarts: int = 0
+    settled: trio.Event = field(factory=trio.Event)
+    """Set once it has been ready, or has failed."""
 
     @property
     def state(self) -> State:
@@ -87,6 +89,12 @@ class Supervisor:
             if name not in self._dispensable
         )
 
+    async def settle(self) -> None:
+        """Wait until each service that counts has been ready, or has failed."""
+        for name, each in self.services.items():
+            if name not in self._dispensable:
+                await each.settled.wait()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep all services running until cancelled."""
         async with trio.open_nursery() as nursery:
@@ -107,6 +115,7 @@ class Supervisor:
             else:
                 log.error("service ended", service=name)
             supervised.phase, supervised.stuck = State.FAILED, False
+            supervised.settled.set()
             supervised.restarts += 1
             if trio.current_time() - started >= HEALTHY_AFTER:
                 backoff = FIRST_BACKOFF
@@ -120,6 +129,7 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 await nursery.start(supervised.service.run)
                 supervised.phase = State.RUNNING
+                supervised.settled.set()
             watching.cancel_scope.cancel()
 
     async def _watch(self, name: str, supervised: Supervised) -> None:

@@ -127,6 +127,12 @@ class AlertDispatch:
             await trio.sleep(owed / RATE)
 
     def _deliver_one(self, alert: StoredAlert) -> None:
+        if alert.odd:
+            log.warning(
+                "an alert was written by hand, and not all of it is sent as it stands",
+                alert_id=alert.alert_id,
+                odd=list(alert.odd),
+            )
         try:
             self._deliver(alert)
         except Exception:  # a poisoned alert must not stop those behind it

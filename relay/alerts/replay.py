@@ -39,7 +39,7 @@ class Replay:
     cut: bool = False
     """Whether live alerts were thrown away while a page was read: it cannot be the last one."""
     sent: bool = False
-    """Whether there was a page before."""
+    """Whether there was a page before, or as good as one."""
 
 
 @define(eq=False)
@@ -92,10 +92,12 @@ class Replays:
             self._positions.pop(scope, None)
         self._send(alert)
 
-    def begin(self, scope: Scope) -> None:
-        """Before a page is read."""
-        self._open.setdefault(scope, Replay()).reading = True
-        self._open[scope].deadline = math.inf
+    def begin(self, scope: Scope, *, promised: bool = False) -> None:
+        """Before a page is read. Where it was promised that no live alert comes before it, they
+        wait for another try when it cannot be read."""
+        replay = self._open.setdefault(scope, Replay())
+        replay.reading, replay.deadline = True, math.inf
+        replay.sent = replay.sent or promised
         if len(self._open) > MOST_OPEN:
             self._close([next(iter(self._open))])
 
@@ -105,6 +107,13 @@ class Replays:
             self._await_next(scope)
         else:
             self._close([scope])
+
+    def leave(self, stream_id: str) -> None:
+        """The reader is told no more of this stream: nobody will ask for the next page."""
+        self._held = [each for each in self._held if each[0].stream_id != stream_id]
+        self._held_bytes = sum(self._size(alert) for alert, _ in self._held)
+        if stream_id in self._open and not self._open[stream_id].reading:
+            self._close([stream_id])
 
     def refuse(self, scope: Scope) -> None:
         """There is no such page."""

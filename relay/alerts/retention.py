@@ -13,11 +13,12 @@ from functools import partial
 from typing import NoReturn
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
 from relay.postgres.alert_retention import BATCH, AlertRetention
+from relay.turns import Turn
 
 EVERY = 600.0
 """Seconds between looks at the whole table."""
@@ -33,6 +34,8 @@ class Retention:
     _metrics: Metrics
     _kept_for: timedelta
     _kept_of_a_stream: int
+    turn: Turn = field(init=False, factory=Turn)
+    """One question to the table."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -48,7 +51,8 @@ class Retention:
         await self._empty(partial(self._table.remove_old, self._kept_for))
         after: str | None = ""
         while after is not None:
-            found, after = await self._table.find_excess(self._kept_of_a_stream, after=after)
+            with self.turn:
+                found, after = await self._table.find_excess(self._kept_of_a_stream, after=after)
             for excess in found:
                 await self._empty(partial(self._table.remove_excess, excess))
             await trio.sleep(PAUSE)
@@ -56,7 +60,8 @@ class Retention:
     async def _empty(self, remove: Callable[[], Awaitable[int]]) -> None:
         removed = BATCH
         while removed == BATCH:
-            removed = await remove()
+            with self.turn:
+                removed = await remove()
             self._metrics.alerts_removed += removed
             if removed == BATCH:
                 await trio.sleep(PAUSE)

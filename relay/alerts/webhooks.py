@@ -23,6 +23,7 @@ from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
 from relay.model import StoredAlert
 from relay.postgres.webhooks import Webhook
+from relay.turns import Turn
 
 AT_ONCE = 64
 """Webhooks that one relay is at."""
@@ -81,6 +82,8 @@ class Webhooks:
     _table: Table
     _courier: Post
     _metrics: Metrics
+    turn: Turn = field(init=False, factory=Turn)
+    """Taking webhooks; each post has a deadline of its own."""
     _lease: UUID = field(factory=uuid4)
     _busy: int = 0
     _wake: trio.Event = field(factory=trio.Event)
@@ -108,7 +111,8 @@ class Webhooks:
         if self._busy >= AT_ONCE:
             return []
         try:
-            return await self._table.claim(self._lease, lasts=LEASE, most=AT_ONCE - self._busy)
+            with self.turn:
+                return await self._table.claim(self._lease, lasts=LEASE, most=AT_ONCE - self._busy)
         except StoreUnavailable:
             return []
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from relay.commands.options import configuration, examined, settings_options
-from relay.config import SETTINGS, Problem
+from relay.config import SETTINGS, Configuration, Problem
+from relay.errors import ConfigError
 from relay.printable import printable
 
 WRONG = 2
@@ -36,6 +38,7 @@ def config_check(as_json: bool) -> int:
     from relay.setting_doubts import doubts
 
     found, problems = examined()
+    problems += _unreadable_addresses(found)
     doubtful = [] if problems else list(doubts(found))
     if as_json:
         said = {"ok": not problems, "problems": [*map(_values, problems)], "doubts": doubtful}
@@ -49,6 +52,21 @@ def config_check(as_json: bool) -> int:
         return WRONG
     click.echo("the settings are fine" + (", but for what is in doubt" if doubtful else ""))
     return 0
+
+
+def _unreadable_addresses(found: Configuration) -> Iterator[Problem]:
+    """Addresses of databases that psycopg, which nothing else here needs, cannot read."""
+    for name in ("database_url", "listen_url"):
+        url = getattr(found.settings, name)
+        if url is None:
+            continue
+        from relay.postgres.address import Address
+
+        try:
+            Address.parse(url, connect_timeout=found.settings.connect_timeout)
+        except ConfigError as error:
+            source = found.sources[name]
+            yield Problem(f"{name}: {error} ({source})", source, (name,))
 
 
 def _values(problem: Problem) -> dict[str, Any]:

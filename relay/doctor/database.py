@@ -13,18 +13,18 @@ from attrs import define, field
 
 from relay.config import Settings
 from relay.doctor.checks import Check, Finding, fail, ok, skip, warn
-from relay.errors import ConfigError, StoreUnavailable
+from relay.errors import ConfigError, StoreForbids, StoreUnavailable
 from relay.postgres.address import Address
 from relay.postgres.database import Database, open_database
 from relay.postgres.inspect import (
     compare_clocks,
     embedded_version,
     measure,
-    missing_migrations,
     notifications_arrive,
     running_embedded,
     unusable_tables,
 )
+from relay.postgres.migrate import pending
 from relay.postgres.sessions import BetterAuthSessions, find_better_auth
 from relay.postgres.triggers import SessionTriggers
 
@@ -42,6 +42,10 @@ AUTH = (*ADDRESS, "auth_schema", "auth_user_table", "auth_session_table")
 REACH = (
     "see that PostgreSQL runs, that database_url (RELAY_DATABASE_URL) names it, and that a firewall"
     " and pg_hba.conf let relay in"
+)
+GRANT = (
+    "grant the role of database_url usage on schema relay and on all its sequences, and select,"
+    " insert, update and delete on all its tables"
 )
 MIGRATE = "run `relay db migrate` as a role that owns the database"
 
@@ -129,14 +133,14 @@ class DatabaseChecks:
         return if_it_answers
 
     async def _tables(self, database: Database) -> Finding:
-        if missing := await missing_migrations(database):
+        try:
+            missing = await pending(database)
+        except StoreForbids as error:
+            return fail(f"this role may not read relay's tables: {error}", GRANT)
+        if missing:
             return fail(f"{len(missing)} migrations are missing, up to {missing[-1]}", MIGRATE)
         if unusable := await unusable_tables(database):
-            return fail(
-                f"this role may not use {', '.join(unusable)}",
-                "grant the role of database_url usage on schema relay and on all its sequences, and"
-                " select, insert, update and delete on all its tables",
-            )
+            return fail(f"this role may not use {', '.join(unusable)}", GRANT)
         return ok("relay's tables are as this version needs them")
 
     async def _better_auth(self, database: Database) -> Finding:

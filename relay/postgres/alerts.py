@@ -10,15 +10,15 @@ from attrs import define, evolve, frozen
 
 from relay import policy
 from relay.model import Identity, NewAlert, StoredAlert
+from relay.postgres.alert_rows import COLUMNS, read_alert
 from relay.postgres.database import Connection, Database
 from relay.postgres.text import storable
 
 # Migration 0005. Advisory locks have numbers for names: 'rela', in ASCII, and 1.
 LOCK_ALERTS = "select relay.lock_alerts()"
 
-SELECT = (
-    "select a.alert_id, a.stream_id, s.owner_id, a.sender, a.severity, a.message, a.timestamp,"
-    " a.metadata from relay.alerts a join relay.streams s using (stream_id) "
+SELECT: LiteralString = (
+    f"select {COLUMNS} from relay.alerts a join relay.streams s using (stream_id) "  # noqa: S608 (constants)
 )
 
 # SQL's alerts go through this as well.
@@ -189,11 +189,6 @@ def _as_stored(alert_id: int, owner_id: str, alert: NewAlert) -> StoredAlert:
         timestamp=alert.timestamp,
         metadata=alert.metadata,
     )
-
-
-def read_alert(row: tuple[Any, ...]) -> StoredAlert:
-    """From the columns of `SELECT`."""
-    return StoredAlert(*row)
 
 
 def _storable(alert: NewAlert) -> NewAlert:

@@ -21,7 +21,7 @@ import trio
 from attrs import define, field
 from psycopg.pq import TransactionStatus
 
-from relay.errors import StoreUnavailable
+from relay.errors import StoreForbids, StoreUnavailable
 from relay.postgres.address import Address
 from relay.postgres.call import ANSWER_MARGIN, STOP_LIMIT, Call
 
@@ -32,9 +32,15 @@ AWAY = (
     psycopg.OperationalError,
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.InternalError_,  # what it has no word for: a quota of the disk is used up
+    psycopg.errors.DataCorrupted,
+    psycopg.errors.IndexCorrupted,
     OSError,  # psycopg's own: no file is left to wait for the server with
 )
 """What it comes to that Postgres cannot do what it is asked."""
+OF_FILES = "could not "
+"""So begins what Postgres says where it is the system that forbids it something: it has the same
+code for a disk that is mounted read-only as for a role without rights."""
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -87,8 +93,8 @@ class Database:
         """Run `work(connection)` in a worker thread, in one transaction, committed on return.
 
         Cancelled, it ends the statement that runs and rolls back before it returns. Raises
-        `StoreUnavailable` when Postgres cannot be asked or takes too long; other errors of `work`
-        roll back and come out as they are.
+        `StoreUnavailable` when Postgres cannot be asked or takes too long, `StoreForbids` when the
+        role has no right to it; other errors of `work` roll back and come out as they are.
         """
         limit = self._connect_timeout + self._statement_timeout + ANSWER_MARGIN
         with trio.move_on_after(limit):
@@ -115,10 +121,18 @@ class Database:
             with trio.move_on_after(STOP_LIMIT, shield=True):
                 await call.stop(self._cancel_turns)
             raise
+        except psycopg.errors.InsufficientPrivilege as error:
+            said = error.diag.message_primary or ""
+            if said.startswith(OF_FILES):
+                raise self._unavailable(error) from None
+            raise StoreForbids(said) from None
         except AWAY as error:
-            unavailable = self.address.unavailable(error)
-            self.on_failure(str(unavailable))
-            raise unavailable from None
+            raise self._unavailable(error) from None
+
+    def _unavailable(self, error: BaseException) -> StoreUnavailable:
+        unavailable = self.address.unavailable(error)
+        self.on_failure(str(unavailable))
+        return unavailable
 
     async def _wait_for_calls(self) -> None:
         for _ in range(self._size):

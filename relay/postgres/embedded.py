@@ -1,7 +1,7 @@
 """A Postgres of relay's own: made, started, kept alive and stopped with relay. Floor 1.
 
-Whoever holds the data folder's lock runs Postgres there. A second relay on the same folder (as
-`relay token` beside `relay serve`) gets the address of the one that runs. Postgres listens on a
+Whoever holds the data folder's lock runs Postgres there. A command beside it (`relay token` beside
+`relay serve`) gets the address of the one that runs. Postgres listens on a
 Unix socket only, asks for a password, and ends with relay, however relay ends.
 """
 
@@ -39,14 +39,22 @@ LONGEST_PAUSE = 5.0
 
 
 @asynccontextmanager
-async def open_embedded(data_dir: Path, *, postgres_bin: Path | None = None) -> AsyncIterator[str]:
+async def open_embedded(
+    data_dir: Path, *, postgres_bin: Path | None = None, alone: bool = False
+) -> AsyncIterator[str]:
     """Yield the URL of a Postgres with Better Auth's and relay's tables, ready to be asked.
 
     While this is open, a Postgres that dies is started again. `ConfigError` says what is wrong
-    with the folder, the programs or the cluster.
+    with the folder, the programs or the cluster; `alone`, that another relay runs one there, for
+    that may end at any moment.
     """
     folder, held = await _hold_or_find(data_dir)
     if isinstance(held, str):
+        if alone:
+            raise ConfigError(
+                f"another relay runs its PostgreSQL in {folder.path}, and it ends with that one:"
+                " give each a data_dir of its own, or both one database_url"
+            )
         yield held
         return
     try:

@@ -10,7 +10,6 @@ import os
 import time
 from pathlib import Path
 
-import psycopg
 import trio
 from attrs import frozen
 
@@ -20,21 +19,31 @@ from relay.postgres.binaries import find_binaries
 from relay.postgres.changes import Changes
 from relay.postgres.database import Connection, Database
 from relay.postgres.folder import DataFolder
-from relay.postgres.migrate import pending
 
 QUERIES = 5
 """So many times a query is timed."""
 
 MAY_NOT_USE = """
+    with needed (name, rights) as (values
+        ('migrations', 'select'),
+        ('streams', 'select insert update'),
+        ('alerts', 'select insert delete'),
+        ('alert_ids', 'usage'),
+        ('service_tokens', 'select'),
+        ('grants', 'select'),
+        ('audit', 'select insert update delete'), -- `for update` is one, too,
+        ('webhooks', 'select update')
+    )
     select c.relname from pg_catalog.pg_class c
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    join needed on needed.name = c.relname
+    cross join lateral unnest(string_to_array(needed.rights, ' ')) as wanted
     where n.nspname = 'relay' and not (has_schema_privilege(n.oid, 'usage') and case c.relkind
-        when 'S' then has_sequence_privilege(c.oid, 'usage')
-        when 'r' then has_table_privilege(c.oid, 'select')
-            and (c.relname = 'migrations' or has_table_privilege(c.oid, 'insert'))
-        else true end)
-    order by c.relname
+        when 'S' then has_sequence_privilege(c.oid, wanted)
+        else has_table_privilege(c.oid, wanted) end)
+    group by c.relname order by c.relname
 """
+"""What `relay serve` does; commands that make tokens or grants do more."""
 
 
 @frozen
@@ -93,14 +102,6 @@ async def compare_clocks(database: Database) -> Clocks:
         return min(found, key=lambda each: each.uncertain)
 
     return await database.transact(ask)
-
-
-async def missing_migrations(database: Database) -> list[str]:
-    """As `pending`, and `ConfigError` too where the role may not look."""
-    try:
-        return await pending(database)
-    except psycopg.ProgrammingError as error:
-        raise ConfigError(f"relay's tables cannot be read: {error.diag.message_primary}") from None
 
 
 async def unusable_tables(database: Database) -> list[str]:

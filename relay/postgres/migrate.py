@@ -11,7 +11,7 @@ from typing import LiteralString
 
 import psycopg
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, StoreForbids
 from relay.postgres.database import Connection, Database
 
 # See `alerts.py`. Two processes that migrate at once do it one after the other.
@@ -38,19 +38,23 @@ async def migrate(database: Database) -> list[str]:
 
     try:
         return await database.transact_unhurried(apply)
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise ConfigError(
-            f"the database role may not make relay's tables: {error.diag.message_primary}"
-        ) from None
+    except StoreForbids as error:
+        raise ConfigError(f"the database role may not make relay's tables: {error}") from None
 
 
 async def pending(database: Database) -> list[str]:
-    """The names of what `migrate` would apply. Changes nothing; the same `ConfigError`."""
+    """The names of what `migrate` would apply. Changes nothing.
+
+    `ConfigError` when a newer relay made the tables, or somebody else; `StoreForbids`.
+    """
 
     def look(connection: Connection) -> list[str]:
         return [_name(migration) for migration in _missing(connection)]
 
-    return await database.transact(look)
+    try:
+        return await database.transact(look)
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(f"relay's tables cannot be read: {error.diag.message_primary}") from None
 
 
 def _make_schema(connection: Connection) -> None:

@@ -13,7 +13,7 @@ import psycopg
 from attrs import define, field
 from psycopg import sql
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, StoreForbids
 from relay.model import User
 from relay.postgres.auth_tables import AuthTables, Column, Table, find_tables
 from relay.postgres.database import Connection, Database
@@ -50,8 +50,9 @@ async def find_better_auth(
 
     try:
         return BetterAuthSessions(database, await database.transact(look))
-    except psycopg.ProgrammingError as error:
-        # The role may not read them, or their columns cannot be compared.
+    except StoreForbids as error:
+        raise ConfigError(f"relay cannot read Better Auth's tables: {error}") from None
+    except psycopg.ProgrammingError as error:  # their columns cannot be compared
         raise ConfigError(
             f"relay cannot read Better Auth's tables: {error.diag.message_primary}"
         ) from None

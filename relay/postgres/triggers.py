@@ -12,7 +12,7 @@ import psycopg
 from attrs import define
 from psycopg import sql
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, StoreForbids
 from relay.postgres.auth_tables import AuthTables, Table
 from relay.postgres.database import Connection, Database
 
@@ -50,8 +50,10 @@ class SessionTriggers:
         """Make those that are missing; whether any was. `ConfigError` when that is not possible."""
         try:
             return await self._database.transact_unhurried(self._install)
+        except StoreForbids as error:  # they are somebody else's
+            raise ConfigError(f"relay cannot watch Better Auth's tables: {error}") from None
         except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
-            # It may be a view, or somebody else's.
+            # It may be a view.
             raise ConfigError(
                 f"relay cannot watch Better Auth's tables: {error.diag.message_primary}"
             ) from None

@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 
 from relay.errors import ConfigError
 from relay.model import StoredAlert
-from relay.postgres.alerts import read_alert
+from relay.postgres import alert_rows
 from relay.postgres.audit import record_change
 from relay.postgres.database import Connection, Database
 from relay.postgres.text import storable
@@ -47,10 +47,7 @@ _BEHIND = (
     " where s.stream_id = %(stream_id)s or s.owner_id = %(owner_id)s"
     " order by a.alert_id limit %(most)s"
 )
-BEHIND = (
-    "select a.alert_id, a.stream_id, s.owner_id, a.sender, a.severity, a.message, a.timestamp,"
-    " a.metadata" + _BEHIND
-)
+BEHIND = f"select {alert_rows.COLUMNS}{_BEHIND}"
 COUNT_BEHIND = f"select count(*) from (select{_BEHIND}) as behind"  # noqa: S608 (constants)
 DELIVERED = (
     "update relay.webhooks set position = %(position)s, delivered = delivered + 1, failures = 0,"
@@ -198,7 +195,7 @@ class WebhookTable:
 
         def select(connection: Connection) -> list[StoredAlert]:
             rows = connection.execute(BEHIND, _whose(webhook, position, most=PAGE))
-            return [read_alert(row) for row in rows]
+            return [alert_rows.read_alert(row) for row in rows]
 
         return await self._database.transact(select)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import structlog
 import trio
-from attrs import define
+from attrs import define, field
 from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -27,16 +27,20 @@ from relay.closing import Ending
 from relay.errors import StoreUnavailable
 from relay.guard.address import ClientAddress
 from relay.guard.attempts import Attempts
-from relay.guard.rates import Rate
+from relay.guard.rates import Marks, Rate
 from relay.hub.hub import Hub
 from relay.metrics import Limit, Metrics
 from relay.model import Identity
-from relay.postgres.alerts import AlertTable
+from relay.postgres.alerts import AlertTable, History
 from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
 from relay.protocol.messages import ALERT, AUTH, Alert, ErrorCode, StreamEntry, StreamId, Success
 
 BODY_PATIENCE = 10.0
 """Seconds for the body of a request."""
+PAGE_BYTES = 1 << 20
+"""Of alerts in one answer, which is held for as long as somebody takes to read it."""
+VISIT = 120.0
+"""Seconds without a look at the figures after which the next one is a row of the audit again."""
 RETRY_AFTER = {"Retry-After": "2"}
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
@@ -73,6 +77,8 @@ class Api:
     _alert_rate: Rate | None
     _audit: AuditLog
     _metrics: Metrics
+    _visitors: Marks = field(init=False, factory=lambda: Marks(VISIT))
+    """Who looks at the figures again and again, as `relay top` does, and from where."""
 
     async def streams(self, request: Request) -> Response:
         """`GET /streams`: the live streams that may be seen."""
@@ -96,7 +102,7 @@ class Api:
             )
         except StoreUnavailable:
             raise _store_unavailable() from None
-        return _json({"alerts": [alert_event(each) for each in page.alerts], "more": page.more})
+        return _json(_page_of(page))
 
     async def raise_alert(self, request: Request) -> Response:
         """`POST /alerts`: the body and the reply are those of the message."""
@@ -129,7 +135,7 @@ class Api:
 
     async def figures(self, request: Request) -> Response:
         """`GET /figures`: of each stream and of each connection that consumes it."""
-        identity = await self._authenticate(request)
+        identity = await self._authenticate(request, looks=True)
         if not policy.may_operate(identity):
             text = "This takes a service token that may operate"
             self._record(request, "figures", "refused", identity, text)
@@ -142,7 +148,11 @@ class Api:
             self._metrics.limits_hit[Limit.ALERTS] += 1
             raise _too_many("Too many alerts in too short a time", wait)
 
-    async def _authenticate(self, request: Request, *, again: bool = False) -> Identity:
+    async def _authenticate(
+        self, request: Request, *, again: bool = False, looks: bool = False
+    ) -> Identity:
+        """Who asks; `Refusal`. A success is recorded, but not `again` for one request, and of
+        somebody who `looks` once for a visit."""
         token = _token_of(request)
         if not token:
             text = "Send a token in the header: Authorization: Bearer TOKEN"
@@ -169,9 +179,17 @@ class Api:
             self._record_auth(request, "failed")
             failed = Ending.AUTH_FAILED.value
             raise Refusal(401, ErrorCode.AUTH_FAILED, failed.message, CHALLENGE)
-        if not again:
+        if looks and self._is_visiting(identity, address):
+            self._metrics.auth_attempts["succeeded"] += 1
+        elif not again:
             self._record_auth(request, "succeeded", identity)
         return identity
+
+    def _is_visiting(self, identity: Identity, address: ClientAddress) -> bool:
+        visitor = f"{identity.sender} {address.text}"
+        known = self._visitors.left(visitor) is not None
+        self._visitors.set(visitor)
+        return known
 
     def _record_auth(
         self, request: Request, outcome: str, identity: Identity | None = None
@@ -242,6 +260,19 @@ def _alert_in(body: bytes) -> Alert:
     if not isinstance(message, Alert):
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "Expected an alert - at `$.type`")
     return message
+
+
+def _page_of(found: History) -> dict[str, Any]:
+    """As much of what was found as an answer may hold, one alert at least."""
+    alerts: list[msgspec.Raw] = []
+    size = 0
+    for each in found.alerts:
+        encoded = msgspec.json.encode(alert_event(each))
+        size += len(encoded)
+        if alerts and size > PAGE_BYTES:
+            return {"alerts": alerts, "more": True}
+        alerts.append(msgspec.Raw(encoded))
+    return {"alerts": alerts, "more": found.more}
 
 
 def _store_unavailable() -> Refusal:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, cast
 
+import msgspec
 import psycopg
 import pytest
 import trio
@@ -16,6 +17,7 @@ from relay.model import NewAlert, StoredAlert, User
 from relay.postgres.alerts import LOCK_ALERTS, AlertTable
 from relay.postgres.database import Connection, Database, open_database
 from relay.postgres.streams import StreamOwners
+from relay.protocol.codec import LARGEST_BUT_FRAMES
 
 T = TypeVar("T")
 
@@ -149,14 +151,29 @@ async def test_text_that_postgres_cannot_keep_harms_no_other(database: Database)
             [
                 FIRE,
                 evolve(FIRE, message="a\0b", alert_key="\0"),
-                evolve(FIRE, message="\ud800", metadata={"\0": "\ud800\0"}),
+                evolve(FIRE, message="\ud800", metadata={"\0": "\0"}),
+                evolve(FIRE, metadata={"a": "\ud800"}),  # which could not be sent to anybody
             ]
         )
     )
-    assert [alert.message for alert in outcome] == ["fire", "a\ufffdb", "?"]
-    assert outcome[2].metadata == {"\0": "\ud800\0"}
-    assert await alerts.after(0) == outcome
+    assert [alert.message for alert in outcome] == ["fire", "a\ufffdb", "?", "fire"]
+    assert outcome[2].metadata == {"\0": "\0"}
+    *read, last = await alerts.after(0)
+    assert read == outcome[:3]
+    assert last == evolve(outcome[3], metadata=None)
+    assert last.odd == ("metadata",)
     assert await alerts.store([evolve(FIRE, stream_id="po\0rch")]) == [None]
+
+
+async def test_the_longest_metadata_that_may_be_sent_is_read_as_it_was_given(
+    database: Database,
+) -> None:
+    alerts = AlertTable(database)
+    metadata = {"a": [False] * (LARGEST_BUT_FRAMES - 10)}
+    assert len(msgspec.msgpack.encode(metadata)) <= LARGEST_BUT_FRAMES
+    await alerts.store([evolve(FIRE, metadata=metadata)])
+    [read] = await alerts.after(0)
+    assert (read.metadata, read.odd) == (metadata, ())
 
 
 async def test_one_key_from_many_writers_at_once_is_one_alert(database: Database) -> None:

@@ -36,8 +36,12 @@ async def post(relay: RelayProcess, token: str, content: Message) -> tuple[int, 
     return answer.status, reply.get("code") or reply["error"]["code"]
 
 
+async def receive(peer: Peer, count: int) -> list[Message]:
+    return [await peer.receive_type("alert") for _ in range(count)]
+
+
 async def hear(peer: Peer, count: int) -> list[str]:
-    return [(await peer.receive_type("alert"))["message"] for _ in range(count)]
+    return [each["message"] for each in await receive(peer, count)]
 
 
 async def test_while_the_database_is_away_none_is_acknowledged_and_then_all_goes_on(
@@ -84,21 +88,58 @@ async def test_who_holds_the_lock_delays_alerts_and_causes_no_false_acknowledgem
         assert await hear(phone, 1) == ["held"]
 
 
-async def test_one_that_cannot_be_delivered_stops_none_behind_it(
+DEEP = '{"a":' * 3_000 + "1" + "}" * 3_000
+ODD = {
+    "a list": ("low", "m", 1, "[1]"),
+    "a number": ("low", "m", 1, "7"),
+    "a null": ("low", "m", 1, "null"),
+    "too large a number": ("low", "m", 1, '{"n": 123456789012345678901234567890}'),
+    "half a character": ("low", "m", 1, r'{"a": "\ud800"}'),
+    "deep": ("low", "m", 1, '{"a":' * 33 + "1" + "}" * 33),
+    "too deep": ("low", "m", 1, DEEP),
+    "too long": ("low", "m" * 3_000_000, 1, None),
+    "too much": ("low", "m", 1, '{"a": "' + "x" * 3_000_000 + '"}'),
+    "unknown": ("dire", "m", 1, None),
+    "of no time": ("low", "m", -(2**63), None),
+    "of another age": ("low", "m", 2**63 - 1, '{"zone": 3}'),
+}
+"""Rows that nobody can send, but that somebody may write into the table: severity, message, time
+and metadata."""
+
+
+async def test_rows_that_are_no_alerts_are_shown_as_far_as_they_go_and_stop_none_behind_them(
     database_url: str, accounts: Accounts
 ) -> None:
     token, stream_id = accounts.session(), new_stream_id()
-    with start_relay(database_url=database_url, flawless=False) as relay:
+
+    def check(alerts: list[Message]) -> None:
+        assert len(alerts) == len(ODD) + 1
+        shown = dict(zip([*ODD, "behind"], alerts, strict=True))
+        assert shown["behind"]["message"] == "behind"
+        assert shown["unknown"]["severity"] == "medium"
+        assert shown["too long"]["message"] == "m" * 8192
+        assert [shown[name]["timestamp"] for name in ("of no time", "of another age")] == [0, 2**53]
+        assert [each["metadata"] for each in alerts if "metadata" in each] == [{"zone": 3}]
+
+    with start_relay(database_url=database_url) as relay:
         async with login(relay, token) as phone:
             await phone.register(stream_id)
-            # Nobody can send such metadata, but somebody may write into the table.
-            accounts.execute(
-                "select relay.store_alerts(array[%s], '{x}', '{low}', '{poison}', '{1}',"
-                " array['[1]'::json], '{null}')",
-                stream_id,
-            )
+            for severity, message, timestamp, metadata in ODD.values():
+                accounts.execute(
+                    "select relay.store_alerts(array[%s], '{x}', array[%s], array[%s], array[%s],"
+                    " array[%s]::json[], '{null}')",
+                    *(stream_id, severity, message, timestamp, metadata),
+                )
             accounts.execute("select relay.raise_alert(%s, 'behind')", stream_id)
-            with trio.fail_after(10):
-                assert await hear(phone, 1) == ["behind"]
-            assert "alert not delivered" in relay.log
-            assert "service failed" not in relay.log
+            with trio.fail_after(20):
+                check(await receive(phone, len(ODD) + 1))
+            assert relay.log.count("an alert was written by hand") == len(ODD) - 1
+            asked = {"type": "alerts-since", "streamId": stream_id}
+            for how in ({"after": 0}, {"last": 100}):
+                await phone.send({**asked, **how})
+                check(await receive(phone, len(ODD) + 1))
+                assert (await phone.receive_type("success"))["code"] == "ALERTS_REPLAYED"
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = await relay.get(f"/alerts?streamId={stream_id}", headers=headers)
+        assert answer.status == 200
+        check(answer.json()["alerts"][::-1])

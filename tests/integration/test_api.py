@@ -114,6 +114,33 @@ async def test_stored_alerts_come_the_newest_first_a_page_at_a_time(
     assert read == ["4", "3", "2", "1", "0"]
 
 
+async def test_a_page_of_large_alerts_is_a_short_one(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    """Whoever reads slowly makes relay hold all of an answer."""
+    stream_id, token = new_stream_id(), accounts.session("hoarder")
+    async with login(relay, token) as phone:
+        await phone.register(stream_id)
+    accounts.execute(
+        "select count(*) from generate_series(1, 50) n, relay.store_alerts(array[%s], '{x}',"
+        " '{low}', array[n::text], '{1}', array[json_build_object('a', repeat('x', 60000))],"
+        " '{null}')",
+        stream_id,
+    )
+    read, before, pages = [], "", 0
+    while True:
+        path = f"/alerts?streamId={stream_id}&limit=1000{before}"
+        answer = await relay.get(path, headers=bearer(token))
+        assert len(answer.body) < 2**20 + 2**17
+        page, pages = answer.json(), pages + 1
+        read += [each["message"] for each in page["alerts"]]
+        if not page["more"]:
+            break
+        before = f"&before={page['alerts'][-1]['alertId']}"
+    assert read == [str(number) for number in range(50, 0, -1)]
+    assert pages == 3
+
+
 @pytest.mark.parametrize(
     "body",
     [

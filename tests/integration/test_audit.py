@@ -223,6 +223,22 @@ async def test_http_is_recorded_like_everything_else(
     assert failed == ("127.0.0.1", None, False)
 
 
+async def test_who_looks_at_the_figures_again_and_again_is_one_row(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    names = []
+    for _ in range(2):
+        token = accounts.service(operate=True)
+        names.append(f"service-{token[-8:]}")
+        for path in ("/figures", "/figures", "/streams", "/figures"):
+            answer = await relay.get(path, headers={"Authorization": f"Bearer {token}"})
+            assert answer.status == 200
+    rows = "select what, outcome from relay.audit where service = %s"
+    await until(lambda: len(accounts.execute(rows, names[-1])) >= 2)
+    for name in names:
+        assert accounts.execute(rows, name) == [("auth", "succeeded")] * 2
+
+
 async def test_prometheus_can_read_the_figures(relay: RelayProcess) -> None:
     answer = await relay.get("/metrics")
     assert answer.status == 200

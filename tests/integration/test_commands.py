@@ -10,6 +10,8 @@ from tempfile import TemporaryDirectory
 import psycopg
 import pytest
 import trio
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay import app
 from relay.config import Settings
@@ -110,6 +112,39 @@ def test_migrate_brings_a_database_up_to_date_and_status_says_so(
     code, said, err = relay("db", "status", *database)
     assert (code, err) == (0, "")
     assert said.splitlines()[0] == "up to date"
+
+
+@pytest.fixture
+def stranger_url(postgres_url: str) -> Iterator[str]:
+    """The same database, for a role that may do nothing there."""
+    role = str(conninfo_to_dict(postgres_url)["dbname"]) + "_stranger"
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute(sql.SQL("create role {} login password 'x'").format(sql.Identifier(role)))
+        yield make_conninfo(postgres_url, user=role, password="x")
+        owner.execute(sql.SQL("drop owned by {}").format(sql.Identifier(role)))
+        owner.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
+
+
+COMMANDS = [
+    *(["db", "status"], ["token", "list"], ["grants"], ["webhook", "list"], ["audit"]),
+    *(["serve", "--bind", "127.0.0.1:0"], ["db", "migrate", "--watch-sessions"]),
+]
+
+
+def test_a_role_without_rights_is_told_so_in_one_line(stranger_url: str, postgres_url: str) -> None:
+    role = sql.Identifier(str(conninfo_to_dict(stranger_url)["user"]))
+    for granted in ("usage on schema relay", "select on relay.migrations"):
+        for command in COMMANDS:
+            done = run_relay(*command, database_url=stranger_url)
+            assert done.returncode == 2, (command, done.stdout, done.stderr)
+            *_, line = done.stderr.splitlines()
+            assert line.startswith("relay: "), done.stderr
+            assert "permission denied for" in line
+            assert "Traceback" not in done.stderr
+        with psycopg.connect(postgres_url) as owner:
+            owner.execute(sql.SQL("grant {} to {}").format(sql.SQL(granted), role))
+    done = run_relay("db", "status", database_url=stranger_url)
+    assert done.stdout.startswith("up to date\nsessions: relay cannot read Better Auth's tables")
 
 
 def test_a_database_that_is_away_is_one_line() -> None:

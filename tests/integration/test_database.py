@@ -14,7 +14,7 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
-from relay.errors import ConfigError, StoreUnavailable
+from relay.errors import ConfigError, StoreForbids, StoreUnavailable
 from relay.postgres.database import Connection, Database, open_database
 from tests.integration.questions import (
     ask,
@@ -49,6 +49,39 @@ async def test_an_error_of_the_work_comes_out_and_undoes_the_work(empty_postgres
             await database.transact(do("insert into seen values (1)", "select * from nowhere"))
         assert await database.transact(ask("select count(*) from seen")) == 0
         assert await database.transact(my_backend) == backend
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("53100", "could not extend file: No space left on device"),
+        ("XX000", "could not extend file: Disk quota exceeded"),
+        ("42501", "could not open file: Read-only file system"),
+        ("XX001", "invalid page in block 7"),
+        ("58030", "could not read block 7: Input/output error"),
+    ],
+)
+async def test_a_server_that_cannot_write_is_as_good_as_away(
+    empty_postgres_url: str, code: str, said: str
+) -> None:
+    raise_it = f"do $$ begin raise exception '{said}' using errcode = '{code}'; end $$"
+    async with open_database(empty_postgres_url) as database:
+        told: list[str] = []
+        database.on_failure = told.append
+        with pytest.raises(StoreUnavailable, match=said):
+            await database.transact(do(raise_it))
+        assert len(told) == 1
+        await database.check()
+
+
+async def test_what_a_role_may_not_do_is_said_and_is_no_reason_to_try_again(
+    empty_postgres_url: str,
+) -> None:
+    forbidden = ("create role nobody_in_particular", "set local role nobody_in_particular")
+    async with open_database(empty_postgres_url) as database:
+        with pytest.raises(StoreForbids, match=r"^permission denied for schema public$"):
+            await database.transact(do(*forbidden, "create table public.mine (n int)"))
+        await database.check()
 
 
 async def test_a_failure_that_the_work_hid_is_not_taken_for_a_commit(

@@ -7,8 +7,10 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -23,9 +25,15 @@ from relay.doctor.checks import Examined, Finding, Outcome, examine
 from relay.doctor.database import DatabaseChecks
 from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
+from relay.postgres.alert_retention import AlertRetention
+from relay.postgres.audit import AuditTable
+from relay.postgres.database import open_database
 from relay.postgres.embedded import open_embedded
+from relay.postgres.webhooks import WebhookTable
+from tests.integration.accounts import Accounts
 from tests.integration.conftest import PostgresServer
-from tests.integration.relay_process import RelayProcess, run_relay, start_relay
+from tests.integration.peers import login, new_stream_id
+from tests.integration.relay_process import RelayProcess, run_relay, start_relay, until
 from tests.integration.web_server import Answer, flood, open_web_server, says
 
 PASSWORD = "5ecret-passw0rd"
@@ -127,11 +135,56 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
         connection.execute(
             sql.SQL(
                 "grant usage on all sequences in schema relay to {0};"
+                " grant insert on all tables in schema relay to {0}"
+            ).format(role)
+        )
+    found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
+    assert found["tables"].said == "this role may not use alerts, audit, streams, webhooks"
+    assert "delete" in found["tables"].do
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(
+            sql.SQL(
+                "grant usage on all sequences in schema relay to {0};"
                 " grant select, insert, update, delete on all tables in schema relay to {0}"
             ).format(role)
         )
     found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
     assert found["tables"].outcome is Outcome.OK
+
+
+async def test_the_rights_that_it_wants_are_enough_for_a_relay(
+    stranger_url: str, postgres_url: str
+) -> None:
+    role = sql.Identifier(str(conninfo_to_dict(stranger_url)["user"]))
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(
+            sql.SQL(
+                "grant usage on schema relay to {0}; grant usage on relay.alert_ids to {0};"
+                " grant select on all tables in schema relay to {0};"
+                " grant insert, update on relay.streams to {0};"
+                " grant insert, delete on relay.alerts to {0};"
+                " grant insert, update, delete on relay.audit to {0};"
+                " grant update on relay.webhooks to {0};"
+                ' grant select on "user", session to {0}'
+            ).format(role)
+        )
+    found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
+    assert outcomes(found, *OF_DATABASE) == [Outcome.OK] * 5
+    accounts, stream_id = Accounts(postgres_url), new_stream_id()
+    token = accounts.session()
+    with start_relay(database_url=stranger_url) as relay:
+        async with login(relay, token) as phone:
+            await phone.register(stream_id)
+            alert = {"type": "alert", "streamId": stream_id, "severity": "low", "message": "m"}
+            assert (await phone.ask(alert))["code"] == "ALERT_ACCEPTED"
+            assert (await phone.receive_type("alert"))["message"] == "m"
+        await until(lambda: bool(accounts.execute("select audit_id from relay.audit")))
+        assert (await relay.get("/ready")).status == 200
+    async with open_database(stranger_url) as database:
+        retention = AlertRetention(database)
+        assert await retention.remove_old(timedelta()) == 1
+        assert await AuditTable(database).prune(timedelta(), most=100) > 0
+        assert await WebhookTable(database).claim(uuid4(), lasts=timedelta(1), most=1) == []
 
 
 async def test_where_the_database_is_away_nothing_is_said_twice() -> None:

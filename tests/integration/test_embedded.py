@@ -249,6 +249,18 @@ async def test_a_second_relay_uses_the_postgres_of_the_first(shared_folder: Path
             pass
 
 
+async def test_who_needs_one_that_lasts_is_refused_that_of_another(shared_folder: Path) -> None:
+    async with open_embedded(shared_folder, alone=True):
+        with pytest.raises(ConfigError, match="another relay runs its PostgreSQL"):
+            async with open_embedded(shared_folder, alone=True):
+                pass
+        async with open_embedded(shared_folder) as url:
+            with psycopg.connect(url):
+                pass
+    async with open_embedded(shared_folder, alone=True):
+        pass
+
+
 async def test_relays_that_start_at_once_share_one_postgres(shared_folder: Path) -> None:
     urls = []
     all_open = trio.Event()

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from signal import SIGKILL
-from typing import Any
+from typing import Any, NoReturn
 
+import httpcore2
 import pytest
 import trio
 import trustme
@@ -156,6 +157,7 @@ BAD: dict[str, tuple[Answer, str]] = {
     "a redirect that keeps the method": (says(b"", "308 Permanent Redirect", MOVED), "status 308"),
     "garbage": (raw(b"\x00\xff" * 1000), "RemoteProtocolError"),
     "a head without end": (raw(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 50_000), "RemoteProtocolE"),
+    "patience without end": (raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 50_000), "ReadError"),
     "nothing": (raw(), "RemoteProtocolError"),
 }
 
@@ -354,6 +356,25 @@ async def test_over_tls_the_receiver_has_to_be_who_it_says_it_is(
             with pytest.raises(Undelivered, match="ConnectError"):
                 await courier.post(url.replace("localhost", "127.0.0.1"), b"{}", {})
     assert [request.body for request in server.requests] == [b"{}"]
+
+
+async def test_the_scheme_may_be_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `relay webhook add` takes is posted to; over https that is the public internet."""
+    looked_up: list[str] = []
+
+    def getaddrinfo(host: str, *_args: Any, **_options: Any) -> list[Any]:
+        looked_up.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", 0))]
+
+    async def refuse(*_args: Any, **_options: Any) -> NoReturn:
+        raise httpcore2.ConnectError
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(httpcore2.TrioBackend, "connect_tcp", refuse)
+    async with open_courier([]) as courier:
+        with pytest.raises(Undelivered, match="ConnectError"):
+            await courier.post("HTTPS://Example.org/", b"{}", {})
+    assert looked_up == ["example.org"]
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,24 @@ def test_check_lists_all_problems_and_ends_with_2(
     }
 
 
+def test_check_finds_addresses_of_databases_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAY_DATABASE_URL", f"postgresql://relay:{PASSWORD}@db/app?nonsense=1")
+    url = f"postgresql://relay:{PASSWORD}@[db/app"
+    code, _, told = run(capsys, "config", "check", "--listen-url", url)
+    first, second = told.splitlines()
+    assert code == 2
+    assert re.match(r"relay: database_url: .* cannot be read: .*\(RELAY_DATABASE_URL\)$", first)
+    assert re.match(r"relay: listen_url: .* cannot be read: .*\(--listen-url\)$", second)
+    assert PASSWORD not in told
+
+
+def test_a_file_that_nests_without_end_is_one_line(file: Path) -> None:
+    (problem,) = problems(f"bind = {'[' * 5000}", file=file)
+    assert "cannot read the settings file" in problem
+
+
 def test_check_tells_doubts_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("config", "check", "--no-audit", "--audit-days", "7")
     code, out, err = run(capsys, *arguments)

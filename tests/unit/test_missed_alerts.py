@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from relay.alerts.replay import PATIENCE
 from tests.unit.memory import BOB, Client, Relay
 from tests.unit.test_replay import raise_alerts
 from tests.unit.test_replay_beside_live import live, page, store
@@ -146,15 +147,47 @@ async def test_an_unknown_position_leaves_the_subscription_as_it_is(relay: Relay
     assert await live(viewer) == [1]
 
 
-async def test_with_the_store_away_it_says_so_and_live_alerts_go_on(relay: Relay) -> None:
+async def test_with_the_store_away_live_alerts_wait_for_another_try(relay: Relay) -> None:
     await relay.phone("s")
+    await raise_alerts(relay, 3)
     viewer = await relay.login()
     relay.alerts.away = True
-    heard = await subscribe(viewer, 0)
+    heard = await subscribe(viewer, 1)
     assert [message.get("code") for message in heard] == ["SUBSCRIBED", "STORE_UNAVAILABLE"]
     relay.alerts.away = False
     await raise_alerts(relay, 1)
+    assert await live(viewer) == []
+    assert await page(viewer, streamId="s", after=1) == ([2, 3, 4], False)
+    await raise_alerts(relay, 1)
+    assert await live(viewer) == [5]
+
+
+async def test_nobody_waits_for_ever_for_another_try(relay: Relay) -> None:
+    await relay.phone("s")
+    viewer = await relay.login()
+    relay.alerts.away = True
+    await subscribe(viewer, 0)
+    relay.alerts.away = False
+    await raise_alerts(relay, 1)
+    await trio.sleep(PATIENCE - 1)
+    assert await live(viewer) == []
+    await trio.sleep(2)
     assert await live(viewer) == [1]
+
+
+async def test_who_unsubscribes_between_two_pages_gets_no_more_and_can_begin_anew(
+    relay: Relay,
+) -> None:
+    await relay.phone("s")
+    store(relay, 120)
+    relay.alerts.catch_up()
+    viewer = await relay.login()
+    assert (await subscribe(viewer, 0))[-1]["more"] is True
+    await raise_alerts(relay, 1)
+    assert (await viewer.ask({"type": "unsubscribe", "streamId": "s"}))["code"] == "UNSUBSCRIBED"
+    await viewer.ask({"type": "subscribe", "streamId": "s", "consumes": ["alert"]})
+    await raise_alerts(relay, 1)
+    assert await live(viewer) == [122]
 
 
 async def test_a_stranger_is_told_nothing_of_what_was_missed(relay: Relay) -> None:

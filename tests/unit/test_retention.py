@@ -12,6 +12,7 @@ from relay.alerts.retention import EVERY, PAUSE, Retention
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
 from relay.postgres.alert_retention import BATCH, Excess
+from relay.supervisor import PATIENCE, Supervisor
 
 pytestmark = pytest.mark.mock_clock
 
@@ -25,8 +26,11 @@ class Table:
     away: bool = False
     removals: list[tuple[float, int]] = field(factory=list)
     """When they were, and of how many."""
+    hangs: bool = False
 
     async def remove_old(self, older_than: timedelta) -> int:
+        if self.hangs:
+            await trio.sleep_forever()
         removed = self._remove(self.old)
         self.old -= removed
         return removed
@@ -74,4 +78,28 @@ async def test_the_store_away_is_no_reason_to_hurry_or_to_end() -> None:
         assert table.old == 1
         await trio.sleep(2)
         assert table.old == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_hangs_is_ended_and_started_again() -> None:
+    table = Table(1, hangs=True)
+    supervisor = Supervisor({"alert-retention": service(table)})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await trio.sleep(PATIENCE - 1)
+        assert supervisor.services["alert-retention"].restarts == 0
+        table.hangs = False
+        await trio.sleep(2)
+        assert supervisor.services["alert-retention"].restarts == 1
+        assert table.old == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_long_look_is_no_hang() -> None:
+    table = Table(round(3 * PATIENCE / PAUSE) * BATCH)
+    supervisor = Supervisor({"alert-retention": service(table)})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await trio.sleep(4 * PATIENCE)
+        assert (table.old, supervisor.services["alert-retention"].restarts) == (0, 0)
         nursery.cancel_scope.cancel()

@@ -310,3 +310,19 @@ async def test_who_waits_for_a_service_that_crashes_is_told_and_the_next_is_answ
         assert await batcher.ask(2) == 2
         assert asked == [[1], [2]]
         nursery.cancel_scope.cancel()
+
+
+async def test_it_has_settled_when_all_that_count_have_been_ready_or_have_failed() -> None:
+    quick, slow = Service([healthy]), Service([after(100, healthy, ready=3)])
+    broken, never = Service([fail_before_ready]), Service([after(100, healthy, ready=math.inf)])
+    supervisor = Supervisor(
+        {"quick": quick, "slow": slow, "broken": broken, "never": never},
+        dispensable=frozenset({"never"}),
+    )
+    async with trio.open_nursery() as nursery:
+        start = trio.current_time()
+        await nursery.start(supervisor.run)
+        await supervisor.settle()
+        assert trio.current_time() - start == pytest.approx(3)
+        assert supervisor.services["slow"].state is State.RUNNING
+        nursery.cancel_scope.cancel()

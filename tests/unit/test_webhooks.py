@@ -22,6 +22,7 @@ from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
 from relay.model import StoredAlert
 from relay.postgres.webhooks import Webhook
+from relay.supervisor import PATIENCE, Supervisor
 
 pytestmark = pytest.mark.mock_clock
 
@@ -47,6 +48,7 @@ class Table:
     alerts: list[StoredAlert] = field(factory=list)
     claims: int = 0
     before_query: Callable[[], object] = field(default=lambda: None)
+    hangs: bool = False
 
     def add(self, name: str) -> None:
         webhook = Webhook(
@@ -62,6 +64,8 @@ class Table:
 
     async def claim(self, lease: UUID, *, lasts: timedelta, most: int) -> list[Webhook]:
         self.claims += 1
+        if self.hangs:
+            await trio.sleep_forever()
         await self._work()
         now = trio.current_time()
         claimed: list[Webhook] = []
@@ -360,3 +364,21 @@ async def test_two_relays_do_not_post_the_same(post: Post) -> None:
         await trio.sleep(30)
     assert all(post.courier.got(f"w{number}") == MESSAGES for number in range(5))
     assert len(post.courier.ids) == 5 * len(MESSAGES)
+
+
+async def test_a_service_that_hangs_is_ended_and_started_again(post: Post) -> None:
+    post.table.add("a")
+    post.table.raise_alerts("a")
+    post.table.hangs = True
+    supervisor = Supervisor({"webhooks": post.service()})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await trio.sleep(PATIENCE - 1)
+        post.table.hangs = False
+        assert supervisor.services["webhooks"].restarts == 0
+        await trio.sleep(2)
+        assert supervisor.services["webhooks"].restarts == 1
+        await trio.sleep(2 * PATIENCE)
+        assert supervisor.services["webhooks"].restarts == 1
+        nursery.cancel_scope.cancel()
+    assert post.courier.got("a") == ["a"]

@@ -3,7 +3,8 @@
     FAULTS=DIR python -m tests.integration.faults.broken_relay serve ...
 
 While DIR has a file of this name, the dispatch of alerts `crashes` or `hangs` when it reads them,
-is `deaf`, which is to say that it hangs and does not end when told to, or `never-starts`.
+is `deaf`, which is to say that it hangs and does not end when told to, `never-starts`, or
+`starts-late`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ async def _break_after(self: AlertTable, alert_id: int, *, limit: int = 500) -> 
 async def _break_start(self: AlertDispatch, **how: Any) -> NoReturn:
     if _is("never-starts"):
         await trio.sleep_forever()
+    if _is("starts-late"):
+        await trio.sleep(TURN / 2)
     await _run(self, **how)
 
 

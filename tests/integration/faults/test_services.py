@@ -49,6 +49,11 @@ async def test_one_that_gets_nowhere_is_noticed_and_started_again(
         assert "service is stuck" in faults.relay.log
 
 
+async def test_relay_says_that_it_listens_when_all_run(database_url: str) -> None:
+    with breakable_relay(database_url, "starts-late") as faults:
+        assert (await faults.relay.get("/ready")).status == 200
+
+
 async def test_one_that_never_becomes_ready_is_tried_again(
     database_url: str, accounts: Accounts
 ) -> None:
