@@ -43,6 +43,8 @@ async def find_address(scenario: Scenario, target: Target) -> Address:
     data_dir = target.data_dir
     if wanted.data_dir is not None:
         data_dir = scenario.path(wanted.data_dir)
+        if not await trio.Path(data_dir).is_dir():  # or else a new database would be made there
+            raise TargetFailed(f"there is no data folder {data_dir}")
     if data_dir is not None and not (sessions and services):
         made = await _make_tokens(data_dir, wanted.sessions, wanted.ttl)
         sessions, services = sessions or made[0], services or made[1]

@@ -40,6 +40,7 @@ async def test_a_command_runs_in_the_folder_of_the_scenario(tmp_path: Path) -> N
         (python("pass"), "there is no token from"),
         (python("import os; os.write(1, bytes([255, 254]))"), "is not text"),
         (python("while True: print('junk' * 10000)"), "gives more than 1 MiB of tokens"),
+        ("data_dir = 'slip-of-the-pen'", "there is no data folder .*slip-of-the-pen"),
         ("file = 'none'", "cannot read the tokens in .*none: No such file"),
         ("file = '.'", "cannot read the tokens in .*: Is a directory"),
         ("file = '/dev/zero'", "/dev/zero gives more than 1 MiB"),
