@@ -35,6 +35,7 @@ from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
 from relay.guard.files import allow_files
 from relay.guard.guard import Guard
 from relay.guard.rates import Rate
+from relay.hangup import heed_hangup
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model import StoredAlert
@@ -186,7 +187,7 @@ async def serve(
             if handle_signals:
                 await nursery.start(_drain_on_signal, relay, settings.drain_timeout)
             if handle_signals or certificate is not None:
-                await nursery.start(_reload_on_hangup, certificate)
+                await nursery.start(heed_hangup, certificate)
             with trio.move_on_after(SETTLE_PATIENCE):
                 await relay.supervisor.settle()
             task_status.started([listener.url for listener in listeners])
@@ -340,19 +341,6 @@ async def _drain_on_signal(
         relay.server.drain(drain_timeout)
         await anext(signals)
         raise StoppedAtOnce
-
-
-async def _reload_on_hangup(
-    certificate: Certificate | None, *, task_status: trio.TaskStatus[None]
-) -> None:
-    with trio.open_signal_receiver(signal.SIGHUP) as signals:
-        task_status.started()
-        async for _ in signals:
-            if certificate is None:
-                # Whoever sends this to all services after a renewal must not end those without.
-                log.info("nothing to read again: there is no certificate")
-            else:
-                certificate.reload()
 
 
 def _certificate(settings: Settings) -> Certificate | None:

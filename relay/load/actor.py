@@ -87,8 +87,7 @@ class Actor:
                 policy = self.group.reconnect
                 if policy is None or self._refused:
                     return
-                wait = min(policy.most, policy.after * policy.factor**attempt)
-                wait *= 1 - policy.jitter * self.random.random()
+                wait = policy.wait(attempt) * (1 - policy.jitter * self.random.random())
                 due = self.stage.now() + max(wait, self._retry_after)
                 self.figures.counts["reconnects"] += 1
 

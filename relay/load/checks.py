@@ -25,7 +25,7 @@ _LINE = re.compile(
     r"\s*(?P<left>[a-z][a-z0-9_.-]*)\s*(?P<comparison><=|>=|==|!=|<|>)\s*"
     r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>us|ms|s|min|m|h|%)?\s*(?P<wire>[x\u00d7*]\s*wire)?\s*"
 )
-_STATISTIC = re.compile(r"p[0-9]{1,2}|mean|max|min|count")
+_STATISTIC = re.compile(r"p[0-9]{1,2}|p999|mean|max|min|count")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -34,6 +34,8 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
+FIRST_WORDS = frozenset(name.split(".")[0] for name in (*COUNTS, *TIMES))
+"""With which a figure begins, so that no group can be named like it."""
 ENOUGH = 100
 """Values that a distribution must have before it is judged while the run goes on."""
 WORDS = "FIGURE < NUMBER, such as frame_age.p99 < 200ms or alerts.lost == 0"
@@ -100,7 +102,7 @@ class Check:
     def _is_past_mending(self, book: Book, value: float) -> bool:
         if self.comparison in {">", ">=", "!="}:
             return False
-        if self.unit == "count" and self.statistic is None:
+        if self.unit == "count":
             return value > self.number  # counts only grow
         figures = book.group(self.group) if self.group else book.total()
         if self.statistic is not None:
@@ -134,12 +136,13 @@ def parse_check(line: str, groups: Collection[str], *, scripted: bool = False) -
     if found is None:
         raise ValueError(f"expected {WORDS}, not {line!r}")
     names = found["left"].split(".")
-    prefixes = {name.split(".")[0] for name in (*COUNTS, *TIMES)}
-    is_group = names[0] in groups or (scripted and names[0] not in prefixes)
+    is_group = names[0] in groups or (scripted and names[0] not in FIRST_WORDS)
     group = names.pop(0) if is_group else None
     statistic = None
     if len(names) > 1 and _STATISTIC.fullmatch(names[-1]):
         statistic = names.pop()
+    if not names:
+        raise ValueError(f"say what of {group}, as in {group}.frame_age.p99")
     figure = ".".join(names)
     if figure not in COUNTS and figure not in TIMES:
         first, _, rest = figure.partition(".")

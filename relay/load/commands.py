@@ -105,7 +105,23 @@ def find_scenario(name: str) -> Path:
         example = Path(str(EXAMPLES / f"{name}.toml"))
         if example.is_file():
             return example
+        if path.parent == Path():
+            raise no_example(name, "no file and no example")
     return path
+
+
+def example_names() -> list[str]:
+    return sorted(
+        path.name.removesuffix(".toml")
+        for path in EXAMPLES.iterdir()
+        if path.name.endswith(".toml")
+    )
+
+
+def no_example(name: str, what: str) -> ConfigError:
+    from relay.load.schema import nearest
+
+    return ConfigError(f"there is {what} named {name!r}{nearest(name, example_names())}")
 
 
 @load.command(name="examples")
@@ -118,20 +134,14 @@ def examples_command(name: str | None) -> None:
       relay load examples
       relay load examples smoke > mine.toml
     """
-    names = sorted(
-        path.name.removesuffix(".toml")
-        for path in EXAMPLES.iterdir()
-        if path.name.endswith(".toml")
-    )
+    names = example_names()
     if name is None:
         for each in names:
             first_line = (EXAMPLES / f"{each}.toml").read_text().splitlines()[0]
             click.echo(f"{each:14} {first_line.removeprefix('# ')}")
         return
     if name not in names:
-        from relay.load.schema import nearest
-
-        raise ConfigError(f"there is no example named {name!r}{nearest(name, names)}")
+        raise no_example(name, "no example")
     click.echo((EXAMPLES / f"{name}.toml").read_text(), nl=False)
 
 
@@ -199,6 +209,8 @@ def self_test_command() -> None:
 @click.option(
     "--sizes-only", is_flag=True, help="Keep the sizes and times of frames, and not the pictures."
 )
+@click.option("--ca", metavar="FILE.pem", help="Trust these certificates of a wss:// relay, too.")
+@click.option("--insecure", is_flag=True, help="Trust whoever answers.")
 def record_command(  # noqa: PLR0917 (the parameters of the command)
     url: str,
     stream: str,
@@ -206,6 +218,8 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     seconds: float | None,
     token_file: Any,
     sizes_only: bool,
+    ca: str | None,
+    insecure: bool,
 ) -> None:
     """Record a phone's real session, for phones of a scenario to replay.
 
@@ -216,12 +230,20 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     import trio
 
     from relay.load.record import record
+    from relay.load.trust import Trust
 
     token = token_file.read().strip() if token_file else os.environ.get("TOKEN", "")
     if not token:
         raise ConfigError("a token is needed: --token-file FILE, or TOKEN")
     recording = partial(
-        record, url, stream, token, output, seconds=seconds, with_data=not sizes_only
+        record,
+        url,
+        stream,
+        token,
+        output,
+        seconds=seconds,
+        with_data=not sizes_only,
+        trust=Trust(ca, insecure),
     )
     recorder = trio.run(recording)
     click.echo(f"{recorder.frames} frames in {output}, {recorder.missed} missed")

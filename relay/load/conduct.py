@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Self, cast
 
 import attrs
 import msgspec
@@ -17,6 +17,7 @@ from relay.load.report import print_summary
 from relay.load.results import RunResult, Second
 from relay.load.scenario import load_scenario
 from relay.load.schema import ScenarioError
+from relay.load.screen import Screen
 from relay.load.view import View
 from relay.logs import configure_logging
 
@@ -40,8 +41,9 @@ def conduct(
 ) -> int:
     """Run a scenario; returns the exit code."""
     configure_logging("error")
-    console = Console(markup=False, highlight=False)
-    if not console.file.isatty():
+    screen = Screen(sys.stdout)
+    console = Console(file=cast(IO[str], screen), markup=False, highlight=False)
+    if not screen.isatty():
         console.width = LINE_WIDTH
     try:
         scenario = load_scenario(path)
@@ -58,18 +60,17 @@ def conduct(
     except ScenarioError as error:
         complain(str(error))
         return WRONG
-    written = lines.failure is None
-    if lines.failure is not None:
-        complain(lines.failure)
+    failures = [each.failure for each in (screen, lines) if each.failure is not None]
     if outputs.report is not None:
         from relay.load.html import page  # noqa: PLC0415 (only with --report)
 
         try:
             outputs.report.write_text(page(result, run.seconds), encoding="utf-8")
         except OSError as error:
-            complain(f"cannot write {outputs.report}: {error.strerror}")
-            written = False
-    return run.exit_code or (0 if written else COULD_NOT_WRITE)
+            failures.append(f"cannot write {outputs.report}: {error.strerror}")
+    for failure in failures:
+        complain(failure)
+    return run.exit_code or (COULD_NOT_WRITE if failures else 0)
 
 
 async def _perform(run: Run, console: Console) -> None:
@@ -112,11 +113,15 @@ class JsonLines:
     def _write(self, line: object) -> None:
         if self._file is None:
             return
+        rest = memoryview(msgspec.json.encode(line) + b"\n")
         try:
-            self._file.write(msgspec.json.encode(line) + b"\n")
+            while rest:  # a disk that is almost full takes a part, and says nothing
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
         self.failure = f"cannot write {self.path}: {error.strerror}"
-        self._file = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None

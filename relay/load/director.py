@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 import trio
 from attrs import define, field, frozen
@@ -26,10 +25,11 @@ from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
 from relay.load.settle import Comparison, compare_ledger, settle
 from relay.load.stage import Address, Raised, Sent, Window
-from relay.load.target import Target, TargetFailed, Usage, find_address, open_target
+from relay.load.target import Target, TargetFailed, Usage, open_target
+from relay.load.tokens import find_address
 from relay.load.verdict import all_checks, own_checks
-from relay.load.worker import Go, Order
-from relay.load.workers import RunFailed, Worker, open_worker
+from relay.load.worker import Go, Order, leaves
+from relay.load.workers import RunFailed, Worker, open_worker, raise_open_files
 
 KEPT, FAILED, WRONG, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
 HEAD_START = 0.3
@@ -38,7 +38,6 @@ READY_SECONDS = 60.0
 LEAVING_SECONDS = 20.0
 LEDGER_SECONDS = 3.0
 FAILURES_IN_A_ROW = 2
-OPEN_FILES = 65_536
 
 
 @frozen(kw_only=True)
@@ -47,9 +46,6 @@ class Options:
 
     target_is_mine: bool = False
     abort_on_fail: bool = False
-
-
-Watch = Callable[["Run"], None]
 
 
 @define(eq=False)
@@ -80,6 +76,7 @@ class Run:
     _usage: Usage | None = None
     _bad: int = 0
     aborted_by: str | None = None
+    interrupted: bool = False
     on_second: Callable[[Second], None] = lambda _second: None
 
     def __attrs_post_init__(self) -> None:
@@ -110,15 +107,18 @@ class Run:
                         await self._perform()
                     nursery.cancel_scope.cancel()
         except* ScenarioError as errors:
-            raise first(errors) from None
+            wrong = leaves(errors)[0]
+            assert isinstance(wrong, ScenarioError)
+            raise ScenarioError(f"{self.file}: {wrong.where}", wrong.problem) from None
         except* RelayError as errors:
-            self.failure = str(first(errors))
-        self._conclude(interrupted=go_on.cancelled_caught or self.phase == "interrupted")
+            self.failure = str(leaves(errors)[0])
+        self._conclude()
 
     async def _leave_at_signal(
         self, signals: AsyncIterator[int], go_on: trio.CancelScope, everything: trio.CancelScope
     ) -> None:
         await anext(signals)
+        self.interrupted = True
         if self.phase == "running" and self._stop is not None:
             self.phase = "interrupted"
             self._stop.set()
@@ -146,9 +146,7 @@ class Run:
                     workers.append(await stack.enter_async_context(open_worker(order)))
                 await self._play(workers)
             if before is not None:
-                interrupted = self.phase == "interrupted"
                 self.ledger = await self._look_at_ledger(target, before)
-                self.phase = "interrupted" if interrupted else "done"
 
     async def _play(self, workers: Sequence[Worker]) -> None:
         with trio.move_on_after(READY_SECONDS) as waiting:
@@ -239,11 +237,13 @@ class Run:
         """Compare once the relay has noticed that all have left, or soon after."""
         self.phase = "settling"
         comparisons: list[Comparison] = []
+        end = trio.current_time() + LEDGER_SECONDS
         try:
-            with trio.move_on_after(LEDGER_SECONDS):
-                while not comparisons or not all(each.agrees for each in comparisons):
-                    comparisons = compare_ledger(before, await target.stats(), self.book)
-                    await trio.sleep(0.2)
+            while True:
+                comparisons = compare_ledger(before, await target.stats(), self.book)
+                if all(each.agrees for each in comparisons) or trio.current_time() > end:
+                    break
+                await trio.sleep(0.2)
         except TargetFailed as failure:  # what the clients saw is no less true for that
             self.ledger_failure = str(failure)
         return comparisons
@@ -254,13 +254,12 @@ class Run:
             address.tokens, address.service_tokens, address.trust, worker, of,
         )  # fmt: skip
 
-    def _conclude(self, *, interrupted: bool) -> None:
+    def _conclude(self) -> None:
         self.phase = "done"
-        end = self.scenario.length if not (interrupted or self.aborted_by) else self.now
-        if not (interrupted or self.aborted_by or self.failure):
+        if not (self.interrupted or self.aborted_by or self.failure):
             settle(
                 self.book, self.windows, self.sent, self.raised,
-                end=end, grace=self.scenario.grace,
+                end=self.scenario.length, grace=self.scenario.grace,
             )  # fmt: skip
         self.book.group("ledger").counts["ledger.wrong"] += sum(
             not each.agrees for each in self.ledger
@@ -269,7 +268,7 @@ class Run:
         self.checks += own_checks(self.scenario, self.book, self.ledger, self.ledger_failure)
         if self.failure is not None:
             self.outcome = "could not run"
-        elif interrupted:
+        elif self.interrupted:
             self.outcome = "interrupted"
         elif all(check.kept for check in self.checks):
             self.outcome = "kept"
@@ -297,20 +296,3 @@ class Run:
             groups={name: group_result(each) for name, each in self.book.groups.items()},
             total=group_result(self.book.total()),
         )
-
-
-def raise_open_files() -> None:
-    """Let this process and its children have as many connections as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def first(errors: BaseExceptionGroup[RelayError]) -> RelayError:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, RelayError)
-    return error

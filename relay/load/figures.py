@@ -57,10 +57,20 @@ TIMES = {
     "ack_time": "from an alert's intended send time to its acknowledgement",
     "connect_time": "from the intended time of connecting to being authenticated",
     "first_frame": "from subscribing to the first frame",
+    "gap": "the longest that a viewer went without a frame of a stream, once it had begun",
     "lateness": "of the generator itself",
 }
+LONGEST = 300
+"""Characters of an error."""
 KINDS_OF_ERRORS = 200
 """So many different errors are told apart."""
+
+
+def plain(words: str) -> str:
+    """Words that a server chose, as one line without what a terminal would obey."""
+    return " ".join("".join(each if each.isprintable() else " " for each in words).split())[
+        :LONGEST
+    ]
 
 
 @define(eq=False)
@@ -135,10 +145,11 @@ class Figures:
             found = self.times[name] = Times()
         return found
 
-    def error(self, words: str) -> None:
+    def error(self, words: str, number: int = 1) -> None:
+        words = plain(words)
         if words not in self.errors and len(self.errors) >= KINDS_OF_ERRORS:
             words = "others"
-        self.errors[words] += 1
+        self.errors[words] += number
 
     def take(self) -> Part:
         """What there is so far, of which nothing stays but who is connected."""
@@ -156,8 +167,7 @@ class Figures:
     def add_part(self, part: Part) -> None:
         self.counts.update(part.counts)
         for words, number in part.errors.items():
-            self.error(words)
-            self.errors[words if words in self.errors else "others"] += number - 1
+            self.error(words, number)
         for name, encoded in part.times.items():
             self.time(name).add_encoded(encoded)
 

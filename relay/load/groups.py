@@ -10,6 +10,8 @@ from relay.load.schema import key, list_of, nested, one_of, switch, text, whole
 COUNT = whole(0, 100_000)
 DURATION = "a duration such as 500ms, 10s or 5min"
 BANDWIDTH = "a bandwidth such as 500kbit/s or 1Mbit/s"
+MOST_POWER = 100
+"""Of what a wait is multiplied by: by then it is as long as it may be, and still a float."""
 HOSTILE_KINDS = ("silent", "garbage", "bad-token", "not-reading", "half-frame", "pings")
 
 
@@ -78,6 +80,10 @@ class Reconnect:
     def __attrs_post_init__(self) -> None:
         if not (0 <= self.jitter <= 1 and 1 <= self.factor <= 100):
             raise ValueError("jitter must be from 0 to 1, and factor from 1 to 100")
+
+    def wait(self, attempt: int) -> float:
+        """Seconds before this attempt, of which the first is number 0."""
+        return min(self.most, self.after * self.factor ** min(attempt, MOST_POWER))
 
 
 def _no_reconnect(value: object) -> Reconnect | None:
@@ -156,7 +162,7 @@ class Viewers(Group):
     """Streams that each watches, on its one connection."""
     encoding: str = key(one_of("msgpack", "json"), '"msgpack" or "json"', "msgpack")
     policy: str = key(one_of("latest", "lossless"), '"latest" or "lossless"', "latest")
-    max_fps: float | None = key(units.number, "a number", None)
+    max_fps: float | None = key(units.above_zero, "a number above 0", None)
     window: int | None = key(whole(1, 1000), "a whole number, 1 to 1000", None)
     """Frames that may be under way; the viewer acknowledges each."""
 

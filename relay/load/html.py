@@ -36,6 +36,8 @@ def page(result: RunResult, seconds: Sequence[Second]) -> str:
         "could not run": f"It could not be run: {result.failure}",
         "interrupted": "It was interrupted; these are the figures so far.",
     }[result.outcome]
+    if result.aborted_by is not None:
+        verdict += f" It ended early: {result.aborted_by}"
     kind = "kept" if result.outcome == "kept" else "failed"
     parts = [
         f"<h1>{escape(result.scenario)}</h1>",
@@ -118,10 +120,10 @@ def _groups(groups: Mapping[str, GroupResult]) -> str:
             cells = [
                 seconds_in_words(values[each]) for each in ("p50", "p90", "p99", "p999", "max")
             ]
-            rows.append((escape(name), time_name, f"{values['count']:.0f}", *cells))
+            rows.append((escape(name), escape(time_name), f"{values['count']:.0f}", *cells))
     times = _table(("group", "time", "number", "p50", "p90", "p99", "p99.9", "max"), rows)
     counts = [
-        (escape(name), count, f"{number}")
+        (escape(name), escape(count), f"{number}")
         for name, group in groups.items()
         for count, number in sorted(group.counts.items())
     ]

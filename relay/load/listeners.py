@@ -24,6 +24,10 @@ class Seat:
     stream: str
     since: float
     judge: FrameJudge | None
+    heard: float | None = None
+    """When the last frame came."""
+    gap: float = 0.0
+    """The longest between two."""
     counts: dict[str, AlertJudge] = field(factory=dict)
     """By sender."""
 
@@ -55,8 +59,12 @@ class Listener(Actor):
             self.figures.time("alert_age").record(self.stage.now() - due)
 
     def hand_in(self) -> None:
+        # What does not come any more counts as long as somebody still sends.
+        end = min(self.stage.now(), self.stage.timeline.end)
         for seat in self.seats.values():
             judge = seat.judge
+            if seat.heard is not None:
+                self.figures.time("gap").record(max(seat.gap, end - seat.heard))
             first = judge.first if judge else None
             last = judge.last.number if judge and judge.last else None
             alerts = {sender: each.got for sender, each in seat.counts.items()}
@@ -177,6 +185,9 @@ class Viewer(Listener):
         if mark is None:
             return
         now = self.stage.now()
+        if seat.heard is not None and now - seat.heard > seat.gap:
+            seat.gap = now - seat.heard
+        seat.heard = now
         if is_first:
             figures.time("first_frame").record(now - seat.since)
         if mark.due >= seat.since:  # the picture that was there before it came is old by right

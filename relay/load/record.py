@@ -6,6 +6,9 @@ It watches a stream as a viewer that must miss nothing, and writes each frame's 
 from __future__ import annotations
 
 import base64
+import signal
+import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +21,8 @@ from relay.errors import RelayError
 from relay.load.payloads import TRACE, TraceFrame
 from relay.load.peer import MSGPACK, Heard, Peer
 from relay.load.socket import open_lean
+from relay.load.stage import is_encrypted
+from relay.load.trust import Trust
 from relay.transport.dial import Closed, open_stream
 
 CONNECT_SECONDS = 15.0
@@ -69,26 +74,52 @@ class Recorder:
 
 
 async def record(
-    url: str, stream: str, token: str, path: Path, *, seconds: float | None, with_data: bool
+    url: str,
+    stream: str,
+    token: str,
+    path: Path,
+    *,
+    seconds: float | None,
+    with_data: bool,
+    trust: Trust | None = None,
 ) -> Recorder:
-    """Record until the time is over or Ctrl-C; `RecordFailed`. What was recorded is in the file."""
+    """Record until the time is over or Ctrl-C; `RelayError`. What was recorded is in the file."""
+    tls = (trust or Trust()).context() if is_encrypted(url) else None
+    failure: RelayError | None = None
     try:
-        with path.open("wb") as file:
+        with (
+            trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+            path.open("wb") as file,
+        ):
             recorder = Recorder(file, with_data)
             recorder.begin()
-            try:
-                with trio.move_on_after(float("inf") if seconds is None else seconds):
-                    await _watch(url, stream, token, recorder)
-            except (Closed, ServerError) as problem:
-                raise RecordFailed(f"after {recorder.frames} frames: {problem}") from None
-            return recorder
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_leave_at_signal, signals, nursery.cancel_scope)
+                try:
+                    with trio.move_on_after(float("inf") if seconds is None else seconds):
+                        await _watch(url, stream, token, recorder, tls)
+                except (Closed, ServerError) as problem:
+                    failure = RecordFailed(f"after {recorder.frames} frames: {problem}")
+                except RelayError as problem:
+                    failure = problem
+                nursery.cancel_scope.cancel()
     except OSError as error:
         raise RecordFailed(f"cannot write {path}: {error.strerror}") from None
+    if failure is not None:
+        raise failure
+    return recorder
 
 
-async def _watch(url: str, stream: str, token: str, recorder: Recorder) -> None:
+async def _leave_at_signal(signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
+    await anext(signals)
+    everything.cancel()
+
+
+async def _watch(
+    url: str, stream: str, token: str, recorder: Recorder, tls: ssl.SSLContext | None
+) -> None:
     with trio.move_on_after(CONNECT_SECONDS) as connecting:
-        connection, host, resource = await open_stream(url)
+        connection, host, resource = await open_stream(url, tls=tls)
         path = "/streams/subscribe" if resource == "/" else resource
         async with open_lean(connection, host, path, MSGPACK) as socket:
             peer = Peer(socket, msgpack=True, hears=recorder.hear)

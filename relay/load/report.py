@@ -23,6 +23,8 @@ COLUMNS = (
     "alerts\nin/out",
     "closes",
 )
+NOTABLE_GAP = 2.0
+"""Seconds without a frame that are worth a line."""
 BAD_CONTENT = ("torn", "doubled", "disordered", "foreign")
 
 
@@ -34,6 +36,8 @@ def print_summary(console: Console, result: RunResult) -> None:
     for name, group in result.groups.items():
         for line in _bad_content(name, group.counts):
             console.print(line)
+        if (gap := group.times.get("gap", {}).get("max", 0.0)) >= NOTABLE_GAP:
+            console.print(f"{name}: no frame came for up to {seconds_in_words(gap)}")
     for line in _errors(result.groups):
         console.print(line)
     for comparison in result.ledger:
@@ -59,17 +63,13 @@ def print_summary(console: Console, result: RunResult) -> None:
 
 
 def _groups(result: RunResult) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
+    rows = []
     for name, group in result.groups.items():
         if name in {"generator", "ledger"}:
             continue
         counts, age = group.counts, group.times.get("frame_age", {})
         heard, raised = counts.get("alerts.received", 0), counts.get("alerts.accepted", 0)
-        table.add_row(
-            name,
+        cells = (
             _number(counts.get("sent")),
             _number(counts.get("received")),
             _part(counts),
@@ -79,6 +79,15 @@ def _groups(result: RunResult) -> Table:
             "/".join(filter(None, (_number(heard), _number(raised)))),
             _number(counts.get("closes")),
         )
+        rows.append((name, cells))
+    # A column in which nothing stands leaves its room to the others: terminals may be narrow.
+    filled = [number for number in range(len(COLUMNS)) if any(cells[number] for _, cells in rows)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("")
+    for number in filled:
+        table.add_column(COLUMNS[number], justify="right")
+    for name, cells in rows:
+        table.add_row(name, *(cells[number] for number in filled))
     return table
 
 

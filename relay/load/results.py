@@ -129,6 +129,16 @@ def statistics_of(times: Times) -> dict[str, float]:
     return {name: times.statistic(name) or 0.0 for name in STATISTICS}
 
 
+def whole(result: RunResult) -> RunResult:
+    """A result that has what this version writes; `ValueError`."""
+    if result.format != FORMAT:
+        raise ValueError(f"its format is {result.format!r}, and not {FORMAT}")
+    for group in (*result.groups.values(), result.total):
+        if any(set(STATISTICS) - values.keys() for values in group.times.values()):
+            raise ValueError("a statistic is missing")
+    return result
+
+
 def read_result(path: Path) -> tuple[RunResult, list[Second]]:
     """A run that was written by `--json`; `BadResult`."""
     try:
@@ -142,7 +152,7 @@ def read_result(path: Path) -> tuple[RunResult, list[Second]]:
             if kind == "second":
                 seconds.append(msgspec.json.decode(line, type=Second))
             elif kind == "result":
-                return msgspec.json.decode(line, type=RunResult), seconds
-    except (msgspec.DecodeError, AttributeError) as problem:
+                return whole(msgspec.json.decode(line, type=RunResult)), seconds
+    except (msgspec.DecodeError, AttributeError, ValueError, RecursionError) as problem:
         raise BadResult(f"{path} is no result of `relay load`: {problem}") from None
     raise BadResult(f"{path} holds no result: was the run not brought to its end?")

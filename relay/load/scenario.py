@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import attrs
 from attrs import field, frozen
 
 from relay.load import units
-from relay.load.checks import Check, parse_check
+from relay.load.checks import FIRST_WORDS, Check, parse_check
 from relay.load.groups import DURATION, Group, Hostiles, Phones, Services, Viewers
 from relay.load.schema import (
     Place,
@@ -28,6 +29,8 @@ from relay.load.schema import (
 )
 
 GROUP_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+RESERVED = FIRST_WORDS | {"generator", "ledger"}
+"""What a check or the book means otherwise."""
 
 
 @frozen
@@ -65,14 +68,21 @@ class Tls:
             raise ValueError("use one of ca and insecure")
 
 
+def _command(value: object) -> tuple[str, ...]:
+    found: tuple[str, ...] = list_of(text)(value)
+    if not found:
+        raise ValueError
+    return found
+
+
 @frozen
 class Tokens:
     """Where tokens come from; made in the database of the relay that is started by default."""
 
     file: str | None = key(text, "the name of a file with a token on each line", None)
-    command: tuple[str, ...] | None = key(list_of(text), "a list: a program and arguments", None)
+    command: tuple[str, ...] | None = key(_command, "a list: a program and arguments", None)
     service_file: str | None = key(text, "the name of a file with service tokens", None)
-    service_command: tuple[str, ...] | None = key(list_of(text), "a list", None)
+    service_command: tuple[str, ...] | None = key(_command, "a list: a program and arguments", None)
     data_dir: str | None = key(text, "the data folder of a relay on this machine", None)
     sessions: int = key(whole(1, 10_000), "a whole number, 1 to 10000", 1)
     """So many sessions are made, all of one user."""
@@ -143,7 +153,10 @@ class Scenario:
         return sum(float(stage.duration) for stage in self.stages)
 
     def path(self, name: str) -> Path:
-        return self.folder / Path(name).expanduser()
+        path = Path(name)
+        with suppress(RuntimeError):  # nobody has the name after "~"
+            path = path.expanduser()
+        return self.folder / path
 
 
 def load_scenario(path: Path) -> Scenario:
@@ -163,6 +176,8 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
         table = tomllib.loads(source)
     except tomllib.TOMLDecodeError as problem:
         raise ScenarioError(file, f"is not TOML: {problem}") from None
+    except (ValueError, RecursionError):
+        raise ScenarioError(file, "has a number that is too long, or too deep a nesting") from None
     place = Place(file)
     raw = read_table(Scenario, table, place)
     groups: dict[str, Any] = {}
@@ -180,7 +195,9 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
     checks = []
     for number, line in enumerate(raw.check):
         try:
-            checks.append(parse_check(line, names, scripted=raw.script is not None))
+            check = parse_check(line, names, scripted=raw.script is not None)
+            _check_wire(check, scenario)
+            checks.append(check)
         except ValueError as problem:
             raise place.at(f"check[{number}]").error(str(problem)) from None
     scenario = attrs.evolve(scenario, checks=tuple(checks))
@@ -188,6 +205,12 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
         for name in stage.change:
             changed(scenario, number, name, place)  # finds what is wrong before anything starts
     return scenario
+
+
+def _check_wire(check: Check, scenario: Scenario) -> None:
+    group = scenario.groups.get(check.group or "")
+    if check.unit == "wire" and group is not None and group.network.bandwidth is None:
+        raise ValueError(f"{check.group} has no network.bandwidth, so that there is no wire time")
 
 
 def changed(scenario: Scenario, stage: int, name: str, place: Place | None = None) -> Group:
@@ -223,6 +246,8 @@ def _read_groups(cls: type[Group], tables: object, place: Place) -> Iterator[tup
     for name, table in tables.items():
         if not GROUP_NAME.fullmatch(name):
             raise place.at(name).error("a name has small letters, digits and dashes")
+        if name in RESERVED:
+            raise place.at(name).error("is the name of a figure: use another")
         yield name, read_table(cls, table, place.at(name))
 
 

@@ -126,7 +126,7 @@ def whole(least: int, most: int) -> Reader:
 
 
 def text(value: object) -> str:
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and value and value.isprintable():  # it is shown on terminals
         return value
     raise ValueError
 

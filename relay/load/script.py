@@ -102,16 +102,18 @@ def read_script(path: str) -> dict[str, tuple[Play, int]]:
     """The actors of a script: what each does, and how many there are. `BadScript`."""
     try:
         actors: Any = runpy.run_path(path).get("ACTORS")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadScript(f"{path}: {type(error).__name__}: {error}") from error
     if not isinstance(actors, dict) or not actors:
         raise BadScript(f"{path} defines no ACTORS = {{name: async function}}")
     found = {}
     for name, value in actors.items():
-        play, count = value if isinstance(value, tuple) else (value, 1)
-        if not callable(play) or not isinstance(count, int):
-            raise BadScript(f"{path}: ACTORS[{name!r}] is no async function")
-        found[str(name)] = (play, count)
+        match value if isinstance(value, tuple) else (value, 1):
+            case (play, int(count)) if callable(play) and count >= 0:
+                found[str(name)] = (play, count)
+            case _:
+                words = f"{path}: ACTORS[{name!r}] is no async function, alone or with a number"
+                raise BadScript(words)
     return found
 
 

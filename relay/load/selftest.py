@@ -18,7 +18,6 @@ import trio
 from attrs import define, field, frozen
 from rich.console import Console
 
-from relay.load.director import raise_open_files
 from relay.load.engine import Parts, Share, play, prepare
 from relay.load.figures import Book
 from relay.load.scenario import parse_scenario
@@ -26,6 +25,7 @@ from relay.load.schedule import Timeline
 from relay.load.sink import Plan
 from relay.load.stage import Address, Stage
 from relay.load.units import seconds_in_words
+from relay.load.workers import raise_open_files
 
 RUN = "selftest"
 HEAD_START = 1.5

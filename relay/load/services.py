@@ -43,7 +43,7 @@ class Service(Actor):
             group = self.group
             assert isinstance(group, Services)
             phones = self.stage.timeline.most(group.watch)
-            for due in self._due:
+            for due in self._due if phones else ():
                 await self.stage.until(due)
                 if len(self._pending) >= MOST_UNDER_WAY:
                     self.figures.counts["alerts.failed"] += 1

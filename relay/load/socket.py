@@ -22,6 +22,7 @@ from relay.transport.unmask import unmask
 
 READ_SIZE = 256 * 1024
 LONGEST_HEAD = 16 * 1024
+HTTP = b"HTTP/"
 NORMAL, PROTOCOL_ERROR, TOO_BIG = 1000, 1002, 1009
 GOODBYE_SECONDS = 1.0
 _READER = bytearray(READ_SIZE)
@@ -142,6 +143,8 @@ class LeanSocket:
                 on_message(payload)
             else:
                 self._take_other(opcode, payload, on_message)
+        if end - at < 2:
+            self._needed = 2  # what it was says nothing of the frame that begins now
         if at < end and self.closed is None:
             self._rest = bytearray(data[at:])
         return None
@@ -258,7 +261,7 @@ async def _shake_hands(
     try:
         await stream.send_all(hello)
         while (end := received.find(b"\r\n\r\n")) < 0:
-            if len(received) > LONGEST_HEAD:
+            if len(received) > LONGEST_HEAD or not HTTP.startswith(bytes(received[:5])):
                 raise DialFailed(f"{host} does not speak WebSocket")
             data = await stream.receive_some(LONGEST_HEAD)
             if not data:

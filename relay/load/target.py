@@ -6,14 +6,12 @@ import http.client
 import ipaddress
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,21 +19,17 @@ from urllib.parse import urlsplit
 import trio
 from attrs import define, field, frozen
 
-from relay.app import open_store
-from relay.config import Settings
 from relay.errors import RelayError
 from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
-from relay.load.stage import Address, is_encrypted
+from relay.load.stage import is_encrypted
 from relay.load.trust import Trust
-from relay.model import ANY_STREAM
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 STATS_SECONDS = 5.0
-USER = "load@relay.invalid"
 KEEPER = Path(__file__).with_name("keeper.py")
-MOST_TOKENS = 100_000
+MOST_STATS = 1 << 20
 
 
 class TargetFailed(RelayError):
@@ -65,7 +59,9 @@ class Target:
 
     async def stats(self) -> dict[str, Any]:
         """The relay's own totals; `TargetFailed`."""
-        return await trio.to_thread.run_sync(self._stats)
+        with trio.move_on_after(2 * STATS_SECONDS):
+            return await trio.to_thread.run_sync(self._stats, abandon_on_cancel=True)
+        raise TargetFailed("cannot read the relay's /stats: it does not come to an end")
 
     def usage(self) -> Usage | None:
         return None if self.pid is None else read_usage(self.pid)
@@ -84,7 +80,7 @@ class Target:
             )
         try:
             connection.request("GET", "/stats")
-            answer = json.loads(connection.getresponse().read())
+            answer = json.loads(connection.getresponse().read(MOST_STATS))
             return answer if isinstance(answer, dict) else {}
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise TargetFailed(f"cannot read the relay's /stats: {error}") from None
@@ -192,72 +188,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-async def find_address(scenario: Scenario, target: Target) -> Address:
-    """The target's address with tokens for it; `TargetFailed`, `RelayError`."""
-    wanted = scenario.tokens
-    sessions: Sequence[str] = ()
-    services: Sequence[str] = ()
-    if wanted.file is not None:
-        sessions = await _from_file(scenario.path(wanted.file))
-    elif wanted.command is not None:
-        sessions = await _from_command(wanted.command)
-    if wanted.service_file is not None:
-        services = await _from_file(scenario.path(wanted.service_file))
-    elif wanted.service_command is not None:
-        services = await _from_command(wanted.service_command)
-    data_dir = target.data_dir
-    if wanted.data_dir is not None:
-        data_dir = scenario.path(wanted.data_dir)
-    if data_dir is not None and not (sessions and services):
-        made = await _make_tokens(data_dir, wanted.sessions, wanted.ttl)
-        sessions, services = sessions or made[0], services or made[1]
-    if not sessions:
-        raise TargetFailed(
-            "there are no tokens: say where they are with tokens.file, tokens.command"
-            " or tokens.data_dir"
-        )
-    return Address(target.url, tuple(sessions), tuple(services), target.trust)
-
-
-async def _make_tokens(data_dir: Path, number: int, ttl: float) -> tuple[list[str], list[str]]:
-    async with open_store(Settings(data_dir=data_dir)) as store:
-        lasts = timedelta(seconds=ttl)
-        sessions = [await store.sessions.create(USER, lasts) for _ in range(number)]
-        name = f"load-{secrets.token_hex(4)}"
-        service = await store.services.create(
-            name, consume=[ANY_STREAM], alerts=True, operate=False
-        )
-        return sessions, [service]
-
-
-async def _from_file(path: Path) -> list[str]:
-    try:
-        text = await trio.Path(path).read_text()
-    except (OSError, ValueError) as error:
-        words = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise TargetFailed(f"cannot read the tokens in {path}: {words}") from None
-    return _tokens(text, str(path))
-
-
-async def _from_command(command: Sequence[str]) -> list[str]:
-    try:
-        ran = await trio.run_process(
-            command, capture_stdout=True, stdin=subprocess.DEVNULL, check=False
-        )
-    except OSError as error:
-        raise TargetFailed(f"cannot run {command[0]} for tokens: {error.strerror}") from None
-    if ran.returncode:
-        raise TargetFailed(f"{command[0]}, which should print tokens, ended with {ran.returncode}")
-    return _tokens(ran.stdout.decode(errors="replace"), command[0])
-
-
-def _tokens(text: str, source: str) -> list[str]:
-    tokens = [line.strip() for line in text.splitlines() if line.strip()][:MOST_TOKENS]
-    if not tokens:
-        raise TargetFailed(f"there is no token from {source}")
-    return tokens
 
 
 def read_usage(pid: int) -> Usage | None:

@@ -14,11 +14,15 @@ TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 _SIZES = {"B": 1, "KB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
 _BITS = {"bit/s": 1, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
 _PER = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
+LONGEST = 366 * 86400.0
+"""Seconds; what lasts longer is a slip of the pen."""
+LARGEST = 1 << 30
+"""Bytes of a frame, likewise."""
 
 
 def duration(value: object) -> float:
     """Seconds."""
-    return _read(value, TIMES)
+    return _up_to(LONGEST, _read(value, TIMES))
 
 
 def positive_duration(value: object) -> float:
@@ -28,8 +32,8 @@ def positive_duration(value: object) -> float:
 def size(value: object) -> int:
     """Bytes; a bare whole number is bytes already."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return int(_above_zero(value))
-    return int(_above_zero(_read(value, _SIZES)))
+        return int(_above_zero(_up_to(LARGEST, value)))
+    return int(_above_zero(_up_to(LARGEST, _read(value, _SIZES))))
 
 
 def bandwidth(value: object) -> float:
@@ -43,9 +47,16 @@ def rate(value: object) -> float:
 
 
 def number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number may be longer than a float
+        pass
+    raise ValueError
+
+
+def above_zero(value: object) -> float:
+    return _above_zero(number(value))
 
 
 def seconds_in_words(seconds: float) -> str:
@@ -64,7 +75,16 @@ def _read(value: object, units: dict[str, float] | dict[str, int]) -> float:
     )
     if found is None:
         raise ValueError
-    return float(found[1]) * units[found[2]]
+    value = float(found[1]) * units[found[2]]
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _up_to(most: float, value: float) -> float:
+    if value > most:
+        raise ValueError
+    return value
 
 
 def _above_zero(value: float) -> float:

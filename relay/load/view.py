@@ -56,7 +56,8 @@ class View:
         done = round(min(1, run.now / length) * BAR_WIDTH)
         parts: list[object] = [
             Text(
-                f"{run.scenario.name}: {run.phase}, {run.now:.0f} of {length:.0f} s{self._stage()}"
+                f"{run.scenario.name}: {run.phase}, {min(run.now, length):.0f} of {length:.0f} s"
+                f"{self._stage()}"
             ),
             Text("━" * done + "─" * (BAR_WIDTH - done)),
         ]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 import trio
-from attrs import frozen
+from attrs import field, frozen
 
 from relay.errors import RelayError
 from relay.load.engine import Parts, Share, play, prepare
@@ -36,8 +36,8 @@ class Order:
     folder: str
     run: str
     url: str
-    tokens: tuple[str, ...]
-    service_tokens: tuple[str, ...]
+    tokens: tuple[str, ...] = field(repr=False)
+    service_tokens: tuple[str, ...] = field(repr=False)
     trust: Trust
     worker: int
     of: int
@@ -79,6 +79,7 @@ async def lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[bytes]:
 async def main() -> None:
     """Hear, play, say that it is done; or what went wrong."""
     stdin, stdout = trio.lowlevel.FdStream(os.dup(0)), trio.lowlevel.FdStream(os.dup(1))
+    os.dup2(2, 1)  # what a script prints is for people, and not for the director
     writing = trio.Lock()
 
     async def say(said: Said) -> None:

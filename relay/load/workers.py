@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,8 @@ from attrs import define
 from relay.errors import RelayError
 from relay.load.target import STOP_SECONDS, stop
 from relay.load.worker import Go, Order, Said, lines
+
+OPEN_FILES = 65_536
 
 
 class RunFailed(RelayError):
@@ -60,7 +63,10 @@ class Worker:
 
     async def _next(self) -> Said | None:
         line = await anext(self._said, None)
-        return None if line is None else msgspec.json.decode(line, type=Said)
+        try:
+            return None if line is None else msgspec.json.decode(line, type=Said)
+        except msgspec.DecodeError:  # a script wrote where it should not
+            raise RunFailed("a worker says what cannot be read") from None
 
 
 @asynccontextmanager
@@ -81,3 +87,12 @@ async def open_worker(order: Order) -> AsyncIterator[Worker]:
     finally:
         with trio.move_on_after(2 * STOP_SECONDS, shield=True):
             await stop(process)
+
+
+def raise_open_files() -> None:
+    """Let this process and its children have as many connections as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -79,6 +79,12 @@ class Terminal:
     def resize(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self._controller, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
+    def close(self) -> None:
+        """Close it, as one closes a window."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, self._controller)
+        os.close(nothing)
+
     async def end(self) -> int:
         """Read until the program ends; returns its exit code."""
         with trio.fail_after(PATIENCE):

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.integration.load_command import (
     assert_nothing_is_left,
     finish,
     start,
+    until_line,
     write,
 )
 from tests.integration.relay_process import RelayProcess, start_relay
@@ -90,6 +92,17 @@ def test_two_runs_of_a_scenario_agree_and_can_be_compared(
     assert "fast frame_age p99" in output
 
 
+def test_what_a_script_prints_is_for_people_and_does_not_disturb_the_run(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "actors.py").write_text(
+        "async def talker(actor):\n    print('hello from a script')\nACTORS = {'talker': talker}\n"
+    )
+    scenario = against(relay, accounts, tmp_path, f'script = "actors.py"\n{SHORT}')
+    code, output, errors = finish(start(folder, scenario))
+    assert (code, errors) == (0, "hello from a script\n"), output
+
+
 def test_a_failed_check_is_exit_code_1(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -137,6 +150,7 @@ def test_a_target_that_is_not_this_machine_is_refused(
     scenario = write(tmp_path, f'{SHORT}[target]\nurl = "{url}"\n')
     code, _, errors = finish(start(folder, scenario))
     assert code == 2
+    assert f"{scenario}: target.url: " in errors
     assert "is not this machine; a load test can harm: only with --target-is-mine" in errors
 
 
@@ -166,6 +180,26 @@ def test_a_relay_that_does_not_start_could_not_be_run(folder: Path, tmp_path: Pa
     assert code == 3
     assert "could not run: the relay did not start: relay: auth_timeout: expected" in output
     assert_nothing_is_left(folder)
+
+
+def test_a_scenario_that_is_neither_file_nor_example_is_told_the_nearest(folder: Path) -> None:
+    code, output, errors = finish(start(folder, "smok"))
+    assert (code, output) == (2, "")
+    assert errors == "relay: there is no file and no example named 'smok'; did you mean smoke?\n"
+
+
+def test_a_reader_who_leaves_early_does_not_cost_the_report(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
+) -> None:
+    lines = tmp_path / "r.json"
+    process = start(folder, against(relay, accounts, tmp_path), "--json", str(lines))
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    code, _, errors = finish(process)
+    assert (code, errors) == (3, "relay: cannot write what is to be seen: Broken pipe\n")
+    assert read_result(lines)[0].outcome == "kept"
 
 
 def test_no_token_is_printed_or_written(
@@ -204,6 +238,18 @@ def test_ctrl_c_ends_it_with_the_results_so_far_and_leaves_nothing(
     if moment == "  1 s":
         assert re.search(r"doors +\d+", output)
         assert "FAIL lost" not in output
+    assert_nothing_is_left(folder)
+
+
+def test_ctrl_c_twice_is_interrupted_too_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    process = start(folder, write(tmp_path, SHORT.replace('"2s"', '"60s"', 1)))
+    until_line(process, "  1 s")
+    process.send_signal(signal.SIGINT)
+    threading.Event().wait(0.05)  # two at once are one
+    process.send_signal(signal.SIGINT)
+    code, output, errors = finish(process)
+    assert (code, errors) == (130, "")
+    assert "interrupted: these are the figures so far" in output
     assert_nothing_is_left(folder)
 
 

@@ -47,6 +47,10 @@ async def play(lies: Lies, phones: int = 1) -> tuple[Book, int]:
         return book, liar.frames
 
 
+def longest_gap(book: Book) -> float:
+    return book.group("v").time("gap").statistic("max") or 0.0
+
+
 def faults(book: Book) -> dict[str, int]:
     counts = book.total().counts
     return {name: counts[name] for name in HONEST}
@@ -59,6 +63,7 @@ async def test_of_an_honest_server_nothing_is_said() -> None:
     assert book.group("v").counts["missed"] == 0
     assert frames > FRAMES - 30
     assert book.group("s").counts["alerts.accepted"] >= 8
+    assert longest_gap(book) < 0.5
 
 
 async def test_each_twentieth_frame_that_is_lost_in_silence_is_counted_as_lost() -> None:
@@ -115,6 +120,7 @@ async def test_a_server_that_stops_reading_makes_the_phone_leave_frames_out_and_
     counts = book.group("a").counts
     assert counts["sent"] < 100
     assert book.group("v").counts["missed"] >= counts["sent"] - 10 - 1
+    assert 1 < longest_gap(book) < 1.5  # no frame came from then to the end
 
 
 async def test_alerts_that_come_twice_are_counted() -> None:
@@ -146,7 +152,7 @@ async def test_a_token_that_is_refused_is_a_failed_auth_and_is_not_tried_again()
     book, _ = await play(Lies(refuses_tokens=True))
     total = book.total()
     assert (total.counts["auth.failed"], total.counts["connect.done"]) == (3, 3)
-    assert total.errors == {"AUTH_FAILED: ": 3}
+    assert total.errors == {"AUTH_FAILED:": 3}
 
 
 async def test_a_connection_that_the_scenario_tears_off_is_no_failed_auth() -> None:

@@ -228,6 +228,25 @@ async def test_a_script_runs_on_the_client_with_the_same_figures(
     assert book.group("broken").errors == {"LookupError: a bug of the script": 1}
 
 
+async def test_a_service_of_phones_of_whom_there_are_none_raises_nothing(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    source = """
+    duration = "1s"
+    [phones.p]
+    count = 0
+    [viewers.v]
+    watch = "p"
+    [services.s]
+    watch = "p"
+    rate = "20/s"
+    """
+    book = await play_here(source, relay, accounts)
+    assert book.group("s").counts["auth.done"] == 1
+    assert book.group("s").counts["alerts.sent"] == 0
+    assert book.total().errors == {}
+
+
 @pytest.mark.parametrize("sessions", [1, 3])
 def test_tokens_are_given_out_in_turn(sessions: int) -> None:
     address = Address("ws://x", tuple("abc"[:sessions]), ("s",))

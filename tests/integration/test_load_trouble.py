@@ -90,6 +90,35 @@ def test_a_certificate_of_nobody_known_is_not_trusted_unless_the_scenario_says_s
     assert (code, errors) == (0, ""), output
 
 
+def test_a_recording_trusts_whom_it_is_told_and_ends_in_good_order_at_ctrl_c(
+    secure: RelayProcess,
+    authority: trustme.CA,
+    accounts: Accounts,
+    tmp_path: Path,
+    folder: Path,
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    (tmp_path / "token").write_text(accounts.session("ann"))
+    trace = tmp_path / "door.trace"
+    url = secure.url.replace("http", "ws", 1)
+    tokens = ("--token-file", str(tmp_path / "token"))
+    record = ("record", url, "a-door", "-o", str(trace), *tokens)
+    code, _, errors = finish(start(folder, *record))
+    assert code == 2
+    assert "its certificate is not to be trusted" in errors
+    trace.unlink()
+    process = start(folder, *record, "--ca", str(tmp_path / "ca.pem"))
+    while not trace.exists():
+        assert process.poll() is None
+        threading.Event().wait(0.05)
+    process.send_signal(signal.SIGINT)
+    assert finish(process) == (0, f"0 frames in {trace}, 0 missed\n", "")
+    seconds = ("--ca", str(tmp_path / "ca.pem"), "--seconds", "2")
+    assert finish(start(folder, *record, *seconds)) == (
+        0, f"0 frames in {trace}, 0 missed\n", "",
+    )  # fmt: skip
+
+
 def test_a_token_that_expires_in_the_middle_fails_the_run_and_says_so(
     relay: RelayProcess,
     accounts: Accounts,
@@ -130,7 +159,7 @@ def test_a_target_that_stalls_in_the_middle_leaves_the_results_so_far_and_fails_
 ) -> None:
     with start_relay("--profile", "load", database_url=database_url) as relay:
         process = start(
-            folder, against(relay, accounts, tmp_path, PLAIN.replace('"2s"', '"3s"', 1))
+            folder, against(relay, accounts, tmp_path, PLAIN.replace('"2s"', '"4s"', 1))
         )
         seen = until_line(process, "  1 s")
         relay.signal(signal.SIGSTOP)
@@ -140,6 +169,7 @@ def test_a_target_that_stalls_in_the_middle_leaves_the_results_so_far_and_fails_
             relay.signal(signal.SIGCONT)
     assert (code, errors) == (1, ""), seen + output
     assert "FAIL the relay's ledger agrees   (cannot read the relay's /stats: timed out)" in output
+    assert re.search(r"fast: no frame came for up to [23]\.?\d* s", output)
     assert re.search(r"fast +\d+", output)
 
 

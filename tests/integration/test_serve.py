@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -19,12 +20,14 @@ from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.raw import open_raw
 from tests.integration.relay_process import (
     PATIENCE,
+    RELAY,
     RelayProcess,
     processes_about,
     run_relay,
     start_relay,
     until,
 )
+from tests.integration.terminal import on_terminal
 
 
 @pytest.fixture
@@ -189,6 +192,22 @@ async def test_a_hangup_without_a_certificate_changes_nothing(
         await relay.until_logged("there is no certificate")
         assert (await peer.ask({"type": "register"}))["code"] == "REGISTERED"
     assert (await relay.get("/ready")).status == 200
+
+
+async def test_a_relay_ends_with_its_terminal_and_says_goodbye(
+    database_url: str, accounts: Accounts
+) -> None:
+    command = [*RELAY, "serve", "--bind", "127.0.0.1:0"]
+    with on_terminal(command, environment={"RELAY_DATABASE_URL": database_url}) as terminal:
+        await terminal.until("relay listening on http")
+        url = re.findall(r"relay listening on (http\S+)", terminal.text())[0]
+        relay = RelayProcess(url, terminal.process, Path(os.devnull))
+        async with login(relay, accounts.session()) as peer:
+            terminal.close()
+            heard, (code, _) = await peer.hear_end()
+            assert heard[-1]["code"] == "SERVER_RESTARTING"
+            assert code == 4012
+        assert await relay.ended() == 0
 
 
 async def test_a_service_manager_hears_when_relay_listens(

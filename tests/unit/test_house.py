@@ -26,7 +26,7 @@ FLOORS = {
         *("connection", "admission", "authentication", "inbox", "expiry"),
         *("session", "alert_requests", "errands"),
     ],
-    2: ["hub", "auth", "alerts", "answers", "audit", "client", "guard"],
+    2: ["hub", "auth", "alerts", "answers", "audit", "client", "guard", "hangup"],
     1: ["transport", "postgres", "batching", "outbound", "courier"],
     0: [
         *("protocol", "closing", "config", "errors", "logs", "metrics", "model"),

@@ -56,6 +56,12 @@ def messages_in(pieces: list[bytes]) -> tuple[list[bytes], LeanSocket]:
     return found, socket
 
 
+def test_a_short_message_whose_first_byte_came_with_a_long_one_does_not_wait_for_as_much() -> None:
+    long, short = wire.frame(wire.BINARY, bytes(10_000)), wire.frame(wire.BINARY, b"short")
+    found, _ = messages_in([long + short[:1], short[1:]])
+    assert found == [bytes(10_000), b"short"]
+
+
 @given(
     st.lists(st.binary(max_size=200) | st.sampled_from([bytes(126), bytes(65535), bytes(65536)])),
     st.lists(st.integers(1, 70_000), max_size=20),
@@ -152,6 +158,7 @@ async def test_leaving_says_goodbye_and_does_not_wait_for_ever() -> None:
     [
         (b"", "relay ended the connection during the handshake"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "relay does not speak WebSocket"),
+        (b"SSH-2.0-OpenSSH\r\n", "relay does not speak WebSocket"),
         (b"x" * 20_000, "relay does not speak WebSocket"),
         (
             b"HTTP/1.1 503 Away\r\nContent-Length: 5\r\n\r\nlater",
