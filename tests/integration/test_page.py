@@ -205,6 +205,20 @@ def test_a_revoked_session_shows_what_to_do(
         viewer.expect_state("Connected as ann")
 
 
+def test_a_browser_that_keeps_nothing_can_do_all_the_same(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    forbid = "{ get() { throw new DOMException('no', 'SecurityError'); } }"
+    with visit(browser, relay) as phone:
+        phone.context.add_init_script(f"Object.defineProperty(window, 'sessionStorage', {forbid});")
+        phone.page.reload()
+        phone.enter(accounts.session("ann"), keep=True)
+        phone.broadcast(new_stream_id())
+        phone.expect_text("Paused: nobody watches")
+        phone.page.get_by_role("button", name="Forget token").click()
+        expect(phone.page.get_by_role("button", name="Enter")).to_be_visible()
+
+
 def test_a_session_that_ends_soon_goes_on_with_a_new_token(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -830,6 +830,8 @@ export class RelayClient {
     if (this._attempt !== attempt) return;
     if (!token) {
       this._finish(new RelayError('NO_TOKEN', 'There is no token to authenticate with'));
+    } else if (typeof token !== 'string') {
+      this._finish(new RelayError('NO_TOKEN', `A token is a string, and this one is of type ${typeof token}`));
     } else if (token === this._refusedToken) {
       this._finish(new RelayError('AUTH_FAILED', 'The relay refused the token, and there is no other'));
     } else {

@@ -1,6 +1,6 @@
 // Broadcast: this device's camera as a stream, for as long as somebody watches.
 import { makeAlertList, popUp } from './alerts.js';
-import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow } from './dom.js';
+import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow, tabStore } from './dom.js';
 
 const QUALITY = 0.72;
 const REFUSED = {
@@ -57,7 +57,7 @@ class Broadcast {
   }
 
   _build() {
-    const remembered = sessionStorage.getItem('relay-stream') ?? `camera-${Math.random().toString(36).slice(2, 8)}`;
+    const remembered = tabStore.get('relay-stream') ?? `camera-${Math.random().toString(36).slice(2, 8)}`;
     this._id = make('input', { value: remembered, pattern: '[A-Za-z0-9._:\\-]{1,128}', required: true, autocapitalize: 'off', spellcheck: 'false', title: '1 to 128 letters, digits, and - . _ :' });
     this._width = makeSelect([['640', '640 wide'], ['960', '960 wide'], ['1280', '1280 wide']], '640');
     this._fps = makeSelect([['5', '5'], ['10', '10'], ['15', '15'], ['25', '25']], '15');
@@ -111,14 +111,23 @@ class Broadcast {
       this._refuse('The camera stopped', 'It was unplugged, or taken from this page. Start again when it is back.');
     });
     this._connect();
-    this._lock = await navigator.wakeLock?.request('screen').catch(() => null);
+    document.addEventListener('visibilitychange', this._holdScreen);
+    this._holdScreen();
     this._next();
     this.refresh();
   }
 
+  /** Keeps the screen on. The browser lets it go whenever the page is hidden. */
+  _holdScreen = async () => {
+    if (document.visibilityState !== 'visible') return;
+    const lock = await navigator.wakeLock?.request('screen').catch(() => null);
+    if (this.going) this._lock = lock;
+    else lock?.release().catch(() => {});
+  };
+
   _connect() {
     const streamId = this._id.value.trim();
-    sessionStorage.setItem('relay-stream', streamId);
+    tabStore.set('relay-stream', streamId);
     const alerts = makeAlertList(streamId, this._session.token);
     let asked = false;
     this._side.replaceChildren(alerts.element);
@@ -183,6 +192,7 @@ class Broadcast {
     this.going = false;
     this._release();
     this._client.close();
+    document.removeEventListener('visibilitychange', this._holdScreen);
     this._lock?.release().catch(() => {});
     this.refresh();
     if (!this.element.isConnected) this._onStop();

@@ -13,6 +13,21 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
+/** What the browser keeps for this tab. It may be forbidden to: then nothing is kept. */
+export const tabStore = {
+  get: (key) => whereAllowed(() => sessionStorage.getItem(key)),
+  set: (key, value) => whereAllowed(() => sessionStorage.setItem(key, value)),
+  remove: (key) => whereAllowed(() => sessionStorage.removeItem(key)),
+};
+
+function whereAllowed(work) {
+  try {
+    return work();
+  } catch {
+    return null;
+  }
+}
+
 /** Sets text only where it is another, so that screen readers hear of changes alone. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -1,7 +1,7 @@
 // The page of the relay: who is there, and which of its three views is shown.
 import { RelayClient } from '/relay-client.js';
 import { showBroadcast, stopBroadcast } from './broadcast.js';
-import { say, sayAndShow } from './dom.js';
+import { say, sayAndShow, tabStore } from './dom.js';
 import { showOperate } from './operate.js';
 import { Renewal } from './renewal.js';
 import { showGrid, showStream } from './watch.js';
@@ -21,11 +21,11 @@ let session = null;
 let leaveView = null;
 
 function enter(given, { keep }) {
-  if (keep) sessionStorage.setItem(KEY, given);
+  if (keep) tabStore.set(KEY, given);
   const renewal = new Renewal(given, {
     onPasted: () => client.renew(),
     onTaken: (token) => {
-      if (keep) sessionStorage.setItem(KEY, token);
+      if (keep) tabStore.set(KEY, token);
       for (const each of others) each.renew();
     },
   });
@@ -57,7 +57,7 @@ function end(which, error) {
   const left = session;
   session = null;
   left.renewal.end();
-  sessionStorage.removeItem(KEY);
+  tabStore.remove(KEY);
   leaveView?.();
   leaveView = null;
   stopBroadcast();
@@ -139,7 +139,7 @@ setInterval(() => {
   if (session?.client.state === 'waiting') showState({ state: 'waiting', error: null });
 }, 1000);
 
-const kept = sessionStorage.getItem(KEY);
+const kept = tabStore.get(KEY);
 route();
 if (kept) enter(kept, { keep: true });
 else $('token').focus();

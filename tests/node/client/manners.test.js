@@ -23,6 +23,12 @@ test('whoever hears of the session may close, or pause, the client at once', asy
   assert.deepEqual([closing.state, pausing.state], ['closed', 'paused']);
 });
 
+test('what is no token is told at once to whoever wrote the callback', async (context) => {
+  const client = open(context, { ...HASTY, token: async () => ({ token: 'in an object' }) });
+  await assert.rejects(client.connect(), { code: 'NO_TOKEN', message: /string.*object/ });
+  assert.equal(client.state, 'closed');
+});
+
 test('the refusal of a request is not why the connection is lost after it', async (context) => {
   const link = await openLink(relay);
   context.after(() => link.close());
