@@ -10,6 +10,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from relay.postgres.database import Connection, Database, open_database
+from tests.integration.relay_process import until
 
 
 def do(*statements: str) -> Callable[[Connection], None]:
@@ -52,6 +53,15 @@ async def what_others_do(url: str) -> list[str]:
 
     async with open_database(url, pool_size=1) as database:
         return await database.transact(work)
+
+
+async def until_nobody_else_is_there(url: str) -> None:
+    """The server notices a moment later that a connection was closed."""
+
+    async def is_alone() -> bool:
+        return not await what_others_do(url)
+
+    await until(is_alone)
 
 
 async def check_whole(database: Database, size: int) -> None:

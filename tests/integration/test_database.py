@@ -23,9 +23,9 @@ from tests.integration.questions import (
     do,
     my_backend,
     sleep,
+    until_nobody_else_is_there,
     what_others_do,
 )
-from tests.integration.relay_process import until
 
 
 async def test_work_is_committed_before_transact_returns(empty_postgres_url: str) -> None:
@@ -162,11 +162,7 @@ async def test_the_pool_is_never_larger_than_it_was_told(empty_postgres_url: str
             for _ in range(8):
                 nursery.start_soon(database.transact, sleep(0.01))
         assert await what_others_do(empty_postgres_url) == ["idle"] * 2
-
-    async def are_gone() -> bool:
-        return await what_others_do(empty_postgres_url) == []
-
-    await until(are_gone)  # the server notices a moment after we have closed them
+    await until_nobody_else_is_there(empty_postgres_url)
 
 
 async def test_a_cancelled_statement_ends_at_once_on_the_server_too(
@@ -219,7 +215,7 @@ async def test_hundreds_of_random_cancellations_leave_nothing(empty_postgres_url
         assert outcomes["done"] >= 50
         # A transaction may be committed just when its task is cancelled; never a half of one.
         assert await database.transact(ask("select sum(n) from seen")) >= outcomes["done"]
-    assert await what_others_do(empty_postgres_url) == []
+    await until_nobody_else_is_there(empty_postgres_url)
 
 
 async def test_a_server_that_stops_answering_is_given_up(empty_postgres_url: str) -> None:
