@@ -121,7 +121,7 @@ class Senders:
     closing: bool = False
     """Whether no new alerts are to be sent."""
     open: set[str] = field(factory=set)
-    """The keys that are not acknowledged yet."""
+    """The keys of which the last attempt is not acknowledged yet."""
     talking: int = 0
     """How many have a connection to a relay."""
     _numbers: Iterator[int] = field(factory=count)
@@ -180,10 +180,11 @@ class Senders:
         while not self.closing:
             sent = self.new(name)
             body = json.dumps(alert(sent)).encode()
-            again = self.random.random() < 0.2  # although it was acknowledged
-            while again or sent.key in self.open:
+            left = 2 if self.random.random() < 0.2 else 1  # again, although it was acknowledged
+            while left:
                 relay = await self.site.find()
                 self.tally.attempts += 1
+                self.open.add(sent.key)
                 try:
                     with self._talk():
                         answer = await relay.get("/alerts", "POST", headers=headers, body=body)
@@ -191,7 +192,7 @@ class Senders:
                     await trio.sleep(AGAIN)
                     continue
                 if answer.status == 200:
-                    again = again and sent.key in self.open
+                    left -= 1
                     self.acknowledge(sent, answer.json()["alertId"])
                 else:
                     assert answer.status == 503, answer.body

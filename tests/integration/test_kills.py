@@ -13,5 +13,5 @@ async def test_killed_at_any_moment_no_acknowledged_alert_is_lost_or_doubled(
     tally = await play(postgres_url, rounds=ROUNDS, seed="the suite")
     assert tally.flawless, str(tally)
     assert (tally.rounds, tally.between) == (ROUNDS, ROUNDS // 2)
-    # They ended where they were meant to, with alerts that had to be sent again.
-    assert tally.unheard >= 1, str(tally)
+    # Those rounds ended where they were meant to, with alerts that had to be sent again.
+    assert tally.unheard >= ROUNDS // 2, str(tally)
