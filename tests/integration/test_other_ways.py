@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import trio
 
+from relay.auth import jwks
+from relay.errors import StoreUnavailable
+from relay.outbound import open_outbound
 from tests.integration.accounts import Accounts
 from tests.integration.node import run_script
 from tests.integration.peers import Message, login, new_stream_id, open_peer
 from tests.integration.relay_process import RelayProcess, run_relay, start_relay, until
 from tests.integration.web_server import (
+    Answer,
     by_form,
     drip,
     flood,
@@ -116,7 +120,6 @@ async def test_keys_that_cannot_be_had_make_no_token_wrong(accounts: Accounts) -
             assert await refusal(relay, token) == AWAY
             async with login(relay, accounts.session()):
                 pass
-            # The other rude answers are in test_outbound and test_jwks: each takes an interval.
             issuer.answer = says(b"no", "500 Internal Server Error")
             await issuer.start()
             await until(lambda: len(issuer.requests) > 0)
@@ -126,9 +129,39 @@ async def test_keys_that_cannot_be_had_make_no_token_wrong(accounts: Accounts) -
             await until(lambda: len(issuer.requests) > before)
             assert (await accepted(relay, token))["userId"] == "ann"
             issuer.stop()
+            assert await refusal(relay, Issuer(RSA).token()) == AWAY  # after a look in vain
             assert (await accepted(relay, token))["userId"] == "ann"
-            assert await refusal(relay, Issuer(RSA).token()) == AWAY
             assert "status 500" in relay.log
+
+
+RUDE = {
+    "an error": says(b"no", "500 Internal Server Error"),
+    "a redirect": says(b"", "302 Found", "Location: http://127.0.0.1:9/"),
+    "a page": says(b"<html>"),
+    "garbage": raw(b"garbage"),
+    "a flood": flood,
+}
+
+
+@pytest.mark.parametrize("rude", RUDE.values(), ids=RUDE)
+async def test_an_issuer_that_answers_rudely_is_as_good_as_away(
+    rude: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "INTERVAL", 0.05)
+    async with (
+        open_web_server(rude) as issuer,
+        open_outbound() as outbound,
+        trio.open_nursery() as nursery,
+    ):
+        keys = jwks.KeySet(outbound, issuer.url)
+        await nursery.start(keys.run)
+        with pytest.raises(StoreUnavailable):
+            await keys.find("ES256", EC.kid)
+        assert issuer.requests
+        issuer.answer = says(public(EC))
+        await trio.sleep(2 * jwks.INTERVAL)
+        assert await keys.find("ES256", EC.kid) is not None
+        nursery.cancel_scope.cancel()
 
 
 def introspected(form: dict[str, str]) -> dict[str, Any]:

@@ -247,7 +247,7 @@ async def test_without_the_remaining_time_our_own_clock_counts(relay: Relay) -> 
 async def test_a_session_without_end_and_a_service_do_not_expire(relay: Relay) -> None:
     relay.tokens.identities[ANN] = User("ann", "s1", datetime(9999, 12, 31, tzinfo=UTC))
     clients = [await relay.login(ANN), await relay.login(SENTRY)]
-    with trio.move_on_after(100_000):
+    with trio.move_on_after(1e6):
         async with trio.open_nursery() as nursery:
             for client in clients:
                 nursery.start_soon(client.receive)
