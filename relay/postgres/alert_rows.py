@@ -15,7 +15,7 @@ import msgspec
 
 from relay.model import StoredAlert
 from relay.protocol.codec import LARGEST_BUT_FRAMES, MAX_DEPTH
-from relay.protocol.messages import Severity
+from relay.protocol.messages import LARGEST_NUMBER, LONGEST_ALERT, Severity
 
 COLUMNS: LiteralString = (
     "a.alert_id, a.stream_id, s.owner_id, a.sender, a.severity, a.message, a.timestamp,"
@@ -26,8 +26,6 @@ and with it all that is asked for together."""
 
 SEVERITIES = get_args(Severity)
 DEFAULT_SEVERITY = "medium"
-LONGEST_MESSAGE = 8192
-LATEST = 2**53
 LONGEST_METADATA = 8 * LARGEST_BUT_FRAMES
 """Characters as they stand in the table, where a byte of what a client sends can become seven: a
 `false` of MessagePack in a list."""
@@ -39,8 +37,8 @@ def read_alert(row: tuple[Any, ...]) -> StoredAlert:
     metadata = _metadata(text)
     as_expected = {
         "severity": severity in SEVERITIES,
-        "message": len(message) <= LONGEST_MESSAGE,
-        "timestamp": 0 <= timestamp <= LATEST,
+        "message": len(message) <= LONGEST_ALERT,
+        "timestamp": 0 <= timestamp <= LARGEST_NUMBER,
         "metadata": metadata is not None or text is None or text == "null",
     }
     return StoredAlert(
@@ -49,8 +47,8 @@ def read_alert(row: tuple[Any, ...]) -> StoredAlert:
         owner_id=owner_id,
         sender=sender,
         severity=severity if as_expected["severity"] else DEFAULT_SEVERITY,
-        message=message[:LONGEST_MESSAGE],
-        timestamp=min(max(timestamp, 0), LATEST),
+        message=message[:LONGEST_ALERT],
+        timestamp=min(max(timestamp, 0), LARGEST_NUMBER),
         metadata=metadata,
         odd=tuple(name for name, so in as_expected.items() if not so),
     )

@@ -16,12 +16,16 @@ STREAM_ID_RULE = "1 to 128 characters of A-Z a-z 0-9 - . _ :"
 # Before a last newline `$` matches in Python, and not in JSON Schema.
 STREAM_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}(?!\n)$"
 StreamId = Annotated[str, Meta(pattern=STREAM_ID_PATTERN, description=STREAM_ID_RULE)]
-_RANGE = Meta(ge=0, le=2**53)
+LARGEST_NUMBER = 2**53
+"""Up to here JavaScript has every whole number."""
+_RANGE = Meta(ge=0, le=LARGEST_NUMBER)
 Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 _RATE = Meta(gt=0, le=1000)
 Position = Annotated[int, _RANGE]
 """The `alertId` of the last alert that a client has; 0 for none."""
 RequestId = Annotated[str, Meta(max_length=256)] | int | float | None
+LONGEST_ALERT = 8192
+"""Characters of its message."""
 Severity = Literal["low", "medium", "high", "critical"]
 SuccessCode = Literal[
     "AUTHENTICATED",
@@ -117,8 +121,8 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
 
 class Ack(Request, frozen=True, kw_only=True, tag="ack"):
     stream_id: StreamId
-    seq: Annotated[int, Meta(ge=0, le=2**53)]
-    epoch: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    seq: Annotated[int, _RANGE]
+    epoch: Annotated[int, _RANGE] | None = None
     """In which life of the stream; without it, the one that is now."""
 
 
@@ -150,7 +154,7 @@ class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
 class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
     stream_id: StreamId
     severity: Severity
-    message: Annotated[str, Meta(max_length=8192)]
+    message: Annotated[str, Meta(max_length=LONGEST_ALERT)]
     metadata: Metadata | None = None
     timestamp: Milliseconds | None = None
     alert_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
