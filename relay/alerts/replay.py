@@ -9,12 +9,12 @@ from typing import NoReturn
 import trio
 from attrs import define, field
 
-from relay.alerts.event import alert_event
+from relay.alerts.event import page_of
 from relay.postgres.alerts import History
 from relay.protocol.messages import AlertEvent
 
-MOST_IN_PAGE, PAGE_BYTES = 500, 1 << 20
-"""Alerts in one page, and about their bytes as they are sent."""
+MOST_IN_PAGE = 500
+"""Alerts."""
 MOST_HELD, HELD_BYTES = 256, 1 << 20
 """Live alerts that may wait for the end of replays. With a page before them they still fit the
 connection's mailbox."""
@@ -122,15 +122,11 @@ class Replays:
     def send_page(self, scope: Scope, page: History, after: int) -> bool:
         """Send a page, or as much of it as one may have, and after the last one also the live
         alerts that waited; returns whether there is more to ask for."""
-        position, size, more = after, 0, page.more or self._open[scope].cut
-        for count, stored in enumerate(page.alerts):
-            alert = alert_event(stored)
-            size += self._size(alert)
-            if count == MOST_IN_PAGE or (count and size > PAGE_BYTES):
-                more = True
-                break
-            position = alert.alert_id
-            self._send(alert)
+        events = page_of(page.alerts[:MOST_IN_PAGE], self._size)
+        more = page.more or self._open[scope].cut or len(events) < len(page.alerts)
+        for event in events:
+            self._send(event)
+        position = events[-1].alert_id if events else after
         self._remember(scope, position)
         if more:
             self._await_next(scope)

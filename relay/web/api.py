@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import policy
-from relay.alerts.event import alert_event
+from relay.alerts.event import page_of
 from relay.alerts.intake import AlertIntake, alert_from
 from relay.audit import AuditLog, unless_token, who
 from relay.authentication import Verifier
@@ -31,14 +31,12 @@ from relay.guard.rates import Marks, Rate
 from relay.hub.hub import Hub
 from relay.metrics import Limit, Metrics
 from relay.model import Identity
-from relay.postgres.alerts import AlertTable, History
+from relay.postgres.alerts import AlertTable
 from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
 from relay.protocol.messages import ALERT, AUTH, Alert, ErrorCode, StreamEntry, StreamId, Success
 
 BODY_PATIENCE = 10.0
 """Seconds for the body of a request."""
-PAGE_BYTES = 1 << 20
-"""Of alerts in one answer, which is held for as long as somebody takes to read it."""
 VISIT = 120.0
 """Seconds without a look at the figures after which the next one is a row of the audit again."""
 RETRY_AFTER = {"Retry-After": "2"}
@@ -102,7 +100,8 @@ class Api:
             )
         except StoreUnavailable:
             raise _store_unavailable() from None
-        return _json(_page_of(page))
+        events = page_of(page.alerts, lambda event: len(msgspec.json.encode(event)))
+        return _json({"alerts": events, "more": page.more or len(events) < len(page.alerts)})
 
     async def raise_alert(self, request: Request) -> Response:
         """`POST /alerts`: the body and the reply are those of the message."""
@@ -260,19 +259,6 @@ def _alert_in(body: bytes) -> Alert:
     if not isinstance(message, Alert):
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "Expected an alert - at `$.type`")
     return message
-
-
-def _page_of(found: History) -> dict[str, Any]:
-    """As much of what was found as an answer may hold, one alert at least."""
-    alerts: list[msgspec.Raw] = []
-    size = 0
-    for each in found.alerts:
-        encoded = msgspec.json.encode(alert_event(each))
-        size += len(encoded)
-        if alerts and size > PAGE_BYTES:
-            return {"alerts": alerts, "more": True}
-        alerts.append(msgspec.Raw(encoded))
-    return {"alerts": alerts, "more": found.more}
 
 
 def _store_unavailable() -> Refusal:
