@@ -40,6 +40,8 @@ class Replay:
     """Whether live alerts were thrown away while a page was read: it cannot be the last one."""
     sent: bool = False
     """Whether there was a page before, or as good as one."""
+    left: bool = False
+    """Whether the reader left the stream while a page was read: nobody will ask for another."""
 
 
 @define(eq=False)
@@ -96,24 +98,30 @@ class Replays:
         """Before a page is read. Where it was promised that no live alert comes before it, they
         wait for another try when it cannot be read."""
         replay = self._open.setdefault(scope, Replay())
-        replay.reading, replay.deadline = True, math.inf
+        replay.reading, replay.deadline, replay.left = True, math.inf, False
         replay.sent = replay.sent or promised
         if len(self._open) > MOST_OPEN:
             self._close([next(iter(self._open))])
 
     def fail(self, scope: Scope) -> None:
         """A page could not be read. Where there were some before it, it may be asked for again."""
-        if self._open[scope].sent:
+        replay = self._open[scope]
+        if replay.sent and not replay.left:
             self._await_next(scope)
         else:
             self._close([scope])
 
     def leave(self, stream_id: str) -> None:
         """The reader is told no more of this stream: nobody will ask for the next page."""
-        self._held = [each for each in self._held if each[0].stream_id != stream_id]
-        self._held_bytes = sum(self._size(alert) for alert, _ in self._held)
-        if stream_id in self._open and not self._open[stream_id].reading:
-            self._close([stream_id])
+        others = [each for each in self._held if each[0].stream_id != stream_id]
+        if len(others) < len(self._held):
+            self._held = others
+            self._held_bytes = sum(self._size(alert) for alert, _ in others)
+        replay = self._open.get(stream_id)
+        if replay is not None:
+            replay.left = True
+            if not replay.reading:
+                self._close([stream_id])
 
     def refuse(self, scope: Scope) -> None:
         """There is no such page."""
@@ -123,12 +131,13 @@ class Replays:
         """Send a page, or as much of it as one may have, and after the last one also the live
         alerts that waited; returns whether there is more to ask for."""
         events = page_of(page.alerts[:MOST_IN_PAGE], self._size)
-        more = page.more or self._open[scope].cut or len(events) < len(page.alerts)
+        replay = self._open[scope]
+        more = page.more or replay.cut or len(events) < len(page.alerts)
         for event in events:
             self._send(event)
         position = events[-1].alert_id if events else after
         self._remember(scope, position)
-        if more:
+        if more and not replay.left:
             self._await_next(scope)
         else:
             self._close([scope])

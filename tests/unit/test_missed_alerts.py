@@ -190,6 +190,27 @@ async def test_who_unsubscribes_between_two_pages_gets_no_more_and_can_begin_ane
     assert await live(viewer) == [122]
 
 
+async def test_who_unsubscribes_while_a_page_is_read_can_begin_anew(relay: Relay) -> None:
+    await relay.phone("s")
+    store(relay, 120)
+    relay.alerts.catch_up()
+    viewer = await relay.login()
+    relay.alerts.delay = 1
+    await viewer.send(
+        {"type": "subscribe", "streamId": "s", "consumes": ["alert"], "alertsAfter": 0}
+    )
+    await viewer.receive_type("status")
+    assert (await viewer.ask({"type": "unsubscribe", "streamId": "s"}))["code"] == "UNSUBSCRIBED"
+    relay.alerts.delay = 0
+    await viewer.send({"type": "subscribe", "streamId": "s", "consumes": ["alert"]})
+    page_of_before = [await viewer.receive() for _ in range(101)]
+    assert ids(page_of_before) == list(range(1, 101))
+    assert page_of_before[-1]["more"] is True
+    await viewer.receive_type("status")
+    await raise_alerts(relay, 1)
+    assert await live(viewer) == [121]
+
+
 async def test_a_stranger_is_told_nothing_of_what_was_missed(relay: Relay) -> None:
     await relay.phone("s")
     await raise_alerts(relay, 2)
