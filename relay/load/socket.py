@@ -75,7 +75,8 @@ class LeanSocket:
     async def read(self, on_message: OnMessage) -> None:
         """Wait for bytes and hand on the messages that they complete; `Closed` at the end.
 
-        A message is valid only until `on_message` returns.
+        A message is valid only until `on_message` returns. What came together with the Close is
+        handed on first: the next call raises.
         """
         while self._waiting and self._early:
             on_message(memoryview(self._waiting.popleft()))
@@ -102,7 +103,6 @@ class LeanSocket:
             await self._write(pong)
         if self.closed is not None:
             await self._say_goodbye()
-            raise self.closed
 
     def take_early(self, data: memoryview) -> None:
         """Keep what came together with the handshake: a server may speak first."""

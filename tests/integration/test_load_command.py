@@ -214,6 +214,7 @@ def test_no_token_is_printed_or_written(
     )
     assert code == 1
     assert "AUTH_FAILED: Invalid or expired token" in output
+    assert "closed with 1008" not in output  # the reason is heard also with the Close
     service = (tmp_path / "service").read_text().strip()
     for text in (output, errors, lines.read_text(), report.read_text()):
         assert bad not in text

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.events import AcceptConnection, CloseConnection, Event, Message, Ping, Pong
 
+from relay.client import ServerError
+from relay.load.peer import Peer
 from relay.load.socket import LeanSocket, open_lean
 from relay.transport import wire
 from relay.transport.dial import Closed, DialFailed
@@ -140,6 +142,35 @@ async def test_a_ping_is_answered_and_a_close_echoed() -> None:
         heard = await server.hear()
         assert isinstance(heard, CloseConnection)
         assert heard.code == 4012
+
+
+@pytest.mark.mock_clock
+async def test_the_last_message_is_received_also_when_the_close_comes_with_it() -> None:
+    async with opened() as (socket, server):
+        last = wire.frame(wire.TEXT, b"why")
+        await server.stream.send_all(last + server.protocol.send(CloseConnection(4012)))
+        assert await socket.receive() == "why"
+        with pytest.raises(Closed):
+            await socket.receive()
+
+
+@pytest.mark.parametrize("listening", [False, True])
+@pytest.mark.mock_clock
+async def test_a_refusal_is_heard_also_when_the_close_comes_with_it(listening: bool) -> None:
+    async with opened() as (socket, server), trio.open_nursery() as nursery:
+        peer = Peer(socket, msgpack=False)
+        if listening:
+            nursery.start_soon(peer.listen)
+
+        async def refuse() -> None:
+            assert isinstance(await server.hear(), Message)
+            refusal = b'{"type":"error","id":1,"code":"AUTH_FAILED","message":"no"}'
+            close = server.protocol.send(CloseConnection(1008, "Authentication failed"))
+            await server.stream.send_all(wire.frame(wire.TEXT, refusal) + close)
+
+        nursery.start_soon(refuse)
+        with pytest.raises(ServerError, match="AUTH_FAILED"):
+            await peer.ask("auth", token="t")
 
 
 @pytest.mark.mock_clock
