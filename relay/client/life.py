@@ -28,6 +28,7 @@ from typing import NoReturn
 import trio
 from attrs import define, field
 
+from relay.client.clock import RelayClock
 from relay.client.errors import ClientClosed, Disconnected, ServerError
 from relay.client.events import Authenticated, Event, Notice, Problem
 from relay.client.link import Answer, Link
@@ -60,8 +61,7 @@ class Life:
     session: Authenticated | None = None
     link: Link | None = None
     """The connection, from its `auth` to its end."""
-    clock_offset: float = 0.0
-    """How far the relay's clock is ahead of ours, ms, as the last connection had it."""
+    clock: RelayClock = field(factory=RelayClock)
     _pauses: Pauses = field(init=False)
     _reason: Reason = "connect"
     _refused_token: str | None = None
@@ -182,7 +182,8 @@ class Life:
             plain = self._unopened % 3 == 2
             self._unopened += 1
             async with self._dial(() if plain else (MSGPACK, JSON)) as socket:
-                link = Link(socket, self._manners, self._on_event)
+                self.clock.begin_connection()
+                link = Link(socket, self._manners, self._on_event, self.clock)
 
                 def turn(answer: Answer) -> None:
                     if not isinstance(answer, ServerError):  # what follows that is a Close
@@ -194,7 +195,6 @@ class Life:
                 try:
                     return await link.run()
                 finally:
-                    self.clock_offset = link.clock_offset or self.clock_offset
                     self.link = None
                     self.wants.lose()
         return Ending(None, "the relay did not answer in time")

@@ -6,13 +6,13 @@ and in order, answers among it: who asks is called back before anything behind t
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 import trio
 from attrs import define, field
 
+from relay.client.clock import RelayClock
 from relay.client.errors import ServerError
 from relay.client.events import Event, Notice, Problem
 from relay.client.manners import LAST_WORDS, Ending, Manners, Word
@@ -26,7 +26,6 @@ from relay.client.messages import (
     pack,
     server_error,
 )
-from relay.protocol.messages import now_ms
 from relay.transport.dial import Closed, WebSocket
 
 NOWHERE = "relay-client:nothing"
@@ -43,15 +42,12 @@ class Link:
     _socket: WebSocket
     _manners: Manners
     _on_event: Callable[[Event], None]
+    _clock: RelayClock = field(factory=RelayClock)
     ended: bool = False
     ready: bool = False
     """Whether it is authenticated."""
     bytes_taken: int = 0
     """Given to it to be sent, so far."""
-    round_trip: float = math.inf
-    """Seconds that the quickest answer took."""
-    clock_offset: float = 0.0
-    """How far the relay's clock is ahead of ours, ms, as that answer had it."""
     _questions: dict[int, tuple[OnAnswer, float]] = field(factory=dict)
     """Who asked, and when."""
     _last_id: int = 0
@@ -194,12 +190,10 @@ class Link:
         if on_answer is None:
             return
         self._answered_at = trio.current_time()
-        took = self._answered_at - asked_at
-        if not isinstance(reply.answer, ServerError) and took < self.round_trip:
+        if not isinstance(reply.answer, ServerError):
             stamp = reply.answer.get("timestamp")
             if isinstance(stamp, int | float):
-                self.round_trip = took
-                self.clock_offset = stamp + took * 500 - now_ms()
+                self._clock.take(stamp, self._answered_at - asked_at)
         on_answer(reply.answer)
 
     async def _write(self) -> None:

@@ -185,7 +185,9 @@ class RelayClient:
     def relay_now(self) -> float:
         """The relay's clock, ms since the Unix epoch, as far as its answers have shown it."""
         link = self._life.link
-        return now_ms() + ((link and link.clock_offset) or self._life.clock_offset)
+        if self._life.clock.notice_step() and link is not None and link.ready:
+            link.ping(lambda _answer: None)
+        return self._life.clock.now()
 
     def __aiter__(self) -> RelayClient:
         return self

@@ -115,6 +115,40 @@ def test_an_alert_pops_up_and_is_listed_and_can_be_found_later(
         expect(viewer.page.locator(".toast")).to_have_count(0)
 
 
+def test_alerts_that_made_room_for_newer_ones_can_be_had_again(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id = new_stream_id()
+
+    def raise_numbered(first: int, last: int) -> None:
+        accounts.execute(
+            "select relay.raise_alert(%s, number::text)"
+            " from generate_series(%s::int, %s::int) as number",
+            *(stream_id, first, last),
+        )
+
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        phone.enter(accounts.session("ann"))
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused")
+        raise_numbered(1, 25)
+        viewer.enter(accounts.session("ann"))
+        viewer.watch(stream_id)
+        lines = viewer.page.locator(".alerts > li > div")
+        earlier = viewer.page.get_by_role("button", name="Earlier alerts")
+        expect(lines).to_have_count(20)
+        raise_numbered(26, 215)
+        expect(lines.first).to_have_text("215")
+        expect(lines).to_have_count(200)
+        earlier.press("Enter")  # a toast may lie above it
+        expect(earlier).to_be_hidden()
+        assert lines.all_text_contents() == [str(number) for number in range(215, 0, -1)]
+        raise_alert(relay, accounts.service("*"), stream_id, "one more")
+        expect(lines.first).to_have_text("one more")
+        assert lines.count() == 215, "what was asked for stays as much as it was"
+        expect(earlier).to_be_visible()
+
+
 def test_an_alert_from_no_day_of_the_calendar_hides_no_other(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

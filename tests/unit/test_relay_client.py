@@ -34,9 +34,11 @@ from relay.client import (
     TokenUnavailable,
     open_relay_client,
 )
+from relay.client import clock as relay_clock
 from relay.client.relay_client import keep_client
 from relay.client.sending import MOST_ALERTS_WAITING
 from relay.client.unread import MOST_UNREAD
+from relay.protocol.messages import now_ms
 from relay.transport.dial import DialFailed, WebSocket, open_background, open_websocket
 from tests.unit.played_server import Server
 
@@ -980,3 +982,21 @@ async def test_clock_and_round_trip_are_those_of_the_quickest_answer(played: Rel
         await server.socket.aclose(4003, "idle")
         await state(client, State.WAITING)
         assert client.relay_now() == pytest.approx(far, abs=5000)
+
+
+async def test_the_relays_clock_is_known_again_after_ours_was_set(
+    played: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_client(played) as client:
+        server = await played.connection()
+        request = await server.hear()
+        true = now_ms()
+        await server.say("success", id=request["id"], timestamp=true)
+        await client.ready()
+        monkeypatch.setattr(relay_clock, "now_ms", lambda: now_ms() + 3_600_000)
+        client.relay_now()  # who asks is what notices it
+        question = await server.hear()
+        assert question["type"] == "unsubscribe"
+        await server.say("success", id=question["id"], timestamp=now_ms())
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.relay_now() == pytest.approx(true, abs=5000)

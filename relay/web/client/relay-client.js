@@ -58,6 +58,7 @@ const MOST_ALERTS_WAITING = 1000;
 const STEADY = 5_000; // ms that a connection has to last for the pauses to begin small again
 const RETRY = 2_000; // ms, where the relay names no other time
 const STEP = 100; // ms by which a clock may wander off before it counts as set
+const DOUBT = 2_000; // ms for a sign of life after the browser said that its network changed
 const GOODBYE = 2_000; // ms for the Close that follows a final `error`
 const NOWHERE = 'relay-client:nothing'; // a stream nobody subscribes to
 const PASSING = new Set(['STORE_UNAVAILABLE', 'RATE_LIMITED', 'AUTH_UNAVAILABLE', 'TOO_MANY_CONNECTIONS']);
@@ -66,8 +67,8 @@ const now = () => globalThis.performance?.now() ?? Date.now();
 
 /** What went wrong: `code` is one of the protocol's, or NO_TOKEN, DISCONNECTED, CLOSED, UNREADABLE. */
 export class RelayError extends Error {
-  constructor(code, message, { retryAfter, streamId, closeCode } = {}) {
-    super(message);
+  constructor(code, message, { retryAfter, streamId, closeCode, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
     this.name = 'RelayError';
     this.code = code;
     this.retryAfter = retryAfter;
@@ -106,7 +107,10 @@ export function judgeEnding(code, reason, word) {
 const isFinalWord = ({ type, code }) =>
   type === 'error' && ['SESSION_REVOKED', 'SESSION_EXPIRED', 'SUPERSEDED', 'AUTH_FAILED'].includes(code);
 
-/** Calls a listener of the application; what it throws is reported and disturbs nothing here. */
+/**
+ * Calls a listener of the application. What it throws disturbs nothing here, and is reported as any
+ * error that nobody catches: Node ends the process then, unless it listens to `uncaughtException`.
+ */
 function call(listener, ...values) {
   try {
     return listener?.(...values);
@@ -137,7 +141,7 @@ class Link {
     this._timers = new Set();
     this._openedAt = this._heardAt = this._answeredAt = this._tickedAt = now();
     this._ahead = Date.now() - now();
-    this._probe = null;
+    this._signs = { heard: null, answered: null }; // of life: those that are waited for
     this._buffered = 0;
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => this._authenticate(token);
@@ -180,11 +184,9 @@ class Link {
     this.ask({ type: 'unsubscribe', streamId: NOWHERE }, onAnswer, onAnswer);
   }
 
-  /** Looks whether anybody is still there; the connection ends if nothing is heard in time. */
-  probe({ strict = false } = {}) {
-    if (!this.ready || (this._probe !== null && this._probe.strict >= strict)) return;
-    this._probe = { at: now(), strict };
-    this.ping();
+  /** Looks whether anybody is still there; the connection ends if nothing is heard in so many ms. */
+  probe(patience = this._settings.patience) {
+    this._demand('heard', patience);
   }
 
   later(delay, work) {
@@ -237,7 +239,7 @@ class Link {
     }
     this._questions.delete(message.id);
     this._answeredAt = this._heardAt;
-    this._probe = null;
+    this._signs.answered = null;
     this._measure(message.timestamp, this._heardAt - question.at);
     if (message.type === 'success') question.onSuccess(message);
     else question.onError(errorOf(message));
@@ -245,7 +247,15 @@ class Link {
 
   _alive() {
     this._heardAt = now();
-    if (!this._probe?.strict) this._probe = null;
+    this._signs.heard = null;
+  }
+
+  /** Asks for a sign of life; the connection ends if it does not come in time. */
+  _demand(sign, patience) {
+    const until = now() + patience;
+    if (!this.ready || this._signs[sign]?.until <= until) return;
+    this._signs[sign] = { patience, until };
+    this.ping();
   }
 
   /** The relay's clock, as the quickest answer had it. */
@@ -276,16 +286,18 @@ class Link {
       this._alive();
     }
     this._buffered = this.buffered;
-    const probe = this._probe;
+    const awaited = Object.entries(this._signs).filter(([, sign]) => sign !== null);
     if (!this.ready && time - this._openedAt > openTimeout) {
       this.leave(new RelayError('DISCONNECTED', 'The relay did not answer in time'));
-    } else if (probe !== null && slept) {
-      this._probe = null; // what was sent meanwhile is yet to be read
-      this.probe(probe);
-    } else if (probe !== null && time - probe.at > (probe.strict ? 2 : 1) * patience) {
+    } else if (slept && awaited.length) { // what was sent meanwhile is yet to be read
+      for (const [name, { patience: again }] of awaited) {
+        this._signs[name] = null;
+        this._demand(name, again);
+      }
+    } else if (awaited.some(([, { until }]) => time > until)) {
       this.leave(new RelayError('DISCONNECTED', 'Nothing is heard from the relay'));
     } else if (time - this._answeredAt > 3 * silence) {
-      this.probe({ strict: true }); // much may be heard where nothing gets through to the relay
+      this._demand('answered', 2 * patience); // much may be heard where nothing gets through to the relay
     } else if (time - this._heardAt > silence) {
       this.probe();
     }
@@ -316,7 +328,7 @@ class AlertFeed {
   constructor(client, streamId) {
     this.streamId = streamId;
     this.last = null; // the last alert seen; null before the first answer
-    this.listeners = new Set();
+    this.listeners = new Map(); // by the subscription or publication that they are of
     this.history = 0;
     this._client = client;
     this._held = null;
@@ -396,7 +408,7 @@ class AlertFeed {
   }
 
   _deliver({ type: _, ...alert }, replayed) {
-    for (const listener of [...this.listeners]) call(listener, { ...alert, replayed });
+    for (const listener of new Set(this.listeners.values())) call(listener, { ...alert, replayed });
   }
 }
 
@@ -413,8 +425,9 @@ class Subscription {
     this._terms = termsOf(options);
     this._seq = 0;
     this._frames = [];
+    this._broken = false;
     this._busy = false;
-    if (options.onAlert) client._feed(streamId, options.onAlert, options.history);
+    if (options.onAlert) client._feed(this, options.onAlert, options.history);
   }
 
   /** Changes the terms: policy, maxFps, window; and whether there are frames, by `onFrame`. */
@@ -436,7 +449,7 @@ class Subscription {
     this.active = false;
     this._frames = [];
     this._client._subscriptions.delete(this.streamId);
-    if (this._options.onAlert) this._client._unfeed(this.streamId, this._options.onAlert);
+    this._client._unfeed(this);
   }
 
   _start(link) {
@@ -486,8 +499,14 @@ class Subscription {
       this._acknowledge(seq, link);
       return;
     }
-    const latest = this._terms.policy === 'latest';
-    if (latest && this._frames.length >= (this._terms.window ?? 1)) this._frames.shift();
+    const full = this._terms.policy === 'latest' && this._frames.length >= (this._terms.window ?? 1);
+    if (keyframe === false && (full || this._broken)) {
+      this._broken = true; // what builds on a frame that was skipped is of no use
+      this._acknowledge(seq, link);
+      return;
+    }
+    this._broken = false;
+    if (full) this._frames = [];
     this._frames.push({ message, link, epoch: this.epoch });
     this._deliver();
   }
@@ -550,7 +569,7 @@ class Publication {
     this._broken = true; // what builds on a frame that was not sent is of no use
     this._confirmed = 0;
     this._asking = false;
-    if (options.onAlert && this.streamId) client._feed(this.streamId, options.onAlert, options.history);
+    if (options.onAlert && this.streamId) client._feed(this, options.onAlert, options.history);
   }
 
   /**
@@ -579,7 +598,7 @@ class Publication {
     if (!this.active) return;
     this.active = false;
     this.registered = false;
-    if (this._options.onAlert && this.streamId) this._client._unfeed(this.streamId, this._options.onAlert);
+    this._client._unfeed(this);
     this._client._stopPublishing(this);
   }
 
@@ -619,7 +638,7 @@ class Publication {
       if (this.streamId === undefined) {
         this.streamId = streamId;
         if (onAlert) {
-          this._client._feed(streamId, onAlert, 0);
+          this._client._feed(this, onAlert);
           this._client._feeds.get(streamId).last = 0; // it is new: there was none before
         }
       }
@@ -633,7 +652,7 @@ class Publication {
       }
       this.active = false;
       this._client._publication = null;
-      if (onAlert && this.streamId !== undefined) this._client._unfeed(this.streamId, onAlert);
+      this._client._unfeed(this);
       this._client._sendAlerts(link);
       if (onError) call(onError, error);
       else this._client._emit('problem', error);
@@ -683,7 +702,7 @@ export class RelayClient {
     this._refusedToken = null;
     this._opened = null;
     this._onOnline = () => this._wake();
-    this._onOffline = () => this._link?.probe();
+    this._onOffline = () => this._doubt();
   }
 
   get state() { return this._state; }
@@ -858,8 +877,8 @@ export class RelayClient {
     let socket;
     try {
       socket = plain ? new this._WebSocket(this._url) : new this._WebSocket(this._url, SUBPROTOCOLS);
-    } catch (error) {
-      this._finish(error);
+    } catch (cause) { // a page on https may not open ws:, say
+      this._finish(new RelayError('DISCONNECTED', `No WebSocket can be opened: ${cause.message}`, { cause }));
       return;
     }
     this._unopened += 1;
@@ -1020,9 +1039,14 @@ export class RelayClient {
     this._enter('waiting', { error });
   }
 
+  /** The network is another, says the browser: of the connection little is to be hoped. */
+  _doubt() {
+    this._link?.probe(Math.min(this._settings.patience, DOUBT));
+  }
+
   /** The network is back, says the browser: look, but not before the relay's `retryAfter`. */
   _wake() {
-    this._link?.probe();
+    this._doubt();
     if (this._state !== 'waiting') return;
     const rest = this._retryNoSooner - now();
     clearTimeout(this._timer);
@@ -1061,17 +1085,18 @@ export class RelayClient {
     this._wait(0, null);
   }
 
-  _feed(streamId, listener, history = 0) {
+  _feed(owner, listener, history = 0) {
+    const { streamId } = owner;
     if (!this._feeds.has(streamId)) this._feeds.set(streamId, new AlertFeed(this, streamId));
     const feed = this._feeds.get(streamId);
     feed.history = Math.max(feed.history, history);
-    feed.listeners.add(listener);
+    feed.listeners.set(owner, listener);
   }
 
-  _unfeed(streamId, listener) {
-    const feed = this._feeds.get(streamId);
-    feed?.listeners.delete(listener);
-    if (feed?.listeners.size === 0) this._feeds.delete(streamId);
+  _unfeed(owner) {
+    const feed = this._feeds.get(owner.streamId);
+    feed?.listeners.delete(owner);
+    if (feed?.listeners.size === 0) this._feeds.delete(owner.streamId);
   }
 
   _fedByPublication(streamId) {

@@ -3,7 +3,7 @@ import { make, makeTime } from './dom.js';
 
 const MOST_TOASTS = 4;
 const TOAST_LASTS = 12_000; // ms
-const MOST_LISTED = 200;
+const MOST_LISTED = 200; // unless earlier ones are asked for
 const PAGE = 20;
 
 export function popUp({ streamId, severity, message, timestamp }) {
@@ -22,15 +22,15 @@ export function makeAlertList(streamId, token) {
   const none = make('p', { class: 'faint' }, 'None yet.');
   const note = make('p', { class: 'faint', role: 'status' });
   const more = make('button', { type: 'button', class: 'quiet', onclick: () => loadEarlier() }, 'Earlier alerts');
-  const shown = new Set();
-  let oldest = Infinity;
+  let [oldest, newest] = [Infinity, 0]; // of those in the list, which is without gaps
+  let most = MOST_LISTED;
 
-  function show({ alertId, severity, message, timestamp }, place) {
-    if (shown.has(alertId)) return;
-    shown.add(alertId);
+  function makeLine({ alertId, severity, message, timestamp }) {
     oldest = Math.min(oldest, alertId);
+    newest = Math.max(newest, alertId);
     none.hidden = true;
-    place(make('li', { 'data-severity': severity }, makeTime(timestamp), ` · ${severity}`, make('div', {}, message)));
+    return make('li', { 'data-alert': alertId, 'data-severity': severity },
+      makeTime(timestamp), ` · ${severity}`, make('div', {}, message));
   }
 
   async function loadEarlier() {
@@ -42,8 +42,9 @@ export function makeAlertList(streamId, token) {
       });
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.error.message);
-      for (const alert of body.alerts) show(alert, (line) => list.append(line));
-      more.hidden = !body.more || shown.size >= MOST_LISTED;
+      for (const alert of body.alerts) if (alert.alertId < oldest) list.append(makeLine(alert));
+      most = Math.max(most, list.children.length);
+      more.hidden = !body.more;
       note.textContent = '';
     } catch (error) {
       note.textContent = `Earlier alerts did not come: ${error.message}`;
@@ -52,8 +53,13 @@ export function makeAlertList(streamId, token) {
   }
 
   function add(alert) {
-    show(alert, (line) => list.prepend(line));
-    while (list.children.length > MOST_LISTED) list.lastChild.remove();
+    if (alert.alertId <= newest) return; // it came with a page of the earlier ones
+    list.prepend(makeLine(alert));
+    while (list.children.length > most) {
+      list.lastChild.remove();
+      oldest = Number(list.lastChild.dataset.alert);
+      more.hidden = false;
+    }
   }
 
   const element = make('section', { class: 'card' }, make('h2', {}, 'Alerts'), none, list, note, more);

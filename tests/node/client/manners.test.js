@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { openLink } from './link.js';
-import { HASTY, makeClient, newStreamId, openStage, relay, until } from './stage.js';
+import { HASTY, makeClient, newStreamId, openStage, relay, until, WebSocketServer } from './stage.js';
+import { RelayError } from '../../../relay/web/client/relay-client.js';
 
 function open(context, options) {
   const client = makeClient(options);
@@ -123,4 +124,104 @@ test('a second who watches the streams is told none before they are known', asyn
   await viewer.connect();
   await until(() => told.length > 0 && told.at(-1) > 0);
   assert.ok(!told.includes(0));
+});
+
+test('one listener for the own stream and for watching it hears each alert once, until neither is left', async (context) => {
+  const client = open(context);
+  const streamId = newStreamId();
+  const heard = [];
+  const onAlert = ({ message }) => heard.push(message);
+  client.publish({ streamId, onAlert });
+  await client.connect();
+  await until(() => client.publication.registered);
+  const subscription = client.subscribe(streamId, { onAlert });
+  await client.alert({ streamId, message: 'to both' });
+  await until(() => heard.length > 0);
+  subscription.unsubscribe();
+  await client.alert({ streamId, message: 'to the publication' });
+  await until(() => heard.at(-1) === 'to the publication');
+  assert.deepEqual(heard, ['to both', 'to the publication']);
+  client.publication.stop();
+  assert.equal(client._feeds.size, 0);
+});
+
+test('a keyframe that waits for the application gives way to no delta', async (context) => {
+  const [phone, viewer] = [open(context), open(context)];
+  const publication = phone.publish({ streamId: newStreamId() });
+  await Promise.all([phone.connect(), viewer.connect()]);
+  await until(() => publication.registered);
+  const seen = [];
+  let go = null;
+  const held = new Promise((resolve) => { go = resolve; });
+  const subscription = viewer.subscribe(publication.streamId, {
+    window: null,
+    onFrame: ({ seq }) => {
+      seen.push(seq);
+      return held;
+    },
+  });
+  await until(() => publication.consumers > 0);
+  const send = (keyframe) => publication.sendFrame(new Uint8Array(9), { keyframe });
+  send(true);
+  send(true);
+  send(false); // builds on the one before, which waits
+  await until(() => subscription._broken);
+  go();
+  await until(() => seen.length === 2);
+  send(false); // builds on what was skipped
+  send(true);
+  send(false);
+  await until(() => seen.at(-1) === 6);
+  assert.deepEqual(seen, [1, 2, 5, 6]);
+});
+
+test('where no WebSocket can be opened, that is said as any error is', async (context) => {
+  class Forbidden {
+    constructor() { throw new DOMException('An insecure connection may not be made', 'SecurityError'); }
+  }
+  const client = open(context, { WebSocket: Forbidden });
+  await assert.rejects(client.connect(), (error) => {
+    assert.ok(error instanceof RelayError);
+    assert.equal(error.code, 'DISCONNECTED');
+    assert.match(error.message, /insecure connection/);
+    assert.equal(error.cause.name, 'SecurityError');
+    return true;
+  });
+});
+
+test('a stream that was taken over while it is registered is not fought for', async (context) => {
+  const played = new WebSocketServer({ host: '127.0.0.1', port: 0 });
+  context.after(() => played.close());
+  await new Promise((resolve) => played.on('listening', resolve));
+  played.on('connection', (socket) => socket.on('message', (text) => {
+    const { id, type } = JSON.parse(text);
+    if (type === 'auth') socket.send(JSON.stringify({ type: 'success', id, message: '', timestamp: 1 }));
+    if (type !== 'register') return;
+    const word = JSON.stringify({ type: 'error', id, code: 'SUPERSEDED', message: 'a newer one has it' });
+    socket.send(word, () => socket.terminate()); // the Close is lost
+  }));
+  const client = open(context, { ...HASTY, url: `ws://127.0.0.1:${played.address().port}`, encoding: 'json' });
+  let last = null;
+  client.on('state', ({ state, error }) => { last = [state, error?.code]; });
+  client.publish({ streamId: newStreamId() });
+  await client.connect();
+  await until(() => last[0] !== 'ready');
+  assert.deepEqual(last, ['closed', 'SUPERSEDED']);
+});
+
+test('a connection that is gone is given up soon where the browser says that the network is', async (context) => {
+  const told = new Map();
+  globalThis.addEventListener = (name, listener) => told.set(name, listener);
+  context.after(() => delete globalThis.addEventListener);
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const client = open(context, { ...HASTY, url: link.url, patience: 3_600_000 });
+  await client.connect();
+  told.get('offline')();
+  await until(() => client._link._signs.heard === null, 'the sign of life');
+  assert.equal(client.state, 'ready');
+  link.break('silence');
+  await until(() => client._link._signs.heard !== null, 'the silence to be noticed');
+  told.get('offline')();
+  await until(() => client.state === 'waiting');
 });

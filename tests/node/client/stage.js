@@ -6,6 +6,7 @@ import { RelayClient } from '../../../relay/web/client/relay-client.js';
 
 // Node's own way to the packages of NODE_PATH, which `import` does not look at.
 export const WebSocket = createRequire(import.meta.url)('ws');
+export const { WebSocketServer } = WebSocket;
 export const relay = new URL(process.env.RELAY_URL ?? 'http://127.0.0.1:1');
 export const tokens = JSON.parse(process.env.RELAY_TOKENS ?? '{}');
 const PATIENCE = 30_000;
