@@ -30,6 +30,15 @@ class Outputs:
     report: Path | None = None
     json: Path | None = None
 
+    def try_to_open(self) -> None:
+        """`OSError` if one cannot be written: to learn that after a run of an hour is too late."""
+        for path in filter(None, (self.report, self.json)):
+            was_there = path.exists()
+            with path.open("ab"):
+                pass
+            if not was_there:
+                path.unlink()
+
 
 def conduct(
     path: Path,
@@ -40,6 +49,11 @@ def conduct(
     target_is_mine: bool = False,
 ) -> int:
     """Run a scenario; returns the exit code."""
+    try:
+        outputs.try_to_open()
+    except OSError as error:
+        complain(f"cannot write {error.filename}: {error.strerror}")
+        return COULD_NOT_WRITE
     configure_logging("error")
     screen = Screen(sys.stdout)
     console = Console(file=cast(IO[str], screen), markup=False, highlight=False)

@@ -20,10 +20,11 @@ from relay.errors import RelayError
 from relay.load.checks import Result, judge_all
 from relay.load.engine import Parts
 from relay.load.figures import Book, Figures, Wire
+from relay.load.ledger import Comparison, Totals, compare_ledger
 from relay.load.results import Outcome, RunResult, Second, group_result, second_of
 from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
-from relay.load.settle import Comparison, compare_ledger, settle
+from relay.load.settle import settle
 from relay.load.stage import Address, Raised, Sent, Window
 from relay.load.target import Target, TargetFailed, Usage, open_target
 from relay.load.tokens import find_address
@@ -233,7 +234,7 @@ class Run:
             self.aborted_by = failed[0].line
             self._stop.set()
 
-    async def _look_at_ledger(self, target: Target, before: dict[str, object]) -> list[Comparison]:
+    async def _look_at_ledger(self, target: Target, before: Totals) -> list[Comparison]:
         """Compare once the relay has noticed that all have left, or soon after."""
         self.phase = "settling"
         comparisons: list[Comparison] = []

@@ -11,7 +11,7 @@ from attrs import frozen
 from relay.errors import RelayError
 from relay.load.checks import Result
 from relay.load.figures import Figures, Times
-from relay.load.settle import Comparison
+from relay.load.ledger import Comparison
 from relay.load.target import Usage
 
 FORMAT = "relay-load-1"

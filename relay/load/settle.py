@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
-
-from attrs import frozen
 
 from relay.load.content import missing_of
 from relay.load.figures import Book
@@ -75,64 +73,3 @@ def _lost_alerts(window: Window, sender: str, raised: list[Raised], grace: float
     if len(expected) == expected[-1] - expected[0] + 1:
         return missing_of(got, expected[0], expected[-1])
     return sum(missing_of(got, number, number) for number in expected)
-
-
-@frozen
-class Comparison:
-    """A line of the relay's ledger beside what the clients saw."""
-
-    what: str
-    relay: int
-    clients: str
-    agrees: bool
-
-
-def compare_ledger(
-    before: Mapping[str, Any], after: Mapping[str, Any], book: Book
-) -> list[Comparison]:
-    """The relay's own figures against the clients'."""
-    total = book.total().counts
-    lines = []
-
-    def line(what: str, relay: int, least: int, most: int | None) -> None:
-        clients = (
-            f"{least}" if most == least else f"{least} to {most}" if most else f"{least} or more"
-        )
-        agrees = relay >= least and (most is None or relay <= most)
-        lines.append(Comparison(what, relay, clients, agrees))
-
-    accepted = _less(before, after, "frames_accepted")
-    # What was under way when a phone was torn off may or may not have come.
-    line(
-        "frames accepted",
-        accepted,
-        0 if _torn(book) else total["sent"],
-        total["sent"] + total["unsure"],
-    )
-    consumers = after.get("frames_to_consumers", {}), before.get("frames_to_consumers", {})
-    written = _less(consumers[1], consumers[0], "written")
-    line("frames written to viewers", written, total["received"] - total["doubled"], None)
-    dropped = sum(consumers[0].get("dropped", {}).values()) - sum(
-        consumers[1].get("dropped", {}).values()
-    )
-    offered = _less(consumers[1], consumers[0], "accepted")
-    waiting = consumers[0].get("waiting", 0)
-    line(
-        "frames offered: written, dropped, waiting",
-        offered,
-        written + dropped + waiting,
-        written + dropped + waiting,
-    )
-    stored = _less(before, after, "alerts_stored")
-    line("alerts stored", stored, total["alerts.accepted"], total["alerts.sent"])
-    delivered = _less(before, after, "alerts_delivered")
-    line("alerts delivered", delivered, total["alerts.received"], None)
-    return lines
-
-
-def _torn(book: Book) -> bool:
-    return any(figures.errors for figures in book.groups.values())
-
-
-def _less(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> int:
-    return int(after.get(name, 0)) - int(before.get(name, 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
-import json
 import os
 import signal
 import subprocess
@@ -13,13 +12,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import trio
 from attrs import define, field, frozen
 
 from relay.errors import RelayError
+from relay.load.ledger import Totals, read_totals
 from relay.load.scenario import Scenario
 from relay.load.schema import ScenarioError
 from relay.load.stage import is_encrypted
@@ -57,7 +57,7 @@ class Target:
     log: Path | None = None
     trust: Trust = field(factory=Trust)
 
-    async def stats(self) -> dict[str, Any]:
+    async def stats(self) -> Totals:
         """The relay's own totals; `TargetFailed`."""
         with trio.move_on_after(2 * STATS_SECONDS):
             return await trio.to_thread.run_sync(self._stats, abandon_on_cancel=True)
@@ -66,7 +66,7 @@ class Target:
     def usage(self) -> Usage | None:
         return None if self.pid is None else read_usage(self.pid)
 
-    def _stats(self) -> dict[str, Any]:
+    def _stats(self) -> Totals:
         address = urlsplit(self.url)
         connection = http.client.HTTPConnection(
             address.hostname or "", address.port or 80, timeout=STATS_SECONDS
@@ -80,9 +80,8 @@ class Target:
             )
         try:
             connection.request("GET", "/stats")
-            answer = json.loads(connection.getresponse().read(MOST_STATS))
-            return answer if isinstance(answer, dict) else {}
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            return read_totals(connection.getresponse().read(MOST_STATS))
+        except (OSError, http.client.HTTPException, msgspec.DecodeError, ValueError) as error:
             raise TargetFailed(f"cannot read the relay's /stats: {error}") from None
         finally:
             connection.close()

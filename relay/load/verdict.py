@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from relay.load.checks import Check, Result, parse_check
 from relay.load.figures import Book
 from relay.load.groups import Hostiles
+from relay.load.ledger import Comparison
 from relay.load.scenario import Scenario
-from relay.load.settle import Comparison
 
 INTEGRITY = ("torn", "doubled", "disordered", "foreign", "lost", "alerts.doubled", "alerts.lost")
 """Counts that must be 0."""

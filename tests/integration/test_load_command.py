@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from relay.load.results import read_result
 from tests.integration.accounts import Accounts
@@ -24,6 +25,7 @@ from tests.integration.load_command import (
     write,
 )
 from tests.integration.relay_process import RelayProcess, start_relay
+from tests.integration.web_server import open_web_server, says
 
 
 @pytest.fixture(scope="module")
@@ -254,12 +256,37 @@ def test_ctrl_c_twice_is_interrupted_too_and_leaves_nothing(folder: Path, tmp_pa
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.parametrize("option", ["--report", "--json"])
+def test_a_file_that_cannot_be_written_is_told_before_the_run(
+    option: str, folder: Path, tmp_path: Path
+) -> None:
+    good, bad = tmp_path / "good", tmp_path / "no such folder" / "r"
+    other = "--json" if option == "--report" else "--report"
+    scenario = write(tmp_path, SHORT)
+    code, output, errors = finish(start(folder, scenario, option, str(bad), other, str(good)))
+    assert (code, output) == (3, "")
+    assert errors == f"relay: cannot write {bad}: No such file or directory\n"
+    assert not good.exists()
+
+
+async def test_a_target_whose_stats_are_none_of_a_relay_could_not_be_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("token\n")
+    async with open_web_server(says({"frames_accepted": "many"})) as server:
+        target = f'[target]\nurl = "ws://127.0.0.1:{server.port}"\nledger = true\n'
+        scenario = write(tmp_path, SHORT + target + '[tokens]\nfile = "tokens"\n')
+        code, output, _ = await trio.to_thread.run_sync(finish, start(folder, scenario))
+    assert code == 3
+    assert "could not run: cannot read the relay's /stats: Expected `int`, got `str`" in output
+
+
 def test_a_disk_that_is_full_at_the_report_is_said_after_the_results(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
     full = Path("/dev/full")
     if not full.exists():
-        full = tmp_path / "no such folder" / "r"
+        pytest.skip("platform: there is no /dev/full")
     scenario = against(relay, accounts, tmp_path)
     code, output, errors = finish(
         start(folder, scenario, "--report", str(full), "--json", str(full))

@@ -8,8 +8,8 @@ import pytest
 
 from relay.load.checks import Result
 from relay.load.figures import Book
+from relay.load.ledger import Comparison
 from relay.load.scenario import parse_scenario
-from relay.load.settle import Comparison
 from relay.load.verdict import LEDGER_AGREES, all_checks, own_checks
 
 GOOD = Comparison("alerts stored", 1, "1", agrees=True)
