@@ -12,22 +12,21 @@ the JavaScript client goes on when its network is back, and what it loses over r
 Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). `alerts`: what
 becomes of alerts while relays are killed. `alert-latency`: how soon an alert is there, idle and
 beside saturated video. `faults`: what clients see while something fails, and how soon all is well
-again (with the test tools). The other clients are as plain as can be, so that their own work delays
-the answers little; what it still takes is part of the times.
+again. These and `page` use the tools of the tests. The other clients are as plain as can be, so
+that their own work delays the answers little; what it still takes is part of the times.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import resource
 import ssl
 from contextlib import closing
 from itertools import islice
 
 import trio
-from alert_figures import kills, latency
 from crowds import fairness, memory
-from first_picture import page
 from logout import logout
 from reconnection import reconnect
 from sieges import hostile, storm
@@ -36,6 +35,7 @@ from target import Peer, Target, running_relay, together
 from relay.demo.video import default_video, play
 
 SPARE_FILES = 200
+WITH_TEST_TOOLS = {"page", "alerts", "alert-latency", "faults"}
 
 
 async def connections(relay: Target, storm: int, idle: int) -> None:
@@ -153,6 +153,9 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(most, 1024), hard), hard))
     chosen = options.figures or names
+    needy = WITH_TEST_TOOLS & set(chosen)
+    if needy and importlib.util.find_spec("pytest") is None:
+        parser.error(f"{', '.join(sorted(needy))}: first ./scripts/test -k nothing, for its tools")
     if "connections" in chosen:
         with running_relay() as relay:
             trio.run(connections, relay, options.storm, options.idle)
@@ -177,6 +180,10 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     if "reconnect" in chosen:
         with running_relay("--alert-rate", "1000000/minute") as relay:
             reconnect(relay, options.cuts, options.random_cuts)
+    if needy:  # nothing else needs them
+        from alert_figures import kills, latency  # noqa: PLC0415
+        from faults import faults  # noqa: PLC0415
+        from first_picture import page  # noqa: PLC0415
     if "page" in chosen:
         with running_relay() as relay:
             page(relay, options.visits)
@@ -186,8 +193,6 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
         with running_relay() as relay:
             trio.run(latency, relay, options.alerts)
     if "faults" in chosen:
-        from faults import faults  # noqa: PLC0415, nothing else needs the test tools
-
         faults(options.fault, options.fault_seconds)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
