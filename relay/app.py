@@ -28,7 +28,6 @@ from relay.auth.registry import Registry
 from relay.auth.vouched import Vouched
 from relay.auth.watch import SessionWatch
 from relay.complaints import Complaint
-from relay.config import Settings
 from relay.connection import Door, Timing
 from relay.courier import Courier, open_courier
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
@@ -55,6 +54,7 @@ from relay.postgres.triggers import SessionTriggers
 from relay.postgres.webhooks import WebhookTable
 from relay.server import Server
 from relay.session import Services
+from relay.settings import Settings
 from relay.supervisor import PATIENCE, Supervisor
 from relay.transport.budget import Budget
 from relay.transport.certificate import Certificate, make_development_certificate

@@ -21,11 +21,11 @@ from relay.commands.options import configuration, settings_options
 from relay.commands.settings import config_group
 from relay.commands.top import top
 from relay.commands.webhooks import webhook
-from relay.config import SETTINGS, Settings
 from relay.errors import RelayError, StoreForbids, StoreUnavailable
 from relay.load.commands import load
 from relay.logs import configure_logging
 from relay.readiness import tell_service_manager
+from relay.settings import SETTINGS, Settings
 
 MISUSED, INTERRUPTED = 2, 130
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from relay.config import Configuration, Settings
+from relay.config import Configuration
+from relay.settings import Settings
 
 UNITS = {"second": 1, "minute": 60, "hour": 3600}
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from relay.config import PREFIX, SETTINGS, Configuration
+from relay.config import PREFIX, Configuration
+from relay.settings import SETTINGS
 
 HIDDEN = "***"
 

@@ -22,7 +22,7 @@ from attrs import define, field
 from target import Peer, Target
 
 from relay.app import open_store
-from relay.config import Settings
+from relay.settings import Settings
 from relay.transport import wire
 
 PROJECT = Path(__file__).parents[1]

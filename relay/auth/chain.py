@@ -16,12 +16,12 @@ from relay.auth.signed import SignedTokens
 from relay.auth.verification import Verifier
 from relay.auth.way import Way
 from relay.batching import Batcher
-from relay.config import Settings
 from relay.metrics import Metrics
 from relay.model import Identity
 from relay.outbound import Outbound, open_outbound
 from relay.postgres.services import ServiceTokens
 from relay.postgres.sessions import BetterAuthSessions
+from relay.settings import Settings
 from relay.token_settings import algorithms_of
 
 

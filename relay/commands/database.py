@@ -8,8 +8,8 @@ import click
 
 from relay.commands.options import STORE, configuration, settings_options
 from relay.commands.running import with_database
-from relay.config import Settings
 from relay.errors import ConfigError
+from relay.settings import Settings
 
 if TYPE_CHECKING:
     from relay.postgres.database import Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relay.commands.options import examined, settings_options
-from relay.config import SETTINGS
+from relay.settings import SETTINGS
 
 UNWELL = 1
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from relay import config
-from relay.config import SETTINGS, Configuration, Problem
+from relay.config import Configuration, Problem
+from relay.settings import SETTINGS, flag, placeholder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,7 +27,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
             setting = SETTINGS[name]
             if isinstance(setting.default, bool):
                 command = click.option(
-                    f"{config.flag(name)}/{config.flag(f'no_{name}')}",
+                    f"{flag(name)}/{flag(f'no_{name}')}",
                     name,
                     default=None,
                     help=setting.metadata["about"],
@@ -36,9 +37,9 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
                 continue
             default = f"  [default: {setting.default}]" if setting.default not in (None, ()) else ""
             command = click.option(
-                config.flag(name),
+                flag(name),
                 name,
-                metavar=config.placeholder(name),
+                metavar=placeholder(name),
                 help=setting.metadata["about"] + default,
                 callback=_keep,
                 expose_value=False,

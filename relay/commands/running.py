@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from relay.commands.options import configuration
-from relay.config import Settings
 from relay.logs import configure_logging
+from relay.settings import Settings
 
 if TYPE_CHECKING:
     from relay.app import Store

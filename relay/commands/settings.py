@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from relay.commands.options import configuration, examined, settings_options
-from relay.config import SETTINGS, Configuration, Problem
+from relay.config import Configuration, Problem
 from relay.errors import ConfigError
 from relay.printable import printable
+from relay.settings import SETTINGS
 
 WRONG = 2
 MOST = 1000

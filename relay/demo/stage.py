@@ -19,13 +19,13 @@ import trio
 from attrs import evolve, frozen
 
 from relay.app import open_store, serve
-from relay.config import Settings, parse_bind
 from relay.demo.display import DemoConsole, Display
 from relay.demo.figures import Figures
 from relay.demo.participants import STREAM_ID, Seat, raise_alerts, stream_video, watch
 from relay.demo.video import default_video, play
 from relay.errors import ConfigError, RelayError
 from relay.logs import configure_logging
+from relay.settings import Settings, parse_bind
 from relay.transport.listener import listen
 
 DEFAULT_BIND = Settings().bind

@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager
 import trio
 from attrs import define, field
 
-from relay.config import Settings
 from relay.doctor.checks import Check, Finding, fail, ok, skip, warn
 from relay.errors import ConfigError, StoreForbids, StoreUnavailable
 from relay.postgres.address import Address
@@ -27,6 +26,7 @@ from relay.postgres.inspect import (
 from relay.postgres.migrate import pending
 from relay.postgres.sessions import BetterAuthSessions, find_better_auth
 from relay.postgres.triggers import SessionTriggers
+from relay.settings import Settings
 
 SLOW = 0.05
 """Seconds: each token that is verified waits for a query."""

@@ -7,9 +7,9 @@ import json
 from attrs import frozen
 
 from relay.auth.keys import import_public
-from relay.config import Settings
 from relay.doctor.checks import Check, Finding, fail, ok
 from relay.outbound import Unanswered, open_outbound
+from relay.settings import Settings
 
 LARGEST = 1 << 20
 """Bytes."""

@@ -19,10 +19,10 @@ from attrs import frozen
 from cryptography import x509
 
 from relay.auth.keys import read_public_key
-from relay.config import Address, Settings
 from relay.doctor.checks import Check, Finding, fail, ok, warn
 from relay.guard.address import ClientAddress, Proxies, parse_networks
 from relay.guard.files import SPARE
+from relay.settings import Address, Settings
 from relay.token_settings import algorithms_of
 from relay.transport.certificate import Certificate
 

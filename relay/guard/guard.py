@@ -5,7 +5,6 @@ from __future__ import annotations
 from attrs import define, field, frozen
 
 from relay.closing import Ending
-from relay.config import Settings
 from relay.guard.address import ClientAddress, Proxies, parse_networks
 from relay.guard.attempts import Attempts
 from relay.guard.crowd import Caps, Crowd, Member
@@ -15,6 +14,7 @@ from relay.guard.throttle import Allowance, Throttle
 from relay.guard.turnstile import Turnstile
 from relay.metrics import Limit
 from relay.protocol.messages import ErrorCode
+from relay.settings import Settings
 from relay.transport.head import refusal
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import trio
 
 from relay.app import open_store
-from relay.config import Settings
 from relay.load.scenario import Scenario
 from relay.load.stage import Address
 from relay.load.target import STOP_SECONDS, Target, TargetFailed, stop
 from relay.model import ANY_STREAM
+from relay.settings import Settings
 
 USER = "load@relay.invalid"
 MOST_TOKENS = 100_000

@@ -14,8 +14,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay import app
-from relay.config import Settings
 from relay.model import Identity, Service, User
+from relay.settings import Settings
 from tests.integration.relay_process import run_relay
 
 

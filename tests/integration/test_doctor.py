@@ -19,7 +19,6 @@ from joserfc.jwk import ECKey
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.config import Settings
 from relay.doctor import machine
 from relay.doctor.checks import Examined, Finding, Outcome, examine
 from relay.doctor.database import DatabaseChecks
@@ -30,6 +29,7 @@ from relay.postgres.audit import AuditTable
 from relay.postgres.database import open_database
 from relay.postgres.embedded import open_embedded
 from relay.postgres.webhooks import WebhookTable
+from relay.settings import Settings
 from tests.integration.accounts import Accounts
 from tests.integration.conftest import PostgresServer
 from tests.integration.peers import login, new_stream_id

@@ -19,7 +19,6 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.config import Settings
 from relay.doctor.checks import Finding, Outcome, examine
 from relay.doctor.database import DatabaseChecks
 from relay.errors import StoreUnavailable
@@ -31,6 +30,7 @@ from relay.postgres.migrate import migrate, pending
 from relay.postgres.services import ServiceTokens
 from relay.postgres.sessions import find_better_auth
 from relay.postgres.streams import StreamOwners
+from relay.settings import Settings
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login
 from tests.integration.questions import ask, check_whole, do, sleep, what_others_do

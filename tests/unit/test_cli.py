@@ -8,8 +8,8 @@ import structlog
 import trio
 
 from relay import app, cli
-from relay.config import SETTINGS, Settings, flag
 from relay.errors import ConfigError, StoppedAtOnce, StoreUnavailable
+from relay.settings import SETTINGS, Settings, flag
 
 LEAVES = [
     ["load", "run"],

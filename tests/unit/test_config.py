@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import config
-from relay.config import Address, Settings, load, parse_bind
+from relay.config import load
 from relay.errors import ConfigError
+from relay.settings import SETTINGS, Address, Settings, flag, parse_bind
 from relay.settings_report import describe
 
 PASSWORD = "5ecret-passw0rd"
@@ -185,7 +185,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "webhook_networks": ["10.0.0.0/8"],
         "profile": "load",
     }
-    assert values.keys() == config.SETTINGS.keys()
+    assert values.keys() == SETTINGS.keys()
     for other in JWT_KEYS.keys() - {jwt_key}:  # there can be only one
         del values[other]
     file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items()))
@@ -203,7 +203,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
 
 
 def defaults() -> dict[str, object]:
-    return {name: setting.default for name, setting in config.SETTINGS.items()}
+    return {name: setting.default for name, setting in SETTINGS.items()}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_wrong_value_is_explained_with_where_it_came_from(
 ) -> None:
     variable = f"RELAY_{name.upper()}"
     assert f"{name}: expected {expected}" in refused({name: text})
-    assert refused({name: text}).endswith(f"({config.flag(name)})")
+    assert refused({name: text}).endswith(f"({flag(name)})")
     assert refused(environment={variable: text}).endswith(f"({variable})")
 
 
@@ -407,7 +407,7 @@ def test_an_address_that_would_not_do_is_explained(name: str, url: str, why: str
     message = refused({**JWKS, **INTROSPECTION, name: url})
     assert message.startswith(f"{name}: ")
     assert why in message
-    assert message.endswith(f"({config.flag(name)})")
+    assert message.endswith(f"({flag(name)})")
     assert PASSWORD not in message
 
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import cli
-from relay.config import SETTINGS, Configuration, Settings, examine, load
+from relay.config import Configuration, examine, load
 from relay.errors import ConfigError
 from relay.printable import printable
 from relay.setting_doubts import doubts
+from relay.settings import SETTINGS, Settings
 from relay.settings_report import as_values, describe, without_password
 
 PASSWORD = "5ecret-passw0rd"

@@ -15,13 +15,14 @@ import pytest
 import trio
 import trustme
 
-from relay.config import Settings, examine
+from relay.config import examine
 from relay.doctor import checks
 from relay.doctor.checks import PATIENCE, Check, Examined, Finding, Outcome, fail, ok, warn
 from relay.doctor.checks import examine as look_at
 from relay.doctor.machine import MachineChecks
 from relay.doctor.report import Report, diagnose
 from relay.errors import ConfigError, StoreUnavailable
+from relay.settings import Settings
 
 Look = Callable[[], Awaitable[Finding]]
 

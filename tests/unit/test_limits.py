@@ -12,7 +12,6 @@ from trio.testing import wait_all_tasks_blocked
 from wsproto import events
 
 from relay.closing import Ending
-from relay.config import Settings
 from relay.guard.address import Proxies, parse_networks
 from relay.guard.attempts import Attempts
 from relay.guard.crowd import Caps, Crowd
@@ -21,6 +20,7 @@ from relay.guard.lists import Lists
 from relay.guard.rates import Rate
 from relay.guard.throttle import Allowance
 from relay.metrics import Limit
+from relay.settings import Settings
 from tests.unit.memory import ANN, BOB, SENTRY, Client, Relay, user
 
 pytestmark = pytest.mark.mock_clock

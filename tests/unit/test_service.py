@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from relay.audit import FLUSH
-from relay.config import Settings
 from relay.guard.files import SPARE
 from relay.postgres.cluster import START_PATIENCE, STOP_LIMIT
 from relay.readiness import tell_service_manager
+from relay.settings import Settings
 
 UNIT = Path(__file__).parents[2] / "docs" / "relay.service"
 
