@@ -53,7 +53,7 @@ from relay.postgres.streams import StreamOwners
 from relay.postgres.triggers import SessionTriggers
 from relay.postgres.webhooks import WebhookTable
 from relay.server import Server
-from relay.session import Services
+from relay.services import Services
 from relay.settings import Settings
 from relay.supervisor import PATIENCE, Supervisor
 from relay.transport.budget import Budget

@@ -23,7 +23,8 @@ from relay.metrics import Limit
 from relay.model import Identity, User, milliseconds
 from relay.protocol.codec import JSON, Codec
 from relay.protocol.messages import Error, Notice, RequestId, ServerMessage
-from relay.session import Services, Session
+from relay.services import Services
+from relay.session import Session
 from relay.transport import wire
 from relay.transport.budget import Budget
 from relay.transport.mailbox import Mailbox
@@ -290,7 +291,7 @@ class Connection:
         if not guard.crowd.know(self, user_id):
             self.crowded_out(Limit.CONNECTIONS_OF_USER)
             return False
-        self._session = Session(identity, self, services)
+        self._session = Session.open(identity, self, services)
         self._inbox.serve(self._session, guard.throttle())
         services.metrics.authenticated += 1
         self._stream.allow_messages_of(self._door.timing.max_message_size)

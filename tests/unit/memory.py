@@ -34,7 +34,7 @@ from relay.postgres.alerts import History
 from relay.postgres.audit import AuditEvent
 from relay.postgres.changes import Change
 from relay.protocol.schema import message_schema
-from relay.session import Services
+from relay.services import Services
 from relay.transport.budget import Budget
 from relay.transport.link import UNSENT_LOW
 from relay.transport.stream import FrameStream
