@@ -46,11 +46,12 @@ def plot(at: Sequence[float], lines: Sequence[Line], unit: str, marks: Mapping[s
     for name, moment in marks.items():
         parts.append(f'<path class="grid" d="M{x(moment):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(_text(x(moment) + 3, TOP + 10, name, "start"))
-    step = math.ceil(len(at) / MOST_POINTS)
     for number, line in enumerate(lines):
-        path = _path([(x(at[i]), line.values[i]) for i in range(0, len(at), step)], y)
+        path = _path([(x(at[i]), line.values[i]) for i in thinned(line.values)], y)
         style = f'stroke="{COLOURS[number]}" stroke-dasharray="{DASHES[number]}"'
-        parts.append(f'<path fill="none" stroke-width="1.6" {style} d="{path}"/>')
+        parts.append(
+            f'<path fill="none" stroke-width="1.6" stroke-linecap="round" {style} d="{path}"/>'
+        )
         legend = LEFT + 110 * number
         parts.append(f'<path stroke-width="2" {style} d="M{legend} 10h22"/>')
         parts.append(_text(legend + 28, 14, line.name, "start"))
@@ -104,6 +105,19 @@ def histogram(encoded: str) -> str:
     return _svg(parts, "histogram of frame ages")
 
 
+def thinned(values: Sequence[float | None]) -> Iterator[int]:
+    """Which values to draw where there are too many: of those next to one another the lowest and
+    the highest, so that no peak is left out, and where a gap is, a gap."""
+    step = math.ceil(2 * len(values) / MOST_POINTS)
+    if step <= 2:
+        yield from range(len(values))
+        return
+    for start in range(0, len(values), step):
+        part = range(start, min(start + step, len(values)))
+        measured = sorted((value, i) for i in part if (value := values[i]) is not None)
+        yield from sorted({measured[0][1], measured[-1][1]}) if measured else (start,)
+
+
 def nice(value: float) -> float:
     """The next number above that is easy to read."""
     power: float = 10 ** math.floor(math.log10(value))
@@ -122,12 +136,12 @@ def _frame(top: float, unit: str, y: object) -> Iterator[str]:
 
 def _path(points: Sequence[tuple[float, float | None]], y: object) -> str:
     assert callable(y)
-    words, pen = [], "M"
+    words, pen = [], "M"  # h0: a value between two gaps is a dot
     for x, value in points:
         if value is None:
             pen = "M"
             continue
-        words.append(f"{pen}{x:.1f} {y(value):.1f}")
+        words.append(f"{pen}{x:.1f} {y(value):.1f}" + ("h0" if pen == "M" else ""))
         pen = "L"
     return "".join(words)
 
