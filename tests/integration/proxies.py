@@ -1,4 +1,4 @@
-"""What stands between clients and relay: nginx as docs/operations.md sets it, and a forwarder."""
+"""What stands between clients and relay: nginx and Caddy as the docs set them, and a forwarder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,15 @@ import trio
 from tests.integration.relay_process import PATIENCE, PROJECT
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+CADDY = shutil.which("caddy")
 OPERATIONS = PROJECT / "docs" / "operations.md"
 WRITES = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-def documented(begin: str) -> str:
-    """The one block of nginx's settings on the page that has this in its first line."""
+def documented(begin: str, language: str = "nginx") -> str:
+    """The one block of a proxy's settings on the page that has this in its first line."""
     page = OPERATIONS.read_text("utf-8")
-    blocks = re.findall(r"^```nginx\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (found,) = (block for block in blocks if begin in block.partition("\n")[0])
     return str(found)
 
@@ -53,9 +54,7 @@ def free_port() -> int:
 def nginx(settings: str, here: Mapping[str, str], *, main: str = "", port: int) -> Iterator[None]:
     """Run nginx with settings of the page; `here` says what is elsewhere on this machine."""
     assert NGINX is not None
-    for there, instead in here.items():
-        assert there in settings, there
-        settings = settings.replace(there, instead)
+    settings = _moved(settings, here)
     with TemporaryDirectory(prefix="relay-test-") as folder:
         Path(folder).chmod(0o755)
         places = "".join(f"{name}_temp_path {folder}/{name};\n" for name in WRITES)
@@ -66,14 +65,44 @@ def nginx(settings: str, here: Mapping[str, str], *, main: str = "", port: int) 
             f"{main}daemon off;\nmaster_process off;\npid {folder}/pid;\n"
             f"events {{ worker_connections 1024; }}\n{settings}"
         )
-        errors = Path(folder) / "errors"
-        command = [NGINX, "-p", folder, "-c", str(file), "-e", str(errors)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-            try:
-                _wait_for(port, process, errors)
-                yield
-            finally:
-                process.terminate()
+        command = [NGINX, "-p", folder, "-c", str(file), "-e", "stderr"]
+        with _running(command, folder, port):
+            yield
+
+
+@contextmanager
+def caddy(settings: str, here: Mapping[str, str], *, port: int) -> Iterator[None]:
+    """Run Caddy with settings of the page; `here` says what is elsewhere on this machine."""
+    assert CADDY is not None
+    with TemporaryDirectory(prefix="relay-test-") as folder:
+        file = Path(folder) / "Caddyfile"
+        # Nothing for others on this machine, and nothing that asks an authority for certificates.
+        file.write_text("{\nadmin off\nauto_https off\n}\n" + _moved(settings, here))
+        with _running([CADDY, "run", "--config", str(file)], folder, port):
+            yield
+
+
+def _moved(settings: str, here: Mapping[str, str]) -> str:
+    for there, instead in here.items():
+        assert there in settings, there
+        settings = settings.replace(there, instead)
+    return settings
+
+
+@contextmanager
+def _running(command: Sequence[str], folder: str, port: int) -> Iterator[None]:
+    """Run a proxy, from when it listens; what it keeps goes into the folder."""
+    errors = Path(folder) / "errors"
+    environment = {**os.environ, "HOME": folder, "XDG_DATA_HOME": folder, "XDG_CONFIG_HOME": folder}
+    with (
+        errors.open("wb") as sink,
+        subprocess.Popen(command, env=environment, stderr=sink) as process,
+    ):
+        try:
+            _wait_for(port, process, errors)
+            yield
+        finally:
+            process.terminate()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], errors: Path) -> None:
@@ -87,7 +116,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], errors: Path) -> None
         except subprocess.TimeoutExpired:
             continue
         break
-    raise AssertionError(f"nginx did not start: {errors.read_text() if errors.exists() else ''}")
+    raise AssertionError(f"the proxy did not start: {errors.read_text()}")
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""relay behind nginx, with the settings that docs/operations.md has, and behind PROXY protocol."""
+"""relay behind nginx and Caddy, set as docs/operations.md has them, and behind PROXY protocol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from attrs import evolve, frozen
 
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id
-from tests.integration.proxies import NGINX, documented, forwarder, free_port, nginx, stream_module
+from tests.integration.proxies import (
+    CADDY,
+    NGINX,
+    caddy,
+    documented,
+    forwarder,
+    free_port,
+    nginx,
+    stream_module,
+)
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
 PHONE = "127.0.0.77"
@@ -25,6 +34,10 @@ from_elsewhere = pytest.mark.skipif(
     sys.platform != "linux", reason="platform: only Linux has all of 127.0.0.0/8"
 )
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+needs_stream_module = pytest.mark.skipif(
+    stream_module() is None, reason="nginx's stream module is not installed"
+)
+needs_caddy = pytest.mark.skipif(CADDY is None, reason="caddy is not installed")
 BEHIND_PROXY = ("--trusted-proxies", "127.0.0.1")
 
 
@@ -64,6 +77,18 @@ def behind_nginx(files: Files, relay: RelayProcess, spare: int) -> Iterator[Rela
         yield evolve(relay, url=f"https://127.0.0.1:{port}")
 
 
+@contextmanager
+def behind_caddy(files: Files, relay: RelayProcess) -> Iterator[RelayProcess]:
+    """A relay as clients see it that come through Caddy, with the page's settings."""
+    port = free_port()
+    here = {
+        "relay.example.org {": f"https://127.0.0.1:{port} {{\n\ttls {files.chain} {files.key}",
+        "127.0.0.1:3000": f"127.0.0.1:{relay.port}",
+    }
+    with caddy(documented("relay.example.org", "caddyfile"), here, port=port):
+        yield evolve(relay, url=f"https://127.0.0.1:{port}")
+
+
 async def stream_through(phone: Peer, viewer: Peer) -> None:
     """A large frame passes, and what comes later does not wait in a buffer for more."""
     stream_id, picture = new_stream_id(), bytes(300_000)
@@ -74,15 +99,19 @@ async def stream_through(phone: Peer, viewer: Peer) -> None:
         assert (await viewer.receive_type("video-frame"))["data"] == data
 
 
-@needs_nginx
 @from_elsewhere
-async def test_behind_nginx_the_phone_s_own_address_is_known(
-    files: Files, database_url: str, accounts: Accounts
+@pytest.mark.parametrize(
+    "proxy", [pytest.param("nginx", marks=needs_nginx), pytest.param("caddy", marks=needs_caddy)]
+)
+async def test_behind_a_proxy_the_phone_s_own_address_is_known(
+    proxy: str, files: Files, database_url: str, accounts: Accounts
 ) -> None:
     token = accounts.session()
     with (
         start_relay(*BEHIND_PROXY, database_url=database_url) as relay,
-        behind_nginx(files, relay, free_port()) as front,
+        behind_caddy(files, relay)
+        if proxy == "caddy"
+        else behind_nginx(files, relay, free_port()) as front,
     ):
         options = {"ssl": files.trust, "msgpack": True}
         forged = {"X-Forwarded-For": "192.0.2.1"}
@@ -98,7 +127,7 @@ async def test_behind_nginx_the_phone_s_own_address_is_known(
 
 @from_elsewhere
 @pytest.mark.parametrize(
-    "way", ["version 1", "version 2", *([] if stream_module() is None else ["nginx"])]
+    "way", ["version 1", "version 2", pytest.param("nginx", marks=needs_stream_module)]
 )
 async def test_behind_proxy_protocol_the_phone_s_own_address_is_known(
     way: str, files: Files, database_url: str, accounts: Accounts
