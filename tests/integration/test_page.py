@@ -115,6 +115,31 @@ def test_an_alert_pops_up_and_is_listed_and_can_be_found_later(
         expect(viewer.page.locator(".toast")).to_have_count(0)
 
 
+def test_many_alerts_do_not_hide_a_phone_s_picture_and_none_stays_for_who_comes_next(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, service, stream_id = accounts.session("ann"), accounts.service("*"), new_stream_id()
+    size = {"width": 360, "height": 740}
+    with visit(browser, relay) as phone, visit(browser, relay, viewport=size) as viewer:
+        phone.enter(token)
+        phone.broadcast(stream_id)
+        phone.expect_text("Paused")
+        viewer.enter(token)
+        viewer.watch(stream_id)
+        viewer.expect_moving_picture()
+        for number in range(1, 7):
+            raise_alert(relay, service, stream_id, f"number {number}, " + "which is long " * 40)
+        toasts = viewer.page.locator(".toast:visible")
+        expect(toasts).to_contain_text(["number 6"])
+        box = viewer.page.locator("#toasts").bounding_box()
+        assert box is not None
+        assert box["height"] < size["height"] / 3
+        toasts.get_by_role("button", name="Dismiss").click()
+        expect(toasts).to_contain_text(["number 5"])
+        viewer.page.get_by_role("button", name="Forget token").click()
+        expect(viewer.page.locator(".toast")).to_have_count(0)
+
+
 def test_alerts_that_made_room_for_newer_ones_can_be_had_again(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -140,7 +165,7 @@ def test_alerts_that_made_room_for_newer_ones_can_be_had_again(
         raise_numbered(26, 215)
         expect(lines.first).to_have_text("215")
         expect(lines).to_have_count(200)
-        earlier.press("Enter")  # a toast may lie above it
+        earlier.click()  # through the toasts above it
         expect(earlier).to_be_hidden()
         assert lines.all_text_contents() == [str(number) for number in range(215, 0, -1)]
         raise_alert(relay, accounts.service("*"), stream_id, "one more")

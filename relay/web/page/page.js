@@ -63,6 +63,7 @@ function end(which, error) {
   stopBroadcast();
   left.client.close();
   $('content').replaceChildren();
+  $('toasts').replaceChildren(); // they were for whoever has left
   $('banner').hidden = true;
   $('who').hidden = true;
   $('enter').hidden = false;
