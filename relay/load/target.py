@@ -80,7 +80,8 @@ class Target:
             )
         try:
             connection.request("GET", "/stats")
-            return read_totals(connection.getresponse().read(MOST_STATS))
+            with connection.getresponse() as response:
+                return read_totals(response.read(MOST_STATS))
         except (OSError, http.client.HTTPException, msgspec.DecodeError, ValueError) as error:
             raise TargetFailed(f"cannot read the relay's /stats: {error}") from None
         finally:

@@ -116,8 +116,8 @@ class RelayProcess:
             connection = HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=trusting)
         with closing(connection):
             connection.request(method, path, body, dict(headers))
-            response = connection.getresponse()
-            return Response(response.status, response.headers, response.read())
+            with connection.getresponse() as response:  # it keeps the socket, not the connection
+                return Response(response.status, response.headers, response.read())
 
     def end(self) -> int:
         """End it the way a service manager does, if it still runs; returns its exit code."""

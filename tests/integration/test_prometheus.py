@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -181,9 +182,17 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
             process.terminate()
 
 
+class Refused(Exception):
+    """What Prometheus says is wrong."""
+
+
 def fetch(url: str) -> Any:
-    with urllib.request.urlopen(url) as answer:  # an HTTPError has Prometheus's own words
-        return json.load(answer)["data"]
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return json.load(answer)["data"]
+    except urllib.error.HTTPError as error:
+        with error:  # it is the response, and holds the socket
+            raise Refused(error.read().decode()) from None
 
 
 async def asked(prometheus: str, query: str) -> list[Any]:
@@ -198,7 +207,7 @@ async def asked(prometheus: str, query: str) -> list[Any]:
 async def has_read(prometheus: str, query: str) -> bool:
     try:
         return bool(await asked(prometheus, query))
-    except OSError:  # it starts
+    except (OSError, Refused):  # it starts
         return False
 
 
