@@ -30,6 +30,8 @@ def pytest_configure() -> None:
     """A developer's own RELAY_* variables are not part of any test."""
     for name in [name for name in os.environ if name.startswith("RELAY_")]:
         del os.environ[name]
+    # Hundreds of relays are started: none has to compile itself anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(wrapper=True)
