@@ -33,6 +33,8 @@ class Outputs:
     def try_to_open(self) -> None:
         """`OSError` if one cannot be written: to learn that after a run of an hour is too late."""
         for path in filter(None, (self.report, self.json)):
+            if path.is_fifo():  # who reads it would take this for the end
+                continue
             was_there = path.exists()
             with path.open("ab"):
                 pass

@@ -102,7 +102,7 @@ class Peer:
     async def read(self) -> None:
         """Take what comes next; `Closed` at the end."""
         await self.socket.read(self._take)
-        if self.acks:
+        if self.acks and self.socket.closed is None:
             acks = self.acks.copy()
             self.acks.clear()
             for ack in acks:

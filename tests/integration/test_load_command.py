@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -267,6 +268,19 @@ def test_a_file_that_cannot_be_written_is_told_before_the_run(
     assert (code, output) == (3, "")
     assert errors == f"relay: cannot write {bad}: No such file or directory\n"
     assert not good.exists()
+
+
+def test_lines_can_go_into_a_pipe(
+    relay: RelayProcess, accounts: Accounts, folder: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "lines"
+    os.mkfifo(pipe)
+    process = start(folder, against(relay, accounts, tmp_path), "--json", str(pipe))
+    with pipe.open("rb") as reader:
+        lines = reader.read().splitlines()
+    code, _, errors = finish(process)
+    assert (code, errors) == (0, "")
+    assert [json.loads(line)["type"] for line in lines][-1] == "result"
 
 
 async def test_a_target_whose_stats_are_none_of_a_relay_could_not_be_run(
