@@ -35,11 +35,12 @@ class Outputs:
         for path in filter(None, (self.report, self.json)):
             if path.is_fifo():  # who reads it would take this for the end
                 continue
-            was_there = path.exists()
-            with path.open("ab"):
+            place = path.resolve()  # a link may lead to where nothing is yet
+            was_there = place.exists()
+            with place.open("ab"):
                 pass
             if not was_there:
-                path.unlink()
+                place.unlink()
 
 
 def conduct(

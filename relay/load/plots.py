@@ -107,7 +107,7 @@ def histogram(encoded: str) -> str:
 
 def thinned(values: Sequence[float | None]) -> Iterator[int]:
     """Which values to draw where there are too many: of those next to one another the lowest and
-    the highest, so that no peak is left out, and where a gap is, a gap."""
+    the highest, so that no peak is left out; where they are all missing there is a gap."""
     step = math.ceil(2 * len(values) / MOST_POINTS)
     if step <= 2:
         yield from range(len(values))

@@ -262,12 +262,15 @@ def test_a_file_that_cannot_be_written_is_told_before_the_run(
     option: str, folder: Path, tmp_path: Path
 ) -> None:
     good, bad = tmp_path / "good", tmp_path / "no such folder" / "r"
+    link = tmp_path / "link"  # to where nothing is yet
+    link.symlink_to(good)
     other = "--json" if option == "--report" else "--report"
     scenario = write(tmp_path, SHORT)
-    code, output, errors = finish(start(folder, scenario, option, str(bad), other, str(good)))
+    code, output, errors = finish(start(folder, scenario, option, str(bad), other, str(link)))
     assert (code, output) == (3, "")
     assert errors == f"relay: cannot write {bad}: No such file or directory\n"
     assert not good.exists()
+    assert link.is_symlink()
 
 
 def test_lines_can_go_into_a_pipe(

@@ -174,6 +174,30 @@ def test_alerts_that_made_room_for_newer_ones_can_be_had_again(
         expect(earlier).to_be_visible()
 
 
+def test_no_alert_is_left_out_that_came_while_earlier_ones_were_under_way(
+    browser: Browser, relay: RelayProcess
+) -> None:
+    """The list is full, and of the page that is asked for the one before its last line is first."""
+    with visit(browser, relay) as viewer:
+        shown = viewer.page.evaluate(
+            """async () => {
+              const { makeAlertList } = await import('/page/alerts.js');
+              const alert = (alertId) => ({ alertId, severity: 'low', message: '', timestamp: 1 });
+              let answer;
+              globalThis.fetch = () => new Promise((resolve) => { answer = resolve; });
+              const { element, add, loadEarlier } = makeAlertList('s', () => 'token');
+              for (let id = 101; id <= 300; id += 1) add(alert(id));
+              const asking = loadEarlier();
+              for (let id = 301; id <= 310; id += 1) add(alert(id));
+              const page = { alerts: [100, 99, 98].map(alert), more: true };
+              answer({ ok: true, json: async () => page });
+              await asking;
+              return [...element.querySelectorAll('li')].map((line) => Number(line.dataset.alert));
+            }"""
+        )
+    assert shown == list(range(310, 97, -1))
+
+
 def test_an_alert_from_no_day_of_the_calendar_hides_no_other(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -702,7 +702,7 @@ export class RelayClient {
     this._refusedToken = null;
     this._opened = null;
     this._onOnline = () => this._wake();
-    this._onOffline = () => this._doubt();
+    this._onOffline = () => this._lookSoon();
   }
 
   get state() { return this._state; }
@@ -1039,14 +1039,14 @@ export class RelayClient {
     this._enter('waiting', { error });
   }
 
-  /** The network is another, says the browser: of the connection little is to be hoped. */
-  _doubt() {
+  /** The network is another, says the browser: look whether the connection still lives. */
+  _lookSoon() {
     this._link?.probe(Math.min(this._settings.patience, DOUBT));
   }
 
   /** The network is back, says the browser: look, but not before the relay's `retryAfter`. */
   _wake() {
-    this._doubt();
+    this._lookSoon();
     if (this._state !== 'waiting') return;
     const rest = this._retryNoSooner - now();
     clearTimeout(this._timer);

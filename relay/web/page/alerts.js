@@ -5,6 +5,7 @@ const MOST_TOASTS = 4;
 const TOAST_LASTS = 12_000; // ms
 const MOST_LISTED = 200; // unless earlier ones are asked for
 const PAGE = 20;
+const PATIENCE = 15_000; // ms, for a page of earlier alerts
 
 export function popUp({ streamId, severity, message, timestamp }) {
   const toasts = document.getElementById('toasts');
@@ -25,12 +26,21 @@ export function makeAlertList(streamId, token) {
   let [oldest, newest] = [Infinity, 0]; // of those in the list, which is without gaps
   let most = MOST_LISTED;
 
-  function makeLine({ alertId, severity, message, timestamp }) {
+  function show({ alertId, severity, message, timestamp }, place) {
     oldest = Math.min(oldest, alertId);
     newest = Math.max(newest, alertId);
     none.hidden = true;
-    return make('li', { 'data-alert': alertId, 'data-severity': severity },
-      makeTime(timestamp), ` · ${severity}`, make('div', {}, message));
+    place(make('li', { 'data-alert': alertId, 'data-severity': severity },
+      makeTime(timestamp), ` · ${severity}`, make('div', {}, message)));
+  }
+
+  /** Makes room, but not while a page is under way that is to follow the last line. */
+  function trim() {
+    while (!more.disabled && list.children.length > most) {
+      list.lastChild.remove();
+      oldest = Number(list.lastChild.dataset.alert);
+      more.hidden = false;
+    }
   }
 
   async function loadEarlier() {
@@ -39,10 +49,11 @@ export function makeAlertList(streamId, token) {
     try {
       const answer = await fetch(`/alerts?streamId=${encodeURIComponent(streamId)}&limit=${PAGE}${before}`, {
         headers: { Authorization: `Bearer ${token()}` },
+        signal: AbortSignal.timeout(PATIENCE),
       });
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.error.message);
-      for (const alert of body.alerts) if (alert.alertId < oldest) list.append(makeLine(alert));
+      for (const alert of body.alerts) if (alert.alertId < oldest) show(alert, (line) => list.append(line));
       most = Math.max(most, list.children.length);
       more.hidden = !body.more;
       note.textContent = '';
@@ -50,16 +61,13 @@ export function makeAlertList(streamId, token) {
       note.textContent = `Earlier alerts did not come: ${error.message}`;
     }
     more.disabled = false;
+    trim();
   }
 
   function add(alert) {
     if (alert.alertId <= newest) return; // it came with a page of the earlier ones
-    list.prepend(makeLine(alert));
-    while (list.children.length > most) {
-      list.lastChild.remove();
-      oldest = Number(list.lastChild.dataset.alert);
-      more.hidden = false;
-    }
+    show(alert, (line) => list.prepend(line));
+    trim();
   }
 
   const element = make('section', { class: 'card' }, make('h2', {}, 'Alerts'), none, list, note, more);
