@@ -142,6 +142,8 @@ class Link {
     this._openedAt = this._heardAt = this._answeredAt = this._tickedAt = now();
     this._ahead = Date.now() - now();
     this._signs = { heard: null, answered: null }; // of life: those that are waited for
+    this._openUntil = now() + settings.openTimeout;
+    this._overslept = false;
     this._buffered = 0;
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => this._authenticate(token);
@@ -186,6 +188,7 @@ class Link {
 
   /** Looks whether anybody is still there; the connection ends if nothing is heard in so many ms. */
   probe(patience = this._settings.patience) {
+    if (!this.ready) this._openUntil = Math.min(this._openUntil, now() + patience);
     this._demand('heard', patience);
   }
 
@@ -251,10 +254,10 @@ class Link {
   }
 
   /** Asks for a sign of life; the connection ends if it does not come in time. */
-  _demand(sign, patience) {
+  _demand(sign, patience, again = false) {
     const until = now() + patience;
     if (!this.ready || this._signs[sign]?.until <= until) return;
-    this._signs[sign] = { patience, until };
+    this._signs[sign] = { patience, until, again };
     this.ping();
   }
 
@@ -275,26 +278,37 @@ class Link {
     }
   }
 
+  /**
+   * We come late: what was sent to us meanwhile is yet to be read, so what is waited for gets its
+   * time once more. Only once: in a hidden tab each tick may be late.
+   */
+  _oversleep() {
+    if (!this.ready && !this._overslept) {
+      this._overslept = true;
+      this._openUntil = now() + this._settings.openTimeout;
+    }
+    for (const [name, sign] of Object.entries(this._signs)) {
+      if (sign === null || sign.again) continue;
+      this._signs[name] = null;
+      this._demand(name, sign.patience, true);
+    }
+  }
+
   _tick() {
     const time = now();
     const slept = time - this._tickedAt > 4 * this._period;
     this._tickedAt = time;
     this._noticeStep();
-    const { openTimeout, silence, patience } = this._settings;
+    if (slept) this._oversleep();
+    const { silence, patience } = this._settings;
     if (this.buffered < this._buffered) { // what was sent is under way
       this._answeredAt = time;
       this._alive();
     }
     this._buffered = this.buffered;
-    const awaited = Object.entries(this._signs).filter(([, sign]) => sign !== null);
-    if (!this.ready && time - this._openedAt > openTimeout) {
+    if (!this.ready && time > this._openUntil) {
       this.leave(new RelayError('DISCONNECTED', 'The relay did not answer in time'));
-    } else if (slept && awaited.length) { // what was sent meanwhile is yet to be read
-      for (const [name, { patience: again }] of awaited) {
-        this._signs[name] = null;
-        this._demand(name, again);
-      }
-    } else if (awaited.some(([, { until }]) => time > until)) {
+    } else if (Object.values(this._signs).some((sign) => time > sign?.until)) {
       this.leave(new RelayError('DISCONNECTED', 'Nothing is heard from the relay'));
     } else if (time - this._answeredAt > 3 * silence) {
       this._demand('answered', 2 * patience); // much may be heard where nothing gets through to the relay
@@ -408,7 +422,12 @@ class AlertFeed {
   }
 
   _deliver({ type: _, ...alert }, replayed) {
-    for (const listener of new Set(this.listeners.values())) call(listener, { ...alert, replayed });
+    const told = new Set();
+    for (const [owner, listener] of [...this.listeners]) {
+      if (told.has(listener) || !this.listeners.has(owner)) continue;
+      told.add(listener);
+      call(listener, { ...alert, replayed });
+    }
   }
 }
 
@@ -432,6 +451,7 @@ class Subscription {
 
   /** Changes the terms: policy, maxFps, window; and whether there are frames, by `onFrame`. */
   update(options) {
+    if (options.onAlert !== undefined) throw new TypeError('onAlert cannot be changed: subscribe anew');
     this._options = { ...this._options, ...options };
     this._terms = termsOf(this._options);
     const link = this._client._link;

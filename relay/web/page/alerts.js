@@ -7,14 +7,22 @@ const MOST_LISTED = 200; // unless earlier ones are asked for
 const PAGE = 20;
 const PATIENCE = 15_000; // ms, for a page of earlier alerts
 
+const timers = new Map(); // by toast
+
 export function popUp({ streamId, severity, message, timestamp }) {
   const toasts = document.getElementById('toasts');
   const toast = make('div', { class: 'toast', 'data-severity': severity },
-    make('div', {}, make('strong', {}, message), make('span', { class: 'faint' }, `${streamId} · ${severity} · `), makeTime(timestamp)),
-    make('button', { type: 'button', class: 'quiet', 'aria-label': 'Dismiss', onclick: () => toast.remove() }, '✕'));
+    make('div', {}, make('strong', { dir: 'auto' }, message), make('span', { class: 'faint' }, `${streamId} · ${severity} · `), makeTime(timestamp)),
+    make('button', { type: 'button', class: 'quiet', 'aria-label': 'Dismiss', onclick: () => dismiss(toast) }, '✕'));
   toasts.append(toast);
-  while (toasts.children.length > MOST_TOASTS) toasts.firstChild.remove();
-  setTimeout(() => toast.remove(), TOAST_LASTS);
+  while (toasts.children.length > MOST_TOASTS) dismiss(toasts.firstChild);
+  timers.set(toast, setTimeout(() => dismiss(toast), TOAST_LASTS));
+}
+
+function dismiss(toast) {
+  clearTimeout(timers.get(toast));
+  timers.delete(toast);
+  toast.remove();
 }
 
 /** The alerts of one stream, the newest first, by `add` and by asking for earlier ones. */
@@ -25,18 +33,19 @@ export function makeAlertList(streamId, token) {
   const more = make('button', { type: 'button', class: 'quiet', onclick: () => loadEarlier() }, 'Earlier alerts');
   let [oldest, newest] = [Infinity, 0]; // of those in the list, which is without gaps
   let most = MOST_LISTED;
+  let loading = false;
 
   function show({ alertId, severity, message, timestamp }, place) {
     oldest = Math.min(oldest, alertId);
     newest = Math.max(newest, alertId);
     none.hidden = true;
     place(make('li', { 'data-alert': alertId, 'data-severity': severity },
-      makeTime(timestamp), ` · ${severity}`, make('div', {}, message)));
+      makeTime(timestamp), ` · ${severity}`, make('div', { dir: 'auto' }, message)));
   }
 
   /** Makes room, but not while a page is under way that is to follow the last line. */
   function trim() {
-    while (!more.disabled && list.children.length > most) {
+    while (!loading && list.children.length > most) {
       list.lastChild.remove();
       oldest = Number(list.lastChild.dataset.alert);
       more.hidden = false;
@@ -44,7 +53,8 @@ export function makeAlertList(streamId, token) {
   }
 
   async function loadEarlier() {
-    more.disabled = true;
+    if (loading) return;
+    loading = true;
     const before = oldest < Infinity ? `&before=${oldest}` : '';
     try {
       const answer = await fetch(`/alerts?streamId=${encodeURIComponent(streamId)}&limit=${PAGE}${before}`, {
@@ -55,12 +65,13 @@ export function makeAlertList(streamId, token) {
       if (!answer.ok) throw new Error(body.error.message);
       for (const alert of body.alerts) if (alert.alertId < oldest) show(alert, (line) => list.append(line));
       most = Math.max(most, list.children.length);
+      if (!body.more && document.activeElement === more) list.focus();
       more.hidden = !body.more;
       note.textContent = '';
     } catch (error) {
       note.textContent = `Earlier alerts did not come: ${error.message}`;
     }
-    more.disabled = false;
+    loading = false;
     trim();
   }
 

@@ -225,3 +225,70 @@ test('a connection that is gone is given up soon where the browser says that the
   told.get('offline')();
   await until(() => client.state === 'waiting');
 });
+
+/** Makes the link look at its clock only so often, as browsers do in hidden tabs. */
+function throttle(context, period) {
+  const { setTimeout: real } = globalThis;
+  context.after(() => { globalThis.setTimeout = real; });
+  globalThis.setTimeout = (work, delay, ...rest) => real(work, delay === HASTY.silence / 4 ? period : delay, ...rest);
+}
+
+test('a connection that is gone is given up also in a hidden tab, where every look comes late', async (context) => {
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const client = open(context, { ...HASTY, url: link.url });
+  await client.connect();
+  throttle(context, 6 * HASTY.patience);
+  link.break('silence');
+  await until(() => client.state === 'waiting');
+});
+
+test('an answer that came while the device slept is read before it counts as late', async (context) => {
+  const played = new WebSocketServer({ host: '127.0.0.1', port: 0 });
+  context.after(() => played.close());
+  await new Promise((resolve) => played.on('listening', resolve));
+  const { setTimeout: real } = globalThis;
+  played.on('connection', (socket) => socket.on('message', (text) => {
+    const { id } = JSON.parse(text);
+    real(() => socket.send(JSON.stringify({ type: 'success', id, message: '', timestamp: 1 })), 600);
+  }));
+  throttle(context, 400);
+  const url = `ws://127.0.0.1:${played.address().port}`;
+  const client = open(context, { ...HASTY, url, openTimeout: 300, encoding: 'json' });
+  const states = [];
+  client.on('state', ({ state }) => states.push(state));
+  await client.connect();
+  assert.deepEqual(states, ['connecting', 'ready']);
+});
+
+test('a connection that was being opened when the network came back is not waited for long', async (context) => {
+  const told = new Map();
+  globalThis.addEventListener = (name, listener) => told.set(name, listener);
+  context.after(() => delete globalThis.addEventListener);
+  const link = await openLink(relay, (number) => (number === 0 ? { way: 'up', at: 1, how: 'silence' } : null));
+  context.after(() => link.close());
+  const client = open(context, { ...HASTY, url: link.url, openTimeout: 3_600_000, patience: 200 });
+  client.connect();
+  await until(() => link.cuts === 1);
+  told.get('online')();
+  await until(() => client.state === 'ready');
+  assert.equal(link.connections, 2);
+});
+
+test('who was unsubscribed by another listener does not hear the alert any more', async (context) => {
+  const client = open(context);
+  const streamId = newStreamId();
+  const heard = [];
+  client.publish({ streamId, onAlert: () => { heard.push('publication'); subscription.unsubscribe(); } });
+  const subscription = client.subscribe(streamId, { onAlert: () => heard.push('subscription') });
+  await client.connect();
+  await until(() => client.publication.registered);
+  await client.alert({ streamId, message: 'one' });
+  await until(() => heard.length > 0);
+  assert.deepEqual(heard, ['publication']);
+});
+
+test('what update cannot change is said at once', (context) => {
+  const subscription = open(context).subscribe(newStreamId(), { onFrame: () => {} });
+  assert.throws(() => subscription.update({ onAlert: () => {} }), /onAlert cannot be changed/);
+});
