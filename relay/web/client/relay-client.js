@@ -331,47 +331,73 @@ class AlertFeed {
     this.listeners = new Map(); // by the subscription or publication that they are of
     this.history = 0;
     this._client = client;
+    this._link = null; // on which it was resumed last
     this._held = null;
     this._newest = 0;
+    this._offered = 0;
   }
 
   /** Goes on from where it was, around the request that makes alerts come. */
   resume(link, subscribe) {
+    if (this._link === link && this.last === null) { // where to begin is being asked already
+      subscribe();
+      return;
+    }
+    this._link = link;
     this._held = new Map();
+    this._offered = 0;
     if (this.last !== null) {
       subscribe();
       this._catchUp(link, this.last);
       return;
     }
-    // Before there was any alert: what is the newest now marks where to begin.
-    this._newest = 0;
-    const request = { type: 'alerts-since', streamId: this.streamId, last: Math.max(1, this.history) };
-    link.ask(request, () => {
-      this.last = this._newest;
-      const replayed = this.history ? [...this._held.values()] : [];
-      this._held.clear();
-      this._catchUp(link, this.last);
-      for (const alert of replayed) this._deliver(alert, true);
-    }, (error) => this._retry(link, error, () => this.resume(link, () => {})));
+    this._begin(link);
     subscribe();
+  }
+
+  /** Nobody listens any more: what is still to be answered is nobody's. */
+  end() {
+    this._held = null;
   }
 
   offer(alert) {
     this._newest = alert.alertId;
+    this._offered += 1;
     if (this._held !== null) this._held.set(alert.alertId, alert);
     else this._pass(alert, false);
   }
 
+  /** Before there was any alert: what is the newest now marks where to begin. */
+  _begin(link) {
+    const held = this._held;
+    this._newest = 0;
+    const request = { type: 'alerts-since', streamId: this.streamId, last: Math.max(1, this.history) };
+    link.ask(request, () => {
+      if (this._isOver(held)) return;
+      this.last = this._newest;
+      // The page is of one alert where no history is wanted. What is more, or the same again, came
+      // live: this question had to be asked again.
+      const due = this.history || this._offered > 1 ? inOrder(held) : [];
+      held.clear();
+      this._catchUp(link, this.last);
+      for (const alert of due) this._deliver(alert, true);
+    }, (error) => this._retry(link, error, () => this._begin(link)));
+  }
+
   _catchUp(link, after, known = true) {
+    const held = this._held;
     this._newest = after;
     const where = known ? { after } : { last: 500 };
     link.ask({ type: 'alerts-since', streamId: this.streamId, ...where }, ({ more }) => {
+      if (this._isOver(held)) return;
       // Replayed alerts come last before their reply, so the newest is how far they went.
       const position = Math.max(after, this._newest);
       this._release(more ? position : Infinity);
+      if (this._held !== held) return; // a listener changed its mind
       if (more) this._catchUp(link, position);
       else this._held = null;
     }, (error) => {
+      if (this._held !== held) return;
       if (error.code === 'INVALID_MESSAGE' && known) {
         this._catchUp(link, after, false); // the last one seen is no longer kept
       } else {
@@ -380,10 +406,28 @@ class AlertFeed {
     });
   }
 
+  /** Whether these alerts were held for a question that another one has taken the place of. */
+  _isOver(held) {
+    if (this._held === held) return false;
+    const heir = this._client._feeds.get(this.streamId);
+    if (heir !== this) heir?._forget();
+    return true;
+  }
+
+  /** What came until now was the answer to the feed before, which is gone. */
+  _forget() {
+    if (this.last !== null) return;
+    this._held?.clear();
+    this._offered = 0;
+  }
+
   _retry(link, error, work) {
-    if (link.ended) return;
+    const held = this._held;
+    if (link.ended || held === null) return;
     if (PASSING.has(error.code)) {
-      link.later(error.retryAfter ?? RETRY, work);
+      link.later(error.retryAfter ?? RETRY, () => {
+        if (this._held === held) work();
+      });
       return;
     }
     this.last ??= 0;
@@ -393,10 +437,10 @@ class AlertFeed {
   }
 
   _release(position) {
-    const due = [...this._held.values()].filter(({ alertId }) => alertId <= position);
-    due.sort((one, other) => one.alertId - other.alertId);
-    for (const alert of due) {
-      this._held.delete(alert.alertId);
+    const held = this._held;
+    for (const alert of inOrder(held)) {
+      if (alert.alertId > position) break;
+      held.delete(alert.alertId);
       this._pass(alert, true);
     }
   }
@@ -411,6 +455,8 @@ class AlertFeed {
     for (const listener of new Set(this.listeners.values())) call(listener, { ...alert, replayed });
   }
 }
+
+const inOrder = (alerts) => [...alerts.values()].sort((one, other) => one.alertId - other.alertId);
 
 /** One stream that is watched; made by `client.subscribe`. */
 class Subscription {
@@ -1096,7 +1142,9 @@ export class RelayClient {
   _unfeed(owner) {
     const feed = this._feeds.get(owner.streamId);
     feed?.listeners.delete(owner);
-    if (feed?.listeners.size === 0) this._feeds.delete(owner.streamId);
+    if (feed?.listeners.size !== 0) return;
+    this._feeds.delete(owner.streamId);
+    feed.end();
   }
 
   _fedByPublication(streamId) {

@@ -225,3 +225,92 @@ test('a connection that is gone is given up soon where the browser says that the
   told.get('offline')();
   await until(() => client.state === 'waiting');
 });
+
+/** A relay in the hands of the test: it takes any `auth`, and answers all else as it is told to. */
+async function play(context, answer) {
+  const played = new WebSocketServer({ host: '127.0.0.1', port: 0 });
+  context.after(() => played.close());
+  await new Promise((resolve) => played.on('listening', resolve));
+  const asked = [];
+  played.on('connection', (socket) => socket.on('message', (text) => {
+    const message = JSON.parse(text);
+    const say = (more) => socket.send(JSON.stringify({ timestamp: 1, ...more }));
+    const accept = (more) => say({ type: 'success', id: message.id, epoch: 1, ...more });
+    const refuse = (code) => say({ type: 'error', id: message.id, code, message: '', retryAfter: 30 });
+    asked.push(message);
+    if (message.type === 'auth') accept();
+    else answer(message, { accept, refuse, say });
+  }));
+  const url = `ws://127.0.0.1:${played.address().port}`;
+  return { asked, client: open(context, { url, encoding: 'json' }) };
+}
+
+const storedAlert = (alertId) => ({ type: 'alert', streamId: 's', alertId, message: '', severity: 'low' });
+
+/** What the relay sends for `alerts-since`, of the alerts that are stored. */
+function replay(stored, { after, last }, { accept, say }) {
+  const page = after === undefined ? stored.slice(-last) : stored.filter((alertId) => alertId > after);
+  for (const alertId of page) say(storedAlert(alertId));
+  accept({ more: false });
+}
+
+for (const asked of [1, 2]) {
+  test(`who publishes what is being caught up with, question ${asked}, hears each alert once`, async (context) => {
+    const stored = [1, 2, 3];
+    let say = null;
+    const { asked: all, client } = await play(context, (message, to) => {
+      ({ say } = to);
+      const work = () => (message.type === 'alerts-since' ? replay(stored, message, to) : to.accept({ streamId: 's' }));
+      setTimeout(work, 40);
+    });
+    const heard = [];
+    const onAlert = ({ alertId }) => heard.push(alertId);
+    client.subscribe('s', { history: 2, onAlert });
+    await client.connect();
+    await until(() => all.filter(({ type }) => type === 'alerts-since').length === asked);
+    client.publish({ streamId: 's', onAlert });
+    stored.push(4);
+    await until(() => client.publication.registered);
+    await client.alert({ streamId: 's', message: 'all before this was answered' });
+    say(storedAlert(5));
+    await until(() => heard.at(-1) === 5);
+    assert.deepEqual(heard, asked === 1 ? [3, 4, 5] : [2, 3, 4, 5]);
+  });
+}
+
+test('an alert that comes before it is known which was the newest is heard', async (context) => {
+  const stored = [1, 2];
+  let refused = false;
+  const { client } = await play(context, (message, to) => {
+    if (message.type !== 'alerts-since') {
+      to.accept();
+      stored.push(3);
+      to.say(storedAlert(3));
+    } else if (refused) replay(stored, message, to);
+    else {
+      refused = true;
+      to.refuse('STORE_UNAVAILABLE');
+    }
+  });
+  const heard = [];
+  client.subscribe('s', { onAlert: ({ alertId }) => heard.push(alertId) });
+  await client.connect();
+  await until(() => client._feeds.get('s').last === 3);
+  assert.deepEqual(heard, [3]);
+});
+
+test('a subscription made anew gets no history of the one before', async (context) => {
+  const { asked, client } = await play(context, (message, to) => {
+    const work = () => (message.type === 'alerts-since' ? replay([1, 2, 3], message, to) : to.accept());
+    setTimeout(work, 20);
+  });
+  const heard = [];
+  const onAlert = ({ alertId }) => heard.push(alertId);
+  await client.connect();
+  client.subscribe('s', { history: 3, onAlert }).unsubscribe();
+  client.subscribe('s', { history: 1, onAlert });
+  await client.alert({ streamId: 's', message: 'all before this was answered' });
+  await client.alert({ streamId: 's', message: 'and what was asked for then' });
+  assert.deepEqual(heard, [3]);
+  assert.equal(asked.filter(({ type }) => type === 'alerts-since').length, 3);
+});
