@@ -500,6 +500,11 @@ class Subscription {
 
   _start(link) {
     this._frames = [];
+    this._enter(link);
+  }
+
+  /** Subscribes so that no alert is missed before. */
+  _enter(link) {
     const feed = this._options.onAlert && this._client._feeds.get(this.streamId);
     if (feed && !this._client._fedByPublication(this.streamId)) {
       feed.resume(link, () => this._subscribe(link));
@@ -515,7 +520,7 @@ class Subscription {
     link.ask(request, ({ epoch, metadata }) => this._learn({ epoch, metadata }), (error) => {
       if (link.ended || !this.active) return;
       if (PASSING.has(error.code)) {
-        link.later(error.retryAfter ?? RETRY, () => this.active && this._subscribe(link));
+        link.later(error.retryAfter ?? RETRY, () => this.active && this._enter(link));
         return;
       }
       this._stop();
@@ -668,6 +673,11 @@ class Publication {
     this._asking = false;
     this._confirmed = 0;
     this._broken = true;
+    this._enter(link);
+  }
+
+  /** Registers so that no alert is missed before. */
+  _enter(link) {
     const feed = this._options.onAlert && this._client._feeds.get(this.streamId);
     if (feed) feed.resume(link, () => this._register(link));
     else this._register(link);
@@ -693,7 +703,7 @@ class Publication {
     }, (error) => {
       if (link.ended || !this.active) return;
       if (PASSING.has(error.code)) {
-        link.later(error.retryAfter ?? RETRY, () => this.active && this._register(link));
+        link.later(error.retryAfter ?? RETRY, () => this.active && this._enter(link));
         return;
       }
       this.active = false;

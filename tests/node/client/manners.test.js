@@ -314,3 +314,26 @@ test('a subscription made anew gets no history of the one before', async (contex
   assert.deepEqual(heard, [3]);
   assert.equal(asked.filter(({ type }) => type === 'alerts-since').length, 3);
 });
+
+for (const way of ['subscribe', 'register']) {
+  test(`no alert is missed before a ${way} that has to be sent again`, async (context) => {
+    const stored = [1];
+    let refused = false;
+    const { client } = await play(context, (message, to) => {
+      if (message.type === 'alerts-since') replay(stored, message, to);
+      else if (message.type === way && !refused) {
+        refused = true;
+        to.refuse('TOO_MANY_CONNECTIONS');
+        setTimeout(() => stored.push(2), 15);
+      } else to.accept({ streamId: 's' });
+    });
+    const heard = [];
+    const onAlert = ({ alertId }) => heard.push(alertId);
+    if (way === 'subscribe') client.subscribe('s', { onAlert });
+    else client.publish({ streamId: 's', onAlert });
+    await client.connect();
+    await until(() => stored.length === 2);
+    await until(() => heard.length > 0);
+    assert.deepEqual(heard, [2]);
+  });
+}
