@@ -129,6 +129,7 @@ function report(error) {
 class Link {
   constructor(socket, token, settings, told) {
     this.ready = false;
+    this.inUse = false; // once all is asked for again: what is new after that asks for itself
     this.ended = false;
     this.bytesSent = 0;
     this.rtt = Infinity;
@@ -481,14 +482,14 @@ class Subscription {
     this._options = { ...this._options, ...options };
     this._terms = termsOf(this._options);
     const link = this._client._link;
-    if (this.active && link?.ready) this._subscribe(link);
+    if (this.active && link?.inUse) this._subscribe(link);
   }
 
   unsubscribe() {
     if (!this.active) return;
     this._stop();
     const link = this._client._link;
-    if (link?.ready) link.ask({ type: 'unsubscribe', streamId: this.streamId }, () => {}, () => {});
+    if (link?.inUse) link.ask({ type: 'unsubscribe', streamId: this.streamId }, () => {}, () => {});
   }
 
   _stop() {
@@ -830,7 +831,7 @@ export class RelayClient {
     }
     const subscription = new Subscription(this, streamId, options);
     this._subscriptions.set(streamId, subscription);
-    if (this._link?.ready) subscription._start(this._link);
+    if (this._link?.inUse) subscription._start(this._link);
     return subscription;
   }
 
@@ -838,7 +839,7 @@ export class RelayClient {
     this._demandOpen();
     if (this._publication) throw new RelayError('INVALID_MESSAGE', 'A client publishes one stream: stop() it first');
     this._publication = new Publication(this, options);
-    if (this._link?.ready) this._publication._start(this._link);
+    if (this._link?.inUse) this._publication._start(this._link);
     return this._publication;
   }
 
@@ -850,7 +851,7 @@ export class RelayClient {
     const first = observing.listeners.size === 0;
     observing.listeners.add(listener);
     if (!first && observing.known) call(listener, [...observing.streams.values()]);
-    else if (first && this._link?.ready) this._observe(this._link);
+    else if (first && this._link?.inUse) this._observe(this._link);
     return () => observing.listeners.delete(listener);
   }
 
@@ -867,7 +868,7 @@ export class RelayClient {
     const message = { timestamp: Date.now(), severity: 'medium', ...alert, type: 'alert', alertKey };
     return new Promise((resolve, reject) => {
       this._alerts.add({ message, resolve, reject, link: null });
-      if (this._link?.ready) this._sendAlerts(this._link);
+      if (this._link?.inUse) this._sendAlerts(this._link);
     });
   }
 
@@ -959,9 +960,10 @@ export class RelayClient {
     this._enter('ready');
     if (link.ended) return;
     this._settle?.resolve(this._session);
+    link.inUse = true;
     this._publication?._start(link);
     if (this._observing?.listeners.size) this._observe(link);
-    for (const subscription of [...this._subscriptions.values()]) subscription._start(link);
+    for (const subscription of this._subscriptions.values()) subscription._start(link);
     this._sendAlerts(link);
   }
 

@@ -254,6 +254,22 @@ function replay(stored, { after, last }, { accept, say }) {
   accept({ more: false });
 }
 
+test('what is subscribed and published by who hears that the client is ready is asked for once', async (context) => {
+  const { asked, client } = await play(context, (message, to) => {
+    if (message.type === 'alerts-since') replay([], message, to);
+    else to.accept({ streamId: 'made up' });
+  });
+  client.on('session', () => client.publish());
+  client.on('state', ({ state }) => {
+    if (state === 'ready') client.subscribe('s', { onAlert: () => {} });
+  });
+  await client.connect();
+  await client.alert({ streamId: 's', message: 'all before this was answered' });
+  await until(() => client._feeds.get('s')._held === null);
+  const types = asked.map(({ type }) => type).sort();
+  assert.deepEqual(types, ['alert', 'alerts-since', 'alerts-since', 'auth', 'register', 'subscribe']);
+});
+
 for (const asked of [1, 2]) {
   test(`who publishes what is being caught up with, question ${asked}, hears each alert once`, async (context) => {
     const stored = [1, 2, 3];
