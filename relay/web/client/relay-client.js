@@ -177,7 +177,13 @@ class Link {
       return;
     }
     this._questions.set(id, { onSuccess, onError, at: now(), auth: message.type === 'auth' });
-    this.send({ ...message, id }); // where that cannot be any more, the end is near, and answers
+    try {
+      this.send({ ...message, id }); // where that cannot be any more, the end is near, and answers
+    } catch (cause) { // it has in it what no encoding has, and must not hold up what comes after it
+      const error = new RelayError('INVALID_MESSAGE', `It cannot be encoded: ${cause.message}`, { cause });
+      this._questions.delete(id);
+      this.later(0, () => onError(error));
+    }
   }
 
   /** Asks for any answer at all: to leave a stream that was never entered is cheap for the relay. */

@@ -353,3 +353,19 @@ for (const way of ['subscribe', 'register']) {
     assert.deepEqual(heard, [2]);
   });
 }
+
+test('what cannot be encoded is refused, and holds nothing else up', async (context) => {
+  const client = open(context);
+  const streamId = newStreamId();
+  const wrong = client.alert({ streamId, message: 'x', metadata: { share: NaN } });
+  let refused = null;
+  client.publish({ streamId, metadata: { share: NaN }, onError: (error) => { refused = error; } });
+  const statuses = [];
+  client.subscribe(streamId, { onStatus: ({ status }) => statuses.push(status) });
+  await client.connect();
+  await assert.rejects(wrong, { code: 'INVALID_MESSAGE', message: /finite/ });
+  await until(() => statuses.length > 0);
+  assert.equal(refused.code, 'INVALID_MESSAGE');
+  client.publish({ streamId });
+  await client.alert({ streamId, message: 'what can' });
+});
