@@ -498,9 +498,13 @@ class Subscription {
     if (link?.inUse) link.ask({ type: 'unsubscribe', streamId: this.streamId }, () => {}, () => {});
   }
 
-  _stop() {
+  _finish() {
     this.active = false;
     this._frames = [];
+  }
+
+  _stop() {
+    this._finish();
     this._client._subscriptions.delete(this.streamId);
     this._client._unfeed(this);
   }
@@ -1133,7 +1137,7 @@ export class RelayClient {
     globalThis.removeEventListener?.('offline', this._onOffline);
     for (const { reject } of this._alerts) reject(error);
     this._alerts.clear();
-    for (const subscription of this._subscriptions.values()) subscription.active = false;
+    for (const subscription of this._subscriptions.values()) subscription._finish();
     if (this._publication) this._publication.active = false;
     this._settle?.reject(error);
     this._enter('closed', { error });

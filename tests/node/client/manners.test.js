@@ -369,3 +369,27 @@ test('what cannot be encoded is refused, and holds nothing else up', async (cont
   client.publish({ streamId });
   await client.alert({ streamId, message: 'what can' });
 });
+
+test('a closed client hands out no frame that waited', async (context) => {
+  const [phone, viewer] = [open(context), open(context)];
+  const publication = phone.publish({ streamId: newStreamId() });
+  await Promise.all([phone.connect(), viewer.connect()]);
+  await until(() => publication.registered);
+  const seen = [];
+  let go = null;
+  const held = new Promise((resolve) => { go = resolve; });
+  const subscription = viewer.subscribe(publication.streamId, {
+    policy: 'lossless',
+    onFrame: ({ seq }) => {
+      seen.push(seq);
+      return held;
+    },
+  });
+  await until(() => publication.consumers > 0);
+  for (let turn = 0; turn < 3; turn += 1) publication.sendFrame(new Uint8Array(9));
+  await until(() => subscription._frames.length === 2);
+  viewer.close();
+  go();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(seen, [1]);
+});
