@@ -476,6 +476,7 @@ class Subscription {
     this._client = client;
     this._options = options;
     this._terms = termsOf(options);
+    this._entered = null; // the connection on which the relay has it
     this._seq = 0;
     this._frames = [];
     this._broken = false;
@@ -495,7 +496,11 @@ class Subscription {
     if (!this.active) return;
     this._stop();
     const link = this._client._link;
-    if (link?.inUse) link.ask({ type: 'unsubscribe', streamId: this.streamId }, () => {}, () => {});
+    if (link?.inUse) this._leave(link);
+  }
+
+  _leave(link) {
+    link.ask({ type: 'unsubscribe', streamId: this.streamId }, () => {}, () => {});
   }
 
   _finish() {
@@ -528,12 +533,16 @@ class Subscription {
     const { onFrame, onAlert, onError } = this._options;
     const consumes = [...(onFrame ? ['video-frame'] : []), ...(onAlert ? ['alert'] : [])];
     const request = { type: 'subscribe', streamId: this.streamId, consumes, ...this._terms };
-    link.ask(request, ({ epoch, metadata }) => this._learn({ epoch, metadata }), (error) => {
+    link.ask(request, ({ epoch, metadata }) => {
+      this._entered = link;
+      this._learn({ epoch, metadata });
+    }, (error) => {
       if (link.ended || !this.active) return;
       if (PASSING.has(error.code)) {
         link.later(error.retryAfter ?? RETRY, () => this.active && this._enter(link));
         return;
       }
+      if (this._entered === link) this._leave(link); // of other terms; it has the ones before
       this._stop();
       if (onError) call(onError, error);
       else this._client._emit('problem', error);

@@ -393,3 +393,19 @@ test('a closed client hands out no frame that waited', async (context) => {
   await new Promise((resolve) => setTimeout(resolve, 20));
   assert.deepEqual(seen, [1]);
 });
+
+test('a subscription whose new terms are refused is gone on the relay, too', async (context) => {
+  const [phone, viewer] = [open(context), open(context)];
+  const publication = phone.publish({ streamId: newStreamId() });
+  await Promise.all([phone.connect(), viewer.connect()]);
+  await until(() => publication.registered);
+  let refused = null;
+  const onError = (error) => { refused = error; };
+  const subscription = viewer.subscribe(publication.streamId, { onFrame: () => {}, onError });
+  await until(() => publication.consumers === 1);
+  subscription.update({ maxFps: 5000 });
+  await until(() => refused);
+  assert.equal(refused.code, 'INVALID_MESSAGE');
+  assert.equal(subscription.active, false);
+  await until(() => publication.consumers === 0, 'nobody to watch');
+});
