@@ -486,7 +486,10 @@ class Subscription {
 
   /** Changes the terms: policy, maxFps, window; and whether there are frames, by `onFrame`. */
   update(options) {
+    const before = this._options.onFrame;
     this._options = { ...this._options, ...options };
+    // The relay begins with the latest frame, and whoever shows frames again may have kept nothing.
+    if (!before && this._options.onFrame) this._seq = 0;
     this._terms = termsOf(this._options);
     const link = this._client._link;
     if (this.active && link?.inUse) this._subscribe(link);

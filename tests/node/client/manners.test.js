@@ -409,3 +409,21 @@ test('a subscription whose new terms are refused is gone on the relay, too', asy
   assert.equal(subscription.active, false);
   await until(() => publication.consumers === 0, 'nobody to watch');
 });
+
+test('who shows frames again is given the latest, also where it was the last one shown', async (context) => {
+  const [phone, viewer] = [open(context), open(context)];
+  const publication = phone.publish({ streamId: newStreamId() });
+  await Promise.all([phone.connect(), viewer.connect()]);
+  await until(() => publication.registered);
+  const seen = [];
+  const show = (where) => ({ seq }) => { seen.push([where, seq]); };
+  const subscription = viewer.subscribe(publication.streamId, { onFrame: show('before') });
+  await until(() => publication.consumers === 1);
+  publication.sendFrame(new Uint8Array(9));
+  await until(() => seen.length === 1);
+  subscription.update({ onFrame: null });
+  await viewer.alert({ streamId: publication.streamId, message: 'all before this was answered' });
+  subscription.update({ onFrame: show('after') });
+  await until(() => seen.length === 2);
+  assert.deepEqual(seen, [['before', 1], ['after', 1]]);
+});
