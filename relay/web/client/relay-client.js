@@ -258,10 +258,10 @@ class Link {
   }
 
   /** Asks for a sign of life; the connection ends if it does not come in time. */
-  _demand(sign, patience) {
+  _demand(sign, patience, again = false) {
     const until = now() + patience;
     if (!this.ready || this._signs[sign]?.until <= until) return;
-    this._signs[sign] = { patience, until };
+    this._signs[sign] = { patience, until, again };
     this.ping();
   }
 
@@ -294,12 +294,14 @@ class Link {
     }
     this._buffered = this.buffered;
     const awaited = Object.entries(this._signs).filter(([, sign]) => sign !== null);
+    // Once only: in a page that is hidden for long each timer is a minute late.
+    const first = awaited.filter(([, { again }]) => !again);
     if (!this.ready && time - this._openedAt > openTimeout) {
       this.leave(new RelayError('DISCONNECTED', 'The relay did not answer in time'));
-    } else if (slept && awaited.length) { // what was sent meanwhile is yet to be read
-      for (const [name, { patience: again }] of awaited) {
+    } else if (slept && first.length) { // what was sent meanwhile is yet to be read
+      for (const [name, sign] of first) {
         this._signs[name] = null;
-        this._demand(name, again);
+        this._demand(name, sign.patience, true);
       }
     } else if (awaited.some(([, { until }]) => time > until)) {
       this.leave(new RelayError('DISCONNECTED', 'Nothing is heard from the relay'));

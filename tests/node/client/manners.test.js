@@ -427,3 +427,14 @@ test('who shows frames again is given the latest, also where it was the last one
   await until(() => seen.length === 2);
   assert.deepEqual(seen, [['before', 1], ['after', 1]]);
 });
+
+test('a connection that died is given up also where the browser seldom lets timers run', async (context) => {
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const client = open(context, { ...HASTY, url: link.url });
+  await client.connect();
+  const { later } = client._link;
+  client._link.later = function rarely(delay, work) { later.call(this, Math.max(delay, 300), work); };
+  link.break('silence');
+  await until(() => client.state === 'waiting');
+});
