@@ -305,10 +305,10 @@ class Link {
       }
     } else if (awaited.some(([, { until }]) => time > until)) {
       this.leave(new RelayError('DISCONNECTED', 'Nothing is heard from the relay'));
-    } else if (time - this._answeredAt > 3 * silence) {
-      this._demand('answered', 2 * patience); // much may be heard where nothing gets through to the relay
-    } else if (time - this._heardAt > silence) {
-      this.probe();
+    } else {
+      // Much may be heard where nothing gets through to the relay.
+      if (time - this._answeredAt > 3 * silence) this._demand('answered', 2 * patience);
+      if (time - this._heardAt > silence) this.probe();
     }
     if (!this.ended) this.later(this._period, () => this._tick());
   }

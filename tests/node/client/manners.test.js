@@ -438,3 +438,15 @@ test('a connection that died is given up also where the browser seldom lets time
   link.break('silence');
   await until(() => client.state === 'waiting');
 });
+
+test('after an hour asleep any sign of life is asked for at once', async (context) => {
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const client = open(context, { url: link.url, patience: 300, silence: 60_000 });
+  await client.connect();
+  link.break('silence');
+  const lived = client._link;
+  for (const name of ['_heardAt', '_answeredAt', '_tickedAt']) lived[name] -= 3_600_000;
+  await until(() => lived._signs.answered !== null || lived.ended);
+  assert.ok(lived._signs.heard, 'only an answer is waited for, which may take twice as long');
+});
