@@ -643,7 +643,8 @@ class Publication {
     this._client = client;
     this._options = options;
     this._broken = true; // what builds on a frame that was not sent is of no use
-    this._confirmed = 0;
+    this._bytes = 0; // of frames, on this connection
+    this._confirmed = 0; // of them
     this._asking = false;
     if (options.onAlert && this.streamId) client._feed(this, options.onAlert, options.history);
   }
@@ -662,7 +663,9 @@ class Publication {
     const message = { type: 'video-frame', data: link.binary ? asBytes(data) : asBase64(data), timestamp };
     if (keyframe !== undefined) message.keyframe = keyframe;
     if (metadata !== undefined) message.metadata = metadata;
+    const before = link.bytesSent;
     if (!link.send(message)) return false;
+    this._bytes += link.bytesSent - before;
     this._broken = false;
     this.sent += 1;
     this._confirm(link);
@@ -681,13 +684,13 @@ class Publication {
   /** What lies here is seen by `bufferedAmount`; what lies in buffers beyond by unanswered questions. */
   _isFull(link) {
     const { maxBuffered } = this._client._settings;
-    return link.buffered > maxBuffered || (this._asking && link.bytesSent - this._confirmed > maxBuffered);
+    return link.buffered > maxBuffered || (this._asking && this._bytes - this._confirmed > maxBuffered);
   }
 
   _confirm(link) {
     if (this._asking) return;
     this._asking = true;
-    const bytes = link.bytesSent;
+    const bytes = this._bytes;
     link.ping(() => {
       this._asking = false;
       this._confirmed = bytes;
@@ -696,7 +699,7 @@ class Publication {
 
   _start(link) {
     this._asking = false;
-    this._confirmed = 0;
+    this._bytes = this._confirmed = 0;
     this._broken = true;
     this._enter(link);
   }

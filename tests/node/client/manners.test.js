@@ -450,3 +450,14 @@ test('after an hour asleep any sign of life is asked for at once', async (contex
   await until(() => lived._signs.answered !== null || lived.ended);
   assert.ok(lived._signs.heard, 'only an answer is waited for, which may take twice as long');
 });
+
+test('what a viewer acknowledges does not count as frames under way', async (context) => {
+  const client = open(context, { maxBuffered: 10_000 });
+  const publication = client.publish({ streamId: newStreamId() });
+  await client.connect();
+  await until(() => publication.registered);
+  for (let turn = 0; turn < 300; turn += 1) client._link.send({ type: 'ack', streamId: 's'.repeat(64), seq: turn });
+  await client.alert({ streamId: publication.streamId, message: 'all before this went through' });
+  const frame = new Uint8Array(100);
+  assert.deepEqual([publication.sendFrame(frame), publication.sendFrame(frame)], [true, true]);
+});
