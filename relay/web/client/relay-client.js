@@ -891,8 +891,9 @@ export class RelayClient {
     if (this._alerts.size >= MOST_ALERTS_WAITING) {
       return Promise.reject(new RelayError('RATE_LIMITED', 'Too many alerts wait for the relay'));
     }
+    const { timestamp = Date.now(), severity = 'medium' } = alert;
     const alertKey = alert.alertKey ?? newKey();
-    const message = { timestamp: Date.now(), severity: 'medium', ...alert, type: 'alert', alertKey };
+    const message = { ...alert, type: 'alert', timestamp, severity, alertKey };
     return new Promise((resolve, reject) => {
       this._alerts.add({ message, resolve, reject, link: null });
       if (this._link?.inUse) this._sendAlerts(this._link);

@@ -461,3 +461,15 @@ test('what a viewer acknowledges does not count as frames under way', async (con
   const frame = new Uint8Array(100);
   assert.deepEqual([publication.sendFrame(frame), publication.sendFrame(frame)], [true, true]);
 });
+
+test('what is given as undefined in an alert is as if it was not given', async (context) => {
+  const client = open(context);
+  const streamId = newStreamId();
+  const heard = [];
+  client.publish({ streamId, onAlert: (alert) => heard.push(alert) });
+  await client.connect();
+  const nothing = { severity: undefined, timestamp: undefined, metadata: undefined, alertKey: undefined };
+  await client.alert({ streamId, message: 'x', ...nothing });
+  await until(() => heard.length > 0);
+  assert.equal(heard[0].severity, 'medium');
+});
