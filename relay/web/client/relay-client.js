@@ -129,6 +129,7 @@ function report(error) {
 class Link {
   constructor(socket, token, settings, told) {
     this.ready = false;
+    this.inUse = false; // once all is asked for again: what is new after that asks for itself
     this.ended = false;
     this.bytesSent = 0;
     this.rtt = Infinity;
@@ -178,7 +179,13 @@ class Link {
       return;
     }
     this._questions.set(id, { onSuccess, onError, at: now(), auth: message.type === 'auth' });
-    this.send({ ...message, id }); // where that cannot be any more, the end is near, and answers
+    try {
+      this.send({ ...message, id }); // where that cannot be any more, the end is near, and answers
+    } catch (cause) { // it has in it what no encoding has, and must not hold up what comes after it
+      const error = new RelayError('INVALID_MESSAGE', `It cannot be encoded: ${cause.message}`, { cause });
+      this._questions.delete(id);
+      this.later(0, () => onError(error));
+    }
   }
 
   /** Asks for any answer at all: to leave a stream that was never entered is cheap for the relay. */
@@ -310,10 +317,10 @@ class Link {
       this.leave(new RelayError('DISCONNECTED', 'The relay did not answer in time'));
     } else if (Object.values(this._signs).some((sign) => time > sign?.until)) {
       this.leave(new RelayError('DISCONNECTED', 'Nothing is heard from the relay'));
-    } else if (time - this._answeredAt > 3 * silence) {
-      this._demand('answered', 2 * patience); // much may be heard where nothing gets through to the relay
-    } else if (time - this._heardAt > silence) {
-      this.probe();
+    } else {
+      // Much may be heard where nothing gets through to the relay.
+      if (time - this._answeredAt > 3 * silence) this._demand('answered', 2 * patience);
+      if (time - this._heardAt > silence) this.probe();
     }
     if (!this.ended) this.later(this._period, () => this._tick());
   }
@@ -345,47 +352,73 @@ class AlertFeed {
     this.listeners = new Map(); // by the subscription or publication that they are of
     this.history = 0;
     this._client = client;
+    this._link = null; // on which it was resumed last
     this._held = null;
     this._newest = 0;
+    this._offered = 0;
   }
 
   /** Goes on from where it was, around the request that makes alerts come. */
   resume(link, subscribe) {
+    if (this._link === link && this.last === null) { // where to begin is being asked already
+      subscribe();
+      return;
+    }
+    this._link = link;
     this._held = new Map();
+    this._offered = 0;
     if (this.last !== null) {
       subscribe();
       this._catchUp(link, this.last);
       return;
     }
-    // Before there was any alert: what is the newest now marks where to begin.
-    this._newest = 0;
-    const request = { type: 'alerts-since', streamId: this.streamId, last: Math.max(1, this.history) };
-    link.ask(request, () => {
-      this.last = this._newest;
-      const replayed = this.history ? [...this._held.values()] : [];
-      this._held.clear();
-      this._catchUp(link, this.last);
-      for (const alert of replayed) this._deliver(alert, true);
-    }, (error) => this._retry(link, error, () => this.resume(link, () => {})));
+    this._begin(link);
     subscribe();
+  }
+
+  /** Nobody listens any more: what is still to be answered is nobody's. */
+  end() {
+    this._held = null;
   }
 
   offer(alert) {
     this._newest = alert.alertId;
+    this._offered += 1;
     if (this._held !== null) this._held.set(alert.alertId, alert);
     else this._pass(alert, false);
   }
 
+  /** Before there was any alert: what is the newest now marks where to begin. */
+  _begin(link) {
+    const held = this._held;
+    this._newest = 0;
+    const request = { type: 'alerts-since', streamId: this.streamId, last: Math.max(1, this.history) };
+    link.ask(request, () => {
+      if (this._isOver(held)) return;
+      this.last = this._newest;
+      // The page is of one alert where no history is wanted. What is more, or the same again, came
+      // live: this question had to be asked again.
+      const due = this.history || this._offered > 1 ? inOrder(held) : [];
+      held.clear();
+      this._catchUp(link, this.last);
+      for (const alert of due) this._deliver(alert, true);
+    }, (error) => this._retry(link, error, () => this._begin(link)));
+  }
+
   _catchUp(link, after, known = true) {
+    const held = this._held;
     this._newest = after;
     const where = known ? { after } : { last: 500 };
     link.ask({ type: 'alerts-since', streamId: this.streamId, ...where }, ({ more }) => {
+      if (this._isOver(held)) return;
       // Replayed alerts come last before their reply, so the newest is how far they went.
       const position = Math.max(after, this._newest);
       this._release(more ? position : Infinity);
+      if (this._held !== held) return; // a listener changed its mind
       if (more) this._catchUp(link, position);
       else this._held = null;
     }, (error) => {
+      if (this._held !== held) return;
       if (error.code === 'INVALID_MESSAGE' && known) {
         this._catchUp(link, after, false); // the last one seen is no longer kept
       } else {
@@ -394,10 +427,28 @@ class AlertFeed {
     });
   }
 
+  /** Whether these alerts were held for a question that another one has taken the place of. */
+  _isOver(held) {
+    if (this._held === held) return false;
+    const heir = this._client._feeds.get(this.streamId);
+    if (heir !== this) heir?._forget();
+    return true;
+  }
+
+  /** What came until now was the answer to the feed before, which is gone. */
+  _forget() {
+    if (this.last !== null) return;
+    this._held?.clear();
+    this._offered = 0;
+  }
+
   _retry(link, error, work) {
-    if (link.ended) return;
+    const held = this._held;
+    if (link.ended || held === null) return;
     if (PASSING.has(error.code)) {
-      link.later(error.retryAfter ?? RETRY, work);
+      link.later(error.retryAfter ?? RETRY, () => {
+        if (this._held === held) work();
+      });
       return;
     }
     this.last ??= 0;
@@ -407,10 +458,10 @@ class AlertFeed {
   }
 
   _release(position) {
-    const due = [...this._held.values()].filter(({ alertId }) => alertId <= position);
-    due.sort((one, other) => one.alertId - other.alertId);
-    for (const alert of due) {
-      this._held.delete(alert.alertId);
+    const held = this._held;
+    for (const alert of inOrder(held)) {
+      if (alert.alertId > position) break;
+      held.delete(alert.alertId);
       this._pass(alert, true);
     }
   }
@@ -431,6 +482,8 @@ class AlertFeed {
   }
 }
 
+const inOrder = (alerts) => [...alerts.values()].sort((one, other) => one.alertId - other.alertId);
+
 /** One stream that is watched; made by `client.subscribe`. */
 class Subscription {
   constructor(client, streamId, options) {
@@ -442,6 +495,7 @@ class Subscription {
     this._client = client;
     this._options = options;
     this._terms = termsOf(options);
+    this._entered = null; // the connection on which the relay has it
     this._seq = 0;
     this._frames = [];
     this._broken = false;
@@ -452,28 +506,44 @@ class Subscription {
   /** Changes the terms: policy, maxFps, window; and whether there are frames, by `onFrame`. */
   update(options) {
     if (options.onAlert !== undefined) throw new TypeError('onAlert cannot be changed: subscribe anew');
+    const before = this._options.onFrame;
     this._options = { ...this._options, ...options };
+    // The relay begins with the latest frame, and whoever shows frames again may have kept nothing.
+    if (!before && this._options.onFrame) this._seq = 0;
     this._terms = termsOf(this._options);
     const link = this._client._link;
-    if (this.active && link?.ready) this._subscribe(link);
+    if (this.active && link?.inUse) this._subscribe(link);
   }
 
   unsubscribe() {
     if (!this.active) return;
     this._stop();
     const link = this._client._link;
-    if (link?.ready) link.ask({ type: 'unsubscribe', streamId: this.streamId }, () => {}, () => {});
+    if (link?.inUse) this._leave(link);
+  }
+
+  _leave(link) {
+    link.ask({ type: 'unsubscribe', streamId: this.streamId }, () => {}, () => {});
+  }
+
+  _finish() {
+    this.active = false;
+    this._frames = [];
   }
 
   _stop() {
-    this.active = false;
-    this._frames = [];
+    this._finish();
     this._client._subscriptions.delete(this.streamId);
     this._client._unfeed(this);
   }
 
   _start(link) {
     this._frames = [];
+    this._enter(link);
+  }
+
+  /** Subscribes so that no alert is missed before. */
+  _enter(link) {
     const feed = this._options.onAlert && this._client._feeds.get(this.streamId);
     if (feed && !this._client._fedByPublication(this.streamId)) {
       feed.resume(link, () => this._subscribe(link));
@@ -486,12 +556,16 @@ class Subscription {
     const { onFrame, onAlert, onError } = this._options;
     const consumes = [...(onFrame ? ['video-frame'] : []), ...(onAlert ? ['alert'] : [])];
     const request = { type: 'subscribe', streamId: this.streamId, consumes, ...this._terms };
-    link.ask(request, ({ epoch, metadata }) => this._learn({ epoch, metadata }), (error) => {
+    link.ask(request, ({ epoch, metadata }) => {
+      this._entered = link;
+      this._learn({ epoch, metadata });
+    }, (error) => {
       if (link.ended || !this.active) return;
       if (PASSING.has(error.code)) {
-        link.later(error.retryAfter ?? RETRY, () => this.active && this._subscribe(link));
+        link.later(error.retryAfter ?? RETRY, () => this.active && this._enter(link));
         return;
       }
+      if (this._entered === link) this._leave(link); // of other terms; it has the ones before
       this._stop();
       if (onError) call(onError, error);
       else this._client._emit('problem', error);
@@ -587,7 +661,8 @@ class Publication {
     this._client = client;
     this._options = options;
     this._broken = true; // what builds on a frame that was not sent is of no use
-    this._confirmed = 0;
+    this._bytes = 0; // of frames, on this connection
+    this._confirmed = 0; // of them
     this._asking = false;
     if (options.onAlert && this.streamId) client._feed(this, options.onAlert, options.history);
   }
@@ -606,7 +681,9 @@ class Publication {
     const message = { type: 'video-frame', data: link.binary ? asBytes(data) : asBase64(data), timestamp };
     if (keyframe !== undefined) message.keyframe = keyframe;
     if (metadata !== undefined) message.metadata = metadata;
+    const before = link.bytesSent;
     if (!link.send(message)) return false;
+    this._bytes += link.bytesSent - before;
     this._broken = false;
     this.sent += 1;
     this._confirm(link);
@@ -625,13 +702,13 @@ class Publication {
   /** What lies here is seen by `bufferedAmount`; what lies in buffers beyond by unanswered questions. */
   _isFull(link) {
     const { maxBuffered } = this._client._settings;
-    return link.buffered > maxBuffered || (this._asking && link.bytesSent - this._confirmed > maxBuffered);
+    return link.buffered > maxBuffered || (this._asking && this._bytes - this._confirmed > maxBuffered);
   }
 
   _confirm(link) {
     if (this._asking) return;
     this._asking = true;
-    const bytes = link.bytesSent;
+    const bytes = this._bytes;
     link.ping(() => {
       this._asking = false;
       this._confirmed = bytes;
@@ -640,8 +717,13 @@ class Publication {
 
   _start(link) {
     this._asking = false;
-    this._confirmed = 0;
+    this._bytes = this._confirmed = 0;
     this._broken = true;
+    this._enter(link);
+  }
+
+  /** Registers so that no alert is missed before. */
+  _enter(link) {
     const feed = this._options.onAlert && this._client._feeds.get(this.streamId);
     if (feed) feed.resume(link, () => this._register(link));
     else this._register(link);
@@ -667,7 +749,7 @@ class Publication {
     }, (error) => {
       if (link.ended || !this.active) return;
       if (PASSING.has(error.code)) {
-        link.later(error.retryAfter ?? RETRY, () => this.active && this._register(link));
+        link.later(error.retryAfter ?? RETRY, () => this.active && this._enter(link));
         return;
       }
       this.active = false;
@@ -794,7 +876,7 @@ export class RelayClient {
     }
     const subscription = new Subscription(this, streamId, options);
     this._subscriptions.set(streamId, subscription);
-    if (this._link?.ready) subscription._start(this._link);
+    if (this._link?.inUse) subscription._start(this._link);
     return subscription;
   }
 
@@ -802,7 +884,7 @@ export class RelayClient {
     this._demandOpen();
     if (this._publication) throw new RelayError('INVALID_MESSAGE', 'A client publishes one stream: stop() it first');
     this._publication = new Publication(this, options);
-    if (this._link?.ready) this._publication._start(this._link);
+    if (this._link?.inUse) this._publication._start(this._link);
     return this._publication;
   }
 
@@ -814,7 +896,7 @@ export class RelayClient {
     const first = observing.listeners.size === 0;
     observing.listeners.add(listener);
     if (!first && observing.known) call(listener, [...observing.streams.values()]);
-    else if (first && this._link?.ready) this._observe(this._link);
+    else if (first && this._link?.inUse) this._observe(this._link);
     return () => observing.listeners.delete(listener);
   }
 
@@ -827,11 +909,12 @@ export class RelayClient {
     if (this._alerts.size >= MOST_ALERTS_WAITING) {
       return Promise.reject(new RelayError('RATE_LIMITED', 'Too many alerts wait for the relay'));
     }
+    const { timestamp = Date.now(), severity = 'medium' } = alert;
     const alertKey = alert.alertKey ?? newKey();
-    const message = { timestamp: Date.now(), severity: 'medium', ...alert, type: 'alert', alertKey };
+    const message = { ...alert, type: 'alert', timestamp, severity, alertKey };
     return new Promise((resolve, reject) => {
       this._alerts.add({ message, resolve, reject, link: null });
-      if (this._link?.ready) this._sendAlerts(this._link);
+      if (this._link?.inUse) this._sendAlerts(this._link);
     });
   }
 
@@ -923,9 +1006,10 @@ export class RelayClient {
     this._enter('ready');
     if (link.ended) return;
     this._settle?.resolve(this._session);
+    link.inUse = true;
     this._publication?._start(link);
     if (this._observing?.listeners.size) this._observe(link);
-    for (const subscription of [...this._subscriptions.values()]) subscription._start(link);
+    for (const subscription of this._subscriptions.values()) subscription._start(link);
     this._sendAlerts(link);
   }
 
@@ -1089,7 +1173,7 @@ export class RelayClient {
     globalThis.removeEventListener?.('offline', this._onOffline);
     for (const { reject } of this._alerts) reject(error);
     this._alerts.clear();
-    for (const subscription of this._subscriptions.values()) subscription.active = false;
+    for (const subscription of this._subscriptions.values()) subscription._finish();
     if (this._publication) this._publication.active = false;
     this._settle?.reject(error);
     this._enter('closed', { error });
@@ -1116,7 +1200,9 @@ export class RelayClient {
   _unfeed(owner) {
     const feed = this._feeds.get(owner.streamId);
     feed?.listeners.delete(owner);
-    if (feed?.listeners.size === 0) this._feeds.delete(owner.streamId);
+    if (feed?.listeners.size !== 0) return;
+    this._feeds.delete(owner.streamId);
+    feed.end();
   }
 
   _fedByPublication(streamId) {

@@ -292,3 +292,240 @@ test('what update cannot change is said at once', (context) => {
   const subscription = open(context).subscribe(newStreamId(), { onFrame: () => {} });
   assert.throws(() => subscription.update({ onAlert: () => {} }), /onAlert cannot be changed/);
 });
+
+/** A relay in the hands of the test: it takes any `auth`, and answers all else as it is told to. */
+async function play(context, answer) {
+  const played = new WebSocketServer({ host: '127.0.0.1', port: 0 });
+  context.after(() => played.close());
+  await new Promise((resolve) => played.on('listening', resolve));
+  const asked = [];
+  played.on('connection', (socket) => socket.on('message', (text) => {
+    const message = JSON.parse(text);
+    const say = (more) => socket.send(JSON.stringify({ timestamp: 1, ...more }));
+    const accept = (more) => say({ type: 'success', id: message.id, epoch: 1, ...more });
+    const refuse = (code) => say({ type: 'error', id: message.id, code, message: '', retryAfter: 30 });
+    asked.push(message);
+    if (message.type === 'auth') accept();
+    else answer(message, { accept, refuse, say });
+  }));
+  const url = `ws://127.0.0.1:${played.address().port}`;
+  return { asked, client: open(context, { url, encoding: 'json' }) };
+}
+
+const storedAlert = (alertId) => ({ type: 'alert', streamId: 's', alertId, message: '', severity: 'low' });
+
+/** What the relay sends for `alerts-since`, of the alerts that are stored. */
+function replay(stored, { after, last }, { accept, say }) {
+  const page = after === undefined ? stored.slice(-last) : stored.filter((alertId) => alertId > after);
+  for (const alertId of page) say(storedAlert(alertId));
+  accept({ more: false });
+}
+
+test('what is subscribed and published by who hears that the client is ready is asked for once', async (context) => {
+  const { asked, client } = await play(context, (message, to) => {
+    if (message.type === 'alerts-since') replay([], message, to);
+    else to.accept({ streamId: 'made up' });
+  });
+  client.on('session', () => client.publish());
+  client.on('state', ({ state }) => {
+    if (state === 'ready') client.subscribe('s', { onAlert: () => {} });
+  });
+  await client.connect();
+  await client.alert({ streamId: 's', message: 'all before this was answered' });
+  await until(() => client._feeds.get('s')._held === null);
+  const types = asked.map(({ type }) => type).sort();
+  assert.deepEqual(types, ['alert', 'alerts-since', 'alerts-since', 'auth', 'register', 'subscribe']);
+});
+
+for (const asked of [1, 2]) {
+  test(`who publishes what is being caught up with, question ${asked}, hears each alert once`, async (context) => {
+    const stored = [1, 2, 3];
+    let say = null;
+    const { asked: all, client } = await play(context, (message, to) => {
+      ({ say } = to);
+      const work = () => (message.type === 'alerts-since' ? replay(stored, message, to) : to.accept({ streamId: 's' }));
+      setTimeout(work, 40);
+    });
+    const heard = [];
+    const onAlert = ({ alertId }) => heard.push(alertId);
+    client.subscribe('s', { history: 2, onAlert });
+    await client.connect();
+    await until(() => all.filter(({ type }) => type === 'alerts-since').length === asked);
+    client.publish({ streamId: 's', onAlert });
+    stored.push(4);
+    await until(() => client.publication.registered);
+    await client.alert({ streamId: 's', message: 'all before this was answered' });
+    say(storedAlert(5));
+    await until(() => heard.at(-1) === 5);
+    assert.deepEqual(heard, asked === 1 ? [3, 4, 5] : [2, 3, 4, 5]);
+  });
+}
+
+test('an alert that comes before it is known which was the newest is heard', async (context) => {
+  const stored = [1, 2];
+  let refused = false;
+  const { client } = await play(context, (message, to) => {
+    if (message.type !== 'alerts-since') {
+      to.accept();
+      stored.push(3);
+      to.say(storedAlert(3));
+    } else if (refused) replay(stored, message, to);
+    else {
+      refused = true;
+      to.refuse('STORE_UNAVAILABLE');
+    }
+  });
+  const heard = [];
+  client.subscribe('s', { onAlert: ({ alertId }) => heard.push(alertId) });
+  await client.connect();
+  await until(() => client._feeds.get('s').last === 3);
+  assert.deepEqual(heard, [3]);
+});
+
+test('a subscription made anew gets no history of the one before', async (context) => {
+  const { asked, client } = await play(context, (message, to) => {
+    const work = () => (message.type === 'alerts-since' ? replay([1, 2, 3], message, to) : to.accept());
+    setTimeout(work, 20);
+  });
+  const heard = [];
+  const onAlert = ({ alertId }) => heard.push(alertId);
+  await client.connect();
+  client.subscribe('s', { history: 3, onAlert }).unsubscribe();
+  client.subscribe('s', { history: 1, onAlert });
+  await client.alert({ streamId: 's', message: 'all before this was answered' });
+  await client.alert({ streamId: 's', message: 'and what was asked for then' });
+  assert.deepEqual(heard, [3]);
+  assert.equal(asked.filter(({ type }) => type === 'alerts-since').length, 3);
+});
+
+for (const way of ['subscribe', 'register']) {
+  test(`no alert is missed before a ${way} that has to be sent again`, async (context) => {
+    const stored = [1];
+    let refused = false;
+    const { client } = await play(context, (message, to) => {
+      if (message.type === 'alerts-since') replay(stored, message, to);
+      else if (message.type === way && !refused) {
+        refused = true;
+        to.refuse('TOO_MANY_CONNECTIONS');
+        setTimeout(() => stored.push(2), 15);
+      } else to.accept({ streamId: 's' });
+    });
+    const heard = [];
+    const onAlert = ({ alertId }) => heard.push(alertId);
+    if (way === 'subscribe') client.subscribe('s', { onAlert });
+    else client.publish({ streamId: 's', onAlert });
+    await client.connect();
+    await until(() => stored.length === 2);
+    await until(() => heard.length > 0);
+    assert.deepEqual(heard, [2]);
+  });
+}
+
+test('what cannot be encoded is refused, and holds nothing else up', async (context) => {
+  const client = open(context);
+  const streamId = newStreamId();
+  const wrong = client.alert({ streamId, message: 'x', metadata: { share: NaN } });
+  let refused = null;
+  client.publish({ streamId, metadata: { share: NaN }, onError: (error) => { refused = error; } });
+  const statuses = [];
+  client.subscribe(streamId, { onStatus: ({ status }) => statuses.push(status) });
+  await client.connect();
+  await assert.rejects(wrong, { code: 'INVALID_MESSAGE', message: /finite/ });
+  await until(() => statuses.length > 0);
+  assert.equal(refused.code, 'INVALID_MESSAGE');
+  client.publish({ streamId });
+  await client.alert({ streamId, message: 'what can' });
+});
+
+test('a closed client hands out no frame that waited', async (context) => {
+  const [phone, viewer] = [open(context), open(context)];
+  const publication = phone.publish({ streamId: newStreamId() });
+  await Promise.all([phone.connect(), viewer.connect()]);
+  await until(() => publication.registered);
+  const seen = [];
+  let go = null;
+  const held = new Promise((resolve) => { go = resolve; });
+  const subscription = viewer.subscribe(publication.streamId, {
+    policy: 'lossless',
+    onFrame: ({ seq }) => {
+      seen.push(seq);
+      return held;
+    },
+  });
+  await until(() => publication.consumers > 0);
+  for (let turn = 0; turn < 3; turn += 1) publication.sendFrame(new Uint8Array(9));
+  await until(() => subscription._frames.length === 2);
+  viewer.close();
+  go();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(seen, [1]);
+});
+
+test('a subscription whose new terms are refused is gone on the relay, too', async (context) => {
+  const [phone, viewer] = [open(context), open(context)];
+  const publication = phone.publish({ streamId: newStreamId() });
+  await Promise.all([phone.connect(), viewer.connect()]);
+  await until(() => publication.registered);
+  let refused = null;
+  const onError = (error) => { refused = error; };
+  const subscription = viewer.subscribe(publication.streamId, { onFrame: () => {}, onError });
+  await until(() => publication.consumers === 1);
+  subscription.update({ maxFps: 5000 });
+  await until(() => refused);
+  assert.equal(refused.code, 'INVALID_MESSAGE');
+  assert.equal(subscription.active, false);
+  await until(() => publication.consumers === 0, 'nobody to watch');
+});
+
+test('who shows frames again is given the latest, also where it was the last one shown', async (context) => {
+  const [phone, viewer] = [open(context), open(context)];
+  const publication = phone.publish({ streamId: newStreamId() });
+  await Promise.all([phone.connect(), viewer.connect()]);
+  await until(() => publication.registered);
+  const seen = [];
+  const show = (where) => ({ seq }) => { seen.push([where, seq]); };
+  const subscription = viewer.subscribe(publication.streamId, { onFrame: show('before') });
+  await until(() => publication.consumers === 1);
+  publication.sendFrame(new Uint8Array(9));
+  await until(() => seen.length === 1);
+  subscription.update({ onFrame: null });
+  await viewer.alert({ streamId: publication.streamId, message: 'all before this was answered' });
+  subscription.update({ onFrame: show('after') });
+  await until(() => seen.length === 2);
+  assert.deepEqual(seen, [['before', 1], ['after', 1]]);
+});
+
+test('after an hour asleep any sign of life is asked for at once', async (context) => {
+  const link = await openLink(relay);
+  context.after(() => link.close());
+  const client = open(context, { url: link.url, patience: 300, silence: 60_000 });
+  await client.connect();
+  link.break('silence');
+  const lived = client._link;
+  for (const name of ['_heardAt', '_answeredAt', '_tickedAt']) lived[name] -= 3_600_000;
+  await until(() => lived._signs.answered !== null || lived.ended);
+  assert.ok(lived._signs.heard, 'only an answer is waited for, which may take twice as long');
+});
+
+test('what a viewer acknowledges does not count as frames under way', async (context) => {
+  const client = open(context, { maxBuffered: 10_000 });
+  const publication = client.publish({ streamId: newStreamId() });
+  await client.connect();
+  await until(() => publication.registered);
+  for (let turn = 0; turn < 300; turn += 1) client._link.send({ type: 'ack', streamId: 's'.repeat(64), seq: turn });
+  await client.alert({ streamId: publication.streamId, message: 'all before this went through' });
+  const frame = new Uint8Array(100);
+  assert.deepEqual([publication.sendFrame(frame), publication.sendFrame(frame)], [true, true]);
+});
+
+test('what is given as undefined in an alert is as if it was not given', async (context) => {
+  const client = open(context);
+  const streamId = newStreamId();
+  const heard = [];
+  client.publish({ streamId, onAlert: (alert) => heard.push(alert) });
+  await client.connect();
+  const nothing = { severity: undefined, timestamp: undefined, metadata: undefined, alertKey: undefined };
+  await client.alert({ streamId, message: 'x', ...nothing });
+  await until(() => heard.length > 0);
+  assert.equal(heard[0].severity, 'medium');
+});
