@@ -80,6 +80,8 @@ export class RelayError extends Error {
 const errorOf = ({ code, message, retryAfter, streamId }) =>
   new RelayError(code, message, { retryAfter, streamId });
 const disconnected = () => new RelayError('DISCONNECTED', 'The connection was lost');
+const noString = (token) =>
+  new RelayError('NO_TOKEN', `A token is a string, and this one is of type ${typeof token}`);
 const closedByUs = () => new RelayError('CLOSED', 'The client was closed');
 
 /**
@@ -953,7 +955,7 @@ export class RelayClient {
     if (!token) {
       this._finish(new RelayError('NO_TOKEN', 'There is no token to authenticate with'));
     } else if (typeof token !== 'string') {
-      this._finish(new RelayError('NO_TOKEN', `A token is a string, and this one is of type ${typeof token}`));
+      this._finish(noString(token));
     } else if (token === this._refusedToken) {
       this._finish(new RelayError('AUTH_FAILED', 'The relay refused the token, and there is no other'));
     } else {
@@ -1082,6 +1084,10 @@ export class RelayClient {
       return;
     }
     if (!token || link.ended) return;
+    if (typeof token !== 'string') {
+      this._emit('problem', noString(token));
+      return;
+    }
     this._lastToken = token;
     link.ask({ type: 'auth', token }, (reply) => this._learnSession(reply), (error) => {
       if (PASSING.has(error.code)) again(error);

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { openLink } from './link.js';
-import { HASTY, makeClient, newStreamId, openStage, relay, until, WebSocketServer } from './stage.js';
+import { HASTY, makeClient, newStreamId, openStage, relay, tokens, until, WebSocketServer } from './stage.js';
 import { RelayError } from '../../../relay/web/client/relay-client.js';
 
 function open(context, options) {
@@ -28,6 +28,16 @@ test('what is no token is told at once to whoever wrote the callback', async (co
   const client = open(context, { ...HASTY, token: async () => ({ token: 'in an object' }) });
   await assert.rejects(client.connect(), { code: 'NO_TOKEN', message: /string.*object/ });
   assert.equal(client.state, 'closed');
+});
+
+test('what is no token is told also where a session is renewed, which goes on', async (context) => {
+  const given = [tokens.user, { token: 'in an object' }];
+  const client = open(context, { ...HASTY, token: async () => given.shift() });
+  await client.connect();
+  const problem = new Promise((resolve) => client.on('problem', resolve));
+  client.renew();
+  assert.equal((await problem).code, 'NO_TOKEN');
+  assert.equal(client.state, 'ready');
 });
 
 test('the refusal of a request is not why the connection is lost after it', async (context) => {
