@@ -40,9 +40,14 @@ class AlertFeed:
     _behind: bool = False
     """Whether alerts are left in the store until there is room."""
     _newest: int = 0
+    _question: object = None
+    """The one whose answer counts: what was asked before another took its place is over."""
 
     def resume(self, link: Link, subscribe: Callable[[], None]) -> None:
         """Go on from where it was, around the request that makes alerts come."""
+        if self._link is link and self.last is None and self._question is not None:
+            subscribe()  # where to begin is being asked already
+            return
         self._link, self._behind = link, False
         self._held, self._overflown = {}, False
         if self.last is not None:
@@ -71,8 +76,14 @@ class AlertFeed:
             self._catch_up()
 
     def _ask(self, on_answer: Callable[[Answer], None], **which: int) -> None:
+        self._question = question = object()
+
+        def turn(answer: Answer) -> None:
+            if self._question is question:
+                on_answer(answer)
+
         if self._link is not None:
-            self._link.ask("alerts-since", on_answer, stream_id=self.stream_id, **which)
+            self._link.ask("alerts-since", turn, stream_id=self.stream_id, **which)
 
     def _mark(self) -> None:
         def begin(answer: Answer) -> None:
@@ -149,7 +160,8 @@ class AlertFeed:
             return
         if error.code in PASSING:
             again = self._manners.until_retry(error)
-            link.later(again, lambda: work() if link is self._link else None)
+            question = self._question
+            link.later(again, lambda: work() if question is self._question else None)
             return
         self.last = self.last or 0
         self._release(None)

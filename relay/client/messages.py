@@ -58,6 +58,16 @@ def pack(kind: str, **fields: object) -> bytes:
     return _packer.encode(_wire(kind, fields))
 
 
+def check(kind: str, **fields: object) -> None:
+    """`ValueError` where one of the two encodings has no way to say it: better now than when there
+    is a connection."""
+    try:
+        encode(kind, **fields)
+        pack(kind, **fields)
+    except (TypeError, ValueError, OverflowError, RecursionError) as problem:
+        raise ValueError(f"{kind}: {problem}") from None
+
+
 def decode(message: str | bytes, *, packed: bool = False) -> Event | Reply | None:
     """What the server says; None when this client has no use for it. `Unreadable`."""
     try:

@@ -22,6 +22,7 @@ class Publisher(Protocol):
     """What a publication needs of its client."""
 
     def registered(self, publication: Publication, stream_id: str) -> None: ...
+    def register_again(self, publication: Publication, link: Link) -> None: ...
     def drop_publication(self, publication: Publication, error: RelayError | None) -> None: ...
 
 
@@ -113,7 +114,7 @@ class Publication:
                 self._publisher.registered(self, stream_id)
             elif answer.code in PASSING:
                 again = self._manners.until_retry(answer)
-                link.later(again, lambda: self.ask(link) if self.active else None)
+                link.later(again, lambda: self._publisher.register_again(self, link))
             else:
                 self._unread.put(
                     Problem(answer.code, answer.message, self.stream_id, answer.retry_after)

@@ -24,6 +24,7 @@ from relay.client.events import AlertAccepted, Authenticated, Frame
 from relay.client.life import Dial, Life
 from relay.client.link import Link
 from relay.client.manners import Manners
+from relay.client.messages import check
 from relay.client.publication import Publication
 from relay.client.sending import PendingAlert
 from relay.client.subscription import Policy, Subscription, Terms
@@ -131,8 +132,10 @@ class RelayClient:
         alerts: bool = False,
     ) -> Publication:
         """Produce a stream, one of each client: `Registered` and `Demand` events, and its `Alert`s
-        if asked for. Without an id the relay makes one up."""
+        if asked for. Without an id the relay makes one up. `ValueError` for metadata that cannot be
+        sent."""
         self._life.demand_open()
+        check("register", metadata=metadata)
         return self._life.wants.publish(stream_id, metadata, alerts=alerts)
 
     def watch_streams(self) -> None:
@@ -153,7 +156,7 @@ class RelayClient:
         """Raise an alert; when this returns, it is stored, however often the connection was lost.
 
         The same `alert_key` again is the same alert; made up by default. `ServerError` where the
-        relay refuses it, or too many wait; `ClientClosed`.
+        relay refuses it, or too many wait; `ValueError` for what cannot be sent; `ClientClosed`.
         """
         self._life.demand_open()
         fields: dict[str, object] = {
@@ -163,6 +166,7 @@ class RelayClient:
             "timestamp": now_ms() if timestamp is None else timestamp,
             "alert_key": uuid4().hex if alert_key is None else alert_key,
         }
+        check("alert", stream_id=stream_id, **fields)
         pending = PendingAlert(stream_id, fields)
         with self._life.wants.send(pending):
             return await pending.stored()

@@ -49,6 +49,7 @@ class Holder(Protocol):
     """What a subscription needs of its client."""
 
     def resubscribe(self, subscription: Subscription) -> None: ...
+    def subscribe_again(self, subscription: Subscription, link: Link) -> None: ...
     def drop_subscription(self, subscription: Subscription) -> None: ...
 
 
@@ -68,6 +69,8 @@ class Subscription:
     metadata: Mapping[str, Any] | None = None
     active: bool = True
     _link: Link | None = field(default=None, init=False)
+    _subscribed: bool = field(default=False, init=False)
+    """On this connection."""
     _seq: int = field(default=0, init=False)
 
     def update(self, **terms: Any) -> None:
@@ -92,6 +95,7 @@ class Subscription:
     def begin(self, link: Link) -> None:
         """Subscribe on another connection. What waits of the one before is behind what comes."""
         self._unread.drop_frames(self.stream_id)
+        self._subscribed = False
         self.ask(link)
 
     def ask(self, link: Link) -> None:
@@ -102,13 +106,17 @@ class Subscription:
             if not self.active:
                 return
             if not isinstance(answer, ServerError):
+                self._subscribed = True
                 subscribed = read(Subscribed, answer)
                 self._learn(subscribed.epoch, subscribed.metadata)
             elif answer.code in PASSING:
                 again = self._manners.until_retry(answer)
-                link.later(again, lambda: self.ask(link) if self.active else None)
+                link.later(again, lambda: self._holder.subscribe_again(self, link))
             else:
-                self.end()
+                if self._subscribed:  # with the terms of before
+                    self.unsubscribe()
+                else:
+                    self.end()
                 self._unread.put(
                     Problem(answer.code, answer.message, self.stream_id, answer.retry_after)
                 )

@@ -147,6 +147,16 @@ class Wants:
         elif link is not None:
             subscription.ask(link)
 
+    def subscribe_again(self, subscription: Subscription, link: Link) -> None:
+        """After a refusal that passes, and so that no alert is missed that came meanwhile."""
+        if subscription.active:
+            self._subscribe(subscription, link)
+
+    def register_again(self, publication: Publication, link: Link) -> None:
+        """Likewise."""
+        if publication.active:
+            self._register(publication, link)
+
     def drop_subscription(self, subscription: Subscription) -> None:
         if self.subscriptions.pop(subscription.stream_id, None):
             self._unfeed(subscription.stream_id)

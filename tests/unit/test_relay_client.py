@@ -671,6 +671,37 @@ async def test_streams_that_may_be_seen_are_listed_and_each_change_is_told(playe
             await server.socket.aclose(4003, "idle")
 
 
+async def test_a_subscription_whose_new_terms_are_refused_is_gone_on_the_relay_too(
+    played: Relay,
+) -> None:
+    async with open_client(played) as client:
+        subscription = client.subscribe("door", alerts=False)
+        server = await played.login()
+        await subscribed(server)
+        await next_of(client, Status)
+        subscription.update(max_fps=5000)
+        request = await server.hear()
+        await server.say("error", id=request["id"], code="INVALID_MESSAGE", message="too many")
+        assert (await next_of(client, Problem)).stream_id == "door"
+        assert not subscription.active
+        request = await server.hear()
+        assert (request["type"], request["streamId"]) == ("unsubscribe", "door")
+
+
+@pytest.mark.parametrize("wrong", [object(), 1 << 70])
+async def test_what_cannot_be_sent_is_refused_at_once_and_holds_nothing_else_up(
+    played: Relay, wrong: object
+) -> None:
+    async with open_client(played) as client:
+        with pytest.raises(ValueError, match="alert: "):
+            await client.alert("door", "m", metadata={"wrong": wrong})
+        with pytest.raises(ValueError, match="register: "):
+            client.publish("door", metadata={"wrong": wrong})
+        client.publish("door")
+        server = await played.login()
+        assert (await server.hear())["type"] == "register"
+
+
 # -- Alerts
 
 
@@ -737,6 +768,69 @@ async def test_where_the_last_alert_is_no_longer_kept_all_of_late_are_asked_for(
         await server.say("error", id=request["id"], code="INVALID_MESSAGE", message="after: pruned")
         assert page(await replay(server, 2, 3, 5)) == ("alerts-since", None, 500)
         assert (await next_of(client, Alert)).alert_id == 5
+
+
+async def test_no_alert_is_missed_before_a_subscription_that_has_to_be_asked_for_again(
+    played: Relay,
+) -> None:
+    async with open_client(played) as client:
+        client.subscribe("door", frames=False)
+        server = await played.login()
+        await replay(server, 3)
+        request = await server.hear()
+        await server.say(
+            "error", id=request["id"], code="RATE_LIMITED", message="later", retryAfter=30
+        )
+        assert page(await replay(server)) == ("alerts-since", 3, None)
+        assert (await subscribed(server))["type"] == "subscribe"
+        assert page(await replay(server, 4)) == ("alerts-since", 3, None)  # stored meanwhile
+        assert (await next_of(client, Alert)).alert_id == 4
+
+
+async def test_no_alert_is_missed_before_a_registration_that_has_to_be_asked_for_again(
+    played: Relay,
+) -> None:
+    async with open_client(played) as client:
+        client.publish("door", alerts=True)
+        server = await played.login()
+        await replay(server, 3)
+        request = await server.hear()
+        await server.say(
+            "error", id=request["id"], code="RATE_LIMITED", message="later", retryAfter=30
+        )
+        assert page(await replay(server)) == ("alerts-since", 3, None)
+        assert (await server.answer(streamId="door", epoch=7))["type"] == "register"
+        assert page(await replay(server, 4)) == ("alerts-since", 3, None)
+        assert (await next_of(client, Alert)).alert_id == 4
+
+
+async def test_who_publishes_what_is_being_caught_up_with_misses_no_alert(played: Relay) -> None:
+    async with open_client(played) as client, trio.open_nursery() as nursery:
+        client.subscribe("door", frames=False)
+        server = await played.login()
+        mark = await server.hear()
+        await server.hear()
+        client.publish("door", alerts=True)
+        stored = [3]
+
+        async def play() -> None:
+            request = mark
+            while True:
+                if request["type"] == "alerts-since":
+                    after, last = request.get("after") or 0, request.get("last")
+                    for number in stored[-last:] if last else [n for n in stored if n > after]:
+                        await server.alert(number)
+                await server.say(
+                    "success", id=request["id"], message="", timestamp=1, streamId="door", epoch=7
+                )
+                if request is mark:
+                    stored.append(4)
+                    await server.alert(4)
+                request = await server.hear()
+
+        nursery.start_soon(play)
+        assert (await next_of(client, Alert)).alert_id == 4
+        nursery.cancel_scope.cancel()
 
 
 async def test_alerts_beyond_what_may_lie_unread_stay_in_the_store_and_none_is_lost(
