@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 from attrs import field, frozen
+from msgspec import Meta
+
+Pause = Annotated[int, Meta(ge=0, le=86_400_000)]
+"""ms; no relay asks for more than a day."""
 
 
 @frozen
@@ -72,7 +76,7 @@ class Notice:
     code: str
     timestamp: int
     expires_at: int | None = None
-    retry_after: int | None = None
+    retry_after: Pause | None = None
     """A minimum, ms."""
 
 
@@ -83,7 +87,7 @@ class Problem:
     code: str
     message: str
     stream_id: str | None = None
-    retry_after: int | None = None
+    retry_after: Pause | None = None
     """A minimum, ms."""
 
 

@@ -58,6 +58,15 @@ class AlertFeed:
             self._mark()
             subscribe()
 
+    def begin_new(self, link: Link | None) -> None:
+        """The stream is new: there was no alert before."""
+        self._link, self.last = link, 0
+
+    def end(self) -> None:
+        """Nobody wants its alerts any more: what is still to be answered is nobody's."""
+        self._link = self._question = self._held = None
+        self._behind = False
+
     def offer(self, alert: Alert) -> None:
         """One that came, live or of a page."""
         if self._behind:
@@ -92,10 +101,18 @@ class AlertFeed:
                 return
             held, self._held = self._held or {}, {}
             self.last = self._newest
-            for alert in held.values() if self.history else ():
-                self._unread.put(evolve(alert, replayed=True))
-            self._catch_up()
+            if self.history and held:
+                self.last = min(held) - 1
+                for alert_id in sorted(held):
+                    self._pass(evolve(held[alert_id], replayed=True))
+            if not self._behind:
+                self._catch_up()
 
+        if self._held and not self.history:
+            # Some came live before this question could be answered: they are where to begin.
+            self.last = min(self._held) - 1
+            self._catch_up()
+            return
         self._newest = 0
         self._ask(begin, last=max(1, self.history))
 
@@ -143,7 +160,7 @@ class AlertFeed:
             self._pass(evolve(self._held.pop(alert_id), replayed=True))
 
     def _pass(self, alert: Alert) -> None:
-        if alert.alert_id <= (self.last or 0):
+        if self._behind or alert.alert_id <= (self.last or 0):
             return
         if not self._unread.room:
             self._fall_behind()

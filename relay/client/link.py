@@ -28,6 +28,8 @@ from relay.client.messages import (
 )
 from relay.transport.dial import Closed, WebSocket
 
+LATEST = 1 << 53
+"""ms since the Unix epoch; what is later is no time."""
 NOWHERE = "relay-client:nothing"
 """A stream that nobody subscribes to."""
 
@@ -192,7 +194,7 @@ class Link:
         self._answered_at = trio.current_time()
         if not isinstance(reply.answer, ServerError):
             stamp = reply.answer.get("timestamp")
-            if isinstance(stamp, int | float):
+            if isinstance(stamp, int | float) and 0 <= stamp < LATEST:
                 self._clock.take(stamp, self._answered_at - asked_at)
         on_answer(reply.answer)
 

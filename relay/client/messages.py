@@ -77,7 +77,7 @@ def decode(message: str | bytes, *, packed: bool = False) -> Event | Reply | Non
             wire = _unpacker.decode(message)
         else:
             raise Unreadable("text on a connection that speaks MessagePack")
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as problem:
         raise Unreadable(str(problem)) from None
     kind = wire.get("type")
     fields = snake(wire)

@@ -51,6 +51,8 @@ class Publication:
     _confirmed: int = field(default=0, init=False)
     """Bytes of this connection that the relay has answered for."""
     _asking: bool = field(default=False, init=False)
+    _counted: bool = field(default=False, init=False)
+    """Whether `consumers` is of this connection."""
     _changed: trio.Event = field(factory=trio.Event, init=False)
     _error: RelayError | None = field(default=None, init=False)
 
@@ -87,7 +89,7 @@ class Publication:
 
     async def wanted(self) -> None:
         """Wait until somebody watches, too."""
-        await self._until(lambda: self.registered and self.consumers > 0)
+        await self._until(lambda: self.registered and self._counted and self.consumers > 0)
 
     def stop(self) -> None:
         """End the stream. The connection is made anew: a stream lasts as long as its own."""
@@ -100,6 +102,7 @@ class Publication:
         """Prepare for another connection."""
         self._link = link
         self._asking, self._confirmed, self._broken = False, 0, True
+        self._counted = False
 
     def ask(self, link: Link) -> None:
         """Register."""
@@ -132,10 +135,11 @@ class Publication:
 
     def take_status(self, status: Status) -> None:
         consumers = status.consumers or 0
+        self._counted = True
         if consumers != self.consumers:
             self.consumers = consumers
             self._unread.put(Demand(status.stream_id, consumers))
-            self._tell()
+        self._tell()
 
     def lose(self) -> None:
         """The connection is gone."""

@@ -9,7 +9,7 @@ from relay.client.errors import ServerError
 from relay.client.events import Status
 from relay.client.link import Answer, Link
 from relay.client.manners import Manners
-from relay.client.messages import read, snake
+from relay.client.messages import Unreadable, read, snake
 from relay.client.unread import StreamEntry, Streams, Unread
 
 
@@ -28,7 +28,10 @@ class StreamList:
             if isinstance(answer, ServerError):
                 link.later(self._manners.until_retry(answer), lambda: self.begin(link))
                 return
-            entries = [read(StreamEntry, snake(each)) for each in answer.get("streams", ())]
+            listed = answer.get("streams")
+            if not isinstance(listed, list):
+                raise Unreadable("a list of streams that is none")
+            entries = [read(StreamEntry, snake(each)) for each in listed]
             self._known = {entry.stream_id: entry for entry in entries}
             self._tell()
 

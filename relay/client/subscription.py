@@ -71,6 +71,8 @@ class Subscription:
     _link: Link | None = field(default=None, init=False)
     _subscribed: bool = field(default=False, init=False)
     """On this connection."""
+    _broken: bool = field(default=False, init=False)
+    """Whether what builds on the frame before is of no use, since that was skipped."""
     _seq: int = field(default=0, init=False)
 
     def update(self, **terms: Any) -> None:
@@ -137,8 +139,17 @@ class Subscription:
         if frame.seq == seen or (frame.seq < seen and frame.keyframe is not True):
             self.acknowledge(frame, self._link)
             return
+        latest = self.terms.policy == "latest"  # else the relay gives no more than the window
+        full = latest and self._unread.waiting_frames(self.stream_id) >= self.terms.room
+        if frame.keyframe is False and (full or self._broken):
+            self._broken = True
+            self.acknowledge(frame, self._link)
+            return
+        self._broken = False
+        if full and frame.keyframe:
+            self._unread.drop_frames(self.stream_id)
         evolved = evolve(frame, epoch=self.epoch)
-        self._unread.put_frame(evolved, most=self.terms.room)
+        self._unread.put_frame(evolved, most=self.terms.room if latest else None)
 
     def give(self, frame: Frame) -> tuple[Frame, Link | None]:
         """The frame as the application gets it now, and the connection that it came by."""

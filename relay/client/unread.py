@@ -103,13 +103,16 @@ class Unread:
             self._events[key] = event
         self._came.set()
 
-    def put_frame(self, frame: Frame, *, most: int) -> None:
-        """Of each stream at most so many wait: the newest."""
+    def put_frame(self, frame: Frame, *, most: int | None) -> None:
+        """Of each stream at most so many wait, if there is a bound: the newest."""
         waiting = self._frames.setdefault(frame.stream_id, deque())
-        while len(waiting) >= most:
+        while most is not None and len(waiting) >= most:
             waiting.popleft()
         waiting.append(frame)
         self._came.set()
+
+    def waiting_frames(self, stream_id: str) -> int:
+        return len(self._frames.get(stream_id, ()))
 
     def newest_frame(self, stream_id: str) -> Frame | None:
         waiting = self._frames.get(stream_id)

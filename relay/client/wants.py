@@ -164,7 +164,7 @@ class Wants:
     def registered(self, publication: Publication, stream_id: str) -> None:
         self.unread.put(Registered(stream_id))
         if publication.alerts and stream_id not in self._feeds:
-            self._feed(stream_id).last = 0  # it is new: there was none before
+            self._feed(stream_id).begin_new(self._link)
         self._send_alerts()
 
     def drop_publication(self, publication: Publication, error: RelayError | None) -> None:
@@ -222,7 +222,9 @@ class Wants:
         subscription = self.subscriptions.get(stream_id)
         wanted = subscription is not None and subscription.terms.alerts
         if not wanted and not self._gives_alerts(stream_id):
-            self._feeds.pop(stream_id, None)
+            feed = self._feeds.pop(stream_id, None)
+            if feed is not None:
+                feed.end()
 
     def _on_room(self) -> None:
         for feed in self._feeds.values():

@@ -250,15 +250,21 @@ async def _run(
 async def open_background() -> AsyncIterator[trio.Nursery]:
     """A nursery for tasks that serve the body of an `async with` and end with it.
 
-    An error of the body comes out as it is; only one of the tasks comes out in a group.
+    An error of the body comes out as it is; one of the tasks comes out in a group, with that of the
+    body if there is one, too.
     """
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except Exception as error:  # noqa: BLE001 (raised again below)
-            failure = error
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            except Exception as error:  # noqa: BLE001 (raised again below)
+                failure = error
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if failure is None:
+            raise
+        raise BaseExceptionGroup("the body, and its tasks", [failure, *group.exceptions]) from None
     if failure is not None:
         raise failure
 

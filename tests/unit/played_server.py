@@ -30,13 +30,14 @@ class Server:
         await self.say("success", id=request["id"], message="", timestamp=1, **fields)
         return request
 
-    async def frame(self, seq: int, stream: str = "door", data: bytes = b"picture") -> None:
+    async def frame(
+        self, seq: int, stream: str = "door", data: bytes = b"picture", **more: object
+    ) -> None:
         encoded = base64.b64encode(data).decode()
-        await self.say(
-            "video-frame", streamId=stream, seq=seq, timestamp=1.5, receivedAt=2, data=encoded
-        )
+        times = {"timestamp": 1.5, "receivedAt": 2}
+        await self.say("video-frame", streamId=stream, seq=seq, data=encoded, **times, **more)
 
-    async def alert(self, number: int) -> None:
+    async def alert(self, number: int, stream: str = "door") -> None:
         await self.say(
-            "alert", alertId=number, streamId="door", severity="low", message="m", timestamp=3
+            "alert", alertId=number, streamId=stream, severity="low", message="m", timestamp=3
         )

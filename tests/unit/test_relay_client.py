@@ -1094,3 +1094,216 @@ async def test_the_relays_clock_is_known_again_after_ours_was_set(
         await server.say("success", id=question["id"], timestamp=now_ms())
         await trio.testing.wait_all_tasks_blocked()
         assert client.relay_now() == pytest.approx(true, abs=5000)
+
+
+# -- What relays that are wrong or away, and applications that change their mind, may not cause
+
+
+async def alerts_within(client: RelayClient, seconds: float) -> list[int]:
+    """The numbers of those that come in so long."""
+    seen = []
+    with trio.move_on_after(seconds):
+        while True:
+            event = await anext(client)
+            if isinstance(event, Alert):
+                seen.append(event.alert_id)
+    return seen
+
+
+async def test_who_unsubscribes_amid_a_replay_asks_for_no_more_of_it(played: Relay) -> None:
+    async with open_client(played) as client:
+        door = client.subscribe("door", frames=False)
+        server = await played.login()
+        await replay(server, 3)
+        await subscribed(server)
+        request = await server.hear()
+        door.unsubscribe()
+        await server.alert(4)
+        await server.say("success", id=request["id"], message="", timestamp=1, more=True)
+        assert (await server.hear())["streamId"] == "door"  # the end of the subscription
+        await server.alert(5)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await server.hear())["streamId"] != "door"  # a sign of life, after a while
+
+
+async def test_alerts_of_a_stream_with_a_made_up_id_go_on_when_there_is_room_again(
+    played: Relay,
+) -> None:
+    async with open_client(played) as client:
+        client.publish(alerts=True)
+        server = await played.login()
+        await server.answer(streamId="door")
+        for number in range(1, MOST_UNREAD + 50):
+            await server.alert(number)
+        await trio.sleep(1)
+        for _ in range(MOST_UNREAD // 2 + 20):
+            await next_of(client, Alert)
+        assert (await server.hear())["type"] == "alerts-since"
+
+
+async def test_an_alert_that_comes_before_it_is_known_where_to_begin_is_told(
+    played: Relay,
+) -> None:
+    async with open_client(played) as client, trio.open_nursery() as nursery:
+        client.subscribe("door", frames=False)
+        server = await played.login()
+        request = await server.hear()
+        await server.say("error", id=request["id"], code="STORE_UNAVAILABLE", message="away")
+        await subscribed(server)
+        await server.alert(5)
+
+        async def play() -> None:
+            while True:
+                request = await server.hear()
+                if "last" in request or request.get("after", 0) < 5:
+                    await server.alert(5)
+                await server.say("success", id=request["id"], timestamp=1, more=False)
+
+        nursery.start_soon(play)
+        assert await alerts_within(client, 8) == [5]
+        nursery.cancel_scope.cancel()
+
+
+async def test_much_history_of_many_streams_is_told_whole_to_who_reads_late(
+    played: Relay,
+) -> None:
+    names, many = [f"s{number}" for number in range(5)], 500
+    async with open_client(played) as client, trio.open_nursery() as nursery:
+        for name in names:
+            client.subscribe(name, frames=False, history=many)
+        server = await played.login()
+
+        async def play() -> None:
+            while True:
+                request = await server.hear()
+                stream, more = request["streamId"], False
+                if request["type"] == "alerts-since":
+                    first = names.index(stream) * 1000 + 1
+                    kept = list(range(first, first + many))
+                    if "last" in request:
+                        sent = kept[-request["last"] :]
+                    else:
+                        sent = [each for each in kept if each > request["after"]][
+                            : request["limit"]
+                        ]
+                    for number in sent:
+                        await server.alert(number, stream)
+                    more = bool(sent) and sent[-1] < kept[-1]
+                await server.say(
+                    "success", id=request["id"], timestamp=1, streamId=stream, epoch=7, more=more
+                )
+
+        nursery.start_soon(play)
+        await trio.sleep(5)
+        seen = await alerts_within(client, 20)
+        assert len(set(seen)) == len(seen) == len(names) * many
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("pause", [-5000, int("9" * 400)])
+@pytest.mark.parametrize("way", ["answer", "goodbye"])
+async def test_a_senseless_pause_ends_the_connection_at_the_most(
+    played: Relay, way: str, pause: int
+) -> None:
+    async with open_client(played) as client:
+        client.subscribe("door", alerts=False)
+        server = await played.login()
+        request = await server.hear()
+        if way == "answer":
+            await server.say(
+                "error", id=request["id"], code="RATE_LIMITED", message="", retryAfter=pause
+            )
+        else:
+            await server.say("notice", code="SERVER_RESTARTING", timestamp=1, retryAfter=pause)
+            await server.socket.aclose(4012, "server restarting")
+        await played.login()
+        await client.ready()
+
+
+@pytest.mark.parametrize("streams", [5, None, [5]])
+async def test_a_list_of_streams_that_is_none_ends_the_connection_at_the_most(
+    played: Relay, streams: object
+) -> None:
+    async with open_client(played) as client:
+        client.watch_streams()
+        server = await played.login()
+        await server.answer(streams=streams)
+        await played.login()
+        await client.ready()
+
+
+@pytest.mark.parametrize("message", [b'{"type":"\xff"}', b"\xff"])
+async def test_bytes_that_are_no_text_end_the_connection_at_the_most(
+    played: Relay, message: bytes
+) -> None:
+    async with open_client(played) as client:
+        server = await played.login()
+        await server.socket.send_message(message)
+        await played.login()
+        await client.ready()
+
+
+async def test_a_time_that_is_none_is_not_taken_for_the_relays(played: Relay) -> None:
+    async with open_client(played) as client:
+        server = await played.connection()
+        request = await server.hear()
+        late = "9" * 400
+        await server.socket.send_message(
+            f'{{"type":"success","id":{request["id"]},"timestamp":{late}}}'
+        )
+        await client.ready()
+        assert client.relay_now() == pytest.approx(now_ms(), abs=5000)
+
+
+async def test_no_delta_is_handed_on_without_the_frame_that_it_builds_on(played: Relay) -> None:
+    async with open_client(played) as client:
+        door = client.subscribe("door", alerts=False, window=4)
+        server = await played.login()
+        await subscribed(server)
+        for seq in range(1, 5):
+            await server.frame(seq, keyframe=seq == 1)
+        await trio.sleep(1)
+        door.update(window=2)
+        await server.answer(streamId="door", epoch=7)
+        await server.frame(5, keyframe=False)
+        await trio.sleep(1)
+        waiting = [event.seq for event in unread(client) if isinstance(event, Frame)]
+        assert waiting == [1, 2, 3, 4]
+        await server.frame(6, keyframe=False)  # builds on the one that was skipped
+        await server.frame(7, keyframe=True)
+        await trio.sleep(1)
+        waiting = [event.seq for event in unread(client) if isinstance(event, Frame)]
+        assert waiting == [7]
+
+
+async def test_an_error_of_the_application_is_told_beside_one_of_its_token_function(
+    played: Relay,
+) -> None:
+    async def apply() -> None:
+        async with open_client(played, RuntimeError("token")):
+            try:
+                await trio.sleep(10)
+            finally:
+                raise KeyError("application")
+
+    with pytest.RaisesGroup(KeyError, RuntimeError, flatten_subgroups=True):
+        await apply()
+
+
+async def test_viewers_that_were_there_before_a_loss_are_not_waited_on(played: Relay) -> None:
+    watched = {"streamId": "door", "epoch": 7, "status": "streaming", "timestamp": 1}
+    async with open_client(played) as client:
+        phone = client.publish("door")
+        server = await played.login()
+        await server.answer(streamId="door")
+        await server.say("status", **watched, consumers=1)
+        await next_of(client, Demand)
+        await server.socket.aclose(4003, "idle")
+        server = await played.login()
+        await server.answer(streamId="door")
+        await phone.ready()
+        with trio.move_on_after(3) as waiting:
+            await phone.wanted()
+        assert waiting.cancelled_caught
+        await server.say("status", **watched, consumers=1)
+        await phone.wanted()
