@@ -1,7 +1,7 @@
-"""`python -m relay`. Floor 6."""
+"""`python -m relay`."""
 
 import sys
 
-from relay.cli import main
+from relay.cli.main import main
 
 sys.exit(main())

@@ -1,34 +1,34 @@
-"""The errors that cross rooms. Floor 0: imports nothing of relay."""
-
-from attrs import frozen
+"""Errors that several rooms raise or catch. Imports nothing of relay."""
 
 
 class RelayError(Exception):
-    """Something relay can explain to the person who sees it."""
+    """An error whose message is meant for the person who runs relay."""
 
 
 class ConfigError(RelayError):
-    """A setting, file or address is wrong: one line on stderr, exit code 2."""
-
-
-@frozen
-class Clash:
-    """Settings that are right by themselves and do not go together."""
-
-    message: str
-    settings: tuple[str, ...]
+    """A setting, a file or an argument is wrong: one line on stderr, exit code 2."""
 
 
 class StoreUnavailable(RelayError):
-    """Postgres, or another that knows, cannot be asked now; the same question may succeed later."""
+    """The database, or another service relay depends on, does not answer; a retry may succeed."""
 
 
-class StoreForbids(RelayError):
-    """The database role may not do what it is asked, until somebody grants it."""
+class StoreForbids(StoreUnavailable):
+    """The database role lacks a privilege; a retry fails until it is granted."""
+
+
+class StoreRejects(RelayError):
+    """The database cannot store or return one of the values that it was asked about; a retry fails,
+    too, and the same statement with other values does not."""
+
+
+class AlertsFull(RelayError):
+    """There is no room for an alert: too many bytes of alerts are stored. There is later, when
+    earlier ones are removed."""
 
 
 class StoppedAtOnce(RelayError):
-    """A second signal came while relay was draining."""
+    """A second signal arrived while relay was draining."""
 
     def __str__(self) -> str:
-        return "stopped at once, without waiting for connections to end"
+        return "stopped at once, without waiting for connections to close"

@@ -1,6 +1,6 @@
-"""Counters of the whole relay, read by `/stats` and `/metrics`. Floor 0.
+"""Counts for the whole relay, read by `/stats` and `/metrics`.
 
-Totals only: nothing here names a stream, a user or a connection.
+These are totals: nothing here names a stream, a user or a connection.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections import Counter
 from enum import StrEnum
 from itertools import accumulate
 from math import inf
-from typing import Any
 
-from attrs import asdict, define, field
+import trio
+from attrs import define, field
 
-from relay.closing import Ending
+from relay.protocol.endings import Ending
 
-AGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds."""
-SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-"""Of batches."""
+AGE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Upper bounds, in seconds."""
+BATCH_SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Upper bounds, in items of a batch."""
 
 
 class Limit(StrEnum):
-    """What somebody ran into."""
+    """A limit that a peer reached."""
 
     NETWORK = "network"
     ORIGIN = "origin"
@@ -33,23 +33,29 @@ class Limit(StrEnum):
     CONNECTIONS_OF_USER = "connections_of_user"
     UNAUTHENTICATED = "unauthenticated"
     FAILED_AUTHS = "failed_auths"
+    UNKNOWN_TOKENS = "unknown_tokens"
     MESSAGES = "messages"
     FRAMES = "frames"
     BYTES = "bytes"
     ALERTS = "alerts"
+    ALERT_BYTES = "alert_bytes"
     REGISTRATIONS = "registrations"
+    STREAM_LISTS = "stream_lists"
     RENEWALS = "renewals"
+    REQUESTS = "requests"
     STREAMS_OF_USER = "streams_of_user"
     SUBSCRIPTIONS = "subscriptions"
+    FRAME_BUFFER = "frame_buffer"
+    SUBSCRIPTIONS_OF_USER = "subscriptions_of_user"
 
 
 @define(eq=False)
 class Histogram:
-    """How often values were at most so large."""
+    """Counts values by upper bounds."""
 
-    bounds: tuple[float, ...] = AGES
+    bounds: tuple[float, ...] = AGE_BUCKETS
     counts: list[int] = field(init=False)
-    """For each bound the values up to it and above the one before, and those above all."""
+    """For each bound, the values up to it and above the one before; at last those above all."""
     total: float = 0.0
 
     def __attrs_post_init__(self) -> None:
@@ -60,21 +66,21 @@ class Histogram:
         self.total += value * times
 
     def cumulative(self) -> list[tuple[float, int]]:
-        """Each bound, infinity at last, with how many values were at most that."""
+        """Return each bound, infinity at last, with the number of values up to it."""
         return list(zip((*self.bounds, inf), accumulate(self.counts), strict=True))
 
     def summary(self) -> dict[str, int]:
-        """The counts by their bounds, as text."""
+        """Return the counts by their bounds as text."""
         names = [f"{bound:g}" for bound in self.bounds] + ["inf"]
         return dict(zip(names, self.counts, strict=True))
 
 
 @define(eq=False)
 class Metrics:
-    """Totals since the start."""
+    """Totals since the start, and what is open now."""
 
     connections: int = 0
-    """WebSocket connections that are open now."""
+    """Open WebSocket connections."""
     connections_accepted: int = 0
     authenticated: int = 0
     """Open connections that are authenticated."""
@@ -86,25 +92,24 @@ class Metrics:
     alerts_stored: int = 0
     alerts_delivered: int = 0
     alerts_removed: int = 0
-    """Too old, or too many."""
+    """Alerts deleted because they were too old or too many."""
+    alerts_unreadable: int = 0
+    """Alerts that were skipped, because they cannot be read or delivered."""
+    dispatch_failing_since: float | None = None
+    """Since when stored alerts cannot be read to be delivered, by Trio's clock."""
     webhook_alerts: Counter[str] = field(factory=Counter)
-    """By what became of an attempt."""
+    """By the outcome of an attempt."""
     limits_hit: Counter[Limit] = field(factory=Counter)
     endings: Counter[Ending] = field(factory=Counter)
     auth_attempts: Counter[str] = field(factory=Counter)
     """By outcome."""
     verification_time: Histogram = field(factory=Histogram)
     """Seconds from asking whose token it is to the answer."""
-    verification_batch: Histogram = field(factory=lambda: Histogram(SIZES))
+    verification_batch: Histogram = field(factory=lambda: Histogram(BATCH_SIZE_BUCKETS))
     """Tokens that were looked up together."""
 
-    def totals(self) -> dict[str, Any]:
-        """For `/stats`: the plain numbers, the ages of frames, endings and limits by name."""
-        numbers = asdict(self, filter=lambda _, value: isinstance(value, int))
-        endings = {ending.label: number for ending, number in self.endings.items()}
-        limits_hit = {limit.value: self.limits_hit[limit] for limit in Limit}
-        return numbers | {
-            "endings": endings,
-            "limits_hit": limits_hit,
-            "frame_age": self.frame_age.summary(),
-        }
+    def dispatch_stalled_for(self) -> float:
+        """Seconds for which the delivery of stored alerts has not moved, since they cannot be
+        read."""
+        since = self.dispatch_failing_since
+        return 0.0 if since is None else trio.current_time() - since

@@ -15,11 +15,11 @@ import msgspec
 import trio
 from target import Peer, Target
 
-from relay.postgres.embedded import open_embedded
+from relay.postgres.embedded.embedded import open_embedded
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.integration.kills import play
+from tests.integration.kill_scenario import play
 
 SIZE = 64 * 1024
 """Bytes of a frame of the video beside it."""

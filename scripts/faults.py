@@ -18,7 +18,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from relay.postgres.folder import DataFolder
+from relay.postgres.embedded.folder import DataFolder
 from tests.integration.accounts import Accounts
 from tests.integration.faults import disk
 from tests.integration.faults.clock import STEPPED, step

@@ -7,13 +7,14 @@ the demo's video takes on the wire in either encoding. `tls`: handshakes per sec
 age of a small stream's frames, alone and beside a large audience and floods. `memory`: of viewers
 that do not read. `logout`: how long a connection outlives its session. `storm`: users that are cut
 off and come back all at once. `hostile`: what honest streams notice of a flood of guesses (on
-Linux). These two with the limits that are on by default, the others without. `reconnect`: how soon
-the JavaScript client goes on when its network is back, and what it loses over random cuts (with
-Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). `alerts`: what
-becomes of alerts while relays are killed. `alert-latency`: how soon an alert is there, idle and
-beside saturated video. `faults`: what clients see while something fails, and how soon all is well
-again. These and `page` use the tools of the tests. The other clients are as plain as can be, so
-that their own work delays the answers little; what it still takes is part of the times.
+Linux), and of one user who sends what is costly. These two with the limits that are on by default,
+the others without. `reconnect`: how soon the JavaScript client goes on when its network is back,
+and what it loses over random cuts (with Node). `page`: what the page loads, and how soon it shows a
+picture (with Chromium). `alerts`: what becomes of alerts while relays are killed. `alert-latency`:
+how soon an alert is there, idle and beside saturated video. `faults`: what clients see while
+something fails, and how soon all is well again. These and `page` use the tools of the tests. The
+other clients are as plain as can be, so that their own work delays the answers little; what it
+still takes is part of the times.
 """
 
 from __future__ import annotations

@@ -48,11 +48,11 @@ def page(relay: Target, visits: int) -> None:
         camera = browser.new_page()
         camera.goto(url)
         camera.get_by_label("Token", exact=True).fill(relay.token)
-        camera.get_by_role("button", name="Enter").click()
+        camera.get_by_role("button", name="Connect").click()
         camera.get_by_role("link", name="Broadcast", exact=True).click()
         camera.get_by_label("Stream id").fill(STREAM)
         camera.get_by_role("button", name="Start broadcasting").click()
-        camera.get_by_text("Paused: nobody watches").wait_for()
+        camera.get_by_text("Paused, because nobody is watching").wait_for()
         seen = [_visit(browser, url, relay.token) for _ in range(visits)]
         browser.close()
     loaded, seconds = seen[0][0], statistics.median(each for _, each in seen)

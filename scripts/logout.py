@@ -12,8 +12,8 @@ from psycopg import sql
 from target import Peer, Target
 
 from relay.postgres.database import open_database
-from relay.postgres.embedded import open_embedded
-from relay.postgres.sessions import BetterAuthSessions, find_better_auth
+from relay.postgres.embedded.embedded import open_embedded
+from relay.postgres.tables.sessions.sessions import BetterAuthSessions, find_better_auth
 
 UNTIL_NOTICED = 20.0
 """Seconds after which a relay has seen that its triggers are gone."""

@@ -21,13 +21,15 @@ import trio
 from attrs import define, field
 from target import Peer, Target
 
-from relay.app import open_store
-from relay.settings import Settings
+from relay.postgres.store import open_store
+from relay.settings.settings import Settings
 from relay.transport import wire
 
 PROJECT = Path(__file__).parents[1]
 PAIRS, SIZE, FPS = 50, 16 * 1024, 10.0
 """Honest phones with a viewer each; the bytes of their frames, and their rate."""
+HEAVY_ALERTS = 600
+"""As many as one user may send in a minute."""
 GUESSING, SILENT = 500, 1000
 """Connections that guess at a time, and that say nothing."""
 
@@ -128,6 +130,34 @@ class Honest:
         )
 
 
+async def _heavy_alerts(relay: Target, honest: Honest, seconds: float) -> None:
+    """A user with an ordinary account sends alerts of 65,000 lists."""
+    print(f"  {HEAVY_ALERTS} alerts of 64 KiB with 65,000 lists, of one user:", flush=True)
+    async with open_store(Settings(data_dir=relay.data_dir)) as store:
+        token = await store.sessions.create("mallory@example.com", timedelta(days=1))
+    attack = ["nice", "-n", "19", sys.executable, "scripts/alert_flood.py"]
+    attack += [relay.host, str(relay.port), str(HEAVY_ALERTS)]
+    run = partial(trio.run_process, attack, cwd=PROJECT, stdin=f"{token}\n".encode())
+    async with trio.open_nursery() as during:
+        during.start_soon(run)
+        await honest.observe(seconds, "during")
+        begun = time.monotonic()
+        peer = await relay.connect()
+        await peer.upgrade()
+        await peer.authenticate(relay.token)
+        await peer.send(b'{"type":"subscribe","streamId":"honest-0","consumes":["alert"]}')
+        await peer.receive_until(b"SUBSCRIBED")
+        print(f"  a client is let in after {time.monotonic() - begun:.2f} s", flush=True)
+        begun = time.monotonic()
+        await peer.send(
+            b'{"type":"alert","streamId":"honest-0","severity":"low","message":"honest"}'
+        )
+        await peer.receive_until(b'"honest"')
+        print(f"  and gets an alert after {time.monotonic() - begun:.2f} s", flush=True)
+        await peer.stream.aclose()
+    await honest.observe(seconds, "after")
+
+
 async def hostile(relay: Target, seconds: float) -> None:
     honest = Honest(relay)
     if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
@@ -150,6 +180,18 @@ async def hostile(relay: Target, seconds: float) -> None:
             await honest.observe(seconds / 2, "during, on")
         await trio.sleep(3)
         await honest.observe(seconds, "after")
+        async with open_store(Settings(data_dir=relay.data_dir)) as store:
+            token = await store.sessions.create("costly@example.com", timedelta(days=1))
+        attack = ["nice", "-n", "19", sys.executable, "-m", "tests.integration.costly"]
+        attack += [str(relay.port), str(round(seconds) + 2)]
+        environment = {**os.environ, "TOKEN": token}
+        async with trio.open_nursery() as during:
+            during.start_soon(partial(trio.run_process, attack, cwd=PROJECT, env=environment))
+            await trio.sleep(1)
+            await honest.observe(seconds, "while one user sends what is costly")
+        await trio.sleep(3)
+        await honest.observe(seconds, "after that")
+        await _heavy_alerts(relay, honest, seconds)
         await trio.sleep(1 / FPS)
         nursery.cancel_scope.cancel()
     stats = relay.stats()

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.integration.relay_process import RelayProcess, run_relay, start_relay
 from tests.integration.stress import watched_relay
 from tests.integration.stress.client import Plan
+from tests.integration.stress.frame_checks import Failed
 from tests.integration.stress.play import run_round
-from tests.integration.stress.sight import Failed
 
 MIB = 1 << 20
 WARM = 3

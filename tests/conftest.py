@@ -1,5 +1,5 @@
 """What every test runs under: no settings from outside, no deadlines on a busy machine, and with
---no-skips no skipped tests but those of another platform.
+--no-skips no skipped tests but those of another platform. Tests marked `slow` need --all.
 """
 
 from __future__ import annotations
@@ -24,14 +24,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help=f"fail where a test is skipped, unless its reason begins with '{PLATFORM}'",
     )
+    parser.addoption("--all", action="store_true", help="run the tests that are marked slow, too")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A developer's own RELAY_* variables are not part of any test."""
+    config.addinivalue_line("markers", "slow: takes minutes, and is left out unless --all is given")
     for name in [name for name in os.environ if name.startswith("RELAY_")]:
         del os.environ[name]
     # Hundreds of relays are started: none has to compile itself anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("all"):
+        slow = [item for item in items if item.get_closest_marker("slow") is not None]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what is left out: pytest itself does not where several processes run the tests."""
+    if not config.getoption("all"):
+        terminalreporter.write_line("tests marked slow were left out: ./scripts/test all")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""A load test within the test's own process, as far as its book."""
+"""Runs a scenario in the test's own process and returns its statistics."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from pathlib import Path
 
 import trio
 
-from relay.load.engine import Parts, Share, play, prepare
-from relay.load.figures import Book, Wire
-from relay.load.scenario import parse_scenario
-from relay.load.schedule import Timeline
-from relay.load.settle import settle
-from relay.load.stage import Address, Raised, Sent, Stage, Window
+from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.engine import Share, StatsUpdate, play, prepare
+from relay.load.actors.run_context import RunContext
+from relay.load.measures.observations import Observations
+from relay.load.measures.reconcile import reconcile
+from relay.load.measures.stats import RunStats
+from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.schedule import Timeline
 
 
-async def play_toml(source: str, url: str, *, settled: bool = True) -> Book:
-    """Play a scenario against what is at `url`; the book as it is at the end."""
+async def play_toml(
+    source: str, endpoint: Endpoint, *, run: str = "abcd1234", folder: Path = Path()
+) -> tuple[RunStats, Observations]:
+    """Run a scenario against a relay; the statistics are not reconciled yet."""
+    scenario = parse_scenario(source, "test.toml", folder)
+    run_stats, observations = RunStats(scenario.links), Observations()
+
+    async def add(update: StatsUpdate) -> None:
+        run_stats.add(update.groups)
+        observations.add(update.observations)
+
+    context = RunContext(Timeline(scenario), endpoint, run)
+    actors = await prepare(context, Share())
+    context.epoch = trio.current_time()
+    await play(context, Share(), actors, add)
+    return run_stats, observations
+
+
+async def play_and_reconcile(source: str, url: str) -> RunStats:
+    """Run a scenario against the server at `url`; the statistics include what never arrived."""
     scenario = parse_scenario(source, "test.toml", Path())
-    wires = {
-        name: Wire(group.network.bandwidth, group.network.delay)
-        for name, group in scenario.groups.items()
-    }
-    book = Book(wires)
-    windows: list[Window] = []
-    sent: list[Sent] = []
-    raised: list[Raised] = []
-
-    async def keep(parts: Parts) -> None:
-        for name, part in parts.groups.items():
-            book.group(name).add_part(part)
-        windows.extend(parts.windows)
-        sent.extend(parts.sent)
-        raised.extend(parts.raised)
-
-    stage = Stage(Timeline(scenario), Address(url, ("a-token",)), "abcd1234")
-    actors = await prepare(stage, Share())
-    stage.epoch = trio.current_time()
-    await play(stage, Share(), actors, keep)
-    if settled:
-        settle(book, windows, sent, raised, end=scenario.length, grace=scenario.grace)
-    return book
+    run_stats, observations = await play_toml(source, Endpoint(url, ("a-token",)))
+    reconcile(run_stats, observations, end=scenario.length, grace=scenario.grace)
+    return run_stats

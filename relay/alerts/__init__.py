@@ -1,1 +1,1 @@
-"""Alerts: stored, acknowledged, dispatched. Floor 2."""
+"""Alerts: stored, delivered, posted to webhooks, and removed."""

@@ -1,14 +1,14 @@
-"""Hands stored alerts to the consumers that are connected. Floor 2.
+"""Hands stored alerts to the consumers that are connected.
 
-It reads them from the table in the order of their commits, from where it last was: what was
-committed is dispatched, also when this service failed in between. It looks when the intake has
-stored something, when the database tells that another relay or SQL has, and once a second, since
-what the database tells may get lost on the way.
+It reads them from the table in the order of their commits, and remembers its position: a committed
+alert is delivered also when this task failed in between. It reads when the intake has stored
+something, when the database notifies of alerts that another relay or SQL has stored, and while
+anybody is connected once a second, since notifications may get lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn, Protocol
 
@@ -17,58 +17,97 @@ import structlog
 import trio
 from attrs import define, field
 
-from relay.errors import StoreUnavailable
-from relay.model import StoredAlert
-from relay.postgres.alerts import AlertTable
-from relay.turns import Turn
+from relay.concurrency.activity import REST_INTERVAL, Activity, always_active
+from relay.concurrency.backoff import Backoff
+from relay.concurrency.progress import Progress
+from relay.concurrency.wakeup import Wakeup
+from relay.errors import StoreRejects, StoreUnavailable
+from relay.metrics import Metrics
+from relay.model.alert import StoredAlert
 
-RETRY = 1.0
-"""Seconds between questions while the store is away."""
-POLL = 1.0
-"""Seconds without a sign after which it looks all the same."""
-LONGEST_PAUSE = 15.0
+DISPATCH_RETRY_INTERVAL = 1.0
+"""Seconds between attempts to read while the store is away."""
+DISPATCH_POLL_INTERVAL = 1.0
+"""Seconds without a signal after which it reads all the same."""
+MAX_LISTEN_BACKOFF = 15.0
 """Seconds between attempts to listen."""
-AT_ONCE, RATE = 64 * 1024, 32 << 20
-"""Bytes of alerts between two pauses, and how many a second are delivered at most to each."""
+DELIVERY_BURST_BYTES, DELIVERY_BYTES_PER_SECOND = 64 * 1024, 32 << 20
+"""Bytes of alerts between two pauses, and the highest rate."""
+
+MAX_DISPATCH_PAGE = 500
+"""Alerts that are read at once."""
+MAX_READS_OF_ONE = 3
+"""Attempts to read one alert alone, while the store answers; then it is skipped."""
 
 log = structlog.get_logger()
 
 
-class Ear(Protocol):
+class CommittedAlerts(Protocol):
+    """The stored alerts in the order of their commits; `StoreUnavailable` while they cannot be
+    read."""
+
+    async def after(self, alert_id: int, *, limit: int) -> Sequence[StoredAlert]:
+        """A page of the alerts with a greater id, in order; `StoreRejects` when one of them can be
+        read by no means."""
+
+    async def next_id(self, alert_id: int) -> int | None:
+        """The next id after this one; None when there is none."""
+
+    async def latest_id(self) -> int:
+        """The greatest id that is stored; 0 when there is none."""
+
+
+class AlertSignalListener(Protocol):
+    """A connection that receives them."""
+
     async def receive(self) -> list[str]:
-        """Wait for the next ids of alerts, as text; `StoreUnavailable` when none will be heard."""
+        """Wait for the ids of the next alerts, as text; `StoreUnavailable` when the connection is
+        lost."""
 
 
-class News(Protocol):
-    def listen(self) -> AbstractAsyncContextManager[Ear]:
-        """Hear of alerts from now on; `StoreUnavailable` when that is not possible."""
+class AlertSignals(Protocol):
+    """Notifications of the database about new alerts."""
+
+    def listen(self) -> AbstractAsyncContextManager[AlertSignalListener]:
+        """Listen from now on; `StoreUnavailable` when that is not possible."""
 
 
 @define(eq=False)
 class AlertDispatch:
-    """The supervised service that delivers alerts."""
+    """The supervised task that delivers alerts."""
 
-    _table: AlertTable
+    _table: CommittedAlerts
     _deliver: Callable[[StoredAlert], object]
-    """Gives one alert to all who are connected and consume it; never waits."""
-    _news: News
+    """Gives an alert to its consumers; never waits."""
+    _signals: AlertSignals
+    _metrics: Metrics = field(factory=Metrics)
+    _activity: Activity = field(factory=always_active)
+    _on_other_signal: Callable[[], object] = field(default=lambda: None)
+    """Called when the database notifies of something else than an alert that was stored."""
     _position: int | None = None
     """The last alert that was delivered; None before the first look."""
-    turn: Turn = field(init=False, factory=Turn)
-    """A page of alerts, from reading it to its last one."""
-    _wake: trio.Event = field(factory=trio.Event)
-    _owed: int = 0
+    progress: Progress = field(init=False, factory=Progress)
+    """Reading a page of alerts and delivering it."""
+    _wake: Wakeup = field(factory=Wakeup)
+    _page_limit: int = MAX_DISPATCH_PAGE
+    """Halved each time that a page cannot be read, and doubled when one is."""
+    _failed_reads: int = 0
+    """How often the next alert alone could not be read, while the store answered."""
+    _unpaused_bytes: int = 0
     """Bytes delivered since the last pause."""
 
     def wake(self, alert_id: int | None = None) -> None:
-        """Say that there may be something new, up to this id if it is known."""
+        """Tell that there may be new alerts, up to this id if it is known."""
         if alert_id is None or self._position is None or alert_id > self._position:
             self._wake.set()
 
     async def begin(self) -> None:
-        """Note where to begin; done before anybody can connect. Whoever has asked for the alerts
-        so far waits for all that are stored from then on. `StoreUnavailable` when that fails."""
+        """Note the position to begin at, before clients can connect: consumers that have read the
+        alerts so far wait for all later ones. `StoreUnavailable`."""
         self._position = await self._table.latest_id()
+
+    def __attrs_post_init__(self) -> None:
+        self._activity.on_begin(self._wake.set)
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -78,53 +117,95 @@ class AlertDispatch:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_listening)
             task_status.started()
-            await self._keep_looking()
+            await self._keep_delivering()
 
-    async def _keep_looking(self) -> NoReturn:
+    async def _keep_delivering(self) -> NoReturn:
         while True:
-            self._wake = trio.Event()
             try:
                 while await self._deliver_page():
                     pass
             except StoreUnavailable:
-                await trio.sleep(RETRY)
+                await trio.sleep(DISPATCH_RETRY_INTERVAL)
             else:
-                with trio.move_on_after(POLL):
+                interval = DISPATCH_POLL_INTERVAL if self._activity.active else REST_INTERVAL
+                with trio.move_on_after(interval):
                     await self._wake.wait()
 
     async def _keep_listening(self) -> NoReturn:
-        pause = RETRY
+        backoff = Backoff(DISPATCH_RETRY_INTERVAL, MAX_LISTEN_BACKOFF)
         while True:
             try:
-                async with self._news.listen() as ear:
+                async with self._signals.listen() as listener:
+                    self._wake.set()  # nobody told of alerts before
                     while True:
-                        for each in await ear.receive():
-                            self.wake(_alert_id(each))
-                            pause = RETRY
+                        for each in await listener.receive():
+                            alert_id = _alert_id(each)
+                            self.wake(alert_id)
+                            if alert_id is None:
+                                self._on_other_signal()
+                            backoff.reset()
             except StoreUnavailable:
-                await trio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pass
+            await trio.sleep(backoff.next())
+            # A database that fell asleep closes it, and would be woken.
+            await self._activity.rest()
 
     async def _deliver_page(self) -> bool:
-        """Deliver what comes next; False when there is nothing."""
+        """Deliver the next page; False when there is none."""
         assert self._position is not None
-        with self.turn:
-            alerts = await self._table.after(self._position)
+        with self.progress:
+            alerts = await self._read_page(self._position)
+            if alerts is None:
+                return True
             for alert in alerts:
                 self._position = alert.alert_id
                 self._deliver_one(alert)
-                await self._let_it_be_written(alert)
+                await self._let_connections_write(alert)
         return bool(alerts)
 
-    async def _let_it_be_written(self, alert: StoredAlert) -> None:
-        """Give the writers of those who got it their turn: who reads must not be found too slow
-        because many come at once."""
-        self._owed += len(alert.message) + len(msgspec.json.encode(alert.metadata))
-        if self._owed < AT_ONCE:
+    async def _read_page(self, position: int) -> Sequence[StoredAlert] | None:
+        """The next page; None when an attempt failed and the next one may be made at once."""
+        failure: StoreRejects | StoreUnavailable | None = None
+        try:
+            alerts = await self._table.after(position, limit=self._page_limit)
+        except (StoreRejects, StoreUnavailable) as why:
+            failure = why
+        if failure is not None:
+            if self._metrics.dispatch_failing_since is None:
+                self._metrics.dispatch_failing_since = trio.current_time()
+            if self._page_limit > 1:
+                self._page_limit //= 2
+            else:
+                await self._give_one_up(position, failure)
+            if isinstance(failure, StoreUnavailable):
+                raise failure
+            return None
+        self._page_limit = min(self._page_limit * 2, MAX_DISPATCH_PAGE)
+        self._failed_reads = 0
+        self._metrics.dispatch_failing_since = None
+        return alerts
+
+    async def _give_one_up(self, position: int, why: Exception) -> None:
+        """Skip the next alert when it alone cannot be read, though the store answers."""
+        alert_id = await self._table.next_id(position)
+        self._failed_reads += 1
+        if alert_id is None:
+            return
+        if isinstance(why, StoreUnavailable) and self._failed_reads < MAX_READS_OF_ONE:
+            return
+        self._position, self._failed_reads = alert_id, 0
+        self._metrics.alerts_unreadable += 1
+        log.error("alert cannot be read: it is skipped", alert_id=alert_id, why=str(why))
+
+    async def _let_connections_write(self, alert: StoredAlert) -> None:
+        """Let the connections write before the next alert, so that a consumer that reads is not
+        closed as too slow when many alerts come at once."""
+        self._unpaused_bytes += len(alert.message) + len(msgspec.json.encode(alert.metadata))
+        if self._unpaused_bytes < DELIVERY_BURST_BYTES:
             await trio.lowlevel.checkpoint()
         else:
-            owed, self._owed = self._owed, 0
-            await trio.sleep(owed / RATE)
+            delivered, self._unpaused_bytes = self._unpaused_bytes, 0
+            await trio.sleep(delivered / DELIVERY_BYTES_PER_SECOND)
 
     def _deliver_one(self, alert: StoredAlert) -> None:
         if alert.odd:
@@ -136,9 +217,10 @@ class AlertDispatch:
         try:
             self._deliver(alert)
         except Exception:  # a poisoned alert must not stop those behind it
+            self._metrics.alerts_unreadable += 1
             log.exception("alert not delivered", alert_id=alert.alert_id)
 
 
-def _alert_id(told: str) -> int | None:
-    """None for what is no id: anybody who is in the database may tell anything."""
-    return int(told) if told.isdecimal() and len(told) < 20 else None
+def _alert_id(payload: str) -> int | None:
+    """None for what is not an id: any client of the database may notify."""
+    return int(payload) if payload.isdecimal() and len(payload) < 20 else None

@@ -1,14 +1,14 @@
-"""Stored alerts as they travel. Floor 2."""
+"""Stored alerts as messages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from relay.model import StoredAlert
+from relay.model.alert import StoredAlert
 from relay.protocol.messages import AlertEvent
 
-PAGE_BYTES = 1 << 20
-"""Of the alerts in one page, about: it is held for as long as somebody takes to read it."""
+MAX_PAGE_BYTES = 1 << 20
+"""Bytes of the alerts in a page, about; a page is held for as long as its reader takes."""
 
 
 def alert_event(alert: StoredAlert) -> AlertEvent:
@@ -24,13 +24,13 @@ def alert_event(alert: StoredAlert) -> AlertEvent:
 
 
 def page_of(stored: Sequence[StoredAlert], size: Callable[[AlertEvent], int]) -> list[AlertEvent]:
-    """The first of these, as many as one page holds, but one at least; `size` is in bytes."""
+    """The first alerts, as many as a page may hold and at least one; `size` gives bytes."""
     page: list[AlertEvent] = []
     total = 0
     for each in stored:
         event = alert_event(each)
         total += size(event)
-        if page and total > PAGE_BYTES:
+        if page and total > MAX_PAGE_BYTES:
             break
         page.append(event)
     return page

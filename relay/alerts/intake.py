@@ -1,27 +1,49 @@
-"""Stores alerts, those that arrive together with one commit. Floor 2."""
+"""Stores alerts; those that arrive together share a commit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from attrs import define, field
 
-from relay.batching import Batcher
-from relay.metrics import Metrics
-from relay.model import Identity, NewAlert, StoredAlert
-from relay.postgres.alerts import AlertTable
+from relay.concurrency.batcher import Batcher
+from relay.errors import AlertsFull
+from relay.logs.throttle import ThrottledWarning
+from relay.metrics import Limit, Metrics
+from relay.model.alert import NewAlert, NoRoom, StoredAlert
+from relay.model.identity import Identity
 from relay.protocol.messages import Alert, now_ms
+
+FULL_FOR_SENDER = (
+    "Too many bytes of alerts of this sender are stored; the oldest make room when they are an hour"
+    " old"
+)
+FULL_AT_ALL = "relay stores as many bytes of alerts as it may; the oldest make room soon"
+FULL_RETRY_AFTER = 60
+"""Seconds after which there may be room again."""
+
+
+class AlertWriter(Protocol):
+    """Commits alerts to a table."""
+
+    async def store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | NoRoom | None]:
+        """Store a batch in one transaction; one entry for each, in order: None where the sender may
+        not alert the stream. `StoreUnavailable`."""
 
 
 @define(eq=False)
 class AlertIntake:
     """Commits alerts before they are acknowledged."""
 
-    _table: AlertTable
+    _table: AlertWriter
     _metrics: Metrics
     _stored: Callable[[int | None], object]
-    """Called when there may be something to dispatch, up to this id if that is known."""
-    service: Batcher[NewAlert, StoredAlert | None] = field(init=False)
+    """Called when there may be new alerts to deliver, up to this id if it is known."""
+    _full: ThrottledWarning = field(
+        init=False, factory=lambda: ThrottledWarning("alerts are refused")
+    )
+    service: Batcher[NewAlert, StoredAlert | NoRoom | None] = field(init=False)
     """Runs under the supervisor."""
 
     def __attrs_post_init__(self) -> None:
@@ -30,18 +52,24 @@ class AlertIntake:
     async def accept(self, alert: NewAlert) -> StoredAlert | None:
         """The alert as committed; None when its sender may send none for this stream.
 
-        `StoreUnavailable` when it cannot be stored now: then it may or may not be, and only the
-        same `alert_key` again is safe from storing it twice.
+        `StoreUnavailable` when it is unknown whether it was stored: sent again, only the same
+        `alert_key` keeps it from being stored twice. `AlertsFull` when there is no room for it.
         """
-        return await self.service.ask(alert)
+        stored = await self.service.ask(alert)
+        if isinstance(stored, NoRoom):
+            self._metrics.limits_hit[Limit.ALERT_BYTES] += 1
+            if stored is NoRoom.AT_ALL:
+                self._full.warn("as many bytes of them are stored as alert_bytes allows")
+            raise AlertsFull(FULL_FOR_SENDER if stored is NoRoom.FOR_SENDER else FULL_AT_ALL)
+        return stored
 
-    async def _store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | None]:
+    async def _store(self, alerts: Sequence[NewAlert]) -> list[StoredAlert | NoRoom | None]:
         try:
             stored = await self._table.store(alerts)
         except BaseException:
-            self._stored(None)  # a commit may have gone through unheard
+            self._stored(None)  # it may be committed all the same
             raise
-        fresh = [alert.alert_id for alert in stored if alert is not None and alert.fresh]
+        fresh = [each.alert_id for each in stored if isinstance(each, StoredAlert) and each.fresh]
         self._metrics.alerts_stored += len(fresh)
         if fresh:
             self._stored(fresh[-1])
@@ -49,7 +77,7 @@ class AlertIntake:
 
 
 def alert_from(sender: Identity, message: Alert) -> NewAlert:
-    """What somebody asks to be stored; whether they may is seen when it is."""
+    """The alert that a message asks to store; permission is checked when it is stored."""
     return NewAlert(
         stream_id=message.stream_id,
         sender=sender.sender,

@@ -1,4 +1,4 @@
-"""The history of alerts, replayed to one connection. Floor 2."""
+"""Replays stored alerts to one connection, and holds live ones back until then."""
 
 from __future__ import annotations
 
@@ -10,67 +10,68 @@ import trio
 from attrs import define, field
 
 from relay.alerts.event import page_of
-from relay.postgres.alerts import History
+from relay.model.alert import History
 from relay.protocol.messages import AlertEvent
 
-MOST_IN_PAGE = 500
-"""Alerts."""
-MOST_HELD, HELD_BYTES = 256, 1 << 20
-"""Live alerts that may wait for the end of replays. With a page before them they still fit the
-connection's mailbox."""
-PATIENCE = 30.0
-"""Seconds after a page in which a client asks for the next one, or the replay counts as ended."""
-MOST_OPEN = 100
-MOST_POSITIONS = 1000
-"""Replays that may be open, and that are remembered, of one connection."""
+MAX_PAGE_ALERTS = 500
+MAX_HELD_LIVE_ALERTS, MAX_HELD_BYTES = 256, 1 << 20
+"""Live alerts that may be held back. With a page before them they still fit the connection's
+mailbox."""
+NEXT_PAGE_TIMEOUT = 30.0
+"""Seconds after a page in which a client has to ask for the next one; then the replay ends."""
+MAX_OPEN_REPLAYS = 100
+MAX_REPLAY_POSITIONS = 1000
+"""Replays of one connection that may be open, and whose positions are remembered."""
 
 Scope = str | None
-"""The stream that is replayed; None for all that the reader may see."""
+"""The stream that is replayed; None: all streams that the reader may watch."""
 
 
 @define(eq=False)
-class Replay:
-    """One that is open: live alerts of its streams wait."""
+class OpenReplay:
+    """A replay in progress: live alerts of its streams are held back."""
 
     reading: bool = True
     """Whether a page is being read now."""
     deadline: float = math.inf
-    """By Trio's clock; when the next page has to be asked for."""
+    """Until when the client has to ask for the next page, by Trio's clock."""
     cut: bool = False
-    """Whether live alerts were thrown away while a page was read: it cannot be the last one."""
+    """Whether live alerts were discarded while a page was read, so that it cannot be the last."""
     sent: bool = False
-    """Whether there was a page before, or as good as one."""
+    """Whether a page was sent, or promised."""
+    promised: bool = False
+    """Whether its first page is promised, and was not begun yet."""
     left: bool = False
-    """Whether the reader left the stream while a page was read: nobody will ask for another."""
+    """Whether the reader left the stream while a page was read, and will ask for no other."""
 
 
 @define(eq=False)
 class Replays:
     """Holds live alerts back while earlier ones of their streams are replayed.
 
-    A replay is open from the request for its first page to the end of its last one. Live alerts
-    come later than they are stored, in the order of their ids: one that a page had already is not
-    sent again, however late it comes.
+    A replay is open from the request for its first page to the end of its last one. A live alert
+    arrives after it was stored, in the order of ids; one that a page has contained is not sent
+    again, however late it arrives.
     """
 
     _send: Callable[[AlertEvent], object]
     _size: Callable[[AlertEvent], int]
     """Bytes of an alert as it is sent."""
     _may_watch: Callable[[str, str], bool]
-    """Whether the reader may see a stream, by its id and its owner, now."""
+    """Whether the reader may watch a stream now, by its id and its owner."""
     _start_soon: Callable[[Callable[[], Awaitable[NoReturn]]], object]
     """Starts a task that ends with the connection."""
-    _open: dict[Scope, Replay] = field(factory=dict)
+    _open: dict[Scope, OpenReplay] = field(factory=dict)
     _positions: dict[Scope, int] = field(factory=dict)
-    """The last alert that each replay has sent, as long as live ones up to there may come."""
+    """The last alert that each replay has sent, while live ones up to it may still arrive."""
     _held: list[tuple[AlertEvent, str]] = field(factory=list)
-    """With the owners of their streams."""
+    """Live alerts, each with the owner of its stream."""
     _held_bytes: int = 0
     _changed: trio.Event | None = None
-    """Set when a replay waits for its next page; None before the first one does."""
+    """Set when a replay begins to wait for its next page; None before the first time."""
 
-    async def _end_in_time(self) -> NoReturn:
-        """End replays that are not continued."""
+    async def _end_abandoned(self) -> NoReturn:
+        """End replays whose next page the client does not ask for in time."""
         while True:
             self._changed = trio.Event()
             deadline = min((each.deadline for each in self._open.values()), default=math.inf)
@@ -80,7 +81,7 @@ class Replays:
             self._close([scope for scope, each in self._open.items() if each.deadline <= now])
 
     def deliver(self, alert: AlertEvent, owner_id: str) -> None:
-        """Send a live alert, hold it back, or drop it when a replay has had it."""
+        """Send a live alert, hold it back, or drop it when a replay has sent it."""
         if (
             max(self._positions.get(scope, 0) for scope in (None, alert.stream_id))
             >= alert.alert_id
@@ -89,22 +90,26 @@ class Replays:
         if None in self._open or alert.stream_id in self._open:
             self._hold(alert, owner_id)
             return
-        # Live alerts yet to come are later than this one: what is remembered has served.
+        # All later live alerts have greater ids, so the positions are no longer needed.
         for scope in (None, alert.stream_id):
             self._positions.pop(scope, None)
         self._send(alert)
 
     def begin(self, scope: Scope, *, promised: bool = False) -> None:
-        """Before a page is read. Where it was promised that no live alert comes before it, they
-        wait for another try when it cannot be read."""
-        replay = self._open.setdefault(scope, Replay())
-        replay.reading, replay.deadline, replay.left = True, math.inf, False
+        """Open a replay before its page is read. `promised`: the client was told that no live
+        alert comes before the page, so the replay stays open when it cannot be read."""
+        replay = self._open.setdefault(scope, OpenReplay())
+        replay.reading, replay.deadline = True, math.inf
+        if promised or not replay.promised:
+            replay.left = False  # else the reader may have left before its page's turn came
+        replay.promised = promised
         replay.sent = replay.sent or promised
-        if len(self._open) > MOST_OPEN:
+        if len(self._open) > MAX_OPEN_REPLAYS:
             self._close([next(iter(self._open))])
 
     def fail(self, scope: Scope) -> None:
-        """A page could not be read. Where there were some before it, it may be asked for again."""
+        """Note that a page could not be read. The client may ask for it again, unless it is the
+        first."""
         replay = self._open[scope]
         if replay.sent and not replay.left:
             self._await_next(scope)
@@ -112,7 +117,7 @@ class Replays:
             self._close([scope])
 
     def leave(self, stream_id: str) -> None:
-        """The reader is told no more of this stream: nobody will ask for the next page."""
+        """Note that the reader gets no more of this stream, and will not ask for its next page."""
         others = [each for each in self._held if each[0].stream_id != stream_id]
         if len(others) < len(self._held):
             self._held = others
@@ -124,13 +129,13 @@ class Replays:
                 self._close([stream_id])
 
     def refuse(self, scope: Scope) -> None:
-        """There is no such page."""
+        """Close a replay whose page does not exist."""
         self._close([scope])
 
     def send_page(self, scope: Scope, page: History, after: int) -> bool:
-        """Send a page, or as much of it as one may have, and after the last one also the live
-        alerts that waited; returns whether there is more to ask for."""
-        events = page_of(page.alerts[:MOST_IN_PAGE], self._size)
+        """Send a page, cut to `MAX_PAGE_BYTES`; after the last one also the live alerts that were
+        held back. Returns whether there is another page to ask for."""
+        events = page_of(page.alerts[:MAX_PAGE_ALERTS], self._size)
         replay = self._open[scope]
         more = page.more or replay.cut or len(events) < len(page.alerts)
         for event in events:
@@ -146,28 +151,28 @@ class Replays:
     def _hold(self, alert: AlertEvent, owner_id: str) -> None:
         self._held.append((alert, owner_id))
         self._held_bytes += self._size(alert)
-        if len(self._held) > MOST_HELD or self._held_bytes > HELD_BYTES:
-            self._relieve()
+        if len(self._held) > MAX_HELD_LIVE_ALERTS or self._held_bytes > MAX_HELD_BYTES:
+            self._make_room()
 
     def _remember(self, scope: Scope, position: int) -> None:
         position = max(position, self._positions.pop(scope, 0))
         if position:
             self._positions[scope] = position
-        if len(self._positions) > MOST_POSITIONS:
+        if len(self._positions) > MAX_REPLAY_POSITIONS:
             del self._positions[next(iter(self._positions))]
 
     def _await_next(self, scope: Scope) -> None:
-        self._open[scope] = Replay(
-            reading=False, deadline=trio.current_time() + PATIENCE, sent=True
+        self._open[scope] = OpenReplay(
+            reading=False, deadline=trio.current_time() + NEXT_PAGE_TIMEOUT, sent=True
         )
         if self._changed is None:
             self._changed = trio.Event()
-            self._start_soon(self._end_in_time)
+            self._start_soon(self._end_abandoned)
         else:
             self._changed.set()
 
     def _close(self, scopes: list[Scope]) -> None:
-        """Go on with the live alerts of these, as far as no other replay has them wait."""
+        """Close replays, and deliver the live alerts that no other replay holds back."""
         for scope in scopes:
             self._open.pop(scope, None)
         held, self._held, self._held_bytes = self._held, [], 0
@@ -175,9 +180,9 @@ class Replays:
             if self._may_watch(alert.stream_id, owner_id):
                 self.deliver(alert, owner_id)
 
-    def _relieve(self) -> None:
-        """Hold less: replays that nobody continues have ended, and one whose page is being read
-        will have another page, with what is thrown away here."""
+    def _make_room(self) -> None:
+        """Make room: close the replays that wait for the client. If there are none, discard the
+        live alerts; each open replay then has another page, which contains them."""
         waiting = [scope for scope, each in self._open.items() if not each.reading]
         if waiting:
             self._close(waiting)

@@ -1,41 +1,68 @@
-"""Keeps the table of alerts from growing without end. Floor 2.
+"""Keeps the table of alerts from growing without end.
 
-A supervised service. Relays that share a database all do this, which is harmless: what one of them
-has removed the next one does not find.
+A supervised task. Relays that share a database all do this, which is harmless: what one of them has
+removed the next one does not find.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import trio
 from attrs import define, field
 
+from relay.concurrency.activity import Activity, always_active
+from relay.concurrency.progress import Progress
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
-from relay.postgres.alert_retention import BATCH, AlertRetention
-from relay.turns import Turn
+from relay.model.alert import ExcessAlerts, ExcessBytes
 
-EVERY = 600.0
-"""Seconds between looks at the whole table."""
-PAUSE = 0.05
-"""Seconds between batches, in which others have the lock."""
+REMOVAL_BATCH = 500
+"""Alerts that are removed at once."""
+RETENTION_INTERVAL = 600.0
+"""Seconds between two passes through the whole table."""
+IDLE_RETENTION_INTERVAL = 3600.0
+"""The same while nobody is connected."""
+REMOVAL_PAUSE = 0.05
+"""Seconds between batches, in which others can take the lock."""
+
+
+class RemovableAlerts(Protocol):
+    """The stored alerts, to be removed in batches; `StoreUnavailable`."""
+
+    async def remove_old(self, older_than: timedelta, *, most: int) -> int:
+        """Remove the oldest alerts, at most `most`; returns how many."""
+
+    async def remove_excess(self, excess: ExcessAlerts, *, most: int) -> int:
+        """Remove the oldest alerts of a stream, at most `most`; returns how many."""
+
+    async def find_heavy(self) -> Sequence[ExcessBytes]:
+        """The senders whose alerts take too many bytes, each with the bytes to free."""
+
+    async def remove_heavy(self, excess: ExcessBytes, *, most: int) -> tuple[int, int]:
+        """Remove the oldest alerts of a sender, at most `most`, but none of the last hour; returns
+        how many, and their bytes."""
+
+    async def find_excess(self, keep: int, *, after: str) -> tuple[list[ExcessAlerts], str | None]:
+        """Look at some of the streams whose ids follow `after`; returns those with more than `keep`
+        alerts, and the last id that was looked at, None when there are no more streams."""
 
 
 @define(eq=False)
 class Retention:
-    """Removes what is too old or too much."""
+    """Removes alerts that are too old, too many for their stream, or too heavy for their sender."""
 
-    _table: AlertRetention
+    _table: RemovableAlerts
     _metrics: Metrics
     _kept_for: timedelta
-    _kept_of_a_stream: int
-    turn: Turn = field(init=False, factory=Turn)
-    """One question to the table."""
+    _kept_per_stream: int
+    _activity: Activity = field(factory=always_active)
+    progress: Progress = field(init=False, factory=Progress)
+    """One query."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -43,25 +70,40 @@ class Retention:
         task_status.started()
         while True:
             with suppress(StoreUnavailable):  # there is no hurry
-                await self.look()
-            await trio.sleep(EVERY)
+                await self.remove_all()
+            await trio.sleep(RETENTION_INTERVAL)
+            await self._activity.rest(IDLE_RETENTION_INTERVAL - RETENTION_INTERVAL)
 
-    async def look(self) -> None:
+    async def remove_all(self) -> None:
         """Go through the whole table once."""
-        await self._empty(partial(self._table.remove_old, self._kept_for))
+        await self._remove_in_batches(partial(self._table.remove_old, self._kept_for))
         after: str | None = ""
         while after is not None:
-            with self.turn:
-                found, after = await self._table.find_excess(self._kept_of_a_stream, after=after)
+            with self.progress:
+                found, after = await self._table.find_excess(self._kept_per_stream, after=after)
             for excess in found:
-                await self._empty(partial(self._table.remove_excess, excess))
-            await trio.sleep(PAUSE)
+                await self._remove_in_batches(partial(self._table.remove_excess, excess))
+            await trio.sleep(REMOVAL_PAUSE)
+        with self.progress:
+            heavy = await self._table.find_heavy()
+        for each in heavy:
+            await self._make_room(each)
 
-    async def _empty(self, remove: Callable[[], Awaitable[int]]) -> None:
-        removed = BATCH
-        while removed == BATCH:
-            with self.turn:
-                removed = await remove()
+    async def _make_room(self, excess: ExcessBytes) -> None:
+        while excess.bytes > 0:
+            with self.progress:
+                removed, freed = await self._table.remove_heavy(excess, most=REMOVAL_BATCH)
+            if not removed:
+                return  # the others are too young
             self._metrics.alerts_removed += removed
-            if removed == BATCH:
-                await trio.sleep(PAUSE)
+            excess = ExcessBytes(excess.sender, excess.bytes - freed)
+            await trio.sleep(REMOVAL_PAUSE)
+
+    async def _remove_in_batches(self, remove: Callable[..., Awaitable[int]]) -> None:
+        removed = REMOVAL_BATCH
+        while removed == REMOVAL_BATCH:
+            with self.progress:
+                removed = await remove(most=REMOVAL_BATCH)
+            self._metrics.alerts_removed += removed
+            if removed == REMOVAL_BATCH:
+                await trio.sleep(REMOVAL_PAUSE)

@@ -1,4 +1,4 @@
-"""What is posted to a webhook, and its signature: Standard Webhooks. Floor 2.
+"""The messages that are posted to webhooks, and their signatures, as Standard Webhooks define them.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -16,39 +16,39 @@ from typing import Any
 import msgspec
 
 from relay.alerts.event import alert_event
-from relay.model import StoredAlert
+from relay.model.alert import StoredAlert
 
-PREFIX = "whsec_"
-LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-"""What a sender's clock says may be later than dates go."""
+WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - how each secret begins
+MAX_DATE_SECONDS = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""The last second that a date can have; a sender's clock may be later."""
 
 
 def new_secret() -> str:
-    return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    return WEBHOOK_SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """The signature of a message, in seconds since the Unix epoch."""
-    key = base64.b64decode(secret.removeprefix(PREFIX))
+    """The signature of a message; `timestamp` is in seconds since the Unix epoch."""
+    key = base64.b64decode(secret.removeprefix(WEBHOOK_SECRET_PREFIX))
     signed = f"{message_id}.{timestamp}.".encode() + body
     return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"
 
 
 def alert_message(alert: StoredAlert) -> bytes:
-    """An alert as it is posted: always the same bytes."""
+    """The body that is posted for an alert: the same bytes at each attempt."""
     data = msgspec.to_builtins(alert_event(alert))
     del data["type"]
-    seconds = min(alert.timestamp / 1000, LATEST)
+    seconds = min(alert.timestamp / 1000, MAX_DATE_SECONDS)
     return _message("alert", datetime.fromtimestamp(seconds, UTC), data)
 
 
 def trial_message() -> bytes:
-    """What tries whether a webhook works."""
+    """The body of a message that tries whether a webhook works."""
     return _message("test", datetime.now(UTC), {"message": "relay can reach this webhook"})
 
 
 def headers(secret: str, message_id: str, body: bytes) -> dict[str, str]:
-    """Those of one attempt, which is now."""
+    """The headers of an attempt that is made now."""
     timestamp = int(time.time())
     return {
         "Content-Type": "application/json",

@@ -1,1 +1,1 @@
-"""Who is speaking: token verification. Floor 2."""
+"""Authentication: whose token it is, and what becomes of that while a connection is open."""

@@ -1,8 +1,7 @@
-"""Who is connected, and what has changed about them lately. Floor 2.
+"""The live connections by identity, and the latest changes of users, sessions and services.
 
-A notification that somebody's session has changed may come while a verification of that session is
-under way, and nobody is there yet to be told. So the registry also keeps what changed, for as long
-as a verification may take: see `still_holds`.
+A session may change while a token of it is being verified, when there is no connection yet to be
+told. So the registry also remembers the latest changes: see `still_holds`.
 """
 
 from __future__ import annotations
@@ -10,98 +9,100 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import define, field
+from cachetools import FIFOCache
 
-from relay.model import Identity, User
-from relay.postgres.changes import EVERYTHING, Change
+from relay.model.change import EVERYTHING, Change
+from relay.model.identity import Identity, User
 
-MOST_CHANGES = 10_000
-"""That are remembered; what is older counts as a change of everybody."""
+MAX_CHANGES = 10_000
+"""Remembered changes. Once older ones are forgotten, they count as changes of everyone."""
 
 
-class Live(Protocol):
-    """An authenticated connection, as the watch sees it."""
+class WatchedConnection(Protocol):
+    """An authenticated connection, as the session watch sees it."""
 
     @property
     def identity(self) -> Identity:
-        """What is known of it."""
+        """The identity that the connection has now."""
 
     def become(self, identity: Identity) -> object:
-        """Go on with what the store says now of the same session or service."""
+        """Continue with the new state of the same session or service."""
 
     def revoked(self) -> object:
-        """The session, its user or the service's token is no more: end."""
-
-
-@frozen
-class Mark:
-    """A moment in the order of changes."""
-
-    number: int
+        """End, because the session, its user or the service's token is gone."""
 
 
 def changes_of(identity: Identity) -> tuple[Change, ...]:
-    """The changes that concern somebody."""
+    """The changes that concern an identity."""
     if isinstance(identity, User):
-        return Change("session", identity.session_id), Change("user", identity.user_id)
+        of_user = Change("session", identity.session_id), Change("user", identity.user_id)
+        return (*of_user, Change("token", identity.token_hash)) if identity.token_hash else of_user
     return (Change("service", identity.name),)
 
 
 @define(eq=False)
 class Registry:
-    """The live connections, by what may change about them. It grows with connections only."""
+    """The live connections, by the changes that concern them. It grows with connections only."""
 
-    _by_change: dict[Change, dict[Live, None]] = field(factory=dict)
-    _everyone: dict[Live, tuple[Change, ...]] = field(factory=dict)
+    _by_change: dict[Change, dict[WatchedConnection, None]] = field(factory=dict)
+    _everyone: dict[WatchedConnection, tuple[Change, ...]] = field(factory=dict)
     _count: int = 0
-    _recent: dict[Change, int] = field(factory=dict)
-    """When each last changed, the earliest first."""
+    """Changes noted so far."""
+    _recent: FIFOCache[Change, int] = field(factory=lambda: FIFOCache(MAX_CHANGES), repr=False)
+    """The number of the latest change of each kind and id, the earliest first."""
     _forgotten: int = 0
-    """Of what changed up to then, nothing is remembered."""
+    """Changes up to this number are forgotten."""
 
     def __bool__(self) -> bool:
         return bool(self._everyone)
 
-    def __contains__(self, live: Live) -> bool:
+    def __contains__(self, live: WatchedConnection) -> bool:
         return live in self._everyone
 
-    def enter(self, live: Live) -> None:
-        """Begin to watch a connection, or go on with its other identity."""
+    def enter(self, live: WatchedConnection) -> None:
+        """Add a connection, or update it after its identity has changed."""
         self.leave(live)
         changes = self._everyone[live] = changes_of(live.identity)
         for change in changes:
             self._by_change.setdefault(change, {})[live] = None
 
-    def leave(self, live: Live) -> None:
+    def leave(self, live: WatchedConnection) -> None:
         for change in self._everyone.pop(live, ()):
             concerned = self._by_change[change]
             del concerned[live]
             if not concerned:
                 del self._by_change[change]
 
-    def concerned(self, change: Change) -> Iterable[Live]:
-        """The connections that a change is about."""
+    def concerned(self, change: Change) -> Iterable[WatchedConnection]:
+        """The connections that a change concerns."""
         return self._everyone if change == EVERYTHING else self._by_change.get(change, ())
 
+    def end_user(self, user_id: str) -> int:
+        """End all connections of a user, as if every session had ended; returns how many."""
+        concerned = [*self.concerned(Change("user", user_id))]
+        for live in concerned:
+            live.revoked()
+        return len(concerned)
+
     def note(self, change: Change) -> None:
-        """Remember that something has changed now."""
+        """Remember a change."""
         self._count += 1
         if change == EVERYTHING:
             self._recent.clear()
             self._forgotten = self._count
             return
         self._recent.pop(change, None)
+        if len(self._recent) == MAX_CHANGES:
+            _, self._forgotten = self._recent.popitem()
         self._recent[change] = self._count
-        if len(self._recent) > MOST_CHANGES:
-            earliest = next(iter(self._recent))
-            self._forgotten = self._recent.pop(earliest)
 
-    def mark(self) -> Mark:
-        """This moment, for `still_holds`."""
-        return Mark(self._count)
+    def mark(self) -> int:
+        """The current position in the order of changes, for `still_holds`."""
+        return self._count
 
-    def still_holds(self, identity: Identity, since: Mark) -> bool:
-        """Whether nothing is known to have changed about somebody who was read since then."""
-        if since.number < self._forgotten:
+    def still_holds(self, identity: Identity, since: int) -> bool:
+        """Whether an identity that was read after this mark has not changed since."""
+        if since < self._forgotten:
             return False
-        return all(self._recent.get(each, 0) <= since.number for each in changes_of(identity))
+        return all(self._recent.get(each, 0) <= since for each in changes_of(identity))

@@ -1,7 +1,6 @@
-"""A client of the relay for scripts, the demo and the load tester. Floor 2."""
+"""A client of the relay for applications on Trio, scripts, the demo and the load tester."""
 
-from relay.client.client import Client, connect
-from relay.client.errors import ClientClosed, Disconnected, ServerError
+from relay.client.errors import ClientClosed, DialFailed, Disconnected, ServerError
 from relay.client.events import (
     Alert,
     AlertAccepted,
@@ -15,37 +14,44 @@ from relay.client.events import (
     Subscribed,
     Unsubscribed,
 )
-from relay.client.manners import Manners
-from relay.client.publication import Publication
+from relay.client.reconnect_policy import ReconnectPolicy
 from relay.client.relay_client import RelayClient, open_relay_client
 from relay.client.shaping import Meter, ShapedStream
-from relay.client.subscription import Subscription
+from relay.client.simple_client import SimpleClient, connect
+from relay.client.state.event_queue import (
+    ClientEvent,
+    ClientState,
+    Demand,
+    StateChange,
+    StreamEntry,
+    Streams,
+)
+from relay.client.state.publication import Publication
+from relay.client.state.subscription import Subscription
 from relay.client.tokens import TokenRequest, TokenSource, TokenUnavailable
-from relay.client.unread import ClientEvent, Demand, State, StateChange, StreamEntry, Streams
-from relay.transport.dial import DialFailed
 
 __all__ = [
     "Alert",
     "AlertAccepted",
     "Authenticated",
-    "Client",
     "ClientClosed",
     "ClientEvent",
+    "ClientState",
     "Demand",
     "DialFailed",
     "Disconnected",
     "Event",
     "Frame",
-    "Manners",
     "Meter",
     "Notice",
     "Problem",
     "Publication",
+    "ReconnectPolicy",
     "Registered",
     "RelayClient",
     "ServerError",
     "ShapedStream",
-    "State",
+    "SimpleClient",
     "StateChange",
     "Status",
     "StreamEntry",

@@ -1,4 +1,4 @@
-"""How a request or a connection of a client fails. Floor 2."""
+"""How a connection or a request of a client fails."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ from attrs import define
 from relay.errors import RelayError
 
 
+class DialFailed(RelayError):
+    """There is no WebSocket at this address, or it refused this client."""
+
+
+@define(eq=False)
+class Closed(RelayError):
+    """The WebSocket is closed; `code` is 1006 when it broke without a Close."""
+
+    code: int
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        return f"closed with {self.code}{f' ({self.reason})' if self.reason else ''}"
+
+
 @define(eq=False)
 class ServerError(RelayError):
-    """The server said no."""
+    """The relay answered a request with an error."""
 
     code: str
     message: str
@@ -24,7 +39,7 @@ class ServerError(RelayError):
 class Disconnected(RelayError):
     """The connection has ended.
 
-    `error` is the server's goodbye: it came right before the close, which only echoes it.
+    `error` is the last thing that the relay said, if that was an error: the close code repeats it.
     """
 
     code: int
@@ -38,15 +53,15 @@ class Disconnected(RelayError):
 
 @define(eq=False)
 class ClientClosed(RelayError):
-    """A `RelayClient` has ended, and does not come back.
+    """A `RelayClient` has ended and does not reconnect.
 
-    `code` is that of the server's last error, or NO_TOKEN, CLOSED or DISCONNECTED.
+    `code` is that of the relay's last error, or NO_TOKEN, CLOSED or DISCONNECTED.
     """
 
     code: str
     message: str
     close_code: int | None = None
-    """Of the WebSocket, where one was seen."""
+    """The code of the Close, where one was seen."""
 
     @classmethod
     def after(cls, code: int | None, reason: str | None, error: ServerError | None) -> ClientClosed:

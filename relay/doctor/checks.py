@@ -1,4 +1,4 @@
-"""Checks that are made all at once, each under a deadline of its own. Floor 6."""
+"""Runs checks side by side, each with a deadline of its own."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from attrs import frozen
 
 from relay.errors import RelayError, StoreUnavailable
 
-PATIENCE = 10.0
+CHECK_TIMEOUT = 10.0
 """Seconds for each check."""
 
 
 class Outcome(StrEnum):
-    """What came of a check."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
-    """relay works, and there is something to know."""
+    """relay works, and something should be fixed."""
     FAIL = "fail"
-    """relay does not start, or not for long, or not for everybody."""
+    """relay does not start, or fails soon or for some clients."""
     SKIP = "skip"
-    """It could not be looked at, for a reason that another check tells."""
+    """The check was not made, for a reason that another check reports."""
 
 
 @frozen
 class Finding:
-    """What a check found, and what to do."""
+    """What a check found (`said`), and how to fix it (`do`)."""
 
     outcome: Outcome
     said: str
@@ -52,37 +52,38 @@ def skip(said: str) -> Finding:
 
 
 @frozen
-class Check:
-    """One thing that is looked at."""
+class DoctorCheck:
+    """One thing that doctor looks at."""
 
     name: str
     look: Callable[[], Awaitable[Finding]]
-    """`RelayError` and `OSError` are findings, too: that it failed, and why."""
+    """A `RelayError` or `OSError` that it raises becomes a failure with that message."""
     settings: tuple[str, ...]
-    """Where one of these is wrong there is nothing to look at."""
-    if_not: str = "see what it says"
-    """What to do when it fails with an error."""
+    """The settings it depends on; if one of them is wrong, the check is skipped."""
+    fix: str = "see the message"
+    """What to do if it raises an error or gets no answer."""
 
 
 @frozen
 class Examined:
-    """A check with what came of it."""
+    """A check with its finding."""
 
     name: str
     finding: Finding
 
 
 async def examine(
-    checks: Sequence[Check], wrong: Collection[str], tell: Callable[[Examined], None]
+    checks: Sequence[DoctorCheck], wrong: Collection[str], report: Callable[[Examined], None]
 ) -> None:
-    """Make all checks at once, and tell of each in the order in which they stand.
+    """Run all checks at once, and report each finding in the order of `checks`.
 
-    `wrong` are the settings that have no value to go by. A check that hangs holds up no other.
+    `wrong` has the names of settings without a valid value. A check that hangs delays the report,
+    but not the other checks.
     """
     findings: dict[str, Finding] = {}
     done = {check.name: trio.Event() for check in checks}
 
-    async def one(check: Check) -> None:
+    async def one(check: DoctorCheck) -> None:
         findings[check.name] = await _look(check, wrong)
         done[check.name].set()
 
@@ -91,20 +92,20 @@ async def examine(
             nursery.start_soon(one, check)
         for check in checks:
             await done[check.name].wait()
-            tell(Examined(check.name, findings[check.name]))
+            report(Examined(check.name, findings[check.name]))
 
 
-async def _look(check: Check, wrong: Collection[str]) -> Finding:
+async def _look(check: DoctorCheck, wrong: Collection[str]) -> Finding:
     if unknown := [name for name in check.settings if name in wrong]:
-        return skip(f"not looked at: {', '.join(unknown)} is wrong")
+        return skip(f"not checked: {', '.join(unknown)} is wrong")
     try:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(CHECK_TIMEOUT):
             return await check.look()
     except trio.TooSlowError:
-        return fail(f"no answer within {PATIENCE:g} s", check.if_not)
+        return fail(f"no answer within {CHECK_TIMEOUT:g} s", check.fix)
     except StoreUnavailable as error:
-        return fail(f"the database cannot be asked: {error}", check.if_not)
+        return fail(f"the database is unavailable: {error}", check.fix)
     except RelayError as error:
-        return fail(str(error), check.if_not)
+        return fail(str(error), check.fix)
     except OSError as error:
-        return fail(error.strerror or type(error).__name__, check.if_not)
+        return fail(error.strerror or type(error).__name__, check.fix)

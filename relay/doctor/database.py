@@ -1,7 +1,4 @@
-"""The database: whether it answers, has the tables, tells of changes, and has the same time.
-
-Floor 6.
-"""
+"""Checks of the database: connection, tables, notifications and clock."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from contextlib import AbstractAsyncContextManager
 import trio
 from attrs import define, field
 
-from relay.doctor.checks import Check, Finding, fail, ok, skip, warn
+from relay.doctor.checks import DoctorCheck, Finding, fail, ok, skip, warn
 from relay.errors import ConfigError, StoreForbids, StoreUnavailable
-from relay.postgres.address import Address
+from relay.postgres.address import DatabaseAddress
 from relay.postgres.database import Database, open_database
 from relay.postgres.inspect import (
     compare_clocks,
@@ -24,61 +21,84 @@ from relay.postgres.inspect import (
     unusable_tables,
 )
 from relay.postgres.migrate import pending
-from relay.postgres.sessions import BetterAuthSessions, find_better_auth
+from relay.postgres.store import find_configured_better_auth
+from relay.postgres.tables.sessions.local_times import hours, offset_of_newest
+from relay.postgres.tables.sessions.sessions import BetterAuthSessions
 from relay.postgres.triggers import SessionTriggers
-from relay.settings import Settings
+from relay.settings.settings import Settings
 
-SLOW = 0.05
-"""Seconds: each token that is verified waits for a query."""
-SKEWED, FAR_OFF = 2.0, 60.0
-"""Seconds between the clocks that are worth a word, and that make tokens and logs useless."""
+SLOW_QUERY = 0.05
+"""Seconds; verifying a token takes one query."""
+CLOCK_SKEW_WARNING, MAX_CLOCK_SKEW = 2.0, 60.0
+"""Seconds; beyond the second, tokens and logs are of no use."""
 
 SPARE_CONNECTIONS = 3
-"""Of relay to its database, beside those of the pool: one listens, and commands take one."""
+"""Connections beside the pool: one that listens, and some for commands."""
 
-ADDRESS = ("database_url", "data_dir", "postgres_bin", "connect_timeout", "statement_timeout")
-AUTH = (*ADDRESS, "auth_schema", "auth_user_table", "auth_session_table")
+CONNECTION_SETTINGS = (
+    "database_url",
+    "data_dir",
+    "postgres_bin",
+    "connect_timeout",
+    "statement_timeout",
+)
+BETTER_AUTH_SETTINGS = (
+    *CONNECTION_SETTINGS,
+    "auth_schema",
+    "auth_user_table",
+    "auth_session_table",
+    "auth_user_columns",
+    "auth_session_columns",
+    "auth_token_storage",
+    "auth_time_zone",
+    "auth_session_url",
+)
 
-REACH = (
-    "see that PostgreSQL runs, that database_url (RELAY_DATABASE_URL) names it, and that a firewall"
-    " and pg_hba.conf let relay in"
+FIX_CONNECTION = (
+    "check that PostgreSQL is running, that database_url (RELAY_DATABASE_URL) is right, and that"
+    " firewalls and pg_hba.conf allow relay to connect"
 )
-GRANT = (
-    "grant the role of database_url usage on schema relay and on all its sequences, and select,"
-    " insert, update and delete on all its tables"
+FIX_PRIVILEGES = (
+    "grant the role of database_url USAGE on the schema relay and all its sequences, and SELECT,"
+    " INSERT, UPDATE and DELETE on all its tables"
 )
-MIGRATE = "run `relay db migrate` as a role that owns the database"
+FIX_TABLES = "run `relay db migrate` as a role that owns the database"
 
 
 @define(eq=False)
 class DatabaseChecks:
-    """The checks of one database, which share the question whether it answers at all."""
+    """The checks of one database. All wait for the first, which tries to connect."""
 
     _settings: Settings
     _asked: trio.Event = field(factory=trio.Event)
     _url: str | None = field(default=None, repr=False)
-    """Once it has answered."""
-    _instead: str = "not looked at: the database does not answer"
-    """What the others say where it has not."""
+    """Set once the database has answered."""
+    _skipped: str = "not checked: the database does not answer"
+    """What the other checks report if it has not answered."""
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[DoctorCheck]:
         return [
-            Check("database", self._reach, ADDRESS, REACH),
-            Check("tables", self._of(self._tables), ADDRESS, MIGRATE),
-            Check(
+            DoctorCheck("database", self._reach, CONNECTION_SETTINGS, FIX_CONNECTION),
+            DoctorCheck("tables", self._of(self._tables), CONNECTION_SETTINGS, FIX_TABLES),
+            DoctorCheck(
                 "better-auth",
                 self._of(self._better_auth),
-                AUTH,
-                "name its tables with auth_schema, auth_user_table and auth_session_table, and let"
-                " the role read them: grant select on both",
+                BETTER_AUTH_SETTINGS,
+                "set auth_schema, auth_user_table and auth_session_table to Better Auth's tables,"
+                " and grant the role SELECT on both",
             ),
-            Check(
+            DoctorCheck(
                 "logouts",
                 self._of(self._logouts),
-                (*AUTH, "listen_url"),
-                "see that listen_url names the database itself, and no pool before it",
+                (*BETTER_AUTH_SETTINGS, "listen_url"),
+                "set listen_url to the database itself, not to a connection pool",
             ),
-            Check("clock", self._of(self._clock), ADDRESS, "see what the database says"),
+            DoctorCheck(
+                "clock",
+                self._of(self._clock),
+                CONNECTION_SETTINGS,
+                "see the message of the database",
+            ),
         ]
 
     async def _reach(self) -> Finding:
@@ -97,16 +117,22 @@ class DatabaseChecks:
         finally:
             self._asked.set()
         told = (
-            f"PostgreSQL {answered.version} answers: {answered.connected * 1000:.0f} ms with"
-            f" connecting, {answered.query * 1000:.1f} ms for a query"
+            f"PostgreSQL {answered.version} answers: {answered.connected * 1000:.0f} ms to connect,"
+            f" {answered.query * 1000:.1f} ms for a query"
         )
-        if answered.query > SLOW:
-            return warn(told, "bring relay nearer to its database: whoever signs in waits for it")
+        if answered.encoding != "UTF8":
+            return warn(
+                f"{told}; its encoding is {answered.encoding}, so texts with other characters are"
+                " refused",
+                "move the data to a database with the encoding UTF8",
+            )
+        if answered.query > SLOW_QUERY:
+            return warn(told, "run relay closer to the database: each authentication waits for it")
         if answered.connections < settings.database_pool + SPARE_CONNECTIONS:
             return warn(
-                f"{told}; it lets {answered.connections} in at once, and relay may want"
+                f"{told}; it allows {answered.connections} connections, and relay may need"
                 f" {settings.database_pool + SPARE_CONNECTIONS}",
-                "raise max_connections of PostgreSQL, or lower database_pool",
+                "raise max_connections in PostgreSQL, or lower database_pool",
             )
         return ok(told)
 
@@ -115,18 +141,18 @@ class DatabaseChecks:
         version = await trio.to_thread.run_sync(
             embedded_version, settings.data_folder, settings.postgres_bin, abandon_on_cancel=True
         )
-        self._instead = "not looked at: relay's own PostgreSQL does not run now"
+        self._skipped = "not checked: relay's own PostgreSQL is not running"
         return ok(f"relay's own PostgreSQL {version} starts with relay, in {settings.data_folder}")
 
     def _of(
         self, look: Callable[[Database], Awaitable[Finding]]
     ) -> Callable[[], Awaitable[Finding]]:
-        """A look at the database, where it answers."""
+        """Run a check with a connection; skip it if the database has not answered."""
 
         async def if_it_answers() -> Finding:
             await self._asked.wait()
             if self._url is None:
-                return skip(self._instead)
+                return skip(self._skipped)
             async with self._open(self._url) as database:
                 return await look(database)
 
@@ -136,55 +162,85 @@ class DatabaseChecks:
         try:
             missing = await pending(database)
         except StoreForbids as error:
-            return fail(f"this role may not read relay's tables: {error}", GRANT)
+            return fail(f"this role may not read relay's tables: {error}", FIX_PRIVILEGES)
         if missing:
-            return fail(f"{len(missing)} migrations are missing, up to {missing[-1]}", MIGRATE)
+            return fail(f"{len(missing)} migrations are missing, up to {missing[-1]}", FIX_TABLES)
         if unusable := await unusable_tables(database):
-            return fail(f"this role may not use {', '.join(unusable)}", GRANT)
-        return ok("relay's tables are as this version needs them")
+            return fail(f"this role may not use {', '.join(unusable)}", FIX_PRIVILEGES)
+        return ok("relay's tables are up to date")
 
     async def _better_auth(self, database: Database) -> Finding:
-        tables = (await self._find_better_auth(database)).tables
-        return ok(f"Better Auth's tables are there: {tables.user} and {tables.session}")
+        if self._settings.auth_session_url is not None:
+            return ok("the application is asked about sessions, so their tables are not needed")
+        sessions = await self._find_better_auth(database)
+        told = f"the Better Auth tables exist: {sessions.tables.user} and {sessions.tables.session}"
+        suspicions = await sessions.suspicions()
+        if marks := await sessions.end_marks():
+            suspicions.append(marks)
+        if suspicions:
+            said = "; ".join(each.said for each in suspicions)
+            do = "; ".join(dict.fromkeys(each.do for each in suspicions))
+            certain = any(each.is_certain for each in suspicions)
+            return fail(said, do) if certain else warn(f"{told}, but {said}", do)
+        offset = offset_of_newest(await sessions.newest_ages())
+        if offset is None:
+            return ok(told)
+        zone = self._settings.auth_time_zone
+        seems = (
+            f"{told}; in {zone}, the newest session seems to be made at {hours(offset)} from now"
+        )
+        return warn(
+            seems,
+            "if it was made just now, set auth_time_zone to the time zone of the application: its"
+            " columns have none (timestamp without time zone)",
+        )
 
     async def _logouts(self, database: Database) -> Finding:
+        if self._settings.auth_session_url is not None:
+            every = f"{self._settings.auth_session_recheck:g} s"
+            return ok(
+                f"the application is asked about open sessions every {every}, and can tell of"
+                " their end with POST /revocations"
+            )
         try:
             tables = (await self._find_better_auth(database)).tables
             told = await SessionTriggers(database, tables).installed()
         except ConfigError:
-            return skip("not looked at: see better-auth")
-        every = f"sessions are read every {self._settings.session_poll:g} s"
+            return skip("not checked: see better-auth")
+        every = f"sessions are checked every {self._settings.session_poll:g} s"
         listen = database.address
         if self._settings.listen_url is not None:
-            listen = Address.parse(
+            listen = DatabaseAddress.parse(
                 self._settings.listen_url, connect_timeout=self._settings.connect_timeout
             )
         try:
             heard = await notifications_arrive(database, listen)
         except StoreUnavailable as error:
-            return fail(f"there is no way to listen: {error}", "mend listen_url (RELAY_LISTEN_URL)")
+            return fail(
+                f"cannot listen for notifications: {error}", "correct listen_url (RELAY_LISTEN_URL)"
+            )
         if not heard:
             return warn(
                 f"notifications do not arrive, so {every}",
-                "a PgBouncer in transaction mode swallows them: set listen_url to the database"
+                "if PgBouncer is in transaction mode, it drops them: set listen_url to the database"
                 " itself",
             )
         if not told:
             return ok(
-                f"notifications arrive; {every}, for there are no triggers"
-                " (`relay db migrate --watch-sessions` makes them)"
+                f"notifications arrive; {every}, because there are no triggers"
+                " (`relay db migrate --watch-sessions` adds them)"
             )
-        return ok("triggers tell of logouts at once, and notifications arrive")
+        return ok("triggers report logouts at once, and notifications arrive")
 
     async def _clock(self, database: Database) -> Finding:
         clocks = await compare_clocks(database)
         apart = abs(clocks.ahead)
         way = "ahead of" if clocks.ahead > 0 else "behind"
-        if apart - clocks.uncertain <= SKEWED:
+        if apart - clocks.uncertain <= CLOCK_SKEW_WARNING:
             return ok(f"the database's clock is {_seconds(apart)} {way} this one")
         told = f"the database's clock is {_seconds(apart)} {way} this one"
-        do = "let both machines keep time (chrony, systemd-timesyncd)"
-        return fail(told, do) if apart > FAR_OFF else warn(told, do)
+        do = "synchronize the clocks of both machines (chrony, systemd-timesyncd)"
+        return fail(told, do) if apart > MAX_CLOCK_SKEW else warn(told, do)
 
     def _open(self, url: str) -> AbstractAsyncContextManager[Database]:
         return open_database(
@@ -195,12 +251,7 @@ class DatabaseChecks:
         )
 
     async def _find_better_auth(self, database: Database) -> BetterAuthSessions:
-        return await find_better_auth(
-            database,
-            schema=self._settings.auth_schema,
-            user_table=self._settings.auth_user_table,
-            session_table=self._settings.auth_session_table,
-        )
+        return await find_configured_better_auth(database, self._settings)
 
 
 def _seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The issuer of JWTs, where its keys are fetched from. Floor 6."""
+"""The check of the URL that has the keys for JWTs."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import json
 
 from attrs import frozen
 
-from relay.auth.keys import import_public
-from relay.doctor.checks import Check, Finding, fail, ok
-from relay.outbound import Unanswered, open_outbound
-from relay.settings import Settings
+from relay.auth.methods.keys import import_public
+from relay.doctor.checks import DoctorCheck, Finding, fail, ok
+from relay.outgoing.http_client import RequestFailed, open_http_client
+from relay.settings.settings import Settings
 
-LARGEST = 1 << 20
-"""Bytes."""
+MAX_KEY_SET_BYTES = 1 << 20
 
 
 @frozen
 class IssuerChecks:
-    """The check of an issuer, where the settings name one."""
+    """Fetches the keys of the issuer, if `jwt_jwks_url` is set."""
 
     _settings: Settings
 
-    def checks(self) -> list[Check]:
-        return [Check("jwks", self._jwks, ("jwt_jwks_url",))] if self._settings.jwt_jwks_url else []
+    def checks(self) -> list[DoctorCheck]:
+        return (
+            [DoctorCheck("jwks", self._jwks, ("jwt_jwks_url",))]
+            if self._settings.jwt_jwks_url
+            else []
+        )
 
     async def _jwks(self) -> Finding:
         url = self._settings.jwt_jwks_url
         assert url is not None
         try:
-            async with open_outbound() as outbound:
-                listed = json.loads(await outbound.get(url, most=LARGEST))["keys"]
+            async with open_http_client() as http_client:
+                listed = json.loads(await http_client.get(url, max_bytes=MAX_KEY_SET_BYTES))["keys"]
                 keys = [key for jwk in listed if (key := import_public(jwk)) is not None]
-        except Unanswered as why:
-            do = "see that this machine reaches it; SSL_CERT_FILE names authorities of your own"
-            return fail(f"the issuer's keys cannot be fetched from {url}: {why}", do)
+        except RequestFailed as why:
+            do = "check that this machine can reach it; set SSL_CERT_FILE to use a private CA"
+            return fail(f"cannot fetch the keys of the issuer from {url}: {why}", do)
         except (ValueError, KeyError, TypeError, RecursionError):
             keys = []
         if not keys:
-            return fail(
-                f"what {url} answers has no key for JWTs", "let jwt_jwks_url name a JWK set"
-            )
+            return fail(f"{url} has no key for JWTs", "set jwt_jwks_url to the URL of a JWK set")
         return ok(f"the issuer publishes {len(keys)} keys for JWTs")

@@ -1,4 +1,4 @@
-"""What `relay doctor` says. Floor 6."""
+"""Runs all checks and prints what they found."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import click
 import trio
 from attrs import define, field
 
-from relay.config import Configuration, Problem
+from relay.doctor.application import ApplicationChecks
 from relay.doctor.checks import Examined, Finding, Outcome, examine, fail, ok, warn
 from relay.doctor.database import DatabaseChecks
 from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
-from relay.printable import printable
-from relay.setting_doubts import doubts
+from relay.logs.printable import printable
+from relay.settings.lint import lint
+from relay.settings.loading import ConfigProblem, Configuration
 
-MOST = 1000
-"""Characters of a sentence."""
+MAX_TEXT_LENGTH = 1000
+"""Characters."""
 
 
-def diagnose(configuration: Configuration, problems: Sequence[Problem], *, as_json: bool) -> bool:
-    """Make all checks and print what came of them; whether nothing failed."""
+def diagnose(
+    configuration: Configuration, problems: Sequence[ConfigProblem], *, as_json: bool
+) -> bool:
+    """Run all checks and print the findings; returns whether nothing failed."""
     report = Report(as_json)
     trio.run(_diagnose, configuration, problems, report)
     report.finish()
@@ -30,35 +33,38 @@ def diagnose(configuration: Configuration, problems: Sequence[Problem], *, as_js
 
 
 async def _diagnose(
-    configuration: Configuration, problems: Sequence[Problem], report: Report
+    configuration: Configuration, problems: Sequence[ConfigProblem], report: Report
 ) -> None:
-    for finding in _of_settings(configuration, problems):
+    for finding in _examine_settings(configuration, problems):
         report.tell(Examined("settings", finding))
     settings = configuration.settings
     wrong = {name for problem in problems for name in problem.settings}
     checks = [
         *DatabaseChecks(settings).checks(),
         *IssuerChecks(settings).checks(),
+        *ApplicationChecks(settings).checks(),
         *MachineChecks(settings).checks(),
     ]
     await examine(checks, wrong, report.tell)
 
 
-def _of_settings(configuration: Configuration, problems: Sequence[Problem]) -> Iterator[Finding]:
+def _examine_settings(
+    configuration: Configuration, problems: Sequence[ConfigProblem]
+) -> Iterator[Finding]:
     for problem in problems:
-        yield fail(problem.message, "mend it; `relay config check` looks again")
+        yield fail(problem.message, "correct it, then run `relay config check`")
     if not problems:
-        doubtful = list(doubts(configuration))
-        for doubt in doubtful:
-            yield warn(doubt, "see whether that is meant")
-        if not doubtful:
+        warnings = list(lint(configuration))
+        for warning in warnings:
+            yield warn(warning, "check whether this is intended")
+        if not warnings:
             number = len(configuration.sources)
-            yield ok(f"{number} of them set, and they go together" if number else "all are default")
+            yield ok(f"{number} set, all valid" if number else "all have their defaults")
 
 
 @define(eq=False)
 class Report:
-    """Says each finding as it comes, or all at the end as one JSON object."""
+    """Prints each finding as it comes, or all at the end as one JSON object."""
 
     _as_json: bool
     _findings: list[Examined] = field(factory=list)
@@ -72,9 +78,11 @@ class Report:
         if self._as_json:
             return
         finding = examined.finding
-        click.echo(f"{finding.outcome:5} {examined.name:12} {printable(finding.said, MOST)}")
+        click.echo(
+            f"{finding.outcome:5} {examined.name:12} {printable(finding.said, MAX_TEXT_LENGTH)}"
+        )
         if finding.do:
-            click.echo(f"{'':18} -> {printable(finding.do, MOST)}")
+            click.echo(f"{'':18} -> {printable(finding.do, MAX_TEXT_LENGTH)}")
 
     def finish(self) -> None:
         if self._as_json:

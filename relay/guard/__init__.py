@@ -1,1 +1,1 @@
-"""Who may come in, how many, and how fast. Floor 2."""
+"""Limits: who may connect, how many, and how fast."""

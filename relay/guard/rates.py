@@ -1,113 +1,120 @@
-"""How often something may happen, counted for each key. Floor 2.
+"""Rate limits per key, such as `100/minute` for each address.
 
-By the fixed windows of the `limits` library, which cost one number a key, over a store that is
-bounded, keeps Trio's time, and needs no thread.
+Fixed windows: one count and one deadline per key. The tables are bounded, go by Trio's clock and
+need no thread.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import re
 
-import limits
 import trio
-from attrs import define, field
-from limits.storage import Storage
-from limits.strategies import FixedWindowRateLimiter
+from attrs import define, field, frozen
+from cachetools import TLRUCache, TTLCache
 
-MOST_KEYS = 16_384
-"""That one store knows; with more, it forgets those that were not seen for longest."""
+MAX_RATE_KEYS = 16_384
+"""Keys in one table. A new key beyond that replaces the least recently used one."""
+
+_RATE_TEXT = re.compile(r"([1-9][0-9]{0,11})/(second|minute|hour)")
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 
 
-class BoundedStorage(Storage):
-    """Numbers that expire, for the strategies of `limits`."""
+@frozen
+class RateLimit:
+    """A number of events in a window of time."""
 
-    STORAGE_SCHEME = None
-    base_exceptions = ()
+    count: int
+    seconds: int
 
-    def __init__(self, most_keys: int = MOST_KEYS) -> None:
-        super().__init__()
-        self._most_keys = most_keys
-        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        count, expires = self._find(key)
-        if not count:
-            expires = trio.current_time() + expiry
-        self._counts[key] = (count + amount, expires)
-        self._counts.move_to_end(key)
-        if len(self._counts) > self._most_keys:
-            self._counts.popitem(last=False)
-        return count + amount
-
-    def get(self, key: str) -> int:
-        return self._find(key)[0]
-
-    def get_expiry(self, key: str) -> float:
-        """By Trio's clock."""
-        count, expires = self._find(key)
-        return expires if count else trio.current_time()
-
-    def check(self) -> bool:
-        return True
-
-    def reset(self) -> int:
-        forgotten = len(self._counts)
-        self._counts.clear()
-        return forgotten
-
-    def clear(self, key: str) -> None:
-        self._counts.pop(key, None)
-
-    def _find(self, key: str) -> tuple[int, float]:
-        count, expires = self._counts.get(key, (0, 0.0))
-        return (count, expires) if expires > trio.current_time() else (0, 0.0)
+    @classmethod
+    def parse(cls, text: str) -> RateLimit:
+        """Read `100/minute`, as the settings spell it; `ValueError` for anything else."""
+        match = _RATE_TEXT.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a rate: {text!r}")
+        return cls(int(match[1]), _SECONDS[match[2]])
 
 
 @define(eq=False)
-class Rate:
-    """So many in so long, such as `100/minute`, for each key."""
+class _Window:
+    """The events of one key so far. It counts in place: to store it anew would cost several times
+    as much as to find it."""
+
+    count: int
+    ends: float
+    """By Trio's clock."""
+
+
+def _window_ends(_key: str, window: _Window, _now: float) -> float:
+    return window.ends
+
+
+@define(eq=False)
+class RateLimiter:
+    """Counts events per key in fixed windows. A window begins with the key's first event."""
 
     text: str
-    store: BoundedStorage = field(factory=BoundedStorage, repr=False)
-    _item: limits.RateLimitItem = field(init=False, repr=False)
-    _limiter: FixedWindowRateLimiter = field(init=False, repr=False)
+    """Such as `100/minute`."""
+    _max_keys: int = MAX_RATE_KEYS
+    _limit: RateLimit = field(init=False, repr=False)
+    _windows: TLRUCache[str, _Window] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self._item = limits.parse(self.text)
-        self._limiter = FixedWindowRateLimiter(self.store)
+        self._limit = RateLimit.parse(self.text)
+        self._windows = TLRUCache(self._max_keys, _window_ends, timer=trio.current_time)
+
+    def __len__(self) -> int:
+        return len(self._windows)
 
     def hit(self, key: str) -> float | None:
-        """Count one more; seconds to wait when it is one too many."""
-        if self._limiter.hit(self._item, key):
+        """Count an event. Returns the seconds to wait if it exceeds the limit, else None."""
+        window = self._windows.get(key)
+        if window is None:
+            window = _Window(0, trio.current_time() + self._limit.seconds)
+            self._windows[key] = window
+        window.count += 1
+        if window.count <= self._limit.count:
             return None
-        reset_time, _ = self._limiter.get_window_stats(self._item, key)
-        return max(0.0, reset_time - trio.current_time())
+        return window.ends - trio.current_time()
+
+    def take_back(self, key: str) -> None:
+        """Count an event no longer."""
+        window = self._windows.get(key)
+        if window is not None and window.count > 0:
+            self._windows[key] = _Window(window.count - 1, window.ends)
 
     def is_full(self, key: str) -> bool:
-        """Whether the next would be one too many."""
-        return not self._limiter.test(self._item, key)
+        """Whether the next event would exceed the limit."""
+        window = self._windows.get(key)
+        return window is not None and window.count >= self._limit.count
 
     def forget(self, key: str) -> None:
-        self._limiter.clear(self._item, key)
+        self._windows.pop(key, None)
 
 
 @define(eq=False)
-class Marks:
-    """Keys that are remembered for a while."""
+class ExpiringKeys:
+    """A bounded set of keys. Each is forgotten some seconds after it was last added."""
 
-    seconds: float
-    store: BoundedStorage = field(factory=BoundedStorage, repr=False)
+    _seconds: float
+    _max_keys: int = MAX_RATE_KEYS
+    _expiries: TTLCache[str, float] = field(init=False, repr=False)
+    """When each key expires, by Trio's clock."""
 
-    def set(self, key: str) -> None:
-        self.store.clear(key)
-        self.store.incr(key, self.seconds)
+    def __attrs_post_init__(self) -> None:
+        self._expiries = TTLCache(self._max_keys, self._seconds, timer=trio.current_time)
 
-    def left(self, key: str) -> float | None:
-        """Seconds for which the key is still remembered; None when it is not."""
-        return self.store.get_expiry(key) - trio.current_time() if self.store.get(key) else None
+    def __len__(self) -> int:
+        return len(self._expiries)
+
+    def add(self, key: str) -> None:
+        """Add a key, or start its time again."""
+        self._expiries[key] = trio.current_time() + self._seconds
+
+    def remaining(self, key: str) -> float | None:
+        """Seconds until the key expires; None if it is not in the set."""
+        expiry = self._expiries.get(key)
+        return None if expiry is None else expiry - trio.current_time()
 
     def forget(self, key: str) -> None:
-        self.store.clear(key)
+        self._expiries.pop(key, None)

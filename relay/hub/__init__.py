@@ -1,1 +1,1 @@
-"""Streams, and who watches them. Floor 2."""
+"""Streams, their audiences, and the frames between them."""

@@ -1,25 +1,27 @@
-"""One subscription: a stream's frames on their way to one connection. Floor 2."""
+"""One subscription: a stream's frames on their way to one connection."""
 
 from __future__ import annotations
+
+from collections import deque
 
 import trio
 from attrs import define, field
 
-from relay.hub.frame import Burst, Frame
-from relay.hub.ledger import Drop, Ledger
+from relay.hub.flow_control import FlowControlOptions, Pace, Window
+from relay.hub.frame import Burst, EncodedBurst, Frame
+from relay.hub.ledger import Drop, Ledger, Totals
 from relay.hub.peer import ConsumingPeer
-from relay.hub.terms import Pace, Terms, Window
-from relay.hub.waiting import Latest, Lossless, TooSlow, Waiting
+from relay.hub.queues import MAX_LOSSLESS_FRAMES, FrameQueue, LatestQueue, LosslessQueue, TooSlow
 from relay.metrics import Histogram
-from relay.model import Identity
+from relay.model.identity import Identity
 from relay.protocol.codec import Codec
 from relay.transport.link import Buffer
-from relay.transport.outlet import Outlet
+from relay.transport.outlet import MIN_HELD_BYTES, Outlet
 
 
 @define(eq=False)
 class Consumer:
-    """Takes what is offered at the pace of its connection. A `Source` of the connection's outlet.
+    """Delivers frames at the pace of its connection. A `Source` of the connection's outlet.
 
     A frame that cannot be written at once waits in a bounded memory channel, by the policy of the
     terms. What a decoder could not use, because it builds on a dropped frame, is not sent at all.
@@ -31,47 +33,96 @@ class Consumer:
     peer: ConsumingPeer
     _outlet: Outlet
     _ages: Histogram
-    _terms: Terms
+    _flow_control: FlowControlOptions
     _lossless_bytes: int
-    """That may wait under the policy `lossless`."""
+    """Bytes that may wait under the policy `lossless`."""
+    _totals: Totals
     in_line: bool = False
     ledger: Ledger = field(factory=Ledger)
-    _waiting: Waiting = field(init=False)
+    _waiting: FrameQueue = field(init=False)
     _pace: Pace | None = field(init=False)
     _window: Window | None = field(init=False)
     _codec: Codec = field(init=False)
+    _takes_parts: bool = field(init=False)
+    _unsent_parts: deque[Buffer] | None = None
+    """Of a long frame of which parts were written. Other messages may go before these."""
+    _cut_frame: Frame | None = None
+    """That frame."""
     _needs_keyframe: bool = False
     _closed: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self._codec = self.peer.codec
-        terms = self._terms
-        lossless = terms.policy == "lossless"
-        self._waiting = Lossless(self._lossless_bytes) if lossless else Latest()
-        self._pace = None if terms.max_fps is None else Pace(1 / terms.max_fps)
-        self._window = None if terms.window is None else Window(terms.window)
+        self._codec, self._takes_parts = self.peer.codec, self.peer.takes_parts
+        options = self._flow_control
+        lossless = options.policy == "lossless"
+        self._waiting = (
+            LosslessQueue(MAX_LOSSLESS_FRAMES, self._lossless_bytes) if lossless else LatestQueue()
+        )
+        self._pace = None if options.period is None else Pace(options.period)
+        self._window = None if options.window is None else Window(options.window)
 
     @property
     def identity(self) -> Identity:
-        """Who consumes, by what is known of them now."""
+        """The consumer's identity, as it is known now."""
         return self.peer.identity
 
     @property
     def waiting_frames(self) -> int:
         return self._waiting.count
 
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether frames wait for it, or parts of one."""
+        return self._waiting.count > 0 or self._unsent_parts is not None
+
+    def has_parts_of(self, frame: Frame) -> bool:
+        """Whether it has yet to send some parts of a frame."""
+        return self._cut_frame is frame
+
+    @property
+    def waiting_since(self) -> float:
+        """When the first frame that waits was accepted, about; by Trio's clock."""
+        return self._waiting.since
+
+    @property
+    def lossless(self) -> bool:
+        """Whether it must miss no frame."""
+        return isinstance(self._waiting, LosslessQueue)
+
+    def drop_waiting(self) -> None:
+        """Drop the frame that waits, for want of room."""
+        if self._take_waiting() is not None:
+            self._drop(Drop.NO_ROOM)
+
+    def drop_parts(self) -> None:
+        """Leave out the rest of a frame of which the peer has some parts, for want of room."""
+        if self._cut_frame is not None:
+            if self._window is not None:
+                self._window.forget(self._cut_frame.seq)
+            self._end_parts()
+            self._needs_keyframe = True
+
+    def would_take(self, frame: Frame) -> bool:
+        """Whether a frame would be sent, or wait, if it were offered now."""
+        if self._closed or self._is_undecodable(frame):
+            return False
+        return self._pace is None or self._pace.allows(trio.current_time())
+
     def offer(self, frame: Frame) -> bool:
-        """Write the frame if the connection is idle, else let it wait; whether it was written.
+        """Write a frame if the connection is idle, or queue it; returns whether it was written.
 
         Never waits, never raises. The caller observes the age of a frame that was written.
         """
         if self._closed:
             return False
         self.ledger.accepted += 1
-        if (self._needs_keyframe or frame.baseless) and frame.is_delta:
+        self._totals.frames.accepted += 1
+        if self._is_undecodable(frame):
             self._drop(Drop.UNDECODABLE)
         elif self._pace is not None and not self._pace.is_due(trio.current_time()):
             self._drop(Drop.THINNED)
+        elif self._takes_parts and (parts := frame.parts(self._codec)) is not None:
+            return self._offer_parts(frame, parts)
         elif (encoded := frame.encoded(self._codec)) is None:
             self._drop(Drop.UNENCODABLE)
         else:
@@ -80,102 +131,174 @@ class Consumer:
             if (
                 not self._waiting.count
                 and (window is None or window.is_open)
-                and self._outlet.write_now(encoded)
+                and self._outlet.write_now(encoded, frame)
             ):
                 self._count_written(frame)
+                if self._outlet.held is frame:
+                    frame.note_slow(self.peer)
                 return True
             self._let_wait(frame, len(encoded))
         return False
 
     def offer_burst(self, burst: Burst) -> int:
-        """Offer frames that came at once, if possible in one write; how many were written.
+        """Offer frames that arrived together, in one write if possible; returns the number written.
 
         Those that the link does not take at once are offered one by one: they may be skipped.
         """
         begun = 0
         plain = self._pace is None and self._window is None and not self._needs_keyframe
-        if plain and not burst.baseless and not self._waiting.count and not self._closed:
-            row = burst.encoded(self._codec)
-            if row is not None:
-                begun = self._outlet.write_row_now(row.whole, row.ends)
-                self.ledger.accepted += begun
-                self.ledger.written += begun
+        if self._takes_parts and burst.has_long:
+            plain = False
+        if plain and not burst.missing_reference and not self._waiting.count and not self._closed:
+            encoded = burst.encoded(self._codec)
+            if encoded is not None:
+                begun = self._outlet.write_burst_now(encoded.whole, encoded.ends)
+                for ledger in (self.ledger, self._totals.frames):
+                    ledger.accepted += begun
+                    ledger.written += begun
                 if begun == len(burst.frames):
                     return begun
         return begun + sum(map(self.offer, burst.frames[begun:]))
 
-    def begin_life(self) -> None:
-        """A new life of the stream begins: nothing of the last one may come after its status."""
+    def begin_epoch(self) -> None:
+        """Begin a new epoch of the stream: no frame of the last one may come after its status."""
         if self._window is not None:
             self._window = Window(self._window.size)
-        if isinstance(self._waiting, Lossless) and self._waiting.count:
-            self._give_up()
-        elif self._waiting.take() is not None:
+        cut_off = self._unsent_parts is not None
+        self._end_parts()
+        if isinstance(self._waiting, LosslessQueue) and (self._waiting.count or cut_off):
+            self.give_up()
+        elif self._take_waiting() is not None:
             self._drop(Drop.SUPERSEDED)
+        elif cut_off:
+            self._needs_keyframe = True
 
     def skip_to_keyframe(self) -> None:
         """Send no delta before the next keyframe."""
         self._needs_keyframe = True
 
     def acknowledge(self, seq: int) -> None:
-        """The consumer has got this frame and all before it."""
+        """Note that the consumer has received this frame and all before it."""
         if self._window is not None:
             self._window.acknowledge(seq)
             if self.waiting():
                 self._outlet.line_up(self)
 
     def take(self) -> Buffer | None:
+        if self._unsent_parts is not None:
+            return self._next_part()
         if not self._may_send():
             return None
-        frame = self._waiting.take()
+        frame = self._take_waiting()
         if frame is None:
             return None
         self._count_written(frame)
         self._ages.observe(trio.current_time() - frame.accepted_at)
-        return frame.encoded(self._codec)
+        if self._takes_parts and (parts := frame.parts(self._codec)) is not None:
+            self._begin_parts(frame, parts.after(0))
+            return self._next_part()
+        encoded = frame.encoded(self._codec)
+        if encoded is not None and len(encoded) >= MIN_HELD_BYTES:
+            self._hold(frame)
+        return encoded
 
     def waiting(self) -> bool:
-        return self._waiting.count > 0 and self._may_send()
+        return self._unsent_parts is not None or (self._waiting.count > 0 and self._may_send())
 
     def close(self) -> None:
-        """Take no further frame; those that wait are dropped."""
+        """Accept no more frames, and drop those that wait, and the rest of one in parts."""
         self._closed = True
-        while self._waiting.take() is not None:
+        self._end_parts()
+        while self._take_waiting() is not None:
             self._drop(Drop.LEFT)
 
     def reopen(self) -> None:
-        """Take frames again, as if for the first time."""
+        """Accept frames again, as a new consumer would."""
         self._closed = False
         if self._window is not None:
             self._window = Window(self._window.size)
+
+    def _is_undecodable(self, frame: Frame) -> bool:
+        return frame.is_delta and (self._needs_keyframe or frame.missing_reference)
+
+    def _offer_parts(self, frame: Frame, parts: EncodedBurst) -> bool:
+        """As `offer`, a frame that goes in parts."""
+        self._needs_keyframe = False
+        if not self._waiting.count and self._unsent_parts is None and self._may_send():
+            begun = self._outlet.write_burst_now(parts.whole, parts.ends, frame)
+            if begun:
+                self._count_written(frame)
+                if self._outlet.held is frame:
+                    frame.note_slow(self.peer)
+                if begun < len(parts.ends):
+                    self._begin_parts(frame, parts.after(begun))
+                    self._outlet.line_up(self)
+                return True
+        self._let_wait(frame, len(parts.whole))
+        return False
+
+    def _begin_parts(self, frame: Frame, unsent: deque[Buffer]) -> None:
+        self._cut_frame, self._unsent_parts = frame, unsent
+
+    def _next_part(self) -> Buffer:
+        frame, unsent = self._cut_frame, self._unsent_parts
+        assert frame is not None
+        assert unsent is not None
+        part = unsent.popleft()
+        self._hold(frame)
+        if not unsent:
+            self._end_parts()
+        return part
+
+    def _end_parts(self) -> None:
+        self._cut_frame = self._unsent_parts = None
 
     def _may_send(self) -> bool:
         return self._window is None or self._window.is_open
 
     def _let_wait(self, frame: Frame, size: int) -> None:
         try:
-            displaced = self._waiting.put(frame, size)
+            displaced = self._waiting.add(frame, size)
         except TooSlow:
             self._drop(Drop.LEFT)
-            self._give_up()
+            self.give_up()
             return
         if displaced is frame:
             self._drop(Drop.SUPERSEDED)
         elif displaced is not None:
             # By a frame that builds on none, so there is nothing to wait for.
-            self.ledger.dropped[Drop.SUPERSEDED] += 1
+            self._count_dropped(Drop.SUPERSEDED)
+        else:
+            self._totals.waiting += 1
         if self.waiting():
             self._outlet.line_up(self)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """End the connection, for which too much waits."""
         self.close()
         self.peer.too_slow()
 
+    def _hold(self, frame: Frame) -> None:
+        """Keep a large frame as long as the peer has only a part of it."""
+        self._outlet.held = frame
+        frame.note_slow(self.peer)
+
+    def _take_waiting(self) -> Frame | None:
+        frame = self._waiting.take()
+        if frame is not None:
+            self._totals.waiting -= 1
+        return frame
+
     def _drop(self, why: Drop) -> None:
-        self.ledger.dropped[why] += 1
+        self._count_dropped(why)
         self._needs_keyframe = True
+
+    def _count_dropped(self, why: Drop) -> None:
+        self.ledger.dropped[why] += 1
+        self._totals.frames.dropped[why] += 1
 
     def _count_written(self, frame: Frame) -> None:
         self.ledger.written += 1
+        self._totals.frames.written += 1
         if self._window is not None:
             self._window.sent(frame.seq)

@@ -1,19 +1,28 @@
-"""Frames that were accepted, encoded once for each encoding however many watch. Floor 2."""
+"""Accepted frames, encoded once per encoding, however many consumers watch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate
 
 from attrs import define, field, frozen
+from msgspec import Raw
 
+from relay.hub.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget
+from relay.hub.peer import ConsumingPeer
 from relay.protocol.codec import Codec
-from relay.protocol.messages import NO_METADATA, VideoFrame, VideoFrameEvent
+from relay.protocol.messages import NO_METADATA, MalformedFrame, VideoFrame, VideoFrameEvent
 from relay.transport import wire
 from relay.transport.link import Buffer
+from relay.transport.parts import MAX_SHORT_BYTES, parts_of
 
-BURST = 64 * 1024
-"""Bytes of frames that came at once which are written at once."""
+MAX_SHORT_CONTENT_BYTES = MAX_SHORT_BYTES * 3 // 4
+"""Bytes of data and metadata that make a short message, also when data becomes base64."""
+MIN_BYTES_IN_STEPS = 1 << 20
+"""Frames with more data are encoded in steps."""
+MAX_BURST_BYTES = 64 * 1024
+"""The most bytes of frames that are written together because they arrived together."""
 
 
 @define(eq=False)
@@ -28,45 +37,148 @@ class Frame:
     """The same moment by Trio's clock."""
     message: VideoFrame = field(repr=False)
     codec: Codec = field(repr=False)
-    """In which it came."""
-    baseless: bool = False
-    """Whether it builds on a frame that never came here."""
+    """The encoding in which it arrived."""
+    account: FrameAccount = field(factory=lambda: FrameAccount(FrameBudget()), repr=False)
+    """Counts its bytes as long as anybody holds it."""
+    missing_reference: bool = False
+    """Whether it builds on a frame that never arrived."""
+    is_delta: bool = field(init=False, repr=False)
+    """Whether it builds on the frame before."""
+    _bytes: int = field(init=False, repr=False)
     _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
+    _parts: dict[Codec, EncodedBurst | None] | None = field(default=None, repr=False)
+    _is_long: bool | None = None
+
+    def __attrs_post_init__(self) -> None:
+        message = self.message
+        self.is_delta = message.keyframe is False
+        self._bytes = 0
+        self._count(FRAME_BYTES + len(memoryview(message.data)) + len(memoryview(message.metadata)))
+
+    def __del__(self) -> None:
+        self._count(-self._bytes)
 
     @property
     def keyframe(self) -> bool | None:
         """None where each frame stands for itself."""
         return self.message.keyframe
 
-    @property
-    def is_delta(self) -> bool:
-        """Whether it builds on the frame before."""
-        return self.message.keyframe is False
-
     def encoded(self, codec: Codec) -> Buffer | None:
-        """The `video-frame` message as one whole WebSocket frame.
+        """The `video-frame` message, as one WebSocket frame if it is not long.
 
         None when its data cannot be put into this encoding: it came as JSON and is not base64.
         """
         try:
             return self._encoded[codec]
         except KeyError:
-            encoded = self._encoded[codec] = self._encode(codec)
+            buffer = self._encode(codec)
+            encoded = None if buffer is None else wire.message_around(_opcode(codec), buffer)
+            self._encoded[codec] = encoded
+            if encoded is not None:
+                self._count(len(encoded))
             return encoded
 
     @property
-    def unencodable(self) -> bool:
-        """Whether it was asked for in an encoding that it cannot be put into."""
-        return None in self._encoded.values()
+    def is_large(self) -> bool:
+        """Whether encoding it takes so long that others need a turn meanwhile."""
+        return memoryview(self.message.data).nbytes > MIN_BYTES_IN_STEPS
 
-    def _encode(self, codec: Codec) -> Buffer | None:
-        message, data = self.message, self.message.data
-        metadata = None if message.metadata is NO_METADATA else message.metadata
+    def encode_in_steps(self, codec: Codec, *, in_parts: bool) -> Generator[None]:
+        """Do in steps what `encoded` or `parts` would do, which then find it done."""
+        if isinstance(self.message, MalformedFrame):
+            return
+        data = None
         if codec is not self.codec:
-            content = self.codec.unpack(data)
+            content = yield from self.codec.unpack_in_steps(self.message.data)
             if content is None:
-                return None
-            data = codec.pack(content)
+                return
+            yield
+            data = yield from codec.pack_in_steps(content)
+            yield
+        buffer = self._encode(codec, data)
+        yield
+        if buffer is None:
+            return
+        if not in_parts:
+            encoded = self._encoded[codec] = wire.message_around(_opcode(codec), buffer)
+            self._count(len(encoded))
+            return
+        payload = memoryview(buffer)[wire.MAX_HEADER_BYTES :]
+        pieces = []
+        for part in parts_of(codec, payload, self.stream_id):
+            pieces.append(part)
+            yield
+        if self._parts is None:
+            self._parts = {}
+        parts = self._parts[codec] = _joined(pieces)
+        self._count(len(parts.whole))
+
+    def note_slow(self, peer: ConsumingPeer) -> None:
+        """Note that a peer may have only a part of it."""
+        self.account.slow_peers.add(peer)
+
+    def forget_encodings(self) -> None:
+        """Give up what can be made again."""
+        encoded = (each for each in self._encoded.values() if each is not None)
+        parts = (each.whole for each in (self._parts or {}).values() if each is not None)
+        self._count(-sum(map(len, (*encoded, *parts))))
+        self._encoded = {codec: None for codec, each in self._encoded.items() if each is None}
+        self._parts = None
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        account = self.account
+        account.bytes += size
+        account.budget.bytes += size
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it goes in parts where that is asked for."""
+        if self._is_long is None:
+            message = self.message
+            size = memoryview(message.data).nbytes + memoryview(message.metadata).nbytes
+            self._is_long = size > MAX_SHORT_CONTENT_BYTES
+        return self._is_long
+
+    def parts(self, codec: Codec) -> EncodedBurst | None:
+        """The message as a row of `part` messages; None when it is short, or cannot be encoded."""
+        if not self.is_long:
+            return None
+        if self._parts is None:
+            self._parts = {}
+        try:
+            return self._parts[codec]
+        except KeyError:
+            parts = self._parts[codec] = self._cut(codec)
+            if parts is not None:
+                self._count(len(parts.whole))
+            return parts
+
+    def _cut(self, codec: Codec) -> EncodedBurst | None:
+        buffer = self._encode(codec)
+        if buffer is None:
+            return None
+        payload = memoryview(buffer)[wire.MAX_HEADER_BYTES :]
+        return _joined(list(parts_of(codec, payload, self.stream_id)))
+
+    @property
+    def unencodable(self) -> bool:
+        """Whether it cannot be put into another encoding, as far as is known."""
+        return isinstance(self.message, MalformedFrame) or None in self._encoded.values()
+
+    def _encode(self, codec: Codec, data: Raw | None = None) -> bytearray | None:
+        """The message behind room for a header; `data`: its data in this encoding, if that is
+        known."""
+        message = self.message
+        metadata = None if message.metadata is NO_METADATA else message.metadata
+        if codec is self.codec:
+            data = message.data
+        else:
+            if data is None:
+                content = self.codec.unpack(message.data)
+                if content is None:
+                    return None
+                data = codec.pack(content)
             if metadata is not None:
                 metadata = codec.pack(self.codec.read(metadata))
         event = VideoFrameEvent(
@@ -78,56 +190,77 @@ class Frame:
             metadata=metadata,
             data=data,
         )
-        buffer = bytearray(wire.LONGEST_HEADER)
-        codec.encode_into(event, buffer, wire.LONGEST_HEADER)
-        return wire.frame_around(wire.BINARY if codec.binary else wire.TEXT, buffer)
+        buffer = bytearray(wire.MAX_HEADER_BYTES)
+        codec.encode_into(event, buffer, wire.MAX_HEADER_BYTES)
+        return buffer
+
+
+def _opcode(codec: Codec) -> int:
+    return wire.BINARY if codec.binary else wire.TEXT
 
 
 @frozen
-class Row:
-    """Frames one behind the other in one buffer."""
+class EncodedBurst:
+    """The frames of a burst, or the parts of a frame, one behind the other in one buffer."""
 
     whole: Buffer
     ends: Sequence[int]
-    """Where each frame ends."""
+    """Where each of them ends."""
+
+    def after(self, begun: int) -> deque[Buffer]:
+        """Those behind the first `begun`."""
+        view, starts = memoryview(self.whole), [0, *self.ends]
+        return deque(view[starts[at] : starts[at + 1]] for at in range(begun, len(self.ends)))
+
+
+def _joined(pieces: Sequence[Buffer]) -> EncodedBurst:
+    return EncodedBurst(b"".join(pieces), list(accumulate(map(len, pieces))))
 
 
 @define(eq=False)
 class Burst:
-    """Frames of one stream that came at once, small enough to be written at once."""
+    """Frames of one stream that arrived together, small enough to be written together."""
 
     frames: Sequence[Frame]
-    _encoded: dict[Codec, Row | None] = field(factory=dict, repr=False)
+    _encoded: dict[Codec, EncodedBurst | None] = field(factory=dict, repr=False)
+    _has_long: bool | None = None
 
     @property
-    def baseless(self) -> bool:
-        """Whether it begins with deltas that build on a frame that never came here."""
-        return self.frames[0].baseless
+    def has_long(self) -> bool:
+        """Whether there is a frame that goes in parts where that is asked for."""
+        if self._has_long is None:
+            self._has_long = any(frame.is_long for frame in self.frames)
+        return self._has_long
 
-    def encoded(self, codec: Codec) -> Row | None:
-        """All of them; None when one cannot be put into this encoding."""
+    @property
+    def missing_reference(self) -> bool:
+        """Whether it begins with deltas that build on a frame that never arrived."""
+        return self.frames[0].missing_reference
+
+    def encoded(self, codec: Codec) -> EncodedBurst | None:
+        """All frames, encoded; None if one of them cannot be represented."""
         try:
             return self._encoded[codec]
         except KeyError:
-            row = self._encoded[codec] = self._encode(codec)
-            return row
+            encoded = self._encoded[codec] = self._encode(codec)
+            return encoded
 
-    def _encode(self, codec: Codec) -> Row | None:
+    def _encode(self, codec: Codec) -> EncodedBurst | None:
         pieces: list[Buffer] = []
         for frame in self.frames:
             encoded = frame.encoded(codec)
             if encoded is None:
                 return None
             pieces.append(encoded)
-        return Row(b"".join(pieces), list(accumulate(map(len, pieces))))
+        return _joined(pieces)
 
 
 def bursts(messages: Sequence[VideoFrame]) -> Iterator[Sequence[VideoFrame]]:
-    """What may be written at once: single frames, and small ones in a row."""
+    """Split frames into what may be written together: large frames alone, small ones in groups."""
     start = size = 0
     for end, message in enumerate(messages):
-        more = memoryview(message.data).nbytes
-        if end > start and size + more > BURST:
+        more = memoryview(message.data).nbytes + memoryview(message.metadata).nbytes
+        if end > start and size + more > MAX_BURST_BYTES:
             yield messages[start:end]
             start, size = end, 0
         size += more

@@ -1,4 +1,4 @@
-"""All streams of this relay. Floor 2.
+"""All streams of this relay.
 
 Everything here happens at once, without waiting: there is no order of events in which a stream is
 half changed. Only a publish to a large audience takes turns with others, behind a lock of its own
@@ -7,20 +7,24 @@ stream.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import trio
 from attrs import define, field
 
-from relay import policy
 from relay.hub.consumer import Consumer
-from relay.hub.ledger import Ledger
-from relay.hub.peer import Peer, Producer
+from relay.hub.frame_budget import FrameBudget
+from relay.hub.ledger import Totals
+from relay.hub.live_streams import LiveStreams
+from relay.hub.observers import Observers, is_wide
+from relay.hub.peer import HubPeer, Producer
 from relay.hub.stream import Stream
 from relay.metrics import Metrics
-from relay.model import Identity
+from relay.model import permissions
+from relay.model.identity import Identity
 from relay.protocol.messages import AlertEvent, Metadata, StreamStatus, now_ms
+from relay.protocol.reports import FiguresReport, FrameCounts, StreamCounts
 
 COUNT_INTERVAL = 1.0
 """Seconds in which viewers come and go before a producer is told how many there are now. That there
@@ -33,16 +37,18 @@ class Hub:
 
     _metrics: Metrics
     _offline_grace: float
-    """Seconds a stream outlives its producer, so that a short loss is not seen."""
+    """Seconds that a stream outlives its producer, so that a short loss goes unnoticed."""
+    frame_budget: FrameBudget = field(factory=FrameBudget)
     _streams: dict[str, Stream] = field(factory=dict)
-    _observers: dict[Peer, None] = field(factory=dict)
-    """Connections that asked for the list of streams."""
-    _online: dict[str, set[str]] = field(factory=dict)
-    """The ids of live streams, by owner."""
-    _departed: Ledger = field(factory=Ledger)
-    """Of streams that were forgotten."""
+    _observers: Observers = field(factory=Observers)
+    _live: LiveStreams = field(factory=LiveStreams)
+    totals: Totals = field(factory=Totals)
+    _subscriptions: Counter[str] = field(factory=Counter)
+    """By user or service."""
+    on_register: Callable[[str], object] = field(default=lambda _stream_id: None)
+    """Called with the id of each stream that is registered."""
     _last_epoch: int = 0
-    """Of any stream: epochs grow also where a stream was forgotten and the clock stepped back."""
+    """The last epoch of any stream: epochs grow even if the clock steps back."""
     _nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -60,11 +66,15 @@ class Hub:
         """Make a connection the producer of a stream.
 
         None when a connection that was accepted later produces it already. One that was accepted
-        earlier is superseded. The caller has made sure that the owner owns the stream.
+        earlier is superseded. The caller has made sure that the owner owns the stream; a live
+        stream of another owner ends first.
         """
+        known = self._streams.get(stream_id)
+        if known is not None and known.live:
+            self.change_owner(stream_id, owner_id)
         stream = self._stream(stream_id)
         before = stream.producer
-        if before is not None and before.accepted > producer.accepted:
+        if before is not None and before.number > producer.number:
             return None
         if stream.grace is not None:
             stream.grace.cancel()
@@ -73,14 +83,40 @@ class Hub:
             stream.continue_with(producer, metadata)
         else:
             self._last_epoch = max(self._last_epoch + 1, now_ms())
-            stream.start(self._last_epoch, owner_id, producer, metadata)
-            self._online.setdefault(owner_id, set()).add(stream_id)
+            account = self.frame_budget.account(owner_id)
+            stream.start(self._last_epoch, owner_id, producer, metadata, account)
+            self._live.add(stream_id, owner_id)
         if before is not None and before is not producer:
             before.superseded()
+        self.on_register(stream_id)
         return stream
 
+    def change_owner(self, stream_id: str, owner_id: str | None) -> None:
+        """Apply another owner, or none: the life of the stream under the former one ends, and with
+        it the connection that produces it."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.owner_id in {None, owner_id}:
+            return
+        producer, grace = stream.producer, stream.grace
+        if stream.live:
+            self._end(stream)
+        if grace is not None:
+            grace.cancel()
+        stream.change_owner(owner_id)
+        if producer is not None:
+            producer.lost_stream()
+
+    def live_ids(self) -> Iterator[str]:
+        """The ids of all live streams."""
+        return iter(self._live.ids)
+
+    def owner_of(self, stream_id: str) -> str | None:
+        """The owner of a stream as it was last registered; None while it is not live."""
+        stream = self._streams.get(stream_id)
+        return stream.owner_id if stream is not None and stream.live else None
+
     def producer(self, stream_id: str) -> Producer | None:
-        """The connection that produces a stream now."""
+        """The connection that currently produces a stream."""
         stream = self._streams.get(stream_id)
         return None if stream is None else stream.producer
 
@@ -96,85 +132,122 @@ class Hub:
             self._nursery.start_soon(self._await_producer, stream, stream.grace)
 
     def count_streams_of(self, owner_id: str, *, but: Collection[str]) -> int:
-        """How many streams of a user are live, some of them not counted."""
-        return len(self._online.get(owner_id, set()).difference(but))
+        """The number of live streams of a user, without those named in `but`."""
+        return len(self._live.by_owner.get(owner_id, set()).difference(but))
+
+    def count_subscriptions_of(self, identity: Identity) -> int:
+        """The subscriptions of a user or service, on all connections."""
+        return self._subscriptions[identity.sender]
 
     def subscribe(self, consumer: Consumer) -> Stream:
         """The stream that a consumer asks for, which may not exist yet; call its `watch` next."""
+        self.totals.consumers += 1
+        self._subscriptions[consumer.identity.sender] += 1
         return self._stream(consumer.stream_id)
 
     def unsubscribe(self, stream: Stream, consumer: Consumer) -> None:
+        self.totals.consumers -= 1
+        sender = consumer.identity.sender
+        self._subscriptions[sender] -= 1
+        if not self._subscriptions[sender]:
+            del self._subscriptions[sender]
         stream.unwatch(consumer)
         self._forget(stream)
 
     def deliver(self, alert: AlertEvent, owner_id: str) -> None:
-        """Give an alert to all who are connected and consume the alerts of its stream."""
+        """Give an alert to every connection that consumes the alerts of its stream."""
         stream = self._streams.get(alert.stream_id)
         if stream is None:
             return
         # A connection that produces a stream and watches it too gets its alerts once.
-        peers: set[Peer] = {
+        peers: set[HubPeer] = {
             consumer.peer
             for consumer in stream.watchers
             if consumer.wants_alerts
-            and policy.may_watch(consumer.identity, alert.stream_id, owner_id)
+            and permissions.may_watch(consumer.identity, alert.stream_id, owner_id)
         }
-        if stream.producer is not None and stream.producer.wants_alerts:
-            peers.add(stream.producer)
+        producer = stream.producer
+        if (
+            producer is not None
+            and producer.wants_alerts
+            and permissions.may_watch(producer.identity, alert.stream_id, owner_id)
+        ):
+            peers.add(producer)
         for peer in peers:
             self._metrics.alerts_delivered += 1
             peer.tell_alert(alert, owner_id)
 
-    def observe(self, observer: Peer) -> list[Stream]:
-        """The live streams that an observer may see; from now on it is told of each change."""
-        self._observers[observer] = None
-        return self.visible_to(observer.identity)
+    def observe(self, observer: HubPeer) -> None:
+        """Tell an observer of each change to the streams that it may see, from now on."""
+        self._observers.add(observer)
 
-    def visible_to(self, identity: Identity) -> list[Stream]:
-        """The live streams that somebody may see."""
-        return [
-            stream
-            for stream in self._streams.values()
-            if stream.live and policy.may_watch(identity, stream.stream_id, stream.owner_id)
-        ]
+    def visible_to(self, identity: Identity, after: str = "") -> Iterator[Stream]:
+        """The live streams that a user or service may see, by id, from the one behind `after`."""
+        for stream_id in self._live.visible_to(identity, after):
+            stream = self._streams[stream_id]
+            if permissions.may_watch(identity, stream_id, stream.owner_id):
+                yield stream
 
-    def figures(self) -> list[dict[str, Any]]:
-        """What operators see of each stream, and of each connection that consumes it."""
-        return [stream.figures() for stream in self._streams.values()]
+    def figures(self) -> FiguresReport:
+        """Every stream with its consumers, for operators."""
+        return FiguresReport([stream.figures() for stream in self._streams.values()])
 
-    def unobserve(self, observer: Peer) -> None:
-        self._observers.pop(observer, None)
+    def streams(self) -> list[Stream]:
+        """Every stream that is live or watched, whether or not it was ever registered."""
+        return list(self._streams.values())
 
-    def reconsider(self, peer: Peer, before: Identity, consumers: Mapping[str, Consumer]) -> None:
-        """Let a peer see what it may see now, and nothing else; `before` is who it was."""
-        for stream in self._streams.values():
-            sees = policy.may_watch(peer.identity, stream.stream_id, stream.owner_id)
-            if sees == policy.may_watch(before, stream.stream_id, stream.owner_id):
+    def unobserve(self, observer: HubPeer) -> None:
+        self._observers.discard(observer)
+
+    def reconsider(
+        self, peer: HubPeer, before: Identity, consumers: Mapping[str, Consumer]
+    ) -> None:
+        """Apply a change of permissions to a peer; `before` is its previous identity."""
+        observes = peer in self._observers
+        if observes:
+            self._observers.add(peer)
+        for stream_id in self._changed(peer.identity, before, consumers, observes=observes):
+            stream = self._streams[stream_id]
+            sees = permissions.may_watch(peer.identity, stream_id, stream.owner_id)
+            if sees == permissions.may_watch(before, stream.stream_id, stream.owner_id):
                 continue
-            consumer = consumers.get(stream.stream_id)
+            consumer = consumers.get(stream_id)
             if consumer is not None:
                 change = stream.reveal if sees else stream.conceal
                 change(consumer)
-            elif peer in self._observers and stream.live:
-                peer.tell(stream.public_status(visible=sees))
+            elif observes and stream.live:
+                peer.tell_status(stream.public_status(visible=sees))
 
-    def ledger(self) -> tuple[Ledger, int]:
-        """What became of all frames offered to consumers, and how many of them wait."""
-        total, waiting = Ledger(), 0
-        total.add(self._departed)
-        for stream in self._streams.values():
-            ledger, waits = stream.ledger()
-            total.add(ledger)
-            waiting += waits
-        return total, waiting
+    def ledger(self) -> FrameCounts:
+        """The outcome of all frames offered to consumers."""
+        total = self.totals.frames
+        dropped = {why.value: count for why, count in total.dropped.items()}
+        return FrameCounts(total.accepted, total.written, dropped, self.totals.waiting)
 
-    def count(self) -> dict[str, int]:
-        """How many streams are in which state, and how many consumers there are."""
-        counts = {status.value: 0 for status in StreamStatus}
-        for stream in self._streams.values():
-            counts[stream.status] += 1
-        del counts[StreamStatus.OFFLINE]
-        return counts | {"consumers": sum(len(s.watchers) for s in self._streams.values())}
+    def count(self) -> StreamCounts:
+        """The live streams by status, and the subscriptions to all streams."""
+        return StreamCounts(
+            online=self.totals.streams[StreamStatus.ONLINE],
+            streaming=self.totals.streams[StreamStatus.STREAMING],
+            consumers=self.totals.consumers,
+        )
+
+    def _changed(
+        self,
+        now: Identity,
+        before: Identity,
+        consumers: Mapping[str, Consumer],
+        *,
+        observes: bool,
+    ) -> list[str]:
+        """The streams that a peer watches or is told of, and may perhaps see now or no more."""
+        was, is_ = permissions.visible_streams(before), permissions.visible_streams(now)
+        watched = consumers.keys()
+        others = self._live.ids if observes else ()
+        if is_wide(was) or is_wide(is_) or was.owner_id != is_.owner_id:
+            return [*watched, *(each for each in others if each not in watched)]
+        changed = sorted(was.stream_ids ^ is_.stream_ids)
+        return [each for each in changed if each in watched or (observes and each in self._live)]
 
     async def _await_producer(self, stream: Stream, grace: trio.CancelScope) -> None:
         with grace:
@@ -185,10 +258,7 @@ class Hub:
         stream.grace = None
         stream.end()
         assert stream.owner_id is not None
-        online = self._online[stream.owner_id]
-        online.discard(stream.stream_id)
-        if not online:
-            del self._online[stream.owner_id]
+        self._live.discard(stream.stream_id, stream.owner_id)
         self._forget(stream)
 
     def _stream(self, stream_id: str) -> Stream:
@@ -197,7 +267,8 @@ class Hub:
             stream = self._streams[stream_id] = Stream(
                 stream_id,
                 self._metrics,
-                on_status=self._tell_observers,
+                self._observers,
+                self.totals,
                 on_recount=self._recount,
             )
         return stream
@@ -214,13 +285,4 @@ class Hub:
     def _forget(self, stream: Stream) -> None:
         if not stream.watchers and not stream.live:
             del self._streams[stream.stream_id]
-            self._departed.add(stream.departed)
-
-    def _tell_observers(self, stream: Stream) -> None:
-        status = stream.public_status(visible=True)
-        # Those that watch the stream were told already.
-        told: set[Peer] = {consumer.peer for consumer in stream.watchers}
-        for observer in self._observers:
-            visible = policy.may_watch(observer.identity, stream.stream_id, stream.owner_id)
-            if visible and observer not in told:
-                observer.tell(status)
+            stream.enter(None)

@@ -1,6 +1,7 @@
-"""What became of the frames: accepted = written + dropped by reason + waiting. Floor 2.
+"""The outcome of frames: accepted = written + dropped by reason + waiting.
 
-`waiting` is counted from the queues and never by subtraction, so that the sum can be checked.
+`waiting` counts what enters and leaves the queues and is never a difference of the others, so that
+the sum can be checked.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections import Counter
 from enum import StrEnum
 
 from attrs import define, field
+
+from relay.protocol.messages import StreamStatus
 
 
 class Drop(StrEnum):
@@ -22,19 +25,29 @@ class Drop(StrEnum):
     """It builds on a frame that was dropped."""
     UNENCODABLE = "unencodable"
     """Its data cannot be put into the consumer's encoding."""
+    NO_ROOM = "no_room"
+    """Too many bytes of frames were kept."""
     LEFT = "left"
     """The consumer left, or was too slow, while it waited."""
 
 
 @define(eq=False)
 class Ledger:
-    """The frames of one consumer, or of many."""
+    """The frames of one consumer, or of all."""
 
     accepted: int = 0
     written: int = 0
     dropped: Counter[Drop] = field(factory=Counter)
 
-    def add(self, other: Ledger) -> None:
-        self.accepted += other.accepted
-        self.written += other.written
-        self.dropped += other.dropped
+
+@define(eq=False)
+class Totals:
+    """Running sums over all streams and consumers, so that nobody has to walk them."""
+
+    frames: Ledger = field(factory=Ledger)
+    waiting: int = 0
+    """Frames in the queues of consumers."""
+    streams: Counter[StreamStatus] = field(factory=Counter)
+    """The live streams by status."""
+    consumers: int = 0
+    """Subscriptions, whether or not there is such a stream."""

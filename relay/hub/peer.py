@@ -1,16 +1,16 @@
-"""The connections at either end of a stream, as the hub sees them. Floor 2."""
+"""The connections at either end of a stream, as the hub sees them."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from relay.model import Identity
+from relay.model.identity import Identity
 from relay.protocol.codec import Codec
-from relay.protocol.messages import AlertEvent, ServerMessage
+from relay.protocol.messages import AlertEvent, ServerMessage, Status
 
 
-class Peer(Protocol):
-    """A connection that can be told something."""
+class HubPeer(Protocol):
+    """A connection that messages can be sent to."""
 
     @property
     def codec(self) -> Codec:
@@ -18,31 +18,49 @@ class Peer(Protocol):
 
     @property
     def identity(self) -> Identity:
-        """Who is behind it; what they may do can change at any time."""
+        """The identity behind it, whose permissions can change at any time."""
 
     @property
-    def accepted(self) -> int:
-        """Grows with each connection that the relay accepts."""
+    def number(self) -> int:
+        """The number of the connection, which grows with each one accepted."""
 
     def tell(self, message: ServerMessage) -> object:
         """Send a message, ahead of video; never waits."""
+
+    def tell_status(self, status: Status) -> object:
+        """Send a status as `tell` does; an earlier one of the stream that still waits is not
+        sent."""
 
     def tell_alert(self, alert: AlertEvent, owner_id: str) -> object:
         """Send an alert of a stream of this owner's, or hold it back until a replay of earlier ones
         has ended."""
 
 
-class ConsumingPeer(Peer, Protocol):
+class ConsumingPeer(HubPeer, Protocol):
     """A connection that consumes streams."""
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether it takes a long message as several `part` messages."""
+
     def too_slow(self) -> object:
-        """It let more wait than it may: end."""
+        """End the connection: more waits for it than may."""
+
+    @property
+    def unsent_frame(self) -> object | None:
+        """The large frame of which it has received only a part, if any."""
+
+    def cut_off(self) -> object:
+        """End the connection at once, in the middle of that frame."""
 
 
-class Producer(Peer, Protocol):
+class Producer(HubPeer, Protocol):
     """The connection that produces a stream."""
 
     wants_alerts: bool
 
     def superseded(self) -> object:
-        """A newer connection produces the stream now: end."""
+        """End the connection: a newer one produces the stream."""
+
+    def lost_stream(self) -> object:
+        """End the connection: the stream that it produces has another owner."""

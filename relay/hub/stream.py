@@ -1,4 +1,4 @@
-"""One stream: who produces it, who watches, and where it stands. Floor 2."""
+"""One stream: who produces it, who watches it, and its status."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import msgspec
 import trio
 from attrs import define, field
 
-from relay import policy
+from relay.concurrency.time_slice import TimeSlice
+from relay.guard.throttle import DebtBucket
 from relay.hub.consumer import Consumer
-from relay.hub.frame import Burst, Frame, bursts
-from relay.hub.ledger import Ledger
+from relay.hub.fanout import FanOut
+from relay.hub.frame import Frame, bursts
+from relay.hub.frame_budget import FrameAccount
+from relay.hub.ledger import Totals
+from relay.hub.observers import Observers
 from relay.hub.peer import Producer
-from relay.metrics import Metrics
-from relay.protocol.codec import Codec
+from relay.metrics import Limit, Metrics
+from relay.model import permissions
+from relay.protocol.codec import JSON_CODEC, Codec
 from relay.protocol.messages import (
     Error,
     ErrorCode,
@@ -25,258 +30,279 @@ from relay.protocol.messages import (
     VideoFrame,
     now_ms,
 )
+from relay.protocol.reports import ConsumerReport, StreamReport
 
-SLICE = 64
-"""Offers that are made in one go, before other tasks have their turn."""
+SWITCH_RATE, MAX_SWITCHES = 1.0, 4.0
+"""How often a second, and in a row, a producer is told at once that somebody watches or nobody: a
+viewer that comes and goes must not take its link."""
 
 
 @define(eq=False)
 class Stream:
-    """A stream that somebody produces or watches."""
+    """A stream that is produced or watched."""
 
     stream_id: str
     _metrics: Metrics
+    _observers: Observers
+    _totals: Totals
     owner_id: str | None = None
     """None until it is registered while this relay runs."""
     epoch: int = 0
-    """Which life of the stream `seq` counts in: ms since the Unix epoch at its start."""
+    """The epoch in which `seq` counts: ms since the Unix epoch at its start."""
     seq: int = 0
     status: StreamStatus = StreamStatus.OFFLINE
+    account: FrameAccount | None = None
+    """Of its owner; counts the frames that are kept."""
     metadata: Metadata | None = None
+    metadata_bytes: int = 0
+    """Its size as JSON."""
     producer: Producer | None = None
     watchers: dict[Consumer, None] = field(factory=dict)
-    """All who subscribed, whether or not they may see it."""
-    audience: tuple[Consumer, ...] = ()
-    """Those of them that get its frames. Replaced, never changed, so that a publish may yield."""
+    """All subscriptions, whether or not they may see the stream."""
+    fanout: FanOut = field(init=False)
+    """Gives frames to the watchers that may see the stream and want frames."""
     grace: trio.CancelScope | None = None
     """Around the wait for the producer to come back."""
-    departed: Ledger = field(factory=Ledger)
-    """What became of the frames of consumers that have left."""
-    on_status: Callable[[Stream], object] = field(default=lambda _stream: None)
     on_recount: Callable[[Stream], object] = field(default=lambda _stream: None)
     """The audience is not as large as the producer was told: call `tell_count` before long."""
     counting: bool = False
-    """Whether somebody will."""
+    """Whether that call is scheduled."""
     _told_count: int = 0
-    _latest: Frame | None = None
-    _keyframe: Frame | None = None
-    """The last frame that stands for itself."""
-    _unbased: bool = True
-    """Whether the producer has sent nothing yet that a delta could build on."""
+    _switches: DebtBucket | None = None
+    """Limits how often the producer is told at once that there are viewers, or none."""
+    _awaiting_keyframe: bool = True
+    """Whether the producer has not yet sent a frame that a delta could build on."""
     _told_unencodable: bool = False
-    _since_pause: int = 0
-    """Offers since other tasks had their turn."""
-    _publishing: trio.Lock = field(factory=trio.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self.fanout = FanOut(self._metrics)
 
     @property
     def live(self) -> bool:
         return self.status is not StreamStatus.OFFLINE
 
     async def publish(self, messages: Sequence[VideoFrame], producer: Producer) -> None:
-        """Offer frames to the whole audience, in order, as long as they come from its producer.
-
-        Yields to other tasks each time that `SLICE` offers are made.
-        """
+        """Accept frames, and give them to the audience, as long as they come from its producer."""
+        fanout, time_slice = self.fanout, None
         for burst in bursts(messages):
-            while self.producer is producer and self._publishing.locked():
-                # A taken-over producer's last frame is still on its way to the rest. Whoever
-                # waited may find that the lock was handed on meanwhile.
-                async with self._publishing:
-                    pass
+            if time_slice is None:
+                time_slice = TimeSlice()
+            elif time_slice.over:  # metadata in another encoding is taken apart
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                time_slice = TimeSlice()
+            while self.producer is producer and fanout.busy:
+                # The last frame of a producer that was taken over is still on its way to the rest.
+                await fanout.wait_until_idle()
             if self.producer is not producer:
                 return
-            # No other task has its turn between here and the first offer.
-            await self._offer_to_all(self._accept(burst, producer.codec))
+            # No other task has its turn between here and the first offer, but for a large frame.
+            frames = self._accept(burst, producer.codec)
+            if frames[0].is_large and not await self._has_encoded(frames[0], producer):
+                continue
+            await fanout.publish(frames)
+            self._keep_within_budget()
+            if not self._told_unencodable and any(frame.unencodable for frame in frames):
+                self._tell_unencodable()
+
+    async def _has_encoded(self, frame: Frame, producer: Producer) -> bool:
+        """Encode a large frame for its audience, while others have a turn now and then; returns
+        whether the stream still waits for it."""
+        epoch, time_slice = self.epoch, TimeSlice()
+        takers = [each.peer for each in self.fanout.audience if each.would_take(frame)]
+        forms = {(peer.codec, peer.takes_parts) for peer in takers}
+        with trio.CancelScope(shield=True):
+            for codec, in_parts in forms:
+                for _ in frame.encode_in_steps(codec, in_parts=in_parts):
+                    await time_slice.pause_if_over()
+        return (self.producer, self.epoch, self.seq) == (producer, epoch, frame.seq)
+
+    def _keep_within_budget(self) -> None:
+        account = self.account
+        if account is not None:
+            budget = account.budget
+            if account.bytes > budget.limit_per_owner or budget.bytes > budget.limit:
+                self._metrics.limits_hit[Limit.FRAME_BUFFER] += 1
+                budget.keep(account)
 
     def _accept(self, messages: Sequence[VideoFrame], codec: Codec) -> list[Frame]:
         received_at, now = now_ms(), trio.current_time()
+        assert self.account is not None
         frames = []
         for message in messages:
             self.seq += 1
-            frame = Frame(self.stream_id, self.seq, received_at, now, message, codec)
+            frame = Frame(self.stream_id, self.seq, received_at, now, message, codec, self.account)
             frames.append(frame)
-            self._latest = frame
             if not frame.is_delta:
-                self._keyframe, self._unbased = frame, False
-            elif self._unbased:
-                frame.baseless = True
+                self._awaiting_keyframe = False
+            elif self._awaiting_keyframe:
+                frame.missing_reference = True
         self._metrics.frames_accepted += len(frames)
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
         return frames
 
-    async def _offer_to_all(self, frames: list[Frame]) -> None:
-        """Not to be cancelled: what was accepted is offered to everybody."""
-        audience, step = self.audience, max(1, SLICE // len(frames))
-        offered = frames[0] if len(frames) == 1 else Burst(frames)
-        if len(audience) <= step:
-            await self._offer(offered, audience)
-        else:
-            self._publishing.acquire_nowait()
-            try:
-                for start in range(0, len(audience), step):
-                    await self._offer(offered, audience[start : start + step])
-            finally:
-                self._publishing.release()
-        if not self._told_unencodable and any(frame.unencodable for frame in frames):
-            self._tell_unencodable()
-
     def skip(self, producer: Producer) -> None:
-        """Frames of the producer were dropped on the way here: no delta builds on them."""
+        """Note that frames of the producer were dropped before they arrived here."""
         if self.producer is producer:
-            self._unbased = True
+            self._awaiting_keyframe = True
 
     def watch(self, consumer: Consumer) -> None:
-        """Add a consumer; if it may see the stream, the latest frame is offered at once.
-
-        Where frames build on one another, that is the last one that does not.
-        """
+        """Add a consumer; if it may see the stream, the latest frame is offered at once."""
         self.watchers[consumer] = None
         if self._serves(consumer):
-            self._set_audience((*self.audience, consumer))
-            if self._keyframe is not None:
-                self._welcome(consumer, self._keyframe)
-            if self._keyframe is not self._latest:
-                consumer.skip_to_keyframe()
+            self._set_audience((*self.fanout.audience, consumer))
+            self.fanout.welcome(consumer)
+            self._keep_within_budget()
 
     def reveal(self, consumer: Consumer) -> None:
-        """A consumer may see the stream from now on: begin as with a new one."""
+        """Let a consumer that may now see the stream begin as a new one does."""
         if self.live:
-            consumer.peer.tell(self.status_for(consumer))
+            consumer.peer.tell_status(self.status_for(consumer))
         consumer.reopen()
         self.watch(consumer)
 
     def conceal(self, consumer: Consumer) -> None:
-        """A consumer may see the stream no longer: to them it is gone, as if there were none."""
+        """Hide the stream from a consumer that may no longer see it, as if it were offline."""
         consumer.close()
-        self._set_audience(tuple(other for other in self.audience if other is not consumer))
+        self._set_audience(self._without(consumer))
         if self.live:
-            consumer.peer.tell(self.status_for(consumer))
+            consumer.peer.tell_status(self.status_for(consumer))
 
     def unwatch(self, consumer: Consumer) -> None:
         consumer.close()
-        if consumer in self.watchers:
-            del self.watchers[consumer]
-            self.departed.add(consumer.ledger)
-        self._set_audience(tuple(other for other in self.audience if other is not consumer))
+        self.watchers.pop(consumer, None)
+        self._set_audience(self._without(consumer))
 
     def may_see(self, consumer: Consumer) -> bool:
-        return policy.may_watch(consumer.identity, self.stream_id, self.owner_id)
+        return permissions.may_watch(consumer.identity, self.stream_id, self.owner_id)
 
     def start(
-        self, epoch: int, owner_id: str, producer: Producer, metadata: Metadata | None
+        self,
+        epoch: int,
+        owner_id: str,
+        producer: Producer,
+        metadata: Metadata | None,
+        account: FrameAccount,
     ) -> None:
-        """Begin a new life of the stream."""
-        self.owner_id, self.metadata = owner_id, metadata
+        """Begin a new epoch of the stream."""
+        self.enter(account)
+        self._describe(metadata)
         self.epoch, self.seq = epoch, 0
         self._told_unencodable = False
-        for consumer in self.audience:
-            consumer.begin_life()
-        self._set_audience(tuple(filter(self._serves, self.watchers)))
-        self.producer, self._unbased = producer, True
+        for consumer in self.fanout.audience:
+            consumer.begin_epoch()
+        self.change_owner(owner_id)
+        self.producer, self._awaiting_keyframe = producer, True
         self.set_status(StreamStatus.ONLINE, metadata)
 
+    def enter(self, account: FrameAccount | None) -> None:
+        """Count frames for this account from now on, or for none."""
+        if self.account is not None:
+            self.account.streams.pop(self, None)
+        self.account = account
+        if account is not None:
+            account.streams[self] = None
+
+    def change_owner(self, owner_id: str | None) -> None:
+        """Go by another owner, or by none, while the stream is not live: consumers that may no
+        longer see it get nothing more, and those that may see it now begin as new ones do."""
+        before = {consumer for consumer in self.watchers if self.may_see(consumer)}
+        self.owner_id = owner_id
+        for consumer in self.watchers:
+            sees = self.may_see(consumer)
+            if consumer in before and not sees:
+                consumer.close()
+            elif sees and consumer not in before:
+                consumer.reopen()
+        self._set_audience(tuple(filter(self._serves, self.watchers)))
+
     def continue_with(self, producer: Producer, metadata: Metadata | None) -> None:
-        """Go on with this producer; consumers notice nothing but metadata that is another."""
-        self._unbased = self._unbased or producer is not self.producer
-        self.producer, before, self.metadata = producer, self.metadata, metadata
+        """Go on with this producer; consumers notice nothing except changed metadata."""
+        if producer is not self.producer:
+            self._awaiting_keyframe, self._told_unencodable = True, False
+        self.producer, before = producer, self.metadata
         if metadata != before:
+            self._describe(metadata)
             self._tell_watchers({} if metadata is None else metadata)
 
+    def _describe(self, metadata: Metadata | None) -> None:
+        self.metadata = metadata
+        self.metadata_bytes = 0 if metadata is None else len(JSON_CODEC.pack(metadata))
+
     def end(self) -> None:
-        self.producer, self._latest, self._keyframe = None, None, None
+        self.producer = None
+        self.fanout.forget_frames()
+        self._describe(None)  # those who watch it keep the stream
         self.set_status(StreamStatus.OFFLINE)
 
     def set_status(self, status: StreamStatus, metadata: Metadata | None = None) -> None:
+        for each, count in ((self.status, -1), (status, 1)):
+            if each is not StreamStatus.OFFLINE:
+                self._totals.streams[each] += count
         self.status = status
         self._tell_watchers(metadata)
-        self.on_status(self)
+        told = {consumer.peer for consumer in self.watchers}  # by what watches the stream
+        self._observers.tell(self.public_status(visible=True), self.owner_id, but=told)
 
-    def ledger(self) -> tuple[Ledger, int]:
-        """What became of all frames offered to consumers, and how many of them wait."""
-        total, waiting = Ledger(), 0
-        total.add(self.departed)
-        for consumer in self.watchers:
-            total.add(consumer.ledger)
-            waiting += consumer.waiting_frames
-        return total, waiting
-
-    def figures(self) -> dict[str, Any]:
-        """For operators: where the stream stands, and what became of its frames."""
-        return {
-            "streamId": self.stream_id,
-            "status": self.status,
-            "epoch": self.epoch,
-            "frames": self.seq,
-            "producer": None if self.producer is None else self.producer.accepted,
-            "consumers": [
-                {
-                    "connection": consumer.peer.accepted,
-                    "frames": consumer.ledger.accepted,
-                    "written": consumer.ledger.written,
-                    "dropped": dict(consumer.ledger.dropped),
-                    "waiting": consumer.waiting_frames,
-                }
+    def figures(self) -> StreamReport:
+        """The state of the stream and what became of its frames, for operators."""
+        return StreamReport(
+            stream_id=self.stream_id,
+            status=self.status,
+            epoch=self.epoch,
+            frames=self.seq,
+            producer=None if self.producer is None else self.producer.number,
+            consumers=[
+                ConsumerReport(
+                    connection=consumer.peer.number,
+                    frames=consumer.ledger.accepted,
+                    written=consumer.ledger.written,
+                    dropped={why.value: n for why, n in consumer.ledger.dropped.items()},
+                    waiting=consumer.waiting_frames,
+                )
                 for consumer in self.watchers
             ],
-        }
+        )
 
     def status_for(self, consumer: Consumer) -> Status:
         """The status as this consumer may know it."""
         return self.public_status(visible=self.may_see(consumer))
 
     def public_status(self, *, visible: bool) -> Status:
-        """The status as those may know it who see the stream, or do not."""
+        """The status as shown to a peer that may see the stream, or may not."""
         if not (self.live and visible):
             return Status(stream_id=self.stream_id, epoch=0, status=StreamStatus.OFFLINE)
         return Status(stream_id=self.stream_id, epoch=self.epoch, status=self.status)
 
     def tell_producer(self) -> None:
         """Tell the producer how many consume its frames."""
-        self._told_count = len(self.audience)
+        self._told_count = len(self.fanout.audience)
         if self.producer is not None:
-            self.producer.tell(
+            self.producer.tell_status(
                 Status(
                     stream_id=self.stream_id,
                     epoch=self.epoch,
                     status=self.status,
-                    consumers=len(self.audience),
+                    consumers=len(self.fanout.audience),
                 )
             )
 
     def tell_count(self) -> None:
-        """Tell the producer what has changed since it was told how many there are."""
+        """Tell the producer the number of consumers if it has changed since."""
         self.counting = False
-        if len(self.audience) != self._told_count:
+        if len(self.fanout.audience) != self._told_count:
             self.tell_producer()
 
     def _tell_watchers(self, metadata: Metadata | None) -> None:
+        packed: dict[Codec, Any] = {}  # encoded once, however many watch
         for consumer in self.watchers:
             if self.may_see(consumer):
+                codec = consumer.peer.codec
+                if metadata is not None and codec not in packed:
+                    packed[codec] = codec.pack(metadata)
                 status = self.status_for(consumer)
-                consumer.peer.tell(msgspec.structs.replace(status, metadata=metadata))
-
-    def _welcome(self, consumer: Consumer, frame: Frame) -> None:
-        """Offer a frame from before this consumer came."""
-        if consumer.offer(frame):
-            self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
-
-    async def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
-        written = 0
-        if isinstance(offered, Frame):
-            frames, accepted_at = 1, offered.accepted_at
-            for consumer in audience:
-                written += consumer.offer(offered)
-        else:
-            frames, accepted_at = len(offered.frames), offered.frames[0].accepted_at
-            for consumer in audience:
-                written += consumer.offer_burst(offered)
-        # One look at the clock for all of them; it errs on the side of older.
-        self._metrics.frame_age.observe(trio.current_time() - accepted_at, written)
-        self._since_pause += frames * max(1, len(audience))
-        if self._since_pause >= SLICE:
-            self._since_pause = 0
-            await trio.lowlevel.cancel_shielded_checkpoint()
+                told = msgspec.structs.replace(status, metadata=packed.get(codec))
+                consumer.peer.tell_status(told)
 
     def _tell_unencodable(self) -> None:
         self._told_unencodable = True
@@ -284,8 +310,8 @@ class Stream:
             self.producer.tell(
                 Error(
                     code=ErrorCode.INVALID_MESSAGE,
-                    message="Invalid message: data is not base64; viewers that speak"
-                    " MessagePack miss such frames - at `$.data`",
+                    message="Invalid message: data is not base64; viewers cannot show such frames,"
+                    " or miss them - at `$.data`",
                     stream_id=self.stream_id,
                 )
             )
@@ -293,10 +319,19 @@ class Stream:
     def _serves(self, consumer: Consumer) -> bool:
         return consumer.wants_frames and self.may_see(consumer)
 
+    def _without(self, consumer: Consumer) -> tuple[Consumer, ...]:
+        """The audience without one consumer."""
+        return tuple(other for other in self.fanout.audience if other is not consumer)
+
     def _set_audience(self, audience: tuple[Consumer, ...]) -> None:
-        was_watched = bool(self.audience)
-        self.audience = audience
-        if bool(audience) != was_watched:
+        was_watched = bool(self.fanout.audience)
+        self.fanout.audience = audience
+        if bool(audience) != was_watched and self._may_tell_at_once():
             self.tell_producer()
         elif len(audience) != self._told_count and not self.counting:
             self.on_recount(self)
+
+    def _may_tell_at_once(self) -> bool:
+        if self._switches is None:
+            self._switches = DebtBucket(SWITCH_RATE, MAX_SWITCHES)
+        return self._switches.take(1, trio.current_time())

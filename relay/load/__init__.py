@@ -1,7 +1,7 @@
-"""`relay load`: plays a scenario of phones, viewers and services, and says what they saw. Floor 6.
+"""`relay load`: runs scenarios of phones, viewers and services, and reports what they saw.
 
-The generator is a client of the relay like any other and knows nothing of its inside. A scenario
-(`scenario.py`) becomes a schedule that is fixed beforehand (`schedule.py`); worker processes play
-their share of it (`engine.py`, `actors.py`); the director (`director.py`) merges what they saw
-(`figures.py`), judges it (`checks.py`) and reports it (`report.py`, `html.py`).
+The load generator is a client like any other and knows nothing of the relay's inside. A scenario
+(`scenario/`) becomes a schedule that is fixed before the run. Worker processes run their share of
+the actors (`actors/`). The coordinator (`run/`) merges their statistics and checks them
+(`measures/`), which are then shown and written (`report/`).
 """

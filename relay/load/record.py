@@ -1,6 +1,6 @@
-"""Turns a real session into a recording that phones of a scenario can replay. Floor 6.
+"""`relay load record`: records a stream, so that the phones of a scenario can replay it.
 
-It watches a stream as a viewer that must miss nothing, and writes each frame's time and content.
+It watches the stream as a lossless viewer and writes the time and the content of each frame.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import trio
 from attrs import define
 
 from relay.client import ServerError
+from relay.client.dial import open_stream
+from relay.client.errors import Closed
+from relay.client.websocket import open_websocket
 from relay.errors import RelayError
-from relay.load.payloads import TRACE, TraceFrame
-from relay.load.peer import MSGPACK, Heard, Peer
-from relay.load.socket import open_lean
-from relay.load.stage import is_encrypted
-from relay.load.trust import Trust
-from relay.transport.dial import Closed, open_stream
+from relay.load.actors.client import MSGPACK_SUBPROTOCOL, IncomingMessage, LoadClient
+from relay.load.actors.endpoint import TlsVerification, path_or_default
+from relay.load.actors.payloads import TRACE_FORMAT, TraceFrame
 
-CONNECT_SECONDS = 15.0
-MOST_BYTES = 2 << 30
-"""A recording is no larger."""
+RECORD_CONNECT_TIMEOUT = 15.0
+MAX_RECORDING_BYTES = 2 << 30
+"""Maximum size of a recording."""
 
 
 class RecordFailed(RelayError):
-    """A recording that could not be made, or not to its end."""
+    """The recording could not be made or completed."""
 
 
 @define(eq=False)
@@ -46,18 +46,18 @@ class Recorder:
     _seq: int = 0
 
     def begin(self) -> None:
-        self._write(msgspec.json.encode({"format": TRACE}))
+        self._write(msgspec.json.encode({"format": TRACE_FORMAT}))
 
-    def hear(self, heard: Heard, _size: int) -> None:
-        if heard.type != "video-frame" or heard.data is None:
+    def receive(self, incoming: IncomingMessage, _size: int) -> None:
+        if incoming.type != "video-frame" or incoming.data is None:
             return
         now = trio.current_time()
         if self._first is None:
             self._first = now
-        elif heard.seq > self._seq:
-            self.missed += heard.seq - self._seq - 1
-        self._seq = heard.seq
-        data = bytes(heard.data)
+        elif incoming.seq > self._seq:
+            self.missed += incoming.seq - self._seq - 1
+        self._seq = incoming.seq
+        data = bytes(incoming.data)
         content = base64.b64encode(data).decode() if self.with_data else None
         self._write(
             msgspec.json.encode(TraceFrame(round(now - self._first, 6), len(data), content))
@@ -65,8 +65,10 @@ class Recorder:
         self.frames += 1
 
     def _write(self, line: bytes) -> None:
-        if self.file.tell() > MOST_BYTES:
-            raise RecordFailed(f"the recording is over {MOST_BYTES >> 30} GiB: it ends here")
+        if self.file.tell() > MAX_RECORDING_BYTES:
+            raise RecordFailed(
+                f"the recording is over {MAX_RECORDING_BYTES >> 30} GiB: it ends here"
+            )
         try:
             self.file.write(line + b"\n")
         except OSError as error:
@@ -81,10 +83,10 @@ async def record(
     *,
     seconds: float | None,
     with_data: bool,
-    trust: Trust | None = None,
+    tls_verification: TlsVerification | None = None,
 ) -> Recorder:
-    """Record until the time is over or Ctrl-C; `RelayError`. What was recorded is in the file."""
-    tls = (trust or Trust()).context() if is_encrypted(url) else None
+    """Record for `seconds` or until Ctrl-C. After a `RelayError` the file has what came before."""
+    tls = (tls_verification or TlsVerification()).context_for(url)
     failure: RelayError | None = None
     try:
         with (
@@ -94,7 +96,7 @@ async def record(
             recorder = Recorder(file, with_data)
             recorder.begin()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_leave_at_signal, signals, nursery.cancel_scope)
+                nursery.start_soon(_stop_at_signal, signals, nursery.cancel_scope)
                 try:
                     with trio.move_on_after(float("inf") if seconds is None else seconds):
                         await _watch(url, stream, token, recorder, tls)
@@ -110,7 +112,7 @@ async def record(
     return recorder
 
 
-async def _leave_at_signal(signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
+async def _stop_at_signal(signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
     await anext(signals)
     everything.cancel()
 
@@ -118,19 +120,18 @@ async def _leave_at_signal(signals: AsyncIterator[int], everything: trio.CancelS
 async def _watch(
     url: str, stream: str, token: str, recorder: Recorder, tls: ssl.SSLContext | None
 ) -> None:
-    with trio.move_on_after(CONNECT_SECONDS) as connecting:
+    with trio.move_on_after(RECORD_CONNECT_TIMEOUT) as connecting:
         connection, host, resource = await open_stream(url, tls=tls)
-        path = "/streams/subscribe" if resource == "/" else resource
-        async with open_lean(connection, host, path, MSGPACK) as socket:
-            peer = Peer(socket, msgpack=True, hears=recorder.hear)
-            await peer.ask("auth", token=token)
-            await peer.ask(
+        path = path_or_default(resource, phone=False)
+        async with open_websocket(
+            connection, host, path, required_subprotocol=MSGPACK_SUBPROTOCOL
+        ) as socket:
+            client = LoadClient(socket, msgpack=True, on_message=recorder.receive)
+            await client.request("auth", token=token)
+            await client.request(
                 "subscribe", streamId=stream, consumes=["video-frame"], policy="lossless"
             )
             connecting.deadline = float("inf")
             while True:
-                await peer.read()
-    raise RecordFailed(f"no answer in {CONNECT_SECONDS:g} s")
-
-
-__all__ = ["RecordFailed", "Recorder", "record"]
+                await client.read()
+    raise RecordFailed(f"no answer in {RECORD_CONNECT_TIMEOUT:g} s")

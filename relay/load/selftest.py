@@ -1,7 +1,7 @@
-"""How much the generator itself can do on this machine. Floor 6.
+"""`relay load self-test`: measures the throughput of the generator on this machine.
 
-The other side is the least server there can be (`sink.py`), in a process of its own. Figures are
-for each core that the generator used, so that they do not depend on what else runs.
+The server is `null_server.py`, in a process of its own. Results are per core that the generator
+used, so that they do not depend on what else runs.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ import trio
 from attrs import define, field, frozen
 from rich.console import Console
 
-from relay.load.engine import Parts, Share, play, prepare
-from relay.load.figures import Book
-from relay.load.scenario import parse_scenario
-from relay.load.schedule import Timeline
-from relay.load.sink import Plan
-from relay.load.stage import Address, Stage
+from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.engine import Share, StatsUpdate, play, prepare
+from relay.load.actors.run_context import RunContext
+from relay.load.measures.stats import RunStats
+from relay.load.null_server import NullServerPlan
+from relay.load.run.worker_process import raise_open_files
+from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.schedule import Timeline
 from relay.load.units import seconds_in_words
-from relay.load.workers import raise_open_files
 
-RUN = "selftest"
-HEAD_START = 1.5
-FAULTS = ("torn", "lost", "doubled", "foreign", "connect.failed", "auth.failed")
+SELF_TEST_RUN = "selftest"
+TRIAL_START_DELAY = 1.5
+"""Seconds in which the server and the actors get ready."""
+REPORTED_FAULTS = ("torn", "lost", "doubled", "foreign", "connect.failed", "auth.failed")
 SCENARIO = """
 duration = "{seconds}s"
 grace = "0s"
@@ -55,8 +57,9 @@ class Trial:
     phones: int
     fps: int
     rate: float
-    """Frames a second that the sink gives each viewer; 0 is as fast as it goes."""
+    """Frames per second that the server sends to each viewer; 0 for as fast as possible."""
     arrival: float = 0.5
+    """Seconds over which the viewers join."""
     seconds: float = 6.0
 
 
@@ -69,75 +72,80 @@ TRIALS = (
 
 
 @define(eq=False)
-class Tally:
-    """What one trial came to, between two moments."""
+class TrialStats:
+    """What the actors of a trial saw."""
 
-    book: Book = field(factory=Book)
+    run_stats: RunStats = field(factory=RunStats)
     moments: list[tuple[float, float, int, int]] = field(factory=list)
     """Time, CPU time, frames and connections, each second."""
     frames: int = 0
 
-    async def keep(self, parts: Parts) -> None:
-        for name, part in parts.groups.items():
-            self.book.group(name).add_part(part)
-            self.frames += part.counts.get("received", 0) + part.counts.get("sent", 0)
-        connected = sum(part.connected for part in parts.groups.values())
+    async def add(self, update: StatsUpdate) -> None:
+        self.run_stats.add(update.groups)
+        deltas = update.groups.values()
+        self.frames += sum(
+            delta.counts.get("received", 0) + delta.counts.get("sent", 0) for delta in deltas
+        )
+        connected = sum(delta.connected for delta in deltas)
         self.moments.append((time.monotonic(), time.process_time(), self.frames, connected))
 
 
 async def self_test(console: Console) -> None:
-    """Print what each trial came to."""
+    """Print the results of each trial."""
     raise_open_files()
     for trial in TRIALS:
-        tally = await _try(trial)
+        trial_stats = await _try(trial)
         after = [
-            each for each in tally.moments if each[0] - tally.moments[0][0] >= trial.arrival - 0.5
+            each
+            for each in trial_stats.moments
+            if each[0] - trial_stats.moments[0][0] >= trial.arrival - 0.5
         ]
         (t0, c0, n0, _), (t1, c1, n1, _) = after[0], after[-2]
-        connected = max(each[3] for each in tally.moments)
+        connected = max(each[3] for each in trial_stats.moments)
         seconds, cpu, frames = t1 - t0, max(c1 - c0, 1e-9), n1 - n0
-        counts = tally.book.total().counts
+        counts = trial_stats.run_stats.total().counts
         console.print(trial.name)
         console.print(
             f"    {frames / seconds:,.0f} frames/s at {cpu / seconds:.0%} of a core:"
             f" {frames / cpu:,.0f} frames/s per core, {cpu / max(frames, 1) * 1e6:.1f} us each"
         )
-        late = tally.book.group("generator").time("lateness").statistic("p99") or 0
+        late = trial_stats.run_stats.group("generator").time("lateness").statistic("p99") or 0
         words = seconds_in_words(late)
         console.print(f"    {connected} connected, generator late by {words} (p99)")
-        times = tally.book.total().times
+        times = trial_stats.run_stats.total().times
         for name in ("connect_time", *(("frame_age",) if trial.rate else ())):
             if name in times:
                 p50, p99 = (seconds_in_words(times[name].percentile(each)) for each in (50, 99))
                 console.print(f"    {name}: p50 {p50}, p99 {p99}")
-        bad = [f"{counts[name]} {name}" for name in FAULTS if counts[name]]
+        bad = [f"{counts[name]} {name}" for name in REPORTED_FAULTS if counts[name]]
         if bad:
             console.print(f"    not right: {', '.join(bad)}")
 
 
-async def _try(trial: Trial) -> Tally:
+async def _try(trial: Trial) -> TrialStats:
     source = SCENARIO.format(
         seconds=trial.seconds, phones=trial.phones, fps=trial.fps,
         viewers=trial.viewers, arrival=trial.arrival,
     )  # fmt: skip
     scenario = parse_scenario(source, "self-test", Path())
-    start = time.monotonic() + HEAD_START
-    tally = Tally()
-    async with open_sink(Plan(RUN, start, 16 * 1024, trial.rate)) as url:
-        stage = Stage(Timeline(scenario), Address(url, ("none",)), RUN)
-        actors = await prepare(stage, Share())
-        stage.epoch = trio.current_time() + start - time.monotonic()
-        await play(stage, Share(), actors, tally.keep)
-    return tally
+    start = time.monotonic() + TRIAL_START_DELAY
+    trial_stats = TrialStats()
+    async with open_null_server(NullServerPlan(SELF_TEST_RUN, start, 16 * 1024, trial.rate)) as url:
+        context = RunContext(Timeline(scenario), Endpoint(url, ("none",)), SELF_TEST_RUN)
+        actors = await prepare(context, Share())
+        context.epoch = trio.current_time() + start - time.monotonic()
+        await play(context, Share(), actors, trial_stats.add)
+    return trial_stats
 
 
 @asynccontextmanager
-async def open_sink(plan: Plan) -> AsyncIterator[str]:
-    """A sink and its address."""
+async def open_null_server(plan: NullServerPlan) -> AsyncIterator[str]:
+    """Start a null server; gives its URL."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-P", "-m", "relay.load.sink"],
+        [sys.executable, "-P", "-m", "relay.load.null_server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for this process, which stops it
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -1,7 +1,7 @@
-"""Durations, sizes and rates as people write them. Floor 6.
+"""Durations, sizes and rates as people write them.
 
-Each reader takes what stands in the file and returns a number in the base unit, or raises
-`ValueError` with nothing in it: the field knows the words for what was expected.
+Each reader returns a number in the base unit or raises `ValueError` without a text: the caller
+knows what was expected.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import math
 import re
 
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
-TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
-_SIZES = {"B": 1, "KB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
-_BITS = {"bit/s": 1, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
-_PER = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
-LONGEST = 366 * 86400.0
-"""Seconds; what lasts longer is a slip of the pen."""
-LARGEST = 1 << 30
-"""Bytes of a frame, likewise."""
+TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+_SIZE_UNITS = {"B": 1, "KB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
+_BANDWIDTH_UNITS = {"bit/s": 1, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
+_RATE_UNITS = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
+MAX_DURATION = 366 * 86400.0
+"""Seconds; anything longer is taken for a typing error."""
+MAX_FRAME_BYTES = 1 << 30
+"""Likewise."""
 
 
 def duration(value: object) -> float:
     """Seconds."""
-    return _up_to(LONGEST, _read(value, TIMES))
+    return _up_to(MAX_DURATION, _read(value, TIME_UNITS))
 
 
 def positive_duration(value: object) -> float:
@@ -32,18 +32,18 @@ def positive_duration(value: object) -> float:
 def size(value: object) -> int:
     """Bytes; a bare whole number is bytes already."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return int(_above_zero(_up_to(LARGEST, value)))
-    return int(_above_zero(_up_to(LARGEST, _read(value, _SIZES))))
+        return int(_above_zero(_up_to(MAX_FRAME_BYTES, value)))
+    return int(_above_zero(_up_to(MAX_FRAME_BYTES, _read(value, _SIZE_UNITS))))
 
 
 def bandwidth(value: object) -> float:
     """Bits per second."""
-    return _above_zero(_read(value, _BITS))
+    return _above_zero(_read(value, _BANDWIDTH_UNITS))
 
 
 def rate(value: object) -> float:
     """Times per second."""
-    return _above_zero(_read(value, _PER))
+    return _above_zero(_read(value, _RATE_UNITS))
 
 
 def number(value: object) -> float:
@@ -60,7 +60,7 @@ def above_zero(value: object) -> float:
 
 
 def seconds_in_words(seconds: float) -> str:
-    """`1.5 s`, `20.3 ms`: three digits, in the unit that suits."""
+    """`1.5 s`, `20.3 ms`: three digits, in a suitable unit."""
     if seconds == 0:
         return "0"
     if seconds < 1:

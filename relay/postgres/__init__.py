@@ -1,4 +1,4 @@
-"""Everything relay keeps in or reads from Postgres, and the only room that imports psycopg.
+"""Everything that relay stores in Postgres or reads from it; the only room that imports psycopg.
 
-Floor 1. What goes in and comes out are the values of `relay.model`.
+The tables take and return the values of `relay.model`.
 """

@@ -1,8 +1,9 @@
-"""The address of a database: read once, completed, and kept out of every message. Floor 1."""
+"""The address of a database: parsed once, completed, and its password kept out of messages."""
 
 from __future__ import annotations
 
 import math
+import re
 import traceback
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,11 @@ from attrs import field, frozen
 from psycopg.conninfo import conninfo_to_dict
 
 from relay.errors import ConfigError, StoreUnavailable
+from relay.postgres.url_parameters import (
+    OTHER_DRIVERS_PARAMETERS,
+    UNKNOWN_PARAMETER,
+    translate,
+)
 
 EXPECTED = (
     "the database URL cannot be read: it should look like"
@@ -21,33 +27,37 @@ EXPECTED = (
 
 
 @frozen
-class Address:
-    """What `psycopg.connect` is called with, and how to speak about it."""
+class DatabaseAddress:
+    """The arguments of `psycopg.connect`, and its errors without secrets."""
 
     arguments: dict[str, Any] = field(repr=False)
     _secrets: tuple[str, ...] = field(repr=False)
 
     @classmethod
-    def parse(cls, url: str, *, connect_timeout: float) -> Address:
-        """Read a URL (or libpq's `key=value` form); what it says itself wins over our defaults."""
+    def parse(cls, url: str, *, connect_timeout: float) -> DatabaseAddress:
+        """Parse a URL, or libpq's `key=value` form; its own values win over our defaults."""
         try:
-            given = conninfo_to_dict(url)
-        except (psycopg.ProgrammingError, UnicodeDecodeError):
+            given = conninfo_to_dict(translate(url))
+        except (psycopg.ProgrammingError, UnicodeDecodeError) as error:
             # The reason quotes the part that cannot be read, which may be the password.
+            option = re.search(r'invalid connection option "(\w+)"', str(error))
+            if option and option[1].lower() in OTHER_DRIVERS_PARAMETERS:
+                raise ConfigError(UNKNOWN_PARAMETER.format(option[1])) from None
             raise ConfigError(EXPECTED) from None
         passwords = {str(given[name]) for name in ("password", "sslpassword") if given.get(name)}
         return cls(
             {
                 "application_name": "relay",
-                "client_encoding": "utf8",
                 "connect_timeout": max(2, math.ceil(connect_timeout)),
-                # A peer that vanished without a word is noticed in seconds, not hours.
+                # Notice a peer that vanished within seconds, not hours.
                 "keepalives_idle": 10,
                 "keepalives_interval": 3,
                 "keepalives_count": 3,
                 "tcp_user_timeout": 15_000,
                 **given,
-                # PgBouncer gives every transaction another server connection.
+                # Another one would lack characters that clients send.
+                "client_encoding": "utf8",
+                # PgBouncer may run each transaction on another server connection.
                 "prepare_threshold": None,
                 "autocommit": True,
             },
@@ -55,14 +65,16 @@ class Address:
         )
 
     def unavailable(self, error: BaseException) -> StoreUnavailable:
-        """What it comes to for those who asked that psycopg raised this."""
+        """The `StoreUnavailable` for an error of psycopg."""
         # Its frames would keep a half-made connection, and its file, until garbage is collected.
         traceback.clear_frames(error.__traceback__)
         return StoreUnavailable(self.clean(error))
 
     def clean(self, error: BaseException) -> str:
-        """The text of an error in one line, without the password."""
+        """The text of an error, in one line and without the password."""
         text = " ".join(str(error).split()) or type(error).__name__
         for secret in self._secrets:
             text = text.replace(secret, "***")
+        if "local user with ID" in text:  # libpq asks who we are; a container may not know
+            text += "; name a user in database_url"
         return text

@@ -1,8 +1,7 @@
 """One transaction in a worker thread, which the task that waits for it can stop.
 
-Floor 1, a part of `database.py`. The lock guards one question: whose is the connection? Until the
-call is abandoned it is the thread's; from then on it is the task's that abandoned it, which is the
-one to close it.
+A part of `database.py`. The lock guards who owns the connection: the thread, until the call is
+abandoned; from then on the task that abandoned it, which closes it.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
 ANSWER_MARGIN = 1.0
-"""Seconds beyond the server's own timeout after which its answer is no longer waited for."""
+"""Seconds to wait for an answer beyond the server's own timeout."""
 
-CANCEL_PATIENCE = 1.0
-"""Seconds for the server to heed a cancel request, before we hang up."""
+CANCEL_TIMEOUT = 1.0
+"""Seconds for the server to obey a cancel request, before we hang up."""
 
-STOP_LIMIT = 10.0
-"""Seconds that `Call.stop` takes at most, unless `work` itself never ends."""
+CALL_STOP_TIMEOUT = 10.0
+"""Seconds that `Call.stop` may take."""
 
 CANCEL_INTERVAL = 0.05
 """Seconds between cancel requests: one that arrives between two statements has no effect."""
@@ -44,19 +43,19 @@ BEGIN = sql.SQL(
 
 
 class Call(Generic[T]):
-    """`run` is for the worker thread, `stop` for the task that gives the call up."""
+    """One transaction: `run` is for the worker thread, `stop` for the task that abandons it."""
 
     def __init__(
         self,
         work: Callable[[Connection], T],
         statement_timeout: float,
-        take: Callable[[], tuple[Connection, bool]],
-        give_back: Callable[[Connection], None],
+        acquire: Callable[[], tuple[Connection, bool]],
+        release: Callable[[Connection], None],
     ) -> None:
         self._work = work
         self._begin_statement = BEGIN.format(milliseconds=round(statement_timeout * 1000))
-        self._take = take
-        self._give_back = give_back
+        self._acquire = acquire
+        self._release = release
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._abandoned = False
@@ -70,7 +69,7 @@ class Call(Generic[T]):
                 answer = self._work(connection)
                 _commit(connection)
             except BaseException:
-                # A connection that cannot even roll back is closed by whoever gets it next.
+                # `release` closes a connection that cannot roll back.
                 with suppress(psycopg.Error):
                     connection.rollback()
                 raise
@@ -81,16 +80,16 @@ class Call(Generic[T]):
                 self._trio.run_sync_soon(self._finished.set)
 
     async def stop(self, limiter: trio.CapacityLimiter) -> None:
-        """End the call now: nothing of it runs on the server once this returns.
+        """End the call: when this returns, nothing of it runs on the server.
 
-        While it still connects there is nothing to end: the thread goes home by itself.
+        A thread that is still connecting ends by itself.
         """
         with self._lock:
             self._abandoned = True
             connection = self._connection
         if connection is None:
             return
-        with trio.move_on_after(CANCEL_PATIENCE):
+        with trio.move_on_after(CANCEL_TIMEOUT):
             while not self._finished.is_set():
                 await trio.to_thread.run_sync(_cancel, connection, limiter=limiter)
                 with trio.move_on_after(CANCEL_INTERVAL):
@@ -98,18 +97,18 @@ class Call(Generic[T]):
         if not self._finished.is_set():
             _hang_up(connection)
             await self._finished.wait()
-        # Not kept: a late cancel request could hit the next transaction on it.
+        # Do not keep it: a late cancel request could hit its next transaction.
         connection.close()
 
     def _begin(self) -> Connection:
         while True:
-            connection, fresh = self._take()
+            connection, fresh = self._acquire()
             self._hold(connection)
             try:
                 connection.execute(self._begin_statement)
             except psycopg.OperationalError:
-                # An idle connection may have been lost long ago, as all are when Postgres
-                # restarts. No work was done on it, so the next one may be tried.
+                # An idle connection may have been lost, as all are when Postgres restarts. No work
+                # was done on it, so try the next one.
                 self._drop(broken=True)
                 if fresh or self._abandoned:
                     raise
@@ -121,7 +120,7 @@ class Call(Generic[T]):
             if not self._abandoned:
                 self._connection = connection
                 return
-        self._give_back(connection)
+        self._release(connection)
         raise Abandoned
 
     def _drop(self, *, broken: bool = False) -> None:
@@ -131,17 +130,17 @@ class Call(Generic[T]):
             connection, self._connection = self._connection, None
         if broken:
             connection.close()
-        self._give_back(connection)
+        self._release(connection)
 
 
 class Abandoned(Exception):
-    """Ends a thread whose task has gone; nobody sees it."""
+    """Ends a thread whose task is gone."""
 
 
 def _commit(connection: Connection) -> None:
     outcome = connection.execute("commit").statusmessage
     if outcome != "COMMIT":
-        # Postgres answers so when a statement failed and `work` swallowed the error.
+        # The answer when a statement failed and `work` swallowed the error.
         raise psycopg.errors.InFailedSqlTransaction(
             f"the transaction had failed: commit was answered by {outcome}"
         )
@@ -149,10 +148,10 @@ def _commit(connection: Connection) -> None:
 
 def _cancel(connection: Connection) -> None:
     with suppress(psycopg.Error, OSError):
-        connection.cancel_safe(timeout=CANCEL_PATIENCE)
+        connection.cancel_safe(timeout=CANCEL_TIMEOUT)
 
 
 def _hang_up(connection: Connection) -> None:
-    """Make the thread that waits for the server see the end of the connection."""
+    """Wake the thread that waits for the server, by the end of the connection."""
     with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
         end.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,4 @@
-"""A database as `relay doctor` looks at it. Floor 1.
-
-Nothing here starts, makes or changes anything.
-"""
+"""What `relay doctor` looks at in a database. Nothing here starts, makes or changes anything."""
 
 from __future__ import annotations
 
@@ -14,24 +11,30 @@ import trio
 from attrs import frozen
 
 from relay.errors import ConfigError
-from relay.postgres.address import Address
-from relay.postgres.binaries import find_binaries
-from relay.postgres.changes import Changes
+from relay.postgres.address import DatabaseAddress
 from relay.postgres.database import Connection, Database
-from relay.postgres.folder import DataFolder
+from relay.postgres.embedded.account import check_user_name
+from relay.postgres.embedded.binaries import find_binaries
+from relay.postgres.embedded.folder import DataFolder
+from relay.postgres.notifications import ChangeNotifications
 
-QUERIES = 5
-"""So many times a query is timed."""
+TIMED_QUERIES = 5
+"""How many times a query is timed."""
 
-MAY_NOT_USE = """
+FIND_UNUSABLE = """
     with needed (name, rights) as (values
         ('migrations', 'select'),
         ('streams', 'select insert update'),
         ('alerts', 'select insert delete'),
-        ('alert_ids', 'usage'),
+        ('alert_order', 'update'),
+        ('alert_bytes', 'select insert update delete'),
+        ('alert_byte_changes', 'select delete'),
+        ('raised_alerts', 'select delete'),
         ('service_tokens', 'select'),
         ('grants', 'select'),
-        ('audit', 'select insert update delete'), -- `for update` is one, too,
+        ('deleted_owners', 'select delete'),
+        ('operator_requests', 'select insert update delete'),
+        ('audit', 'select insert update delete'), -- `for update` needs update, too
         ('webhooks', 'select update')
     )
     select c.relname from pg_catalog.pg_class c
@@ -43,12 +46,12 @@ MAY_NOT_USE = """
         else has_table_privilege(c.oid, wanted) end)
     group by c.relname order by c.relname
 """
-"""What `relay serve` does; commands that make tokens or grants do more."""
+"""The rights that `relay serve` needs; commands that make tokens or grants need more."""
 
 
 @frozen
-class Answered:
-    """How a database answers."""
+class DatabaseMeasurement:
+    """How fast a database answers."""
 
     version: str
     connected: float
@@ -56,81 +59,89 @@ class Answered:
     query: float
     """Seconds that a transaction with one query takes: the median of a few."""
     connections: int
-    """That the server lets in."""
+    """The server's `max_connections`."""
+    encoding: str
+    """The database's, by Postgres' name for it."""
 
 
 @frozen
-class Clocks:
-    """The database's clock beside ours."""
+class ClockOffset:
+    """The difference between the database's clock and ours."""
 
     ahead: float
-    """Seconds by which the database's is ahead; below 0 it is behind."""
+    """Seconds by which the database's clock is ahead; negative: it is behind."""
     uncertain: float
-    """Seconds by which that may be wrong, because the answer took a while."""
+    """Seconds by which that may be wrong, because the answer took time."""
 
 
-async def measure(database: Database) -> Answered:
-    """Ask a few times; `StoreUnavailable` where there is no answer."""
+async def measure(database: Database) -> DatabaseMeasurement:
+    """Time a few queries; `StoreUnavailable`."""
 
-    def ask(connection: Connection) -> tuple[str, int]:
+    def ask(connection: Connection) -> tuple[str, int, str]:
         (version,) = connection.execute("show server_version").fetchall()[0]
         (most,) = connection.execute("show max_connections").fetchall()[0]
-        return str(version), int(most)
+        (encoding,) = connection.execute("show server_encoding").fetchall()[0]
+        return str(version), int(most), str(encoding)
 
     begun = time.perf_counter()
-    version, most = await database.transact(ask)
+    version, most, encoding = await database.transact(ask)
     connected = time.perf_counter() - begun
     times = []
-    for _ in range(QUERIES):
+    for _ in range(TIMED_QUERIES):
         begun = time.perf_counter()
         await database.check()
         times.append(time.perf_counter() - begun)
-    return Answered(version, connected, sorted(times)[QUERIES // 2], most)
+    return DatabaseMeasurement(
+        version, connected, sorted(times)[TIMED_QUERIES // 2], most, encoding
+    )
 
 
-async def compare_clocks(database: Database) -> Clocks:
-    def ask(connection: Connection) -> Clocks:
-        # Of a few answers the quickest says most.
+async def compare_clocks(database: Database) -> ClockOffset:
+    def ask(connection: Connection) -> ClockOffset:
+        # The quickest answer is the most exact.
         found = []
-        for _ in range(QUERIES):
+        for _ in range(TIMED_QUERIES):
             before = time.time()
             ((theirs,),) = connection.execute(
                 "select extract(epoch from clock_timestamp())::float8"
             ).fetchall()
             after = time.time()
-            found.append(Clocks(theirs - (before + after) / 2, (after - before) / 2))
+            found.append(ClockOffset(theirs - (before + after) / 2, (after - before) / 2))
         return min(found, key=lambda each: each.uncertain)
 
     return await database.transact(ask)
 
 
 async def unusable_tables(database: Database) -> list[str]:
-    """Those of relay's tables and sequences that this role may not use."""
+    """The tables and sequences of relay that this role may not use."""
 
     def look(connection: Connection) -> list[str]:
-        return [name for (name,) in connection.execute(MAY_NOT_USE)]
+        return [name for (name,) in connection.execute(FIND_UNUSABLE)]
 
     return await database.transact(look)
 
 
-async def notifications_arrive(database: Database, listen: Address) -> bool:
-    """Whether what is notified over `database` is heard at `listen`."""
-    async with Changes(database, listen).listen() as ear, trio.open_nursery() as nursery:
+async def notifications_arrive(database: Database, listen: DatabaseAddress) -> bool:
+    """Whether notifications sent through `database` arrive at `listen`."""
+    async with (
+        ChangeNotifications(database, listen).listen() as listener,
+        trio.open_nursery() as nursery,
+    ):
 
-        async def hear() -> None:
+        async def receive() -> None:
             while True:
-                await ear.hear()
+                await listener.receive()
 
-        nursery.start_soon(hear)
-        heard = await ear.hears()
+        nursery.start_soon(receive)
+        arrived = await listener.probe()
         nursery.cancel_scope.cancel()
-    return heard
+    return arrived
 
 
 def running_embedded(data_dir: Path) -> str | None:
-    """The URL of the Postgres that a relay runs in this data folder; None when none does.
+    """The URL of the Postgres that a relay runs in this data folder; None when none runs.
 
-    `ConfigError` when that is not for us to see.
+    `ConfigError` when this user may not look.
     """
     folder = DataFolder(data_dir.resolve())
     try:
@@ -159,13 +170,15 @@ def _is_held(lock: Path) -> bool:
 
 
 def embedded_version(data_dir: Path, postgres_bin: Path | None) -> int:
-    """The version of Postgres that would run in this folder; `ConfigError` if none can."""
+    """The version of Postgres that would run in this folder; `ConfigError` if none could."""
     folder = DataFolder(data_dir.resolve())
-    # For whatever user it is to run as: to find that out here could copy the programs.
+    # Without the account it would run as: looking for one could copy the programs.
     binaries = find_binaries(postgres_bin, None, folder.programs)
     try:
         made_by = (folder.cluster / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
+        if os.geteuid() != 0:  # root runs it as somebody else
+            check_user_name(None)
         return binaries.major
     except OSError as error:
         raise ConfigError(f"{folder.cluster} cannot be read: {error.strerror}") from None

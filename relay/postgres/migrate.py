@@ -1,6 +1,6 @@
-"""relay's own tables: numbered SQL files, applied in order, each once. Floor 1.
+"""Creates relay's own tables: numbered SQL files, applied in order, each once.
 
-The files are `migrations/NNNN_name.sql`; what was applied stands in `relay.migrations`.
+The files are `migrations/NNNN_name.sql`; the table `relay.migrations` lists the applied ones.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import psycopg
 from relay.errors import ConfigError, StoreForbids
 from relay.postgres.database import Connection, Database
 
-# See `alerts.py`. Two processes that migrate at once do it one after the other.
+# See `tables/alerts.py` for the numbers. Two processes migrate one after the other.
 MIGRATIONS_LOCK = "select pg_advisory_xact_lock(1919249505, 2)"
 HAS_MIGRATIONS = "select to_regclass('relay.migrations') is not null"
 
 
 async def migrate(database: Database) -> list[str]:
-    """Apply what is missing, all or nothing; return the names of what was applied.
+    """Apply the missing migrations, all or none; return their names.
 
     `ConfigError` when a newer relay made the tables, or the role may not make them.
     """
@@ -43,9 +43,9 @@ async def migrate(database: Database) -> list[str]:
 
 
 async def pending(database: Database) -> list[str]:
-    """The names of what `migrate` would apply. Changes nothing.
+    """The names of the migrations that `migrate` would apply. Changes nothing.
 
-    `ConfigError` when a newer relay made the tables, or somebody else; `StoreForbids`.
+    `ConfigError` when a newer relay made the tables, or another program; `StoreForbids`.
     """
 
     def look(connection: Connection) -> list[str]:
@@ -58,7 +58,7 @@ async def pending(database: Database) -> list[str]:
 
 
 def _make_schema(connection: Connection) -> None:
-    # `if not exists` would ask for the right to create even where there is nothing to create.
+    # `if not exists` would need the right to create even where nothing is to be created.
     if not _holds(connection, "select to_regnamespace('relay') is not null"):
         connection.execute("create schema relay")
     if not _holds(connection, HAS_MIGRATIONS):

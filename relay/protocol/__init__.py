@@ -1,1 +1,1 @@
-"""What travels: messages, their two encodings, error codes. Floor 0, no trio, no I/O."""
+"""What travels: messages, their two encodings, error codes. No trio, no I/O."""

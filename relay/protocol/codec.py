@@ -1,91 +1,66 @@
-"""Messages from and to the two encodings. Floor 0.
+"""Decodes client messages and encodes server messages, in both encodings.
 
-A message is validated once, here: behind `decode` every field has its type and its bounds. Both
-encodings have the same schema but for `data`, which is base64 in JSON and bytes in MessagePack.
+A message is validated once, here: after `decode` every field has its type and its bounds. The two
+encodings have the same schema except for `data`, which is base64 in JSON and bytes in MessagePack.
 """
 
 from __future__ import annotations
 
-import math
-from types import ModuleType
-from typing import Any, ClassVar, Protocol, get_args
+from collections.abc import Generator
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import msgspec
-from attrs import define, frozen
+from attrs import frozen
+from msgspec.structs import force_setattr
 
+from relay.protocol.base64_text import looks_standard, standard_base64
+from relay.protocol.encoding import JSON, MSGPACK, Encoding
+from relay.protocol.invalid_message import MAX_NON_FRAME_BYTES, InvalidMessage, explain
+from relay.protocol.large_frame import (
+    MIN_LARGE_BYTES,
+    MIN_REST_BYTES,
+    Steps,
+    check_large_msgpack,
+    decode_json_in_steps,
+    is_too_much,
+    pack_base64_in_steps,
+    unpack_base64_in_steps,
+)
 from relay.protocol.messages import (
-    AUTH,
-    NO_METADATA,
-    STREAM_ID_PATTERN,
-    STREAM_ID_RULE,
-    Alert,
-    Auth,
     ClientMessage,
-    ErrorCode,
-    RequestId,
+    MalformedFrame,
     ServerMessage,
-    StreamId,
+    SlowLinkMessage,
     Streams,
     VideoFrame,
 )
+from relay.protocol.metadata import MAX_DEPTH, read_json
+from relay.protocol.rules import checked
+from relay.protocol.spelling import DECODE_ERRORS, respelled
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for a message that it cannot take."""
-
-MAX_DEPTH = 32
-"""How deep `metadata` may nest. Less than any decoder or encoder on its way gives up at."""
-
-LONGEST_EXPLANATION = 300
-"""Characters; msgspec repeats an unknown type in full, however long it is."""
-
-LARGEST_BUT_FRAMES = 64 * 1024
-"""Bytes of a message that is no frame, and of a frame's `metadata`: it is kept, stored, and given
-to many."""
-
-TYPES = {kind.__struct_config__.tag for kind in get_args(ClientMessage)}
-
-NOT_MATCHING = f"`str` matching regex {STREAM_ID_PATTERN!r}"
-"""How msgspec says that a stream id is none."""
-
-NUL = "\0"
-"""The one character that Postgres stores in no text."""
-
-
-ONLY_FRAMES = f"Only a video-frame may be over {LARGEST_BUT_FRAMES} bytes"
+__all__ = [
+    "CODECS",
+    "DECODE_ERRORS",
+    "JSON_CODEC",
+    "MAX_DEPTH",
+    "MAX_NON_FRAME_BYTES",
+    "MIN_LARGE_BYTES",
+    "MSGPACK_CODEC",
+    "Codec",
+    "InvalidMessage",
+]
 
 LargeMessage = VideoFrame | Streams
-"""What may be large, and what builds nothing however large it is: with a second type in the union
-a message has to say that it is a frame."""
+"""A frame may be large. `Streams` has no fields of which much is built, however large it is: with a
+second type in the union, a message has to say that it is a frame."""
 
-
-@frozen
-class Beginnings:
-    """How the fields of a frame that are passed on as they came begin in an encoding."""
-
-    data_type: str
-    data: bytes
-    """With one of these bytes `data` begins."""
-    object: bytes
-    """And with one of these a `metadata` that is there; else it has to be `null`."""
-    null: bytes
-
-
-JSON_BEGINNINGS = Beginnings("str", b'"', b"{", b"n")
-MSGPACK_BEGINNINGS = Beginnings(
-    "bytes", b"\xc4\xc5\xc6", bytes((*range(0x80, 0x90), 0xDE, 0xDF)), b"\xc0"
+Decoder = (
+    msgspec.json.Decoder[ClientMessage]
+    | msgspec.json.Decoder[LargeMessage]
+    | msgspec.msgpack.Decoder[ClientMessage]
+    | msgspec.msgpack.Decoder[LargeMessage]
 )
-
-
-@define(eq=False)
-class InvalidMessage(Exception):
-    """A message that cannot be taken, with all that the reply needs."""
-
-    code: ErrorCode
-    message: str
-    request_id: RequestId = None
-    stream_id: str | None = None
-    is_auth: bool = False
-    """Whether it says that it is an `auth`."""
 
 
 class Codec(Protocol):
@@ -96,25 +71,34 @@ class Codec(Protocol):
 
     @property
     def binary(self) -> bool:
-        """Whether its messages are binary WebSocket messages, or text."""
+        """Whether messages are sent as binary WebSocket messages, not as text."""
 
     def decode(self, payload: bytes) -> ClientMessage:
-        """Read one client message; `InvalidMessage` names the field and why."""
+        """Decode a client message; raises `InvalidMessage`, which names the field and why."""
 
-    def encode(self, message: ServerMessage) -> bytes:
-        """A whole server message."""
+    def decode_in_steps(self, payload: bytes) -> Steps:
+        """Do the same of a message over `MIN_LARGE_BYTES`; other tasks may go on in between."""
+
+    def encode(self, message: ServerMessage | SlowLinkMessage) -> bytes:
+        """Encode a server message."""
 
     def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
-        """The same from an offset to the end of a buffer, which grows as needed."""
+        """Encode a server message into a buffer, from an offset to its new end."""
 
     def pack(self, content: Any) -> msgspec.Raw:
-        """Bytes as a `data` field, or an object as `metadata`."""
+        """Encode bytes as a `data` field, or an object as `metadata`."""
 
     def unpack(self, data: msgspec.Raw) -> bytes | None:
-        """The bytes in a `data` field; None when it holds none."""
+        """Return the bytes in a `data` field; None when it holds anything else."""
+
+    def pack_in_steps(self, content: bytes) -> Generator[None, None, msgspec.Raw]:
+        """Encode many bytes as a `data` field; other tasks may go on in between."""
+
+    def unpack_in_steps(self, data: msgspec.Raw) -> Generator[None, None, bytes | None]:
+        """Do what `unpack` does with a large field of a valid frame, in steps."""
 
     def read(self, field: msgspec.Raw) -> Any:
-        """What stands in a field; `msgspec.DecodeError` and others when it cannot be read."""
+        """Decode a field; raises one of `DECODE_ERRORS`."""
 
 
 @frozen(eq=False)
@@ -128,14 +112,26 @@ class JsonCodec:
     _encoder: ClassVar[msgspec.json.Encoder] = msgspec.json.Encoder()
 
     def decode(self, payload: bytes) -> ClientMessage:
-        large = len(payload) > LARGEST_BUT_FRAMES
-        try:
-            message = (self._large if large else self._decoder).decode(payload)
-        except UNREADABLE as problem:
-            raise _explain(payload, problem, msgspec.json, "JSON") from None
-        return _checked(message, self, JSON_BEGINNINGS, large=large)
+        if len(payload) > MIN_LARGE_BYTES:
+            return _to_the_end(self.decode_in_steps(payload))
+        message = self._decode_fields(payload)
+        if isinstance(message, VideoFrame) and not looks_standard(message.data, payload):
+            return _with_standard_base64(message)
+        return message
 
-    def encode(self, message: ServerMessage) -> bytes:
+    def decode_in_steps(self, payload: bytes) -> Steps:
+        return decode_json_in_steps(payload, partial(self._decode_fields, large=True))
+
+    def _decode_fields(self, payload: bytes, *, large: bool = False) -> ClientMessage:
+        large = large or len(payload) > MAX_NON_FRAME_BYTES
+        decoder = self._large if large else self._decoder
+        try:
+            message = decoder.decode(payload)
+        except DECODE_ERRORS as problem:
+            message = _decode_respelled(payload, problem, decoder, JSON)
+        return _alone(checked(message, JSON, large=large), payload)
+
+    def encode(self, message: ServerMessage | SlowLinkMessage) -> bytes:
         return self._encoder.encode(message)
 
     def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
@@ -150,13 +146,19 @@ class JsonCodec:
         except msgspec.DecodeError:
             return None
 
+    def pack_in_steps(self, content: bytes) -> Generator[None, None, msgspec.Raw]:
+        return pack_base64_in_steps(content)
+
+    def unpack_in_steps(self, data: msgspec.Raw) -> Generator[None, None, bytes | None]:
+        return unpack_base64_in_steps(data)
+
     def read(self, field: msgspec.Raw) -> Any:
-        return msgspec.json.decode(field)
+        return read_json(field)
 
 
 @frozen(eq=False)
 class MsgpackCodec:
-    """MessagePack in binary messages: a quarter less than base64."""
+    """MessagePack in binary messages: a quarter smaller than base64."""
 
     subprotocol: str = "relay.v1.msgpack"
     binary: bool = True
@@ -167,14 +169,21 @@ class MsgpackCodec:
     _encoder: ClassVar[msgspec.msgpack.Encoder] = msgspec.msgpack.Encoder()
 
     def decode(self, payload: bytes) -> ClientMessage:
-        large = len(payload) > LARGEST_BUT_FRAMES
+        large = len(payload) > MAX_NON_FRAME_BYTES
+        if len(payload) > MIN_LARGE_BYTES:
+            check_large_msgpack(payload)
+        decoder = self._large if large else self._decoder
         try:
-            message = (self._large if large else self._decoder).decode(payload)
-        except UNREADABLE as problem:
-            raise _explain(payload, problem, msgspec.msgpack, "MessagePack") from None
-        return _checked(message, self, MSGPACK_BEGINNINGS, large=large)
+            message = decoder.decode(payload)
+        except DECODE_ERRORS as problem:
+            message = _decode_respelled(payload, problem, decoder, MSGPACK)
+        return _alone(checked(message, MSGPACK, large=large), payload)
 
-    def encode(self, message: ServerMessage) -> bytes:
+    def decode_in_steps(self, payload: bytes) -> Steps:
+        return self.decode(payload)
+        yield
+
+    def encode(self, message: ServerMessage | SlowLinkMessage) -> bytes:
         return self._encoder.encode(message)
 
     def encode_into(self, message: ServerMessage, buffer: bytearray, offset: int) -> None:
@@ -186,183 +195,63 @@ class MsgpackCodec:
     def unpack(self, data: msgspec.Raw) -> bytes | None:
         return msgspec.msgpack.decode(data, type=bytes)
 
+    def pack_in_steps(self, content: bytes) -> Generator[None, None, msgspec.Raw]:
+        return self.pack(content)
+        yield
+
+    def unpack_in_steps(self, data: msgspec.Raw) -> Generator[None, None, bytes | None]:
+        return self.unpack(data)
+        yield
+
     def read(self, field: msgspec.Raw) -> Any:
         return msgspec.msgpack.decode(field)
 
 
-JSON = JsonCodec()
-MSGPACK = MsgpackCodec()
-CODECS: dict[str, Codec] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
+JSON_CODEC = JsonCodec()
+MSGPACK_CODEC = MsgpackCodec()
+CODECS: dict[str, Codec] = {codec.subprotocol: codec for codec in (JSON_CODEC, MSGPACK_CODEC)}
 """By subprotocol."""
 
 
-class _Reference(msgspec.Struct, rename="camel"):
-    """What of a broken message may still be named in the reply."""
-
-    type: Any = None
-    id: Any = None
-    stream_id: Any = None
-
-
-class _LargeReference(msgspec.Struct, rename="camel"):
-    """The same of a large one, of which nothing is built but what may be named."""
-
-    type: str | None = None
-    id: RequestId = None
-    stream_id: StreamId | None = None
-
-
-class _Type(msgspec.Struct):
-    """What a large message says that it is, whatever else it says."""
-
-    type: str | None = None
-
-
-def _checked(
-    message: ClientMessage, codec: Codec, beginnings: Beginnings, *, large: bool
+def _decode_respelled(
+    payload: bytes, problem: Exception, decoder: Decoder, encoding: Encoding
 ) -> ClientMessage:
-    """The message, when what the types do not say is true of it, too; else `InvalidMessage`."""
-    if isinstance(message.id, float) and not math.isfinite(message.id):
-        raise InvalidMessage(
-            ErrorCode.INVALID_MESSAGE,
-            "Invalid message: Number not finite - at `$.id`",
-            stream_id=getattr(message, "stream_id", None),
-            is_auth=isinstance(message, Auth),
-        )
-    if isinstance(message, VideoFrame):
-        if memoryview(message.data)[0] not in beginnings.data:
-            raise _refuse(message, f"Expected `{beginnings.data_type}` - at `$.data`")
-        if message.metadata is not NO_METADATA:
-            return _check_frame_metadata(message, codec, beginnings)
-        return message
-    if large:
-        raise _refuse(message, ONLY_FRAMES)
-    metadata = getattr(message, "metadata", None)
-    if metadata:
-        _check_metadata(message, metadata)
-    if isinstance(message, Alert):
-        _check_storable(message)
+    """Decode a message that may only be spelled in another way; raises `InvalidMessage`."""
+    again = None
+    if isinstance(problem, msgspec.ValidationError) and len(payload) <= MAX_NON_FRAME_BYTES:
+        again = respelled(payload, encoding.format)
+    if again is None:
+        raise explain(payload, problem, encoding) from None
+    try:
+        return decoder.decode(again)
+    except DECODE_ERRORS as other:
+        raise explain(again, other, encoding) from None
+
+
+def _to_the_end(steps: Steps) -> ClientMessage:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            message: ClientMessage = end.value
+            return message
+
+
+def _alone(message: ClientMessage, payload: bytes) -> ClientMessage:
+    """Return a frame apart from its message, of which its fields are views, if there is much else
+    in that: fields that nobody knows would be kept as long as the frame."""
+    if len(payload) > MIN_REST_BYTES and isinstance(message, VideoFrame):
+        rest = len(payload) - len(memoryview(message.data))
+        if rest > MIN_REST_BYTES and is_too_much(rest - len(memoryview(message.metadata)), payload):
+            force_setattr(message, "data", message.data.copy())
+            force_setattr(message, "metadata", message.metadata.copy())
     return message
 
 
-def _check_frame_metadata(frame: VideoFrame, codec: Codec, beginnings: Beginnings) -> VideoFrame:
-    """Look at the metadata before it is passed on as it came, and let go of what that builds."""
-    raw = memoryview(frame.metadata)
-    if raw.nbytes > LARGEST_BUT_FRAMES:
-        raise _refuse(frame, f"Longer than {LARGEST_BUT_FRAMES} bytes - at `$.metadata`")
-    if raw[0] in beginnings.null:
-        return msgspec.structs.replace(frame, metadata=NO_METADATA)
-    if raw[0] not in beginnings.object:
-        raise _refuse(frame, "Expected `object | null` - at `$.metadata`")
-    try:
-        metadata = codec.read(frame.metadata)
-    except msgspec.ValidationError as problem:
-        why = str(problem).partition(" - at ")[0]
-    except UNREADABLE:
-        why = "Cannot be read"
-    else:
-        _check_metadata(frame, metadata)
+def _with_standard_base64(frame: VideoFrame) -> VideoFrame:
+    """Return a frame that came as JSON with data that every viewer can read, or as malformed."""
+    standard = standard_base64(bytes(frame.data))
+    if standard is not None:
+        force_setattr(frame, "data", msgspec.Raw(standard))
         return frame
-    raise _refuse(frame, f"{why} - at `$.metadata`")
-
-
-def _explain(payload: bytes, problem: Exception, format_: ModuleType, name: str) -> InvalidMessage:
-    # That text is UTF-8 was seen to before: what is not looked at here goes unchecked.
-    code = ErrorCode.INVALID_MESSAGE
-    match problem:
-        case msgspec.ValidationError():
-            explanation = str(problem).replace(NOT_MATCHING, STREAM_ID_RULE)
-        case msgspec.DecodeError():
-            return InvalidMessage(code, f"Not valid {name}: {problem}")
-        case UnicodeDecodeError():
-            return InvalidMessage(code, "The message is not UTF-8")
-        case _:
-            return InvalidMessage(code, "The message nests too deep")
-    large = len(payload) > LARGEST_BUT_FRAMES
-    reference = _Reference()
-    for kind in (_LargeReference, _Type) if large else (_Reference,):
-        try:
-            found = format_.decode(payload, type=kind)
-        except UNREADABLE:
-            continue
-        reference = _Reference(*map(found.__getattribute__, kind.__struct_fields__))
-        break
-    if explanation.startswith("Invalid value") and explanation.endswith("`$.type`"):
-        if large and reference.type in TYPES:
-            explanation = ONLY_FRAMES
-        else:
-            code = ErrorCode.UNKNOWN_MESSAGE_TYPE
-    if len(explanation) > LONGEST_EXPLANATION:
-        explanation = f"{explanation[:LONGEST_EXPLANATION]}… - at {explanation.rpartition(' ')[2]}"
-    return InvalidMessage(
-        code,
-        f"Invalid message: {explanation}",
-        _if_valid(reference.id, RequestId),
-        _if_valid(reference.stream_id, StreamId),
-        is_auth=reference.type == AUTH,
-    )
-
-
-def _if_valid(value: Any, kind: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        return None
-
-
-def _refuse(message: ClientMessage, why: str) -> InvalidMessage:
-    return InvalidMessage(
-        ErrorCode.INVALID_MESSAGE,
-        f"Invalid message: {why}",
-        message.id,
-        getattr(message, "stream_id", None),
-    )
-
-
-def _check_metadata(message: ClientMessage, metadata: dict[str, Any]) -> None:
-    level: list[Any] = [metadata]
-    for _ in range(MAX_DEPTH):
-        inside: list[Any] = []
-        for parent in level:
-            values = parent
-            if isinstance(parent, dict):
-                values = [*parent.values()]
-                if wrong := next(filter(None, map(_why_no_key, parent)), None):
-                    raise _refuse(message, f"{wrong} - at `$.metadata`")
-            for value in values:
-                if isinstance(value, dict | list):
-                    inside.append(value)
-                elif wrong := _why_not(value):
-                    raise _refuse(message, f"{wrong} - at `$.metadata`")
-        if not inside:
-            break
-        level = inside
-    else:
-        raise _refuse(message, f"Nests deeper than {MAX_DEPTH} - at `$.metadata`")
-
-
-def _why_no_key(key: Any) -> str | None:
-    return _why_not(key) if isinstance(key, str) else "Expected `str` as key"
-
-
-def _why_not(value: Any) -> str | None:
-    """Why a value cannot be passed on in both encodings, or be stored."""
-    match value:
-        case str():
-            return "Contains U+0000" if NUL in value else None
-        case bool() | None:
-            return None
-        case int():
-            return None if -(2**63) <= value < 2**64 else "Integer value out of range"
-        case float():
-            return None if math.isfinite(value) else "Number not finite"
-        case _:
-            return f"No `{type(value).__name__}` may be here"
-
-
-def _check_storable(alert: Alert) -> None:
-    for name, text in (("message", alert.message), ("alertKey", alert.alert_key)):
-        if text and NUL in text:
-            raise _refuse(alert, f"Contains U+0000 - at `$.{name}`")
+    return MalformedFrame(**msgspec.structs.asdict(frame))

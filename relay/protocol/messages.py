@@ -1,31 +1,35 @@
-"""Every message of the protocol as a class. Floor 0.
+"""Every message of the protocol as a class.
 
-Wire names are camelCase and Python names are not, and a message is told apart by its `type`: both
-are what `msgspec.Struct` does by itself, which is why these are not attrs classes.
+These are not attrs classes, because `msgspec.Struct` turns Python names into the camelCase names of
+the wire, and tells messages apart by their `type`.
 """
 
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct, field
 
 STREAM_ID_RULE = "1 to 128 characters of A-Z a-z 0-9 - . _ :"
-# Before a last newline `$` matches in Python, and not in JSON Schema.
+# In Python, and not in JSON Schema, `$` also matches before a last newline.
 STREAM_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}(?!\n)$"
+STREAM_PREFIX_PATTERN = r"^[A-Za-z0-9._:-]{1,128}\*(?!\n)$"
+"""A prefix of stream ids, in grants and scopes."""
 StreamId = Annotated[str, Meta(pattern=STREAM_ID_PATTERN, description=STREAM_ID_RULE)]
-LARGEST_NUMBER = 2**53
-"""Up to here JavaScript has every whole number."""
-_RANGE = Meta(ge=0, le=LARGEST_NUMBER)
+MAX_SAFE_INTEGER = 2**53
+"""JavaScript represents every whole number up to this one."""
+_RANGE = Meta(ge=0, le=MAX_SAFE_INTEGER)
 Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 _RATE = Meta(gt=0, le=1000)
 Position = Annotated[int, _RANGE]
-"""The `alertId` of the last alert that a client has; 0 for none."""
+"""The `alertId` of the last alert that a client has, or 0."""
+PageSize = Annotated[int, Meta(ge=1, le=1000)]
 RequestId = Annotated[str, Meta(max_length=256)] | int | float | None
-LONGEST_ALERT = 8192
-"""Characters of its message."""
+MAX_ALERT_LENGTH = 8192
+"""Characters of the message of an alert."""
 Severity = Literal["low", "medium", "high", "critical"]
 SuccessCode = Literal[
     "AUTHENTICATED",
@@ -37,10 +41,16 @@ SuccessCode = Literal[
     "STREAMS",
 ]
 Metadata = dict[str, Any]
+if TYPE_CHECKING:
+    CheckedMetadata = Metadata | None
+else:
+    CheckedMetadata = Raw
+    """Left encoded by the decoder; `rules.checked` decodes it, once it is known to be small."""
 NO_METADATA = Raw()
-"""Of a frame that has none."""
+"""The metadata of a frame without metadata."""
 
 AUTH = "auth"
+ACK = "ack"
 REGISTER = "register"
 VIDEO_FRAME = "video-frame"
 ALERT = "alert"
@@ -66,6 +76,7 @@ class ErrorCode(StrEnum):
     IDLE_TIMEOUT = "IDLE_TIMEOUT"
     MESSAGE_TOO_BIG = "MESSAGE_TOO_BIG"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    ENDED_BY_OPERATOR = "ENDED_BY_OPERATOR"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
@@ -78,8 +89,13 @@ class StreamStatus(StrEnum):
 
 
 def now_ms() -> int:
-    """The server's clock: ms since the Unix epoch."""
+    """Read the server's clock: milliseconds since the Unix epoch."""
     return time.time_ns() // 1_000_000
+
+
+def milliseconds(moment: datetime) -> int:
+    """Milliseconds since the Unix epoch, as messages have them."""
+    return int(moment.timestamp() * 1000)
 
 
 class Request(Struct, frozen=True, rename="camel", tag_field="type", kw_only=True):
@@ -90,6 +106,10 @@ class Request(Struct, frozen=True, rename="camel", tag_field="type", kw_only=Tru
 
 class Auth(Request, frozen=True, kw_only=True, tag=AUTH):
     token: Annotated[str, Meta(min_length=1, max_length=8192)]
+    parts: bool | None = None
+    """Whether this client takes a long message as several `part` messages."""
+    progress_interval: Annotated[int, Meta(ge=1, le=3_600_000)] | None = None
+    """Milliseconds after which it is told again that its own long message arrives."""
 
     def __repr__(self) -> str:
         return "Auth(token=…)"
@@ -103,7 +123,7 @@ class Register(Request, frozen=True, kw_only=True, tag=REGISTER):
     client_type: str | None = None
     produces: list[str] | None = None
     consumes: list[str] | None = None
-    metadata: Metadata | None = None
+    metadata: CheckedMetadata = None
     alerts_after: Position | None = None
 
 
@@ -116,25 +136,27 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
     max_fps: Annotated[int, Meta(ge=1, le=1000)] | Annotated[float, _RATE] | None = None
     window: Annotated[int, Meta(ge=1, le=1024)] | None = None
     alerts_after: Position | None = None
-    """Replay the alerts behind this one before any live one comes."""
+    """Replay the alerts behind this one before any live one is sent."""
 
 
-class Ack(Request, frozen=True, kw_only=True, tag="ack"):
+class Ack(Request, frozen=True, kw_only=True, tag=ACK):
     stream_id: StreamId
     seq: Annotated[int, _RANGE]
     epoch: Annotated[int, _RANGE] | None = None
-    """In which life of the stream; without it, the one that is now."""
+    """The epoch of the stream that `seq` counts in; without it, the current one."""
 
 
 class AlertsSince(Request, frozen=True, kw_only=True, tag="alerts-since"):
     stream_id: StreamId | None = None
     after: Position | None = None
-    last: Annotated[int, Meta(ge=1, le=1000)] | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    last: PageSize | None = None
+    limit: PageSize | None = None
 
 
 class Streams(Request, frozen=True, kw_only=True, tag="streams"):
-    pass
+    after: StreamId | None = None
+    """The last id of the page before."""
+    limit: PageSize | None = None
 
 
 class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
@@ -143,19 +165,23 @@ class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
 
 class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     data: Raw
-    """Base64 in JSON, exactly as it came, quotes included."""
+    """The encoded field, unchanged: in JSON base64 with its quotes."""
     stream_id: StreamId | None = None
     timestamp: Milliseconds | None = None
     keyframe: bool | None = None
     metadata: Raw = field(default_factory=lambda: NO_METADATA)
-    """An object, as it came: passed on without being taken apart."""
+    """An encoded object, passed on unchanged."""
+
+
+class MalformedFrame(VideoFrame, frozen=True, kw_only=True, tag=VIDEO_FRAME):
+    """A frame that came as JSON, and whose data is not base64. Viewers get it as it came."""
 
 
 class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
     stream_id: StreamId
     severity: Severity
-    message: Annotated[str, Meta(max_length=LONGEST_ALERT)]
-    metadata: Metadata | None = None
+    message: Annotated[str, Meta(max_length=MAX_ALERT_LENGTH)]
+    metadata: CheckedMetadata = None
     timestamp: Milliseconds | None = None
     alert_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
@@ -175,12 +201,12 @@ class VideoFrameEvent(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     stream_id: str
     seq: int
     timestamp: int | float
-    """The producer's, or the time of receipt."""
+    """The timestamp of the producer, or the time of receipt."""
     received_at: int
     keyframe: bool | None = None
     metadata: Raw | None = None
     data: Raw
-    """As it came, where producer and consumer speak the same encoding."""
+    """Unchanged where producer and consumer use the same encoding."""
 
 
 class AlertEvent(Event, frozen=True, kw_only=True, tag=ALERT):
@@ -195,11 +221,11 @@ class AlertEvent(Event, frozen=True, kw_only=True, tag=ALERT):
 class Status(Event, frozen=True, kw_only=True, tag="status"):
     stream_id: str
     epoch: int
-    """Which life of the stream `seq` counts in; 0 while there is none to see."""
+    """The epoch of the stream that `seq` counts in; 0 while the stream has none."""
     status: StreamStatus
     consumers: int | None = None
     metadata: Metadata | None = None
-    """To consumers, when a life begins and when another is registered; `{}` for none any more."""
+    """Sent to consumers when an epoch begins or the metadata changes; `{}` when it is gone."""
     timestamp: int = field(default_factory=now_ms)
 
 
@@ -243,4 +269,26 @@ class Notice(Event, frozen=True, kw_only=True, tag="notice"):
     timestamp: int = field(default_factory=now_ms)
 
 
+class Part(Event, frozen=True, kw_only=True, tag="part"):
+    """A piece of a long message, which is read when all pieces are there, put together."""
+
+    stream_id: str | None = None
+    """Of the frame that it is a piece of; None for other messages."""
+    index: int
+    """From 1."""
+    count: int
+    data: Any
+    """In JSON a piece of its text, in MessagePack some of its bytes."""
+
+
+class MessageProgress(Event, frozen=True, kw_only=True, tag="progress"):
+    """A long message of the client is arriving."""
+
+    received: int
+    """Bytes of it, so far."""
+    timestamp: int = field(default_factory=now_ms)
+
+
 ServerMessage = VideoFrameEvent | AlertEvent | Status | Success | Error | Notice
+SlowLinkMessage = Part | MessageProgress
+"""What the server sends only to clients that ask for it."""

@@ -1,1 +1,1 @@
-"""`relay top`: a relay as its operators see it, live in a terminal. Floor 6."""
+"""`relay top`: a relay as its operators see it, live in a terminal."""

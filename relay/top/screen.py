@@ -1,7 +1,6 @@
-"""What is shown of a relay, whatever the size of the terminal. Floor 6.
+"""Renders a relay for a terminal of any size.
 
-Names come from elsewhere: none of them reaches the terminal but through `printable`, and none is
-taken for markup.
+Names are untrusted: they reach the terminal through `printable` only, and never as markup.
 """
 
 from __future__ import annotations
@@ -13,93 +12,105 @@ from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
-from relay.printable import printable
-from relay.top.figures import Change, StreamLine
+from relay.logs.printable import printable
+from relay.top.snapshots import SnapshotDelta, StreamLine
 
 Value = TypeVar("Value")
 
-MOST_NAMES = 24
-"""Of endings, limits or services in one line."""
-LONGEST_NAME = 64
-LEAST_ROWS = 3
+MAX_NAMES = 24
+"""The endings, limits or services in one line."""
+MAX_NAME_LENGTH = 64
+MIN_ROWS = 3
 HINT = "q or Ctrl-C leaves"
-COLUMNS = {"status": 64, "fps": 0, "viewers": 40, "dropped/s": 52, "out/s": 72, "waiting": 80}
-"""What is shown of a stream beside its name, and how wide the terminal has to be for it."""
+STREAM_COLUMNS = {
+    "status": 64,
+    "fps": 0,
+    "viewers": 40,
+    "dropped/s": 52,
+    "out/s": 72,
+    "waiting": 80,
+}
+"""The columns beside a stream's name, with the least width of the terminal that shows them."""
 
 
 def screen(
-    url: str, change: Change | None, trouble: str | None, console: Console, *, live: bool = True
+    url: str,
+    delta: SnapshotDelta | None,
+    trouble: str | None,
+    console: Console,
+    *,
+    live: bool = True,
 ) -> Group:
-    """The whole of it; `trouble` says why there is no newer look."""
-    parts: list[ConsoleRenderable] = [_head(url, change, trouble)]
-    if change is not None:
-        parts.append(_facts(change))
+    """The whole screen; `trouble` says why the snapshot is not newer."""
+    parts: list[ConsoleRenderable] = [_head(url, delta, trouble)]
+    if delta is not None:
+        parts.append(_facts(delta))
         if live:
             taken = sum(len(console.render_lines(part)) for part in parts)
-            room = max(LEAST_ROWS, console.height - taken - 3)
+            room = max(MIN_ROWS, console.height - taken - 3)
         else:
-            room = len(change.now.figures.streams)
-        parts += _streams(change.streams(), room, console.width)
+            room = len(delta.now.figures.streams)
+        parts += _streams(delta.streams(), room, console.width)
     if live:
         parts.append(Text(HINT, style="dim"))
     return Group(*parts)
 
 
-def _head(url: str, change: Change | None, trouble: str | None) -> Text:
+def _head(url: str, delta: SnapshotDelta | None, trouble: str | None) -> Text:
     head = Text(f"relay at {printable(url)}", style="bold")
     if trouble is not None:
         head.append(f"   {printable(trouble)}; asking again", style="bold red")
-    if change is None:
+    if delta is None:
         return head if trouble else head.append("   asking", style="dim")
-    ready = change.now.ready
+    ready = delta.now.ready
     state, style = ("ready", "green") if ready.ready else ("not ready", "bold red")
     if ready.draining:
         state, style = "draining", "bold yellow"
     if trouble is None:
         head.append(f"   {state}", style=style)
-    if change.now.stats.profile != "default":
-        head.append(f"   profile {printable(change.now.stats.profile)}", style="bold yellow")
+    if delta.now.stats.profile != "default":
+        head.append(f"   profile {printable(delta.now.stats.profile)}", style="bold yellow")
     return head
 
 
-def _facts(change: Change) -> Table:
-    stats = change.now.stats
+def _facts(delta: SnapshotDelta) -> Table:
+    stats = delta.now.stats
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row(
         "connections",
         f"{stats.connections} open, {stats.authenticated} authenticated,"
-        f" {stats.unauthenticated} not yet, {_rate(change.arrivals)} new",
+        f" {stats.unauthenticated} not yet, {_rate(delta.arrivals)} new",
     )
-    live = stats.streams.get("online", 0) + stats.streams.get("streaming", 0)
+    streams = stats.streams
     table.add_row(
         "streams",
-        f"{live} live, {stats.streams.get('streaming', 0)} of them streaming,"
-        f" {stats.streams.get('consumers', 0)} subscriptions",
+        f"{streams.online + streams.streaming} live, {streams.streaming} of them streaming,"
+        f" {streams.consumers} subscriptions",
     )
     waiting = stats.frames_to_consumers.waiting
     table.add_row(
         "frames",
-        f"{_rate(change.frames_in)} in, {_rate(change.frames_out)} out, {waiting} waiting",
+        f"{_rate(delta.frames_in)} in, {_rate(delta.frames_out)} out, {waiting} waiting",
     )
-    drops = change.drops()
+    drops = delta.drops()
     table.add_row(
         "dropped", Text(", ".join(f"{_name(why)} {_rate(rate)}" for why, rate in _few(drops)))
     )
-    table.add_row("ages", _ages(change))
+    table.add_row("ages", _ages(delta))
     table.add_row(
         "alerts",
-        f"{stats.alerts_stored} stored, {_rate(change.alerts)}, {stats.alerts_delivered} delivered",
+        f"{stats.alerts_stored} stored, {_rate(delta.alerts)}, {stats.alerts_delivered} delivered",
     )
     table.add_row("endings", _counts(stats.endings))
     table.add_row("limits hit", _counts(stats.limits_hit))
-    table.add_row("services", _services(change))
+    table.add_row("services", _services(delta))
     return table
 
 
-def _ages(change: Change) -> str:
-    ages = change.ages()
+def _ages(delta: SnapshotDelta) -> str:
+    ages = delta.ages()
     if ages is None:
         return "no frame was written"
     half, most = ages
@@ -112,22 +123,22 @@ def _counts(counts: Mapping[str, int]) -> Text:
     return Text(", ".join(words) or "none")
 
 
-def _services(change: Change) -> Text:
-    ready = change.now.ready
+def _services(delta: SnapshotDelta) -> Text:
+    ready = delta.now.ready
     text = Text()
     for name, state in _few({"database": ready.database, **ready.services}):
         if text:
             text.append(", ")
         text.append(f"{_name(name)} ")
-        well = state in {"ok", "running"}
-        text.append(printable(state, LONGEST_NAME), style="green" if well else "bold red")
+        healthy = state in {"ok", "running"}
+        text.append(printable(state, MAX_NAME_LENGTH), style="green" if healthy else "bold red")
     return text
 
 
 def _streams(lines: list[StreamLine], room: int, width: int) -> Iterable[ConsoleRenderable]:
     if not lines:
         return [Text("no streams", style="dim")]
-    columns = [name for name, least in COLUMNS.items() if width >= least]
+    columns = [name for name, least in STREAM_COLUMNS.items() if width >= least]
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("stream", ratio=1, no_wrap=True, overflow="ellipsis")
     for name in columns:
@@ -143,9 +154,9 @@ def _streams(lines: list[StreamLine], room: int, width: int) -> Iterable[Console
 
 
 def _values(line: StreamLine) -> dict[str, str]:
-    """By the column."""
+    """The cells of a stream, by column."""
     return {
-        "status": printable(line.status, LONGEST_NAME),
+        "status": printable(line.status, MAX_NAME_LENGTH),
         "fps": _number(line.fps),
         "viewers": str(line.viewers),
         "dropped/s": _number(line.dropped),
@@ -155,11 +166,11 @@ def _values(line: StreamLine) -> dict[str, str]:
 
 
 def _few(values: Mapping[str, Value]) -> list[tuple[str, Value]]:
-    return list(values.items())[:MOST_NAMES]
+    return list(values.items())[:MAX_NAMES]
 
 
 def _name(name: str) -> str:
-    return printable(name.replace("_", " "), LONGEST_NAME)
+    return printable(name.replace("_", " "), MAX_NAME_LENGTH)
 
 
 def _rate(rate: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The terminal while something live is on it, and as it was afterwards. Floor 6."""
+"""The terminal under a live display, which is restored afterwards."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from contextlib import contextmanager
 
 import trio
 
-LEAVE = b"qQ"
+QUIT_KEYS = b"qQ"
 
 
 @contextmanager
-def keys_one_by_one() -> Iterator[int | None]:
-    """Let keys come without Enter and unseen; yields where to read them, None without a terminal.
+def read_single_keys() -> Iterator[int | None]:
+    """Read keys without Enter and without echo; yields their descriptor, None without a terminal.
 
-    Ctrl-Z does nothing for as long: whoever stopped us would be left with our screen.
+    Ctrl-Z is off meanwhile: a stopped process would leave its display on the screen.
     """
     try:
         descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
-    except (OSError, ValueError, termios.error):  # there is none, or it is no terminal
+    except (OSError, ValueError, termios.error):  # no standard input, or not a terminal
         yield None
         return
     changed = termios.tcgetattr(descriptor)
@@ -38,13 +38,13 @@ def keys_one_by_one() -> Iterator[int | None]:
         termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)
 
 
-async def until_left(
+async def until_quit(
     descriptor: int | None,
-    resized: Callable[[], None],
+    on_resize: Callable[[], None],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Return when somebody presses q or Ctrl-C, or ends us; tell of each new size meanwhile."""
+    """Return on q, Ctrl-C or SIGTERM; call `on_resize` when the terminal changes its size."""
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGWINCH) as signals:
             if descriptor is not None:
@@ -54,7 +54,7 @@ async def until_left(
                 if number != signal.SIGWINCH:
                     nursery.cancel_scope.cancel()
                     break
-                resized()
+                on_resize()
 
 
 async def _until_key(descriptor: int, leaving: trio.CancelScope) -> None:
@@ -62,8 +62,8 @@ async def _until_key(descriptor: int, leaving: trio.CancelScope) -> None:
         try:
             await trio.lowlevel.wait_readable(descriptor)
             keys = os.read(descriptor, 256)
-        except OSError:  # not every system can wait for a terminal: Ctrl-C is still there
+        except OSError:  # some systems cannot wait for a terminal; Ctrl-C still works
             return
-        if not keys or any(key in LEAVE for key in keys):
+        if not keys or any(key in QUIT_KEYS for key in keys):
             leaving.cancel()
             return

@@ -1,1 +1,1 @@
-"""Bytes: links, the stream, its outlet, and the only place that knows trio-websocket. Floor 1."""
+"""The server's side of bytes and WebSockets; only this room and the client know trio-websocket."""

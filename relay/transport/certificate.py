@@ -1,4 +1,4 @@
-"""The server's TLS certificate: loaded, loaded again, or made for trying things out. Floor 1."""
+"""Loads and reloads the TLS certificate of the server, or makes one for development."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from attrs import define, field
 
 from relay.errors import ConfigError
 
+DEV_TLS_FOLDER = "dev-tls"
+"""The folder within the data folder that keeps a development certificate."""
+
 log = structlog.get_logger()
 
 
@@ -22,40 +25,40 @@ class Certificate:
     chain: Path
     key: Path
     context: ssl.SSLContext = field(init=False)
-    """For connections that are accepted from now on."""
+    """For connections accepted from now on."""
 
     def __attrs_post_init__(self) -> None:
         self.context = self._load()
 
     def reload(self) -> None:
-        """Read the files again, for connections accepted from now on; when they are no good, the
-        old certificate stays, and the log says why. Raises nothing."""
+        """Read the files again, for connections accepted from now on. When they are invalid, keep
+        the old certificate and log the reason. Never raises."""
         try:
             self.context = self._load()
         except ConfigError as problem:
-            log.error("certificate not reloaded", problem=str(problem))  # noqa: TRY400 (it is no bug)
+            log.error("certificate not reloaded", problem=str(problem))  # noqa: TRY400 (not a bug)
         else:
             log.info("certificate reloaded", chain=str(self.chain))
 
     def _load(self) -> ssl.SSLContext:
-        """Raises `ConfigError` that names the file and what is wrong with it."""
+        """Raises `ConfigError`, which names the file and the problem."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
-        # HTTP/2 would carry a WebSocket past everything that is made for it here.
+        # Over HTTP/2, a WebSocket would bypass this server's own handling.
         context.set_alpn_protocols(["http/1.1"])
         for path in (self.chain, self.key):
-            if not (path.is_file() and os.access(path, os.R_OK)):
+            if not (os.access(path, os.R_OK) and path.is_file()):
                 raise ConfigError(f"TLS: {path} cannot be read")
         try:
-            # Never ask at a terminal for the password of an encrypted key.
+            # Never prompt for the password of an encrypted key.
             context.load_cert_chain(self.chain, self.key, password=_no_password)
         except ssl.SSLError as problem:
             why = problem.reason or problem
             raise ConfigError(
                 f"TLS: {self.chain} and {self.key} are no certificate and its key: {why}"
             ) from None
-        except OSError as problem:  # it was there a moment ago
+        except OSError as problem:  # the file vanished in between
             raise ConfigError(
                 f"TLS: {self.chain} or {self.key} cannot be read: {problem.strerror}"
             ) from None
@@ -67,8 +70,8 @@ def _no_password() -> str:
 
 
 def make_development_certificate(folder: Path) -> tuple[Certificate, Path]:
-    """A certificate for this machine's names and addresses, and the authority that phones must
-    trust.
+    """Make a certificate for the names and addresses of this machine, and the authority that phones
+    must trust.
 
     Both are made once and kept in the folder.
     """
@@ -94,7 +97,7 @@ def _names_of_this_machine() -> list[str]:
     except OSError:
         found = []
     names += [str(address[4][0]) for address in found if "%" not in str(address[4][0])]
-    # The address that others on the network see. Connecting UDP sends nothing.
+    # The address that others in the network see. Connecting a UDP socket sends nothing.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

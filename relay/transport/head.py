@@ -1,4 +1,4 @@
-"""Request heads as bytes: what they say, and how one is refused. Floor 1, no I/O."""
+"""Reads request heads as bytes, and refuses requests. No I/O."""
 
 from __future__ import annotations
 
@@ -8,25 +8,76 @@ from collections.abc import Mapping
 
 import msgspec
 
-_UPGRADE = re.compile(rb"^upgrade[ \t]*:[ \t]*websocket[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
-_REASONS = {403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
+_ABSOLUTE = re.compile(rb"\A([!-~]+ )[a-z][a-z0-9+.-]*://[^/? \r\n]*([^ \r\n]*)", re.IGNORECASE)
+_UPGRADE_LINES = re.compile(rb"^(?:upgrade|connection)[ \t]*:.*\n", re.IGNORECASE | re.MULTILINE)
+_REASONS = {
+    403: "Forbidden",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+MAX_HEADERS = 100
+MAX_PARAMETERS = 100
+"""Header lines, and parameters in a query, of one request: taking apart thousands of them takes
+tens of milliseconds."""
+
+
+def too_much_in(head: bytes) -> str | None:
+    """Say what a request head has too many of; None if it has not."""
+    if head.count(b"\n") > MAX_HEADERS + 2:
+        return f"The request head has more than {MAX_HEADERS} lines"
+    target = head[: head.find(b"\n")]
+    if target.count(b"&") + target.count(b";") >= MAX_PARAMETERS:
+        return f"The URL has more than {MAX_PARAMETERS} parameters"
+    return None
 
 
 def asks_for_upgrade(head: bytes) -> bool:
-    """Whether a request head wants a WebSocket."""
-    return _UPGRADE.search(head) is not None
+    """Whether a request head asks for a WebSocket, perhaps among other protocols."""
+    return "websocket" in _tokens(head, "Upgrade")
+
+
+def plain_upgrade(head: bytes) -> bytes:
+    """Rewrite a head that asks for a WebSocket as the WebSocket library expects it: with a
+    path as its target, one `Upgrade` and one `Connection`."""
+    head = with_path(head)
+    upgrades, connections = header_values(head, "Upgrade"), header_values(head, "Connection")
+    lists = len(upgrades) > 1 or len(connections) > 1 or "," in "".join(upgrades)
+    if not (lists and asks_for_upgrade(head)):
+        return head
+    start = head.index(b"\r\n") + 2
+    connection = ", ".join(connections).encode("latin-1")
+    rest = _UPGRADE_LINES.sub(b"", head[start:])
+    return b"%sUpgrade: websocket\r\nConnection: %s\r\n%s" % (head[:start], connection, rest)
+
+
+def with_path(head: bytes) -> bytes:
+    """Replace a whole URL as the target of a request, as a proxy gets it, by its path."""
+    found = _ABSOLUTE.match(head)
+    if found is None:
+        return head
+    path = found[2] if found[2].startswith(b"/") else b"/" + found[2]
+    return found[1] + path + head[found.end() :]
+
+
+def _tokens(head: bytes, name: str) -> set[str]:
+    """Return what the headers with this name list, in lower case."""
+    listed = ",".join(header_values(head, name)).split(",")
+    return {token.strip(" \t").lower() for token in listed}
 
 
 def header_values(head: bytes, name: str) -> list[str]:
-    """The values of all headers with this name, in order."""
-    # Nothing here may walk back over what it has read: that takes seconds for a line of blanks.
+    """Return the values of all headers with this name, in order."""
+    # The pattern must not backtrack, which takes seconds for a line of blanks.
     pattern = rb"^%s[ \t]*:(.*)$" % re.escape(name.encode())
     found = re.findall(pattern, head, re.IGNORECASE | re.MULTILINE)
     return [value.strip(b" \t\r").decode("latin-1") for value in found]
 
 
 def refusal(status: int, code: str, message: str, *, retry_after: int | None = None) -> bytes:
-    """A whole answer that says no, with the code of the protocol; `retry_after` in ms."""
+    """Build a whole response with an error code of the protocol; `retry_after` in milliseconds."""
     error: dict[str, object] = {"code": code, "message": message}
     headers: Mapping[str, object] = {}
     if retry_after is not None:

@@ -1,5 +1,4 @@
-"""The byte pipe below a stream: a non-blocking socket, or anything that behaves like one. Floor
-1."""
+"""The byte pipe below a stream: a non-blocking socket, or something that behaves like one."""
 
 from __future__ import annotations
 
@@ -15,22 +14,22 @@ from typing import Protocol
 import trio
 from attrs import define, field
 
-UNSENT_LOW = 8 * 1024
-"""So many bytes may lie unsent in the kernel; what is more waits in our own queues, where the
-newest frame can still overtake it."""
+LOW_WATER_BYTES = 8 * 1024
+"""Bytes that may wait in the kernel unsent. The rest waits in our own queues, where a newer frame
+can still replace it."""
 
 _SIOCOUTQNSD = 0x894B
-"""Linux: how many bytes of the send queue were never sent (linux/sockios.h)."""
+"""Linux: asks for the bytes of the send queue that were never sent (linux/sockios.h)."""
 
 _SEND_FLAGS = socket.MSG_EOR if sys.platform == "linux" else 0
-"""Linux joins no write to one that ended a record, and so takes nothing once `TCP_NOTSENT_LOWAT`
-bytes lie unsent. Without this it would take up to 64 KiB more."""
+"""Linux does not append a write to one that ended a record, and so takes nothing once
+`TCP_NOTSENT_LOWAT` bytes are unsent. Without this flag it would take up to 64 KiB more."""
 
 Buffer = bytes | bytearray | memoryview
 
 
 class Link(Protocol):
-    """What a stream needs of a byte pipe. The calls that do not wait raise `OSError` once it is
+    """The byte pipe that a stream needs. Calls that do not wait raise `OSError` once the link is
     closed or broken."""
 
     @property
@@ -41,32 +40,35 @@ class Link(Protocol):
         """The address of the other side, for the log."""
 
     async def handshake(self) -> None:
-        """Do what comes before any bytes; `trio.BrokenResourceError` when it fails."""
+        """Do what precedes the first byte; raises `trio.BrokenResourceError` when that fails."""
 
     def send(self, data: Buffer) -> int:
-        """Take what fits now and return how much; `BlockingIOError` when nothing does."""
+        """Take what fits now and return its size; raises `BlockingIOError` when nothing fits."""
 
     def send_if_low(self, data: Buffer) -> int:
-        """Like `send`, but take nothing once `UNSENT_LOW` bytes lie unsent, or may."""
+        """Like `send`, but take nothing when `LOW_WATER_BYTES` are unsent, or may be."""
 
     def recv_into(self, buffer: memoryview) -> int:
-        """Fill the buffer as far as there are bytes; 0 at their end, `BlockingIOError` for none
-        yet."""
+        """Read into the buffer and return the size, 0 at the end of the bytes; raises
+        `BlockingIOError` when there is nothing yet."""
 
     def unsent(self) -> int | None:
-        """Bytes taken that have not left this machine; None where that cannot be told."""
+        """Return the bytes taken that have not left this machine; None when that is unknown."""
 
     async def wait_readable(self) -> None:
-        """Raises `trio.ClosedResourceError` once closed, also when that happens meanwhile."""
+        """Raises `trio.ClosedResourceError` when the link is closed, also during the wait."""
 
     async def wait_writable(self) -> None:
-        """Likewise."""
+        """Raises like `wait_readable`."""
+
+    def end_writing(self) -> None:
+        """Tell the other side that no more bytes come, and go on reading. Never raises."""
 
     def close(self) -> None:
-        """Close; what was taken is still delivered."""
+        """Close, and still deliver what was taken."""
 
     def reset(self) -> None:
-        """Close and throw away what was taken, which the kernel would else keep for minutes."""
+        """Close, and drop what was taken, which the kernel would otherwise keep for minutes."""
 
 
 @define(eq=False)
@@ -76,17 +78,19 @@ class SocketLink:
     socket: socket.socket
     peer: str = "unknown"
     knows_unsent: bool = sys.platform == "linux"
-    """Whether the kernel tells of unsent bytes; without it only the writer task writes."""
+    """Whether the kernel reports unsent bytes; if not, only the writer task writes."""
     _unsent: array.array[int] = field(factory=lambda: array.array("i", [0]))
 
     def __attrs_post_init__(self) -> None:
-        self.socket.setblocking(False)  # noqa: FBT003 (it has no name for it)
-        # macOS refuses every option of a socket whose other side is gone. Who reads will notice.
+        self.socket.setblocking(False)  # noqa: FBT003 (positional only)
+        # macOS refuses every option of a socket whose peer is gone. The next read will notice.
         with suppress(OSError):
             if self.socket.family != socket.AF_UNIX:
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                    self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW)
+                    self.socket.setsockopt(
+                        socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW_WATER_BYTES
+                    )
 
     @property
     def closed(self) -> bool:
@@ -123,6 +127,10 @@ class SocketLink:
         if self.closed:
             raise trio.ClosedResourceError
         await trio.lowlevel.wait_writable(self.socket)
+
+    def end_writing(self) -> None:
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         if not self.closed:

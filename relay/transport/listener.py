@@ -1,4 +1,4 @@
-"""Listening sockets that give frame streams. Floor 1."""
+"""Accepts TCP connections as frame streams."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from relay.complaints import Complaint
 from relay.errors import ConfigError
+from relay.logs.throttle import ThrottledWarning
 from relay.transport.certificate import Certificate
 from relay.transport.link import Link, SocketLink
 from relay.transport.stream import FrameStream
 from relay.transport.tls import TlsLink
 
 BACKLOG = 4096
-NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-"""There is a caller, and nothing left to take the call with."""
-OF_THE_CALLER = {
+MISSING_ADDRESS_ERRNOS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+EXHAUSTED_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""A client is waiting, but there are no resources to accept it."""
+FAILED_CONNECTION_ERRNOS = {
     getattr(errno, name)
     for name in (
         *("EPERM", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET"),
@@ -30,20 +30,20 @@ OF_THE_CALLER = {
     )
     if hasattr(errno, name)
 }
-"""The call was lost before it was taken, or a firewall forbade it: accept(2) on Linux tells so."""
-PAUSE = 0.1
-"""Seconds between attempts while there is no room."""
+"""The connection failed before it was accepted, or a firewall refused it: see Linux' accept(2)."""
+ACCEPT_RETRY_INTERVAL = 0.1
+"""Seconds between attempts while resources are exhausted."""
 
 
 @define(eq=False)
-class Listener(trio.abc.Listener[FrameStream]):
+class TcpListener(trio.abc.Listener[FrameStream]):
     """One listening socket."""
 
     socket: socket.socket
     _stall_timeout: float
     _certificate: Certificate | None
-    _no_room: Complaint = field(
-        init=False, factory=lambda: Complaint("no connection can be accepted for now")
+    _no_room: ThrottledWarning = field(
+        init=False, factory=lambda: ThrottledWarning("no connection can be accepted for now")
     )
 
     @property
@@ -63,14 +63,14 @@ class Listener(trio.abc.Listener[FrameStream]):
                 continue
             except OSError as problem:
                 number = problem.errno
-                if number not in NO_ROOM | OF_THE_CALLER:
+                if number not in EXHAUSTED_ERRNOS | FAILED_CONNECTION_ERRNOS:
                     raise
             else:
                 link = _link(accepted, address, self._certificate)
                 return FrameStream(link, self._stall_timeout)
-            if number in NO_ROOM:  # callers wait in the kernel
-                self._no_room.say(os.strerror(number))
-                await trio.sleep(PAUSE)
+            if number in EXHAUSTED_ERRNOS:  # clients wait in the kernel
+                self._no_room.warn(os.strerror(number))
+                await trio.sleep(ACCEPT_RETRY_INTERVAL)
 
     async def aclose(self) -> None:
         if self.socket.fileno() >= 0:
@@ -84,11 +84,11 @@ async def listen(
     *,
     stall_timeout: float,
     certificate: Certificate | None = None,
-) -> list[Listener]:
-    """Listen on all (host, port); with port 0 they share the one that the system chooses first.
+) -> list[TcpListener]:
+    """Listen on all pairs of host and port; those with port 0 share the one the system picks.
 
-    Of several addresses those that this machine does not have, such as ::1 without IPv6, are left
-    out. `ConfigError` when one is taken, may not be used, or none is there.
+    Addresses that this machine does not have, such as ::1 without IPv6, are skipped. Raises
+    `ConfigError` when an address is in use or forbidden, or when all were skipped.
     """
     sockets: list[socket.socket] = []
     missing: OSError | None = None
@@ -98,7 +98,7 @@ async def listen(
             try:
                 sockets.append(await _bind(host, port or chosen))
             except OSError as problem:
-                if problem.errno not in NO_SUCH_ADDRESS:
+                if problem.errno not in MISSING_ADDRESS_ERRNOS:
                     raise _explain(host, port, problem) from None
                 missing = missing or problem
             else:
@@ -110,7 +110,7 @@ async def listen(
         for each in sockets:
             each.close()
         raise
-    return [Listener(each, stall_timeout, certificate) for each in sockets]
+    return [TcpListener(each, stall_timeout, certificate) for each in sockets]
 
 
 async def _bind(host: str, port: int) -> socket.socket:
@@ -123,7 +123,7 @@ async def _bind(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = found[0]
     bound = socket.socket(family, kind, protocol)
     try:
-        bound.setblocking(False)  # noqa: FBT003 (it has no name for it)
+        bound.setblocking(False)  # noqa: FBT003 (positional only)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

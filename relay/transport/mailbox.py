@@ -1,50 +1,85 @@
-"""What must reach the peer and goes before video: replies, alerts, statuses. Floor 1."""
+"""What must reach the peer and goes before video: replies, alerts, statuses."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 
 import trio
 from attrs import define, field
 
 from relay.transport.outlet import Outlet
 
-CAPACITY = 1024
-MOST_BYTES = 4 << 20
-"""Messages, and their bytes, that may wait for a peer; with more it is too slow."""
+MAX_MAILBOX_MESSAGES = 1024
+MAX_MAILBOX_BYTES = 4 << 20
+"""Limits on what may wait for a peer; with more it is too slow."""
+MAX_UPDATES = 32_768
+"""Updates that may wait beside these, each of something else."""
+FULL, HALF_FULL, QUARTER_FULL = 1, 2, 4
+"""How much of the limits is taken: all, a half, a quarter."""
 
 
 @define(eq=False)
 class Mailbox:
-    """A bounded queue of whole frames; a `Source` of the outlet, and the first in its line."""
+    """A bounded queue of whole frames; a `Source` of the outlet, and the first in its line.
+
+    An update, such as the status of a stream, takes the place of the one before it that still
+    waits, so there is at most one for each thing that it may be about. It is encoded when its turn
+    comes, as one frame or several.
+    """
 
     outlet: Outlet
     in_line: bool = False
-    _count: int = 0
+    _queue: OrderedDict[Hashable, bytes | Callable[[], bytes]] = field(factory=OrderedDict)
+    """What waits; an update by what it is about, anything else by its number."""
+    _messages: int = 0
+    """Frames that wait, without updates."""
     _bytes: int = 0
-    _put: trio.MemorySendChannel[bytes] = field(init=False)
-    _get: trio.MemoryReceiveChannel[bytes] = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._put, self._get = trio.open_memory_channel(CAPACITY)
+    """The size of these together."""
+    _number: int = 0
+    _one_taken: trio.Event | None = None
 
     def post(self, frame: bytes) -> bool:
-        """Send or queue a frame; False when the peer lets too many wait. Never waits."""
+        """Send or queue a frame; False when too much waits already. Never waits."""
         if not self.in_line and self.outlet.write_now(frame):
             return True
-        if self._count == CAPACITY or (self._count and self._bytes + len(frame) > MOST_BYTES):
+        if self._messages and self._holds(FULL, len(frame)):
             return False
-        self._put.send_nowait(frame)
-        self._count += 1
+        self._number += 1
+        self._queue[self._number] = frame
+        self._messages += 1
         self._bytes += len(frame)
         self.outlet.line_up(self, first=True)
         return True
 
+    def post_update(self, about: tuple[str, ...], encode: Callable[[], bytes]) -> bool:
+        """Send or queue an update, in place of one about the same that still waits; False when
+        there are too many. Never waits."""
+        if not self.in_line and self.outlet.write_now(encode()):
+            return True
+        # Behind everything that waits: an earlier place would put it before what came before it.
+        self._queue.pop(about, None)
+        if len(self._queue) - self._messages >= MAX_UPDATES:
+            return False
+        self._queue[about] = encode
+        self.outlet.line_up(self, first=True)
+        return True
+
+    def drop_update(self, about: tuple[str, ...]) -> None:
+        """Send no update about this, if one waits: it is of no use any more."""
+        self._queue.pop(about, None)
+
     def take(self) -> bytes | None:
-        if not self._count:
+        if not self._queue:
             return None
-        frame = self._get.receive_nowait()
-        self._count -= 1
-        self._bytes -= len(frame)
-        return frame
+        _, item = self._queue.popitem(last=False)
+        if isinstance(item, bytes):
+            self._messages -= 1
+            self._bytes -= len(item)
+        if self._one_taken is not None:
+            self._one_taken.set()
+            self._one_taken = None
+        return item if isinstance(item, bytes) else item()
 
     def clear(self) -> None:
         """Throw away what waits."""
@@ -52,4 +87,21 @@ class Mailbox:
             pass
 
     def waiting(self) -> bool:
-        return self._count > 0
+        return bool(self._queue)
+
+    async def wait_for_room(self, part: int = HALF_FULL) -> None:
+        """Wait until less than a half, or a quarter, of what may wait does.
+
+        A peer is read no further than to where its replies fit.
+        """
+        while self._holds(part):
+            if self._one_taken is None:
+                self._one_taken = trio.Event()
+            await self._one_taken.wait()
+
+    def _holds(self, part: int, more: int = 0) -> bool:
+        """Whether the queue is full to a part, or would be above the limit in bytes with more."""
+        return (
+            self._messages * part >= MAX_MAILBOX_MESSAGES
+            or (self._bytes + more) * part > MAX_MAILBOX_BYTES
+        )

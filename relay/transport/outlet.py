@@ -1,12 +1,13 @@
-"""The one way out of a connection. Floor 1.
+"""Writes everything that leaves a connection.
 
-The unsent rest of a begun frame (`_tail`) belongs to the outlet and not to a task: whoever writes
-next finishes it first, so no cancellation can cut a frame, and no tail means a frame boundary.
-trio-websocket's control frames and our data frames take turns under one first-in-first-out lock.
+The unsent rest of a frame (`_tail`) belongs to the outlet and not to a task: the next write
+finishes it first. So no cancellation can cut a frame, and no tail means a frame boundary.
+trio-websocket's control frames and our data frames take turns under one first-in, first-out lock.
+A control frame need not wait for the end of a long message: it goes between two of its fragments.
 
 A frame is written at once, without waiting and without the lock, when the whole connection is idle:
-the writer is parked, nothing is in line, there is no tail, and the kernel holds little that is
-unsent. Otherwise its source gets in line, and the writer asks it for a frame as late as possible.
+the writer is parked, no source is in line, there is no tail, and little is unsent in the kernel.
+Otherwise its source gets in line, and the writer asks it for a frame as late as possible.
 """
 
 from __future__ import annotations
@@ -18,20 +19,33 @@ from typing import Protocol
 import trio
 from attrs import define, field
 
-from relay.transport.link import UNSENT_LOW, Buffer, Link
+from relay.transport import wire
+from relay.transport.link import LOW_WATER_BYTES, Buffer, Link
+
+MIN_HELD_BYTES = 64 * 1024
+"""From this size on, the rest of a frame is counted as kept."""
 
 
 class Source(Protocol):
-    """A queue of frames that the writer empties, one frame at each of its turns."""
+    """A queue of frames, from which the writer takes one frame at each turn."""
 
     in_line: bool
     """Kept by the outlet."""
 
     def take(self) -> Buffer | None:
-        """The next frame to write, chosen now; None when there is none after all."""
+        """Return the next frame to write, chosen now; None when there is none after all."""
 
     def waiting(self) -> bool:
-        """Whether there is another one."""
+        """Whether there is another frame."""
+
+
+@define(eq=False)
+class _Control:
+    """A control frame that waits for its turn, or for the end of the frame being written."""
+
+    frame: Buffer
+    waiting: trio.CancelScope = field(factory=trio.CancelScope)
+    """Around the wait for its turn; cancelled when the frame has been written before that."""
 
 
 @define(eq=False)
@@ -40,20 +54,30 @@ class Outlet:
 
     link: Link
     stall_timeout: float
-    """Seconds after which a peer that takes no byte at all is given up."""
+    """Seconds after which a peer that takes no byte has stalled."""
     stalled: bool = False
-    """Whether it was."""
+    """Whether the peer has stalled."""
     last_progress: float = field(factory=trio.current_time)
     """When the peer last made room for a frame that waited, by Trio's clock."""
     _lock: trio.StrictFIFOLock = field(factory=trio.StrictFIFOLock)
+    held: object | None = None
+    """What the unsent rest of a large frame belongs to, which lives as long as that."""
     _tail: Buffer = b""
+    _begun: Buffer = b""
+    """The frames that `_tail` is the end of."""
+    _controls: tuple[_Control, ...] = ()
+    """Those that wait."""
+    _inserted: tuple[_Control, ...] = ()
+    """Those that `_tail` ends with."""
+    _behind: Buffer = b""
+    """The fragments to write after `_inserted`."""
     _parked: bool = False
-    """Whether the writer waits for something to do."""
+    """Whether the writer waits for a source."""
     _closing: bool = False
-    """No data frame may follow: a Close is out, or about to be, or the link is dead."""
+    """Whether no data frame may follow: a Close was or will be sent, or the link is broken."""
     _closed: bool = False
-    """Nothing may follow: a Close is out, or at least begun."""
-    # Lists, for an empty deque takes ten times the memory and the lines are short.
+    """Whether nothing may follow: a Close was sent, or begun."""
+    # Lists, because the lines are short and an empty deque takes ten times the memory.
     _first: list[Source] = field(factory=list)
     _turns: list[Source] = field(factory=list)
     _lot: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
@@ -67,9 +91,9 @@ class Outlet:
     def closing(self) -> bool:
         return self._closing
 
-    def write_now(self, frame: Buffer) -> bool:
-        """Write a frame if the connection is idle; False when it has to queue. Never waits or
-        raises."""
+    def write_now(self, frame: Buffer, held: object | None = None) -> bool:
+        """Write a frame if the connection is idle; False when it has to be queued. Never waits,
+        never raises. `held` is kept until it is written, if it is large."""
         if not self._parked or self._tail:
             return False
         try:
@@ -80,34 +104,43 @@ class Outlet:
             self.stop()
             return False
         if sent < len(frame):
-            self._tail = memoryview(frame)[sent:]
+            self._begun, self._tail = frame, memoryview(frame)[sent:]
+            if len(frame) >= MIN_HELD_BYTES:
+                self.held = held
             self._wake()
         return True
 
-    def write_row_now(self, whole: Buffer, ends: Sequence[int]) -> int:
-        """Write frames that stand one behind the other, as far as the connection takes them at
-        once; how many it took, if only a part of the last."""
-        if not self.write_now(whole):
+    def write_burst_now(
+        self, whole: Buffer, ends: Sequence[int], held: object | None = None
+    ) -> int:
+        """Write as many of the joined frames as the connection takes at once.
+
+        Returns their number; of the last one perhaps only a part was taken, and the rest is kept.
+        """
+        if not self.write_now(whole, held):
             return 0
         sent = len(whole) - len(self._tail)
         begun = bisect_left(ends, sent) + 1
         self._tail = self._tail[: ends[begun - 1] - sent]
+        self._begun = memoryview(whole)[: ends[begun - 1]] if self._tail else b""
+        if not self._tail:
+            self.held = None
         return begun
 
     def line_up(self, source: Source, *, first: bool = False) -> None:
-        """Let a source have its turn; `first` goes before all that are not."""
+        """Give a source a turn; those with `first` go before the others."""
         if not source.in_line:
             source.in_line = True
             (self._first if first else self._turns).append(source)
             self._wake()
 
     def stop(self) -> None:
-        """Write no further data frame; a begun one is still finished by whoever writes next."""
+        """Write no further data frame. The next write still finishes one that was begun."""
         self._closing = True
         self._wake()
 
     async def run(self) -> None:
-        """The writer: ends when the outlet stops or the link breaks, which the reader notices."""
+        """Write until the outlet stops or the link breaks, which the reader notices."""
         try:
             while not self._closing:
                 if self._first or self._turns or self._tail:
@@ -129,12 +162,22 @@ class Outlet:
             await self._write(frame)
 
     async def send(self, data: Buffer) -> None:
-        """Write whole frames, or bytes before there are frames, in their turn.
+        """Write whole control frames, between two fragments if a message is being written; before
+        there are frames, any bytes.
 
-        This and what is below raise `trio.ClosedResourceError` after a Close.
+        Like the methods below, it raises `trio.ClosedResourceError` after a Close.
         """
-        async with self._lock:
-            await self._write(data)
+        control = _Control(data)
+        self._controls = (*self._controls, control)
+        try:
+            with control.waiting:
+                async with self._lock:
+                    if self._withdraw(control):
+                        await self._write(data)
+                    else:
+                        await self._flush()  # a cancelled writer has left it behind
+        finally:
+            self._withdraw(control)
 
     async def send_close(self, data: Buffer) -> None:
         """Write a Close frame; nothing follows it."""
@@ -143,7 +186,7 @@ class Outlet:
             await self._write(data, closes=True)
 
     async def drain(self, source: Source, *last: bytes) -> None:
-        """Write what is left in one source and then some last frames, when `run` has ended."""
+        """After `run` has ended, write what is left in one source, and then the last frames."""
         self.stop()
         async with self._lock:
             while (frame := source.take()) is not None:
@@ -152,9 +195,9 @@ class Outlet:
                 await self._write(frame)
 
     def _may_be_above_low(self) -> bool:
-        """Whether to wait until the link is writable, which has the same low-water mark."""
+        """Whether to wait for a writable link, which has the same low-water mark."""
         unsent = self.link.unsent()
-        return unsent is None or unsent >= UNSENT_LOW
+        return unsent is None or unsent >= LOW_WATER_BYTES
 
     def _wake(self) -> None:
         self._parked = False
@@ -175,11 +218,16 @@ class Outlet:
         await self._flush()
         if self._closed:
             raise trio.ClosedResourceError
-        self._tail, self._closed = data, closes
+        self._begun = self._tail = data
+        self._closed = closes
         await self._flush()
 
     async def _flush(self) -> None:
+        if not self._tail:
+            return
         while self._tail:
+            if self._controls and not self._inserted and not self._closing:
+                self._insert_controls()
             try:
                 sent = self.link.send(self._tail)
             except BlockingIOError:
@@ -189,6 +237,33 @@ class Outlet:
                 raise trio.BrokenResourceError from problem
             else:
                 self._tail = memoryview(self._tail)[sent:] if sent < len(self._tail) else b""
+                if not self._tail:
+                    self._end_tail()
+        self.held = None
+
+    def _withdraw(self, control: _Control) -> bool:
+        """Let a control frame wait no more; returns whether it was still waiting."""
+        waits = control in self._controls
+        if waits:
+            self._controls = tuple(each for each in self._controls if each is not control)
+        return waits
+
+    def _insert_controls(self) -> None:
+        """Put the control frames that wait behind the frame that is being written."""
+        end = wire.end_of_frame(self._begun, len(self._begun) - len(self._tail))
+        rest = end - (len(self._begun) - len(self._tail))
+        self._inserted, self._controls = self._controls, ()
+        frames = (each.frame for each in self._inserted)
+        self._behind = memoryview(self._tail)[rest:]
+        self._tail = b"".join((memoryview(self._tail)[:rest], *frames))
+
+    def _end_tail(self) -> None:
+        """Go on with what was put off for control frames, if any was."""
+        for control in self._inserted:
+            control.waiting.cancel()
+        self._inserted = ()
+        self._begun = self._tail = self._behind
+        self._behind = b""
 
     async def _wait_writable(self) -> None:
         with trio.move_on_after(self.stall_timeout) as scope:

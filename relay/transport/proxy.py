@@ -1,8 +1,6 @@
-"""The header with which a proxy begins a connection: PROXY protocol, versions 1 and 2. Floor 1, no
-I/O.
+"""Parses the PROXY protocol header, versions 1 and 2. No I/O.
 
-It never asks for a byte that may not be the header's, so that whatever comes next, TLS above all,
-is left where it was.
+It never asks for a byte beyond the header, so that what follows, such as TLS, stays unread.
 """
 
 from __future__ import annotations
@@ -13,50 +11,50 @@ from ipaddress import IPv4Address, IPv6Address
 
 from attrs import define, field
 
-SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
-"""What version 2 begins with."""
-LONGEST_LINE = 107
-"""Bytes of version 1, with its end."""
-LONGEST_BLOCK = 2048
-"""Bytes of addresses and extensions that are taken behind the first 16 of version 2."""
+V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+"""The first bytes of version 2."""
+MAX_V1_BYTES = 107
+"""Bytes of version 1, including the line end."""
+MAX_V2_BLOCK_BYTES = 2048
+"""Bytes of addresses and extensions accepted behind the first 16 of version 2."""
 
-_WORD = b"PROXY "
-_FIXED = 16
-_SHORTEST_LINE = len(b"PROXY UNKNOWN\r\n")
-_LINE = re.compile(
+_V1_PREFIX = b"PROXY "
+_V2_FIXED_BYTES = 16
+_MIN_V1_BYTES = len(b"PROXY UNKNOWN\r\n")
+_V1_LINE = re.compile(
     rb"PROXY (?:TCP(?P<family>[46]) (?P<source>[0-9A-Fa-f:.]+) (?P<target>[0-9A-Fa-f:.]+)"
     rb" [0-9]{1,5} [0-9]{1,5}|UNKNOWN(?: [^\r\n]*)?)\r\n"
 )
-_LOCAL, _PROXY = 0x20, 0x21
-_SOURCES = {0x11: (IPv4Address, 4, 12), 0x21: (IPv6Address, 16, 36)}
-"""By family and transport: the kind of address, its bytes, and those of both with their ports."""
+_V2_LOCAL, _V2_PROXY = 0x20, 0x21
+_V2_SOURCES = {0x11: (IPv4Address, 4, 12), 0x21: (IPv6Address, 16, 36)}
+"""By family and transport: the type of address, its size, and that of both addresses and ports."""
 
 
 class NoProxyHeader(Exception):
-    """The connection does not begin with a PROXY header, or with a broken one."""
+    """The connection begins without a PROXY header, or with an invalid one."""
 
 
 @define(eq=False)
 class ProxyHeader:
-    """A header that is being read."""
+    """A header while it is read."""
 
-    missing: int = _SHORTEST_LINE
-    """So many bytes are still the header's; 0 when it is whole."""
+    missing: int = _MIN_V1_BYTES
+    """Bytes of the header that are certain to follow; 0 when it is complete."""
     source: str | None = None
-    """The client's address, once the header is whole; None when the proxy speaks for itself."""
+    """The client's address from a complete header; None when the proxy itself is the client."""
     _read: bytearray = field(factory=bytearray)
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take at most `missing` bytes; `NoProxyHeader` as soon as it can be none."""
+        """Parse at most `missing` bytes; raises `NoProxyHeader` as soon as they are invalid."""
         read = self._read
         read += data
-        begin = bytes(read[: len(SIGNATURE)])
-        if begin.startswith(_WORD):
+        begin = bytes(read[: len(V2_SIGNATURE)])
+        if begin.startswith(_V1_PREFIX):
             self._go_on_with_line(bytes(read))
-        elif begin == SIGNATURE:
+        elif begin == V2_SIGNATURE:
             self._go_on_with_block(bytes(read))
-        elif SIGNATURE.startswith(begin) or _WORD.startswith(begin):
-            self.missing = _SHORTEST_LINE - len(read)
+        elif V2_SIGNATURE.startswith(begin) or _V1_PREFIX.startswith(begin):
+            self.missing = _MIN_V1_BYTES - len(read)
         else:
             raise NoProxyHeader
 
@@ -64,31 +62,31 @@ class ProxyHeader:
         if line.endswith(b"\r\n"):
             self.missing = 0
             self.source = _source_in_line(line)
-        elif len(line) >= LONGEST_LINE or b"\n" in line:
+        elif len(line) >= MAX_V1_BYTES or b"\n" in line:
             raise NoProxyHeader
-        elif len(line) < _SHORTEST_LINE:
-            self.missing = _SHORTEST_LINE - len(line)
+        elif len(line) < _MIN_V1_BYTES:
+            self.missing = _MIN_V1_BYTES - len(line)
         else:
             self.missing = 1 if line.endswith(b"\r") else 2
-            self.missing = min(self.missing, LONGEST_LINE - len(line))
+            self.missing = min(self.missing, MAX_V1_BYTES - len(line))
 
     def _go_on_with_block(self, read: bytes) -> None:
-        if len(read) < _FIXED:
-            self.missing = _FIXED - len(read)
+        if len(read) < _V2_FIXED_BYTES:
+            self.missing = _V2_FIXED_BYTES - len(read)
             return
-        command, family, size = struct.unpack_from("!BBH", read, len(SIGNATURE))
-        if command not in (_LOCAL, _PROXY) or size > LONGEST_BLOCK:
+        command, family, size = struct.unpack_from("!BBH", read, len(V2_SIGNATURE))
+        if command not in (_V2_LOCAL, _V2_PROXY) or size > MAX_V2_BLOCK_BYTES:
             raise NoProxyHeader
-        self.missing = _FIXED + size - len(read)
-        if not self.missing and command == _PROXY and family in _SOURCES:
-            kind, length, least = _SOURCES[family]
+        self.missing = _V2_FIXED_BYTES + size - len(read)
+        if not self.missing and command == _V2_PROXY and family in _V2_SOURCES:
+            kind, length, least = _V2_SOURCES[family]
             if size < least:
                 raise NoProxyHeader
-            self.source = str(kind(read[_FIXED : _FIXED + length]))
+            self.source = str(kind(read[_V2_FIXED_BYTES : _V2_FIXED_BYTES + length]))
 
 
 def _source_in_line(line: bytes) -> str | None:
-    found = _LINE.fullmatch(line)
+    found = _V1_LINE.fullmatch(line)
     if found is None:
         raise NoProxyHeader
     if found["family"] is None:

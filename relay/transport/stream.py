@@ -1,78 +1,90 @@
-"""One connection's bytes, shared by trio-websocket and the relay. Floor 1.
+"""The bytes of one connection, shared by trio-websocket and the relay.
 
-Before the handshake this is a plain `trio.abc.Stream`, good for HTTP too. From
-`splice_after_handshake` on, trio-websocket reads the handshake and the control frames only, one at
-a time; whole data messages go to `on_messages`, in order, while it waits for its next bytes.
+Before the handshake this is a plain `trio.abc.Stream`, good for HTTP too. After
+`parse_after_handshake`, trio-websocket reads only the handshake and the control frames, one at a
+time; whole data messages go to `on_messages`, in order, while it waits for its next bytes.
 """
 
 from __future__ import annotations
 
-import socket
+import math
 from collections.abc import Awaitable, Callable
 
 import trio
 from attrs import define, field
 
-from relay.closing import Ending
-from relay.transport.budget import Budget
-from relay.transport.link import Buffer, Link, SocketLink
+from relay.protocol.endings import Ending
+from relay.transport.framing.budget import Budget
+from relay.transport.framing.frame_parser import (
+    MAX_MESSAGES_PER_FEED,
+    FrameParser,
+    IncompleteMessage,
+    Message,
+    ParsedFrames,
+)
+from relay.transport.head import plain_upgrade
+from relay.transport.link import Buffer, Link
 from relay.transport.outlet import Outlet
 from relay.transport.proxy import ProxyHeader
-from relay.transport.splice import MESSAGES_AT_ONCE, Message, Splicer
 from relay.transport.tls import TlsLink
 from relay.transport.wire import CLOSE
 
-MAX_HEAD = 16 * 1024
-FIRST_READS = 16 * 1024
-"""Bytes read at once before `allow_messages_of`: who is not trusted yet makes us hold little."""
-READS_IN_A_ROW = 4
-"""After data there is often more: so often the socket is read before Trio is asked to wait."""
+MAX_HEAD_BYTES = 16 * 1024
+FIRST_READ_BYTES = 16 * 1024
+"""Bytes of one read before `allow_messages_of`: hold little for a peer that is not trusted yet."""
+MAX_READS_IN_A_ROW = 4
+"""Reads from the socket before Trio is asked to wait: after data there is often more."""
+
+MAX_LINGER_BYTES = 16 * 1024 * 1024
+"""Bytes that are thrown away for a peer that goes on sending when it has its answer: many clients
+read it only when they have sent all of their request."""
+LINGER_PAUSE = 2.0
+"""Seconds in which such a peer must send something, or end its half."""
 
 _scratch = memoryview(bytearray(256 * 1024))
-"""Shared by all streams: in use between a `recv_into` and the end of its `feed`, never over an
-await."""
+"""Shared by all streams. It is in use from a `recv_into` to the end of its `feed`, and never across
+an await."""
 
 
 class HeadTooBig(Exception):
-    """The request head is larger than `MAX_HEAD`."""
+    """The request head is larger than `MAX_HEAD_BYTES`."""
 
 
-def _nobody(*_news: object) -> None:
-    """Where news go that nobody waits for."""
+def _ignore(*_news: object) -> None:
+    """Do nothing with what nobody listens for."""
 
 
 @define(eq=False)
 class FrameStream(trio.abc.Stream):
-    """A connection's two halves over one link."""
+    """The two halves of a connection, over one link."""
 
     link: Link
     stall_timeout: float
     outlet: Outlet = field(init=False)
     last_received: float = field(factory=trio.current_time)
-    on_end: Callable[[], object] = _nobody
-    """Called when the bytes end or the stream is closed; trio-websocket does not tell during its
-    handshake."""
+    on_end: Callable[[], object] = _ignore
+    """Called when the bytes end or the stream is closed. trio-websocket does not report that during
+    its handshake."""
     peer_closed: bool = False
     """Whether the peer's Close has been read."""
     _head: bytes = b""
-    """Read by `read_head` and not given on yet."""
-    _splicer: Splicer | None = None
+    """Read by `read_head` and not passed on yet."""
+    _parser: FrameParser | None = None
     _on_messages: Callable[[list[Message]], Awaitable[None]] | None = None
-    _on_noise: Callable[[int], object] = _nobody
-    _on_fault: Callable[[Ending], object] = _nobody
-    _read_size: int = FIRST_READS
+    _on_overhead: Callable[[int], object] = _ignore
+    _on_fault: Callable[[Ending], object] = _ignore
+    _on_progress: Callable[[int], object] = _ignore
+    _progress_interval: float = math.inf
+    """Seconds between two calls of it."""
+    _progress_due: float = math.inf
+    _controls: tuple[bytes, ...] = ()
+    """Control frames that trio-websocket has not read yet."""
+    _read_size: int = FIRST_READ_BYTES
     _rest: Buffer = b""
-    """Bytes behind the head or behind a full batch of messages, not looked at yet."""
+    """Bytes behind the head, or behind a full batch of messages, that are not parsed yet."""
 
     def __attrs_post_init__(self) -> None:
         self.outlet = Outlet(self.link, self.stall_timeout)
-
-    @property
-    def socket(self) -> socket.socket:
-        """The socket itself, for Hypercorn to read the addresses from."""
-        link = self._bottom
-        assert isinstance(link, SocketLink)
-        return link.socket
 
     @property
     def _bottom(self) -> Link:
@@ -83,9 +95,9 @@ class FrameStream(trio.abc.Stream):
         return isinstance(self.link, TlsLink)
 
     async def read_proxy_header(self) -> str | None:
-        """Read what a proxy begins with, before TLS; the address that it names, if it does.
+        """Read the PROXY header, before TLS; returns the address that it names, if any.
 
-        Raises `trio.EndOfChannel` when the bytes end first, `NoProxyHeader` when it is none.
+        Raises `trio.EndOfChannel` when the bytes end first, `NoProxyHeader` for anything else.
         """
         header = ProxyHeader()
         while header.missing:
@@ -96,52 +108,77 @@ class FrameStream(trio.abc.Stream):
         return header.source
 
     async def read_head(self) -> bytes:
-        """The request head up to its blank line, to be read again by whoever serves the request.
+        """Read the request head up to its blank line; `receive_some` gives it once more.
 
-        Raises `trio.EndOfChannel` when the bytes end first, `HeadTooBig` when the line does not
-        come within it.
+        Raises `trio.EndOfChannel` when the bytes end first, `HeadTooBig` when the head is longer
+        than `MAX_HEAD_BYTES`.
         """
-        while (end := self._head.find(b"\r\n\r\n")) < 0 and len(self._head) <= MAX_HEAD:
-            count = await self._receive(_scratch[:MAX_HEAD])
+        while (end := self._head.find(b"\r\n\r\n")) < 0 and len(self._head) <= MAX_HEAD_BYTES:
+            count = await self._receive(_scratch[:MAX_HEAD_BYTES])
             if count == 0:
                 raise trio.EndOfChannel
             self._head += _scratch[:count]
-        if end < 0 or end + 4 > MAX_HEAD:
+        if end < 0 or end + 4 > MAX_HEAD_BYTES:
             raise HeadTooBig
         return self._head[: end + 4]
 
-    def splice_after_handshake(
+    def parse_after_handshake(
         self,
         *,
         max_message: int,
         budget: Budget,
+        party: str,
         on_messages: Callable[[list[Message]], Awaitable[None]],
-        on_noise: Callable[[int], object],
+        on_overhead: Callable[[int], object],
         on_fault: Callable[[Ending], object],
     ) -> None:
-        """From here on give data messages to `on_messages`, as many as came at once, to `on_noise`
-        how many control frames and small fragments came, and breaches of the protocol to
-        `on_fault`.
+        """Parse what follows the head as frames. Call this between `read_head` and the handshake.
 
-        Call it between `read_head` and the handshake: what follows the head is already spliced.
+        `on_messages` gets the data messages that arrived together, `on_overhead` the number of
+        control frames and small fragments, and `on_fault` the ending that a breach of the protocol,
+        or an eviction from the budget, asks for. `party` answers for what is held of the budget.
         """
-        # One at a time: the limit that a message lifts counts for the very next one.
-        self._splicer = Splicer(
-            max_message, budget, on_loss=lambda: on_fault(Ending.OVERLOADED), at_once=1
+        # One message at a time: the limit that it lifts counts for the very next one.
+        self._parser = FrameParser(
+            *(max_message, budget, party),
+            on_evicted=lambda: on_fault(Ending.OVERLOADED),
+            max_messages=1,
         )
-        self._read_size = FIRST_READS
-        self._on_messages, self._on_noise, self._on_fault = on_messages, on_noise, on_fault
+        self._read_size = FIRST_READ_BYTES
+        self._on_messages, self._on_overhead, self._on_fault = on_messages, on_overhead, on_fault
         end = self._head.index(b"\r\n\r\n") + 4
-        self._head, self._rest = self._head[:end], self._head[end:]
+        self._head, self._rest = plain_upgrade(self._head[:end]), self._head[end:]
+        self._parser.hold_unparsed(len(self._rest))
 
-    def allow_messages_of(self, size: int) -> None:
-        """Set the largest message from now on, in bytes, and read as much at once as there is."""
-        assert self._splicer is not None
-        self._splicer.max_message, self._splicer.at_once = size, MESSAGES_AT_ONCE
+    def hand_on_to(
+        self,
+        on_messages: Callable[[list[Message]], Awaitable[None]],
+        on_overhead: Callable[[int], object],
+    ) -> None:
+        """Give what comes from now on to others."""
+        self._on_messages, self._on_overhead = on_messages, on_overhead
+
+    def report_progress(self, on_progress: Callable[[int], object], interval: float) -> None:
+        """While a message is incomplete and bytes of it arrive, call `on_progress` with their
+        number, at most once in `interval` seconds."""
+        self._on_progress, self._progress_interval = on_progress, interval
+        self._progress_due = trio.current_time() + interval
+
+    def allow_messages_of(self, size: int, party: str) -> None:
+        """Allow messages of up to `size` bytes from now on, for which `party` answers, and reads of
+        any size."""
+        assert self._parser is not None
+        self._parser.belong_to(party)
+        self._parser.max_message, self._parser.max_messages = size, MAX_MESSAGES_PER_FEED
         self._read_size = len(_scratch)
 
+    @property
+    def incomplete_message(self) -> IncompleteMessage | None:
+        """The message of which only a part has arrived, if there is one."""
+        return None if self._parser is None else self._parser.incomplete
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Bytes for the protocol above: the head, then control frames, or everything for HTTP."""
+        """Receive for the protocol above: the head, then control frames, or all bytes for HTTP."""
         if self.link.closed:
             self.on_end()
             raise trio.ClosedResourceError
@@ -149,55 +186,77 @@ class FrameStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             head, self._head = self._head, b""
             return head
-        if self._splicer is None:
+        if self._parser is None:
             count = await self._receive(_scratch[: max_bytes or len(_scratch)])
             return _scratch[:count].tobytes()
-        return await self._next_control(self._splicer)
+        return await self._next_control(self._parser)
 
     async def send_all(self, data: Buffer) -> None:
-        """Send whole control frames (or, before there are frames, bytes) in their turn."""
+        """Send whole control frames in their turn; before there are frames, any bytes."""
         if self.link.closed:
             raise trio.ClosedResourceError
-        is_close = self._splicer is not None and data and data[0] & 15 == CLOSE and data[0] & 0x80
+        is_close = self._parser is not None and data and data[0] & 15 == CLOSE and data[0] & 0x80
         try:
             await (self.outlet.send_close(data) if is_close else self.outlet.send(data))
         except trio.BrokenResourceError:
-            self.on_end()  # trio-websocket stops reading then, and tells nobody
+            self.on_end()  # trio-websocket stops reading now, without a word
             raise
 
     async def wait_send_all_might_not_block(self) -> None:
         await self.link.wait_writable()
 
     def abort(self) -> None:
-        """Close at once; what the peer has not got is thrown away."""
+        """Close at once, and throw away what the peer has not received."""
         self._end(self.link.reset)
 
     def forget_listeners(self) -> None:
-        """Call nobody any more; for the end, when the stream is closed."""
-        self.on_end = self._on_noise = self._on_fault = _nobody
-        self._on_messages = self._splicer = None
+        """Call no listener any more; for a stream that is closed."""
+        self.on_end = self._on_overhead = self._on_fault = self._on_progress = _ignore
+        self._on_messages = self._parser = None
 
     async def discard_rest(self) -> None:
-        """Read on and throw away, to the end of the bytes or to the peer's Close.
+        """Read and throw away everything up to the end of the bytes or the peer's Close.
 
-        A socket that is closed with bytes unread resets the connection, and the peer may never see
-        our Close.
+        Closing a socket with unread bytes resets the connection, and the peer may never see our
+        Close.
         """
-        splicer = self._splicer
-        assert splicer is not None
-        while not (self.peer_closed or any(frame[0] & 15 == CLOSE for frame in splicer.controls)):
-            if await self._read_messages(splicer) is None:
+        parser = self._parser
+        assert parser is not None
+        controls = self._controls
+        while not (self.peer_closed or any(frame[0] & 15 == CLOSE for frame in controls)):
+            parsed = await self._parse_once(parser)
+            if parsed is None:
                 break
+            controls = parsed.controls
+
+    async def linger(self) -> None:
+        """End our half after a plain response, and throw away what comes until the peer ends its.
+
+        Closing a socket with unread bytes resets the connection, and the peer may never see the
+        response. Returns when much has come, and when nothing comes for a while.
+        """
+        self.outlet.stop()
+        self.link.end_writing()
+        self._head = b""
+        left = MAX_LINGER_BYTES
+        with trio.CancelScope() as lingering:
+            while left > 0:
+                lingering.deadline = trio.current_time() + LINGER_PAUSE
+                count = await self._receive(_scratch, link=self._bottom)
+                if count == 0:
+                    return
+                left -= count
 
     async def aclose(self) -> None:
-        """Close; a frame of which the peer has only a part ends in a reset."""
+        """Close, by a reset if the peer has only a part of the last frame."""
         self._end(self.link.reset if self.outlet.cut else self.link.close)
+        self.outlet.held = None
         await trio.lowlevel.checkpoint()
 
     def _end(self, close: Callable[[], None]) -> None:
         self.outlet.stop()
-        if self._splicer is not None:
-            self._splicer.forget()
+        if self._parser is not None:
+            self._parser.stop()
         if not self.link.closed:
             close()
             self.on_end()
@@ -229,42 +288,50 @@ class FrameStream(trio.abc.Stream):
             except OSError as problem:
                 raise trio.BrokenResourceError from problem
 
-    async def _next_control(self, splicer: Splicer) -> bytes:
+    async def _next_control(self, parser: FrameParser) -> bytes:
+        """Handle messages until there is a control frame; b"" at the end of the bytes."""
         assert self._on_messages is not None
         eager = 0
-        while True:
-            if splicer.controls:
-                await trio.lowlevel.checkpoint()
-                control = splicer.controls.pop(0)
-                self.peer_closed = control[0] & 15 == CLOSE
-                return control
-            messages = await self._read_messages(splicer, wait=eager == 0)
-            if messages is None:
+        while not self._controls:
+            parsed = await self._parse_once(parser, wait=eager == 0)
+            if parsed is None:
                 return b""
-            eager = (eager - 1) % READS_IN_A_ROW
-            if splicer.noise:
-                noise, splicer.noise = splicer.noise, 0
-                self._on_noise(noise)
-            if messages:
-                await self._on_messages(messages)
-            if splicer.fault is not None:
-                fault, splicer.fault = splicer.fault, None
-                self._on_fault(fault)
+            eager = (eager - 1) % MAX_READS_IN_A_ROW
+            self._controls = parsed.controls
+            if parsed.overhead:
+                self._on_overhead(parsed.overhead)
+            if parsed.messages:
+                await self._on_messages(parsed.messages)
+            if parsed.breach is not None:
+                self._on_fault(parsed.breach.ending)
+            del parsed  # a large message must not be held until the next one comes
+        await trio.lowlevel.checkpoint()
+        control, *rest = self._controls
+        self._controls = tuple(rest)
+        self.peer_closed = control[0] & 15 == CLOSE
+        return control
 
-    async def _read_messages(self, splicer: Splicer, *, wait: bool = True) -> list[Message] | None:
-        """Read and splice once; None at the end of the bytes."""
+    async def _parse_once(self, parser: FrameParser, *, wait: bool = True) -> ParsedFrames | None:
+        """Read and parse once; None at the end of the bytes."""
         if self._rest:
             await trio.lowlevel.checkpoint()
             data, self._rest = memoryview(self._rest), b""
-        else:
-            if splicer.missing is None:
-                count = await self._receive(_scratch[: self._read_size], wait=wait)
-                data = _scratch[:count]
-            else:
-                count = await self._receive(splicer.missing, wait=wait)
-                data = memoryview(splicer.filled(count))
+            parser.hold_unparsed(0)
+            parsed = parser.feed(data)
+        elif parser.missing is None:
+            count = await self._receive(_scratch[: self._read_size], wait=wait)
             if count == 0:
                 return None
-        messages, rest = splicer.feed(data)
-        self._rest = rest.tobytes()
-        return messages
+            parsed = parser.feed(_scratch[:count])
+        else:
+            count = await self._receive(parser.missing, wait=wait)
+            if count == 0:
+                return None
+            parsed = parser.fill(count)
+        if parsed.rest:
+            self._rest = parsed.rest.tobytes()
+            parser.hold_unparsed(len(self._rest))
+        if self.last_received >= self._progress_due and parser.incomplete is not None:
+            self._progress_due = self.last_received + self._progress_interval
+            self._on_progress(parser.incomplete.arrived)
+        return parsed

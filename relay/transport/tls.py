@@ -1,7 +1,7 @@
-"""TLS over a socket, as a `Link`. Floor 1.
+"""TLS over a socket, as a `Link`.
 
-On `SSLObject` and two memory buffers, so that a frame can be written at once here too: without a
-task switch, and without a thread.
+It uses `SSLObject` with two memory buffers, so that a frame can be written at once here too,
+without a task switch or a thread.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from contextlib import suppress
 import trio
 from attrs import define, field
 
-from relay.transport.link import UNSENT_LOW, Buffer, SocketLink
+from relay.transport.link import LOW_WATER_BYTES, Buffer, SocketLink
 
-BATCH = 64 * 1024
-"""So many bytes are encrypted at a time, and so many can wait here for the kernel."""
+ENCRYPT_BATCH_BYTES = 64 * 1024
+"""Bytes encrypted at a time. This many can wait here for the kernel."""
 
-NOT_YET = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+WANT_MORE = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 _scratch = memoryview(bytearray(64 * 1024))
-"""Shared by all links: in use between a `recv_into` and the write into TLS, never over an await."""
+"""Shared by all links. It is in use from a `recv_into` to the write into TLS, never across an
+await."""
 
 
 @define(eq=False)
@@ -34,10 +35,10 @@ class TlsLink:
     _outgoing: ssl.MemoryBIO = field(factory=ssl.MemoryBIO)
     _tls: ssl.SSLObject = field(init=False)
     _encrypted: bytes = b""
-    """What the kernel has not taken."""
+    """Bytes that the kernel has not taken."""
     _held: int = 0
-    """Bytes that were encrypted and are not yet counted as taken: 1 until `_encrypted` is out. So
-    the caller comes back with the rest of its frame, and what is left here goes out first."""
+    """Bytes that were encrypted but do not count as taken yet: 1 until `_encrypted` is sent. So the
+    caller comes back with the rest of its frame, and what is left here is sent first."""
     _ended: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -52,8 +53,8 @@ class TlsLink:
         return self.below.peer
 
     async def handshake(self) -> None:
-        """Agree on keys; `trio.BrokenResourceError` when that fails. The deadline is the
-        caller's."""
+        """Agree on keys; raises `trio.BrokenResourceError` when that fails. The caller sets the
+        deadline."""
         try:
             while not self._try_handshake():
                 await self._flush_all()
@@ -63,7 +64,7 @@ class TlsLink:
             await self._flush_all()
         except OSError as problem:
             with suppress(OSError):
-                self._flush()  # the alert that says why
+                self._flush()  # the alert with the reason
             raise trio.BrokenResourceError from problem
 
     def send(self, data: Buffer) -> int:
@@ -71,12 +72,12 @@ class TlsLink:
         if self._encrypted:
             raise BlockingIOError
         if self._held:
-            # The record that held it is out: now it counts.
+            # The record is sent, so its last byte counts now.
             taken, self._held = self._held, 0
             return taken
         view, taken = memoryview(data), 0
         while taken < len(view) and not self._encrypted:
-            taken += self._tls.write(view[taken : taken + BATCH])
+            taken += self._tls.write(view[taken : taken + ENCRYPT_BATCH_BYTES])
             self._flush()
         if self._encrypted:
             self._held = 1
@@ -86,9 +87,9 @@ class TlsLink:
         return taken
 
     def send_if_low(self, data: Buffer) -> int:
-        # Asked before anything is encrypted, for that cannot be undone.
+        # Checked before encrypting anything, which cannot be undone.
         unsent = self.unsent()
-        if unsent is None or unsent >= UNSENT_LOW:
+        if unsent is None or unsent >= LOW_WATER_BYTES:
             raise BlockingIOError
         return self.send(data)
 
@@ -96,10 +97,10 @@ class TlsLink:
         while True:
             try:
                 return self._tls.read(len(buffer), buffer)  # type: ignore[return-value]
-            except NOT_YET:
+            except WANT_MORE:
                 self._take_in()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return 0  # as with plain TCP, the end needs no ceremony: messages have lengths
+                return 0  # no closing alert is needed: messages have lengths
 
     def unsent(self) -> int | None:
         below = self.below.unsent()
@@ -114,6 +115,11 @@ class TlsLink:
     async def wait_writable(self) -> None:
         await self.below.wait_writable()
 
+    def end_writing(self) -> None:
+        if not self.closed and not self._encrypted:
+            self._say_end()
+            self.below.end_writing()
+
     def close(self) -> None:
         if not self.closed and not self._encrypted:
             self._say_end()
@@ -125,12 +131,12 @@ class TlsLink:
     def _try_handshake(self) -> bool:
         try:
             self._tls.do_handshake()
-        except NOT_YET:
+        except WANT_MORE:
             return False
         return True
 
     def _take_in(self) -> None:
-        """Feed what the socket has to TLS; `BlockingIOError` when it has nothing."""
+        """Pass what the socket has to TLS; raises `BlockingIOError` when it has nothing."""
         if self._ended:
             raise ssl.SSLEOFError
         count = self.below.recv_into(_scratch)

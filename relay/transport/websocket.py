@@ -1,8 +1,8 @@
-"""The server's side of a WebSocket: handshake and keeping alive, by trio-websocket. Floor 1.
+"""The handshake and keep-alive of a WebSocket, by trio-websocket.
 
-trio-websocket reads the request and answers it, answers pings, and answers the peer's Close. Data
-messages never pass through it. A Close of ours is written when it has stopped: it would fail on a
-ping that it reads after its own Close, and wait without end behind a stalled write.
+trio-websocket reads and answers the request, the peer's pings and its Close. Data messages never
+pass through it. We write our own Close when it has stopped: it would fail on a ping that it reads
+after its own Close, and wait without end behind a stalled write.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from urllib.parse import parse_qs
 
 import trio
 import trio_websocket
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from relay.transport import wire
+from relay.transport.framing.frame_parser import IncompleteMessage
 from relay.transport.stream import FrameStream
+
+MIN_PROGRESS_BYTES = 1024
+"""A message that grows by less is not being sent, only held."""
 
 _PING = wire.frame(wire.PING)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -34,7 +38,7 @@ def _as_trio_error() -> Iterator[None]:
 
 @frozen
 class Handshake:
-    """A request for a WebSocket, to be accepted or refused once."""
+    """A request for a WebSocket, which is accepted or refused once."""
 
     _request: trio_websocket.WebSocketRequest
 
@@ -44,8 +48,9 @@ class Handshake:
 
     @property
     def query_names(self) -> set[str]:
-        """The names in the query string; its values are nobody's business."""
-        return set(parse_qs(self._request.path.partition("?")[2], keep_blank_values=True))
+        """The names in the query string; its values may be secret."""
+        query = self._request.path.partition("?")[2].replace(";", "&")
+        return set(parse_qs(query, keep_blank_values=True))
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
@@ -63,9 +68,9 @@ class Handshake:
 
 
 async def read_handshake(nursery: trio.Nursery, stream: FrameStream) -> Handshake:
-    """Read an upgrade request, whose head the stream has; trio-websocket works on in the nursery.
+    """Read an upgrade request, whose head the stream holds; trio-websocket goes on in the nursery.
 
-    Never returns when the request is broken: the stream is closed then, and tells by `on_end`.
+    Never returns for an invalid request: the stream is closed, which calls its `on_end`.
     """
     reader = _Reader(nursery, stream)
     request = await trio_websocket.wrap_server_stream(cast("trio.Nursery", reader), stream)
@@ -75,7 +80,7 @@ async def read_handshake(nursery: trio.Nursery, stream: FrameStream) -> Handshak
 
 @define(eq=False)
 class _Reader:
-    """Where trio-websocket starts its reader. What a peer can make that fail with ends here."""
+    """Starts trio-websocket's reader, and handles the errors that a peer can cause in it."""
 
     _nursery: trio.Nursery
     _stream: FrameStream
@@ -88,7 +93,7 @@ class _Reader:
         try:
             await reader()
         except trio_websocket.ConnectionClosed:
-            self._stream.abort()  # the answer to a broken request could not be written
+            self._stream.abort()  # the response to an invalid request could not be written
         except UnicodeError:  # from a header
             if not self.shaking_hands:
                 raise
@@ -98,15 +103,17 @@ class _Reader:
 
 
 async def keep_alive(stream: FrameStream, *, every: float, idle: float) -> None:
-    """Ping every so many seconds; returns when for `idle` seconds no byte came from the peer and it
-    made no room for a frame that waits. Our own pings do not count as life.
+    """Ping every `every` seconds. Returns when for `idle` seconds the peer sent no byte and made no
+    room for a waiting frame, or when a message that it has begun made no progress.
 
-    The pongs need no answering to: any byte will do, and a pong may be late behind a big frame.
+    Any byte counts as a sign of life, since a pong may be late behind a large frame.
     """
     next_ping = trio.current_time() + every
+    message = _MessageProgress(stream)
     while True:
         now = trio.current_time()
         silent_until = max(stream.last_received, stream.outlet.last_progress) + idle
+        silent_until = min(silent_until, message.last_made(now) + idle)
         if now >= silent_until:
             return
         if now >= next_ping:
@@ -116,6 +123,25 @@ async def keep_alive(stream: FrameStream, *, every: float, idle: float) -> None:
         await trio.sleep_until(min(next_ping, silent_until))
 
 
+@define(eq=False)
+class _MessageProgress:
+    """When the message that a peer has begun last made progress, as far as was looked."""
+
+    _stream: FrameStream
+    _seen: IncompleteMessage = field(factory=lambda: IncompleteMessage(0, 0))
+    _time: float = 0.0
+
+    def last_made(self, now: float) -> float:
+        """By Trio's clock; now if there is no such message."""
+        message = self._stream.incomplete_message
+        if message is None:
+            return now
+        grown = message.arrived - self._seen.arrived
+        if message.number != self._seen.number or grown >= MIN_PROGRESS_BYTES:
+            self._seen, self._time = message, now
+        return self._time
+
+
 def close_frame(code: int, reason: str) -> bytes:
-    """A Close as a server sends it."""
+    """Build a Close as a server sends it."""
     return wire.frame(wire.CLOSE, struct.pack("!H", code), reason.encode())

@@ -1,41 +1,86 @@
-"""WebSocket frames as bytes (RFC 6455, section 5.2). Floor 1, no I/O."""
+"""Builds WebSocket frames as bytes (RFC 6455, section 5.2). No I/O."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from relay.transport.link import Buffer
 
 CONTINUATION, TEXT, BINARY = 0, 1, 2
 CLOSE, PING, PONG = 8, 9, 10
-"""Opcodes. Plain integers: they are compared for every frame."""
+"""Opcodes. They are plain integers because they are compared for every frame."""
 
 FIN = 0x80
-RESERVED = 0x70
+RESERVED_BITS = 0x70
 MASKED = 0x80
-LONGEST_CONTROL = 125
-LONGEST_HEADER = 10
+MAX_CONTROL_BYTES = 125
+MAX_HEADER_BYTES = 10
 """Bytes, without the mask."""
+
+MAX_WHOLE_BYTES = 128 * 1024
+"""A longer message is written in fragments: on a slow link its end may be minutes away."""
+MESSAGE_PIECE_BYTES = 16 * 1024
+"""Of fragments and of parts."""
 
 _MEDIUM, _LARGE = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
 
 
 def frame(opcode: int, *pieces: Buffer) -> bytes:
-    """A whole unmasked frame, as a server sends it, copied together once."""
+    """Build a whole unmasked frame, as a server sends it; copies the pieces once."""
     return b"".join((_header(opcode, sum(map(len, pieces))), *pieces))
 
 
-def frame_around(opcode: int, payload: bytearray) -> memoryview:
-    """The same for a payload that has `LONGEST_HEADER` bytes free before it; nothing is copied."""
-    header = _header(opcode, len(payload) - LONGEST_HEADER)
-    start = LONGEST_HEADER - len(header)
-    payload[start:LONGEST_HEADER] = header
+def message(opcode: int, payload: Buffer) -> bytes:
+    """Build a data message; a long one in fragments, between which control frames may go."""
+    if len(payload) <= MAX_WHOLE_BYTES:
+        return frame(opcode, payload)
+    cut = list(pieces(opcode, payload))
+    last = len(cut) - 1
+    headers = (
+        _header(CONTINUATION if at else opcode, len(piece), fin=FIN if at == last else 0)
+        for at, piece in enumerate(cut)
+    )
+    return b"".join(each for pair in zip(headers, cut, strict=True) for each in pair)
+
+
+def message_around(opcode: int, payload: bytearray) -> Buffer:
+    """Build a data message of a payload that has `MAX_HEADER_BYTES` free in front; copies only a
+    long one."""
+    if len(payload) - MAX_HEADER_BYTES > MAX_WHOLE_BYTES:
+        return message(opcode, memoryview(payload)[MAX_HEADER_BYTES:])
+    header = _header(opcode, len(payload) - MAX_HEADER_BYTES)
+    start = MAX_HEADER_BYTES - len(header)
+    payload[start:MAX_HEADER_BYTES] = header
     return memoryview(payload)[start:]
 
 
-def _header(opcode: int, size: int) -> bytes:
+def pieces(opcode: int, payload: Buffer) -> Iterator[memoryview]:
+    """Cut a payload into pieces of about `MESSAGE_PIECE_BYTES`; no character of a text is cut."""
+    view, start = memoryview(payload), 0
+    while start < len(view):
+        end = start + MESSAGE_PIECE_BYTES
+        while opcode == TEXT and end < len(view) and view[end] & 0xC0 == 0x80:
+            end -= 1
+        yield view[start:end]
+        start = end
+
+
+def end_of_frame(frames: Buffer, position: int) -> int:
+    """Find the end of the unmasked frame that the byte at `position` belongs to."""
+    end = 0
+    while end <= position:
+        length, header = frames[end + 1] & 127, 2
+        if length >= 126:
+            header = 4 if length == 126 else 10
+            length = int.from_bytes(frames[end + 2 : end + header], "big")
+        end += header + length
+    return end
+
+
+def _header(opcode: int, size: int, *, fin: int = FIN) -> bytes:
     if size < 126:
-        return bytes((FIN | opcode, size))
+        return bytes((fin | opcode, size))
     if size < 1 << 16:
-        return _MEDIUM(FIN | opcode, 126, size)
-    return _LARGE(FIN | opcode, 127, size)
+        return _MEDIUM(fin | opcode, 126, size)
+    return _LARGE(fin | opcode, 127, size)

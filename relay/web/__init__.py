@@ -1,1 +1,1 @@
-"""Plain HTTP on the same port: health, figures, and the page. Floor 4."""
+"""Plain HTTP on the same port: health, figures, and the page."""

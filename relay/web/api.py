@@ -1,13 +1,14 @@
-"""What may be asked over HTTP with `Authorization: Bearer TOKEN`. Floor 4.
+"""The HTTP API behind `Authorization: Bearer TOKEN`.
 
-The tokens are those of the WebSocket's `auth`, and so are the permissions: both ways ask the same
-verifier and the same policy.
+Tokens and permissions are those of a WebSocket's `auth`: both ways use the same verifier and the
+same permissions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import Annotated, Any
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -18,33 +19,45 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay import policy
-from relay.alerts.event import page_of
-from relay.alerts.intake import AlertIntake, alert_from
-from relay.audit import AuditLog, unless_token, who
-from relay.authentication import Verifier
-from relay.closing import Ending
-from relay.errors import StoreUnavailable
-from relay.guard.address import ClientAddress
-from relay.guard.attempts import Attempts
-from relay.guard.rates import Marks, Rate
+from relay.alerts import event as alerts
+from relay.alerts.intake import FULL_RETRY_AFTER, AlertIntake, alert_from
+from relay.audit.log import AuditLog, unless_token, who
+from relay.audit.repetitions import HTTP_REASON
+from relay.auth.login import Limited, Login, Rejected, Unavailable, Verified
+from relay.concurrency.time_slice import TimeSlice
+from relay.connection.refusals import MAY_NOT_ALERT, STORE_REJECTS, STORE_UNAVAILABLE
+from relay.errors import AlertsFull, StoreRejects, StoreUnavailable
+from relay.guard.client_address import ClientAddress
+from relay.guard.guard import SessionLimits
+from relay.guard.rates import ExpiringKeys
 from relay.hub.hub import Hub
+from relay.hub.stream_page import page_of
 from relay.metrics import Limit, Metrics
-from relay.model import Identity
-from relay.postgres.alerts import AlertTable
-from relay.protocol.codec import JSON, LARGEST_BUT_FRAMES, UNREADABLE, InvalidMessage
-from relay.protocol.messages import ALERT, AUTH, Alert, ErrorCode, StreamEntry, StreamId, Success
+from relay.model import permissions
+from relay.model.alert import History, StoredAlert
+from relay.model.change import Change
+from relay.model.identity import Identity, Service
+from relay.protocol.codec import DECODE_ERRORS, JSON_CODEC, MAX_NON_FRAME_BYTES, InvalidMessage
+from relay.protocol.endings import Ending
+from relay.protocol.invalid_message import in_words
+from relay.protocol.messages import ALERT, AUTH, Alert, ErrorCode, PageSize, StreamId, Success
+from relay.protocol.spelling import fields_of
+from relay.web.revocations import revocation_in
 
-BODY_PATIENCE = 10.0
+BODY_TIMEOUT = 10.0
 """Seconds for the body of a request."""
-VISIT = 120.0
-"""Seconds without a look at the figures after which the next one is a row of the audit again."""
+VISIT_TIMEOUT = 120.0
+"""Seconds after which the next request for the figures is audited again."""
+FIGURES_SLICE = 200
+"""Streams and consumers in the figures before others have a turn."""
+JSON_NULL = b"null"
+Query = TypeVar("Query")
 RETRY_AFTER = {"Retry-After": "2"}
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
-class Refusal(HTTPException):
-    """An answer that is an error of the protocol."""
+class ApiError(HTTPException):
+    """An HTTP error with an error code of the protocol."""
 
     def __init__(
         self, status: int, code: ErrorCode, message: str, headers: dict[str, str] | None = None
@@ -61,68 +74,93 @@ class AlertsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     before: Annotated[int, Meta(ge=1, le=2**53)] | None = None
 
 
+class StreamsQuery(msgspec.Struct, rename="camel"):
+    """The parameters of `GET /streams`; others are passed over."""
+
+    after: StreamId | None = None
+    limit: PageSize | None = None
+
+
+class NewestAlerts(Protocol):
+    """The stored alerts, the newest first."""
+
+    async def newest(
+        self, reader: Identity, *, stream_id: str | None, before: int | None, limit: int
+    ) -> History:
+        """A page of the alerts that a reader may see: those before the alert `before`, or from the
+        newest on; `StoreUnavailable`."""
+
+
 @define(eq=False)
 class Api:
-    """Answers those who say who they are."""
+    """Answers requests that carry a token."""
 
-    _verifier: Verifier
+    _login: Login
     _hub: Hub
     _intake: AlertIntake
-    _history: AlertTable
-    _auth_timeout: float
-    """Seconds."""
-    _attempts: Attempts | None
-    _alert_rate: Rate | None
+    _history: NewestAlerts
+    _limits: SessionLimits
     _audit: AuditLog
     _metrics: Metrics
-    _visitors: Marks = field(init=False, factory=lambda: Marks(VISIT))
+    _revoke: Callable[[Change], int]
+    """Ends the connections that a revocation concerns; returns how many."""
+    _visitors: ExpiringKeys = field(init=False, factory=lambda: ExpiringKeys(VISIT_TIMEOUT))
     """Who looks at the figures again and again, as `relay top` does, and from where."""
 
     async def streams(self, request: Request) -> Response:
-        """`GET /streams`: the live streams that may be seen."""
+        """`GET /streams`: the live streams that the sender may watch."""
         identity = await self._authenticate(request)
-        streams = [
-            StreamEntry(stream_id=each.stream_id, status=each.status, metadata=each.metadata)
-            for each in self._hub.visible_to(identity)
-        ]
-        return _json({"streams": streams})
+        query = _query_of(request, StreamsQuery)
+        rate = self._limits.stream_list_rate
+        wait = None if rate is None else rate.hit(identity.sender)
+        if wait is not None:
+            self._metrics.limits_hit[Limit.STREAM_LISTS] += 1
+            raise _too_many("Too many requests for the list of streams in too short a time", wait)
+        streams, more = page_of(self._hub.visible_to(identity, query.after or ""), query.limit)
+        page: dict[str, object] = {"streams": streams}
+        return json_response({**page, "more": True} if more else page)
 
     async def alerts(self, request: Request) -> Response:
         """`GET /alerts`: stored alerts, the newest first."""
         identity = await self._authenticate(request)
-        try:
-            query = msgspec.convert(dict(request.query_params), AlertsQuery, strict=False)
-        except msgspec.ValidationError as problem:
-            raise Refusal(400, ErrorCode.INVALID_MESSAGE, f"Invalid query: {problem}") from None
+        query = _query_of(request, AlertsQuery)
         try:
             page = await self._history.newest(
                 identity, stream_id=query.stream_id, before=query.before, limit=query.limit
             )
         except StoreUnavailable:
-            raise _store_unavailable() from None
-        events = page_of(page.alerts, lambda event: len(msgspec.json.encode(event)))
-        return _json({"alerts": events, "more": page.more or len(events) < len(page.alerts)})
+            raise store_unavailable() from None
+        except StoreRejects:
+            raise ApiError(400, ErrorCode.INVALID_MESSAGE, STORE_REJECTS) from None
+        events = await _encode_page(page.alerts)
+        return json_response(
+            {"alerts": events, "more": page.more or len(events) < len(page.alerts)}
+        )
 
     async def raise_alert(self, request: Request) -> Response:
         """`POST /alerts`: the body and the reply are those of the message."""
-        await self._authenticate(request)  # for strangers we hold nothing
-        body = await _body(request)
-        identity = await self._authenticate(
-            request, again=True
-        )  # a slow body may outlive its token
+        await self._authenticate(request)  # before its body is read
+        body = await read_body(request)
+        # A slow body may outlive its token.
+        identity = await self._authenticate(request, again=True)
         try:
             message = _alert_in(body)
         except InvalidMessage as problem:
-            raise Refusal(400, problem.code, problem.message) from None
+            raise ApiError(400, problem.code, problem.message) from None
         self._count_alert(identity)
         try:
             stored = await self._intake.accept(alert_from(identity, message))
         except StoreUnavailable:
-            raise _store_unavailable() from None
+            raise store_unavailable() from None
+        except StoreRejects:
+            raise ApiError(400, ErrorCode.INVALID_MESSAGE, STORE_REJECTS) from None
+        except AlertsFull as full:
+            raise _too_many(str(full), FULL_RETRY_AFTER) from None
         if stored is None:
-            text = "You may not send alerts for this stream"
-            self._record(request, ALERT, "refused", identity, text, stream_id=message.stream_id)
-            raise Refusal(403, ErrorCode.UNAUTHORIZED, text)
+            self._record(
+                request, ALERT, "refused", identity, MAY_NOT_ALERT, stream_id=message.stream_id
+            )
+            raise ApiError(403, ErrorCode.UNAUTHORIZED, MAY_NOT_ALERT)
         reply = Success(
             code="ALERT_ACCEPTED",
             message="Alert accepted",
@@ -130,54 +168,100 @@ class Api:
             stream_id=stored.stream_id,
             alert_id=stored.alert_id,
         )
-        return _json(reply)
+        return json_response(reply)
 
     async def figures(self, request: Request) -> Response:
-        """`GET /figures`: of each stream and of each connection that consumes it."""
-        identity = await self._authenticate(request, looks=True)
-        if not policy.may_operate(identity):
+        """`GET /figures`: every stream with its consumers, for operators."""
+        await self.authenticate_operator(request, "figures", looks=True)
+        return Response(await self._figures(), media_type="application/json")
+
+    async def authenticate_operator(
+        self, request: Request, what: str, *, looks: bool = False
+    ) -> Service:
+        """The service that asks, which may operate; `ApiError` for all others."""
+        identity = await self._authenticate(request, looks=looks)
+        if not permissions.may_operate(identity):
             text = "This takes a service token that may operate"
-            self._record(request, "figures", "refused", identity, text)
-            raise Refusal(403, ErrorCode.UNAUTHORIZED, text)
-        return _json({"streams": self._hub.figures()})
+            self._record(request, what, "refused", identity, text)
+            raise ApiError(403, ErrorCode.UNAUTHORIZED, text)
+        assert isinstance(identity, Service)
+        return identity
+
+    async def _figures(self) -> bytes:
+        """All figures as JSON; others have a turn between streams, of which there may be many."""
+        reports, size = [], 0
+        for stream in self._hub.streams():
+            report = stream.figures()
+            reports.append(msgspec.json.encode(report))
+            size += 1 + len(report.consumers)
+            if size >= FIGURES_SLICE:
+                size = 0
+                await trio.lowlevel.checkpoint()
+        return b'{"streams":[' + b",".join(reports) + b"]}"
+
+    async def revocations(self, request: Request) -> Response:
+        """`POST /revocations`: sessions that have ended, told by the application."""
+        self._require_revoke(request, await self._authenticate(request))
+        body = await read_body(request)
+        # A slow body may outlive its token.
+        identity = await self._authenticate(request, again=True)
+        self._require_revoke(request, identity)
+        try:
+            changes = revocation_in(body)
+        except ValueError as problem:
+            text = f"Invalid revocation: {problem}"
+            raise ApiError(400, ErrorCode.INVALID_MESSAGE, text) from None
+        ended = sum(map(self._revoke, changes))
+        what = ", ".join(sorted(change.kind for change in changes))
+        self._record(request, "revocation", "succeeded", identity, f"{what}: {ended} connections")
+        return json_response({"connections": ended})
+
+    def _require_revoke(self, request: Request, identity: Identity) -> None:
+        if not permissions.may_revoke(identity):
+            text = "This takes a service token that may revoke"
+            self._record(request, "revocation", "refused", identity, text)
+            raise ApiError(403, ErrorCode.UNAUTHORIZED, text)
 
     def _count_alert(self, sender: Identity) -> None:
-        wait = None if self._alert_rate is None else self._alert_rate.hit(sender.sender)
+        rate = self._limits.alert_rate
+        wait = None if rate is None else rate.hit(sender.sender)
         if wait is not None:
             self._metrics.limits_hit[Limit.ALERTS] += 1
             raise _too_many("Too many alerts in too short a time", wait)
 
+    def _count_request(self, sender: Identity) -> None:
+        rate = self._limits.request_rate
+        wait = None if rate is None else rate.hit(sender.sender)
+        if wait is not None:
+            self._metrics.limits_hit[Limit.REQUESTS] += 1
+            raise _too_many("Too many requests in too short a time", wait)
+
     async def _authenticate(
         self, request: Request, *, again: bool = False, looks: bool = False
     ) -> Identity:
-        """Who asks; `Refusal`. A success is recorded, but not `again` for one request, and of
+        """Who asks; `ApiError`. A success is recorded, but not `again` for one request, and of
         somebody who `looks` once for a visit."""
         token = _token_of(request)
         if not token:
             text = "Send a token in the header: Authorization: Bearer TOKEN"
-            raise Refusal(401, ErrorCode.AUTH_REQUIRED, text, CHALLENGE)
-        address = _address_of(request)
-        wait = None if self._attempts is None else self._attempts.wait(address, token)
-        if wait is not None:
-            self._metrics.limits_hit[Limit.FAILED_AUTHS] += 1
-            self._record_auth(request, "limited")
-            raise _too_many("Too many attempts to authenticate have failed", wait)
-        try:
-            with trio.fail_after(self._auth_timeout):
-                identity = await self._verifier.verify(token)
-        except (StoreUnavailable, trio.TooSlowError):
-            self._record_auth(request, "unavailable")
-            unavailable = Ending.AUTH_UNAVAILABLE.value
-            raise Refusal(
-                503, ErrorCode.AUTH_UNAVAILABLE, unavailable.message, RETRY_AFTER
-            ) from None
-        if self._attempts is not None:
-            note = self._attempts.failed if identity is None else self._attempts.succeeded
-            note(address, token)
-        if identity is None:
-            self._record_auth(request, "failed")
-            failed = Ending.AUTH_FAILED.value
-            raise Refusal(401, ErrorCode.AUTH_FAILED, failed.message, CHALLENGE)
+            raise ApiError(401, ErrorCode.AUTH_REQUIRED, text, CHALLENGE)
+        address = address_of(request)
+        match await self._login.attempt(token, address):
+            case Limited(wait=wait):
+                self._record_auth(request, "limited")
+                raise _too_many("Too many attempts to authenticate have failed", wait)
+            case Unavailable():
+                self._record_auth(request, "unavailable")
+                unavailable = Ending.AUTH_UNAVAILABLE.value
+                raise ApiError(503, ErrorCode.AUTH_UNAVAILABLE, unavailable.message, RETRY_AFTER)
+            case Rejected():
+                self._record_auth(request, "failed")
+                failed = Ending.AUTH_FAILED.value
+                raise ApiError(401, ErrorCode.AUTH_FAILED, failed.message, CHALLENGE)
+            case Verified(identity):
+                request.state.party = identity.sender
+        if not again:
+            self._count_request(identity)
         if looks and self._is_visiting(identity, address):
             self._metrics.auth_attempts["succeeded"] += 1
         elif not again:
@@ -186,15 +270,15 @@ class Api:
 
     def _is_visiting(self, identity: Identity, address: ClientAddress) -> bool:
         visitor = f"{identity.sender} {address.text}"
-        known = self._visitors.left(visitor) is not None
-        self._visitors.set(visitor)
+        known = self._visitors.remaining(visitor) is not None
+        self._visitors.add(visitor)
         return known
 
     def _record_auth(
         self, request: Request, outcome: str, identity: Identity | None = None
     ) -> None:
         self._metrics.auth_attempts[outcome] += 1
-        self._record(request, AUTH, outcome, identity, "HTTP")
+        self._record(request, AUTH, outcome, identity, HTTP_REASON)
 
     def _record(
         self,
@@ -210,21 +294,45 @@ class Api:
             what,
             outcome=outcome,
             reason=reason,
-            address=_address_of(request).text,
+            address=address_of(request).text,
             stream_id=unless_token(stream_id, _token_of(request)),
             connection=structlog.contextvars.get_contextvars().get("connection"),
             **who(identity),
         )
 
 
-def _address_of(request: Request) -> ClientAddress:
+def _query_of(request: Request, kind: type[Query]) -> Query:
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as problem:
+        text = f"Invalid query: {in_words(problem)}"
+        raise ApiError(400, ErrorCode.INVALID_MESSAGE, text) from None
+
+
+async def _encode_page(stored: Sequence[StoredAlert]) -> list[msgspec.Raw]:
+    """Encode the first alerts, as many as a page may hold and at least one. Others go on
+    meanwhile."""
+    page: list[msgspec.Raw] = []
+    total = 0
+    time_slice = TimeSlice()
+    for alert in stored:
+        encoded = msgspec.json.encode(alerts.alert_event(alert))
+        total += len(encoded)
+        if page and total > alerts.MAX_PAGE_BYTES:
+            break
+        page.append(msgspec.Raw(encoded))
+        await time_slice.pause_if_over()
+    return page
+
+
+def address_of(request: Request) -> ClientAddress:
     address: ClientAddress = request.state.address
     return address
 
 
-def _too_many(text: str, wait: float) -> Refusal:
+def _too_many(text: str, wait: float) -> ApiError:
     headers = {"Retry-After": str(ceil(wait))}
-    return Refusal(429, ErrorCode.RATE_LIMITED, text, headers)
+    return ApiError(429, ErrorCode.RATE_LIMITED, text, headers)
 
 
 def _token_of(request: Request) -> str:
@@ -232,39 +340,44 @@ def _token_of(request: Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """The body of a request; `ApiError` if it is too large or too slow."""
     body = bytearray()
     try:
-        with trio.fail_after(BODY_PATIENCE):
+        with trio.fail_after(BODY_TIMEOUT):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > LARGEST_BUT_FRAMES:
-                    text = f"An alert has at most {LARGEST_BUT_FRAMES} bytes"
-                    raise Refusal(413, ErrorCode.MESSAGE_TOO_BIG, text)
+                if len(body) > MAX_NON_FRAME_BYTES:
+                    text = f"A body has at most {MAX_NON_FRAME_BYTES} bytes"
+                    raise ApiError(413, ErrorCode.MESSAGE_TOO_BIG, text)
     except trio.TooSlowError:
-        text = f"The body did not come within {BODY_PATIENCE:g} seconds"
-        raise Refusal(408, ErrorCode.INVALID_MESSAGE, text) from None
+        text = f"The body did not come within {BODY_TIMEOUT:g} seconds"
+        raise ApiError(408, ErrorCode.INVALID_MESSAGE, text) from None
     return bytes(body)
 
 
 def _alert_in(body: bytes) -> Alert:
-    """The alert in a request, which may leave its `type` out; `InvalidMessage`."""
+    """Decode an alert, whose `type` may be left out; `InvalidMessage`."""
     try:
         body.decode()
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except UNREADABLE:
+        fields = fields_of(body, msgspec.json)
+    except DECODE_ERRORS:
+        JSON_CODEC.decode(body)  # which says why not
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "Not a JSON object") from None
-    fields.setdefault("type", msgspec.Raw(msgspec.json.encode(ALERT)))
-    message = JSON.decode(msgspec.json.encode(fields))
+    if bytes(fields.get("type", JSON_NULL)) == JSON_NULL:
+        fields["type"] = msgspec.Raw(msgspec.json.encode(ALERT))
+    message = JSON_CODEC.decode(msgspec.json.encode(fields))
     if not isinstance(message, Alert):
         raise InvalidMessage(ErrorCode.INVALID_MESSAGE, "Expected an alert - at `$.type`")
     return message
 
 
-def _store_unavailable() -> Refusal:
-    text = "The database cannot be asked now; try again later"
-    return Refusal(503, ErrorCode.STORE_UNAVAILABLE, text, RETRY_AFTER)
+def store_unavailable() -> ApiError:
+    return ApiError(503, ErrorCode.STORE_UNAVAILABLE, STORE_UNAVAILABLE, RETRY_AFTER)
 
 
-def _json(content: Any) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
+def json_response(
+    content: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A response with a JSON body, of anything that msgspec encodes."""
+    return Response(msgspec.json.encode(content), status, headers, "application/json")

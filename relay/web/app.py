@@ -1,25 +1,26 @@
-"""The HTTP application. Floor 4.
+"""The HTTP application.
 
 Errors are JSON, `{"error": {"code", "message"}}`, with the codes of the protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
-from attrs import frozen
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from relay.admission import NOT_IN_URL, TOKEN_PARAMETERS
+from relay.connection.admission import NOT_IN_URL, is_for_token
 from relay.protocol.messages import ErrorCode
-from relay.web.api import Api, Refusal
+from relay.web.api import Api, ApiError, json_response
 from relay.web.assets import load_assets
+from relay.web.exposition import Exposition
+from relay.web.operate import OperateApi
+from relay.web.reports import Reports
 
 log = structlog.get_logger()
 
@@ -31,37 +32,26 @@ HEADERS = {
 }
 
 
-@frozen
-class Reports:
-    """What the relay says about itself."""
-
-    ready: Callable[[], Awaitable[dict[str, Any]]]
-    """`{"ready": bool, …}` with the reasons."""
-    stats: Callable[[], dict[str, Any]]
-    metrics: Callable[[str], tuple[bytes, str]]
-    """What Prometheus reads, and its content type, for an `Accept` header."""
-
-
-def make_app(reports: Reports, api: Api) -> Starlette:
+def make_app(reports: Reports, exposition: Exposition, api: Api, operate: OperateApi) -> Starlette:
     """The application that answers plain HTTP requests."""
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def ready(_: Request) -> Response:
         report = await reports.ready()
-        return JSONResponse(report, 200 if report["ready"] else 503)
+        return json_response(report, 200 if report.ready else 503)
 
     async def stats(_: Request) -> Response:
-        return JSONResponse(reports.stats())
+        return json_response(reports.stats())
 
     async def metrics(request: Request) -> Response:
-        content, content_type = reports.metrics(request.headers.get("accept", ""))
+        content, content_type = exposition.encode(request.headers.get("accept", ""))
         return Response(content, headers={"Content-Type": content_type})
 
     async def refused(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
-        code = problem.code if isinstance(problem, Refusal) else ErrorCode.INVALID_MESSAGE
+        code = problem.code if isinstance(problem, ApiError) else ErrorCode.INVALID_MESSAGE
         return _error(code, problem.detail, problem.status_code, problem.headers)
 
     async def failed(_: Request, problem: Exception) -> Response:
@@ -77,12 +67,23 @@ def make_app(reports: Reports, api: Api) -> Starlette:
             Route("/streams", _guarded(api.streams)),
             Route("/alerts", _guarded(api.alerts), methods=["GET"]),
             Route("/alerts", _guarded(api.raise_alert), methods=["POST"]),
+            Route("/revocations", _guarded(api.revocations), methods=["POST"]),
             Route("/figures", _guarded(api.figures)),
+            Route("/operate/streams", _guarded(operate.streams)),
+            *(
+                Route(f"/operate/{path}", _guarded(endpoint), methods=["POST"])
+                for path, endpoint in (
+                    ("streams/transfer", operate.transfer),
+                    ("streams/free", operate.free),
+                    ("users/end", operate.end_user),
+                    ("connections/end", operate.end_connection),
+                )
+            ),
             *(Route(path, _guarded(asset)) for path, asset in load_assets().items()),
         ],
         exception_handlers={HTTPException: refused, Exception: failed},
     )
-    app.router.redirect_slashes = False  # a path is known or it is not
+    app.router.redirect_slashes = False  # `/health/` is not found
     return app
 
 
@@ -90,7 +91,7 @@ def _guarded(
     endpoint: Callable[[Request], Awaitable[Response]],
 ) -> Callable[[Request], Awaitable[Response]]:
     async def guarded(request: Request) -> Response:
-        if TOKEN_PARAMETERS & request.query_params.keys():
+        if any(map(is_for_token, request.query_params)):
             raise HTTPException(400, NOT_IN_URL)
         response = await endpoint(request)
         for name, value in HEADERS.items():
@@ -100,6 +101,8 @@ def _guarded(
     return guarded
 
 
-def _error(code: str, message: str, status: int, headers: Any = None) -> JSONResponse:
+def _error(
+    code: str, message: str, status: int, headers: Mapping[str, str] | None = None
+) -> Response:
     body = {"error": {"code": code, "message": message}}
-    return JSONResponse(body, status, headers={**HEADERS, **(headers or {})})
+    return json_response(body, status, {**HEADERS, **(headers or {})})

@@ -1,4 +1,4 @@
-"""The files of the page and of the client, read once and answered as they are. Floor 4."""
+"""Serves the files of the page and of the JavaScript client from memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing inline, and nothing from elsewhere."""
+"""Nothing inline and nothing from other origins."""
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -24,29 +24,34 @@ MEDIA_TYPES = {
     ".ts": "text/plain; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-PAGE = (
+PAGE_FILES = (
     "alerts.js",
     "broadcast.js",
     "dom.js",
     "icon.svg",
     "operate.js",
+    "operator.js",
     "page.css",
     "page.js",
     "renewal.js",
     "screen.js",
     "watch.js",
 )
-CLIENT = {f"/{name}": f"client/{name}" for name in ("relay-client.js", "relay-client.d.ts")}
-"""May be imported by pages from anywhere."""
-FILES = {"/": "page/index.html", **{f"/page/{name}": f"page/{name}" for name in PAGE}, **CLIENT}
+CLIENT_FILES = {f"/{name}": f"client/{name}" for name in ("relay-client.js", "relay-client.d.ts")}
+"""Pages of any origin may import these."""
+FILES = {
+    "/": "page/index.html",
+    **{f"/page/{name}": f"page/{name}" for name in PAGE_FILES},
+    **CLIENT_FILES,
+}
 
 
 @frozen
 class Asset:
-    """One file, and the same packed."""
+    """One file, plain and compressed."""
 
     content: bytes
-    packed: bytes
+    compressed: bytes
     headers: dict[str, str]
 
     async def __call__(self, request: Request) -> Response:
@@ -54,12 +59,12 @@ class Asset:
         if etag in request.headers.get("If-None-Match", ""):
             return Response(None, 304, self.headers)
         if "gzip" in request.headers.get("Accept-Encoding", ""):
-            return Response(self.packed, headers={**self.headers, "Content-Encoding": "gzip"})
+            return Response(self.compressed, headers={**self.headers, "Content-Encoding": "gzip"})
         return Response(self.content, headers=self.headers)
 
 
 def load_assets() -> dict[str, Asset]:
-    """All of them, by path."""
+    """All files, by URL path."""
     return {path: _load(path, name) for path, name in FILES.items()}
 
 
@@ -68,10 +73,10 @@ def _load(path: str, name: str) -> Asset:
     headers = {
         "Content-Type": MEDIA_TYPES[PurePosixPath(name).suffix],
         "Content-Security-Policy": PAGE_POLICY,
-        "Cache-Control": "no-cache",  # ask each time: what is stored may be of an earlier relay
+        "Cache-Control": "no-cache",  # revalidate: a cached file may be from an earlier version
         "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
         "Vary": "Accept-Encoding",
     }
-    if path in CLIENT:
+    if path in CLIENT_FILES:
         headers["Access-Control-Allow-Origin"] = "*"
     return Asset(content, gzip.compress(content, 9, mtime=0), headers)

@@ -1,8 +1,8 @@
-"""What Prometheus reads: relay's own counters, put into its words when it asks. Floor 4.
+"""Exposes relay's counters to Prometheus.
 
-The counters are plain numbers where they are counted. No label names a stream, a user or a
-connection, so that a scrape is as small on a busy day as on a quiet one. `docs/operations.md` lists
-all of it, with the words of the help here.
+The counters are plain numbers and are converted at a scrape. No label names a stream, a user or a
+connection, so the size of a scrape does not grow with the load. `docs/operations.md` lists all
+metrics with the help texts from here.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from relay.audit import AuditLog
-from relay.closing import Ending
+from relay.audit.log import AuditLog
+from relay.concurrency.supervisor import Supervisor, TaskState
 from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
 from relay.metrics import Histogram, Limit, Metrics
-from relay.supervisor import State, Supervisor
+from relay.protocol.endings import Ending
+from relay.protocol.messages import StreamStatus
 
 AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "timeout")
-"""Those that show before the first of their kind; so do all endings, limits and drops."""
+"""Outcomes that are shown from the start, like all endings, limits and drops."""
 
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up")
 
 
 @define(eq=False)
 class Exposition(Collector):
-    """All figures of one relay and its process."""
+    """The metrics of one relay and its process."""
 
     _metrics: Metrics
     _hub: Hub
@@ -46,13 +47,13 @@ class Exposition(Collector):
 
     def __attrs_post_init__(self) -> None:
         self._registry.register(self)
-        ProcessCollector(registry=self._registry)  # which has something to say on Linux only
+        ProcessCollector(registry=self._registry)  # empty but on Linux
 
     def encode(self, accept: str) -> tuple[bytes, str]:
-        """The figures in the format that an `Accept` header asks for, and its content type."""
+        """The metrics in the format that an `Accept` header asks for, and the content type."""
         try:
             encoder, content_type = choose_encoder(accept)
-        except TypeError:  # it names a version that is none
+        except TypeError:  # an invalid version
             encoder, content_type = choose_encoder("")
         return encoder(self._registry), content_type
 
@@ -113,21 +114,21 @@ class Exposition(Collector):
         )
 
     def _frames(self) -> Iterator[Metric]:
-        ledger, waiting = self._hub.ledger()
+        frames = self._hub.ledger()
         yield _counter(
             "frames_accepted", "Frames that producers sent", self._metrics.frames_accepted
         )
         yield _counter(
-            "frames_offered", "Frames offered to consumers, once for each consumer", ledger.accepted
+            "frames_offered", "Frames offered to consumers, once for each consumer", frames.accepted
         )
-        yield _counter("frames_written", "Frames written to consumers", ledger.written)
+        yield _counter("frames_written", "Frames written to consumers", frames.written)
         yield _counters(
             "frames_dropped",
             "Frames that a consumer did not get, by why",
             "reason",
-            ((drop.value, ledger.dropped[drop]) for drop in Drop),
+            ((drop.value, frames.dropped.get(drop, 0)) for drop in Drop),
         )
-        yield _gauge("frames_waiting", "Frames that wait for their consumer", waiting)
+        yield _gauge("frames_waiting", "Frames that wait for their consumer", frames.waiting)
         yield _histogram(
             "frame_age_seconds",
             "Age of a frame when it is written to a consumer",
@@ -143,33 +144,46 @@ class Exposition(Collector):
         yield _counter(
             "alerts_removed", "Alerts that were too old or too many", metrics.alerts_removed
         )
+        yield _counter(
+            "alerts_unreadable",
+            "Alerts that were skipped, because they cannot be read or delivered",
+            metrics.alerts_unreadable,
+        )
+        yield _gauge(
+            "alert_dispatch_stalled_seconds",
+            "Seconds for which stored alerts have not been delivered, since they cannot be read",
+            metrics.dispatch_stalled_for(),
+        )
         yield _counters(
             "webhook_alerts",
             "Attempts to post an alert to a webhook, and webhooks that were given up",
             "outcome",
             (dict.fromkeys(WEBHOOK_OUTCOMES, 0) | metrics.webhook_alerts).items(),
         )
-        streams = self._hub.count()
-        consumers = streams.pop("consumers")
-        yield _gauges("streams", "Streams that are registered now", "status", streams.items())
-        yield _gauge("consumers", "Subscriptions, whether or not frames flow", consumers)
+        counts = self._hub.count()
+        live = {
+            StreamStatus.ONLINE.value: counts.online,
+            StreamStatus.STREAMING.value: counts.streaming,
+        }
+        yield _gauges("streams", "Streams that are registered now", "status", live.items())
+        yield _gauge("consumers", "Subscriptions, whether or not frames flow", counts.consumers)
 
     def _services(self) -> Iterator[Metric]:
-        services = self._supervisor.services
+        tasks = self._supervisor.tasks
         states = GaugeMetricFamily(
             "relay_service_state",
             "1 for the state that a service is in",
             labels=("service", "state"),
         )
-        for name, service in services.items():
-            for state in State:
-                states.add_metric((name, state.value), service.state is state)
+        for name, task in tasks.items():
+            for state in TaskState:
+                states.add_metric((name, state.value), task.state is state)
         yield states
         yield _counters(
             "service_restarts",
             "How often a service failed and was started again",
             "service",
-            ((name, service.restarts) for name, service in services.items()),
+            ((name, task.restarts) for name, task in tasks.items()),
         )
         audit = self._audit
         yield _counter("audit_written", "Rows that were written to the audit", audit.written)

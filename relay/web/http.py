@@ -1,26 +1,35 @@
-"""Runs the HTTP application on one connection, by Hypercorn's Trio server. Floor 4.
+"""An ASGI server for plain HTTP on h11: one request per connection.
 
-Hypercorn's `TCPServer` is half-private, so its version is pinned. It writes under a shield without
-a deadline: the stream's own stall deadline bounds that.
+Bytes after the request are ignored, and read to their end before the connection is closed. When the
+client disconnects, the application is cancelled. A client that only closes its sending half still
+gets its answer, unless that is streamed.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from email.utils import formatdate
+from math import inf
+from typing import Any, NoReturn
+from urllib.parse import unquote
 
+import h11
 import trio
-from attrs import define, field
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
+from attrs import define, field, frozen
+from starlette.types import ASGIApp, Message, Scope
 
-from relay.guard.address import ClientAddress
-from relay.transport.stream import FrameStream
+from relay.guard.client_address import ClientAddress
+from relay.transport.framing.budget import Budget
+from relay.transport.head import with_path
+from relay.transport.stream import MAX_HEAD_BYTES, FrameStream
 
-DEADLINE = 30.0
-"""Seconds for one request and its answer."""
+REQUEST_TIMEOUT = 30.0
+"""Seconds for a request and its answer, and for each write of a streamed answer."""
+DEFAULT_UNSENT_BYTES = 64 << 20
+HTTP_READ_BYTES = 16 * 1024
+DISCONNECTED = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+Headers = list[tuple[bytes, bytes]]
 
 _HTTP2 = re.compile(rb"\APRI |^upgrade\s*:\s*h2c", re.IGNORECASE | re.MULTILINE)
 _HTTP1_ONLY = (
@@ -29,65 +38,221 @@ _HTTP1_ONLY = (
 
 
 def asks_for_http2(head: bytes) -> bool:
-    """Whether Hypercorn would change over to HTTP/2, with many requests on one connection."""
+    """Whether a request head asks for HTTP/2, which is not supported."""
     return _HTTP2.search(head) is not None
 
 
-@define(eq=False)
+@frozen
 class HttpServer:
-    """Answers one plain HTTP request a connection."""
+    """Runs an application for one request per connection."""
 
-    _app: Any
-    _config: Config = field(init=False)
-    _context: WorkerContext = field(factory=lambda: WorkerContext(None))
-
-    def __attrs_post_init__(self) -> None:
-        self._config = Config()
-        self._config.h11_max_incomplete_size = 16 * 1024
-        self._config.keep_alive_max_requests = 1
-        self._config.include_server_header = False
-        self._config.accesslog = None
-        self._config.errorlog = None
+    _app: ASGIApp
+    _hsts_max_age: int | None = None
+    """Seconds in which browsers shall insist on TLS, told over TLS only; None says nothing."""
+    _unsent: Budget = field(factory=lambda: Budget(DEFAULT_UNSENT_BYTES))
+    """Bounds what all clients together have not read of their answers."""
 
     async def serve(self, stream: FrameStream, address: ClientAddress) -> None:
-        """Read a request and answer it; returns when the connection is done with.
+        """Read a request and answer it; the caller closes the connection.
 
-        The application finds the client's address in the state of its request.
+        The application finds the client's address in the state of its request. It logs its own
+        failures; they are answered with 500, or with a reset once the answer has begun.
         """
-        with trio.move_on_after(DEADLINE):
-            if asks_for_http2(await stream.read_head()):
-                await stream.send_all(_HTTP1_ONLY)
-                return
-            await TCPServer(
-                ASGIWrapper(self._app),
-                self._config,
-                self._context,
-                {"address": address},
-                cast("Any", _Encrypted(stream) if stream.encrypted else stream),
-            )
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + REQUEST_TIMEOUT) as scope:
+                if asks_for_http2(await stream.read_head()):
+                    await stream.send_all(_HTTP1_ONLY)
+                else:
+                    headers = self._security_headers(stream)
+                    exchange = _Exchange(stream, scope, headers, self._unsent, address)
+                    await exchange.run(self._app)
+        except DISCONNECTED:
+            pass  # the client did not wait for the answer
+
+    def _security_headers(self, stream: FrameStream) -> Headers:
+        if self._hsts_max_age is None or not stream.encrypted:
+            return []
+        return [(b"strict-transport-security", b"max-age=%d" % self._hsts_max_age)]
 
 
 @define(eq=False)
-class _Encrypted:
-    """A stream that did its TLS handshake already, in the shape of `trio.SSLStream`."""
+class _Exchange:
+    """One request and its answer."""
 
     _stream: FrameStream
+    _scope: trio.CancelScope
+    """Contains the whole exchange."""
+    _headers: Headers
+    """Sent with every answer, beside those of the application."""
+    _unsent: Budget
+    _address: ClientAddress
+    reserved: int = 0
+    """Bytes of the answer that are being written; kept by the budget."""
+    _state: dict[str, Any] = field(factory=dict)
+    """What the application knows of the request, and notes."""
+    _http: h11.Connection = field(
+        factory=lambda: h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    )
+    _head: Message | None = None
+    """The head of the answer, held until the body begins: a failure can still become a 500."""
+    _bodiless: bool = False
+    """Whether the answer has no body, whatever the application sends."""
+    _streamed: bool = False
+    """Whether a part of the body was sent and more will follow."""
+    _body_read: trio.Event = field(factory=trio.Event)
+    _left: trio.Event = field(factory=trio.Event)
+    """Set when the client has closed its sending half, or the connection is broken."""
 
     @property
-    def transport_stream(self) -> FrameStream:
-        return self._stream
+    def party(self) -> str:
+        """Who answers for the bytes that are not read: the user or service as which the request was
+        authenticated, or else the client's address."""
+        return str(self._state.get("party") or f"address:{self._address.key}")
 
-    async def do_handshake(self) -> None:
+    def evict(self) -> None:
+        """Give up the answer: others need the room."""
+        self._unsent.release(self.reserved, self)
+        self._stream.abort()
+
+    async def run(self, app: ASGIApp) -> None:
+        """Serve the request; `trio.BrokenResourceError` when the client is gone."""
+        self._http.receive_data(with_path(await self._stream.receive_some()))
+        try:
+            request = self._http.next_event()
+        except h11.RemoteProtocolError as problem:
+            problem.__traceback__ = None  # it would hold this frame, which holds it
+            await self._refuse(problem.error_status_hint)
+            return
+        assert isinstance(request, h11.Request)  # the head is complete
+        self._bodiless = request.method == b"HEAD"
+        if not {name for name, _ in request.headers} & {b"content-length", b"transfer-encoding"}:
+            self._body_read.set()  # there is no body
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            try:
+                await app(self._describe(request), self.receive, self.send)
+            except Exception:  # noqa: BLE001 (the application logs it)
+                self._head = None
+            if self._http.our_state is h11.SEND_RESPONSE:
+                await self._refuse(500)
+            elif self._http.our_state is not h11.MUST_CLOSE:
+                self._stream.abort()
+            nursery.cancel_scope.cancel()
+
+    def _describe(self, request: h11.Request) -> Scope:
+        self._state["address"] = self._address
+        path, _, query = request.target.partition(b"?")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": request.http_version.decode(),
+            "method": request.method.decode(),
+            "scheme": "https" if self._stream.encrypted else "http",
+            "path": unquote(path.decode()),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": list(request.headers),
+            "state": self._state,
+        }
+
+    async def receive(self) -> Message:
+        """The next part of the request's body, and after it the client's disconnect."""
+        while self._http.their_state is h11.SEND_BODY:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as problem:
+                problem.__traceback__ = None
+                await self._refuse(problem.error_status_hint)
+                return await self._give_up()
+            if isinstance(event, h11.Data):
+                return {"type": "http.request", "body": bytes(event.data), "more_body": True}
+            if isinstance(event, h11.EndOfMessage):
+                self._body_read.set()
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await self._read_body()
+        if not self._left.is_set():
+            await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _read_body(self) -> None:
+        if self._http.they_are_waiting_for_100_continue:
+            await self._write(h11.InformationalResponse(status_code=100, headers=[]))
+        try:
+            data = await self._stream.receive_some(HTTP_READ_BYTES)
+        except DISCONNECTED:
+            data = b""
+        if not data:
+            await self._give_up()
+        self._http.receive_data(data)
+
+    async def send(self, message: Message) -> None:
+        """Send the head or a part of the body; a part after the last cancels the application."""
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        if self._http.our_state not in (h11.SEND_RESPONSE, h11.SEND_BODY):
+            await self._give_up()
+        events: list[h11.Event] = []
+        if self._head is not None:
+            status, headers = self._head["status"], [*self._head.get("headers", ())]
+            events.append(_response(status, [*headers, *self._headers]))
+            self._bodiless |= status in (204, 304)
+            self._head = None
+        if message.get("body") and not self._bodiless:
+            events.append(h11.Data(data=message["body"]))
+        self._streamed = message.get("more_body", False) and not self._bodiless
+        if self._streamed:
+            self._scope.deadline = inf
+            self._cancel_stream_if_left()
+        else:
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + REQUEST_TIMEOUT)
+            events.append(h11.EndOfMessage())
+        await self._write(*events)
+
+    async def _write(self, *events: h11.Event) -> None:
+        data = b"".join(self._http.send(event) or b"" for event in events)
+        try:
+            self._unsent.reserve(len(data), self)
+            with trio.fail_after(REQUEST_TIMEOUT):
+                await self._stream.send_all(data)
+        except (*DISCONNECTED, trio.TooSlowError):
+            await self._give_up()
+        finally:
+            self._unsent.release(self.reserved, self)
+
+    async def _refuse(self, status: int) -> None:
+        """Answer with a status alone, unless an answer has begun."""
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = [(b"content-length", b"0"), *self._headers]
+            await self._write(_response(status, headers), h11.EndOfMessage())
+
+    async def _watch(self) -> None:
+        """Notice that the client disconnects. If it sends more bytes, only a write can tell."""
+        await self._body_read.wait()
+        try:
+            if await self._stream.receive_some(1):
+                return
+        except DISCONNECTED:
+            self._scope.cancel()
+        self._left.set()
+        self._cancel_stream_if_left()
+
+    def _cancel_stream_if_left(self) -> None:
+        """Cancel a streamed answer whose client has left; any other is finished first."""
+        if self._streamed and self._left.is_set():
+            self._scope.cancel()
+
+    async def _give_up(self) -> NoReturn:
+        """Cancel the application from within."""
+        self._left.set()
+        self._scope.cancel()
         await trio.lowlevel.checkpoint()
+        raise ConnectionAbortedError  # if it is shielded
 
-    def selected_alpn_protocol(self) -> str:
-        return "http/1.1"
 
-    async def receive_some(self, max_bytes: int) -> bytes:
-        return await self._stream.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes) -> None:
-        await self._stream.send_all(data)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+def _response(status: int, headers: Headers) -> h11.Response:
+    date = formatdate(usegmt=True).encode()
+    return h11.Response(
+        status_code=status, headers=[*headers, (b"date", date), (b"connection", b"close")]
+    )

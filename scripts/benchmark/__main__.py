@@ -3,6 +3,10 @@
     ./scripts/bench                            all workloads, five rounds: about an hour
     ./scripts/bench 50-viewers-16k slow        some of them
     ./scripts/bench --servers relay,bun --rounds 3 --seconds 3
+    ./scripts/bench --before ../relay-1.0 --servers relay,relay-before joining
+
+With --before another checkout of relay, in which `./scripts/test` has made a `.venv`, is measured
+in turn with this one, so that a change shows though the machine's speed drifts.
 
 Of two cores one is the server's and one the clients'. Everything stays on loopback and ends by
 itself. The figures go to the terminal, and with plots to the folder that --out names.
@@ -23,8 +27,8 @@ import msgspec
 from report import Outcomes, draw, show, write
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from servers import Server, nginx, running, servers
-from workloads import WORKLOADS, Order, Result, Slow, Workload
+from servers import Server, nginx, running, servers, start
+from workloads import WORKLOADS, Order, Result, Slow, Start, Workload
 
 GENERATOR = Path(__file__).parent / "generator.py"
 SLOW_SECONDS = 60.0
@@ -36,7 +40,7 @@ T = TypeVar("T")
 def main() -> int:
     options = parse()
     console = Console(width=None if sys.stdout.isatty() else 130)
-    chosen = choose(options.servers, servers(), "server")
+    chosen = choose(options.servers, servers(options.before), "server")
     workloads = choose(options.workloads, WORKLOADS, "workload")
     for server in list(chosen.values()):
         if server.missing:
@@ -70,6 +74,7 @@ def parse() -> argparse.Namespace:
         epilog=f"workloads: {', '.join(WORKLOADS)}\nservers: {', '.join(servers())}",
     )
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="default: all")
+    parser.add_argument("--before", type=Path, metavar="DIR", help="another checkout of relay")
     parser.add_argument("--servers", type=lambda names: names.split(","), metavar="A,B")
     parser.add_argument("--rounds", type=int, default=5, help="of slow ones there is one (5)")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement (4)")
@@ -130,6 +135,8 @@ def measure(
 def run(workload: Workload, server: Server, seconds: float) -> Result | str:
     """One server under one workload; or why it failed."""
     server_cpu, generator_cpu = cpus()
+    if isinstance(workload, Start):
+        return start(server, server_cpu)
     with ExitStack() as stack:
         target = stack.enter_context(running(server, server_cpu))
         port = stack.enter_context(nginx(target.port)) if front(workload) else target.port

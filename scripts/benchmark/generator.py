@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 import psutil
-from workloads import FanOut, Joining, Order, Result, Slow
+from workloads import FanOut, Idle, Joining, Order, Result, Slow
 
 MARK = b"sentat"
 STAMP = len(MARK) + 18
@@ -307,6 +307,7 @@ class Meter:
     def __init__(self, order: Order) -> None:
         self.server = psutil.Process(order.pid)
         self.used, self.used_by_main = self._cpu_times(), self._main_thread()
+        self.resident = self.server.memory_info().rss
         self.generator, self.began = time.process_time(), time.monotonic()
 
     def read(self, result: Result) -> None:
@@ -317,6 +318,7 @@ class Meter:
         result.generator = time.process_time() - self.generator
         result.seconds = time.monotonic() - self.began
         result.resident = self.server.memory_info().rss
+        result.grown = result.resident - self.resident
 
     def _cpu_times(self) -> tuple[float, float]:
         """Seconds in all, and of that in the kernel."""
@@ -420,6 +422,23 @@ def joining(order: Order, workload: Joining) -> Result:
     return result
 
 
+def idle(order: Order, workload: Idle) -> Result:
+    """Here, too, a "frame" is a connection."""
+    clients = []
+    result, meter = Result(), None
+    for number in range(workload.connections * 3 // 2):
+        if number == workload.connections // 2:  # what only the first ones cost is behind us
+            meter = Meter(order)
+        clients.append(client := Client(order))
+        client.authenticate()
+        client.subscribe("s0")
+    assert meter is not None
+    time.sleep(1)
+    meter.read(result)
+    result.frames = workload.connections
+    return result
+
+
 def slow(order: Order, workload: Slow) -> Result:
     healthy = Sampling(order)
     healthy.authenticate()
@@ -457,8 +476,12 @@ def main() -> None:
             result = fan_out(order, workload)
         case Joining() as workload:
             result = joining(order, workload)
+        case Idle() as workload:
+            result = idle(order, workload)
         case Slow() as workload:
             result = slow(order, workload)
+        case _:
+            raise SystemExit(f"not for clients: {order.workload}")
     sys.stdout.buffer.write(msgspec.json.encode(result))
 
 

@@ -53,7 +53,8 @@ def _show_cost(console: Console, name: str, results: dict[str, list[Result]]) ->
         "least to most",
         "frames/s",
     ]
-    for heading in [*headings, "age p50 ms", "p99", "MiB", "server busy", "clients busy"]:
+    memory = ["MiB", "KiB a frame"]
+    for heading in [*headings, "age p50 ms", "p99", *memory, "server busy", "clients busy"]:
         table.add_column(heading, justify="right")
     for server, rounds in results.items():
         ages = [age for result in rounds for age in result.ages]
@@ -71,6 +72,7 @@ def _show_cost(console: Console, name: str, results: dict[str, list[Result]]) ->
             f"{quantile(ages, 0.5) * 1000:.1f}",
             f"{quantile(ages, 0.99) * 1000:.1f}",
             f"{median(result.resident for result in rounds) / 2**20:.0f}",
+            f"{median(r.grown / (r.frames or 1) for r in rounds) / 2**10:.1f}",
             f"{median((r.user + r.system) / r.seconds for r in rounds):.0%}",
             f"{clients:.0%}" + ("!" if clients > BUSY else ""),
         )

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psutil
 from attrs import field, frozen
+from workloads import Result
 
 PROJECT = Path(__file__).resolve().parents[2]
 PEERS = Path(__file__).parent / "peers"
-RELAY = [str(PROJECT / ".venv" / "bin" / "python"), "-m", "relay"]
 NODE_MODULES = Path(sys.prefix) / "node" / "node_modules"  # scripts/bench puts it there
 PATIENCE = 30.0
 LIMITS = [
@@ -66,12 +66,19 @@ class Server:
     binary: bool = True
     options: Sequence[str] = ("--profile", "load")
     """Of relay."""
+    checkout: Path = PROJECT
+    """Where relay is, with a `.venv` of its own."""
     missing: str | None = None
     """What would have to be installed."""
 
     @property
     def is_relay(self) -> bool:
         return not self.command
+
+    @property
+    def relay(self) -> list[str]:
+        """relay's command line."""
+        return [str(self.checkout / ".venv" / "bin" / "python"), "-P", "-m", "relay"]
 
 
 @frozen
@@ -83,8 +90,8 @@ class Running:
     token: str = field(default="none", repr=False)
 
 
-def servers() -> dict[str, Server]:
-    """All that there are, by name, relay first."""
+def servers(before: Path | None = None) -> dict[str, Server]:
+    """All that there are, by name, relay first; `before` is a checkout to compare it with."""
     bun = next(iter(NODE_MODULES.glob("@oven/bun-*/bin/bun")), None) or shutil.which("bun")
     node = shutil.which("node") if (NODE_MODULES / "ws").exists() else None
     python = sys.executable
@@ -112,6 +119,13 @@ def servers() -> dict[str, Server]:
             )
         ),
     ]
+    if before is not None:
+        earlier = before / ".venv" / "bin" / "python"
+        missing = None if earlier.exists() else f"relay-before: no {earlier}; run its scripts/test"
+        listed[1:1] = [
+            Server("relay-before", checkout=before, missing=missing),
+            Server("relay-before-json", binary=False, checkout=before, missing=missing),
+        ]
     return {server.name: server for server in listed}
 
 
@@ -131,15 +145,38 @@ def running(server: Server, cpu: int | None) -> Iterator[Running]:
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
         Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
         port, data = free_port(), ["--data-dir", str(Path(folder, "data"))]
-        command = [*RELAY, "serve", "--bind", f"127.0.0.1:{port}", *data]
+        command = [*server.relay, "serve", "--bind", f"127.0.0.1:{port}", *data]
         with process([*command, *server.options, "--log-level", "error"], cpu) as pid:
             token = subprocess.run(
-                [*RELAY, "token", "session", "--user", "bench@example.com", *data],
+                [*server.relay, "token", "session", "--user", "bench@example.com", *data],
                 capture_output=True,
                 text=True,
                 check=True,
             ).stdout.strip()
             yield Running(port, pid, token)
+
+
+def start(server: Server, cpu: int | None) -> Result:
+    """Start a server a second time, when its data is there; `ages` has the seconds that it took."""
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
+        Path(folder).chmod(0o711)
+        command = [*server.command, str(free_port())]
+        if server.is_relay:
+            data = ["--data-dir", str(Path(folder, "data")), "--log-level", "error"]
+            bind = ["--bind", f"127.0.0.1:{free_port()}"]
+            command = [*server.relay, "serve", *bind, *data, *server.options]
+        result = Result(frames=1)
+        for _ in range(2):
+            began = time.monotonic()
+            with process(command, cpu) as pid:
+                result.seconds = time.monotonic() - began
+                started = psutil.Process(pid)
+                times = started.cpu_times()
+                result.user, result.system = times.user, times.system
+                result.main_thread = started.threads()[0].user_time
+                result.resident = started.memory_info().rss
+        result.ages = [result.seconds]
+        return result
 
 
 @contextmanager

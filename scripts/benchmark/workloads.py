@@ -38,6 +38,24 @@ class Joining(msgspec.Struct, frozen=True, tag="joining"):
         return None
 
 
+class Idle(msgspec.Struct, frozen=True, tag="idle"):
+    """Connections that have subscribed, and to which nothing happens."""
+
+    connections: int = 1000
+
+    @property
+    def floor(self) -> float | None:
+        return None
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """A server that starts; relay's own PostgreSQL has its data already."""
+
+    @property
+    def floor(self) -> float | None:
+        return None
+
+
 class Slow(msgspec.Struct, frozen=True, tag="slow"):
     """One viewer on a thin link beside a healthy one."""
 
@@ -60,7 +78,7 @@ class Slow(msgspec.Struct, frozen=True, tag="slow"):
         return self.size / self.rate
 
 
-Workload = FanOut | Joining | Slow
+Workload = FanOut | Joining | Idle | Start | Slow
 
 WORKLOADS: dict[str, Workload] = {
     "50-viewers-16k": FanOut(16 * KIB, 50),
@@ -70,6 +88,8 @@ WORKLOADS: dict[str, Workload] = {
     "1-viewer-2k": FanOut(2 * KIB, 1),
     "100-streams-32k-10fps": FanOut(32 * KIB, 2, streams=100, fps=10),
     "joining": Joining(),
+    "idle-memory": Idle(),
+    "start": Start(),
     "slow": Slow(),
     "slow-deep": Slow(queue=DEEP),
     "slow-deep-acks": Slow(queue=DEEP, window=1),
@@ -107,6 +127,8 @@ class Result(msgspec.Struct):
     """Of that, what its main thread took: relay's queries run in others."""
     resident: int = 0
     """Bytes of the server's memory at the end."""
+    grown: int = 0
+    """Bytes by which that grew."""
     generator: float = 0
     """CPU seconds of the generator itself."""
     ages: list[float] = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from relay.cli import main
-from relay.model import User
-from relay.postgres.sessions import BetterAuthSessions
+from relay.cli.main import main
+from relay.model.identity import User
+from relay.postgres.tables.sessions.sessions import BetterAuthSessions
 
 BREAKS = "break"
 """What breaks the verification of a token that begins so."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -73,12 +75,12 @@ class Visitor:
     def enter(self, token: str, *, keep: bool = False) -> None:
         self.page.get_by_label("Token", exact=True).fill(token)
         if keep:
-            self.page.get_by_label("Keep it until").check()
-        self.page.get_by_role("button", name="Enter").click()
+            self.page.get_by_label("Remember it until").check()
+        self.page.get_by_role("button", name="Connect").click()
 
     def renew(self, token: str) -> None:
         self.page.get_by_label("New token").fill(token)
-        self.page.get_by_role("button", name="Go on").click()
+        self.page.get_by_role("button", name="Continue").click()
 
     def go(self, view: str) -> None:
         self.page.get_by_role("link", name=view, exact=True).click()
@@ -92,6 +94,16 @@ class Visitor:
     def watch(self, stream_id: str) -> None:
         self.go("Watch")
         self.page.get_by_role("link", name=stream_id).click()
+
+    def broadcast_as(self, token: str, stream_id: str, *, keep: bool = False) -> None:
+        """Enter, and broadcast to nobody yet."""
+        self.enter(token, keep=keep)
+        self.broadcast(stream_id)
+        self.expect_text("Paused, because nobody is watching")
+
+    def watch_as(self, token: str, stream_id: str) -> None:
+        self.enter(token)
+        self.watch(stream_id)
 
     def expect_state(self, text: str) -> None:
         expect(self.page.locator("#state")).to_contain_text(text)
@@ -140,3 +152,14 @@ def visit(
         assert visitor.problems == [], visitor.problems
     finally:
         context.close()
+
+
+def raise_alert(
+    relay: RelayProcess, token: str, stream_id: str, message: str, **more: object
+) -> None:
+    """Over HTTP, as a service does."""
+    fields = {"streamId": stream_id, "severity": "high", "message": message, **more}
+    body = json.dumps(fields).encode()
+    headers = {"Authorization": f"Bearer {token}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{relay.url}/alerts", body, headers)):
+        pass

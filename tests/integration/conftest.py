@@ -20,7 +20,7 @@ from attrs import frozen
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.postgres.embedded import open_embedded
+from relay.postgres.embedded.embedded import open_embedded
 from tests.integration.accounts import Accounts
 from tests.integration.node import find_node
 from tests.integration.relay_process import RelayProcess, start_relay

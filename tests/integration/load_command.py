@@ -13,7 +13,7 @@ from tests.integration.relay_process import RelayProcess, processes_about
 PATIENCE = 90
 SHORT = """
 name = "short"
-duration = "2s"
+duration = "1s"
 lateness = "5s" # this machine may be busy with other tests
 check = ["frame_age.p99 < 2s", "received > 20", "alerts.accepted > 0"]
 [phones.doors]

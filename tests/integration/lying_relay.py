@@ -44,6 +44,9 @@ class LyingRelay:
     lies: Lies
     url: str = ""
     frames: int = 0
+    stopped_at: float = 0.0
+    delays: list[float] = field(factory=list)
+    """Seconds that frames were held back: longer than was asked for where the machine is busy."""
     phones: dict[str, Socket] = field(factory=dict)
     viewers: dict[str, list[Socket]] = field(factory=lambda: defaultdict(list))
     seqs: dict[str, int] = field(factory=lambda: defaultdict(int))
@@ -75,6 +78,7 @@ class LyingRelay:
                         self.viewers[watched].append(socket)
                     case "video-frame":
                         if await self.take_frame(stream, message):
+                            self.stopped_at = trio.current_time()
                             await trio.sleep_forever()
                     case "alert":
                         await self.take_alert(socket, message)
@@ -126,7 +130,9 @@ class LyingRelay:
         return lies.stops_reading_after is not None and self.frames >= lies.stops_reading_after
 
     async def deliver_late(self, stream: str, frame: dict[str, Any]) -> None:
+        start = trio.current_time()
         await trio.sleep(self.lies.delay)
+        self.delays.append(trio.current_time() - start)
         await self.deliver(stream, frame)
 
     async def deliver(self, stream: str, frame: dict[str, Any]) -> None:

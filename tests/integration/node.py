@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -82,17 +83,26 @@ async def run_script(
 
     The certificates in the file `trust` are trusted beside those of the world.
     """
+    environment = {
+        **({} if relay is None else {"WS_URL": relay.url.replace("http", "ws", 1)}),
+        "SESSION_TOKEN": token,
+        **({} if trust is None else {"NODE_EXTRA_CA_CERTS": str(trust)}),
+    }
+    async with open_script([node, SCRIPTS / script, *arguments], environment) as client:
+        yield client
+
+
+@asynccontextmanager
+async def open_script(
+    command: Sequence[str | Path], environment: Mapping[str, str]
+) -> AsyncIterator[NodeClient]:
+    """Run a script until the block ends, which ends its stdin; it has to end with 0 then."""
     process = await trio.lowlevel.open_process(
-        [node, SCRIPTS / script, *arguments],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={
-            "NODE_PATH": str(NODE_MODULES),
-            **({} if relay is None else {"WS_URL": relay.url.replace("http", "ws", 1)}),
-            "SESSION_TOKEN": token,
-            **({} if trust is None else {"NODE_EXTRA_CA_CERTS": str(trust)}),
-        },
+        env={"NODE_PATH": str(NODE_MODULES), **environment},
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -105,3 +115,26 @@ async def run_script(
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+@asynccontextmanager
+async def run_program(
+    command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]
+) -> AsyncIterator[NodeClient]:
+    """Run a program that a page prints, in any language, until the block ends."""
+    process = await trio.lowlevel.open_process(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **environment},
+    )
+    assert process.stdout is not None
+    async with process.stdout:
+        try:
+            yield NodeClient(process)
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE):
+                await process.wait()

@@ -10,8 +10,8 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from http.client import HTTPConnection, HTTPMessage, HTTPSConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +20,14 @@ from typing import Any
 import trio
 from attrs import define, field, frozen
 
+from relay.concurrency.background import open_background
+
 PROJECT = Path(__file__).parents[2]
 RELAY = (sys.executable, "-m", "relay")
 PATIENCE = 30.0
 """Seconds that anything may take on a busy machine; a test that waits so long has failed."""
+TICK = 0.01
+"""Seconds that `within` counts at a time."""
 
 
 @frozen
@@ -205,6 +209,26 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
             if so if isinstance(so, bool) else await so:
                 return
             await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Fail when the block takes longer; while this machine is too busy for us, time stands still.
+
+    Tests beside this one take the processor from the relay as from us.
+    """
+    async with open_background() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_after, seconds, scope)
+            yield
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
+
+
+async def _cancel_after(seconds: float, scope: trio.CancelScope) -> None:
+    for _ in range(round(seconds / TICK)):
+        await trio.sleep(TICK)  # which takes longer where others have the processor
+    scope.cancel()
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> str:

@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from relay.logs import configure_logging
-from tests.unit.memory import Relay, open_relay
+from relay.logs.setup import configure_logging
+from tests.unit.memory import MemoryRelay, open_relay
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,6 +38,6 @@ def _logging() -> None:
 
 
 @pytest.fixture
-async def relay() -> AsyncIterator[Relay]:
+async def relay() -> AsyncIterator[MemoryRelay]:
     async with open_relay() as relay:
         yield relay

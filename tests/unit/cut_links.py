@@ -9,8 +9,8 @@ from typing import Literal
 import trio
 from attrs import define, field, frozen
 
-from relay.transport.dial import WebSocket, open_websocket
-from tests.unit.memory import SIZE, MemoryLink, Relay, link_pair
+from relay.client.websocket import WebSocket, open_websocket
+from tests.unit.memory import SIZE, MemoryLink, MemoryRelay, link_pair
 
 Way = Literal["up", "down"]
 How = Literal["reset", "end", "silence", "deaf"]
@@ -124,7 +124,7 @@ class LinkStream(trio.abc.Stream):
 class Links:
     """Connections to a relay in memory, each with what becomes of it."""
 
-    relay: Relay
+    relay: MemoryRelay
     plan: Callable[[int], Cut | None] = field(default=lambda _number: None)
     """By the number of the connection, from 0."""
     plain: bool = False

@@ -1,4 +1,4 @@
-"""Hostile input, generated, for the real connection code over memory links.
+"""Gives generated hostile input to the real connection code, over memory links.
 
 An input is one message, one run of raw bytes or one request head, handed to a connection. A round
 is a relay of its own with some clients at a time on the same few streams; its seed repeats it.
@@ -14,36 +14,39 @@ from random import Random
 from typing import Any
 
 import msgpack
+import msgspec
 import structlog.testing
 import trio
 from attrs import define, field
 
-from relay.closing import Ending
+from relay.protocol.endings import Ending
 from relay.transport.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from tests.unit.hostile import Hostile, masked_frame
-from tests.unit.memory import ANN, BOB, SENTRY, SIZE, MemoryLink, Relay, link_pair, open_relay
+from tests.unit.memory import ANN, BOB, SENTRY, SIZE, MemoryLink, MemoryRelay, link_pair, open_relay
 
 UPGRADE = (
     "GET /streams/register HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
 )
 STREAMS = ("a", "b", "c:1")
-SERVER_TYPES = {"video-frame", "alert", "status", "success", "error", "notice"}
+SERVER_TYPES = {
+    *("video-frame", "alert", "status", "success", "error", "notice", "part", "progress")
+}
 CASES, AT_ONCE = 100, 6
-"""Clients in a round, and of them at a time."""
+"""Clients in a round, and at a time."""
 LONGEST = 2000.0
-"""Virtual seconds that a connection may outlive the patience of everybody."""
+"""Virtual seconds within which every connection must have ended."""
 
 
 class Failed(Exception):
-    """What must not happen did."""
+    """Something happened that must not."""
 
 
 OWNERS_OF_TOKENS = {ANN: "ann", BOB: "bob", SENTRY: "sentry"}
 
 
 def _shows(entry: Mapping[str, Any], token: str, owner: str) -> bool:
-    """Whether a log entry shows a token. Who has that of somebody else may name a stream so."""
+    """Whether a log entry shows a token. Another user may have chosen it as a stream id."""
     of_owner = owner in (entry.get("user_id"), entry.get("service"))
     shown = [value for name, value in entry.items() if of_owner or name != "stream_id"]
     return token in repr(shown)
@@ -53,7 +56,7 @@ async def run_round(seed: str) -> int:
     """Play one round and check what it left behind; returns how many inputs it had."""
     inputs = 0
 
-    async def play(relay: Relay, number: int) -> None:
+    async def play(relay: MemoryRelay, number: int) -> None:
         nonlocal inputs
         async with places:
             case = Case(relay, Random(f"{seed}/{number}"))
@@ -77,16 +80,16 @@ async def run_round(seed: str) -> int:
     return inputs
 
 
-def _check_rest(relay: Relay) -> None:
-    """Nothing may be left of clients that are gone."""
-    ledger, waiting = relay.hub.ledger()
+def _check_rest(relay: MemoryRelay) -> None:
+    """Check that clients that are gone left nothing behind."""
+    ledger = relay.hub.ledger()
     left = {
         "connections": relay.metrics.connections,
         "authenticated": relay.metrics.authenticated,
-        "bytes half received": relay.budget.lent,
-        "streams": sum(relay.hub.count().values()),
-        "waiting frames": waiting,
-        "frames unaccounted for": ledger.accepted - ledger.written - ledger.dropped.total(),
+        "bytes half received": relay.budget.reserved,
+        "streams": sum(msgspec.structs.astuple(relay.hub.count())),
+        "waiting frames": ledger.waiting,
+        "frames unaccounted for": ledger.accepted - ledger.written - sum(ledger.dropped.values()),
         "failures": relay.metrics.endings[Ending.INTERNAL_ERROR],
     }
     if any(left.values()):
@@ -97,12 +100,12 @@ def _check_rest(relay: Relay) -> None:
 class Case:
     """One client, from its first byte to its last."""
 
-    relay: Relay
+    relay: MemoryRelay
     random: Random
     inputs: int = 0
     binary: bool = False
     odd_head: bool = False
-    """Whether it gets no further than its request."""
+    """Whether it sends a damaged request head and nothing more."""
     link: MemoryLink = field(init=False)
     listener: Listener = field(init=False)
     hostile: Hostile = field(init=False)
@@ -142,7 +145,8 @@ class Case:
     async def _log_in(self) -> None:
         token = self.random.choice([ANN, ANN, BOB, SENTRY])
         stream = self.random.choice(STREAMS)
-        await self._say({"type": "auth", "token": token})
+        parts = self.random.choice([{}, {"parts": True, "progressInterval": 1}])
+        await self._say({"type": "auth", "token": token, **parts})
         if self.random.random() < 0.5:
             await self._say({"type": "register", "streamId": stream})
         else:
@@ -160,7 +164,7 @@ class Case:
             case 2:
                 self.link.reset()
             case _:
-                # Silent until the server has enough of it; not if there is always a frame for it.
+                # Silent until the server closes, which it does not while there are frames to send.
                 await trio.sleep(300)
                 self.link.outgoing.end()
 
@@ -207,7 +211,7 @@ class Case:
             data = data[self.link.send(data) :]
 
     async def _listen(self) -> None:
-        """Take what the server says, at times slowly, and look at each message."""
+        """Read what the server sends, at times slowly, and check each message."""
         slow = self.random.random() < 0.2
         buffer = memoryview(bytearray(SIZE))
         try:
@@ -216,25 +220,29 @@ class Case:
                 count = self.link.recv_into(buffer)
                 if not count:
                     return
-                self.listener.hear(bytes(buffer[:count]))
+                self.listener.receive(bytes(buffer[:count]))
                 if slow:
                     await trio.sleep(0.5)
         except (OSError, trio.ClosedResourceError):
             return
         finally:
-            self.link.close()  # whoever still writes hears of it
+            self.link.close()  # a write that still waits fails
 
 
 @define(eq=False)
 class Listener:
-    """Reads what a server sends and holds it to the protocol."""
+    """Reads what a server sends and checks it against the protocol."""
 
     binary: bool
     _buffer: bytes = b""
     upgraded: trio.Event = field(factory=trio.Event)
     _closed: bool = False
+    _fragments: bytes | None = None
+    """Of a message whose end has not come."""
+    _opcode: int = TEXT
+    """Of that message."""
 
-    def hear(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         self._buffer += data
         if not self.upgraded.is_set():
             head, end, rest = self._buffer.partition(b"\r\n\r\n")
@@ -245,20 +253,31 @@ class Listener:
                 return
             self._buffer = rest
             self.upgraded.set()
-        for opcode, payload in self._frames():
+        for final, opcode, payload in self._frames():
             if self._closed:
                 raise Failed(f"something follows the Close: {opcode} {payload!r}")
             if opcode == CLOSE:
                 self._closed = True
-            elif opcode in (TEXT, BINARY):
-                self._look_at(opcode, payload)
+            elif opcode in (TEXT, BINARY, CONTINUATION):
+                self._join(final, opcode, payload)
             elif opcode not in (PING, PONG):
                 raise Failed(f"an unknown opcode: {opcode}")
 
-    def _frames(self) -> Iterator[tuple[int, bytes]]:
+    def _join(self, final: bool, opcode: int, payload: bytes) -> None:
+        if (opcode == CONTINUATION) != (self._fragments is not None):
+            raise Failed(f"a fragment out of place: {opcode} {payload[:20]!r}")
+        if opcode != CONTINUATION:
+            self._opcode, self._fragments = opcode, b""
+        whole = (self._fragments or b"") + payload
+        self._fragments = None if final else whole
+        if final:
+            self._look_at(self._opcode, whole)
+
+    def _frames(self) -> Iterator[tuple[bool, int, bytes]]:
         while len(self._buffer) >= 2:
             first, second = self._buffer[:2]
-            if first & 0x70 or not first & 0x80 or second & 0x80:
+            cut_control = first & 15 >= CLOSE and not first & 0x80
+            if first & 0x70 or cut_control or second & 0x80:
                 raise Failed(f"not a frame of a server: {self._buffer[:20]!r}")
             header = {126: 4, 127: 10}.get(second, 2)
             if len(self._buffer) < header:
@@ -268,7 +287,7 @@ class Listener:
                 return
             payload = self._buffer[header : header + size]
             self._buffer = self._buffer[header + size :]
-            yield first & 15, payload
+            yield bool(first & 0x80), first & 15, payload
 
     def _look_at(self, opcode: int, payload: bytes) -> None:
         if (opcode == BINARY) != self.binary:
@@ -282,14 +301,14 @@ class Listener:
 
 
 def objects() -> int:
-    """How many objects there are, for telling whether they grow in number."""
+    """Return the number of objects, which shows whether it grows."""
     gc.collect()
     return len(gc.get_objects())
 
 
 @contextmanager
 def same_turns(seed: str) -> Iterator[None]:
-    """Let Trio's tasks take turns in an order that the seed repeats."""
+    """Schedule Trio's tasks in an order that the seed repeats."""
     run: Any = trio._core._run
     before, run._ALLOW_DETERMINISTIC_SCHEDULING = run._ALLOW_DETERMINISTIC_SCHEDULING, True
     run._r.seed(seed)

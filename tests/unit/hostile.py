@@ -1,4 +1,4 @@
-"""What a hostile or broken client might send: messages, frames and heads, from a seeded source."""
+"""Generates what a hostile or broken client might send: messages, frames and heads, by a seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 from attrs import define
 
-from relay.transport.unmask import unmask
+from relay.transport.framing.unmask import unmask
 from tests.unit.memory import ANN, BOB
 
 MASK = b"\x11\x22\x33\x44"
@@ -25,7 +25,7 @@ ODD: list[Any] = [
 
 
 def masked_frame(opcode: int, payload: bytes = b"", *, final: bool = True) -> bytes:
-    """A frame as a client sends it."""
+    """Build a frame as a client sends it."""
     first, size = opcode | (0x80 if final else 0), len(payload)
     if size < 126:
         header = bytes((first, 0x80 | size))
@@ -38,11 +38,13 @@ def masked_frame(opcode: int, payload: bytes = b"", *, final: bool = True) -> by
 
 @define(eq=False)
 class Hostile:
+    """Makes inputs from one source of random numbers."""
+
     random: Random
     streams: tuple[str, ...]
 
     def message(self) -> Any:
-        """A message that is valid, or nearly, or not at all."""
+        """Make a message that is valid, nearly valid, or invalid."""
         random = self.random
         if random.random() < 0.03:
             return random.choice(ODD)
@@ -63,7 +65,7 @@ class Hostile:
         return message
 
     def terms(self) -> dict[str, Any]:
-        """How a subscriber wants its frames."""
+        """Make the options of a subscription."""
         random = self.random
         offered: dict[str, Any] = {
             "policy": random.choice(["latest", "lossless"]),
@@ -100,7 +102,7 @@ class Hostile:
                 return masked_frame(8, code[: random.randrange(3)] + b"\xff" * random.randrange(3))
 
     def head(self, good: str) -> bytes:
-        """A request head that is perhaps damaged."""
+        """Damage a request head, or leave it as it is."""
         random = self.random
         lines = good.split("\r\n")
         place = random.randrange(len(lines))
@@ -129,7 +131,8 @@ class Hostile:
         data = random.choice(["", "QUJD", "%%%", b"bytes", "A" * random.choice([4, 400, 40_000])])
         match random.randrange(40):  # frames above all
             case 0:
-                return {"type": "auth", "token": random.choice([ANN, ANN, BOB, "unknown"])}
+                parts = {"parts": random.choice([True, False, None]), "progressInterval": 1}
+                return {"type": "auth", "token": random.choice([ANN, ANN, BOB, "unknown"]), **parts}
             case 1:
                 return {"type": "register", "streamId": stream, "metadata": {"codec": "jpeg"}}
             case 2 | 3:
@@ -153,7 +156,7 @@ class Hostile:
                 return {"type": "video-frame", "data": data}
 
     def _large(self) -> Any:
-        """Something of which only a frame may have so much."""
+        """Make a message as large as only a frame may be."""
         size = self.random.choice([66_000, 130_000, 400_000])
         many = self.random.choice(["x" * size, [[]] * (size // 3), {"a": [{}] * (size // 3)}])
         message = self._valid()

@@ -1,16 +1,16 @@
-/** Types of relay-client.js, which says how the client behaves. Times are ms, sizes bytes. */
+/** Types of relay-client.js, which describes how the client behaves. Times are in ms, sizes in bytes. */
 
-/** Where a client stands; relay-client.js draws what leads from one to another. */
+/** The state of a client; relay-client.js shows the transitions. */
 export type ClientState = 'idle' | 'connecting' | 'ready' | 'waiting' | 'paused' | 'closed';
 
-/** What a stream does: registered, frames flowing, gone. */
+/** The state of a stream: registered, sending frames, or gone. */
 export type StreamStatus = 'online' | 'streaming' | 'offline';
 
 export type Severity = 'low' | 'medium' | 'high' | 'critical';
 
 export type Metadata = Record<string, unknown>;
 
-/** Codes of the relay's errors, and four of the client's own. Later relays may have more. */
+/** Error codes of the relay, and four of the client. Newer relays may have more. */
 export type ErrorCode =
   | 'AUTH_REQUIRED'
   | 'AUTH_FAILED'
@@ -30,34 +30,34 @@ export type ErrorCode =
   | 'MESSAGE_TOO_BIG'
   | 'STORE_UNAVAILABLE'
   | 'INTERNAL_ERROR'
-  /** The token callback had none: nobody is signed in. */
+  /** The token callback returned none: nobody is signed in. */
   | 'NO_TOKEN'
-  /** The connection was lost, or could not be made. */
+  /** The connection was lost, or could not be opened. */
   | 'DISCONNECTED'
   /** `close()` was called. */
   | 'CLOSED'
-  /** Something came that is no message, or no frame. */
+  /** A message or a frame could not be read. */
   | 'UNREADABLE'
   | (string & {});
 
 export class RelayError extends Error {
   readonly name: 'RelayError';
   readonly code: ErrorCode;
-  /** The relay asks not to come back, or ask again, before so many ms. */
+  /** Time to wait before the next attempt, ms. */
   readonly retryAfter?: number;
   readonly streamId?: string;
-  /** Of the WebSocket, where one was seen. */
+  /** The close code of the WebSocket, if one was received. */
   readonly closeCode?: number;
   constructor(code: ErrorCode, message: string, more?: { retryAfter?: number; streamId?: string; closeCode?: number });
 }
 
-/** Why a token is asked for. */
+/** Why the client asks for a token. */
 export interface TokenRequest {
   /**
-   * - `connect`: for a new connection; the token that is stored will do.
-   * - `expiring`: the session ends soon: refresh it. The connection goes on meanwhile.
-   * - `expired`: the session is over: refresh it.
-   * - `refused`: the relay does not take `refused`; only another token is of use.
+   * - `connect`: for a new connection; a stored token will do.
+   * - `expiring`: the session ends soon: refresh it. The connection stays open meanwhile.
+   * - `expired`: the session has ended: refresh it.
+   * - `refused`: the relay rejected the token in `refused`: return another one.
    */
   reason: 'connect' | 'expiring' | 'expired' | 'refused';
   /** When the session ends, with `expiring`; ms since 1970. */
@@ -67,41 +67,41 @@ export interface TokenRequest {
 }
 
 /**
- * Gets the token. Where it returns nothing, nobody is signed in and the client closes with
- * NO_TOKEN. Where it throws, as when a refresh finds no network, it is asked again later.
+ * Returns the token. If it returns nothing, nobody is signed in, and the client closes with
+ * NO_TOKEN. If it throws, for instance without a network, the client asks again later.
  */
 export type TokenSource =
   | string
   | ((request: TokenRequest) => string | null | undefined | Promise<string | null | undefined>);
 
-/** What the client needs of a WebSocket class: the global one, or that of `ws`. */
+/** A WebSocket class: the global one, or that of `ws`. */
 export type WebSocketClass = new (url: string, protocols?: string[]) => object;
 
 export interface ClientOptions {
-  /** `wss://HOST`, or ws, https, http; for development also with a port. */
+  /** `wss://HOST` (or ws, https, http), with a port if needed. */
   url: string;
   token: TokenSource;
-  /** The endpoint, where `url` has no path; `/streams/subscribe` by default. Both take every message. */
+  /** The endpoint if `url` has no path; `/streams/subscribe` by default. Both accept all messages. */
   path?: '/streams/subscribe' | '/streams/register' | (string & {});
-  /** `auto` speaks MessagePack, and JSON where that does not come through. */
+  /** `auto` uses MessagePack, and JSON if MessagePack does not get through. */
   encoding?: 'auto' | 'msgpack' | 'json';
-  /** For Node before 22: that of the package `ws`. */
+  /** Needed before Node 22: the class of the package `ws`. */
   WebSocket?: WebSocketClass;
-  /** After so long without a byte the relay is asked for a sign of life; 10,000 by default. */
+  /** Checks the connection after this long without data; 10,000 by default. */
   silence?: number;
-  /** How long that sign may take before the connection counts as lost; 10,000 by default. */
+  /** How long the reply to that check may take; 10,000 by default. */
   patience?: number;
-  /** From opening a WebSocket to being authenticated; 10,000 by default. */
+  /** Time from opening a WebSocket until authenticated; 10,000 by default. */
   openTimeout?: number;
   /** How long the token callback may take; 30,000 by default. */
   tokenTimeout?: number;
   /** Pauses between attempts double from `first` (300) to `most` (15,000). */
   backoff?: { first?: number; most?: number };
-  /** Frames are skipped while more than this is under way to the relay; 256 KiB by default. */
+  /** Skips frames while more bytes than this are in transit to the relay; 256 KiB by default. */
   maxBuffered?: number;
 }
 
-/** Of a service's token, which has no user and no end, all three are missing. */
+/** All three are missing with a service token, which has no user and does not expire. */
 export interface Session {
   userId?: string;
   sessionId?: string;
@@ -112,7 +112,7 @@ export interface Session {
 export interface StateChange {
   state: ClientState;
   previous: ClientState;
-  /** Why, with `waiting` and `closed`. */
+  /** The reason, with `waiting` and `closed`. */
   error: RelayError | Error | null;
   /** When the next attempt is due, with `waiting`; ms since 1970. */
   retryAt: number | null;
@@ -130,18 +130,18 @@ export interface ClientEvents {
   state: (change: StateChange) => void;
   /** Authenticated, or the session was renewed. */
   session: (session: Session) => void;
-  /** Something was refused that nobody waits for, such as a frame. */
+  /** The relay rejected a message that has no reply, such as a frame. */
   problem: (error: RelayError) => void;
   notice: (notice: Notice) => void;
 }
 
 export interface Frame {
   streamId: string;
-  /** Which life of the stream `seq` counts in. */
+  /** The run of the stream in which `seq` counts. */
   epoch: number;
   /** Grows by one with each frame that the relay accepted. */
   seq: number;
-  /** How many were skipped, or missed, since the frame before this one. */
+  /** Number of frames skipped or missed since the previous one. */
   missed: number;
   /** The producer's clock. */
   timestamp: number;
@@ -149,7 +149,7 @@ export interface Frame {
   receivedAt: number;
   keyframe?: boolean;
   metadata?: Metadata;
-  /** A view into the message that came: copy it to change it or to pass its buffer on. */
+  /** A view into the received message: copy it to change it or to transfer its buffer. */
   data: Uint8Array<ArrayBuffer>;
 }
 
@@ -161,7 +161,7 @@ export interface Alert {
   message: string;
   metadata?: Metadata;
   timestamp: number;
-  /** Whether it was stored before, and comes now because it was missed or asked for. */
+  /** True if it is sent from storage, because it was missed or requested. */
   replayed: boolean;
 }
 
@@ -172,61 +172,61 @@ export interface StreamEntry {
 }
 
 export interface Terms {
-  /** `latest` (default): whoever is slow skips to the newest. `lossless`: all, in order. */
+  /** `latest` (default): a slow viewer skips to the newest frame. `lossless`: every frame, in order. */
   policy?: 'latest' | 'lossless';
   /** Thins the stream evenly; up to 1000. */
   maxFps?: number | null;
   /**
-   * So many frames may be under way unacknowledged: 4 by default, with `lossless` 32. A frame is
-   * acknowledged once `onFrame` is done with it. `null` is without, and for `latest` only.
+   * Maximum number of unacknowledged frames: 4 by default, 32 with `lossless`. A frame is
+   * acknowledged when `onFrame` has finished with it. `null` means no limit, for `latest` only.
    */
   window?: number | null;
 }
 
 export interface SubscribeOptions extends Terms {
-  /** Gets each frame, one after the other: the next comes when a returned promise is settled. */
+  /** Called with one frame at a time; if it returns a promise, the next frame waits for it. */
   onFrame?: (frame: Frame) => unknown;
-  /** Gets each alert once, in order, also those that came while the connection was away. */
+  /** Called with each alert once, in order, including those raised while disconnected. */
   onAlert?: (alert: Alert) => void;
   onStatus?: (status: StreamEntry & { epoch: number }) => void;
-  /** The subscription was refused and is gone. Without it, that is a `problem`. */
+  /** Called if the subscription is rejected and removed. Without it, `problem` is emitted. */
   onError?: (error: RelayError) => void;
-  /** Begin with so many of the alerts before; 0 by default. */
+  /** Number of earlier alerts to begin with; 0 by default. */
   history?: number;
 }
 
 export interface Subscription {
   readonly streamId: string;
   readonly status: StreamStatus;
-  /** 0 while there is nothing to see. */
+  /** 0 while there are no frames to expect. */
   readonly epoch: number;
   readonly metadata: Metadata | undefined;
-  /** Whether it lasts, or waits for the connection to last on. */
+  /** True until it is unsubscribed or rejected, also while disconnected. */
   readonly active: boolean;
-  /** Changes the terms. Without `onFrame` (`null`) frames stop, and alerts go on; with it they begin. */
+  /** Changes the terms. `onFrame: null` stops frames but not alerts; a function starts frames. */
   update(terms: Terms & { onFrame?: ((frame: Frame) => unknown) | null }): void;
   unsubscribe(): void;
 }
 
 export interface PublishOptions {
-  /** Without it the relay makes one up. */
+  /** Without it, the relay chooses one. */
   streamId?: string;
-  /** Reaches subscribers: mime type, size, device. */
+  /** Sent to subscribers: MIME type, size, device. */
   metadata?: Metadata;
   onRegistered?: (streamId: string) => void;
-  /** The number of viewers changed: with none stop the camera, with some start it. */
+  /** Called when the number of viewers changes: stop the camera at 0, start it above. */
   onDemand?: (consumers: number) => void;
   onAlert?: (alert: Alert) => void;
   onStatus?: (status: { streamId: string; status: StreamStatus; consumers: number; epoch: number }) => void;
-  /** The stream was refused, as when its id is taken. Without it, that is a `problem`. */
+  /** Called if the stream is rejected, for instance because its id is taken. Without it, `problem` is emitted. */
   onError?: (error: RelayError) => void;
   history?: number;
 }
 
 export interface FrameOptions {
-  /** When it was taken; now by default. */
+  /** Time of capture; now by default. */
   timestamp?: number;
-  /** With delta frames only: whether this one stands by itself. */
+  /** For codecs with delta frames: whether this frame can be decoded alone. */
   keyframe?: boolean;
   metadata?: Metadata;
 }
@@ -238,15 +238,15 @@ export interface Publication {
   readonly registered: boolean;
   readonly consumers: number;
   readonly active: boolean;
-  /** Frames, so far. */
+  /** Number of frames sent. */
   readonly sent: number;
   readonly skipped: number;
   /**
-   * Sends a frame, bytes or base64, or skips it while those before are under way. Returns whether
-   * it was sent. Frames are never queued.
+   * Sends a frame (bytes or base64), or skips it while earlier frames are in transit. Returns
+   * whether it was sent. Frames are never queued.
    */
   sendFrame(data: Uint8Array | ArrayBuffer | string, options?: FrameOptions): boolean;
-  /** Ends the stream. The connection is made anew, since a stream lasts as long as its own. */
+  /** Ends the stream by reconnecting, since a stream lasts as long as its connection. */
   stop(): void;
 }
 
@@ -258,7 +258,7 @@ export interface NewAlert {
   metadata?: Metadata;
   /** Now by default. */
   timestamp?: number;
-  /** The same key again is the same alert; made up by default. */
+  /** Identifies the alert: an alert with the same key is a duplicate. Random by default. */
   alertKey?: string;
 }
 
@@ -269,45 +269,45 @@ export class RelayClient {
   /** When the next attempt is due, while `waiting`; ms since 1970. */
   readonly retryAt: number | null;
   readonly publication: Publication | null;
-  /** Of the living connection. */
+  /** The encoding of the current connection. */
   readonly encoding: 'msgpack' | 'json' | null;
-  /** The quickest answer of this connection, ms. */
+  /** The fastest reply on this connection, ms. */
   readonly roundTrip: number | null;
   /** The relay's clock, ms since 1970. */
   relayNow(): number;
-  /** Returns how to stop listening. */
+  /** Returns a function that removes the listener. */
   on<Name extends keyof ClientEvents>(name: Name, listener: ClientEvents[Name]): () => void;
-  /** Begins; kept with the first session, broken with a `RelayError` if the client closes first. */
+  /** Connects. Resolves with the first session; rejects with a `RelayError` if the client closes first. */
   connect(): Promise<Session>;
-  /** Gives the connection up until `resume()`: for an app in the background. */
+  /** Closes the connection until `resume()`, for an app in the background. */
   pause(): void;
   resume(): void;
-  /** While `waiting`: tries at once. */
+  /** While `waiting`: reconnects at once. */
   retryNow(): void;
-  /** Asks for a token, as with SESSION_EXPIRING, and renews the session; while `waiting`, tries at once. */
+  /** Asks for a token, as on SESSION_EXPIRING, and renews the session; while `waiting`, reconnects at once. */
   renew(): void;
-  /** For good. Alerts that still wait are rejected. */
+  /** Closes the client for good, and rejects alerts that are not stored yet. */
   close(): void;
-  /** Lasts over reconnects, until `unsubscribe()`. One at a time for each stream. */
+  /** Subscribes until `unsubscribe()`, across reconnects. One subscription per stream. */
   subscribe(streamId: string, options?: SubscribeOptions): Subscription;
-  /** Lasts over reconnects, until `stop()`. One at a time. */
+  /** Publishes a stream until `stop()`, across reconnects. One stream per client. */
   publish(options?: PublishOptions): Publication;
-  /** All live streams that may be seen, now and after each change. Returns how to stop that. */
+  /** Calls `listener` with all live streams the user may watch, now and after each change. Returns a function that stops it. */
   watchStreams(listener: (streams: StreamEntry[]) => void): () => void;
-  /** Kept once the alert is stored, however often the connection is lost meanwhile. */
+  /** Resolves when the alert is stored, across reconnects. */
   alert(alert: NewAlert): Promise<{ alertId: number; streamId: string }>;
 }
 
 export interface Verdict {
-  /** Whether to come back. */
+  /** Whether to reconnect. */
   again: boolean;
-  /** With which token; see `TokenRequest`. */
+  /** Which token to ask for; see `TokenRequest`. */
   token: 'connect' | 'expired' | 'refused';
-  /** And not before so many ms. */
+  /** Minimum wait, ms. */
   after: number;
 }
 
-/** What an ending means: its Close, as far as it was seen, and the last `error` or `notice`. */
+/** Decides what an ending means, from its Close, if it was received, and the last `error` or `notice`. */
 export function judgeEnding(
   code: number | undefined,
   reason: string | undefined,

@@ -1,35 +1,35 @@
 /**
- * A client of the relay for browsers, React Native and Node (18 or later): one connection that
- * comes back by itself, with what was subscribed, published and sent. No dependencies, no build.
+ * A relay client for browsers, React Native and Node (18 or later): one connection that reconnects
+ * automatically and restores subscriptions, the publication and unsent alerts. No dependencies, no build.
  *
  *     const client = new RelayClient({ url: 'wss://relay.example.org', token: () => readToken() });
  *     client.subscribe('front-door', { onFrame: show, onAlert: tell });
  *     await client.connect();
  *
- * The states, and all that leads from one to another (`TRANSITIONS` below, which is enforced):
+ * States and transitions (enforced by `TRANSITIONS` below):
  *
- *     idle        connect() was not called yet
- *     connecting  asks for a token, opens a WebSocket, sends `auth` and waits for the answer
- *     ready       authenticated; what was subscribed and published is asked for again
- *     waiting     the connection was lost or refused; the next attempt has its time (`retryAt`)
- *     paused      pause() was called: no connection, nothing forgotten
- *     closed      for good: close() was called, or the relay said that coming back is of no use
+ *     idle        connect() has not been called
+ *     connecting  gets a token, opens a WebSocket, sends `auth` and waits for the reply
+ *     ready       authenticated; subscriptions and the publication are restored
+ *     waiting     the connection was lost or refused; the next attempt is at `retryAt`
+ *     paused      pause() was called: no connection, but subscriptions are kept
+ *     closed      final: close() was called, or the relay said not to reconnect
  *
  *     idle ──connect()──▶ connecting ──AUTHENTICATED──▶ ready
  *                          ▲      │ lost, refused         │ lost, closed by the relay
  *                          │      ▼                       ▼
  *                          └── waiting ◀──────────────────┘
  *     connecting, ready, waiting ──pause()──▶ paused ──resume()──▶ connecting
- *     any ──close(), or an ending without return──▶ closed
+ *     any ──close(), or a final ending──▶ closed
  *
- * How a connection ended decides what comes next (`judgeEnding`): close codes from 4500 and errors
- * in the protocol are final; a refused token needs another one; everything else is worth another
- * attempt, after a pause that grows, is drawn at random, and is never shorter than `retryAfter`.
- * The `error` that comes before a Close says the same as its code, for those who never see codes.
+ * The way a connection ended decides what comes next (`judgeEnding`). Close codes from 4500 and
+ * protocol errors are final. A refused token needs another one. Anything else is retried after a
+ * random pause that grows and is never shorter than `retryAfter`. The `error` before a Close has the
+ * same meaning as its code, for clients that cannot see close codes.
  *
- * The token is asked for whenever it is needed: before each attempt, and on SESSION_EXPIRING, when
- * the session is renewed on the living connection. It goes into the `auth` message and nowhere
- * else, and is kept only as long as a refusal of it may have to be recognized.
+ * The client asks for the token before each attempt, and on SESSION_EXPIRING to renew the session
+ * on the open connection. It sends the token in the `auth` message only, and keeps it only as long
+ * as it may have to recognize that it was refused.
  */
 
 const TRANSITIONS = {
@@ -55,17 +55,18 @@ const DEFAULTS = {
 const WINDOW = 4;
 const LOSSLESS_WINDOW = 32;
 const MOST_ALERTS_WAITING = 1000;
-const STEADY = 5_000; // ms that a connection has to last for the pauses to begin small again
-const RETRY = 2_000; // ms, where the relay names no other time
-const STEP = 100; // ms by which a clock may wander off before it counts as set
-const DOUBT = 2_000; // ms for a sign of life after the browser said that its network changed
-const GOODBYE = 2_000; // ms for the Close that follows a final `error`
-const NOWHERE = 'relay-client:nothing'; // a stream nobody subscribes to
+const STEADY = 5_000; // ms a connection must last before the backoff starts over
+const RETRY = 2_000; // ms, if the relay gives no other time
+const STEP = 100; // ms a clock may drift before it counts as changed
+const DOUBT = 2_000; // ms to wait for an answer after the browser reported a network change
+const GOODBYE = 2_000; // ms to wait for the Close after a final `error`
+const MOST_IN_FLIGHT = { messages: 16, bytes: 4 << 20 }; // on their way here when something is asked
+const NOWHERE = 'relay-client:nothing'; // a stream that no client subscribes to
 const PASSING = new Set(['STORE_UNAVAILABLE', 'RATE_LIMITED', 'AUTH_UNAVAILABLE', 'TOO_MANY_CONNECTIONS']);
 
 const now = () => globalThis.performance?.now() ?? Date.now();
 
-/** What went wrong: `code` is one of the protocol's, or NO_TOKEN, DISCONNECTED, CLOSED, UNREADABLE. */
+/** An error. `code` is one of the protocol, or NO_TOKEN, DISCONNECTED, CLOSED or UNREADABLE. */
 export class RelayError extends Error {
   constructor(code, message, { retryAfter, streamId, closeCode, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
@@ -81,12 +82,12 @@ const errorOf = ({ code, message, retryAfter, streamId }) =>
   new RelayError(code, message, { retryAfter, streamId });
 const disconnected = () => new RelayError('DISCONNECTED', 'The connection was lost');
 const noString = (token) =>
-  new RelayError('NO_TOKEN', `A token is a string, and this one is of type ${typeof token}`);
+  new RelayError('NO_TOKEN', `The token must be a string, not ${typeof token}`);
 const closedByUs = () => new RelayError('CLOSED', 'The client was closed');
 
 /**
- * What to do after an ending: `{ again, token, after }`. `code` and `reason` are those of the
- * Close, as far as they were seen; `word` the `error` or `notice` that was the last thing heard.
+ * Decides what to do after an ending: `{ again, token, after }`. `code` and `reason` are those of
+ * the Close, if it was seen; `word` is the last message, if that was an `error` or a `notice`.
  */
 export function judgeEnding(code, reason, word) {
   const said = word?.code;
@@ -110,8 +111,8 @@ const isFinalWord = ({ type, code }) =>
   type === 'error' && ['SESSION_REVOKED', 'SESSION_EXPIRED', 'SUPERSEDED', 'AUTH_FAILED'].includes(code);
 
 /**
- * Calls a listener of the application. What it throws disturbs nothing here, and is reported as any
- * error that nobody catches: Node ends the process then, unless it listens to `uncaughtException`.
+ * Calls a listener of the application. An error that it throws does not affect the client and is
+ * reported as uncaught: Node then exits, unless the process handles `uncaughtException`.
  */
 function call(listener, ...values) {
   try {
@@ -127,12 +128,13 @@ function report(error) {
   else setTimeout(() => { throw error; });
 }
 
-/** One WebSocket from its opening to its end, which is told once. */
+/** One WebSocket, from opening to its end, which is reported once. */
 class Link {
   constructor(socket, token, settings, told) {
     this.ready = false;
-    this.inUse = false; // once all is asked for again: what is new after that asks for itself
+    this.inUse = false; // true once subscriptions are restored; new ones then send their own request
     this.ended = false;
+    this._broken = false; // true once a write has failed
     this.bytesSent = 0;
     this.rtt = Infinity;
     this._socket = socket;
@@ -144,15 +146,19 @@ class Link {
     this._timers = new Set();
     this._openedAt = this._heardAt = this._answeredAt = this._tickedAt = now();
     this._ahead = Date.now() - now();
-    this._signs = { heard: null, answered: null }; // of life: those that are waited for
+    this._signs = { heard: null, answered: null }; // times of the answers that are awaited
     this._openUntil = now() + settings.openTimeout;
     this._overslept = false;
     this._buffered = 0;
+    this._parts = new Map(); // of long messages that are not complete, by stream
+    this._received = 0; // bytes
+    this._largest = 0; // bytes of the largest message
+    this.opened = false;
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => this._authenticate(token);
     socket.onmessage = (event) => this._receive(event.data);
     socket.onclose = (event) => this._end(event?.code, event?.reason);
-    socket.onerror = () => {}; // `close` follows; without this, Node's `ws` would throw
+    socket.onerror = () => {}; // `close` follows; without a listener, Node's `ws` would throw
     this._period = Math.max(5, Math.min(1000, settings.silence / 4, settings.patience / 4));
     this._tick();
   }
@@ -165,15 +171,23 @@ class Link {
     return this._socket.bufferedAmount ?? 0;
   }
 
+  /** Sends a message; false if the link is gone. Throws only if the message cannot be encoded. */
   send(message) {
-    if (this.ended || this._socket.readyState !== 1) return false;
+    if (this.ended || this._broken || this._socket.readyState !== 1) return false;
     const encoded = this.binary ? encodeMessagePack(message) : JSON.stringify(message);
+    try {
+      this._socket.send(encoded);
+    } catch (cause) { // React Native throws for a socket that is gone although it says that it is open
+      this._broken = true;
+      const error = new RelayError('DISCONNECTED', `The connection was lost: ${cause?.message ?? cause}`, { cause });
+      this.later(0, () => this.leave(error)); // the caller may be in the middle of something
+      return false;
+    }
     this.bytesSent += encoded.length;
-    this._socket.send(encoded);
     return true;
   }
 
-  /** Sends a request; one of the two is called with the answer, before any later message is read. */
+  /** Sends a request; calls one of the two with the reply, before it reads a later message. */
   ask(message, onSuccess, onError) {
     const id = ++this._lastId;
     if (this.ended) {
@@ -182,20 +196,20 @@ class Link {
     }
     this._questions.set(id, { onSuccess, onError, at: now(), auth: message.type === 'auth' });
     try {
-      this.send({ ...message, id }); // where that cannot be any more, the end is near, and answers
-    } catch (cause) { // it has in it what no encoding has, and must not hold up what comes after it
+      this.send({ ...message, id }); // if this fails to be sent, the end of the link answers
+    } catch (cause) { // the message cannot be encoded; later ones must still be sent
       const error = new RelayError('INVALID_MESSAGE', `It cannot be encoded: ${cause.message}`, { cause });
       this._questions.delete(id);
       this.later(0, () => onError(error));
     }
   }
 
-  /** Asks for any answer at all: to leave a stream that was never entered is cheap for the relay. */
+  /** Asks for any reply: leaving a stream that was never joined is cheap for the relay. */
   ping(onAnswer = () => {}) {
     this.ask({ type: 'unsubscribe', streamId: NOWHERE }, onAnswer, onAnswer);
   }
 
-  /** Looks whether anybody is still there; the connection ends if nothing is heard in so many ms. */
+  /** Checks the connection; ends it if nothing is received within so many ms. */
   probe(patience = this._settings.patience) {
     if (!this.ready) this._openUntil = Math.min(this._openUntil, now() + patience);
     this._demand('heard', patience);
@@ -209,7 +223,7 @@ class Link {
     this._timers.add(timer);
   }
 
-  /** Ends the connection from here. A polite end lets the relay know at once. */
+  /** Ends the connection. A polite end tells the relay at once. */
   leave(error, { politely = false } = {}) {
     const socket = this._socket;
     this._end(undefined, undefined, error);
@@ -217,31 +231,43 @@ class Link {
       if (!politely && typeof socket.terminate === 'function') socket.terminate();
       else socket.close(1000);
     } catch {
-      // It was not open yet, or not any more.
+      // it is not open yet, or no longer
     }
   }
 
   _authenticate(token) {
-    this.ask({ type: 'auth', token }, (reply) => {
+    this.opened = true;
+    const { silence, patience } = this._settings;
+    // Half a message is silence to a script: see `part` and `progress` in the protocol.
+    const progressInterval = Math.min(3_600_000, Math.max(1, Math.floor(Math.min(silence, patience) / 4)));
+    this.ask({ type: 'auth', token, parts: true, progressInterval }, (reply) => {
       this.ready = true;
       this._told.ready(reply);
-    }, () => {}); // what follows is a Close
+    }, () => {}); // a Close follows
   }
 
   _receive(data) {
     if (this.ended) return;
     this._alive();
+    this._received += data.length ?? data.byteLength;
     let message;
     try {
-      message = typeof data === 'string' ? JSON.parse(data) : decodeMessagePack(bytesOf(data));
-      if (message === null || typeof message.type !== 'string') throw new Error('no message');
+      message = readMessage(data);
+      this._awaitBehind((data.length ?? data.byteLength) * (message.type === 'part' ? message.count : 1));
+      if (message.type === 'part') message = this._join(message);
     } catch (error) {
-      this.leave(new RelayError('UNREADABLE', `The relay sent what is no message: ${error.message}`));
+      this.leave(new RelayError('UNREADABLE', `The relay sent an invalid message: ${error.message}`));
+      return;
+    }
+    if (message === null) return; // more parts follow
+    if (message.type === 'progress') { // what we are sending arrives
+      this._answeredAt = this._heardAt;
+      this._signs.answered = null;
       return;
     }
     const question = message.id === undefined ? undefined : this._questions.get(message.id);
     const said = message.type === 'error' || message.type === 'notice';
-    // The refusal of a request is no goodbye, but for `auth` and a stream that was taken over.
+    // An error reply does not end the connection, except to `auth` or for a stream that was taken over.
     const answers = question !== undefined && !question.auth && !isFinalWord(message);
     this._word = said && !answers ? message : null;
     if (isFinalWord(message)) this.later(GOODBYE, () => this.leave());
@@ -257,27 +283,49 @@ class Link {
     else question.onError(errorOf(message));
   }
 
+  /** Keeps a part of a long message; returns the message if that was the last one, or null. */
+  _join({ streamId, index, count, data }) {
+    const parts = index === 1 ? [] : this._parts.get(streamId);
+    if (parts === undefined || parts.push(data) !== index) {
+      this._parts.delete(streamId); // of a message that was given up
+      return null;
+    }
+    this._parts.set(streamId, parts);
+    if (index < count) return null;
+    this._parts.delete(streamId);
+    return readMessage(typeof data === 'string' ? parts.join('') : joinBytes(parts));
+  }
+
+  /** An answer that is awaited may be behind what was on its way here before it, on a slow link for long. */
+  _awaitBehind(size) {
+    this._largest = Math.max(this._largest, size);
+    const sign = this._signs.answered;
+    if (sign === null) return;
+    const ahead = Math.min(MOST_IN_FLIGHT.messages * this._largest, MOST_IN_FLIGHT.bytes);
+    if (this._received < sign.received + ahead) sign.until = Math.max(sign.until, now() + sign.patience);
+  }
+
   _alive() {
     this._heardAt = now();
     this._signs.heard = null;
   }
 
-  /** Asks for a sign of life; the connection ends if it does not come in time. */
+  /** Asks for a reply; the connection ends if none comes in time. */
   _demand(sign, patience, again = false) {
     const until = now() + patience;
     if (!this.ready || this._signs[sign]?.until <= until) return;
-    this._signs[sign] = { patience, until, again };
+    this._signs[sign] = { patience, until, again, received: this._received };
     this.ping();
   }
 
-  /** The relay's clock, as the quickest answer had it. */
+  /** The clock of the relay, according to the quickest reply. */
   _measure(timestamp, rtt) {
     if (rtt > this.rtt || typeof timestamp !== 'number') return;
     this.rtt = rtt;
     this._told.clock(timestamp + rtt / 2 - Date.now());
   }
 
-  /** Our own clock was set: what is known of the relay's has to be found out anew. */
+  /** The local clock was changed: the offset to the relay's clock has to be measured again. */
   _noticeStep() {
     const ahead = Date.now() - now();
     if (Math.abs(ahead - this._ahead) > STEP) {
@@ -288,8 +336,8 @@ class Link {
   }
 
   /**
-   * We come late: what was sent to us meanwhile is yet to be read, so what is waited for gets its
-   * time once more. Only once: in a hidden tab each tick may be late.
+   * This tick is late: messages may be waiting to be read, so what is awaited gets its time again.
+   * Only once: in a hidden tab each tick may be late.
    */
   _oversleep() {
     if (!this.ready && !this._overslept) {
@@ -310,7 +358,7 @@ class Link {
     this._noticeStep();
     if (slept) this._oversleep();
     const { silence, patience } = this._settings;
-    if (this.buffered < this._buffered) { // what was sent is under way
+    if (this.buffered < this._buffered) { // data is being sent
       this._answeredAt = time;
       this._alive();
     }
@@ -318,9 +366,9 @@ class Link {
     if (!this.ready && time > this._openUntil) {
       this.leave(new RelayError('DISCONNECTED', 'The relay did not answer in time'));
     } else if (Object.values(this._signs).some((sign) => time > sign?.until)) {
-      this.leave(new RelayError('DISCONNECTED', 'Nothing is heard from the relay'));
+      this.leave(new RelayError('DISCONNECTED', 'The relay has been silent for too long'));
     } else {
-      // Much may be heard where nothing gets through to the relay.
+      // Messages may arrive although nothing reaches the relay.
       if (time - this._answeredAt > 3 * silence) this._demand('answered', 2 * patience);
       if (time - this._heardAt > silence) this.probe();
     }
@@ -336,33 +384,34 @@ class Link {
     socket.onopen = socket.onmessage = socket.onclose = null;
     const questions = [...this._questions.values()];
     this._questions.clear();
+    this._parts.clear();
     for (const { onError } of questions) onError(disconnected());
-    this._told.end({ code, reason, word: this._word, error, lasted: now() - this._openedAt });
+    this._told.end({ code, reason, word: this._word, error, lasted: now() - this._openedAt, opened: this.opened });
   }
 }
 
 /**
- * The alerts of one stream, each once and in order, whatever became of the connection meanwhile.
+ * The alerts of one stream, each once and in order, across reconnects.
  *
- * After `subscribe` comes `alerts-since` with the last alert that was seen. Until its last page
- * all alerts are held, since live ones may come before it, and again in it.
+ * After `subscribe` it sends `alerts-since` with the last alert seen. It holds all alerts until the
+ * last page, since live alerts may come before that page and again in it.
  */
 class AlertFeed {
   constructor(client, streamId) {
     this.streamId = streamId;
     this.last = null; // the last alert seen; null before the first answer
-    this.listeners = new Map(); // by the subscription or publication that they are of
+    this.listeners = new Map(); // by their subscription or publication
     this.history = 0;
     this._client = client;
-    this._link = null; // on which it was resumed last
+    this._link = null; // the link on which it was last resumed
     this._held = null;
     this._newest = 0;
     this._offered = 0;
   }
 
-  /** Goes on from where it was, around the request that makes alerts come. */
+  /** Resumes after the last alert seen; `subscribe` sends the request that starts alerts. */
   resume(link, subscribe) {
-    if (this._link === link && this.last === null) { // where to begin is being asked already
+    if (this._link === link && this.last === null) { // the starting point is already being asked for
       subscribe();
       return;
     }
@@ -378,7 +427,7 @@ class AlertFeed {
     subscribe();
   }
 
-  /** Nobody listens any more: what is still to be answered is nobody's. */
+  /** The last listener is gone: pending replies are ignored. */
   end() {
     this._held = null;
   }
@@ -390,7 +439,7 @@ class AlertFeed {
     else this._pass(alert, false);
   }
 
-  /** Before there was any alert: what is the newest now marks where to begin. */
+  /** Starts without a last alert: the newest one marks the starting point. */
   _begin(link) {
     const held = this._held;
     this._newest = 0;
@@ -398,8 +447,8 @@ class AlertFeed {
     link.ask(request, () => {
       if (this._isOver(held)) return;
       this.last = this._newest;
-      // The page is of one alert where no history is wanted. What is more, or the same again, came
-      // live: this question had to be asked again.
+      // Without history, the page has one alert. More, or the same one again, came live because this
+      // request was sent again.
       const due = this.history || this._offered > 1 ? inOrder(held) : [];
       held.clear();
       this._catchUp(link, this.last);
@@ -413,23 +462,23 @@ class AlertFeed {
     const where = known ? { after } : { last: 500 };
     link.ask({ type: 'alerts-since', streamId: this.streamId, ...where }, ({ more }) => {
       if (this._isOver(held)) return;
-      // Replayed alerts come last before their reply, so the newest is how far they went.
+      // Replayed alerts come right before their reply, so the newest is the last of the page.
       const position = Math.max(after, this._newest);
       this._release(more ? position : Infinity);
-      if (this._held !== held) return; // a listener changed its mind
+      if (this._held !== held) return; // a listener unsubscribed or closed
       if (more) this._catchUp(link, position);
       else this._held = null;
     }, (error) => {
       if (this._held !== held) return;
       if (error.code === 'INVALID_MESSAGE' && known) {
-        this._catchUp(link, after, false); // the last one seen is no longer kept
+        this._catchUp(link, after, false); // the last alert seen has been deleted
       } else {
         this._retry(link, error, () => this._catchUp(link, after, known));
       }
     });
   }
 
-  /** Whether these alerts were held for a question that another one has taken the place of. */
+  /** Whether these alerts were held for a request that a newer one has replaced. */
   _isOver(held) {
     if (this._held === held) return false;
     const heir = this._client._feeds.get(this.streamId);
@@ -437,7 +486,7 @@ class AlertFeed {
     return true;
   }
 
-  /** What came until now was the answer to the feed before, which is gone. */
+  /** Ignores what came until now: it was the reply to an earlier feed. */
   _forget() {
     if (this.last !== null) return;
     this._held?.clear();
@@ -486,7 +535,7 @@ class AlertFeed {
 
 const inOrder = (alerts) => [...alerts.values()].sort((one, other) => one.alertId - other.alertId);
 
-/** One stream that is watched; made by `client.subscribe`. */
+/** A subscription to one stream; created by `client.subscribe`. */
 class Subscription {
   constructor(client, streamId, options) {
     this.streamId = streamId;
@@ -497,7 +546,7 @@ class Subscription {
     this._client = client;
     this._options = options;
     this._terms = termsOf(options);
-    this._entered = null; // the connection on which the relay has it
+    this._entered = null; // the connection on which the relay has confirmed it
     this._seq = 0;
     this._frames = [];
     this._broken = false;
@@ -507,10 +556,10 @@ class Subscription {
 
   /** Changes the terms: policy, maxFps, window; and whether there are frames, by `onFrame`. */
   update(options) {
-    if (options.onAlert !== undefined) throw new TypeError('onAlert cannot be changed: subscribe anew');
+    if (options.onAlert !== undefined) throw new TypeError('onAlert cannot be changed: unsubscribe and subscribe again');
     const before = this._options.onFrame;
     this._options = { ...this._options, ...options };
-    // The relay begins with the latest frame, and whoever shows frames again may have kept nothing.
+    // The relay starts with the latest frame, since the application may have kept none.
     if (!before && this._options.onFrame) this._seq = 0;
     this._terms = termsOf(this._options);
     const link = this._client._link;
@@ -544,7 +593,7 @@ class Subscription {
     this._enter(link);
   }
 
-  /** Subscribes so that no alert is missed before. */
+  /** Subscribes without missing an alert. */
   _enter(link) {
     const feed = this._options.onAlert && this._client._feeds.get(this.streamId);
     if (feed && !this._client._fedByPublication(this.streamId)) {
@@ -567,7 +616,7 @@ class Subscription {
         link.later(error.retryAfter ?? RETRY, () => this.active && this._enter(link));
         return;
       }
-      if (this._entered === link) this._leave(link); // of other terms; it has the ones before
+      if (this._entered === link) this._leave(link); // the terms changed; the relay has the old ones
       this._stop();
       if (onError) call(onError, error);
       else this._client._emit('problem', error);
@@ -588,8 +637,8 @@ class Subscription {
 
   _take(message, link) {
     const { seq, keyframe } = message;
-    if (!this.epoch) return; // of a subscription before this one, which has not begun
-    // After a reconnect the latest frame comes again. Decoders want a keyframe again, too.
+    if (!this.epoch) return; // from an earlier subscription
+    // After a reconnect the latest frame comes again, and decoders need a keyframe again.
     const newest = this._frames[this._frames.length - 1]?.message.seq ?? this._seq;
     if (seq === newest || (seq < newest && keyframe !== true)) {
       this._acknowledge(seq, link);
@@ -597,7 +646,7 @@ class Subscription {
     }
     const full = this._terms.policy === 'latest' && this._frames.length >= (this._terms.window ?? 1);
     if (keyframe === false && (full || this._broken)) {
-      this._broken = true; // what builds on a frame that was skipped is of no use
+      this._broken = true; // delta frames after a skipped frame cannot be decoded
       this._acknowledge(seq, link);
       return;
     }
@@ -607,7 +656,7 @@ class Subscription {
     this._deliver();
   }
 
-  /** Hands frames to the application one after the other, and acknowledges what it is done with. */
+  /** Passes frames to the application one by one, and acknowledges those that it has finished. */
   _deliver() {
     while (!this._busy && this._frames.length > 0) {
       const { message, link, epoch } = this._frames.shift();
@@ -632,8 +681,8 @@ class Subscription {
     this._seq = Math.max(this._seq, fields.seq);
     try {
       return { ...fields, epoch, missed, data: asBytes(data) };
-    } catch (error) { // the producer's fault: in JSON the relay passes on what it was given
-      this._client._emit('problem', new RelayError('UNREADABLE', `A frame is ${error.message}`, fields));
+    } catch (error) { // the fault of the producer: in JSON the relay passes frames on unchecked
+      this._client._emit('problem', new RelayError('UNREADABLE', `A frame cannot be read: ${error.message}`, fields));
       return null;
     }
   }
@@ -651,7 +700,7 @@ function termsOf({ policy = 'latest', maxFps, window }) {
   return { policy, ...(maxFps ? { maxFps } : {}), ...(size ? { window: size } : {}) };
 }
 
-/** The stream that this client produces; made by `client.publish`. */
+/** The stream that this client publishes; created by `client.publish`. */
 class Publication {
   constructor(client, options) {
     this.streamId = options.streamId;
@@ -662,16 +711,16 @@ class Publication {
     this.active = true;
     this._client = client;
     this._options = options;
-    this._broken = true; // what builds on a frame that was not sent is of no use
-    this._bytes = 0; // of frames, on this connection
-    this._confirmed = 0; // of them
+    this._broken = true; // delta frames after an unsent frame cannot be decoded
+    this._bytes = 0; // bytes of frames sent on this connection
+    this._confirmed = 0; // bytes of them that the relay has received
     this._asking = false;
     if (options.onAlert && this.streamId) client._feed(this, options.onAlert, options.history);
   }
 
   /**
-   * Hands a frame to the network, or skips it where the one before is still under way: a frame
-   * that waits is an old picture. Returns whether it was sent.
+   * Sends a frame, or skips it while earlier frames are still in transit: a queued frame is an old
+   * picture. Returns whether it was sent.
    */
   sendFrame(data, { timestamp = Date.now(), keyframe, metadata } = {}) {
     const link = this._client._link;
@@ -684,7 +733,11 @@ class Publication {
     if (keyframe !== undefined) message.keyframe = keyframe;
     if (metadata !== undefined) message.metadata = metadata;
     const before = link.bytesSent;
-    if (!link.send(message)) return false;
+    if (!link.send(message)) {
+      this.skipped += 1;
+      this._broken = true;
+      return false;
+    }
     this._bytes += link.bytesSent - before;
     this._broken = false;
     this.sent += 1;
@@ -692,7 +745,7 @@ class Publication {
     return true;
   }
 
-  /** Ends the stream: the connection is made anew, without it. */
+  /** Ends the stream by reconnecting without it. */
   stop() {
     if (!this.active) return;
     this.active = false;
@@ -701,7 +754,7 @@ class Publication {
     this._client._stopPublishing(this);
   }
 
-  /** What lies here is seen by `bufferedAmount`; what lies in buffers beyond by unanswered questions. */
+  /** `bufferedAmount` counts what is queued here; unanswered requests show what is queued elsewhere. */
   _isFull(link) {
     const { maxBuffered } = this._client._settings;
     return link.buffered > maxBuffered || (this._asking && this._bytes - this._confirmed > maxBuffered);
@@ -724,7 +777,7 @@ class Publication {
     this._enter(link);
   }
 
-  /** Registers so that no alert is missed before. */
+  /** Registers without missing an alert. */
   _enter(link) {
     const feed = this._options.onAlert && this._client._feeds.get(this.streamId);
     if (feed) feed.resume(link, () => this._register(link));
@@ -743,7 +796,7 @@ class Publication {
         this.streamId = streamId;
         if (onAlert) {
           this._client._feed(this, onAlert);
-          this._client._feeds.get(streamId).last = 0; // it is new: there was none before
+          this._client._feeds.get(streamId).last = 0; // the stream is new: it has no earlier alerts
         }
       }
       this._client._sendAlerts(link);
@@ -775,17 +828,17 @@ class Publication {
   }
 }
 
-/** A connection to a relay that is kept for as long as it may be. */
+/** A connection to a relay that reconnects until it is closed. */
 export class RelayClient {
   constructor(options) {
     const { backoff, url, ...rest } = options ?? {};
     const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
     this._settings = { ...DEFAULTS, ...given, backoff: { ...DEFAULTS.backoff, ...backoff } };
-    if (!('token' in this._settings)) throw new TypeError('RelayClient needs a token, or a function that gets one');
+    if (!('token' in this._settings)) throw new TypeError('RelayClient needs a token, or a function that returns one');
     this._url = addressOf(url, this._settings.path);
     this._WebSocket = this._settings.WebSocket ?? globalThis.WebSocket;
     if (typeof this._WebSocket !== 'function') {
-      throw new TypeError('There is no WebSocket here: pass one, as in { WebSocket: require("ws") }');
+      throw new TypeError('WebSocket is not defined: pass a class, as in { WebSocket: require("ws") }');
     }
     this._state = 'idle';
     this._listeners = new Map();
@@ -816,24 +869,24 @@ export class RelayClient {
   get encoding() { return this._link?.ready ? (this._link.binary ? 'msgpack' : 'json') : null; }
   get roundTrip() { return this._link?.ready && Number.isFinite(this._link.rtt) ? this._link.rtt : null; }
 
-  /** The relay's clock, ms since 1970, as far as answers have shown it. */
+  /** The relay's clock in ms since 1970, estimated from replies. */
   relayNow() {
     return Date.now() + this._clockOffset;
   }
 
-  /** Calls `listener` on each `name`: state, session, problem, notice. Returns how to stop that. */
+  /** Calls `listener` on each `name`: state, session, problem or notice. Returns a function that removes it. */
   on(name, listener) {
     if (!this._listeners.has(name)) this._listeners.set(name, new Set());
     this._listeners.get(name).add(listener);
     return () => this._listeners.get(name).delete(listener);
   }
 
-  /** Begins. The promise is kept with the first session, and broken only if the client is closed. */
+  /** Connects. The promise resolves with the first session, and rejects only if the client closes. */
   connect() {
     if (this._state === 'closed') return Promise.reject(closedByUs());
     if (this._opened === null) {
       this._opened = new Promise((resolve, reject) => { this._settle = { resolve, reject }; });
-      this._opened.catch(() => {}); // whoever does not wait for it hears of it by `state`
+      this._opened.catch(() => {}); // the error is also reported by `state`
     }
     if (this._state === 'idle') {
       globalThis.addEventListener?.('online', this._onOnline);
@@ -843,7 +896,7 @@ export class RelayClient {
     return this._opened;
   }
 
-  /** Gives the connection up until `resume()`: for apps in the background. */
+  /** Closes the connection until `resume()`, for apps in the background. */
   pause() {
     if (!['connecting', 'ready', 'waiting'].includes(this._state)) return;
     this._drop();
@@ -856,12 +909,12 @@ export class RelayClient {
     this._begin();
   }
 
-  /** Tries again now rather than later, as when the network is known to be back. */
+  /** Reconnects now instead of later, for instance when the network is back. */
   retryNow() {
     if (this._state === 'waiting') this._begin();
   }
 
-  /** There is another token: renews the session on the living connection, or tries again with it. */
+  /** Asks for a new token, and renews the session or reconnects with it. */
   renew() {
     if (this._link?.ready) this._renew(this._link, this._session?.expiresAt);
     else this.retryNow();
@@ -874,7 +927,7 @@ export class RelayClient {
   subscribe(streamId, options = {}) {
     this._demandOpen();
     if (this._subscriptions.has(streamId)) {
-      throw new RelayError('INVALID_MESSAGE', `There is a subscription to ${streamId} already: update() it`);
+      throw new RelayError('INVALID_MESSAGE', `Already subscribed to ${streamId}: use update()`);
     }
     const subscription = new Subscription(this, streamId, options);
     this._subscriptions.set(streamId, subscription);
@@ -884,32 +937,32 @@ export class RelayClient {
 
   publish(options = {}) {
     this._demandOpen();
-    if (this._publication) throw new RelayError('INVALID_MESSAGE', 'A client publishes one stream: stop() it first');
+    if (this._publication) throw new RelayError('INVALID_MESSAGE', 'A client publishes one stream: stop() the current one first');
     this._publication = new Publication(this, options);
     if (this._link?.inUse) this._publication._start(this._link);
     return this._publication;
   }
 
-  /** Calls `listener` with all live streams that may be seen, now and after each change. */
+  /** Calls `listener` with all live streams the user may watch, now and after each change. */
   watchStreams(listener) {
     this._demandOpen();
     this._observing ??= { streams: new Map(), listeners: new Set() };
     const observing = this._observing;
     const first = observing.listeners.size === 0;
     observing.listeners.add(listener);
-    if (!first && observing.known) call(listener, [...observing.streams.values()]);
+    if (!first && observing.complete) call(listener, [...observing.streams.values()]);
     else if (first && this._link?.inUse) this._observe(this._link);
     return () => observing.listeners.delete(listener);
   }
 
   /**
-   * Sends an alert, again after each loss of the connection, until the relay has stored it. The
-   * `alertKey` sees to it that nobody gets it twice.
+   * Sends an alert, again after each reconnect, until the relay has stored it. The `alertKey`
+   * prevents duplicates.
    */
   alert(alert) {
     if (this._state === 'closed') return Promise.reject(closedByUs());
     if (this._alerts.size >= MOST_ALERTS_WAITING) {
-      return Promise.reject(new RelayError('RATE_LIMITED', 'Too many alerts wait for the relay'));
+      return Promise.reject(new RelayError('RATE_LIMITED', 'Too many alerts are waiting to be sent'));
     }
     const { timestamp = Date.now(), severity = 'medium' } = alert;
     const alertKey = alert.alertKey ?? newKey();
@@ -920,7 +973,7 @@ export class RelayClient {
     });
   }
 
-  // -- From here on: for this module alone
+  // -- Private to this module
 
   _demandOpen() {
     if (this._state === 'closed') throw closedByUs();
@@ -932,7 +985,7 @@ export class RelayClient {
 
   _enter(state, { error = null } = {}) {
     const previous = this._state;
-    if (!TRANSITIONS[previous].includes(state)) throw new Error(`No way from ${previous} to ${state}`);
+    if (!TRANSITIONS[previous].includes(state)) throw new Error(`Invalid transition from ${previous} to ${state}`);
     this._state = state;
     if (state !== 'waiting') this._retryAt = null;
     this._emit('state', { state, previous, error, retryAt: this._retryAt });
@@ -943,7 +996,7 @@ export class RelayClient {
     this._attempt = attempt;
     clearTimeout(this._timer);
     this._enter('connecting');
-    if (this._attempt !== attempt) return; // a listener changed its mind
+    if (this._attempt !== attempt) return; // a listener unsubscribed or closed
     let token;
     try {
       token = await this._askForToken({ reason: this._reason });
@@ -967,7 +1020,7 @@ export class RelayClient {
     const { token, tokenTimeout } = this._settings;
     if (typeof token !== 'function') return Promise.resolve(token);
     return new Promise((resolve, reject) => {
-      const late = () => reject(new RelayError('DISCONNECTED', 'The token did not come in time'));
+      const late = () => reject(new RelayError('DISCONNECTED', 'Getting the token took too long'));
       const timer = setTimeout(late, tokenTimeout);
       const refused = why.reason === 'refused' ? { refused: this._refusedToken } : {};
       Promise.resolve().then(() => token({ ...why, ...refused })).then(resolve, reject)
@@ -977,13 +1030,13 @@ export class RelayClient {
 
   _open(attempt, token) {
     const { encoding } = this._settings;
-    // A proxy may stumble over subprotocols: without luck, each third attempt goes without.
+    // Some proxies fail on subprotocols: every third attempt after failures goes without.
     const plain = encoding === 'json' || (encoding === 'auto' && this._unopened % 3 === 2);
     let socket;
     try {
       socket = plain ? new this._WebSocket(this._url) : new this._WebSocket(this._url, SUBPROTOCOLS);
-    } catch (cause) { // a page on https may not open ws:, say
-      this._finish(new RelayError('DISCONNECTED', `No WebSocket can be opened: ${cause.message}`, { cause }));
+    } catch (cause) { // for instance ws: on an https page
+      this._finish(new RelayError('DISCONNECTED', `Cannot open a WebSocket: ${cause.message}`, { cause }));
       return;
     }
     this._unopened += 1;
@@ -1004,7 +1057,7 @@ export class RelayClient {
     this._failures = Math.min(this._failures, 2);
     const link = this._link;
     this._learnSession(reply);
-    if (link.ended) return; // a listener changed its mind
+    if (link.ended) return; // a listener unsubscribed or closed
     this._enter('ready');
     if (link.ended) return;
     this._settle?.resolve(this._session);
@@ -1038,7 +1091,7 @@ export class RelayClient {
       case 'error':
         this._emit('problem', errorOf(message));
         break;
-      default: // from a later version of the relay
+      default: // from a newer relay
     }
   }
 
@@ -1056,22 +1109,28 @@ export class RelayClient {
       const metadata = message.metadata ?? observing.streams.get(streamId)?.metadata;
       observing.streams.set(streamId, { streamId, status: message.status, metadata });
     }
+    if (!observing.complete) return;
     for (const listener of [...observing.listeners]) call(listener, [...observing.streams.values()]);
   }
 
   _observe(link) {
     const observing = this._observing;
-    observing.known = false;
-    link.ask({ type: 'streams' }, ({ streams }) => {
+    observing.known = observing.complete = false;
+    const ask = (after) => link.ask({ type: 'streams', ...after && { after } }, ({ streams, more }) => {
+      if (!observing.known) observing.streams = new Map();
       observing.known = true;
-      observing.streams = new Map(streams.map((each) => [each.streamId, each]));
+      // What came as a status meanwhile lacks the metadata, which the page has.
+      for (const each of streams) observing.streams.set(each.streamId, each);
+      if (more === true && streams.length > 0) return ask(streams.at(-1).streamId);
+      observing.complete = true;
       for (const listener of [...observing.listeners]) call(listener, [...observing.streams.values()]);
     }, (error) => {
-      if (!link.ended) link.later(error.retryAfter ?? RETRY, () => this._observe(link));
+      if (!link.ended) link.later(error.retryAfter ?? RETRY, () => ask(after));
     });
+    ask();
   }
 
-  /** Renews the session on the living connection; where that fails, the relay ends it in time. */
+  /** Renews the session on the open connection; if that fails, the relay closes it in time. */
   async _renew(link, expiresAt) {
     const again = (error) => {
       if (!link.ended) link.later(error?.retryAfter ?? RETRY, () => this._renew(link, expiresAt));
@@ -1095,7 +1154,7 @@ export class RelayClient {
     });
   }
 
-  /** Sends what this connection was not given yet. Alerts of a stream wait for its registration. */
+  /** Sends alerts not yet sent on this connection. Those of the published stream wait for its registration. */
   _sendAlerts(link) {
     const { streamId, registered } = this._publication ?? { registered: true };
     for (const waiting of [...this._alerts]) {
@@ -1110,13 +1169,13 @@ export class RelayClient {
     link.ask(waiting.message, ({ alertId, streamId }) => {
       if (done()) waiting.resolve({ alertId, streamId });
     }, (error) => {
-      if (link.ended) return; // it is sent again on the next connection
+      if (link.ended) return; // sent again on the next connection
       if (PASSING.has(error.code)) link.later(error.retryAfter ?? RETRY, () => this._sendAlert(link, waiting));
       else if (done()) waiting.reject(error);
     });
   }
 
-  _onEnd({ code, reason, word, error, lasted }) {
+  _onEnd({ code, reason, word, error, lasted, opened }) {
     if (this._state === 'ready' && lasted > STEADY) this._failures = 0;
     this._link = null;
     this._publication?._lost();
@@ -1124,11 +1183,12 @@ export class RelayClient {
     const said = word?.type === 'error' ? errorOf(word) : null;
     const problem = said ?? error ?? new RelayError('DISCONNECTED', reason || 'The connection was lost');
     problem.closeCode ??= code;
+    if (!opened) problem.message += hintAbout(this._url, this._unopened);
     if (!verdict.again) {
       this._finish(problem);
       return;
     }
-    if (verdict.token !== 'connect') this._reason = verdict.token; // until there is a session, that is why
+    if (verdict.token !== 'connect') this._reason = verdict.token; // the reason until there is a session
     if (verdict.token === 'refused') this._refusedToken = this._lastToken;
     this._lastToken = null;
     this._wait(verdict.after, problem);
@@ -1137,7 +1197,7 @@ export class RelayClient {
   _wait(after, error) {
     const { first, most } = this._settings.backoff;
     const pause = Math.min(most, first * 2 ** this._failures);
-    // The first attempt follows soon; later ones keep at least half of their pause.
+    // The first attempt follows soon; later ones wait at least half of their pause.
     const drawn = this._failures === 0 ? pause * Math.random() : pause * (0.5 + Math.random() / 2);
     this._failures = Math.min(this._failures + 1, 30);
     const delay = after + drawn;
@@ -1149,12 +1209,12 @@ export class RelayClient {
     this._enter('waiting', { error });
   }
 
-  /** The network is another, says the browser: look whether the connection still lives. */
+  /** The browser reports another network: check the connection. */
   _lookSoon() {
     this._link?.probe(Math.min(this._settings.patience, DOUBT));
   }
 
-  /** The network is back, says the browser: look, but not before the relay's `retryAfter`. */
+  /** The browser is online again: reconnect, but not before the relay's `retryAfter`. */
   _wake() {
     this._lookSoon();
     if (this._state !== 'waiting') return;
@@ -1189,7 +1249,7 @@ export class RelayClient {
     if (this._publication !== publication) return;
     this._publication = null;
     if (this._state !== 'ready') return;
-    // The protocol has no word for it; the relay ends a stream with its connection.
+    // The protocol has no message for this; a stream ends with its connection.
     this._drop();
     this._failures = 0;
     this._wait(0, null);
@@ -1218,9 +1278,28 @@ export class RelayClient {
 
 function addressOf(url, path) {
   const parts = /^(ws|http)(s?):\/\/([^/?#\s]+)(\/[^?#\s]*)?$/.exec(url ?? '');
-  if (!parts) throw new TypeError('url: expected wss://HOST, or ws, http, https; and no token in it');
+  if (!parts) throw new TypeError('url: expected wss://HOST (or ws, https, http) without a token');
   const [, , secure, host, rest = '/'] = parts;
   return `ws${secure}://${host}${rest === '/' ? path : rest}`;
+}
+
+const LOCAL_HOST = /^(localhost|.*\.(local|localhost|lan|home\.arpa|internal)|[^.:]+|(127|10|192\.168|169\.254|172\.(1[6-9]|2\d|3[01])|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7]))\.[\d.]+|\[(::1|f[cd]|fe[89ab]).*\])$/i;
+
+/** What may keep a connection from being opened that the browser, or the system, says nothing about. */
+function hintAbout(url, attempts) {
+  const [, host] = /^wss?:\/\/(\[[^\]]*\]|[^/:]*)/.exec(url);
+  const local = LOCAL_HOST.test(host);
+  if (globalThis.navigator?.product === 'ReactNative') {
+    return local ? `. ${host} is in a local network: does the app have the permission for it, and for ws:// if that is used?` : '';
+  }
+  const page = globalThis.location?.hostname;
+  if (!page || page === host || LOCAL_HOST.test(page)) return '';
+  if (local) {
+    return `. ${host} is in a local network: the browser may be keeping this page from it. Allow this site to access the local network`;
+  }
+  if (attempts < 2) return '';
+  return `. If ${host} can be reached otherwise, the browser may be blocking it: its certificate, this page's Content-Security-Policy, `
+    + "relay's allow_origins and, if it is in a local network, whether this site may access that";
 }
 
 function newKey() {
@@ -1238,6 +1317,23 @@ function bytesOf(data) {
   if (data instanceof ArrayBuffer) return new Uint8Array(data);
   if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   throw new TypeError('neither text nor bytes');
+}
+
+function joinBytes(parts) {
+  const whole = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** Reads a message of the relay; throws if it is none. */
+function readMessage(data) {
+  const message = typeof data === 'string' ? JSON.parse(data) : decodeMessagePack(bytesOf(data));
+  if (message === null || typeof message.type !== 'string') throw new Error('it has no type');
+  return message;
 }
 
 const asBytes = (data) => (typeof data === 'string' ? decodeBase64(data) : bytesOf(data));
@@ -1281,23 +1377,23 @@ export function decodeBase64(text) {
   return bytes;
 }
 
-// -- MessagePack: what the protocol uses of it. No extension types; keys are strings.
+// -- MessagePack, as far as the protocol uses it: no extension types, string keys only.
 
 const MOST_NESTED = 100;
 const PLAIN = { enumerable: true, configurable: true, writable: true };
 
-/** Encodes null, booleans, finite numbers, strings, bytes, arrays and objects; `undefined` is left out. */
+/** Encodes null, booleans, finite numbers, strings, bytes, arrays and objects; omits `undefined`. */
 export function encodeMessagePack(value) {
   const writer = new Writer();
   writer.value(value, 0);
   return writer.bytes.subarray(0, writer.size);
 }
 
-/** Decodes one value. Bytes are views into `bytes`, not copies. Throws on anything else and on a rest. */
+/** Decodes one value. Bytes are views into `bytes`, not copies. Throws on other types and on trailing bytes. */
 export function decodeMessagePack(bytes) {
   const reader = new Reader(bytes);
   const value = reader.value(0);
-  if (reader.at !== bytes.length) throw new RangeError('something follows the message');
+  if (reader.at !== bytes.length) throw new RangeError('trailing bytes after the message');
   return value;
 }
 
@@ -1314,7 +1410,7 @@ class Writer {
     this.view = new DataView(bytes.buffer);
   }
 
-  /** Room for so many more bytes; returns where they begin. */
+  /** Reserves so many bytes; returns their offset. */
   _take(count) {
     const at = this.size;
     if (at + count > this.bytes.length) this._grow(Math.max(2 * this.bytes.length, at + count));
@@ -1323,7 +1419,7 @@ class Writer {
   }
 
   _byte(byte) {
-    const at = this._take(1); // first: it may make `bytes` anew
+    const at = this._take(1); // first: it may replace `bytes`
     this.bytes[at] = byte;
   }
 
@@ -1332,7 +1428,7 @@ class Writer {
     this.bytes.set(bytes, at);
   }
 
-  /** A head of one byte and a number of 1, 2 or 4 bytes. */
+  /** Writes a type byte and a number of 1, 2 or 4 bytes. */
   _head(head, width, number) {
     const at = this._take(1 + width);
     this.bytes[at] = head;
@@ -1349,7 +1445,7 @@ class Writer {
   }
 
   value(value, depth) {
-    if (depth > MOST_NESTED) throw new RangeError('nests too deep');
+    if (depth > MOST_NESTED) throw new RangeError('nested too deeply');
     if (value === null || value === undefined) this._byte(0xc0);
     else if (value === true || value === false) this._byte(value ? 0xc3 : 0xc2);
     else if (typeof value === 'number') this._number(value);
@@ -1368,11 +1464,11 @@ class Writer {
         this._text(key);
         this.value(each, depth + 1);
       }
-    } else throw new TypeError(`a ${typeof value} cannot be sent`);
+    } else throw new TypeError(`cannot encode a ${typeof value}`);
   }
 
   _number(value) {
-    if (!Number.isFinite(value)) throw new RangeError('a number that is not finite cannot be sent');
+    if (!Number.isFinite(value)) throw new RangeError('cannot encode a number that is not finite');
     if (!Number.isSafeInteger(value)) {
       const at = this._take(9);
       this.bytes[at] = 0xcb;
@@ -1404,7 +1500,7 @@ function utf8Of(text) {
   const codes = [];
   for (const character of text) {
     let code = character.codePointAt(0);
-    if (code >= 0xd800 && code <= 0xdfff) code = 0xfffd; // half of a pair
+    if (code >= 0xd800 && code <= 0xdfff) code = 0xfffd; // a lone surrogate
     if (code < 0x80) codes.push(code);
     else if (code < 0x800) codes.push(0xc0 | (code >> 6), 0x80 | (code & 63));
     else if (code < 0x10000) codes.push(0xe0 | (code >> 12), 0x80 | ((code >> 6) & 63), 0x80 | (code & 63));
@@ -1424,7 +1520,7 @@ class Reader {
 
   _skip(count) {
     const at = this.at;
-    if (at + count > this._bytes.length) throw new RangeError('the message is cut off');
+    if (at + count > this._bytes.length) throw new RangeError('the message is incomplete');
     this.at += count;
     return at;
   }
@@ -1438,7 +1534,7 @@ class Reader {
   }
 
   value(depth) {
-    if (depth > MOST_NESTED) throw new RangeError('nests too deep');
+    if (depth > MOST_NESTED) throw new RangeError('nested too deeply');
     const head = this._uint(1);
     if (head < 0x80) return head;
     if (head < 0x90) return this._map(head & 15, depth);
@@ -1467,12 +1563,12 @@ class Reader {
       case 0xd9: case 0xda: case 0xdb: return this._text(this._uint(1 << (head - 0xd9)));
       case 0xdc: case 0xdd: return this._array(this._uint(2 << (head - 0xdc)), depth);
       case 0xde: case 0xdf: return this._map(this._uint(2 << (head - 0xde)), depth);
-      default: throw new TypeError(`0x${head.toString(16)} is not used here`);
+      default: throw new TypeError(`unsupported type 0x${head.toString(16)}`);
     }
   }
 
   _array(length, depth) {
-    if (length > this._bytes.length - this.at) throw new RangeError('the message is cut off');
+    if (length > this._bytes.length - this.at) throw new RangeError('the message is incomplete');
     const values = [];
     for (let index = 0; index < length; index += 1) values.push(this.value(depth + 1));
     return values;
@@ -1482,9 +1578,9 @@ class Reader {
     const object = {};
     for (let index = 0; index < length; index += 1) {
       const key = this.value(depth + 1);
-      if (typeof key !== 'string') throw new TypeError('a key that is no text');
+      if (typeof key !== 'string') throw new TypeError('a key is not a string');
       const value = this.value(depth + 1);
-      // As JSON.parse does it: an own property, whatever its name.
+      // like JSON.parse: an own property, whatever its name
       if (key === '__proto__') Object.defineProperty(object, key, { value, ...PLAIN });
       else object[key] = value;
     }
@@ -1498,7 +1594,7 @@ class Reader {
     let text = '';
     const next = (least, most) => {
       const code = at < end ? bytes[at] : 0;
-      if (code < least || code > most) throw new TypeError('text that is not UTF-8');
+      if (code < least || code > most) throw new TypeError('text is not UTF-8');
       at += 1;
       return code & 63;
     };
@@ -1513,7 +1609,7 @@ class Reader {
         const high = next(code === 0xf0 ? 0x90 : 0x80, code === 0xf4 ? 0x8f : 0xbf);
         const middle = next(0x80, 0xbf);
         text += String.fromCodePoint(((code & 7) << 18) | (high << 12) | (middle << 6) | next(0x80, 0xbf));
-      } else throw new TypeError('text that is not UTF-8');
+      } else throw new TypeError('text is not UTF-8');
     }
     return text;
   }

@@ -1,11 +1,11 @@
-// Alerts as they pop up, and the list of those of one stream with the earlier ones.
+// Alerts: pop-ups for new ones, and the list of all alerts of a stream.
 import { make, makeTime } from './dom.js';
 
-const MOST_TOASTS = 4;
-const TOAST_LASTS = 12_000; // ms
-const MOST_LISTED = 200; // unless earlier ones are asked for
-const PAGE = 20;
-const PATIENCE = 15_000; // ms, for a page of earlier alerts
+const MAX_TOASTS = 4;
+const TOAST_DURATION = 12_000; // ms
+const MAX_LISTED = 200; // unless earlier alerts are loaded
+const PAGE_SIZE = 20;
+const LOAD_TIMEOUT = 15_000; // ms
 
 const timers = new Map(); // by toast
 
@@ -15,8 +15,8 @@ export function popUp({ streamId, severity, message, timestamp }) {
     make('div', {}, make('strong', { dir: 'auto' }, message), make('span', { class: 'faint' }, `${streamId} · ${severity} · `), makeTime(timestamp)),
     make('button', { type: 'button', class: 'quiet', 'aria-label': 'Dismiss', onclick: () => dismiss(toast) }, '✕'));
   toasts.append(toast);
-  while (toasts.children.length > MOST_TOASTS) dismiss(toasts.firstChild);
-  timers.set(toast, setTimeout(() => dismiss(toast), TOAST_LASTS));
+  while (toasts.children.length > MAX_TOASTS) dismiss(toasts.firstChild);
+  timers.set(toast, setTimeout(() => dismiss(toast), TOAST_DURATION));
 }
 
 function dismiss(toast) {
@@ -25,14 +25,14 @@ function dismiss(toast) {
   toast.remove();
 }
 
-/** The alerts of one stream, the newest first, by `add` and by asking for earlier ones. */
+/** The list of the alerts of one stream, newest first. `add` adds a new one. */
 export function makeAlertList(streamId, token) {
   const list = make('ul', { class: 'alerts', 'aria-label': `Alerts of ${streamId}`, tabindex: 0 });
-  const none = make('p', { class: 'faint' }, 'None yet.');
+  const none = make('p', { class: 'faint' }, 'No alerts yet');
   const note = make('p', { class: 'faint', role: 'status' });
-  const more = make('button', { type: 'button', class: 'quiet', onclick: () => loadEarlier() }, 'Earlier alerts');
-  let [oldest, newest] = [Infinity, 0]; // of those in the list, which is without gaps
-  let most = MOST_LISTED;
+  const more = make('button', { type: 'button', class: 'quiet', onclick: () => loadEarlier() }, 'Load earlier alerts');
+  let [oldest, newest] = [Infinity, 0]; // ids in the list, which has no gaps
+  let most = MAX_LISTED;
   let loading = false;
 
   function show({ alertId, severity, message, timestamp }, place) {
@@ -43,7 +43,7 @@ export function makeAlertList(streamId, token) {
       makeTime(timestamp), ` · ${severity}`, make('div', { dir: 'auto' }, message)));
   }
 
-  /** Makes room, but not while a page is under way that is to follow the last line. */
+  /** Removes the oldest lines, but not while a page is loading that continues after the last one. */
   function trim() {
     while (!loading && list.children.length > most) {
       list.lastChild.remove();
@@ -57,9 +57,9 @@ export function makeAlertList(streamId, token) {
     loading = true;
     const before = oldest < Infinity ? `&before=${oldest}` : '';
     try {
-      const answer = await fetch(`/alerts?streamId=${encodeURIComponent(streamId)}&limit=${PAGE}${before}`, {
+      const answer = await fetch(`/alerts?streamId=${encodeURIComponent(streamId)}&limit=${PAGE_SIZE}${before}`, {
         headers: { Authorization: `Bearer ${token()}` },
-        signal: AbortSignal.timeout(PATIENCE),
+        signal: AbortSignal.timeout(LOAD_TIMEOUT),
       });
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.error.message);
@@ -69,14 +69,14 @@ export function makeAlertList(streamId, token) {
       more.hidden = !body.more;
       note.textContent = '';
     } catch (error) {
-      note.textContent = `Earlier alerts did not come: ${error.message}`;
+      note.textContent = `Could not load earlier alerts: ${error.message}`;
     }
     loading = false;
     trim();
   }
 
   function add(alert) {
-    if (alert.alertId <= newest) return; // it came with a page of the earlier ones
+    if (alert.alertId <= newest) return; // it was in a page of earlier alerts
     show(alert, (line) => list.prepend(line));
     trim();
   }

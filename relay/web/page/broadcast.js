@@ -1,20 +1,20 @@
-// Broadcast: this device's camera as a stream, for as long as somebody watches.
+// Broadcast: streams the camera of this device while somebody is watching.
 import { makeAlertList, popUp } from './alerts.js';
 import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow, tabStore } from './dom.js';
 
-const QUALITY = 0.72;
+const JPEG_QUALITY = 0.72;
 const REFUSED = {
-  NotAllowedError: ['The camera was refused', 'Allow the camera for this page in the settings of the browser, then start again.'],
-  NotFoundError: ['There is no camera', 'This device has none that the browser may use.'],
-  NotReadableError: ['The camera is in use', 'Another program has it. Close that, then start again.'],
+  NotAllowedError: ['The camera is blocked', 'Allow this page to use the camera in the browser settings, then start again.'],
+  NotFoundError: ['No camera found', 'This device has no camera that the browser can use.'],
+  NotReadableError: ['The camera is in use', 'Close the program that is using it, then start again.'],
 };
 
-/** The broadcast outlives the view: whoever looks at something else goes on sending. */
+/** The broadcast outlives the view: it continues while the user looks at another view. */
 let current = null;
 
 export function stopBroadcast() {
   current?.stop();
-  current = null; // whoever enters next is somebody else
+  current = null; // the next user may be another one
 }
 
 export function showBroadcast(session, content) {
@@ -36,18 +36,18 @@ export function showBroadcast(session, content) {
 function explainInsecure() {
   const port = location.port ? `:${location.port}` : '';
   return make('section', { class: 'card refused', role: 'alert' },
-    make('h2', {}, 'The browser keeps the camera from this page'),
-    make('p', {}, 'Cameras are for secure pages only, and ', make('code', {}, location.origin), ' is none. What to do:'),
+    make('h2', {}, 'The browser blocks the camera on this page'),
+    make('p', {}, 'Only secure pages may use the camera, and ', make('code', {}, location.origin), ' is not secure. You can:'),
     make('ul', {},
-      make('li', {}, 'On the machine of the relay itself, open ', make('code', {}, `http://localhost${port}`), ' instead.'),
-      make('li', {}, 'On a phone, start the relay with ', make('code', {}, '--dev-tls'), ', trust the file that it names, and open ', make('code', {}, `https://${location.host}`), '.'),
-      make('li', {}, 'For good, give the relay a certificate: ', make('code', {}, '--tls-certificate FILE --tls-key FILE'), '.')));
+      make('li', {}, 'Open ', make('code', {}, `http://localhost${port}`), ' on the machine that runs the relay.'),
+      make('li', {}, 'To try a phone: start the relay with ', make('code', {}, '--dev-tls'), ', install the certificate that it names on the phone, and open ', make('code', {}, `https://${location.host}`), '.'),
+      make('li', {}, 'In production: give the relay a certificate with ', make('code', {}, '--tls-certificate FILE --tls-key FILE'), '.')));
 }
 
 class Broadcast {
   constructor(session, onStop) {
     this.going = false;
-    this._starting = false; // while the browser asks for the camera
+    this._starting = false; // while the browser asks for permission
     this._session = session;
     this._onStop = onStop;
     this._rate = new Rate();
@@ -58,21 +58,21 @@ class Broadcast {
 
   _build() {
     const remembered = tabStore.get('relay-stream') ?? `camera-${Math.random().toString(36).slice(2, 8)}`;
-    this._id = make('input', { value: remembered, pattern: '[A-Za-z0-9._:\\-]{1,128}', required: true, autocapitalize: 'off', spellcheck: 'false', title: '1 to 128 letters, digits, and - . _ :' });
-    this._width = makeSelect([['640', '640 wide'], ['960', '960 wide'], ['1280', '1280 wide']], '640');
+    this._id = make('input', { value: remembered, pattern: '[A-Za-z0-9._:\\-]{1,128}', required: true, autocapitalize: 'off', spellcheck: 'false', title: '1 to 128 letters, digits or - . _ :' });
+    this._width = makeSelect([['640', '640 pixels'], ['960', '960 pixels'], ['1280', '1280 pixels']], '640');
     this._fps = makeSelect([['5', '5'], ['10', '10'], ['15', '15'], ['25', '25']], '15');
     this._facing = makeSelect([['environment', 'Back'], ['user', 'Front']], 'environment');
-    this._video = make('video', { muted: true, playsinline: true, 'aria-label': 'What the camera sees' });
+    this._video = make('video', { muted: true, playsinline: true, 'aria-label': 'Camera preview' });
     this._video.muted = true;
-    this._note = make('div', { class: 'note' }, 'The camera is off');
+    this._note = make('div', { class: 'note' }, 'Camera off');
     this._start = make('button', { type: 'submit', class: 'main' }, 'Start broadcasting');
     this._stop = make('button', { type: 'button', hidden: true, onclick: () => this.stop() }, 'Stop');
-    this._says = make('p', { role: 'status' }, 'Viewers see the camera once you start.');
+    this._says = make('p', { role: 'status' }, 'Viewers see your camera once you start.');
     this._wrong = make('div', { class: 'card refused', role: 'alert', hidden: true });
-    const [facts, set] = makeFacts(['Viewers', 'Sent', 'Skipped', 'Rate']);
+    const [facts, set] = makeFacts(['Viewers', 'Sent', 'Skipped', 'Bit rate']);
     this._set = set;
     this._fields = make('div', { class: 'fields' }, makeField('Stream id', this._id), makeField('Camera', this._facing),
-      makeField('Picture', this._width), makeField('Frames a second', this._fps));
+      makeField('Width', this._width), makeField('Frames per second', this._fps));
     this._side = make('div', { class: 'side' });
     const form = make('form', { class: 'card', onsubmit: (event) => { event.preventDefault(); this.start(); } },
       this._fields, make('div', { class: 'buttons' }, this._start, this._stop), this._says);
@@ -100,7 +100,7 @@ class Broadcast {
     this._video.srcObject = this._media;
     await this._video.play().catch(() => {});
     this._start.disabled = false;
-    if (!this._starting) { // stopped meanwhile
+    if (!this._starting) { // stopped in the meantime
       this._release();
       return;
     }
@@ -108,7 +108,7 @@ class Broadcast {
     this.going = true;
     this._media.getVideoTracks()[0].addEventListener('ended', () => {
       this.stop();
-      this._refuse('The camera stopped', 'It was unplugged, or taken from this page. Start again when it is back.');
+      this._refuse('The camera stopped', 'It was unplugged, or the page lost access to it. Start again when it is available.');
     });
     this._connect();
     document.addEventListener('visibilitychange', this._holdScreen);
@@ -117,7 +117,7 @@ class Broadcast {
     this.refresh();
   }
 
-  /** Keeps the screen on. The browser lets it go whenever the page is hidden. */
+  /** Keeps the screen on. The browser releases the lock whenever the page is hidden. */
   _holdScreen = async () => {
     if (document.visibilityState !== 'visible') return;
     const lock = await navigator.wakeLock?.request('screen').catch(() => null);
@@ -136,7 +136,7 @@ class Broadcast {
       streamId,
       metadata: { codec: 'jpeg', mimeType: 'image/jpeg', device: 'browser' },
       onRegistered: () => {
-        if (!asked) alerts.loadEarlier(); // a connection that comes back asks for no more of them
+        if (!asked) alerts.loadEarlier(); // only once, not after each reconnect
         asked = true;
       },
       onDemand: () => this.refresh(),
@@ -146,7 +146,7 @@ class Broadcast {
       },
       onError: (error) => {
         this.stop();
-        this._refuse('The relay refused the stream', `${error.message}.`);
+        this._refuse('The relay rejected the stream', `${error.message}.`);
       },
     });
     this._client.on('state', ({ state, error }) => {
@@ -156,10 +156,10 @@ class Broadcast {
       }
       this.refresh();
     });
-    this._client.connect().catch(() => {}); // `state` tells
+    this._client.connect().catch(() => {}); // reported by `state`
   }
 
-  /** One picture after the other, at the pace that was asked for; none while nobody watches. */
+  /** Sends pictures at the chosen rate, and none while nobody is watching. */
   _next() {
     if (!this.going) return;
     const period = 1000 / Number(this._fps.value);
@@ -183,7 +183,7 @@ class Broadcast {
         this._bytes.add(data.length);
       }
       again();
-    }, 'image/jpeg', QUALITY);
+    }, 'image/jpeg', JPEG_QUALITY);
   }
 
   stop() {
@@ -211,24 +211,24 @@ class Broadcast {
     for (const control of this._fields.querySelectorAll('input, select')) control.disabled = this.going;
     this._note.hidden = this.going;
     if (!this.going) {
-      say(this._says, 'Viewers see the camera once you start.');
+      say(this._says, 'Viewers see your camera once you start.');
       this._set.Viewers('–');
       return;
     }
     let text = 'Connecting…';
     let shown = '';
     if (state === 'ready' && this._publication.registered) {
-      text = watched ? 'On air.' : 'Paused: nobody watches. It goes on by itself.';
+      text = watched ? 'On air.' : 'Paused, because nobody is watching. It resumes automatically.';
     } else if (state === 'waiting') {
       const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
-      text = 'The connection is lost; the camera stays on.';
+      text = 'Connection lost. The camera stays on.';
       shown = ` Next attempt ${seconds ? `in ${seconds} s` : 'now'}.`;
     }
     sayAndShow(this._says, text, shown);
     this._set.Viewers(state === 'ready' ? count(this._publication.consumers) : '–');
     this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
     this._set.Skipped(count(this._publication.skipped));
-    this._set.Rate(bits(watched ? this._bytes.perSecond * 8 : 0));
+    this._set['Bit rate'](bits(watched ? this._bytes.perSecond * 8 : 0));
   }
 
   _refuse(title, text) {

@@ -1,6 +1,6 @@
-// Small helpers to make and change what the page shows. Text is always text, never markup.
+// Helpers that create and update elements. Text is always text, never markup.
 
-/** An element: `make('p', { class: 'faint' }, 'text', child)`; functions listen, as in `onclick`. */
+/** Creates an element: `make('p', { class: 'faint' }, 'text', child)`. Functions such as `onclick` are listeners. */
 export function make(name, attributes = {}, ...children) {
   const svg = ['svg', 'polyline', 'line'].includes(name);
   const element = svg ? document.createElementNS('http://www.w3.org/2000/svg', name) : document.createElement(name);
@@ -13,7 +13,7 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** What the browser keeps for this tab. It may be forbidden to: then nothing is kept. */
+/** Storage that lasts as long as this tab. If the browser forbids it, nothing is stored. */
 export const tabStore = {
   get: (key) => whereAllowed(() => sessionStorage.getItem(key)),
   set: (key, value) => whereAllowed(() => sessionStorage.setItem(key, value)),
@@ -28,12 +28,12 @@ function whereAllowed(work) {
   }
 }
 
-/** Sets text only where it is another, so that screen readers hear of changes alone. */
+/** Sets text only if it changes, so that screen readers read changes only. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** As `say`, with a rest for the eyes alone: one that changes each second would be read out each second. */
+/** Like `say`, plus text that is hidden from screen readers, such as a countdown. */
 export function sayAndShow(element, text, shown) {
   if (element.firstChild?.textContent !== text || element.childNodes.length !== 2) {
     element.replaceChildren(text, make('span', { 'aria-hidden': 'true' }));
@@ -41,7 +41,7 @@ export function sayAndShow(element, text, shown) {
   say(element.lastChild, shown);
 }
 
-/** A list of names and values that are kept up to date: `[element, { name: set }]`. */
+/** A list of names and values, and functions that set them: `[element, { name: set }]`. */
 export function makeFacts(names) {
   const set = {};
   const list = make('dl', { class: 'facts' }, ...names.map((name) => {
@@ -53,7 +53,7 @@ export function makeFacts(names) {
 }
 
 let fields = 0;
-/** A label with its field; `control` is an input or select. */
+/** A label with its input or select. */
 export function makeField(text, control) {
   control.id ||= `field-${fields += 1}`;
   return make('div', {}, make('label', { for: control.id }, text), control);
@@ -70,7 +70,7 @@ const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle:
 
 export function makeTime(ms) {
   const date = new Date(ms);
-  if (Number.isNaN(date.getTime())) return make('time', {}, 'at no known time'); // a sender may write what it likes
+  if (Number.isNaN(date.getTime())) return make('time', {}, 'unknown time'); // a sender may send any number
   const today = date.toDateString() === new Date().toDateString();
   return make('time', { datetime: date.toISOString() }, (today ? clock : day).format(date));
 }
@@ -79,7 +79,7 @@ export const count = (value) => new Intl.NumberFormat(undefined, { maximumFracti
 export const bits = (perSecond) => (perSecond < 1e6 ? `${count(perSecond / 1e3)} kbit/s` : `${count(perSecond / 1e6)} Mbit/s`);
 export const duration = (ms) => (ms < 1000 ? `${Math.max(0, Math.round(ms))} ms` : `${count(ms / 1000)} s`);
 
-/** What lies within the last seconds, to say how many come in one. */
+/** Events per second, averaged over the last seconds. */
 export class Rate {
   constructor(seconds = 3) {
     this._span = seconds * 1000;

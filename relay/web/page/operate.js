@@ -1,16 +1,19 @@
-// Operate: what the relay does, from its HTTP figures, with the last minutes as small plots.
+// Operate: statistics of the relay over HTTP, with small plots of the last minutes.
 import { count, make, makeFacts, say } from './dom.js';
+import { makeOperator } from './operator.js';
 
-const PERIOD = 2000; // ms
-const KEPT = 150; // samples: five minutes
-const MOST_ROWS = 100;
+const POLL_INTERVAL = 2000; // ms
+const MAX_SAMPLES = 150; // five minutes
+const MAX_ROWS = 100;
+/** The columns of numbers, which are aligned on the right. */
+const NUMBERS = new Set(['Count', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued']);
 
-/** Shows the figures for as long as the view lasts; returns how to leave it. */
+/** Shows the statistics; returns a function that leaves the view. */
 export function showOperate({ token }, content) {
   const plots = {
-    frames: new Plot('Frames a second', 'in', 'out'),
-    drops: new Plot('Dropped a second', 'superseded', 'otherwise'),
-    ages: new Plot('Age of frames when written, ms', 'half below', '99% below'),
+    frames: new Plot('Frames per second', 'in', 'out'),
+    drops: new Plot('Dropped frames per second', 'superseded', 'other'),
+    ages: new Plot('Frame age when sent, ms', 'p50', 'p99'),
     connections: new Plot('Connections', 'open', 'authenticated'),
   };
   const [facts, set] = makeFacts(['Connections', 'Streams live', 'Subscriptions', 'Frames in', 'Frames out', 'Alerts stored']);
@@ -21,24 +24,25 @@ export function showOperate({ token }, content) {
   const refused = make('section', { class: 'card refused', role: 'alert', hidden: true });
   const panels = make('div', { class: 'panels' },
     ...Object.values(plots).map((plot) => plot.element),
-    table('Services', ['Service', 'State'], services),
-    table('Endings', ['Why', 'So often'], endings),
-    table('Streams', ['Stream', 'Status', 'Frames', 'Viewers', 'Written', 'Dropped', 'Waiting'], streams, true));
+    table('Background tasks', ['Task', 'State'], services),
+    table('Closed connections', ['Reason', 'Count'], endings),
+    table('Streams', ['Stream', 'Status', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued', 'Producer'], streams, true));
   content.append(make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Operate'), note), refused, facts, panels);
+  let operator = null; // made once the token is known to be an operator's
   let before = null;
   let timer;
   let left = false;
-  let refusedToken = null; // with another one, as after the end of a session, it is asked again
+  let refusedToken = null; // ask again only with another token
 
   async function look() {
     try {
       if (token() !== refusedToken) await ask(token());
       note.textContent = '';
     } catch (error) {
-      say(note, `The relay does not answer: ${error.message}. Asking again.`);
+      say(note, `The relay does not answer: ${error.message}. Retrying…`);
       before = null;
     }
-    if (!left) timer = setTimeout(look, PERIOD);
+    if (!left) timer = setTimeout(look, POLL_INTERVAL);
   }
 
   async function ask(given) {
@@ -50,6 +54,8 @@ export function showOperate({ token }, content) {
     const allowed = figures.status !== 401 && figures.status !== 403;
     facts.hidden = panels.hidden = !allowed;
     refused.hidden = allowed;
+    if (operator) operator.hidden = !allowed;
+    else if (figures.ok) content.append(operator = makeOperator(token));
     if (!allowed) {
       explain((await figures.json()).error.message);
       refusedToken = given;
@@ -61,8 +67,8 @@ export function showOperate({ token }, content) {
   }
 
   function explain(why) {
-    refused.replaceChildren(make('h2', {}, 'This token may not operate'), make('p', {}, `${why}.`),
-      make('p', {}, 'Make one that may, and enter with it:'),
+    refused.replaceChildren(make('h2', {}, 'This token cannot show statistics'), make('p', {}, `${why}.`),
+      make('p', {}, 'Create a service token with --operate and connect with it:'),
       make('pre', {}, "./scripts/relay token service operator --consume '*' --operate"));
   }
 
@@ -92,12 +98,12 @@ export function showOperate({ token }, content) {
     fill(services, Object.entries({ database: ready.database, ...ready.services }));
     fill(endings, Object.entries(stats.endings).sort(([, one], [, other]) => other - one)
       .map(([name, number]) => [name.replaceAll('_', ' '), number]));
-    const rows = figures.streams.map(({ streamId, status, frames, consumers }) => {
+    const rows = figures.streams.map(({ streamId, status, frames, producer, consumers }) => {
       const sum = (of) => consumers.reduce((total, each) => total + of(each), 0);
       const lost = ({ dropped }) => Object.values(dropped).reduce((total, value) => total + value, 0);
-      return [streamId, status, frames, consumers.length, sum((each) => each.written), sum(lost), sum((each) => each.waiting)];
+      return [streamId, status, frames, consumers.length, sum((each) => each.written), sum(lost), sum((each) => each.waiting), producer ? `#${producer}` : '–'];
     });
-    fill(streams, rows.slice(0, MOST_ROWS));
+    fill(streams, rows.slice(0, MAX_ROWS));
   }
 
   look();
@@ -107,7 +113,7 @@ export function showOperate({ token }, content) {
   };
 }
 
-/** The half and the 99th percentile of the frames between two histograms, in ms; null without any. */
+/** The median and the 99th percentile of the frames between two histograms, in ms; null without frames. */
 function agesBetween(old, now) {
   const counts = Object.entries(now).map(([bound, value]) => [Number(bound) || Infinity, value - (old[bound] ?? 0)]);
   counts.sort(([one], [other]) => one - other);
@@ -130,7 +136,7 @@ function agesBetween(old, now) {
 
 function table(title, columns, body, wide = false) {
   return make('section', { class: wide ? 'card wide' : 'card' }, make('h2', {}, title), make('div', { class: 'scroll', tabindex: wide ? 0 : undefined },
-    make('table', {}, make('thead', {}, make('tr', {}, ...columns.map((name, index) => make('th', { scope: 'col', class: index > 0 && columns.length > 2 && index !== 1 ? 'number' : columns[1] === 'So often' && index ? 'number' : null }, name)))), body)));
+    make('table', {}, make('thead', {}, make('tr', {}, ...columns.map((name, index) => make('th', { scope: 'col', class: NUMBERS.has(name) ? 'number' : null }, name)))), body)));
 }
 
 function fill(body, rows) {
@@ -139,7 +145,7 @@ function fill(body, rows) {
   body.replaceChildren(...(lines.length ? lines : [make('tr', {}, make('td', { class: 'faint' }, 'None'))]));
 }
 
-/** Two lines over the last minutes, from 0 to the most there was. */
+/** Two lines over the last minutes, from 0 to the maximum. */
 class Plot {
   constructor(title, ...names) {
     this._values = names.map(() => []);
@@ -155,15 +161,15 @@ class Plot {
   add(...values) {
     values.forEach((value, index) => {
       this._values[index].push(value);
-      if (this._values[index].length > KEPT) this._values[index].shift();
+      if (this._values[index].length > MAX_SAMPLES) this._values[index].shift();
       say(this._shown[index], value === null ? '–' : count(value));
     });
     const most = Math.max(1, ...this._values.flat().filter((value) => value !== null));
-    say(this._most, `most ${count(most)}`);
+    say(this._most, `max ${count(most)}`);
     this._values.forEach((line, index) => {
-      const from = KEPT - line.length;
+      const from = MAX_SAMPLES - line.length;
       const points = line.flatMap((value, at) => (
-        value === null ? [] : [`${(100 * (from + at) / (KEPT - 1)).toFixed(2)},${(40 - 39 * value / most).toFixed(2)}`]));
+        value === null ? [] : [`${(100 * (from + at) / (MAX_SAMPLES - 1)).toFixed(2)},${(40 - 39 * value / most).toFixed(2)}`]));
       this._lines[index].setAttribute('points', points.join(' '));
     });
   }

@@ -1,4 +1,4 @@
-// The page of the relay: who is there, and which of its three views is shown.
+// The page of the relay: the current session, and which of three views is shown.
 import { RelayClient } from '/relay-client.js';
 import { showBroadcast, stopBroadcast } from './broadcast.js';
 import { say, sayAndShow, tabStore } from './dom.js';
@@ -9,13 +9,13 @@ import { showGrid, showStream } from './watch.js';
 const KEY = 'relay-token';
 const $ = (id) => document.getElementById(id);
 
-/** What to do about an ending after which the client does not come back. */
+/** What to do when the client does not reconnect. */
 const ENDED = {
-  SESSION_REVOKED: 'This session was ended: somebody signed out, or the token was revoked. Enter with a new token to go on.',
-  AUTH_FAILED: 'The token is wrong, or it has expired. Enter with another one.',
+  SESSION_REVOKED: 'Your session was ended: you signed out, or the token was revoked. Connect with a new token.',
+  AUTH_FAILED: 'The token is invalid or has expired. Connect with another one.',
 };
 
-const AS_LONG_AS_IT_TAKES = 86_400_000; // ms, for somebody to paste a token
+const PASTE_TIMEOUT = 86_400_000; // ms to paste a token
 
 let session = null;
 let leaveView = null;
@@ -29,10 +29,10 @@ function enter(given, { keep }) {
       for (const each of others) each.renew();
     },
   });
-  const options = { url: location.origin, tokenTimeout: AS_LONG_AS_IT_TAKES };
+  const options = { url: location.origin, tokenTimeout: PASTE_TIMEOUT };
   const client = new RelayClient({ ...options, token: renewal.ask });
   const others = new Set();
-  /** Another connection of this session, such as the camera's. */
+  /** Opens another connection of this session, such as that of the camera. */
   const connect = (more) => {
     const other = new RelayClient({ ...options, token: renewal.follow(), ...more });
     others.add(other);
@@ -47,11 +47,11 @@ function enter(given, { keep }) {
   client.on('problem', ({ code }) => { if (code === 'UNAUTHORIZED') renewal.refuse(); });
   $('enter').hidden = true;
   $('who').hidden = false;
-  client.connect().catch(() => {}); // `state` tells
+  client.connect().catch(() => {}); // reported by `state`
   route();
 }
 
-/** Back to the form, with what has happened and what to do. */
+/** Returns to the form, and shows what happened and what to do. */
 function end(which, error) {
   if (session === null || session !== which) return;
   const left = session;
@@ -63,13 +63,13 @@ function end(which, error) {
   stopBroadcast();
   left.client.close();
   $('content').replaceChildren();
-  $('toasts').replaceChildren(); // they were for whoever has left
+  $('toasts').replaceChildren(); // they were for the previous user
   $('banner').hidden = true;
   $('who').hidden = true;
   $('enter').hidden = false;
   $('token').value = '';
   $('wrong').hidden = !error;
-  if (error) $('wrong').textContent = ENDED[error.code] ?? `The relay ended the connection: ${error.message}.`;
+  if (error) $('wrong').textContent = ENDED[error.code] ?? `The relay closed the connection: ${error.message}.`;
   $('token').focus();
 }
 
@@ -87,7 +87,7 @@ function showState({ state, error }) {
     ready: client.session?.userId ? `Connected as ${client.session.userId}` : 'Connected as a service',
     connecting: 'Connecting…',
   }[state];
-  if (state === 'waiting') sayAndShow(where, 'Offline', `, next attempt in ${seconds} s`);
+  if (state === 'waiting') sayAndShow(where, 'Offline', `, reconnecting in ${seconds} s`);
   else say(where, text);
   where.title = error ? error.message : '';
 }
@@ -96,7 +96,7 @@ function tell({ code, expiresAt }) {
   if (code === 'SESSION_EXPIRING') session.renewal.announce(expiresAt);
   if (code !== 'SERVER_RESTARTING') return;
   const banner = $('banner');
-  banner.textContent = 'The relay restarts. This page comes back by itself.';
+  banner.textContent = 'The relay is restarting. This page reconnects automatically.';
   banner.hidden = false;
   setTimeout(() => { banner.hidden = true; }, 10_000);
 }
@@ -116,7 +116,7 @@ function route() {
   try {
     streamId = decodeURIComponent(rest.join('/'));
   } catch {
-    // What is no address names no stream.
+    // a malformed address names no stream
   }
   if (name === 'broadcast') leaveView = showBroadcast(session, content);
   else if (name === 'operate') leaveView = showOperate(session, content);

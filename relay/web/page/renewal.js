@@ -1,25 +1,25 @@
-// A new token while the old one ends: asked for below the bar, with everything going on behind it.
+// Asks for a new token, below the top bar, when the session is about to end; the view stays usable.
 import { say } from './dom.js';
 
 const $ = (id) => document.getElementById(id);
 const SOON = 60_000; // ms
 
 /**
- * Keeps the token of a session, and asks for another when the relay wants one. What was pasted is
- * tried on the first connection; only when the relay has taken it, the others get it too.
+ * Holds the token of a session, and asks for another when the relay wants one. A pasted token is
+ * tried on the first connection; the other connections get it once the relay has accepted it.
  */
 export class Renewal {
   constructor(token, { onPasted, onTaken }) {
-    this.token = token; // the one that the relay took last
-    this._onPasted = onPasted; // called when there is one to be tried
-    this._onTaken = onTaken; // called when the relay has taken it
-    this._pasted = null; // one that it has not judged yet
-    this._given = null; // the last that the first connection was given
+    this.token = token; // the last one that the relay accepted
+    this._onPasted = onPasted; // called when there is a token to try
+    this._onTaken = onTaken; // called when the relay has accepted it
+    this._pasted = null; // not yet accepted or rejected
+    this._given = null; // the last one given to the first connection
     this._entered = false; // whether there has been a session
-    this._ends = null; // what is to be said of its end; null: nothing
+    this._ends = null; // what to say about its end; null: nothing
     this._over = false;
-    this._problem = ''; // with what was pasted last
-    this._answer = null; // where the first connection waits for one
+    this._problem = ''; // with the last pasted token
+    this._answer = null; // resolves the promise that the first connection waits for
     this._followers = [];
     this._submit = (event) => {
       event.preventDefault();
@@ -28,9 +28,9 @@ export class Renewal {
     $('renewal').addEventListener('submit', this._submit);
   }
 
-  /** What the first connection asks for a token; the answer may wait until somebody pastes one. */
+  /** The token source of the first connection; it may wait until a token is pasted. */
   ask = ({ reason, refused }) => {
-    if (refused !== undefined && refused === this._pasted) this._reject('The relay does not take that token');
+    if (refused !== undefined && refused === this._pasted) this._reject('The relay rejected that token');
     const over = reason === 'expired' || (reason === 'refused' && refused === this.token) || this._over;
     if (this._pasted || !this._entered || !over) return this._give(this._pasted ?? this.token);
     this._over = true;
@@ -40,7 +40,7 @@ export class Renewal {
     return new Promise((resolve) => { this._answer = resolve; });
   };
 
-  /** What another connection asks: it waits for what the first one has found to be good. */
+  /** The token source of another connection; it waits for a token that the first one has tried. */
   follow() {
     let last = null;
     return async ({ reason }) => {
@@ -51,13 +51,13 @@ export class Renewal {
     };
   }
 
-  /** The session ends soon, says the relay. */
+  /** The relay announced the end of the session. */
   announce(expiresAt) {
     this._ends = `The session ends at ${new Date(expiresAt).toLocaleTimeString()}.`;
     this._show();
   }
 
-  /** There is a session on the first connection. */
+  /** The first connection is authenticated. */
   settle({ expiresAt }, now) {
     this._entered = true;
     this._over = false;
@@ -71,9 +71,9 @@ export class Renewal {
     if (!expiresAt || expiresAt > now + SOON) this.hide();
   }
 
-  /** The relay said no on the living connection, which goes on with the token that it has. */
+  /** The relay rejected a renewal; the connection keeps the token that it has. */
   refuse() {
-    if (this._pasted) this._reject('That is the token of somebody else');
+    if (this._pasted) this._reject('That token belongs to another user');
   }
 
   hide() {
@@ -110,7 +110,7 @@ export class Renewal {
   }
 
   _show() {
-    say($('renewal-text'), [this._problem, this._ends, 'To go on, paste a new token.'].filter(Boolean).join(' '));
+    say($('renewal-text'), [this._problem, this._ends, 'Paste a new token to continue.'].filter(Boolean).join(' '));
     $('renewal').hidden = false;
   }
 }

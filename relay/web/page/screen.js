@@ -1,13 +1,13 @@
-// A canvas that shows the pictures of a stream, and what is to be known about them.
+// A canvas that shows the pictures of a stream, with measurements of them.
 import { make, Rate, say } from './dom.js';
 
-const OLD = 5000; // ms without a frame after which a picture is no longer shown as live
+const MAX_LIVE_AGE = 5000; // ms without a frame until a picture is no longer shown as live
 
 export class Screen {
   constructor(client, streamId) {
     this._client = client;
     this._canvas = make('canvas', { width: 16, height: 9, role: 'img', 'aria-label': `Picture of ${streamId}` });
-    this._note = make('div', { class: 'note' }, 'Waiting for a picture');
+    this._note = make('div', { class: 'note' }, 'Waiting for a picture…');
     this.element = make('div', { class: 'screen' }, this._canvas, this._note);
     this.rate = new Rate();
     this.bytes = new Rate();
@@ -18,7 +18,7 @@ export class Screen {
     this._status = 'offline';
   }
 
-  /** Draws a frame; the relay sends the next when this is done. */
+  /** Draws a frame; the relay sends the next one when this is done. */
   show = async ({ data, missed, receivedAt }) => {
     this.missed += missed;
     let picture;
@@ -48,7 +48,7 @@ export class Screen {
   }
 
   get live() {
-    return performance.now() - this._last < OLD;
+    return performance.now() - this._last < MAX_LIVE_AGE;
   }
 
   refresh() {
@@ -59,10 +59,10 @@ export class Screen {
     const drawn = this._last > -Infinity;
     this.element.classList.toggle('old', drawn && !this.live);
     let text = '';
-    if (this._unreadable) text = 'These frames are no pictures that a browser can show';
+    if (this._unreadable) text = 'The browser cannot show these frames';
     else if (this._status === 'offline') text = 'Offline';
-    else if (!drawn) text = 'Waiting for a picture';
-    else if (!this.live) text = 'No new picture';
+    else if (!drawn) text = 'Waiting for a picture…';
+    else if (!this.live) text = 'No new pictures';
     say(this._note, text);
     this._note.hidden = text === '';
   }

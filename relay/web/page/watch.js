@@ -1,13 +1,13 @@
-// Watch: a grid of the streams that may be seen, and one of them large.
+// Watch: a grid of the streams that the user may watch, and a view of one stream.
 import { makeAlertList, popUp } from './alerts.js';
 import { bits, count, duration, make, makeFacts, makeField, makeSelect, say } from './dom.js';
 import { Screen } from './screen.js';
 
 const TILE_FPS = 5;
-const MOST_TILES = 60;
-const STATUS = { streaming: 'Live', online: 'Ready, no picture yet', offline: 'Offline' };
+const MAX_TILES = 60;
+const STATUS = { streaming: 'Live', online: 'Online, no picture yet', offline: 'Offline' };
 
-/** Shows the grid; returns how to leave it. */
+/** Shows the grid; returns a function that leaves it. */
 export function showGrid({ client }, content) {
   const tiles = new Map();
   const list = make('ul', { class: 'grid', 'aria-label': 'Streams' });
@@ -16,16 +16,16 @@ export function showGrid({ client }, content) {
     event.preventDefault();
     location.hash = `#watch/${encodeURIComponent(id.value.trim())}`;
   };
-  const empty = make('div', { class: 'card empty', hidden: true }, make('h2', {}, 'No stream is live'),
-    make('p', {}, 'Streams show up here as soon as they begin: yours, and those granted to you. '),
-    make('p', {}, 'This device can be the first: ', make('a', { href: '#broadcast' }, 'broadcast its camera'), '.'));
+  const empty = make('div', { class: 'card empty', hidden: true }, make('h2', {}, 'No live streams'),
+    make('p', {}, 'Your streams, and those that others share with you, appear here when they start.'),
+    make('p', {}, 'To start one, ', make('a', { href: '#broadcast' }, 'broadcast the camera of this device'), '.'));
   const rest = make('p', { class: 'faint', role: 'status' });
   content.append(
     make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Streams'),
       make('form', { onsubmit: open }, id, make('button', { type: 'submit' }, 'Open'))),
     list, empty, rest,
   );
-  // Pictures come only for what is in sight; alerts come for all.
+  // Only visible tiles get pictures; all get alerts.
   const sight = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) tiles.get(target.dataset.stream)?.look(isIntersecting);
   }, { rootMargin: '100px' });
@@ -34,7 +34,7 @@ export function showGrid({ client }, content) {
     const there = new Set(streams.map(({ streamId }) => streamId));
     for (const [streamId, tile] of tiles) if (!there.has(streamId)) tile.setStatus('offline');
     for (const { streamId, status } of streams) {
-      if (!tiles.has(streamId) && (tiles.size < MOST_TILES || makeRoom(there))) {
+      if (!tiles.has(streamId) && (tiles.size < MAX_TILES || makeRoom(there))) {
         const tile = makeTile(client, streamId);
         tiles.set(streamId, tile);
         list.append(tile.element);
@@ -44,10 +44,10 @@ export function showGrid({ client }, content) {
     }
     empty.hidden = tiles.size > 0;
     const left = streams.filter(({ streamId }) => !tiles.has(streamId)).length;
-    say(rest, left ? `${left} more streams are live: open them by their id.` : '');
+    say(rest, left ? `${left} more live streams are not shown. Open them by id.` : '');
   }
 
-  /** Takes away the oldest tile of a stream that is gone, if there is one. */
+  /** Removes the oldest tile of a stream that is gone; returns whether there was one. */
   function makeRoom(there) {
     const gone = [...tiles.keys()].find((streamId) => !there.has(streamId));
     if (gone === undefined) return false;
@@ -80,7 +80,7 @@ function makeTile(client, streamId) {
     element,
     setStatus(status) {
       chip.dataset.status = status;
-      say(chip, status === 'streaming' ? 'Live' : status === 'online' ? 'Ready' : 'Offline');
+      say(chip, status === 'streaming' ? 'Live' : status === 'online' ? 'Online' : 'Offline');
       screen.setStatus(status);
     },
     look(inSight) {
@@ -96,17 +96,17 @@ function makeTile(client, streamId) {
   };
 }
 
-/** Shows one stream large; returns how to leave it. */
+/** Shows one stream; returns a function that leaves the view. */
 export function showStream({ client, token }, content, streamId) {
   const screen = new Screen(client, streamId);
   const chip = make('span', { class: 'chip' });
-  const [facts, set] = makeFacts(['Frames', 'Age', 'Missed', 'Size', 'Rate']);
+  const [facts, set] = makeFacts(['Frame rate', 'Age', 'Missed', 'Size', 'Bit rate']);
   const alerts = makeAlertList(streamId, token);
   const wrong = make('p', { class: 'wrong', role: 'alert', hidden: true });
   const apply = (terms) => subscription.update(terms);
-  const policy = makeSelect([['latest', 'Newest picture'], ['lossless', 'Every frame, in order']], 'latest',
+  const policy = makeSelect([['latest', 'Latest frame'], ['lossless', 'Every frame, in order']], 'latest',
     (value) => apply({ policy: value }));
-  const fps = makeSelect([['', 'As sent'], ['30', 'at most 30'], ['10', 'at most 10'], ['5', 'at most 5'], ['1', 'at most 1']], '',
+  const fps = makeSelect([['', 'All'], ['30', 'At most 30'], ['10', 'At most 10'], ['5', 'At most 5'], ['1', 'At most 1']], '',
     (value) => apply({ maxFps: value ? Number(value) : null }));
   content.append(
     make('div', { class: 'head' },
@@ -114,7 +114,7 @@ export function showStream({ client, token }, content, streamId) {
     wrong,
     make('div', { class: 'large' },
       make('div', {}, screen.element, facts,
-        make('div', { class: 'card fields' }, makeField('Policy', policy), makeField('Frames a second', fps))),
+        make('div', { class: 'card fields' }, makeField('Delivery', policy), makeField('Frames per second', fps))),
       alerts.element),
   );
   const subscription = client.subscribe(streamId, {
@@ -136,11 +136,11 @@ export function showStream({ client, token }, content, streamId) {
   alerts.loadEarlier();
   const timer = setInterval(() => {
     screen.refresh();
-    set.Frames(screen.live ? `${count(screen.rate.perSecond)} fps` : '–');
+    set['Frame rate'](screen.live ? `${count(screen.rate.perSecond)} fps` : '–');
     set.Age(screen.live ? duration(screen.age) : '–');
     set.Missed(count(screen.missed));
     set.Size(screen.size ?? '–');
-    set.Rate(screen.live ? bits(screen.bytes.perSecond * 8) : '–');
+    set['Bit rate'](screen.live ? bits(screen.bytes.perSecond * 8) : '–');
   }, 500);
   const leaveByKey = (event) => {
     if (event.key === 'Escape' && event.target.tagName !== 'SELECT') location.hash = '#watch';

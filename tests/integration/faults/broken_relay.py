@@ -18,9 +18,9 @@ import trio
 
 from relay import app
 from relay.alerts.dispatch import AlertDispatch
-from relay.cli import main
-from relay.model import StoredAlert
-from relay.postgres.alerts import AlertTable
+from relay.cli.main import main
+from relay.model.alert import StoredAlert
+from relay.postgres.tables.alerts.alerts import AlertTable
 from tests.integration.faults.services import TURN
 
 _folder = Path(os.environ["FAULTS"])
@@ -53,5 +53,5 @@ async def _break_start(self: AlertDispatch, **how: Any) -> NoReturn:
 if __name__ == "__main__":
     AlertTable.after = _break_after  # type: ignore[method-assign]
     AlertDispatch.run = _break_start  # type: ignore[method-assign]
-    vars(app).update(PATIENCE=TURN, QUESTIONS=0)
+    vars(app).update(PROGRESS_TIMEOUT=TURN, MAX_QUERIES_PER_STEP=0)
     sys.exit(main())

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 from attrs import frozen
 
-from relay.postgres.account import choose_account
-from relay.postgres.binaries import find_binaries
+from relay.postgres.embedded.account import choose_account
+from relay.postgres.embedded.binaries import find_binaries
 from tests.integration.faults.postgres import postmaster
 
 SIZE = 256

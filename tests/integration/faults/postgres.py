@@ -16,11 +16,11 @@ from urllib.parse import urlsplit, urlunsplit
 import trio
 from attrs import define
 
-from relay.postgres.account import choose_account
-from relay.postgres.binaries import find_binaries
-from relay.postgres.cluster import Cluster
-from relay.postgres.embedded import DATABASE, open_embedded
-from relay.postgres.folder import DataFolder
+from relay.postgres.embedded.account import choose_account
+from relay.postgres.embedded.binaries import find_binaries
+from relay.postgres.embedded.cluster import Cluster
+from relay.postgres.embedded.embedded import DATABASE_NAME, open_embedded
+from relay.postgres.embedded.folder import DataFolder
 from tests.integration.relay_process import PATIENCE
 
 
@@ -45,7 +45,7 @@ class OwnPostgres:
 
     @property
     def url(self) -> str:
-        return self.cluster.url(DATABASE)
+        return self.cluster.url(DATABASE_NAME)
 
     @asynccontextmanager
     async def killed(self) -> AsyncIterator[None]:

@@ -193,14 +193,11 @@ class Scene:
         answers = {name: Answers() for name in probes}
         before, self.longest_gap = self.received, 0.0
         began = trio.current_time()
-        async with fault:
-            while True:
-                async with trio.open_nursery() as nursery:
-                    for name, probe in probes.items():
-                        nursery.start_soon(self._ask, answers[name], probe)
-                if trio.current_time() - began >= seconds:
-                    break
-                await trio.sleep(10 * PAUSE)
+        async with fault, trio.open_nursery() as nursery:
+            for name, probe in probes.items():
+                # Some of what /ready tells lasts less than a second.
+                pause = PAUSE if name == "ready" else 10 * PAUSE
+                nursery.start_soon(self._ask, answers[name], probe, seconds, pause)
         over = trio.current_time()
         recovery: dict[str, float] = {}
         async with trio.open_nursery() as nursery:
@@ -210,9 +207,17 @@ class Scene:
         await self.frames_go_on()
         return Seen(over - began, self.received - before, self.longest_gap, answers, dict(recovery))
 
-    async def _ask(self, answers: Answers, probe: Callable[[], Awaitable[str]]) -> None:
-        began = trio.current_time()
-        answers.note(await probe(), trio.current_time() - began)
+    async def _ask(
+        self, answers: Answers, probe: Callable[[], Awaitable[str]], seconds: float, pause: float
+    ) -> None:
+        """Ask once, and again after each pause until the seconds are over."""
+        end = trio.current_time() + seconds
+        while True:
+            began = trio.current_time()
+            answers.note(await probe(), trio.current_time() - began)
+            if trio.current_time() >= end:
+                return
+            await trio.sleep(pause)
 
     async def _until(
         self,

@@ -10,7 +10,7 @@ import sys
 import time
 
 from relay import app
-from relay.cli import main
+from relay.cli.main import main
 
 HOUR = 3600
 

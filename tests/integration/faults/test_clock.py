@@ -71,7 +71,7 @@ async def test_a_step_forward_ends_nobody_and_keeps_no_session_out(
         assert abs(reply["timestamp"] - time.time() * 1000 - HOUR_MS) < HOUR_MS / 60
 
 
-async def test_a_step_back_lengthens_no_session_and_no_life_of_a_stream_has_an_old_epoch(
+async def test_a_step_back_lengthens_no_session_and_no_stream_has_an_old_epoch_again(
     stepped: RelayProcess, accounts: Accounts
 ) -> None:
     short, over = (accounts.session(lasts=timedelta(seconds=left)) for left in (3, -1))

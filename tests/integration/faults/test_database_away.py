@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from relay.postgres.folder import DataFolder
+from relay.postgres.embedded.folder import DataFolder
 from tests.integration.accounts import Accounts
 from tests.integration.faults.postgres import own_place, own_postgres, postmaster, slow_way
 from tests.integration.faults.scene import Seen, open_scene

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.postgres.folder import DataFolder
+from relay.postgres.embedded.folder import DataFolder
 from tests.integration.accounts import Accounts
 from tests.integration.faults import disk
 from tests.integration.faults.postgres import own_place

@@ -73,8 +73,9 @@ async def test_a_database_that_cannot_be_called_for_want_of_files_is_away(
     many = ("--database-pool", "100")
     with start_relay(*PATIENT, *many, command=FEW_FILES, database_url=database_url) as relay:
         async with AsyncExitStack() as stack:
-            token, codes = accounts.session(), []
-            peers = [await stack.enter_async_context(login(relay, token)) for _ in range(12)]
+            codes: list[str] = []
+            tokens = [accounts.session(f"user-{number}") for number in range(12)]
+            peers = [await stack.enter_async_context(login(relay, token)) for token in tokens]
 
             async def ask(peer: Peer) -> None:
                 codes.append((await peer.ask({"type": "alerts-since"}))["code"])

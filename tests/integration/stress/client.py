@@ -12,8 +12,8 @@ from attrs import define, field, frozen
 
 from relay.transport.wire import CLOSE
 from tests.integration.relay_process import RelayProcess
+from tests.integration.stress.frame_checks import Failed, Record
 from tests.integration.stress.rough_socket import RoughSocket
-from tests.integration.stress.sight import Failed, Record
 from tests.unit.hostile import masked_frame
 
 PATIENCE = 60.0

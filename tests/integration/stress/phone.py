@@ -10,8 +10,8 @@ from attrs import define, field
 
 from relay.transport.wire import BINARY, TEXT
 from tests.integration.stress.client import Client, patience
+from tests.integration.stress.frame_checks import Content, Failed
 from tests.integration.stress.rough_socket import RoughSocket, open_rough
-from tests.integration.stress.sight import Content, Failed
 from tests.unit.hostile import masked_frame
 
 SIZES = (0, 100, 100, 1500, 1500, 8_000, 8_000, 16_384, 16_384, 65_536, 300_000)

@@ -16,8 +16,8 @@ from attrs import frozen
 
 from tests.integration.relay_process import RelayProcess, until
 from tests.integration.stress.client import Plan, Round, patience
+from tests.integration.stress.frame_checks import Failed
 from tests.integration.stress.phone import Phone
-from tests.integration.stress.sight import Failed
 from tests.integration.stress.viewer import Viewer
 
 

@@ -18,7 +18,7 @@ from attrs import define, field
 
 from relay.transport.wire import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT
 from tests.integration.relay_process import RelayProcess
-from tests.integration.stress.sight import Failed
+from tests.integration.stress.frame_checks import Failed
 from tests.unit.hostile import masked_frame
 
 RESET = struct.pack("ii", 1, 0)
@@ -40,6 +40,8 @@ class RoughSocket:
     rough: bool = False
     """Whether sends are cut into pieces now and then."""
     _buffer: bytearray = field(factory=bytearray)
+    _fragments: list[tuple[int, bytes]] = field(factory=list)
+    """Of a message whose end has not come, with their opcodes."""
     _sending: trio.Lock = field(factory=trio.Lock)
     _finished: bool = False
     _pings: int = 0
@@ -98,7 +100,7 @@ class RoughSocket:
                 raise Failed(f"the end came inside a frame, after {bytes(self._buffer[:20])!r}")
             return None
         self._buffer += data
-        return [message for frame in self._frames() if (message := self._take(*frame)) is not None]
+        return [message for frame in self._frames() if (message := self._join(*frame)) is not None]
 
     def vanish(self) -> None:
         """Throw the connection away and let the peer know by an RST."""
@@ -110,11 +112,13 @@ class RoughSocket:
         self._finished = True
         self.tcp.socket.shutdown(socket.SHUT_WR)
 
-    def _frames(self) -> Iterator[tuple[int, bytes]]:
+    def _frames(self) -> Iterator[tuple[bool, int, bytes]]:
+        """Whether it is the last fragment, its opcode, its payload."""
         buffer = self._buffer
         while len(buffer) >= 2:
             first, second = buffer[0], buffer[1]
-            if first & 0x70 or not first & FIN or second & 0x80:
+            cut_control = first & 15 >= CLOSE and not first & FIN
+            if first & 0x70 or cut_control or second & 0x80:
                 raise Failed(f"no frame of a server begins like this: {bytes(buffer[:20])!r}")
             header = {126: 4, 127: 10}.get(second, 2)
             size = second if header == 2 else int.from_bytes(buffer[2:header], "big")
@@ -122,7 +126,19 @@ class RoughSocket:
                 return
             payload = bytes(buffer[header : header + size])
             del buffer[: header + size]
-            yield first & 15, payload
+            yield bool(first & FIN), first & 15, payload
+
+    def _join(self, final: bool, opcode: int, payload: bytes) -> dict[str, Any] | None:
+        """Put fragments together, and take what is whole."""
+        if opcode >= CLOSE:
+            return self._take(opcode, payload)
+        if (opcode == CONTINUATION) != bool(self._fragments):
+            raise Failed(f"a fragment out of place: {opcode}, {payload[:50]!r}")
+        self._fragments.append((opcode, payload))
+        if not final:
+            return None
+        fragments, self._fragments = self._fragments, []
+        return self._take(fragments[0][0], b"".join(each for _, each in fragments))
 
     def _take(self, opcode: int, payload: bytes) -> dict[str, Any] | None:
         if self.closed_with is not None:

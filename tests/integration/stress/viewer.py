@@ -9,8 +9,8 @@ import trio
 from attrs import define, field
 
 from tests.integration.stress.client import Client, patience
+from tests.integration.stress.frame_checks import Failed, Sight
 from tests.integration.stress.rough_socket import RoughSocket, open_rough
-from tests.integration.stress.sight import Failed, Sight
 
 MANNERS = ("fast", "fast", "slow", "stalling", "nibbling", "pinging", "fickle")
 

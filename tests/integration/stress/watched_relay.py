@@ -12,7 +12,7 @@ from functools import partial
 
 from attrs import define
 
-from relay.cli import main
+from relay.cli.main import main
 from relay.transport import listener
 from relay.transport.link import Buffer, SocketLink
 

@@ -180,6 +180,22 @@ test('streams that may be seen are listed, and each change is told', async (cont
   await until(() => find() === undefined);
 });
 
+test('a list of streams that comes in pages is told as a whole', async (context) => {
+  const metadata = { big: 'x'.repeat(60_000) };
+  const phones = Array.from({ length: 6 }, () => open(context));
+  const ids = phones.map(() => newStreamId());
+  await Promise.all(phones.map((each) => each.connect()));
+  const publications = phones.map((each, at) => each.publish({ streamId: ids[at], metadata }));
+  await until(() => publications.every((each) => each.registered));
+  const viewer = open(context);
+  const told = [];
+  viewer.watchStreams((streams) => told.push(streams));
+  await viewer.connect();
+  await until(() => told.length > 0);
+  const first = new Map(told[0].map((each) => [each.streamId, each.metadata]));
+  assert.deepEqual(ids.map((id) => first.get(id)?.big.length), ids.map(() => 60_000));
+});
+
 test('a newer connection that takes the stream over ends the older one for good', async (context) => {
   const streamId = newStreamId();
   const [older, newer] = [open(context), open(context)];

@@ -8,9 +8,10 @@ import net from 'node:net';
  *   end      both sides get an end of file
  *   silence  nothing goes through any more, in either direction, and nobody is told
  *   deaf     nothing goes through in this one direction any more
- * and without a plan it lives. While `link.away` is set, nobody gets through at all.
+ * and without a plan it lives. While `link.away` is set, nobody gets through at all. `rates` are the
+ * bytes a second that go `up` and `down`; without one, as many as there are.
  */
-export async function openLink(target, planOf = () => null) {
+export async function openLink(target, planOf = () => null, rates = {}) {
   const link = { away: false, connections: 0, cuts: 0, bytes: { up: 0, down: 0 }, cut: null };
   const open = new Set();
   const server = net.createServer((near) => {
@@ -43,8 +44,20 @@ export async function openLink(target, planOf = () => null) {
 
     function forward(way, from, to) {
       let passed = 0;
+      const trickle = (rest) => {
+        if (to.destroyed || state.deaf.has(way)) return;
+        const size = Math.ceil(rates[way] / 50);
+        to.write(rest.subarray(0, size));
+        link.bytes[way] += Math.min(size, rest.length);
+        setTimeout(() => (rest.length > size ? trickle(rest.subarray(size)) : from.resume()), 20);
+      };
       from.on('data', (chunk) => {
         if (state.deaf.has(way)) return;
+        if (rates[way]) {
+          from.pause();
+          trickle(chunk);
+          return;
+        }
         const rest = plan?.way === way && !plan.done ? plan.at - passed : Infinity;
         passed += chunk.length;
         link.bytes[way] += chunk.length;

@@ -219,6 +219,11 @@ test('a stream that was taken over while it is registered is not fought for', as
   assert.deepEqual(last, ['closed', 'SUPERSEDED']);
 });
 
+/** Resolves when the client waits for its next connection, however short that wait is. */
+function waiting(client) {
+  return new Promise((resolve) => client.on('state', ({ state }) => { if (state === 'waiting') resolve(); }));
+}
+
 test('a connection that is gone is given up soon where the browser says that the network is', async (context) => {
   const told = new Map();
   globalThis.addEventListener = (name, listener) => told.set(name, listener);
@@ -232,8 +237,9 @@ test('a connection that is gone is given up soon where the browser says that the
   assert.equal(client.state, 'ready');
   link.break('silence');
   await until(() => client._link._signs.heard !== null, 'the silence to be noticed');
+  const lost = waiting(client);
   told.get('offline')();
-  await until(() => client.state === 'waiting');
+  await lost;
 });
 
 /** Makes the link look at its clock only so often, as browsers do in hidden tabs. */
@@ -249,8 +255,9 @@ test('a connection that is gone is given up also in a hidden tab, where every lo
   const client = open(context, { ...HASTY, url: link.url });
   await client.connect();
   throttle(context, 6 * HASTY.patience);
+  const lost = waiting(client);
   link.break('silence');
-  await until(() => client.state === 'waiting');
+  await lost;
 });
 
 test('an answer that came while the device slept is read before it counts as late', async (context) => {

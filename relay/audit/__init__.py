@@ -1,0 +1,1 @@
+"""What is recorded about users, services and connections."""

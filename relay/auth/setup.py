@@ -1,0 +1,173 @@
+"""Opens authentication as the settings ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
+
+from attrs import frozen
+
+from relay.auth.application_watch import ApplicationWatch
+from relay.auth.consistent_verifier import ConsistentVerifier
+from relay.auth.external_users import ExternalUsers
+from relay.auth.login import Login
+from relay.auth.methods.application import ApplicationSessions
+from relay.auth.methods.database_tokens import DatabaseTokens, TokenTable
+from relay.auth.methods.introspection import Introspection
+from relay.auth.methods.jwks import KeySet
+from relay.auth.methods.jwt import JsonWebTokens
+from relay.auth.methods.keys import KeySource, read_public_key, secret_key
+from relay.auth.methods.method import Method
+from relay.auth.methods.signed_cookie import SignedCookies
+from relay.auth.registry import Registry
+from relay.auth.revocations import Revocations
+from relay.auth.session_table_check import SessionRows, SessionTableCheck
+from relay.auth.session_watch import (
+    ChangeFeed,
+    ChangeTriggers,
+    ServiceTable,
+    SessionTable,
+    SessionWatch,
+)
+from relay.auth.verifier import MethodVerifier
+from relay.concurrency.activity import Activity
+from relay.concurrency.supervisor import SupervisedTask
+from relay.guard.guard import Guard
+from relay.metrics import Metrics
+from relay.model.change import Change
+from relay.model.identity import Identity
+from relay.outgoing.http_client import HttpClient, open_http_client
+from relay.settings.settings import Settings
+from relay.settings.tokens import algorithms_of
+
+
+class SessionStore(TokenTable, SessionTable, SessionRows, Protocol):
+    """The sessions, to look up and to read again."""
+
+
+class ServiceStore(TokenTable, ServiceTable, Protocol):
+    """The service tokens, to look up and to read again."""
+
+
+@frozen
+class AuthParts:
+    """What `open_auth` gives."""
+
+    login: Login
+    session_watch: SessionWatch
+    revocations: Revocations
+    tasks: Mapping[str, SupervisedTask]
+    """To be supervised, by name."""
+
+
+@asynccontextmanager
+async def open_auth(
+    settings: Settings,
+    metrics: Metrics,
+    guard: Guard,
+    *,
+    sessions: SessionStore,
+    services: ServiceStore,
+    changes: ChangeFeed,
+    triggers: ChangeTriggers,
+    activity: Activity,
+    on_change: Callable[[Change], object] = lambda _change: None,
+) -> AsyncIterator[AuthParts]:
+    """The methods that the settings ask for, in their order, and the session watch, which tells
+    `activity` whether anybody is connected, and `on_change` what the database notifies of.
+
+    `ConfigError` if a key in the settings cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        application = await _open_application(settings, stack)
+        check = SessionTableCheck(sessions)
+        rows = sessions if application is None else None
+        database_tokens = DatabaseTokens(rows, services, metrics, check.unknown)
+        tasks: dict[str, SupervisedTask] = {"verification": database_tokens.batcher}
+        if application is None:
+            tasks["session-table"] = check
+        methods: list[Method] = []
+        if application is None:  # which checks signatures itself
+            methods.append(SignedCookies(settings.auth_secret, database_tokens))
+        if settings.jwt_issuer is not None and settings.jwt_audience is not None:
+            keys = await _open_keys(settings, stack)
+            if isinstance(keys, KeySet):
+                tasks["jwt-keys"] = keys
+            algorithms = algorithms_of(settings)
+            methods.append(
+                JsonWebTokens(keys, settings.jwt_issuer, settings.jwt_audience, algorithms)
+            )
+        methods.append(database_tokens)
+        introspection = await _open_introspection(settings, stack)
+        asked = [each for each in (application, introspection) if each is not None]
+        methods.extend(asked)
+        verifier = MethodVerifier(metrics, methods, asked)
+        registry, external_users = Registry(), ExternalUsers(sessions)
+        application_watch = None
+        if application is not None:
+            application_watch = ApplicationWatch(
+                registry, application, settings.auth_session_recheck
+            )
+            tasks["application-sessions"] = application_watch
+        watch = SessionWatch(
+            registry,
+            sessions,
+            services,
+            changes,
+            triggers,
+            settings.session_poll,
+            forget=verifier.forget,
+            application=application_watch,
+            activity=activity,
+            on_change=on_change,
+        )
+        revocations = Revocations(registry, verifier.forget)
+
+        async def complete(identity: Identity) -> Identity | None:
+            return None if revocations.cover(identity) else await external_users.complete(identity)
+
+        tasks |= {"vouched-users": external_users.batcher, "session-watch": watch}
+        consistent = ConsistentVerifier(verifier, complete, registry, guard.round_limiter.wait)
+        login = Login(
+            consistent, guard.failed_auths, guard.renewal_rate, metrics, settings.auth_timeout
+        )
+        yield AuthParts(login, watch, revocations, tasks)
+
+
+async def _open_keys(settings: Settings, stack: AsyncExitStack) -> KeySource:
+    if settings.jwt_public_key is not None:
+        return read_public_key(settings.jwt_public_key, algorithms_of(settings))
+    if settings.jwt_secret is not None:
+        return secret_key(settings.jwt_secret)
+    assert settings.jwt_jwks_url is not None
+    return KeySet(await _open_http_client(stack), settings.jwt_jwks_url)
+
+
+async def _open_application(
+    settings: Settings, stack: AsyncExitStack
+) -> ApplicationSessions | None:
+    if settings.auth_session_url is None:
+        return None
+    return ApplicationSessions(
+        await _open_http_client(stack), settings.auth_session_url, settings.auth_session_cache
+    )
+
+
+async def _open_introspection(settings: Settings, stack: AsyncExitStack) -> Introspection | None:
+    if settings.introspection_url is None:
+        return None
+    assert settings.introspection_client_id is not None
+    assert settings.introspection_client_secret is not None
+    return Introspection(
+        await _open_http_client(stack),
+        settings.introspection_url,
+        settings.introspection_client_id,
+        settings.introspection_client_secret,
+        settings.introspection_audience,
+        settings.introspection_cache,
+    )
+
+
+async def _open_http_client(stack: AsyncExitStack) -> HttpClient:
+    return await stack.enter_async_context(open_http_client())

@@ -1,0 +1,290 @@
+"""`relay load`: scenarios, their results, and recordings of streams."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.cli.grouped_help import GroupedGroup, GroupedOption
+from relay.errors import ConfigError
+
+EXAMPLES = resources.files("relay.load.scenario") / "examples"
+
+
+class LoadGroup(GroupedGroup):
+    """`relay load SCENARIO.toml` and `relay load smoke` are short for `relay load run ...`."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args.insert(0, "run")
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Options before the scenario belong to the run as well.
+        if args and args[0].startswith("-") and args[0] not in {"-h", "--help"}:
+            args.insert(0, "run")
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    name="load",
+    cls=LoadGroup,
+    subcommand_metavar="SCENARIO.toml | COMMAND [ARGS]...",
+    sections={
+        "Run a scenario": ("examples", "run"),
+        "Read results": ("compare",),
+        "Prepare": ("record", "self-test"),
+    },
+)
+def load() -> None:
+    """Load-test a relay.
+
+    A scenario defines who takes part, when, and which checks must be kept.
+
+    \b
+    Try it:               relay load smoke
+    List the examples:    relay load examples
+    Start your own:       relay load examples smoke > mine.toml
+    Run it:               relay load mine.toml --report mine.html --json mine.json
+    Compare two runs:     relay load compare before.json mine.json
+    """
+
+
+@load.command(name="run")
+@click.argument("scenario", metavar="SCENARIO.toml")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write an HTML report with plots.",
+    cls=GroupedOption,
+    group="Results",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a line of JSON for each second and one for the result.",
+    cls=GroupedOption,
+    group="Results",
+)
+@click.option(
+    "--abort-on-fail", is_flag=True, help="End the run as soon as a check can no longer be kept."
+)
+@click.option(
+    "--target-is-mine",
+    is_flag=True,
+    help="Allow a target that is not this machine.",
+    cls=GroupedOption,
+    group="Machines",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Number of worker processes, instead of the scenario's.",
+    cls=GroupedOption,
+    group="Machines",
+)
+def run_command(  # noqa: PLR0917 (the parameters of the command)
+    scenario: str,
+    report: Path | None,
+    json_file: Path | None,
+    abort_on_fail: bool,
+    target_is_mine: bool,
+    workers: int | None,
+) -> int:
+    """Run a scenario: a file, or the name of an example.
+
+    The exit code is 0 if all checks are kept, 1 if a check failed, 2 if the scenario is invalid, 3
+    if it could not be run, and 130 if it was interrupted.
+
+    \b
+    Example:
+      relay load run smoke
+      relay load run mine.toml --report mine.html --json mine.json
+    """
+    from relay.load.report.outputs import OutputFiles
+    from relay.load.runner import run_scenario
+
+    return run_scenario(
+        find_scenario(scenario),
+        OutputFiles(report, json_file),
+        workers=workers,
+        abort_on_fail=abort_on_fail,
+        target_is_mine=target_is_mine,
+    )
+
+
+def find_scenario(name: str) -> Path:
+    """The file with this name, or else the example."""
+    path = Path(name)
+    if path.suffix != ".toml" and not os.access(path, os.F_OK):
+        example = Path(str(EXAMPLES / f"{name}.toml"))
+        if example.is_file():
+            return example
+        if path.parent == Path():
+            raise no_example(name, "no file and no example")
+    return path
+
+
+def example_names() -> list[str]:
+    return sorted(
+        path.name.removesuffix(".toml")
+        for path in EXAMPLES.iterdir()
+        if path.name.endswith(".toml")
+    )
+
+
+def no_example(name: str, what: str) -> ConfigError:
+    from relay.load.suggestions import suggestion
+
+    return ConfigError(f"there is {what} named {name!r}{suggestion(name, example_names())}")
+
+
+@load.command(name="examples")
+@click.argument("name", required=False)
+def examples_command(name: str | None) -> None:
+    """List the example scenarios, or print one.
+
+    \b
+    Example:
+      relay load examples
+      relay load examples smoke > mine.toml
+    """
+    names = example_names()
+    if name is None:
+        for each in names:
+            first_line = (EXAMPLES / f"{each}.toml").read_text().splitlines()[0]
+            click.echo(f"{each:14} {first_line.removeprefix('# ')}")
+        return
+    if name not in names:
+        raise no_example(name, "no example")
+    click.echo((EXAMPLES / f"{name}.toml").read_text(), nl=False)
+
+
+@load.command(name="compare")
+@click.argument("before", type=click.Path(path_type=Path), metavar="A.json")
+@click.argument("after", type=click.Path(path_type=Path), metavar="B.json")
+def compare_command(before: Path, after: Path) -> None:
+    """Compare the results of two runs that used --json.
+
+    \b
+    Example:
+      relay load compare monday.json tuesday.json
+    """
+    from rich.console import Console
+
+    from relay.load.measures.results import read_result
+    from relay.load.report.compare import print_comparison
+
+    console = Console(markup=False, highlight=False)
+    print_comparison(console, read_result(before)[0], read_result(after)[0])
+
+
+@load.command(name="self-test")
+def self_test_command() -> None:
+    """Measure how much load this machine can generate.
+
+    The load goes to a server that does as little as possible. This takes half a minute.
+
+    \b
+    Example:
+      relay load self-test
+    """
+    import trio
+    from rich.console import Console
+
+    from relay.load.selftest import self_test
+
+    trio.run(self_test, Console(markup=False, highlight=False))
+
+
+@load.command(name="record")
+@click.argument("url")
+@click.argument("stream")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE.trace",
+    help="The file to write.",
+    cls=GroupedOption,
+    group="Output",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Stop after this time. By default, stop with Ctrl-C.",
+    cls=GroupedOption,
+    group="Output",
+)
+@click.option(
+    "--token-file",
+    type=click.File("r"),
+    metavar="FILE",
+    help="File with a token that may watch the stream. By default, $TOKEN is used.",
+    cls=GroupedOption,
+    group="Access",
+)
+@click.option(
+    "--sizes-only",
+    is_flag=True,
+    help="Record the sizes and times of frames, not the pictures.",
+    cls=GroupedOption,
+    group="Output",
+)
+@click.option(
+    "--ca",
+    metavar="FILE.pem",
+    help="Trust these certificates in addition to the system's.",
+    cls=GroupedOption,
+    group="Access",
+)
+@click.option(
+    "--insecure", is_flag=True, help="Accept any certificate.", cls=GroupedOption, group="Access"
+)
+def record_command(  # noqa: PLR0917 (the parameters of the command)
+    url: str,
+    stream: str,
+    output: Path,
+    seconds: float | None,
+    token_file: Any,
+    sizes_only: bool,
+    ca: str | None,
+    insecure: bool,
+) -> None:
+    """Record a real stream for the phones of a scenario to replay.
+
+    \b
+    Example:
+      relay load record ws://localhost:3000 front-door -o door.trace --token-file token.txt
+    """
+    import trio
+
+    from relay.load.actors.endpoint import TlsVerification
+    from relay.load.record import record
+
+    token = token_file.read().strip() if token_file else os.environ.get("TOKEN", "")
+    if not token:
+        raise ConfigError("a token is needed: --token-file FILE, or TOKEN")
+    recording = partial(
+        record,
+        url,
+        stream,
+        token,
+        output,
+        seconds=seconds,
+        with_data=not sizes_only,
+        tls_verification=TlsVerification(ca, insecure),
+    )
+    recorder = trio.run(recording)
+    click.echo(f"{recorder.frames} frames in {output}, {recorder.missed} missed")

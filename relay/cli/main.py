@@ -1,0 +1,197 @@
+"""The command line.
+
+A command imports what it needs when it runs, so that `relay --help` is quick. An error that relay
+can explain is one line on stderr and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from relay.cli.access import grant, grants, revoke, token
+from relay.cli.audit import audit
+from relay.cli.database import db
+from relay.cli.doctor import doctor
+from relay.cli.grouped_help import GroupedGroup
+from relay.cli.load import load
+from relay.cli.operate import connection, stream, user
+from relay.cli.options import configuration, settings_options
+from relay.cli.settings import config_group
+from relay.cli.top import top
+from relay.cli.webhooks import webhook
+from relay.concurrency.exception_groups import leaves
+from relay.errors import RelayError, StoreForbids, StoreUnavailable
+from relay.logs.setup import configure_logging
+from relay.process.systemd import notify_service_manager
+from relay.settings.settings import SETTINGS, Settings
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+NUMBERS = {
+    "integer range": "a whole number",
+    "float range": "a number",
+}
+"""Kinds of numbers as click calls them, and in plain words."""
+MAX_HELP_WIDTH = 100
+"""Columns; help is as wide as the terminal, up to this."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code of the process."""
+    try:
+        outcome = relay.main(arguments, prog_name="relay", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        text = error.format_message().rstrip(".")
+        for kind, plain in NUMBERS.items():
+            text = text.replace(f"is not a valid {kind}", f"is not {plain}")
+        return complain(f"{text}{hint}")
+    except (RelayError, BaseExceptionGroup, click.Abort, KeyboardInterrupt) as error:
+        causes = list(leaves(error)) if isinstance(error, BaseExceptionGroup) else [error]
+        if any(isinstance(cause, click.Abort | KeyboardInterrupt) for cause in causes):
+            return EXIT_INTERRUPTED
+        if not all(isinstance(cause, RelayError) for cause in causes):
+            raise
+        return complain(_explain(causes[0]))
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _explain(error: BaseException) -> str:
+    match error:
+        case StoreForbids():
+            return (
+                f"the database refused access: {error}; `relay doctor` shows the missing privileges"
+            )
+        case StoreUnavailable():
+            return f"cannot reach the database: {error}"
+        case _:
+            return str(error)
+
+
+def complain(text: str) -> int:
+    click.echo(f"relay: {' '.join(text.split())}", err=True)
+    return EXIT_USAGE
+
+
+@click.group(
+    name="relay",
+    cls=GroupedGroup,
+    sections={
+        "Start here": ("demo", "serve", "doctor"),
+        "Access": ("token", "grant", "grants", "revoke"),
+        "Operation": ("top", "audit", "stream", "user", "connection", "webhook", "config", "db"),
+        "Load tests": ("load",),
+    },
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": MAX_HELP_WIDTH,
+    },
+)
+@click.version_option(package_name="relay", message="relay %(version)s")
+def relay() -> None:
+    """Live video over WebSockets: from phones to viewers, with alerts in return.
+
+    \b
+    Try it:               relay demo
+    Run the server:       relay serve --bind 0.0.0.0:3000
+    Get a token:          relay token session --user ana@example.org
+    Check the setup:      relay doctor
+    Monitor it:           relay top
+    Run a load test:      relay load smoke
+    """
+
+
+for command in (
+    *(token, grant, revoke, grants, db, audit, webhook, load),
+    *(stream, user, connection, config_group, doctor, top),
+):
+    relay.add_command(command)
+
+
+@relay.command()
+@settings_options(*SETTINGS)
+def serve() -> None:
+    """Run the server.
+
+    Each setting can be an option (--max-message-size 1048576), an environment variable
+    (RELAY_MAX_MESSAGE_SIZE=1048576) or a line in the TOML file (max_message_size = 1048576).
+    Options take precedence over the environment, and the environment over the file. Keep secrets
+    out of options: other users of the machine can see them.
+
+    \b
+    Example:
+      relay serve --bind 0.0.0.0:3000
+      RELAY_DATABASE_URL=postgresql://relay@db/app relay serve --config relay.toml
+    """
+    import trio
+
+    settings = configuration().settings
+    configure_logging(settings.log_level, settings.log_format)
+    trio.run(_serve, settings)
+
+
+async def _serve(settings: Settings) -> None:
+    import trio
+
+    from relay import app
+
+    async with trio.open_nursery() as nursery:
+        for url in await nursery.start(app.serve, settings):
+            click.echo(f"relay listening on {url}")
+        notify_service_manager()
+        _collect_garbage_less_often()
+        if all(re.match(r"127\.|::1$", address.host) for address in settings.addresses):
+            click.echo(
+                "relay: only this machine can connect; to let phones in, use --bind 0.0.0.0:3000",
+                err=True,
+            )
+
+
+def _collect_garbage_less_often() -> None:
+    """Make full collections rare: with a thousand connections one delays all frames by 50 ms, and
+    by default it runs once a second while many clients connect and disconnect."""
+    gc.collect()
+    gc.freeze()  # what exists now lives until the end
+    gc.set_threshold(5000, 5, 10)
+
+
+@relay.command()
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="Stop after this many seconds; by default, run until Ctrl-C.",
+)  # fmt: skip
+@click.option(
+    "--video", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="Video to play instead of the one that is included.",
+)  # fmt: skip
+@click.option("--bind", metavar="HOST:PORT", help="Address to listen on.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), metavar="DIR",
+    help="Keep the database in this directory; by default, it is deleted afterwards.",
+)  # fmt: skip
+def demo(
+    seconds: float | None, video: Path | None, bind: str | None, data_dir: Path | None
+) -> None:
+    """Run a demonstration: a phone, two viewers and alerts.
+
+    Starts a relay and clients for it: a phone that streams a video, a fast viewer, a slow viewer,
+    and a service that raises alerts. Shows what each of them measures.
+
+    \b
+    Example:
+      relay demo --seconds 20
+      relay demo --video film.mp4
+    """
+    import trio
+
+    from relay.demo.stage import DemoOptions, run
+
+    trio.run(run, DemoOptions(seconds, video, bind, data_dir))

@@ -1,0 +1,1 @@
+"""One connection of a client: messages, requests and their answers, and signs of life."""

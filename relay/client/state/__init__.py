@@ -1,0 +1,1 @@
+"""What a client that reconnects keeps over all of its connections."""

@@ -1,0 +1,1 @@
+"""Tools for Trio that know nothing of relay."""

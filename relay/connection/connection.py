@@ -1,0 +1,278 @@
+"""One connection's life: upgrade, authentication under one deadline, session, goodbye."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import structlog
+import trio
+from attrs import define, field
+
+from relay.connection.admission import Admission, Refused
+from relay.connection.authentication import MAX_FIRST_MESSAGE_BYTES, Authentication, Granted
+from relay.connection.context import ConnectionContext
+from relay.connection.inbox import Inbox, InvalidMessages, read
+from relay.connection.peer import Peer
+from relay.connection.session import Session
+from relay.metrics import Limit
+from relay.model.identity import User
+from relay.protocol.codec import InvalidMessage
+from relay.protocol.endings import Ending
+from relay.protocol.messages import Auth, MessageProgress, Notice
+from relay.protocol.states import State, Step
+from relay.transport.framing.frame_parser import Message
+from relay.transport.proxy import NoProxyHeader
+from relay.transport.stream import FrameStream
+from relay.transport.websocket import close_frame, keep_alive, read_handshake
+
+LINGER_TIMEOUT = 10.0
+"""Seconds in which the peer of a plain response can send the rest of its request and close its half
+of the connection. Meanwhile it counts as unauthenticated, and gives way where there is no room."""
+GOODBYE_TIMEOUT, ANSWER_TIMEOUT = 2.0, 1.0
+"""Seconds for the peer to receive our goodbye, and the part of these for its answer."""
+
+MIN_PROGRESS_INTERVAL = 0.05
+"""Seconds between two `progress` messages, however often a client asks for them."""
+
+UNFORCED = {Ending.CLIENT_CLOSED, Ending.CLIENT_GONE, Ending.HTTP_ANSWERED, Ending.SHUTDOWN}
+"""Endings that the relay did not bring upon this peer."""
+
+GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What reading and writing raise when the peer is gone."""
+
+log = structlog.get_logger()
+
+
+@define(eq=False)
+class Connection:
+    """A peer that was accepted, from its first byte to its last: the order of events."""
+
+    number: int
+    """The number of the connection, in the order of acceptance."""
+    _stream: FrameStream
+    _context: ConnectionContext
+    peer: Peer = field(init=False)
+    _authentication: Authentication = field(init=False)
+    _invalid: InvalidMessages = field(init=False)
+    _session: Session | None = field(default=None, init=False)
+    _authenticated: trio.Event = field(factory=trio.Event, init=False)
+    _asked: bool = field(default=False, init=False)
+    """Whether there was a whole request head."""
+    _answered: bool = field(default=False, init=False)
+    """Whether the last word was a plain HTTP response."""
+
+    def __attrs_post_init__(self) -> None:
+        context = self._context
+        self.peer = Peer(self.number, self._stream, context.audit, context.metrics)
+        self._authentication = Authentication(self.peer, context.login, context.metrics)
+        self._invalid = InvalidMessages(self.peer)
+
+    async def run(self, deadline: float) -> None:
+        """Serve the peer to the end, which is logged and counted. Never raises.
+
+        Needs a task of its own: whatever that and its children log carries the connection's number.
+        The deadline, by Trio's clock, is for its authentication and all that comes before.
+        """
+        peer, connections = self.peer, self._context.guard.connections
+        self._stream.on_end = peer.lost
+        connections.enter(peer, peer.address.key)
+        structlog.contextvars.bind_contextvars(connection=self.number)
+        try:
+            try:
+                async with trio.open_nursery() as nursery:
+                    await self._live(nursery, deadline)
+                    nursery.cancel_scope.cancel()
+            except* Exception:  # the one boundary: a bug ends its own connection and no other
+                peer.end(Ending.INTERNAL_ERROR)
+                log.exception("connection failed")
+            finally:
+                self._leave()
+            await self._say_goodbye()
+        finally:
+            connections.leave(peer)
+            await self._stream.aclose()
+            self._stream.forget_listeners()
+            peer.advance(Step.END)
+
+    def restart(self, retry_after: int) -> None:
+        """Ask the peer to come back after so many milliseconds, and end."""
+        if self.peer.state is not State.CONNECTING:
+            self.peer.tell(Notice(code="SERVER_RESTARTING", retry_after=retry_after))
+        self.peer.end(Ending.SERVER_RESTARTING)
+
+    # -- the phases
+
+    async def _live(self, nursery: trio.Nursery, deadline: float) -> None:
+        peer = self.peer
+        with peer.life:
+            upgrade = False
+            with trio.CancelScope(deadline=deadline) as auth:
+                try:
+                    upgrade = await self._connect(nursery)
+                    if upgrade:
+                        await self._authenticated.wait()
+                except Refused as refused:
+                    peer.end(refused.ending)
+                    self._answered = True
+                except NoProxyHeader:
+                    peer.end(Ending.HANDSHAKE_REFUSED)
+                except GONE:
+                    peer.lost()
+            if auth.cancelled_caught:
+                if peer.state is State.CONNECTING:
+                    peer.end(Ending.HANDSHAKE_TIMEOUT)
+                else:
+                    self._authentication.run_out()
+            elif upgrade:
+                assert self._session is not None
+                peer.end(await self._session.run())
+            elif peer.ending is None:
+                await self._answer_http()
+
+    async def _connect(self, nursery: trio.Nursery) -> bool:
+        """Establish the WebSocket; False if the request is for something else."""
+        peer, context, stream = self.peer, self._context, self._stream
+        admission = Admission(peer, context.guard, context.metrics)
+        await admission.read_proxy_header()
+        await stream.link.handshake()
+        if not await admission.enter(await self._read_head(admission)):
+            return False
+        stream.parse_after_handshake(
+            max_message=MAX_FIRST_MESSAGE_BYTES,
+            budget=context.budget,
+            party=f"address:{peer.address.key}",
+            on_messages=lambda messages: self._receive_first(nursery, messages),
+            on_overhead=lambda _count: None,
+            on_fault=peer.end,
+        )
+        peer.codec = await admission.accept(await read_handshake(nursery, stream))
+        peer.advance(Step.UPGRADE)
+        context.metrics.connections += 1
+        context.metrics.connections_accepted += 1
+        nursery.start_soon(self._write)
+        nursery.start_soon(self._keep_alive)
+        return True
+
+    async def _read_head(self, admission: Admission) -> bytes:
+        head = await admission.read_head()
+        self._asked = True
+        return head
+
+    async def _answer_http(self) -> None:
+        self._stream.on_end = lambda: None
+        self._answered = True
+        await self._context.serve_http(self._stream, self.peer.address)
+        self.peer.end(Ending.HTTP_ANSWERED)
+
+    async def _write(self) -> None:
+        outlet = self._stream.outlet
+        outlet.stall_timeout = self._context.timing.idle_timeout
+        await outlet.run()
+        if outlet.stalled:
+            self.peer.end(Ending.IDLE_TIMEOUT)
+
+    async def _keep_alive(self) -> None:
+        timing = self._context.timing
+        try:
+            await keep_alive(self._stream, every=timing.ping_interval, idle=timing.idle_timeout)
+            self.peer.end(Ending.IDLE_TIMEOUT)
+        except GONE:
+            self.peer.lost()
+
+    async def _receive_first(self, nursery: trio.Nursery, messages: list[Message]) -> None:
+        """Handle messages until one authenticates the peer; they come one at a time."""
+        peer, authentication = self.peer, self._authentication
+        for message in messages:
+            if peer.ending is not None:
+                return
+            if peer.state is State.CONNECTING:
+                peer.end(Ending.PROTOCOL_ERROR)  # nothing may come before our 101
+            elif authentication.allow_message():
+                request = read(peer, message)
+                if isinstance(request, InvalidMessage) and request.is_auth:
+                    self._invalid.refuse(request)
+                elif isinstance(request, InvalidMessage):
+                    authentication.require(request.request_id)
+                elif isinstance(request, Auth):
+                    outcome = await authentication.answer(request)
+                    if isinstance(outcome, Granted):
+                        self._agree(request)
+                        self._begin(nursery, outcome)
+                else:
+                    authentication.require(request.id)
+
+    def _agree(self, request: Auth) -> None:
+        """Note what the client can do with long messages."""
+        self.peer.takes_parts = bool(request.parts)
+        if request.progress_interval is not None:
+            interval = max(MIN_PROGRESS_INTERVAL, request.progress_interval / 1000)
+            self._stream.report_progress(self._tell_progress, interval)
+
+    def _tell_progress(self, received: int) -> None:
+        if not self.peer.mailbox.in_line:  # what waits there is a sign of life, too
+            self.peer.tell(MessageProgress(received=received))
+
+    def _begin(self, nursery: trio.Nursery, granted: Granted) -> None:
+        """Open the session of a user or service, unless they have too many connections."""
+        peer, context, identity = self.peer, self._context, granted.identity
+        user_id = identity.user_id if isinstance(identity, User) else None
+        if not context.guard.connections.authenticated(peer, user_id):
+            peer.crowded_out(Limit.CONNECTIONS_OF_USER)
+            return
+        peer.advance(Step.AUTHENTICATE)
+        peer.identity, peer.token = identity, granted.token
+        self._session = Session.open(peer, context.sessions, nursery.start_soon)
+        inbox = Inbox(
+            peer,
+            self._session,
+            self._authentication,
+            self._invalid,
+            context.guard.throttle(),
+            context.metrics,
+            nursery.start_soon,
+        )
+        self._stream.hand_on_to(inbox.receive, inbox.count_overhead)
+        self._stream.allow_messages_of(context.timing.max_message_size, identity.sender)
+        self._authenticated.set()
+        peer.tell(granted.welcome)
+
+    # -- the end
+
+    def _leave(self) -> None:
+        peer, metrics = self.peer, self._context.metrics
+        ending = peer.ending or Ending.SHUTDOWN
+        metrics.endings[ending] += 1
+        if peer.state is not State.CONNECTING:
+            metrics.connections -= 1
+        guard = self._context.guard
+        if not self._asked:
+            guard.count_without_request(peer.address)
+        if ending not in UNFORCED:
+            peer.record("close", outcome="forced", reason=ending.label)
+        elif ending is not Ending.HTTP_ANSWERED and (peer.identity or guard.may_log(peer.address)):
+            log.info("close", outcome="left", reason=ending.label)
+        if self._session is not None:
+            self._session.close()
+
+    async def _say_goodbye(self) -> None:
+        peer, stream = self.peer, self._stream
+        if self._answered:
+            with trio.move_on_after(LINGER_TIMEOUT), suppress(*GONE):
+                await stream.linger()
+            return
+        goodbye = (peer.ending or Ending.SHUTDOWN).value
+        if goodbye.code is None or peer.state is State.CONNECTING:
+            return
+        last = [close_frame(goodbye.code, goodbye.reason)]
+        error = peer.goodbye()
+        if error is not None:
+            last.insert(0, peer.encode(error))
+        with trio.move_on_after(GOODBYE_TIMEOUT):
+            try:
+                await stream.outlet.drain(peer.mailbox, *last)
+                if peer.hurried:
+                    return
+                with trio.move_on_after(ANSWER_TIMEOUT):
+                    await stream.discard_rest()
+            except GONE:
+                pass  # the peer did not wait for it

@@ -1,0 +1,106 @@
+"""The parts of the relay that connections and sessions use."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from attrs import field, frozen
+
+from relay.audit.log import AuditLog
+from relay.auth.login import Login
+from relay.auth.registry import WatchedConnection
+from relay.guard.client_address import ClientAddress
+from relay.guard.guard import Guard, SessionLimits
+from relay.hub.hub import Hub
+from relay.metrics import Metrics
+from relay.model.alert import History, NewAlert, StoredAlert
+from relay.model.identity import Identity
+from relay.transport.framing.budget import Budget
+from relay.transport.stream import FrameStream
+
+
+class Watch(Protocol):
+    """Tells live sessions what changes about their identity."""
+
+    def enter(self, live: WatchedConnection) -> object:
+        """Watch a session, or go on watching it under a new identity."""
+
+    def leave(self, live: WatchedConnection) -> object: ...
+
+    async def reread(self, live: WatchedConnection) -> object:
+        """Read the session again at once."""
+
+
+class StreamOwners(Protocol):
+    """The owner of each stream: the first user who registered its id."""
+
+    async def claim(self, stream_id: str, user_id: str, *, by_session: bool) -> str:
+        """The owner of a stream, which becomes `user_id` if it has none; `StoreUnavailable`.
+
+        `by_session`: whether the user came with a session of Better Auth."""
+
+
+class AlertStore(Protocol):
+    """Stores alerts, as `relay.alerts.intake` does."""
+
+    async def accept(self, alert: NewAlert) -> StoredAlert | None:
+        """The alert as committed; None when its sender may not send it; `StoreUnavailable`,
+        `AlertsFull`."""
+
+
+class AlertHistory(Protocol):
+    """The stored alerts, the earliest first."""
+
+    async def history(
+        self,
+        reader: Identity,
+        *,
+        stream_id: str | None,
+        after: int | None,
+        last: int | None,
+        limit: int,
+    ) -> History | None:
+        """A page of the alerts that a reader may see: those after the alert `after`, or the `last`
+        newest. None when `after` is no alert that the reader may see; `StoreUnavailable`."""
+
+
+@frozen
+class SessionContext:
+    """What sessions work with, and the limits on each."""
+
+    hub: Hub
+    owners: StreamOwners
+    alerts: AlertStore
+    history: AlertHistory
+    watch: Watch
+    metrics: Metrics
+    lossless_bytes: int
+    """Bytes that may wait for a consumer that must not miss a frame."""
+    limits: SessionLimits = field(factory=SessionLimits)
+
+
+@frozen
+class Timing:
+    """Seconds and bytes that the settings give."""
+
+    auth_timeout: float
+    ping_interval: float
+    idle_timeout: float
+    max_message_size: int
+
+
+@frozen
+class ConnectionContext:
+    """What a new connection needs of the relay."""
+
+    login: Login
+    sessions: SessionContext
+    timing: Timing
+    budget: Budget
+    """Bounds the incomplete messages of all connections."""
+    serve_http: Callable[[FrameStream, ClientAddress], Awaitable[None]]
+    """Answers one plain HTTP request, whose head the stream still has."""
+    guard: Guard
+    audit: AuditLog
+    metrics: Metrics

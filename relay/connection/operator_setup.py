@@ -1,0 +1,67 @@
+"""Puts together what follows the decisions of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, Self
+
+from attrs import frozen
+
+from relay.concurrency.supervisor import SupervisedTask
+from relay.connection.operator_watch import OperatorWatch, RequestTable
+from relay.hub.hub import Hub
+from relay.hub.owner_watch import OwnerWatch, StreamOwnerTable
+from relay.hub.reclaim import DeletionTrigger, ReclaimableStreams, StreamReclaim
+from relay.model.change import Change
+from relay.settings.limits import age_of
+from relay.settings.settings import Settings
+
+
+class OperatorTables(Protocol):
+    """The tables of streams, and of what operators ask."""
+
+    @property
+    def streams(self) -> StreamOwnerTable: ...
+
+    @property
+    def stream_ownership(self) -> ReclaimableStreams: ...
+
+    @property
+    def operator_requests(self) -> RequestTable: ...
+
+    @property
+    def triggers(self) -> DeletionTrigger: ...
+
+
+@frozen
+class OperatorParts:
+    """The owners of live streams, the requests of operators, and their tasks."""
+
+    owners: OwnerWatch
+    requests: OperatorWatch
+    tasks: Mapping[str, SupervisedTask]
+    """To be supervised, by name."""
+
+    @classmethod
+    def build(cls, settings: Settings, hub: Hub, tables: OperatorTables) -> Self:
+        """What the settings ask for; call `connect` before the tasks run."""
+        owners = OwnerWatch(hub, tables.streams)
+        requests = OperatorWatch(tables.operator_requests)
+        tasks: dict[str, SupervisedTask] = {"stream-owners": owners, "operator": requests}
+        if settings.reclaim_streams_after is not None:
+            tasks["stream-reclaim"] = StreamReclaim(
+                tables.stream_ownership, tables.triggers, age_of(settings.reclaim_streams_after)
+            )
+        return cls(owners, requests, tasks)
+
+    def note(self, change: Change) -> None:
+        """Note what the database notifies of."""
+        self.owners.note(change)
+        self.requests.note(change)
+
+    def connect(
+        self, end_user: Callable[[str], int], end_connection: Callable[[int, str | None], bool]
+    ) -> None:
+        """Say how connections are ended: those of a user, and one by its number, if it is of the
+        user that is named."""
+        self.requests.end_user, self.requests.end_connection = end_user, end_connection

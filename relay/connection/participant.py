@@ -1,0 +1,67 @@
+"""An authenticated connection, as the hub sees it."""
+
+from __future__ import annotations
+
+from attrs import define
+
+from relay.alerts.replay import Replays
+from relay.connection.peer import Peer
+from relay.model.identity import Identity
+from relay.protocol.codec import Codec
+from relay.protocol.endings import Ending
+from relay.protocol.messages import AlertEvent, ServerMessage, Status
+
+
+@define(eq=False)
+class Participant:
+    """One for each session, so that a peer that produces and consumes one stream gets an alert
+    once."""
+
+    _peer: Peer
+    _replays: Replays
+    wants_alerts: bool = False
+    """Whether it wants the alerts of the stream that it produces."""
+
+    @property
+    def identity(self) -> Identity:
+        assert self._peer.identity is not None
+        return self._peer.identity
+
+    @property
+    def number(self) -> int:
+        return self._peer.number
+
+    @property
+    def codec(self) -> Codec:
+        return self._peer.codec
+
+    @property
+    def takes_parts(self) -> bool:
+        return self._peer.takes_parts
+
+    def tell(self, message: ServerMessage) -> None:
+        self._peer.tell(message)
+
+    def tell_status(self, status: Status) -> None:
+        self._peer.tell_status(status)
+
+    def tell_alert(self, alert: AlertEvent, owner_id: str) -> None:
+        self._replays.deliver(alert, owner_id)
+
+    def too_slow(self) -> None:
+        self._peer.end(Ending.TOO_SLOW)
+
+    @property
+    def unsent_frame(self) -> object | None:
+        return self._peer.stream.outlet.held
+
+    def cut_off(self) -> None:
+        self._peer.end(Ending.TOO_SLOW)
+        self._peer.stream.abort()
+        self._peer.stream.outlet.held = None
+
+    def superseded(self) -> None:
+        self._peer.end(Ending.SUPERSEDED)
+
+    def lost_stream(self) -> None:
+        self._peer.end(Ending.STREAM_LOST)

@@ -1,0 +1,172 @@
+"""The stream that a session produces: its registration, and its frames."""
+
+from __future__ import annotations
+
+import secrets
+
+import trio
+from attrs import define, field
+
+from relay.connection.context import SessionContext
+from relay.connection.participant import Participant
+from relay.connection.peer import Peer
+from relay.connection.refusals import STORE_REJECTS, Refusals
+from relay.errors import StoreRejects, StoreUnavailable
+from relay.hub.stream import Stream
+from relay.metrics import Limit
+from relay.model import permissions
+from relay.model.identity import User
+from relay.protocol.endings import Ending
+from relay.protocol.messages import ALERT, REGISTER, ErrorCode, Register, Success, VideoFrame
+from relay.protocol.states import Step
+
+REMINDER_INTERVAL = 1.0
+"""Seconds between two errors about refused frames."""
+
+
+@define(eq=False)
+class Publisher:
+    """Publishes the frames of one session, in at most one stream at a time."""
+
+    _peer: Peer
+    _participant: Participant
+    _context: SessionContext
+    _refusals: Refusals
+    _stream: Stream | None = None
+    _reminded: float = field(default=float("-inf"), init=False)
+
+    def is_of(self, stream_id: str) -> bool:
+        return self._stream is not None and self._stream.stream_id == stream_id
+
+    def changes_stream(self, message: Register, frame: VideoFrame) -> bool:
+        """Whether a frame that came behind a registration has to wait for its answer: not if it is
+        of the stream as it is registered already."""
+        stream = self._stream
+        if stream is None or stream.producer is not self._participant:
+            return True
+        if message.stream_id != stream.stream_id:
+            return frame.stream_id != stream.stream_id
+        return message.metadata != stream.metadata
+
+    async def register(self, message: Register) -> str | None:
+        """Answer the request; returns the id of the stream if it was registered."""
+        who = self._participant.identity
+        if not permissions.may_register(who, None):
+            text = "Only users register streams"
+            self._refusals.refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
+            return None
+        assert isinstance(who, User)
+        stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
+        rate = self._context.limits.register_rate
+        wait = None if rate is None else rate.hit(who.sender)
+        if wait is not None:
+            self._refusals.refuse_for_rate(message, Limit.REGISTRATIONS, wait, stream_id)
+            return None
+        if self._has_too_many_streams(message, stream_id, who.user_id):
+            return None
+        owner_id = await self._claim(message, stream_id, who)
+        before = self._stream
+        while before is not None and before.stream_id != stream_id and before.fanout.busy:
+            await before.fanout.wait_until_idle()  # its last frames come before its end
+        # The connection may end in the very moment of the answer.
+        if owner_id is None or self._peer.ending is not None:
+            return None
+        return self._claimed(message, stream_id, owner_id)
+
+    async def _claim(self, message: Register, stream_id: str, user: User) -> str | None:
+        """The owner of the stream; None if the request is answered."""
+        try:
+            return await self._context.owners.claim(
+                stream_id, user.user_id, by_session=user.source == "session"
+            )
+        except StoreUnavailable:
+            self._peer.record(REGISTER, outcome="unavailable", stream_id=stream_id)
+            self._refusals.refuse_for_store(message)
+        except StoreRejects:
+            code = ErrorCode.INVALID_MESSAGE
+            self._refusals.refuse(message, code, STORE_REJECTS, stream_id)
+        return None
+
+    def _claimed(self, message: Register, stream_id: str, owner_id: str) -> str | None:
+        if not permissions.may_register(self._participant.identity, owner_id):
+            text = "This stream id is taken"
+            self._refusals.refuse(message, ErrorCode.UNAUTHORIZED, text, stream_id)
+            return None
+        if self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
+            return None
+        return self._produce(message, stream_id, owner_id)
+
+    def _has_too_many_streams(self, message: Register, stream_id: str, user_id: str) -> bool:
+        most, replaced = self._context.limits.max_streams, self._stream
+        others = {stream_id} if replaced is None else {stream_id, replaced.stream_id}
+        if most is None or self._context.hub.count_streams_of(user_id, but=others) < most:
+            return False
+        self._context.metrics.limits_hit[Limit.STREAMS_OF_USER] += 1
+        retry_after = Ending.TOO_MANY_CONNECTIONS.value.retry_after
+        text = f"A user may have {most} streams online"
+        code = ErrorCode.TOO_MANY_CONNECTIONS
+        self._refusals.refuse(message, code, text, stream_id, retry_after=retry_after)
+        return True
+
+    def _produce(self, message: Register, stream_id: str, owner_id: str) -> str | None:
+        hub, before, participant = self._context.hub, self._stream, self._participant
+        other = hub.producer(stream_id)
+        stream = hub.register(stream_id, owner_id, participant, message.metadata)
+        if stream is None:
+            reason = "a newer connection produces it"
+            self._peer.record(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
+            self._peer.end(Ending.SUPERSEDED, request_id=message.id)
+            return None
+        if other is None or other is participant:
+            self._peer.record(REGISTER, outcome="succeeded", stream_id=stream_id)
+        else:
+            reason = f"from connection {other.number}"
+            self._peer.record("takeover", outcome="succeeded", reason=reason, stream_id=stream_id)
+        if before is not None and before is not stream:
+            hub.release(before, participant, at_once=True)
+        self._stream = stream
+        self._peer.advance(Step.REGISTER)
+        participant.wants_alerts = message.consumes is None or ALERT in message.consumes
+        self._peer.tell(
+            Success(
+                code="REGISTERED",
+                message=f"Registration successful. Stream ID: {stream_id}",
+                id=message.id,
+                stream_id=stream_id,
+                epoch=stream.epoch,
+            )
+        )
+        stream.tell_producer()
+        return stream_id
+
+    async def publish(self, frames: list[VideoFrame]) -> None:
+        """Publish frames that came at once, in the registered stream."""
+        stream, own = self._stream, []
+        for frame in frames:
+            if stream is None:
+                text = "Register a stream before sending frames"
+                self._remind(frame, ErrorCode.NOT_REGISTERED, text)
+            elif frame.stream_id is not None and frame.stream_id != stream.stream_id:
+                text = "This connection registered another stream"
+                self._remind(frame, ErrorCode.UNAUTHORIZED, text)
+            else:
+                own.append(frame)
+        if stream is not None:
+            await stream.publish(own, self._participant)
+
+    def skip(self) -> None:
+        """Frames of the peer were dropped before they came here."""
+        if self._stream is not None:
+            self._stream.skip(self._participant)
+
+    def close(self) -> None:
+        """Leave the stream."""
+        if self._stream is not None:
+            self._context.hub.release(self._stream, self._participant)
+
+    def _remind(self, frame: VideoFrame, code: ErrorCode, text: str) -> None:
+        """Refuse a frame, at most once a second however many come."""
+        now = trio.current_time()
+        if now - self._reminded >= REMINDER_INTERVAL:
+            self._reminded = now
+            self._refusals.refuse(frame, code, text, frame.stream_id)

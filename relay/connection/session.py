@@ -1,0 +1,308 @@
+"""What an authenticated peer may do.
+
+Every request is checked here, and each is answered: with a `success`, or with an `error` that says
+why not. Frames alone go unanswered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, Self
+
+from attrs import define, field
+
+from relay.alerts.replay import Replays
+from relay.connection.alert_requests import AlertRequests, PageRequest, StoreRequest
+from relay.connection.context import SessionContext
+from relay.connection.expiry import Due, Expiry
+from relay.connection.participant import Participant
+from relay.connection.peer import Peer
+from relay.connection.publisher import Publisher
+from relay.connection.refusals import Refusals
+from relay.hub.consumer import Consumer
+from relay.hub.flow_control import FlowControlOptions
+from relay.hub.stream import Stream
+from relay.hub.stream_page import page_of
+from relay.metrics import Limit
+from relay.model import permissions
+from relay.model.identity import Identity, User
+from relay.protocol.endings import Ending
+from relay.protocol.messages import (
+    ALERT,
+    VIDEO_FRAME,
+    Ack,
+    Alert,
+    AlertsSince,
+    Auth,
+    ClientMessage,
+    ErrorCode,
+    Notice,
+    Register,
+    Streams,
+    Subscribe,
+    Success,
+    Unsubscribe,
+    VideoFrame,
+    milliseconds,
+)
+
+
+@define(eq=False)
+class Session:
+    """What one authenticated peer does: produces a stream, consumes streams, or both."""
+
+    _peer: Peer
+    _participant: Participant
+    _context: SessionContext
+    _publisher: Publisher
+    _refusals: Refusals
+    _alerts: AlertRequests
+    _expiry: Expiry = field(factory=Expiry, init=False)
+    _consumers: dict[str, tuple[Stream, Consumer]] = field(factory=dict, init=False)
+
+    @classmethod
+    def open(
+        cls,
+        peer: Peer,
+        context: SessionContext,
+        start_soon: Callable[[Callable[[], Awaitable[NoReturn]]], object],
+    ) -> Self:
+        """Begin the session of a peer whose identity is known.
+
+        `start_soon` starts a task that ends with the connection.
+        """
+        replays = Replays(
+            peer.tell,
+            lambda alert: len(peer.codec.encode(alert)),
+            lambda stream_id, owner_id: (
+                peer.identity is not None
+                and permissions.may_watch(peer.identity, stream_id, owner_id)
+            ),
+            start_soon,
+        )
+        participant = Participant(peer, replays)
+        refusals = Refusals(peer, context.metrics)
+        publisher = Publisher(peer, participant, context, refusals)
+        alerts = AlertRequests(peer, refusals, replays, context)
+        session = cls(peer, participant, context, publisher, refusals, alerts)
+        context.metrics.authenticated += 1
+        session._expiry.renew(session.identity, by_peer=True)
+        context.watch.enter(session)
+        return session
+
+    @property
+    def identity(self) -> Identity:
+        return self._participant.identity
+
+    async def run(self) -> Ending:
+        """Do what is due as the end of the session draws near; returns how it ends."""
+        expiry = self._expiry
+        while True:
+            match await expiry.next():
+                case Due.READ:
+                    with expiry.within():
+                        await self._context.watch.reread(self)
+                case Due.NOTICE:
+                    assert expiry.expires_at is not None
+                    expires_at = milliseconds(expiry.expires_at)
+                    self._peer.tell(Notice(code="SESSION_EXPIRING", expires_at=expires_at))
+                case Due.END:
+                    cut_short = expiry.cut_short
+                    return Ending.SESSION_REVOKED if cut_short else Ending.SESSION_EXPIRED
+
+    def renew(self, identity: Identity, token: str) -> None:
+        """Go on as the same user or service, who has proved it again."""
+        self._peer.token = token
+        self._go_on(identity, by_peer=True)
+
+    def become(self, identity: Identity) -> None:
+        """Go on with what the store says now of the same session or service."""
+        if self._peer.ending is None:
+            self._go_on(identity, by_peer=False)
+
+    def revoked(self) -> None:
+        """End, since the session or the service's token is no more. Nothing goes out from now on
+        but the goodbye."""
+        self._peer.end(Ending.SESSION_REVOKED)
+        if self._peer.ending is Ending.SESSION_REVOKED:
+            self._peer.mailbox.clear()
+        self._leave_streams()
+
+    def close(self) -> None:
+        """Leave all streams, for good."""
+        self._context.metrics.authenticated -= 1
+        self._context.watch.leave(self)
+        self._leave_streams()
+
+    def _go_on(self, identity: Identity, *, by_peer: bool) -> None:
+        """Go by another identity, whose permissions count from now on."""
+        self._expiry.renew(identity, by_peer=by_peer)
+        before, self._peer.identity = self.identity, identity
+        if permissions.visible_streams(before) != permissions.visible_streams(identity):
+            consumers = {stream_id: each for stream_id, (_, each) in self._consumers.items()}
+            self._context.hub.reconsider(self._participant, before, consumers)
+        self._context.watch.enter(self)
+
+    def _leave_streams(self) -> None:
+        hub = self._context.hub
+        hub.unobserve(self._participant)
+        self._publisher.close()
+        for stream, consumer in self._consumers.values():
+            hub.unsubscribe(stream, consumer)
+        self._consumers.clear()
+
+    async def handle(self, message: ClientMessage) -> StoreRequest | None:
+        """Do what the peer asks, with anything but frames; returns what the store has to answer,
+        while others go on."""
+        match message:
+            case Alert():
+                return message
+            case AlertsSince():
+                return PageRequest.of(message)
+            case Register():
+                return await self._register(message)
+            case Subscribe():
+                return self._subscribe(message)
+            case Unsubscribe():
+                self._unsubscribe(message)
+            case Ack():
+                self._acknowledge(message)
+            case Streams():
+                self._list_streams(message)
+            case Auth() | VideoFrame():
+                raise AssertionError("the connection authenticates and publishes")
+        return None
+
+    async def answer_from_store(self, request: StoreRequest) -> None:
+        """Ask the store what `handle` returned, and answer."""
+        await self._alerts.answer(request)
+
+    def refuse_for_store(self, request: Alert | AlertsSince) -> None:
+        """Refuse a request for which the store has no time."""
+        self._refusals.refuse_for_store(request, request.stream_id)
+
+    async def publish(self, frames: list[VideoFrame]) -> None:
+        """Publish frames that came at once, in the registered stream."""
+        await self._publisher.publish(frames)
+
+    def changes_stream(self, register: Register, frame: VideoFrame) -> bool:
+        """Whether a frame that came behind a registration needs its answer."""
+        return self._publisher.changes_stream(register, frame)
+
+    def skip_frames(self) -> None:
+        """Frames of the peer were dropped before they came here."""
+        self._publisher.skip()
+
+    async def _register(self, message: Register) -> PageRequest | None:
+        stream_id = await self._publisher.register(message)
+        if stream_id is None:
+            return None
+        wants_alerts = self._participant.wants_alerts
+        return self._alerts.promise(message, stream_id, wants_alerts=wants_alerts)
+
+    def _subscribe(self, message: Subscribe) -> PageRequest | None:
+        stream_id = message.stream_id
+        before = self._consumers.get(stream_id)
+        most = self._context.limits.max_subscriptions
+        if before is None and most is not None and len(self._consumers) >= most:
+            self._context.metrics.limits_hit[Limit.SUBSCRIPTIONS] += 1
+            text = f"A connection may have {most} subscriptions"
+            self._refusals.refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
+            return None
+        if before is None and self._user_has_too_many(message):
+            return None
+        consumes = message.consumes or ()
+        consumer = Consumer(
+            stream_id=stream_id,
+            wants_frames=VIDEO_FRAME in consumes,
+            wants_alerts=ALERT in consumes,
+            peer=self._participant,
+            outlet=self._peer.stream.outlet,
+            ages=self._context.metrics.frame_age,
+            flow_control=FlowControlOptions(message.policy, message.max_fps, message.window),
+            lossless_bytes=self._context.lossless_bytes,
+            totals=self._context.hub.totals,
+        )
+        stream = self._context.hub.subscribe(consumer)
+        self._consumers[stream_id] = (stream, consumer)
+        status = stream.status_for(consumer)
+        visible = status.epoch > 0
+        self._peer.tell(
+            Success(
+                code="SUBSCRIBED",
+                message="Subscription successful",
+                id=message.id,
+                stream_id=stream_id,
+                epoch=status.epoch,
+                metadata=stream.metadata if visible else None,
+            )
+        )
+        self._peer.tell(status)
+        stream.watch(consumer)
+        if before is not None:  # after that, so that the producer sees no gap between the two
+            self._context.hub.unsubscribe(*before)
+        return self._alerts.promise(message, stream_id, wants_alerts=consumer.wants_alerts)
+
+    def _user_has_too_many(self, message: Subscribe) -> bool:
+        """Refuse a subscription if the user has too many, some perhaps on connections that are gone
+        without relay having noticed."""
+        most, identity = self._context.limits.max_subscriptions_of_user, self.identity
+        if most is None or not isinstance(identity, User):
+            return False
+        if self._context.hub.count_subscriptions_of(identity) < most:
+            return False
+        self._context.metrics.limits_hit[Limit.SUBSCRIPTIONS_OF_USER] += 1
+        code = ErrorCode.TOO_MANY_CONNECTIONS
+        retry_after = Ending.TOO_MANY_CONNECTIONS.value.retry_after
+        text = f"A user may have {most} subscriptions"
+        self._refusals.refuse(message, code, text, message.stream_id, retry_after=retry_after)
+        return True
+
+    def _unsubscribe(self, message: Unsubscribe) -> None:
+        if self._leave(message.stream_id):
+            self._peer.tell(
+                Success(
+                    code="UNSUBSCRIBED",
+                    message="Subscription ended",
+                    id=message.id,
+                    stream_id=message.stream_id,
+                )
+            )
+        else:
+            text = "There is no subscription to this stream"
+            self._refusals.refuse(message, ErrorCode.INVALID_MESSAGE, text, message.stream_id)
+
+    def _leave(self, stream_id: str) -> bool:
+        subscribed = self._consumers.pop(stream_id, None)
+        if subscribed is not None:
+            self._context.hub.unsubscribe(*subscribed)
+            if not (self._participant.wants_alerts and self._publisher.is_of(stream_id)):
+                self._alerts.leave(stream_id)
+        return subscribed is not None
+
+    def _acknowledge(self, message: Ack) -> None:
+        subscribed = self._consumers.get(message.stream_id)
+        if subscribed is None:  # it crossed our UNSUBSCRIBED
+            return
+        stream, consumer = subscribed
+        if message.epoch in (None, stream.epoch):  # else it is of an earlier epoch
+            consumer.acknowledge(message.seq)
+
+    def _list_streams(self, message: Streams) -> None:
+        rate, hub = self._context.limits.stream_list_rate, self._context.hub
+        wait = None if rate is None else rate.hit(self.identity.sender)
+        if wait is not None:
+            self._refusals.refuse_for_rate(message, Limit.STREAM_LISTS, wait, None)
+            return
+        hub.observe(self._participant)
+        visible = hub.visible_to(self.identity, message.after or "")
+        streams, more = page_of(visible, message.limit)
+        self._peer.tell(
+            Success(
+                code="STREAMS",
+                message="Streams",
+                id=message.id,
+                streams=streams,
+                more=more or None,
+            )
+        )

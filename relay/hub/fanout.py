@@ -1,0 +1,106 @@
+"""Gives the frames of one stream to its audience.
+
+Where the frames come from, a producer on this relay or another node, makes no difference here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+from attrs import define
+
+from relay.hub.consumer import Consumer
+from relay.hub.frame import Burst, Frame
+from relay.metrics import Metrics
+
+SLICE = 64
+"""Offers made before other tasks get a turn."""
+
+
+@define(eq=False)
+class FanOut:
+    """The audience of one stream, and the frames that a newcomer begins with."""
+
+    _metrics: Metrics
+    audience: tuple[Consumer, ...] = ()
+    """Replaced, never changed, so that a publish may yield."""
+    keyframe: Frame | None = None
+    """The last frame that stands for itself, for newcomers."""
+    _behind_latest: bool = False
+    """Whether a frame came after it, or it was given up."""
+    _since_pause: int = 0
+    """Offers since other tasks last got a turn."""
+    _publishing: trio.Lock | None = None
+    """None before the first publish to a large audience."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a publish to a large audience is in progress."""
+        return self._publishing is not None and self._publishing.locked()
+
+    async def wait_until_idle(self) -> None:
+        """Wait for the publish in progress; another may have begun when this returns."""
+        assert self._publishing is not None
+        async with self._publishing:
+            pass
+
+    async def publish(self, frames: list[Frame]) -> None:
+        """Offer frames that arrived together to the whole audience, in order.
+
+        Call it when it is not busy. Yields to other tasks each time that `SLICE` offers are made.
+        Cannot be cancelled: what was accepted is offered to everybody.
+        """
+        for frame in frames:
+            self._behind_latest = frame.is_delta
+            if not frame.is_delta:
+                self.keyframe = frame
+        audience, step = self.audience, max(1, SLICE // len(frames))
+        offered = frames[0] if len(frames) == 1 else Burst(frames)
+        if len(audience) <= step:
+            await self._offer(offered, audience)
+        else:
+            if self._publishing is None:
+                self._publishing = trio.Lock()
+            self._publishing.acquire_nowait()
+            try:
+                for start in range(0, len(audience), step):
+                    await self._offer(offered, audience[start : start + step])
+            finally:
+                self._publishing.release()
+
+    def welcome(self, consumer: Consumer) -> None:
+        """Offer a new consumer the latest frame.
+
+        Where frames build on one another, that is the last one that does not.
+        """
+        frame = self.keyframe
+        if frame is not None and consumer.offer(frame):
+            self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
+        if self._behind_latest:
+            consumer.skip_to_keyframe()
+
+    def forget_frames(self) -> None:
+        """Forget the latest frames, so that new consumers get none of them."""
+        self.keyframe, self._behind_latest = None, False
+
+    def give_up_keyframe(self) -> None:
+        """Keep no frame for newcomers, who begin with the next one that stands for itself."""
+        self.keyframe, self._behind_latest = None, True
+
+    async def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
+        written = 0
+        if isinstance(offered, Frame):
+            frames, accepted_at = 1, offered.accepted_at
+            for consumer in audience:
+                written += consumer.offer(offered)
+        else:
+            frames, accepted_at = len(offered.frames), offered.frames[0].accepted_at
+            for consumer in audience:
+                written += consumer.offer_burst(offered)
+        # One look at the clock for all of them; it errs on the side of older.
+        self._metrics.frame_age.observe(trio.current_time() - accepted_at, written)
+        self._since_pause += frames * max(1, len(audience))
+        if self._since_pause >= SLICE:
+            self._since_pause = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()

@@ -1,0 +1,1 @@
+"""The clients of a load test: phones, viewers, services, hostiles and scripts."""

@@ -1,0 +1,65 @@
+"""Where the relay under test is, and the credentials for it."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from attrs import field, frozen
+
+from relay.load.scenario.schema import ScenarioError
+
+
+def is_encrypted(url: str) -> bool:
+    return url.startswith(("wss:", "https:"))
+
+
+def path_or_default(path: str, *, phone: bool) -> str:
+    """The path of a target's URL; if it has none, the one for phones or for other clients."""
+    if path != "/":
+        return path
+    return "/streams/register" if phone else "/streams/subscribe"
+
+
+@frozen
+class TlsVerification:
+    """How the certificate of a `wss://` target is verified."""
+
+    ca: str | None = None
+    """A file with certificates to trust in addition to the system's."""
+    insecure: bool = False
+    """Accept any certificate."""
+
+    def context(self) -> ssl.SSLContext:
+        """Names in certificates are verified too. `ScenarioError` if the file cannot be read."""
+        context = ssl.create_default_context()
+        if self.insecure:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        elif self.ca is not None:
+            try:
+                context.load_verify_locations(cafile=Path(self.ca))
+            except ssl.SSLError:
+                raise ScenarioError("tls.ca", f"{self.ca} holds no certificate") from None
+            except OSError as error:
+                words = f"cannot read {self.ca}: {error.strerror}"
+                raise ScenarioError("tls.ca", words) from None
+        return context
+
+    def context_for(self, url: str) -> ssl.SSLContext | None:
+        """None for a URL without TLS."""
+        return self.context() if is_encrypted(url) else None
+
+
+@frozen
+class Endpoint:
+    """A relay's URL, with tokens that it accepts."""
+
+    url: str
+    tokens: tuple[str, ...] = field(repr=False)
+    service_tokens: tuple[str, ...] = field(repr=False, default=())
+    tls_verification: TlsVerification = field(factory=TlsVerification)
+
+    def token(self, number: int, *, service: bool = False) -> str:
+        """The token of an actor: tokens are handed out in turn."""
+        tokens = self.service_tokens if service and self.service_tokens else self.tokens
+        return tokens[number % len(tokens)]

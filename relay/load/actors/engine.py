@@ -1,0 +1,127 @@
+"""Runs one process's share of a scenario.
+
+All tasks are in one nursery. Every second an update of the statistics is emitted, and a last one at
+the end, also after a cancellation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+from attrs import frozen
+
+from relay.load.actors.actor import Actor
+from relay.load.actors.hostile import Hostile
+from relay.load.actors.payloads import PayloadFactory
+from relay.load.actors.phone import Phone
+from relay.load.actors.run_context import RunContext
+from relay.load.actors.script import play_script
+from relay.load.actors.service import AlertService
+from relay.load.actors.viewer import Viewer
+from relay.load.measures.observations import Observations
+from relay.load.measures.stats import StatsDelta
+from relay.load.scenario.groups import HostileGroup, PhoneGroup, ServiceGroup, ViewerGroup
+
+UPDATE_INTERVAL = 1.0
+"""Seconds between two updates."""
+UPDATE_TIMEOUT = 5.0
+HEARTBEAT_INTERVAL = 0.02
+"""Seconds between two measurements of the generator's own lateness."""
+
+
+@frozen(kw_only=True)
+class Share:
+    """Which actors of each group this process plays: those with number % of == worker."""
+
+    worker: int = 0
+    of: int = 1
+
+
+@frozen
+class StatsUpdate:
+    """What a process saw since its last update."""
+
+    groups: dict[str, StatsDelta]
+    observations: Observations
+
+
+Emit = Callable[[StatsUpdate], Awaitable[None]]
+
+
+async def prepare(context: RunContext, share: Share) -> list[Actor]:
+    """Make the actors of this share; `RelayError` when a file cannot be read."""
+    factory = PayloadFactory(context.timeline.scenario.seed)
+    return await trio.to_thread.run_sync(make_actors, context, share, factory)
+
+
+async def play(context: RunContext, share: Share, actors: Sequence[Actor], emit: Emit) -> None:
+    """Run until all actors have left. A cancellation makes them leave at once."""
+    try:
+        async with trio.open_nursery() as helpers:
+            helpers.start_soon(_send_updates, context, emit)
+            helpers.start_soon(_measure_lateness, context)
+            for name in context.timeline.scenario.groups:
+                helpers.start_soon(_cut_connections, context, name)
+            async with trio.open_nursery() as nursery:
+                for actor in actors:
+                    nursery.start_soon(actor.live)
+                if context.timeline.scenario.script is not None:
+                    nursery.start_soon(play_script, context, share.worker, share.of)
+            helpers.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(UPDATE_TIMEOUT, shield=True):
+            await emit(drain_update(context))
+
+
+def make_actors(context: RunContext, share: Share, factory: PayloadFactory) -> list[Actor]:
+    scenario = context.timeline.scenario
+    made: list[Actor] = []
+    for name, group in scenario.groups.items():
+        presences = context.timeline.presences(name)
+        for number in range(share.worker, len(presences), share.of):
+            for presence in presences[number]:
+                match group:
+                    case PhoneGroup():
+                        payloads = factory.payloads(group.frames, scenario.folder, name, number)
+                        made.append(Phone(context, name, number, presence, payloads=payloads))
+                    case ViewerGroup():
+                        made.append(Viewer(context, name, number, presence))
+                    case ServiceGroup():
+                        made.append(AlertService(context, name, number, presence))
+                    case HostileGroup():
+                        made.append(Hostile(context, name, number, presence))
+    return made
+
+
+def drain_update(context: RunContext) -> StatsUpdate:
+    groups = {name: stats.drain() for name, stats in context.run_stats.groups.items()}
+    return StatsUpdate(groups, context.observations.drain())
+
+
+async def _send_updates(context: RunContext, emit: Emit) -> None:
+    due = 0.0
+    while True:
+        due += UPDATE_INTERVAL
+        await trio.sleep_until(context.epoch + due)
+        with trio.move_on_after(
+            UPDATE_TIMEOUT, shield=True
+        ):  # drained statistics must not get lost
+            await emit(drain_update(context))
+
+
+async def _measure_lateness(context: RunContext) -> None:
+    """Record how late each heartbeat is, including those that a stall delayed."""
+    due = 0.0
+    while True:
+        await trio.sleep_until(context.epoch + due)
+        lateness = context.run_stats.group("generator").time("lateness")
+        while due <= (now := context.now()):
+            lateness.record(now - due)
+            due += HEARTBEAT_INTERVAL
+
+
+async def _cut_connections(context: RunContext, name: str) -> None:
+    for at in context.timeline.cuts(name):
+        await context.until(at)
+        context.cut(name)

@@ -1,0 +1,184 @@
+"""What all actors of one process share: the clock, the target, the statistics, the connections."""
+
+from __future__ import annotations
+
+import ssl
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from relay.client import DialFailed, ServerError
+from relay.client.dial import open_plain, secure
+from relay.client.errors import Closed
+from relay.client.shaping import SHAPED_RECEIVE_BUFFER
+from relay.client.websocket import WebSocket, open_websocket
+from relay.load.actors.client import MSGPACK_SUBPROTOCOL, LoadClient, OnIncoming
+from relay.load.actors.endpoint import Endpoint, path_or_default
+from relay.load.actors.network import cut, is_plain, open_network, was_cut
+from relay.load.measures.observations import Observations
+from relay.load.measures.stats import GroupStats, RunStats
+from relay.load.scenario.groups import Group, Network
+from relay.load.scenario.schedule import Timeline
+
+
+class ConnectionCut(DialFailed):
+    """The scenario cut a connection before it was open."""
+
+
+@define(eq=False)
+class RunContext:
+    """One process's part of a run."""
+
+    timeline: Timeline
+    endpoint: Endpoint
+    run: str
+    """Identifies the run; 8 characters."""
+    epoch: float = 0.0
+    """Trio's time at the start of the run; set when everything is ready."""
+    run_stats: RunStats = field(factory=RunStats)
+    observations: Observations = field(factory=Observations)
+    _open: dict[str, set[LoadClient]] = field(factory=lambda: defaultdict(set))
+    _handshakes: dict[str, set[_Handshake]] = field(factory=lambda: defaultdict(set))
+    _tls: ssl.SSLContext | None = None
+
+    @property
+    def run_id(self) -> bytes:
+        return self.run.encode()
+
+    def now(self) -> float:
+        """Seconds since the start of the run."""
+        return trio.current_time() - self.epoch
+
+    async def until(self, due: float) -> None:
+        """Wait for a moment of the run; a late wake-up counts as lateness of the generator."""
+        if self.now() >= due:
+            await trio.lowlevel.checkpoint()
+            return
+        await trio.sleep_until(self.epoch + due)
+        self.run_stats.group("generator").time("lateness").record(self.now() - due)
+
+    def group(self, name: str) -> Group:
+        """A group as the current stage defines it."""
+        return self.timeline.group_in(name, self.timeline.stage_at(self.now()))
+
+    def stream_id(self, phones: str, number: int) -> str:
+        return f"load-{self.run}-{phones}-{number}"
+
+    def tls(self) -> ssl.SSLContext | None:
+        """One context for all connections, because it is expensive to make; None without TLS."""
+        if self._tls is None:
+            self._tls = self.endpoint.tls_verification.context_for(self.endpoint.url)
+        return self._tls
+
+    def cut(self, name: str) -> None:
+        """Cut all connections of a group, including those in their handshake."""
+        for handshake in tuple(self._handshakes[name]):
+            cut(handshake.stream)
+            handshake.was_cut = True
+        for client in tuple(self._open[name]):
+            cut(client.socket.stream)
+            client.was_cut = True
+
+    @asynccontextmanager
+    async def connect(
+        self, name: str, *, random: Random, on_message: OnIncoming, msgpack: bool, phone: bool
+    ) -> AsyncIterator[LoadClient]:
+        """Connect over the group's network, without authenticating. `DialFailed`."""
+        stream, host, resource = await open_plain(
+            self.endpoint.url,
+            receive_buffer=SHAPED_RECEIVE_BUFFER if self._network(name).bandwidth else None,
+        )
+        resource = path_or_default(resource, phone=phone)
+        async with _ungrouped(self._shaped(name, stream, random)) as link:
+            handshake = _Handshake(link)
+            self._handshakes[name].add(handshake)
+            try:
+                async with self._websocket(link, host, resource, msgpack=msgpack) as socket:
+                    self._handshakes[name].discard(handshake)
+                    with self._counted(name, LoadClient(socket, msgpack, on_message)) as client:
+                        yield client
+            except DialFailed:
+                if handshake.was_cut or was_cut(link):
+                    raise ConnectionCut from None
+                raise
+            finally:
+                self._handshakes[name].discard(handshake)
+
+    @asynccontextmanager
+    async def _shaped(
+        self, name: str, stream: trio.abc.Stream, random: Random
+    ) -> AsyncIterator[trio.abc.Stream]:
+        """Put the group's network in front of a stream, unless it is perfect."""
+        if isinstance(stream, trio.SocketStream) and is_plain(self._network(name)):
+            try:
+                yield stream
+            finally:
+                await trio.aclose_forcefully(stream)
+            return
+        async with open_network(stream, partial(self._network, name), random) as link:
+            yield link
+
+    @asynccontextmanager
+    async def _websocket(
+        self, link: trio.abc.Stream, host: str, resource: str, *, msgpack: bool
+    ) -> AsyncIterator[WebSocket]:
+        stream = await secure(link, self.endpoint.url, self.tls())
+        required = MSGPACK_SUBPROTOCOL if msgpack else None
+        async with open_websocket(stream, host, resource, required_subprotocol=required) as socket:
+            yield socket
+
+    def _counted(self, name: str, client: LoadClient) -> _CountedConnection:
+        return _CountedConnection(self.run_stats.group(name), self._open[name], client)
+
+    def _network(self, name: str) -> Network:
+        return self.group(name).network
+
+
+@define(eq=False)
+class _CountedConnection:
+    """Counts a connection while it is open, and its bytes when it ends."""
+
+    stats: GroupStats
+    open: set[LoadClient]
+    client: LoadClient
+
+    def __enter__(self) -> LoadClient:
+        self.stats.connected += 1
+        self.open.add(self.client)
+        return self.client
+
+    def __exit__(self, *_: object) -> None:
+        self.open.discard(self.client)
+        self.stats.connected -= 1
+        self.stats.counts["bytes.in"] += self.client.socket.bytes_in
+        self.stats.counts["bytes.out"] += self.client.socket.bytes_out
+        if self.client.unreadable:
+            self.stats.counts["errors"] += self.client.unreadable
+            self.stats.error("a message that cannot be read")
+
+
+@define(eq=False)
+class _Handshake:
+    """A connection whose WebSocket is not open yet."""
+
+    stream: trio.abc.Stream
+    was_cut: bool = False
+
+
+@asynccontextmanager
+async def _ungrouped(manager: Any) -> AsyncIterator[Any]:
+    """Enter a manager that has a nursery; an expected error of the body is raised ungrouped."""
+    failure: BaseException | None = None
+    async with manager as value:
+        try:
+            yield value
+        except (Closed, DialFailed, ServerError) as error:
+            failure = error
+    if failure is not None:
+        raise failure

@@ -1,0 +1,76 @@
+"""An actor with streams: it receives alerts about them, and checks what it receives."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from relay.load.actors.actor import Actor
+from relay.load.actors.client import IncomingMessage
+from relay.load.measures.integrity import AlertChecker, FrameChecker
+from relay.load.measures.observations import StreamObservation
+
+
+@define(eq=False)
+class StreamWatch:
+    """One stream on one connection. Times are in seconds of the run."""
+
+    stream: str
+    since: float
+    checker: FrameChecker | None
+    """None if only alerts are received."""
+    last_frame_at: float | None = None
+    longest_gap: float = 0.0
+    """Longest time between two frames."""
+    alerts: dict[str, AlertChecker] = field(factory=dict)
+    """By sender."""
+
+
+@define(eq=False)
+class StreamActor(Actor):
+    """The common part of phones and viewers."""
+
+    watches: dict[str, StreamWatch] = field(factory=dict)
+    """By stream, for the current connection."""
+
+    def receive(self, incoming: IncomingMessage, size: int) -> None:
+        if incoming.type == "alert":
+            self._receive_alert(incoming)
+        else:
+            super().receive(incoming, size)
+
+    def _receive_alert(self, incoming: IncomingMessage) -> None:
+        words = (incoming.message or "").split(" ")
+        watch = self.watches.get(incoming.stream_id or "")
+        if watch is None or len(words) != 5 or words[:2] != ["load", self.context.run]:
+            if watch is None:
+                self.stats.error("an alert of another stream")
+            return
+        sender, number, due = words[2], int(words[3]), int(words[4]) / 1_000_000
+        checker = watch.alerts.get(sender)
+        if checker is None:
+            checker = watch.alerts[sender] = AlertChecker(self.stats.counts)
+        if checker.check(number):
+            self.stats.time("alert_age").record(self.context.now() - due)
+
+    def end_connection(self) -> None:
+        # A gap lasts until the phones stop sending, even if no frame ends it.
+        now = self.context.now()
+        end = min(now, self.context.timeline.end)
+        for watch in self.watches.values():
+            checker = watch.checker
+            if watch.last_frame_at is not None:
+                gap = max(watch.longest_gap, end - watch.last_frame_at)
+                self.stats.time("gap").record(gap)
+            self.context.observations.add_stream(
+                StreamObservation(
+                    group=self.name,
+                    stream=watch.stream,
+                    start=watch.since,
+                    end=now,
+                    watched=checker is not None,
+                    first=checker.first if checker else None,
+                    last=checker.last.number if checker and checker.last else None,
+                    alerts={sender: each.ranges for sender, each in watch.alerts.items()},
+                )
+            )
+        self.watches.clear()

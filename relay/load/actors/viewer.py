@@ -1,0 +1,67 @@
+"""Viewers: they watch streams and check every frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define
+
+from relay.load.actors.client import IncomingMessage, LoadClient
+from relay.load.actors.stream_actor import StreamActor, StreamWatch
+from relay.load.measures.integrity import FrameChecker
+from relay.load.scenario.groups import ViewerGroup
+
+
+@define(eq=False)
+class Viewer(StreamActor):
+    """Watches one stream or several on one connection."""
+
+    _acks: list[dict[str, Any]] | None = None
+    """None unless frames are acknowledged."""
+
+    async def play(self, client: LoadClient) -> None:
+        group = self.group
+        assert isinstance(group, ViewerGroup)
+        options = {"policy": group.policy, "maxFps": group.max_fps, "window": group.window}
+        given = {key: value for key, value in options.items() if value is not None}
+        if group.policy == "latest":
+            given.pop("policy")
+        self._acks = client.acks if group.window else None
+        phones = self.context.timeline.most(group.watch)
+        for offset in range(min(group.each, phones)):
+            number = (self.number * group.each + offset) % phones
+            stream = self.context.stream_id(group.watch, number)
+            checker = FrameChecker(self.context.run_id, number, self.stats.counts)
+            self.watches[stream] = StreamWatch(stream, self.context.now(), checker)
+            await client.request(
+                "subscribe", streamId=stream, consumes=["video-frame", "alert"], **given
+            )
+        while True:
+            await client.read()
+
+    def receive(self, incoming: IncomingMessage, size: int) -> None:
+        if incoming.type != "video-frame":
+            super().receive(incoming, size)
+            return
+        stats = self.stats
+        stats.counts["frames.bytes"] += size
+        watch = self.watches.get(incoming.stream_id or "")
+        if watch is None or watch.checker is None:
+            stats.counts["received"] += 1
+            stats.counts["foreign"] += 1
+            return
+        checker = watch.checker
+        is_first = checker.last is None
+        mark = checker.check(incoming.data or b"", incoming.seq)
+        if self._acks is not None:
+            self._acks.append({"streamId": watch.stream, "seq": incoming.seq})
+        if mark is None:
+            return
+        now = self.context.now()
+        if watch.last_frame_at is not None and now - watch.last_frame_at > watch.longest_gap:
+            watch.longest_gap = now - watch.last_frame_at
+        watch.last_frame_at = now
+        if is_first:
+            stats.time("first_frame").record(now - watch.since)
+        if mark.due >= watch.since:  # the picture from before the subscription may be old
+            stats.time("frame_age").record(now - mark.due)

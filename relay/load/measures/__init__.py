@@ -1,0 +1,1 @@
+"""Statistics of a run: counts, times, integrity, and the checks of them."""

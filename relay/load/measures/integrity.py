@@ -1,0 +1,156 @@
+"""The mark at the end of every frame, and the checks of received frames and alerts. No I/O.
+
+The mark comes last because JPEG decoders ignore trailing bytes: the pictures of a load test can be
+watched like any others.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections import Counter, OrderedDict
+
+from attrs import define, field, frozen
+
+MAGIC = b"rlmk"
+_MARK = struct.Struct("<4s8sIHIQI")
+"""Magic, run, stream, connection, number, due in microseconds, length of the body."""
+_SUM = struct.Struct("<I")
+MARK_SIZE = _MARK.size + _SUM.size
+MAX_GAPS = 4096
+"""Missing numbers that are remembered, in case their frames arrive late."""
+CONNECTION_MODULUS = 1 << 16
+
+
+@frozen
+class FrameMark:
+    """Identifies a frame."""
+
+    run: bytes
+    stream: int
+    connection: int
+    """Number of the phone's connection."""
+    number: int
+    """Number of the frame in its stream, over all connections."""
+    due: float
+    """Seconds after the start of the run."""
+
+
+def append_mark(body: bytes, mark: FrameMark) -> bytes:
+    """Make a frame of a body and its mark."""
+    about = _MARK.pack(
+        MAGIC,
+        mark.run,
+        mark.stream,
+        mark.connection % CONNECTION_MODULUS,
+        mark.number,
+        round(mark.due * 1_000_000),
+        len(body),
+    )
+    return b"".join((body, about, _SUM.pack(zlib.crc32(about, zlib.crc32(body)))))
+
+
+def read_mark(data: bytes | memoryview) -> FrameMark | None:
+    """The mark of a frame; None if the frame is damaged."""
+    size = len(data)
+    if size < MARK_SIZE:
+        return None
+    magic, run, stream, connection, number, due, length = _MARK.unpack_from(data, size - MARK_SIZE)
+    (checksum,) = _SUM.unpack_from(data, size - _SUM.size)
+    if magic != MAGIC or length != size - MARK_SIZE:
+        return None
+    if zlib.crc32(memoryview(data)[: size - _SUM.size]) != checksum:
+        return None
+    return FrameMark(run, stream, connection, number, due / 1_000_000)
+
+
+@define(eq=False)
+class FrameChecker:
+    """Checks the frames that one viewer receives of one stream on one connection.
+
+    A missing frame is `missed` if the relay admits it with a gap in `seq`, or else `lost`.
+    """
+
+    run: bytes
+    stream: int
+    counts: Counter[str]
+    first: int | None = None
+    last: FrameMark | None = None
+    _seq: int = 0
+    _gaps: OrderedDict[int, str] = field(factory=OrderedDict)
+    """Missing numbers, and whether they were counted as missed or lost."""
+
+    def check(self, data: bytes | memoryview, seq: int) -> FrameMark | None:
+        """Count a frame; returns its mark if it is undamaged, of this stream, and new."""
+        counts = self.counts
+        counts["received"] += 1
+        mark = read_mark(data)
+        if mark is None:
+            counts["torn"] += 1
+            return None
+        if mark.run != self.run or mark.stream != self.stream:
+            counts["foreign"] += 1
+            return None
+        last = self.last
+        if last is None:
+            self.first = mark.number
+        elif mark.number <= last.number:
+            self._count_late(mark)
+            return None
+        elif mark.number != last.number + 1:
+            self._count_gap(last, mark, seq)
+        self.last, self._seq = mark, seq
+        return mark
+
+    def _count_gap(self, last: FrameMark, mark: FrameMark, seq: int) -> None:
+        missing = mark.number - last.number - 1
+        admitted = missing if mark.connection != last.connection else seq - self._seq - 1
+        lost = max(0, missing - max(0, admitted))
+        self.counts["missed"] += missing - lost
+        self.counts["lost"] += lost
+        kind = "lost" if lost else "missed"
+        for number in range(max(last.number + 1, mark.number - MAX_GAPS), mark.number):
+            self._gaps[number] = kind
+        while len(self._gaps) > MAX_GAPS:
+            self._gaps.popitem(last=False)
+
+    def _count_late(self, mark: FrameMark) -> None:
+        """Count a frame that is older than the last one: it is late, or a duplicate."""
+        kind = self._gaps.pop(mark.number, None)
+        if kind is None:
+            self.counts["doubled"] += 1
+            return
+        self.counts["disordered"] += 1
+        self.counts[kind] -= 1
+
+
+@define(eq=False)
+class AlertChecker:
+    """Checks the alerts of one service about one stream that one client receives."""
+
+    counts: Counter[str]
+    ranges: list[list[int]] = field(factory=list)
+    """Ranges of received numbers; both ends are included."""
+
+    def check(self, number: int) -> bool:
+        """Count an alert; returns False if it is a duplicate."""
+        for first, last in reversed(self.ranges):
+            if first <= number <= last:
+                self.counts["alerts.doubled"] += 1
+                return False
+        self.counts["alerts.received"] += 1
+        if self.ranges and number < self.ranges[-1][1]:
+            self.counts["alerts.disordered"] += 1
+            self.ranges.append([number, number])
+            self.ranges.sort()
+        elif self.ranges and number == self.ranges[-1][1] + 1:
+            self.ranges[-1][1] = number
+        else:
+            self.ranges.append([number, number])
+        return True
+
+
+def count_missing(ranges: list[list[int]], first: int, last: int) -> int:
+    """Count the numbers from `first` to `last` that are in none of the ranges."""
+    found = sum(max(0, min(high, last) - max(low, first) + 1) for low, high in ranges)
+    return max(0, last - first + 1) - found

@@ -1,0 +1,73 @@
+"""What clients saw and sent on each connection, for `reconcile`. No I/O."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from attrs import define, field, frozen
+
+MAX_OBSERVATIONS = 200_000
+"""Stream observations that are kept until the next update."""
+
+
+@frozen(kw_only=True)
+class StreamObservation:
+    """What one client saw of one stream on one connection. Times are in seconds of the run."""
+
+    group: str
+    stream: str
+    start: float
+    end: float
+    watched: bool
+    """Whether it subscribed to frames, not only to alerts."""
+    first: int | None
+    """Number of the first frame it received."""
+    last: int | None
+    alerts: dict[str, list[list[int]]]
+    """Ranges of alert numbers, by sender; both ends are included."""
+
+
+@frozen
+class SentFrames:
+    """What a phone sent on one connection: from when to when, from which number to which."""
+
+    stream: str
+    start: float
+    end: float
+    first: int
+    last: int
+
+
+@frozen
+class AcknowledgedAlert:
+    """An alert that the relay acknowledged."""
+
+    sender: str
+    stream: str
+    number: int
+    due: float
+    accepted: float
+
+
+@define(eq=False)
+class Observations:
+    """All of the above. They go from process to process as JSON."""
+
+    streams: list[StreamObservation] = field(factory=list)
+    sent: list[SentFrames] = field(factory=list)
+    alerts: list[AcknowledgedAlert] = field(factory=list)
+
+    def add_stream(self, observation: StreamObservation) -> None:
+        if len(self.streams) < MAX_OBSERVATIONS:
+            self.streams.append(observation)
+
+    def add(self, other: Self) -> None:
+        self.streams += other.streams
+        self.sent += other.sent
+        self.alerts += other.alerts
+
+    def drain(self) -> Observations:
+        """Return everything and forget it."""
+        drained = Observations(self.streams, self.sent, self.alerts)
+        self.streams, self.sent, self.alerts = [], [], []
+        return drained

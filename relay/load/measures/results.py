@@ -1,0 +1,158 @@
+"""The result of a run, as it is written to JSON, read back and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from attrs import frozen
+
+from relay.errors import RelayError
+from relay.load.measures.checks import CheckResult
+from relay.load.measures.ledger import LedgerLine
+from relay.load.measures.process_usage import ProcessUsage
+from relay.load.measures.stats import GroupStats, TimeDistribution
+
+FORMAT = "relay-load-1"
+STATISTICS = ("p50", "p90", "p99", "p999", "mean", "max", "count")
+Outcome = Literal["kept", "failed", "could not run", "interrupted"]
+
+
+class BadResult(RelayError):
+    """A file without a readable result of a run."""
+
+
+@frozen(kw_only=True)
+class Second:
+    """One second of a run."""
+
+    at: float
+    sent: float
+    """Frames per second, like the two that follow."""
+    received: float
+    missed: float
+    bytes_in: float
+    """Bytes of frames per second."""
+    connected: int
+    closes: int
+    errors: int
+    age: dict[str, float]
+    """Seconds, by percentile; empty if no frame arrived."""
+    lateness: float
+    """p99 of the generator's lateness, in seconds."""
+    cpu: float | None = None
+    """Cores that the relay used."""
+    memory: int | None = None
+    """Bytes."""
+
+
+@frozen(kw_only=True)
+class GroupResult:
+    counts: dict[str, int]
+    errors: dict[str, int]
+    times: dict[str, dict[str, float]]
+    """Seconds, by name and statistic."""
+    histograms: dict[str, str]
+    """As HdrHistogram encodes them."""
+
+
+@frozen(kw_only=True)
+class RunResult:
+    scenario: str
+    started: float
+    """Seconds since the Unix epoch."""
+    seconds: float
+    workers: int
+    machine: str
+    outcome: Outcome
+    failure: str | None
+    aborted_by: str | None
+    stages: dict[str, float]
+    checks: list[CheckResult]
+    ledger: list[LedgerLine]
+    groups: dict[str, GroupResult]
+    total: GroupResult
+    format: str = FORMAT
+    type: str = "result"
+
+    @property
+    def about(self) -> str:
+        """Length, number of workers, and machine."""
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{self.seconds:.0f} s, {workers}, {self.machine}"
+
+
+def second_of(
+    at: float,
+    *,
+    recent: GroupStats,
+    generator: GroupStats,
+    connected: int,
+    usage: ProcessUsage | None,
+    before: ProcessUsage | None,
+    last_at: float,
+) -> Second:
+    """Summarize what happened since `last_at`."""
+    length = max(at - last_at, 1e-3)
+    counts = recent.counts
+    age = recent.times.get("frame_age")
+    lateness = generator.times.get("lateness")
+    return Second(
+        at=at,
+        sent=counts["sent"] / length,
+        received=counts["received"] / length,
+        missed=(counts["missed"] + counts["lost"]) / length,
+        bytes_in=counts["frames.bytes"] / length,
+        connected=connected,
+        closes=counts["closes"],
+        errors=sum(recent.errors.values()),
+        age={name: age.statistic(name) or 0 for name in ("p50", "p90", "p99", "max")}
+        if age and age.count
+        else {},
+        lateness=(lateness and lateness.statistic("p99")) or 0.0,
+        cpu=(usage.cpu_seconds - before.cpu_seconds) / length if usage and before else None,
+        memory=usage.resident if usage else None,
+    )
+
+
+def group_result(stats: GroupStats) -> GroupResult:
+    return GroupResult(
+        counts={name: number for name, number in stats.counts.items() if number},
+        errors=dict(stats.errors),
+        times={name: statistics_of(times) for name, times in stats.times.items() if times.count},
+        histograms={name: times.encode() for name, times in stats.times.items()},
+    )
+
+
+def statistics_of(times: TimeDistribution) -> dict[str, float]:
+    return {name: times.statistic(name) or 0.0 for name in STATISTICS}
+
+
+def checked(result: RunResult) -> RunResult:
+    """Return a result that has all fields of this version; `ValueError` for any other."""
+    if result.format != FORMAT:
+        raise ValueError(f"its format is {result.format!r}, not {FORMAT}")
+    for group in (*result.groups.values(), result.total):
+        if any(set(STATISTICS) - values.keys() for values in group.times.values()):
+            raise ValueError("a statistic is missing")
+    return result
+
+
+def read_result(path: Path) -> tuple[RunResult, list[Second]]:
+    """Read a run that was written with `--json`; `BadResult`."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise BadResult(f"cannot read {path}: {error.strerror}") from None
+    seconds: list[Second] = []
+    try:
+        for line in lines:
+            kind = msgspec.json.decode(line).get("type")
+            if kind == "second":
+                seconds.append(msgspec.json.decode(line, type=Second))
+            elif kind == "result":
+                return checked(msgspec.json.decode(line, type=RunResult)), seconds
+    except (msgspec.DecodeError, AttributeError, ValueError, RecursionError) as problem:
+        raise BadResult(f"{path} is not a result of `relay load`: {problem}") from None
+    raise BadResult(f"{path} holds no result: did the run end early?")

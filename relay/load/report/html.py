@@ -1,0 +1,163 @@
+"""The HTML report of a run: one file with SVG plots, no scripts, no external resources."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from relay.load.measures.results import GroupResult, RunResult, Second
+from relay.load.report.plots import Series, histogram, plot
+from relay.load.units import seconds_in_words
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1f24; background: #fff }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin: 2rem 0 .3rem }
+table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem; text-align: right;
+  border-bottom: 1px solid #d8dee4; font-variant-numeric: tabular-nums }
+td:first-child, th:first-child { text-align: left }
+.kept { color: #116329 } .failed { color: #b3261e; font-weight: 600 }
+svg { width: 100%; height: auto } svg text { font: 11px system-ui, sans-serif; fill: currentColor }
+.grid { stroke: #d8dee4 } figure { margin: 0 } figcaption { color: #57606a }
+@media (prefers-color-scheme: dark) { body { color: #e6edf3; background: #0d1117 }
+  td, th { border-color: #30363d } .grid { stroke: #30363d } .kept { color: #56d364 }
+  .failed { color: #ff7b72 } figcaption { color: #8b949e } }
+"""
+MIB = 1 << 20
+
+
+def page(result: RunResult, seconds: Sequence[Second]) -> str:
+    """Make the whole page."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(result.started))
+    verdict = {
+        "kept": "All checks are kept.",
+        "failed": "A check has failed.",
+        "could not run": f"The scenario could not be run: {result.failure}",
+        "interrupted": "The run was interrupted; these are the figures so far.",
+    }[result.outcome]
+    if result.aborted_by is not None:
+        verdict += f" It ended early: {result.aborted_by}"
+    kind = "kept" if result.outcome == "kept" else "failed"
+    parts = [
+        f"<h1>{escape(result.scenario)}</h1>",
+        f'<p class="{kind}">{escape(verdict)}</p>',
+        f"<p>{escape(when)}, {escape(result.about)}</p>",
+        _checks(result),
+        *_plots(result, seconds),
+        "<h2>Groups</h2>",
+        _groups(result.groups),
+        *_ledger(result),
+        *_errors(result.groups),
+    ]
+    title = escape(f"{result.scenario}: {result.outcome}")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _checks(result: RunResult) -> str:
+    rows = [
+        (
+            escape(check.line),
+            escape(check.measured),
+            _verdict(kept=check.kept),
+        )
+        for check in result.checks
+    ]
+    return "<h2>Checks</h2>" + _table(("check", "measured", ""), rows)
+
+
+def _verdict(*, kept: bool) -> str:
+    word = "kept" if kept else "failed"
+    return f'<span class="{word}">{word}</span>'
+
+
+def _plots(result: RunResult, seconds: Sequence[Second]) -> Iterable[str]:
+    if not seconds:
+        return
+    at = [second.at for second in seconds]
+    marks = result.stages if len(result.stages) > 1 else {}
+
+    def figure(title: str, unit: str, lines: Sequence[Series]) -> str:
+        return f"<h2>{escape(title)}</h2><figure>{plot(at, lines, unit, marks)}</figure>"
+
+    yield figure(
+        "Frames per second",
+        "",
+        [
+            Series("sent", [second.sent for second in seconds]),
+            Series("received", [second.received for second in seconds]),
+            Series("missed", [second.missed for second in seconds]),
+        ],
+    )
+    ages = [Series(name, _age(seconds, name)) for name in ("p50", "p90", "p99", "max")]
+    yield figure("Frame age, from the intended send time", "ms", ages)
+    if encoded := result.total.histograms.get("frame_age"):
+        yield f"<h2>Frame age, all frames</h2><figure>{histogram(encoded)}</figure>"
+    yield figure("Connections", "", [Series("connected", [each.connected for each in seconds])])
+    if any(each.cpu is not None for each in seconds):
+        cpu = [None if each.cpu is None else each.cpu * 100 for each in seconds]
+        yield figure("The relay's CPU", "% of a core", [Series("CPU", cpu)])
+        memory = [None if each.memory is None else each.memory / MIB for each in seconds]
+        yield figure("The relay's memory", "MiB", [Series("resident", memory)])
+    late = [Series("p99", [each.lateness * 1000 for each in seconds])]
+    yield figure("Lateness of the generator itself", "ms", late)
+
+
+def _age(seconds: Sequence[Second], name: str) -> list[float | None]:
+    return [second.age[name] * 1000 if second.age else None for second in seconds]
+
+
+def _groups(groups: Mapping[str, GroupResult]) -> str:
+    rows = []
+    for name, group in groups.items():
+        for time_name, values in group.times.items():
+            cells = [
+                seconds_in_words(values[each]) for each in ("p50", "p90", "p99", "p999", "max")
+            ]
+            rows.append((escape(name), escape(time_name), f"{values['count']:.0f}", *cells))
+    times = _table(("group", "time", "count", "p50", "p90", "p99", "p99.9", "max"), rows)
+    counts = [
+        (escape(name), escape(count), f"{number}")
+        for name, group in groups.items()
+        for count, number in sorted(group.counts.items())
+    ]
+    return times + "<h2>Counts</h2>" + _table(("group", "name", "count"), counts)
+
+
+def _ledger(result: RunResult) -> Iterable[str]:
+    if result.ledger:
+        yield "<h2>The relay's ledger</h2>"
+        yield _table(
+            ("", "relay", "clients", ""),
+            [
+                (
+                    escape(each.what),
+                    f"{each.relay}",
+                    each.clients,
+                    "agrees" if each.agrees else "WRONG",
+                )
+                for each in result.ledger
+            ],
+        )
+
+
+def _errors(groups: Mapping[str, GroupResult]) -> Iterable[str]:
+    rows = [
+        (escape(name), escape(words), f"{number}")
+        for name, group in groups.items()
+        for words, number in group.errors.items()
+    ]
+    if rows:
+        yield "<h2>Errors</h2>" + _table(("group", "error", "count"), rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{each}</th>" for each in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

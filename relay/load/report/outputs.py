@@ -1,0 +1,117 @@
+"""The outputs of a run: the terminal, a JSON file, a report.
+
+A run is worth more than its outputs, so it goes on when one can no longer be written.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, Self, TextIO
+
+import attrs
+import msgspec
+from attrs import define, field, frozen
+
+from relay.load.measures.results import RunResult, Second
+
+
+@frozen
+class OutputFiles:
+    """The files that the command line asks for."""
+
+    report: Path | None = None
+    json: Path | None = None
+
+    def try_to_open(self) -> None:
+        """`OSError` if one cannot be written, before a long run rather than after it."""
+        for path in filter(None, (self.report, self.json)):
+            if path.is_fifo():  # its reader would take this for the end
+                continue
+            place = path.resolve()  # a link may point to a file that does not exist yet
+            existed = place.exists()
+            with place.open("ab"):
+                pass
+            if not existed:
+                place.unlink()
+
+
+@define(eq=False)
+class BestEffortOutput:
+    """A text file that drops everything after a failed write."""
+
+    _file: TextIO
+    failure: str | None = None
+
+    @property
+    def encoding(self) -> str:
+        return self._file.encoding
+
+    def isatty(self) -> bool:
+        return self._file.isatty()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def write(self, text: str) -> int:
+        if self.failure is None:
+            try:
+                self._file.write(text)
+                self._file.flush()
+            except OSError as error:
+                self._fail(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: `write` flushes."""
+
+    def _fail(self, error: OSError) -> None:
+        self.failure = f"cannot write the output: {error.strerror}"
+        # Python flushes the rest of the buffer at exit, which must not fail again.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._file.fileno())
+        os.close(nowhere)
+
+
+@define(eq=False)
+class JsonLines:
+    """A JSON file with a line for each second and one for the result."""
+
+    path: Path | None
+    """None to write nothing."""
+    failure: str | None = None
+    _file: IO[bytes] | None = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        if self.path is not None:
+            try:
+                self._file = self.path.open("wb", buffering=0)
+            except OSError as error:
+                self._fail(error)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def second(self, second: Second) -> None:
+        self._write({"type": "second", **attrs.asdict(second)})
+
+    def result(self, result: RunResult) -> None:
+        self._write(result)
+
+    def _write(self, line: object) -> None:
+        if self._file is None:
+            return
+        rest = memoryview(msgspec.json.encode(line) + b"\n")
+        try:
+            while rest:  # an almost full disk accepts a part without an error
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self.failure = f"cannot write {self.path}: {error.strerror}"
+        if self._file is not None:
+            self._file.close()
+            self._file = None

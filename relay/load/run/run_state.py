@@ -1,0 +1,139 @@
+"""A run's state, as the coordinator fills it and the live view shows it. No I/O."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import time
+from collections.abc import Callable
+
+from attrs import define, field
+
+from relay.load.actors.engine import StatsUpdate
+from relay.load.measures.builtin_checks import all_thresholds, builtin_results
+from relay.load.measures.checks import CheckResult, evaluate_all
+from relay.load.measures.ledger import LedgerLine
+from relay.load.measures.observations import Observations
+from relay.load.measures.process_usage import ProcessUsage
+from relay.load.measures.reconcile import reconcile
+from relay.load.measures.results import Outcome, RunResult, Second, group_result, second_of
+from relay.load.measures.stats import GroupStats, RunStats
+from relay.load.scenario.scenario import Scenario
+
+
+@define(eq=False)
+class RunState:
+    """What is known of a run so far."""
+
+    scenario: Scenario
+    phase: str = "starting"
+    run_id: str = field(factory=lambda: secrets.token_hex(4))
+    started: float = field(factory=time.time)
+    """Seconds since the Unix epoch."""
+    now: float = 0.0
+    """Seconds since the start of the run."""
+    run_stats: RunStats = field(init=False)
+    observations: Observations = field(factory=Observations)
+    seconds: list[Second] = field(factory=list)
+    on_second: Callable[[Second], None] = lambda _second: None
+    ledger: list[LedgerLine] = field(factory=list)
+    ledger_failure: str | None = None
+    checks: list[CheckResult] = field(factory=list)
+    outcome: Outcome = "could not run"
+    failure: str | None = None
+    """Why it could not run."""
+    aborted_by: str | None = None
+    """The check that ended it early."""
+    interrupted: bool = False
+    _connected: dict[int, dict[str, int]] = field(factory=dict)
+    """Open connections by worker and group."""
+    _recent: GroupStats = field(factory=GroupStats)
+    """The statistics of the current second, of all groups but the generator."""
+    _recent_generator: GroupStats = field(factory=GroupStats)
+    _usage: ProcessUsage | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.run_stats = RunStats(self.scenario.links)
+
+    def add(self, worker: int, update: StatsUpdate) -> None:
+        self.run_stats.add(update.groups)
+        for name, delta in update.groups.items():
+            (self._recent_generator if name == "generator" else self._recent).add_delta(delta)
+        self._connected[worker] = {name: delta.connected for name, delta in update.groups.items()}
+        self.observations.add(update.observations)
+
+    def end_second(self, at: float, usage: ProcessUsage | None) -> None:
+        """Summarize the second that ends now. `usage` is that of the relay."""
+        self.now = at
+        connected = sum(sum(groups.values()) for groups in self._connected.values())
+        second = second_of(
+            at,
+            recent=self._recent,
+            generator=self._recent_generator,
+            connected=connected,
+            usage=usage,
+            before=self._usage,
+            last_at=self.seconds[-1].at if self.seconds else 0.0,
+        )
+        for name, stats in self.run_stats.groups.items():
+            stats.connected = sum(groups.get(name, 0) for groups in self._connected.values())
+        self._usage = usage
+        self._recent, self._recent_generator = GroupStats(), GroupStats()
+        self.seconds.append(second)
+        self.on_second(second)
+
+    def failed_check(self) -> str | None:
+        """The first check that can no longer be kept."""
+        for check in all_thresholds(self.scenario.checks):
+            if check.evaluate(self.run_stats, final=False) == "failed":
+                return check.line
+        return None
+
+    def conclude(self) -> None:
+        """Evaluate the checks and set the outcome."""
+        self.phase = "done"
+        scenario = self.scenario
+        if not (self.interrupted or self.aborted_by or self.failure):
+            reconcile(self.run_stats, self.observations, end=scenario.length, grace=scenario.grace)
+        self.run_stats.group("ledger").counts["ledger.wrong"] += sum(
+            not each.agrees for each in self.ledger
+        )
+        self.checks = evaluate_all(all_thresholds(scenario.checks), self.run_stats)
+        self.checks += builtin_results(
+            self.run_stats,
+            self.ledger,
+            self.ledger_failure,
+            max_lateness=scenario.lateness,
+            expects_logins=scenario.expects_logins,
+        )
+        if self.failure is not None:
+            self.outcome = "could not run"
+        elif self.interrupted:
+            self.outcome = "interrupted"
+        elif all(check.kept for check in self.checks):
+            self.outcome = "kept"
+        else:
+            self.outcome = "failed"
+
+    def result(self) -> RunResult:
+        stages = self.scenario.stages
+        return RunResult(
+            scenario=self.scenario.name,
+            started=self.started,
+            seconds=self.now,
+            workers=self.scenario.workers,
+            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores,"
+            f" Python {platform.python_version()}",
+            outcome=self.outcome,
+            failure=self.failure,
+            aborted_by=self.aborted_by,
+            stages={
+                stage.name: sum(each.duration for each in stages[:number])
+                for number, stage in enumerate(stages)
+            },
+            checks=self.checks,
+            ledger=self.ledger,
+            groups={name: group_result(each) for name, each in self.run_stats.groups.items()},
+            total=group_result(self.run_stats.total()),
+        )

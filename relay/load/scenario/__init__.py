@@ -1,0 +1,1 @@
+"""What a load test does: groups, stages and the schedule."""

@@ -1,0 +1,184 @@
+"""The groups of a scenario: phones, viewers, services and hostiles, with their keys."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from relay.load import units
+from relay.load.scenario.schema import (
+    key,
+    list_of,
+    nested,
+    one_of,
+    switch,
+    text,
+    whole,
+)
+
+COUNT = whole(0, 100_000)
+DURATION = "a duration such as 500ms, 10s or 5min"
+BANDWIDTH = "a bandwidth such as 500kbit/s or 1Mbit/s"
+MAX_EXPONENT = 100
+"""Exponent of `factor` after which a wait has reached `most` anyway; keeps it a float."""
+HOSTILE_KINDS = ("silent", "garbage", "bad-token", "not-reading", "half-frame", "pings")
+
+
+@frozen
+class Arrival:
+    """When the actors of a group join; all at once by default."""
+
+    over: float | None = key(units.positive_duration, DURATION, None)
+    """Seconds over which they join, evenly spaced."""
+    rate: float | None = key(units.rate, "a rate such as 100/s", None)
+    """Per second, evenly spaced."""
+    poisson: float | None = key(units.rate, "a rate such as 100/s", None)
+    """Mean number per second, of a Poisson process."""
+    after: float = key(units.duration, DURATION, 0.0)
+    """Seconds before the first one joins."""
+
+    def __attrs_post_init__(self) -> None:
+        if sum(each is not None for each in (self.over, self.rate, self.poisson)) > 1:
+            raise ValueError("use one of over, rate and poisson")
+
+
+def _short_arrival(value: object) -> Arrival:
+    if value != "at once":
+        raise ValueError('"at once" or a table with over, rate or poisson')
+    return Arrival()
+
+
+@frozen
+class Network:
+    """The simulated network of each connection; perfect by default."""
+
+    bandwidth: float | None = key(units.bandwidth, BANDWIDTH, None)
+    """Bits per second, towards the client."""
+    upload: float | None = key(units.bandwidth, BANDWIDTH, None)
+    """Bits per second, from the client."""
+    delay: float = key(units.duration, DURATION, 0.0)
+    """Seconds each way."""
+    jitter: float = key(units.duration, DURATION, 0.0)
+    """Maximum random delay in addition, in seconds; the order of bytes stays."""
+    stall_every: float | None = key(units.positive_duration, DURATION, None)
+    """Seconds between the starts of two stalls."""
+    stall_for: float = key(units.duration, DURATION, 1.0)
+    """Seconds for which nothing moves."""
+    cut_every: float | None = key(units.positive_duration, DURATION, None)
+    """Mean number of seconds after which the connection is cut."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.stall_every is not None and self.stall_for >= self.stall_every:
+            raise ValueError("stall_for must be shorter than stall_every")
+
+
+@frozen
+class Reconnect:
+    """How an actor reconnects. The relay's `retryAfter` is a minimum."""
+
+    after: float = key(units.duration, DURATION, 0.5)
+    """Seconds before the first attempt."""
+    factor: float = key(units.number, "a number such as 2", 2.0)
+    most: float = key(units.positive_duration, DURATION, 30.0)
+    jitter: float = key(units.number, "a number from 0 to 1", 0.5)
+    """The fraction of the wait that is random."""
+
+    def __attrs_post_init__(self) -> None:
+        if not (0 <= self.jitter <= 1 and 1 <= self.factor <= 100):
+            raise ValueError("jitter must be from 0 to 1, and factor from 1 to 100")
+
+    def wait(self, attempt: int) -> float:
+        """Seconds to wait before an attempt; the first is number 0."""
+        return min(self.most, self.after * self.factor ** min(attempt, MAX_EXPONENT))
+
+
+def _no_reconnect(value: object) -> Reconnect | None:
+    if value is False:
+        return None
+    if value is True:
+        return Reconnect()
+    raise ValueError("true, false or a table")
+
+
+@frozen
+class FrameSource:
+    """What a phone sends: random bytes of a size, a video, or a recording."""
+
+    size: int | None = key(units.size, "a size such as 16KiB", None)
+    most: int | None = key(units.size, "a size such as 64KiB", None)
+    """With `size`: sizes are uniform between the two."""
+    spread: float | None = key(units.number, "a number such as 0.3", None)
+    """With `size` as the median: sizes are log-normal with this sigma."""
+    video: str | None = key(text, "the name of a video file", None)
+    recording: str | None = key(text, "the name of a file made by `relay load record`", None)
+
+    def __attrs_post_init__(self) -> None:
+        if sum(each is not None for each in (self.size, self.video, self.recording)) != 1:
+            raise ValueError("use one of size, video and recording")
+        if self.size is None and (self.most is not None or self.spread is not None):
+            raise ValueError("most and spread go with size")
+        if self.most is not None and self.spread is not None:
+            raise ValueError("use one of most and spread")
+        if self.most is not None and self.size is not None and self.most < self.size:
+            raise ValueError("most must not be less than size")
+        if self.spread is not None and not 0 < self.spread <= 3:
+            raise ValueError("spread must be above 0 and up to 3")
+
+
+def _short_frames(value: object) -> FrameSource:
+    try:
+        return FrameSource(size=units.size(value))
+    except ValueError:
+        raise ValueError("a size such as 16KiB, or a table") from None
+
+
+@frozen(kw_only=True)
+class Group:
+    """The keys that all groups have."""
+
+    count: int = key(COUNT, "a whole number, 0 to 100000", 1)
+    arrival: Arrival = nested(Arrival, Arrival(), short=_short_arrival)
+    network: Network = nested(Network, Network())
+    reconnect: Reconnect | None = nested(Reconnect, Reconnect(), short=_no_reconnect)
+    expect_closes: tuple[int, ...] = key(list_of(whole(1000, 4999)), "a list of close codes", ())
+    """Close codes that do not count as unexpected."""
+
+
+@frozen(kw_only=True)
+class PhoneGroup(Group):
+    fps: float = key(units.number, "a number from 0 to 1000", 10.0)
+    frames: FrameSource = nested(FrameSource, FrameSource(size=16 * 1024), short=_short_frames)
+    encoding: str = key(one_of("msgpack", "json"), '"msgpack" or "json"', "json")
+    backlog: float = key(units.positive_duration, DURATION, 2.0)
+    """Seconds that a frame may be late because the network is too slow; the phone withholds later
+    ones and counts them."""
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.fps <= 1000:
+            raise ValueError("fps must be from 0 to 1000")
+
+
+@frozen(kw_only=True)
+class ViewerGroup(Group):
+    watch: str = key(text, "the name of a group of phones")
+    each: int = key(whole(1, 1000), "a whole number, 1 to 1000", 1)
+    """Streams that each viewer watches on its one connection."""
+    encoding: str = key(one_of("msgpack", "json"), '"msgpack" or "json"', "msgpack")
+    policy: str = key(one_of("latest", "lossless"), '"latest" or "lossless"', "latest")
+    max_fps: float | None = key(units.above_zero, "a number above 0", None)
+    window: int | None = key(whole(1, 1000), "a whole number, 1 to 1000", None)
+    """Frames in flight; the viewer acknowledges each."""
+
+
+@frozen(kw_only=True)
+class ServiceGroup(Group):
+    watch: str = key(text, "the name of a group of phones")
+    rate: float = key(units.rate, "a rate such as 2/s", 1.0)
+    """Alerts per second of each service, for the streams in turn."""
+    poisson: bool = key(switch, "true or false", default=False)
+    severity: str = key(one_of("low", "medium", "high", "critical"), "a severity", "medium")
+
+
+@frozen(kw_only=True)
+class HostileGroup(Group):
+    kind: str = key(one_of(*HOSTILE_KINDS), f"one of {', '.join(HOSTILE_KINDS)}")
+    watch: str | None = key(text, "the name of a group of phones", None)

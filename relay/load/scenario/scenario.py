@@ -1,0 +1,325 @@
+"""A scenario: who takes part in a load test, when, and which checks must be kept."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs import field, frozen
+
+from relay.load import units
+from relay.load.measures.checks import FIGURE_PREFIXES, Threshold, parse_threshold
+from relay.load.measures.stats import LinkCapacity
+from relay.load.scenario.groups import (
+    DURATION,
+    Group,
+    HostileGroup,
+    PhoneGroup,
+    ServiceGroup,
+    ViewerGroup,
+)
+from relay.load.scenario.schema import (
+    Place,
+    ScenarioError,
+    key,
+    list_of,
+    nested,
+    read_table,
+    switch,
+    text,
+    whole,
+)
+from relay.load.suggestions import suggestion
+from relay.process.working_directory import working_directory
+
+GROUP_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+RESERVED_NAMES = FIGURE_PREFIXES | {"generator", "ledger"}
+"""Names that mean something else in checks and in the statistics."""
+
+
+@frozen
+class ScenarioTarget:
+    start: bool = key(switch, "true or false", default=False)
+    """Start a relay for the run, with a database that is deleted with it."""
+    url: str | None = key(text, "an address such as ws://localhost:3000", None)
+    ledger: bool | None = key(switch, "true or false", None)
+    """Compare the relay's own totals with the clients'; only if nobody else uses the relay."""
+    settings: tuple[str, ...] = key(list_of(text), 'a list such as ["--auth-timeout", "5"]', ())
+    """Options of `relay serve` for the relay that is started."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.start == (self.url is not None):
+            raise ValueError("use one of start = true and url")
+        if self.settings and not self.start:
+            raise ValueError("settings go with start = true")
+
+    @property
+    def checks_ledger(self) -> bool:
+        return self.start if self.ledger is None else self.ledger
+
+
+@frozen
+class ScenarioTls:
+    """How the certificate of a `wss://` target is verified."""
+
+    ca: str | None = key(text, "the name of a file with certificates", None)
+    """Trusted in addition to those of the system."""
+    insecure: bool = key(switch, "true or false", default=False)
+    """Accept any certificate."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.insecure and self.ca is not None:
+            raise ValueError("use one of ca and insecure")
+
+
+def _command(value: object) -> tuple[str, ...]:
+    found: tuple[str, ...] = list_of(text)(value)
+    if not found:
+        raise ValueError
+    return found
+
+
+@frozen
+class ScenarioTokens:
+    """Where tokens come from; by default they are made in the database of the started relay."""
+
+    file: str | None = key(text, "the name of a file with a token on each line", None)
+    command: tuple[str, ...] | None = key(_command, "a list: a program and arguments", None)
+    service_file: str | None = key(text, "the name of a file with service tokens", None)
+    service_command: tuple[str, ...] | None = key(_command, "a list: a program and arguments", None)
+    data_dir: str | None = key(text, "the data folder of a relay on this machine", None)
+    sessions: int = key(whole(1, 10_000), "a whole number, 1 to 10000", 1)
+    """Number of sessions to make, all for one user."""
+    ttl: float = key(units.positive_duration, DURATION, 7 * 86400.0)
+
+    def __attrs_post_init__(self) -> None:
+        if sum(each is not None for each in (self.file, self.command, self.data_dir)) > 1:
+            raise ValueError("use one of file, command and data_dir")
+
+
+@frozen
+class Stage:
+    """A part of the run, from whose start on groups are different."""
+
+    duration: float = key(units.positive_duration, DURATION)
+    name: str = key(text, "a name", "")
+    cut: tuple[str, ...] = key(list_of(text), "a list of groups", ())
+    """Groups whose connections are all cut when it starts."""
+    change: Mapping[str, Any] = key(lambda value: value, "a table of groups", factory=dict)
+
+
+Kind = Literal["phones", "viewers", "services", "hostiles"]
+KINDS: dict[Kind, type[Group]] = {
+    "phones": PhoneGroup,
+    "viewers": ViewerGroup,
+    "services": ServiceGroup,
+    "hostiles": HostileGroup,
+}
+CHANGEABLE = {"count", "fps", "rate", "network", "arrival"}
+
+
+def _lateness(value: object) -> float | None:
+    return None if value == "any" else units.positive_duration(value)
+
+
+@frozen(kw_only=True)
+class Scenario:
+    name: str = key(text, "a name", "")
+    duration: float | None = key(units.positive_duration, DURATION, None)
+    seed: int = key(whole(0, 1 << 31), "a whole number", 1)
+    workers: int = key(whole(1, 64), "a whole number, 1 to 64", 1)
+    grace: float = key(units.duration, DURATION, 1.0)
+    """Seconds after the last frame for what is still in flight."""
+    lateness: float | None = key(_lateness, f'{DURATION}, or "any"', 0.1)
+    """Maximum p99 of the generator's own lateness, in seconds; None for any."""
+    abort_on_fail: bool = key(switch, "true or false", default=False)
+    script: str | None = key(text, "the name of a Python file", None)
+    check: tuple[str, ...] = key(list_of(text), "a list of checks", ())
+    target: ScenarioTarget = nested(ScenarioTarget, ScenarioTarget(start=True))
+    tls: ScenarioTls = nested(ScenarioTls, ScenarioTls())
+    tokens: ScenarioTokens = nested(ScenarioTokens, ScenarioTokens())
+    phones: Mapping[str, Any] = key(lambda value: value, "tables by name", factory=dict)
+    viewers: Mapping[str, Any] = key(lambda value: value, "tables by name", factory=dict)
+    services: Mapping[str, Any] = key(lambda value: value, "tables by name", factory=dict)
+    hostiles: Mapping[str, Any] = key(lambda value: value, "tables by name", factory=dict)
+    stages: tuple[Any, ...] = key(list_of(lambda value: value), "an array of tables", ())
+    checks: tuple[Threshold, ...] = field(default=(), init=True)
+    folder: Path = field(factory=working_directory)
+    """The folder that relative paths start from."""
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {**self.phones, **self.viewers, **self.services, **self.hostiles}
+
+    @property
+    def expects_logins(self) -> bool:
+        """Whether somebody other than hostiles takes part."""
+        return any(not isinstance(group, HostileGroup) for group in self.groups.values())
+
+    @property
+    def links(self) -> dict[str, LinkCapacity]:
+        """The network capacity of each group."""
+        return {
+            name: LinkCapacity(group.network.bandwidth, group.network.delay)
+            for name, group in self.groups.items()
+        }
+
+    @property
+    def length(self) -> float:
+        """Seconds from the start to the last frame."""
+        return sum(float(stage.duration) for stage in self.stages)
+
+    def path(self, name: str) -> Path:
+        path = Path(name)
+        with suppress(RuntimeError):  # there is no user with the name after "~"
+            path = path.expanduser()
+        return self.folder / path
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Read a scenario from a file; `ScenarioError`."""
+    try:
+        source = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError(str(path), f"cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ScenarioError(str(path), "is not UTF-8") from None
+    return parse_scenario(source, str(path), path.parent)
+
+
+def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
+    """Read a scenario; relative paths in it start from `folder`. `ScenarioError`."""
+    try:
+        table = tomllib.loads(source)
+    except tomllib.TOMLDecodeError as problem:
+        raise ScenarioError(file, f"is not TOML: {problem}") from None
+    except (ValueError, RecursionError):
+        raise ScenarioError(file, "has a number that is too long, or too deep a nesting") from None
+    place = Place(file)
+    raw = read_table(Scenario, table, place)
+    groups: dict[str, Any] = {}
+    for kind, cls in KINDS.items():
+        groups[kind] = dict(_read_groups(cls, getattr(raw, kind), place.at(kind)))
+    scenario = attrs.evolve(
+        raw,
+        **groups,
+        name=raw.name or Path(file).stem,
+        stages=_read_stages(raw, place),
+        folder=folder,
+    )
+    _check_groups(scenario, groups, place)
+    names = scenario.groups
+    checks = []
+    for number, line in enumerate(raw.check):
+        try:
+            check = parse_threshold(line, names, scripted=raw.script is not None)
+            _check_wire(check, scenario)
+            checks.append(check)
+        except ValueError as problem:
+            raise place.at(f"check[{number}]").error(str(problem)) from None
+    scenario = attrs.evolve(scenario, checks=tuple(checks))
+    for number, stage in enumerate(scenario.stages):
+        for name in stage.change:
+            changed(scenario, number, name, place)  # finds errors before anything starts
+    return scenario
+
+
+def _check_wire(check: Threshold, scenario: Scenario) -> None:
+    group = scenario.groups.get(check.group or "")
+    if check.unit == "wire" and group is not None and group.network.bandwidth is None:
+        raise ValueError(f"{check.group} has no network.bandwidth, so that there is no wire time")
+
+
+def changed(scenario: Scenario, stage: int, name: str, place: Place | None = None) -> Group:
+    """A group as it is after the changes of a stage."""
+    place = place or Place(scenario.name)
+    group = scenario.groups[name]
+    for number, each in enumerate(scenario.stages[: stage + 1]):
+        change = each.change.get(name)
+        if change is None:
+            continue
+        where = place.at(f"stages[{number}].change.{name}")
+        if not isinstance(change, Mapping):
+            raise where.error("expected a table")
+        known = CHANGEABLE & {attribute.name for attribute in attrs.fields(type(group))}
+        for wrong in change.keys() - known:
+            raise where.at(wrong).error(f"cannot be changed{suggestion(wrong, known)}")
+        read = read_table(type(group), {**_required(group), **change}, where)
+        group = attrs.evolve(group, **{name: getattr(read, name) for name in change})
+    return group
+
+
+def _required(group: Group) -> dict[str, Any]:
+    return {
+        attribute.name: getattr(group, attribute.name)
+        for attribute in attrs.fields(type(group))
+        if attribute.default is attrs.NOTHING
+    }
+
+
+def _read_groups(cls: type[Group], tables: object, place: Place) -> Iterator[tuple[str, Group]]:
+    if not isinstance(tables, Mapping):
+        raise place.error("expected tables by name, such as [phones.front]")
+    for name, table in tables.items():
+        if not GROUP_NAME.fullmatch(name):
+            raise place.at(name).error("a name has small letters, digits and dashes")
+        if name in RESERVED_NAMES:
+            raise place.at(name).error("is the name of a figure: use another")
+        yield name, read_table(cls, table, place.at(name))
+
+
+def _read_stages(raw: Scenario, place: Place) -> tuple[Stage, ...]:
+    if raw.stages and raw.duration is not None:
+        raise place.at("duration").error("is the sum of the stages: leave it out")
+    if not raw.stages:
+        return (Stage(raw.duration or 10.0, "run"),)
+    return tuple(
+        attrs.evolve(stage, name=stage.name or f"stage {number + 1}")
+        for number, stage in enumerate(
+            read_table(Stage, table, place.at(f"stages[{number}]"))
+            for number, table in enumerate(raw.stages)
+        )
+    )
+
+
+def _check_groups(
+    scenario: Scenario, groups: Mapping[str, Mapping[str, Group]], place: Place
+) -> None:
+    names = [name for kind in groups.values() for name in kind]
+    for name in names:
+        if names.count(name) > 1:
+            raise place.error(f"two groups are named {name}")
+    if not names and scenario.script is None:
+        raise place.error("there is nobody in it: add a table such as [phones.front]")
+    _check_watched(scenario, groups, place)
+    _check_mentioned(scenario, names, place)
+
+
+def _check_watched(
+    scenario: Scenario, groups: Mapping[str, Mapping[str, Group]], place: Place
+) -> None:
+    for kind in ("viewers", "services", "hostiles"):
+        for name, group in groups[kind].items():
+            watched = getattr(group, "watch", None)
+            if watched is not None and watched not in scenario.phones:
+                where = place.at(f"{kind}.{name}.watch")
+                hint = suggestion(watched, scenario.phones) if scenario.phones else ""
+                raise where.error(f"there is no group of phones named {watched!r}{hint}")
+
+
+def _check_mentioned(scenario: Scenario, names: list[str], place: Place) -> None:
+    for number, stage in enumerate(scenario.stages):
+        where = place.at(f"stages[{number}]")
+        if not isinstance(stage.change, Mapping):
+            raise where.at("change").error("expected a table of groups")
+        for key_, mentioned in (("cut", stage.cut), ("change", stage.change)):
+            for name in mentioned:
+                if name not in names:
+                    raise where.at(key_).error(
+                        f"there is no group {name!r}{suggestion(name, names)}"
+                    )

@@ -1,0 +1,1 @@
+"""Logging: setting it up, limiting repeated lines, and escaping untrusted text."""

@@ -1,0 +1,23 @@
+"""Changes of sessions, users, services and owners that concern live connections."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+
+ChangeKind = Literal["session", "user", "token", "service", "stream", "operator", "everything"]
+
+
+@frozen
+class Change:
+    """A change of a session, of a user or the grants to one, of a service, of the owner of a
+    stream, or what an operator asks of all relays."""
+
+    kind: ChangeKind
+    id: str = ""
+    """For a service, its name; for a session token, its SHA-256 in hexadecimal."""
+
+
+EVERYTHING = Change("everything")
+"""Anything may have changed."""

@@ -1,0 +1,80 @@
+"""The identity of a peer: a user or a service."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal
+
+from attrs import field, frozen
+
+ANY_STREAM = "*"
+"""In place of a stream id: all streams."""
+_PREFIX = re.compile(r"([A-Za-z0-9._:-]+)\*")
+SERVICE_TOKEN_PREFIX = "relay_service_"  # noqa: S105 - how each token begins
+
+
+def prefixes_of(streams: Iterable[str]) -> tuple[str, ...]:
+    """The prefixes among grants or scopes, such as `tenant-a:` for `tenant-a:*`."""
+    return tuple(sorted(found[1] for found in map(_PREFIX.fullmatch, streams) if found))
+
+
+@frozen
+class User:
+    """A person with a Better Auth session, or with a token of an issuer."""
+
+    user_id: str
+    session_id: str
+    expires_at: datetime
+    """Aware, in UTC."""
+    granted: frozenset[str] = frozenset()
+    """The ids of other users' streams that the user may watch, prefixes of ids with a `*` behind,
+    or `ANY_STREAM`."""
+    source: Literal["session", "application", "jwt", "introspection"] = "session"
+    """What the identity comes from; only a session has a row that can be read again."""
+    remaining: float | None = field(default=None, eq=False)
+    """Seconds until `expires_at` when it was read, by the clock of the database; None: use our own
+    clock."""
+    token: str | None = field(default=None, eq=False, repr=False)
+    """The session token, where the application has to be asked again with it."""
+    token_hash: str = field(default="", eq=False, repr=False)
+    """The SHA-256 of the session token in hexadecimal, by which a revocation may name it."""
+    prefixes: tuple[str, ...] = field(init=False, eq=False, repr=False)
+    """Those in `granted`."""
+
+    @prefixes.default
+    def _(self) -> tuple[str, ...]:
+        return prefixes_of(self.granted)
+
+    @property
+    def sender(self) -> str:
+        """The sender of an alert, as it is stored."""
+        return f"user:{self.user_id}"
+
+
+@frozen
+class Service:
+    """A program with a service token and the scopes that it was given."""
+
+    name: str
+    consume: frozenset[str]
+    """Stream ids, prefixes of ids with a `*` behind, or `ANY_STREAM`."""
+    alerts: bool
+    operate: bool
+    token_hash: bytes = field(default=b"", eq=False, repr=False)
+    """The hash of its token, by which it is read again."""
+    revoke: bool = False
+    prefixes: tuple[str, ...] = field(init=False, eq=False, repr=False)
+    """Those in `consume`."""
+
+    @prefixes.default
+    def _(self) -> tuple[str, ...]:
+        return prefixes_of(self.consume)
+
+    @property
+    def sender(self) -> str:
+        return f"service:{self.name}"
+
+
+Identity = User | Service

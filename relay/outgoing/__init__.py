@@ -1,0 +1,1 @@
+"""HTTP requests that relay sends to other servers."""

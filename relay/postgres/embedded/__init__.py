@@ -1,0 +1,1 @@
+"""A PostgreSQL that relay runs itself."""

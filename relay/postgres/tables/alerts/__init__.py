@@ -1,0 +1,1 @@
+"""The table of alerts: storing, pages, bytes, retention."""

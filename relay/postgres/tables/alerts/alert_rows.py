@@ -1,0 +1,120 @@
+"""Reads rows of `relay.alerts` as alerts. A part of `alerts.py`.
+
+Other programs can write to the table, and a row that no alert can have must not end a connection,
+or stop the alerts behind it: such values are replaced, and `StoredAlert.odd` names them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, LiteralString, get_args
+
+import msgspec
+
+from relay.model.alert import StoredAlert
+from relay.protocol.codec import MAX_DEPTH, MAX_NON_FRAME_BYTES
+from relay.protocol.messages import MAX_ALERT_LENGTH, MAX_SAFE_INTEGER, Severity
+
+ALERT_SEVERITIES = get_args(Severity)
+DEFAULT_SEVERITY = "medium"
+MAX_METADATA_LENGTH = 8 * MAX_NON_FRAME_BYTES
+"""Characters in the table, where one byte of a client's message can become seven: a `false` of
+MessagePack in a list."""
+
+NO_BRACKETS = bytes({*range(256)} - {*b"[]{}"})
+
+ALERT_COLUMNS: LiteralString = (
+    "a.alert_id, a.stream_id, s.owner_id, a.sender, left(a.severity, 100),"
+    f" left(a.message, {MAX_ALERT_LENGTH + 1}), a.timestamp,"
+    f" case when pg_column_size(a.metadata) > {MAX_METADATA_LENGTH}"
+    f" or octet_length(a.metadata::text) > {MAX_METADATA_LENGTH}"
+    " then '' else a.metadata::text end"
+)
+"""Columns of alerts `a` and streams `s`. The metadata is read as text, since psycopg would fail the
+whole query at metadata that nests too deep. Values longer than any alert's do not leave the
+server."""
+OF_THIS_LIFE: LiteralString = (
+    "s.owner_id is not null and a.alert_id > s.alerts_from and coalesce(a.life, s.life) = s.life"
+)
+"""Whether an alert `a` belongs to the present life of its stream `s`: nobody sees those of lives
+before, or of a stream without an owner."""
+UNREADABLE_COLUMNS: LiteralString = "a.alert_id, a.stream_id, s.owner_id"
+"""What has to be readable to deliver an alert at all."""
+ALERT_COST: LiteralString = (
+    f"200 + least(octet_length(a.message), {4 * MAX_ALERT_LENGTH})"
+    f" + coalesce(case when pg_column_size(a.metadata) > {MAX_METADATA_LENGTH}"
+    f" or octet_length(a.metadata::text) > {MAX_METADATA_LENGTH}"
+    " then 0 else octet_length(a.metadata::text) end, 0)"
+)
+"""The bytes of `ALERT_COLUMNS`, about."""
+
+
+def read_alert(row: tuple[Any, ...]) -> StoredAlert:
+    """The alert of a row of `ALERT_COLUMNS`."""
+    alert_id, stream_id, owner_id, sender, severity, message, timestamp, text = row
+    metadata = _metadata(text)
+    as_expected = {
+        "severity": severity in ALERT_SEVERITIES,
+        "message": len(message) <= MAX_ALERT_LENGTH,
+        "timestamp": 0 <= timestamp <= MAX_SAFE_INTEGER,
+        "metadata": metadata is not None or text is None or text == "null",
+    }
+    return StoredAlert(
+        alert_id=alert_id,
+        stream_id=stream_id,
+        owner_id=owner_id,
+        sender=sender,
+        severity=severity if as_expected["severity"] else DEFAULT_SEVERITY,
+        message=message[:MAX_ALERT_LENGTH],
+        timestamp=min(max(timestamp, 0), MAX_SAFE_INTEGER),
+        metadata=metadata,
+        odd=tuple(name for name, so in as_expected.items() if not so),
+    )
+
+
+def read_unreadable(row: tuple[Any, ...]) -> StoredAlert:
+    """The alert of a row of `UNREADABLE_COLUMNS`: its consumers are told that there is one."""
+    alert_id, stream_id, owner_id = row
+    return StoredAlert(
+        alert_id=alert_id,
+        stream_id=stream_id,
+        owner_id=owner_id,
+        sender="",
+        severity=DEFAULT_SEVERITY,
+        message="",
+        timestamp=0,
+        odd=("sender", "severity", "message", "timestamp", "metadata"),
+    )
+
+
+def _metadata(text: str | None) -> Mapping[str, Any] | None:
+    """The metadata as an object that can be sent; None for anything else."""
+    if text is None or len(text) > MAX_METADATA_LENGTH:
+        return None
+    try:
+        metadata = json.loads(text)
+        if not isinstance(metadata, dict) or (
+            _may_be_deep(text) and _is_deeper(metadata, MAX_DEPTH)
+        ):
+            return None
+        msgspec.msgpack.encode(metadata)  # which accepts less than JSON
+    except (ValueError, OverflowError, RecursionError):
+        return None
+    return metadata
+
+
+def _may_be_deep(text: str) -> bool:
+    """Whether what seem to be brackets may nest too deep. This is quick, also for many values: each
+    step removes the innermost pairs of all of them, of one level or two."""
+    brackets = text.encode(errors="replace").translate(None, NO_BRACKETS)
+    for _ in range(MAX_DEPTH // 2):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return bool(brackets)
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return most == 0 or any(_is_deeper(each, most - 1) for each in inside)

@@ -1,0 +1,1 @@
+"""Better Auth's sessions and users."""

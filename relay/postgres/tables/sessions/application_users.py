@@ -1,0 +1,50 @@
+"""Users whose sessions are not rows, because the application is asked about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from attrs import frozen
+
+from relay.errors import ConfigError
+from relay.model.identity import User
+from relay.model.suspicion import Suspicion
+from relay.model.text import storable
+from relay.postgres.tables.sessions.users import BetterAuthUsers
+
+
+@frozen
+class ApplicationUsers:
+    """Stands where `BetterAuthSessions` does, and has no session."""
+
+    _users: BetterAuthUsers
+
+    async def find(self, _tokens: Sequence[str]) -> dict[str, User]:
+        return {}
+
+    async def read(self, _session_ids: Sequence[str]) -> dict[str, User]:
+        return {}
+
+    async def suspicions(self) -> Sequence[Suspicion]:
+        return []
+
+    async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        """As `BetterAuthUsers.granted_to`."""
+        return await self._users.granted_to(user_ids)
+
+    async def find_user(self, name: str) -> str:
+        """The id of the user with this id or e-mail address.
+
+        Users may be rows that relay cannot see, so any id may be one. `ConfigError` for an address
+        that is unknown.
+        """
+        try:
+            return await self._users.find_user(name)
+        except ConfigError:
+            if "@" in name:
+                raise
+            return storable(name)
+
+    async def create(self, _email: str, _ttl: timedelta) -> str:
+        raise ConfigError("sessions are made by the application that auth_session_url asks")

@@ -1,0 +1,1 @@
+"""The process and its surroundings: signals, the service manager, limits, children."""

@@ -1,0 +1,98 @@
+"""The reports of a relay over HTTP, as it sends them and as `relay top` and `relay load` read them.
+
+Readers do not trust them: decoding bounds numbers, texts and lists. A field with a default may be
+missing, as in the answer of an older relay.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Label = Annotated[str, Meta(max_length=1000)]
+Counts = Annotated[dict[Label, Count], Meta(max_length=1000)]
+
+
+class ReadyReport(msgspec.Struct, frozen=True):
+    """`GET /ready`: whether clients can be let in, and why not."""
+
+    ready: bool
+    draining: bool
+    database: Label
+    services: Annotated[dict[Label, Label], Meta(max_length=1000)]
+    """The state of each supervised task."""
+    alerts: Label = "ok"
+    """`stalled` while stored alerts cannot be read to be delivered."""
+
+
+class StreamCounts(msgspec.Struct, frozen=True):
+    """Live streams by status, and subscriptions to any stream."""
+
+    online: Count = 0
+    streaming: Count = 0
+    consumers: Count = 0
+
+
+class FrameCounts(msgspec.Struct, frozen=True):
+    """The frames offered to consumers: accepted = written + dropped + waiting."""
+
+    accepted: Count
+    written: Count
+    dropped: Counts
+    """By reason; reasons that did not occur are left out."""
+    waiting: Count
+
+
+class StatsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /stats`: totals since the start, and the present numbers of connections and streams."""
+
+    connections: Count
+    connections_accepted: Count
+    authenticated: Count
+    verifications: Count = 0
+    verification_queries: Count = 0
+    frames_accepted: Count
+    alerts_stored: Count
+    alerts_delivered: Count
+    alerts_removed: Count = 0
+    endings: Counts
+    limits_hit: Counts = {}
+    frame_age: Counts
+    """Frames written at an age up to each bound and above the one before; bounds are seconds."""
+    profile: Label = "default"
+    unauthenticated: Count = 0
+    streams: StreamCounts
+    frames_to_consumers: FrameCounts
+
+
+class ConsumerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One subscription, by the number of its connection."""
+
+    connection: Count = 0
+    frames: Count = 0
+    """Frames that were offered."""
+    written: Count
+    dropped: Counts
+    waiting: Count
+
+
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One stream with its consumers."""
+
+    stream_id: Label
+    status: Label
+    epoch: Count
+    frames: Count
+    """Frames from its producer in this epoch."""
+    producer: Count | None = None
+    """The number of its connection."""
+    consumers: Annotated[list[ConsumerReport], Meta(max_length=1_000_000)]
+
+
+class FiguresReport(msgspec.Struct, frozen=True):
+    """`GET /figures`: every stream, for operators."""
+
+    streams: Annotated[list[StreamReport], Meta(max_length=100_000)]

@@ -1,0 +1,157 @@
+"""Two snapshots of a relay, and the rates between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+
+from attrs import define, field, frozen
+
+from relay.protocol.reports import FiguresReport, ReadyReport, StatsReport, StreamReport
+
+SUPERSEDED = "superseded"
+"""The one drop that is no loss: the viewer got a newer frame instead."""
+
+
+@frozen
+class Snapshot:
+    """The reports of a relay at one moment."""
+
+    at: float
+    """Seconds, by any clock that all snapshots share."""
+    stats: StatsReport
+    ready: ReadyReport
+    figures: FiguresReport
+
+
+@frozen
+class StreamLine:
+    """One stream, as it is shown."""
+
+    stream_id: str
+    status: str
+    viewers: int
+    waiting: int
+    fps: float | None = None
+    """Frames per second from the producer; None before the second snapshot."""
+    written: float | None = None
+    dropped: float | None = None
+    """Frames per second, of all viewers together."""
+
+
+@define(eq=False)
+class SnapshotDelta:
+    """A snapshot with the one before it, if there is one."""
+
+    now: Snapshot
+    before: Snapshot | None = None
+    _known: Mapping[str, StreamReport] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        earlier = [] if self.before is None else self.before.figures.streams
+        self._known = {stream.stream_id: stream for stream in earlier}
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self.before is None else self.now.at - self.before.at
+
+    def rate(self, now: int, before: int) -> float | None:
+        """The increase per second; None if it is unknown, as after a restart of the relay."""
+        if self.seconds <= 0 or now < before:
+            return None
+        return (now - before) / self.seconds
+
+    @property
+    def frames_in(self) -> float | None:
+        return self._rate_of(lambda stats: stats.frames_accepted)
+
+    @property
+    def frames_out(self) -> float | None:
+        return self._rate_of(lambda stats: stats.frames_to_consumers.written)
+
+    @property
+    def arrivals(self) -> float | None:
+        return self._rate_of(lambda stats: stats.connections_accepted)
+
+    @property
+    def alerts(self) -> float | None:
+        return self._rate_of(lambda stats: stats.alerts_stored)
+
+    def _rate_of(self, counter: Callable[[StatsReport], int]) -> float | None:
+        if self.before is None:
+            return None
+        return self.rate(counter(self.now.stats), counter(self.before.stats))
+
+    def drops(self) -> dict[str, float | None]:
+        """Dropped frames per second, by reason."""
+        now = self.now.stats.frames_to_consumers.dropped
+        before = self.before.stats.frames_to_consumers.dropped if self.before else None
+        return {
+            reason: None if before is None else self.rate(count, before.get(reason, 0))
+            for reason, count in {SUPERSEDED: 0, **now}.items()
+        }
+
+    def ages(self) -> tuple[float, float] | None:
+        """The median and the 99th percentile of the ages, in seconds, at which frames were written
+        between the snapshots; None if there were no frames."""
+        now = self.now.stats.frame_age
+        before = self.before.stats.frame_age if self.before else {}
+        counts = sorted(
+            (_bound(name), max(0, count - before.get(name, 0))) for name, count in now.items()
+        )
+        total = sum(count for _, count in counts)
+        if self.before is None or not total:
+            return None
+        return _percentile(counts, 0.5 * total), _percentile(counts, 0.99 * total)
+
+    def streams(self) -> list[StreamLine]:
+        """All streams, the busiest first."""
+        lines = [self._line(stream) for stream in self.now.figures.streams]
+        return sorted(
+            lines, key=lambda line: (-(line.fps or 0), -line.viewers, line.status, line.stream_id)
+        )
+
+    def _line(self, stream: StreamReport) -> StreamLine:
+        viewers = stream.consumers
+        waiting = sum(each.waiting for each in viewers)
+        line = StreamLine(stream.stream_id, stream.status, len(viewers), waiting)
+        before = self._known.get(stream.stream_id)
+        if before is None or before.epoch != stream.epoch:
+            return line
+        return StreamLine(
+            line.stream_id,
+            line.status,
+            line.viewers,
+            line.waiting,
+            fps=self.rate(stream.frames, before.frames),
+            written=self.rate(_written(stream), _written(before)),
+            dropped=self.rate(_dropped(stream), _dropped(before)),
+        )
+
+
+def _written(stream: StreamReport) -> int:
+    return sum(each.written for each in stream.consumers)
+
+
+def _dropped(stream: StreamReport) -> int:
+    return sum(sum(each.dropped.values()) for each in stream.consumers)
+
+
+def _bound(name: str) -> float:
+    try:
+        bound = float(name)
+    except ValueError:
+        return inf
+    return bound if bound >= 0 else inf  # also for NaN
+
+
+def _percentile(counts: list[tuple[float, int]], wanted: float) -> float:
+    """The age below which `wanted` frames are, if ages lie evenly within each bucket."""
+    seen, below = 0, 0.0
+    for bound, count in counts:
+        if count and seen + count >= wanted:
+            upper = 2 * below if bound == inf else bound
+            return below + (upper - below) * (wanted - seen) / count
+        seen += count
+        below = below if bound == inf else bound
+    return below

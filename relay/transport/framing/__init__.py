@@ -1,0 +1,1 @@
+"""Parsing WebSocket frames into messages, and the memory of incomplete ones."""

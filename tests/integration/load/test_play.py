@@ -1,0 +1,243 @@
+"""The load tester's actors against the real relay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from relay.demo.video import default_video
+from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.payloads import RecordedFrames, read_trace
+from relay.load.measures.stats import RunStats
+from relay.load.record import record
+from tests.integration.accounts import Accounts
+from tests.integration.peers import login, new_stream_id
+from tests.integration.relay_process import RelayProcess, start_relay
+from tests.load_play import play_toml
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    """One that bans nobody for tokens that are wrong."""
+    with start_relay("--profile", "load", database_url=database_url) as relay:
+        yield relay
+
+
+async def play_here(
+    source: str, relay: RelayProcess, accounts: Accounts, folder: Path = Path()
+) -> RunStats:
+    endpoint = Endpoint(
+        relay.url.replace("http", "ws", 1), (accounts.session("ann"),), (accounts.service("*"),)
+    )
+    run_stats, _ = await play_toml(source, endpoint, run=new_stream_id()[-8:], folder=folder)
+    return run_stats
+
+
+async def test_a_viewer_at_1_mbit_gets_1_mbit_and_not_more_and_its_frames_do_not_age(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    run_stats = await play_here(
+        """
+        duration = "4s"
+        [phones.p]
+        fps = 20
+        frames = "32KiB"
+        [viewers.slow]
+        watch = "p"
+        window = 2
+        network = { bandwidth = "1Mbit/s" }
+        [viewers.fast]
+        watch = "p"
+        """,
+        relay,
+        accounts,
+    )
+    slow, fast = run_stats.group("slow"), run_stats.group("fast")
+    megabits = slow.counts["bytes.in"] * 8 / 1e6 / 5  # until the grace is over
+    assert 0.6 < megabits <= 1.1
+    assert slow.counts["missed"] > slow.counts["received"] >= 8
+    assert fast.counts["missed"] <= 4
+    median = slow.time("frame_age").statistic("p50")
+    assert median is not None
+    assert 0.26 < median < 1.1  # 262 ms on the wire, twice that with a frame before it
+    assert run_stats.total().counts["closes"] == 0
+
+
+async def test_phones_that_are_torn_off_come_back_and_nothing_is_lost_or_doubled(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    run_stats = await play_here(
+        """
+        [phones.p]
+        count = 3
+        fps = 20
+        frames = { size = "1KiB", most = "8KiB" }
+        reconnect = { after = "100ms" }
+        [viewers.v]
+        watch = "p"
+        count = 3
+        reconnect = { after = "100ms" }
+        [services.s]
+        watch = "p"
+        rate = "10/s"
+        reconnect = { after = "100ms" }
+        [[stages]]
+        duration = "1s"
+        [[stages]]
+        duration = "2s"
+        cut = ["p", "v", "s"]
+        """,
+        relay,
+        accounts,
+    )
+    counts = run_stats.total().counts
+    assert counts["reconnects"] == 7
+    assert counts["connect.done"] == 14
+    assert counts["closes.unexpected"] == 0
+    for fault in ("lost", "torn", "doubled", "disordered", "foreign", "alerts.doubled"):
+        assert counts[fault] == 0
+    assert counts["received"] > 100
+
+
+async def test_hostile_clients_do_not_trouble_the_others(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    kinds = ("garbage", "bad-token", "half-frame", "pings", "not-reading", "silent")
+    hostiles = "".join(
+        f'[hostiles.{kind}]\nkind = "{kind}"\ncount = 2\nwatch = "p"\n' for kind in kinds
+    )
+    source = f"""
+        duration = "3s"
+        [phones.p]
+        fps = 20
+        frames = "16KiB"
+        [viewers.v]
+        watch = "p"
+        {hostiles}
+        """
+    run_stats = await play_here(source, relay, accounts)
+    viewer = run_stats.group("v").counts
+    assert viewer["received"] > 40
+    assert (viewer["lost"], viewer["closes"]) == (0, 0)
+    assert run_stats.group("garbage").counts["connect.done"] >= 2
+
+
+async def test_a_video_file_is_played_and_every_frame_is_whole(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    source = f"""
+        duration = "1s"
+        [phones.p]
+        fps = 20
+        frames = {{ video = "{default_video()}" }}
+        [viewers.v]
+        watch = "p"
+        """
+    run_stats = await play_here(source, relay, accounts)
+    counts = run_stats.group("v").counts
+    assert counts["received"] > 10
+    assert counts["torn"] == 0
+
+
+async def test_a_session_is_recorded_and_replayed_at_its_own_pace(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path
+) -> None:
+    token, stream = accounts.session("ann"), new_stream_id()
+    path = tmp_path / "door.trace"
+    url = relay.url.replace("http", "ws", 1)
+    async with login(relay, token) as phone, trio.open_nursery() as nursery:
+        await phone.register(stream)
+
+        async def film() -> None:
+            for number in range(100):
+                await phone.send_frame(bytes((number,)) * (100 + number))
+                await trio.sleep(0.02)
+
+        nursery.start_soon(film)
+        recorder = await record(url, stream, token, path, seconds=1.0, with_data=True)
+        nursery.cancel_scope.cancel()
+    assert recorder.frames > 20
+    assert recorder.missed == 0
+    trace = read_trace(path)
+    assert len(trace.frames) == recorder.frames
+    body = RecordedFrames(trace, b"").body(0)
+    assert body == body[:1] * (100 + body[0])
+    source = """
+        duration = "1s"
+        [phones.p]
+        frames = { recording = "door.trace" }
+        [viewers.v]
+        watch = "p"
+        """
+    run_stats = await play_here(source, relay, accounts, tmp_path)
+    counts = run_stats.group("v").counts
+    assert counts["torn"] == 0
+    assert counts["received"] >= recorder.frames / 2
+
+
+SCRIPT = """
+import trio
+
+async def phone(actor):
+    async with actor.connect() as client:
+        await client.register(actor.stream("door"))
+        for number in range(20):
+            await actor.until(1 + number / 20)
+            await client.send_frame(actor.frame(bytes(100)))
+        await trio.sleep_forever()
+
+async def viewer(actor):
+    async with actor.connect() as client:
+        await client.subscribe(actor.stream("door"))
+        async for frame in actor.watch(client):
+            pass
+
+async def broken(actor):
+    raise LookupError("a bug of the script")
+
+ACTORS = {"phone": phone, "viewer": (viewer, 3), "broken": broken}
+"""
+
+
+async def test_a_script_runs_on_the_client_with_the_same_figures(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path
+) -> None:
+    (tmp_path / "actors.py").write_text(SCRIPT)
+    source = 'duration = "2s"\nscript = "actors.py"\ncheck = ["viewer.frame_age.p99 < 1s"]'
+    run_stats = await play_here(source, relay, accounts, tmp_path)
+    assert run_stats.group("phone").counts["sent"] == 20
+    assert run_stats.group("viewer").counts["received"] == 60
+    assert run_stats.group("viewer").counts["missed"] == 0
+    assert run_stats.group("viewer").time("frame_age").count == 60
+    assert run_stats.group("broken").errors == {"LookupError: a bug of the script": 1}
+
+
+async def test_a_service_of_phones_of_whom_there_are_none_raises_nothing(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    source = """
+    duration = "1s"
+    [phones.p]
+    count = 0
+    [viewers.v]
+    watch = "p"
+    [services.s]
+    watch = "p"
+    rate = "20/s"
+    """
+    run_stats = await play_here(source, relay, accounts)
+    assert run_stats.group("s").counts["auth.done"] == 1
+    assert run_stats.group("s").counts["alerts.sent"] == 0
+    assert run_stats.total().errors == {}
+
+
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_tokens_are_given_out_in_turn(sessions: int) -> None:
+    endpoint = Endpoint("ws://x", tuple("abc"[:sessions]), ("s",))
+    assert {endpoint.token(number) for number in range(9)} == set("abc"[:sessions])
+    assert endpoint.token(5, service=True) == "s"
+    assert "tokens" not in repr(attrs.evolve(endpoint))

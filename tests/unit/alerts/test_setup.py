@@ -1,0 +1,53 @@
+"""The parts that handle alerts, put together."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from attrs import define, field
+
+from relay.alerts.setup import open_alerts
+from relay.concurrency.activity import Activity
+from relay.metrics import Metrics
+from relay.protocol.messages import AlertEvent
+from relay.settings.settings import Settings
+from tests.unit.alerts.test_dispatch import AlertSignals, AlertTable, new
+from tests.unit.alerts.test_retention import AlertPruner
+from tests.unit.alerts.test_webhooks import WebhookQueue
+
+pytestmark = pytest.mark.mock_clock
+
+
+@define(eq=False)
+class Store:
+    """The tables of alerts, in memory."""
+
+    alerts: AlertTable = field(factory=AlertTable)
+    alert_pruner: AlertPruner = field(factory=lambda: AlertPruner(old=1))
+    alert_notifications: AlertSignals = field(factory=AlertSignals)
+    webhooks: WebhookQueue = field(factory=WebhookQueue)
+
+
+async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_removed() -> None:
+    store, metrics = Store(), Metrics()
+    store.alerts.commit(new("before"))
+    delivered: list[tuple[str, str]] = []
+
+    def deliver(alert: AlertEvent, owner_id: str) -> None:
+        delivered.append((alert.message, owner_id))
+
+    async with (
+        open_alerts(Settings(), store, deliver, metrics, Activity()) as alerts,
+        trio.open_nursery() as nursery,
+    ):
+        store.alerts.commit(new("after"))
+        for task in alerts.tasks.values():
+            await nursery.start(task.run)
+        claims = store.webhooks.claims
+        stored = await alerts.intake.accept(new("accepted"))
+        assert stored is not None
+        await trio.sleep(1)
+        assert delivered == [("after", "ann"), ("accepted", "ann")]
+        assert store.webhooks.claims > claims
+        assert (metrics.alerts_stored, metrics.alerts_removed) == (1, 1)
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,112 @@
+"""A fan-out gives frames to an audience, wherever they were accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from relay.hub.fanout import SLICE, FanOut
+from relay.hub.frame import Frame
+from relay.hub.stream import Stream
+from relay.protocol.codec import JSON_CODEC
+from relay.protocol.messages import VideoFrame
+from tests.unit.memory import Client, MemoryRelay
+
+pytestmark = pytest.mark.mock_clock
+
+
+def frame(seq: int, *, keyframe: bool | None = None) -> Frame:
+    """A frame as another node may have numbered it."""
+    message = VideoFrame(data=msgspec.Raw(b'"QUJD"'), keyframe=keyframe)
+    return Frame("front-door", seq, 1_700_000_000_000, trio.current_time(), message, JSON_CODEC)
+
+
+def stream_of(relay: MemoryRelay) -> Stream:
+    (stream,) = relay.hub._streams.values()
+    return stream
+
+
+async def seqs(viewer: Client, count: int) -> list[int]:
+    return [(await viewer.receive_type("video-frame"))["seq"] for _ in range(count)]
+
+
+async def test_frames_reach_the_audience_though_no_producer_here_sent_them(
+    relay: MemoryRelay,
+) -> None:
+    await relay.phone()
+    viewers = [await relay.viewer(), await relay.viewer(msgpack=True)]
+    fanout = stream_of(relay).fanout
+    await fanout.publish([frame(41)])
+    await fanout.publish([frame(42), frame(43)])
+    assert [await seqs(viewer, 3) for viewer in viewers] == [[41, 42, 43]] * 2
+
+
+async def test_a_newcomer_begins_with_the_last_frame_that_stands_for_itself(
+    relay: MemoryRelay,
+) -> None:
+    await relay.phone()
+    await relay.viewer()
+    fanout = stream_of(relay).fanout
+    await fanout.publish([frame(7, keyframe=True), frame(8, keyframe=False)])
+    newcomer = await relay.viewer()
+    await fanout.publish([frame(9, keyframe=False), frame(10, keyframe=True)])
+    assert await seqs(newcomer, 2) == [7, 10]
+
+
+async def test_after_frames_are_forgotten_a_newcomer_waits_for_the_next(relay: MemoryRelay) -> None:
+    await relay.phone()
+    await relay.viewer()
+    fanout = stream_of(relay).fanout
+    await fanout.publish([frame(1)])
+    fanout.forget_frames()
+    newcomer = await relay.viewer()
+    await fanout.publish([frame(2)])
+    assert await seqs(newcomer, 1) == [2]
+
+
+async def test_a_large_audience_is_served_in_slices_and_busy_meanwhile(relay: MemoryRelay) -> None:
+    await relay.phone()
+    viewers = [await relay.viewer() for _ in range(2 * SLICE)]
+    fanout = stream_of(relay).fanout
+    looks: list[bool] = []
+
+    async def look() -> None:
+        while not looks or fanout.busy:
+            looks.append(fanout.busy)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fanout.publish, [frame(1)])
+        nursery.start_soon(look)
+    assert any(looks)
+    assert not fanout.busy
+    assert [await seqs(viewer, 1) for viewer in viewers] == [[1]] * len(viewers)
+
+
+async def test_a_publish_that_is_under_way_can_be_waited_for(relay: MemoryRelay) -> None:
+    await relay.phone()
+    for _ in range(2 * SLICE):
+        await relay.viewer()
+    fanout = stream_of(relay).fanout
+    done: list[str] = []
+
+    async def note(name: str, wait: Callable[[], Awaitable[object]]) -> None:
+        await wait()
+        done.append(name)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(note, "published", lambda: fanout.publish([frame(1)]))
+        await trio.lowlevel.checkpoint()
+        nursery.start_soon(note, "waited", fanout.wait_until_idle)
+    await wait_all_tasks_blocked()
+    assert done == ["published", "waited"]
+
+
+async def test_an_audience_that_is_empty_costs_no_offer(relay: MemoryRelay) -> None:
+    fanout = FanOut(relay.metrics)
+    await fanout.publish([frame(1)])
+    assert not fanout.busy

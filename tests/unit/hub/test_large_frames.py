@@ -1,0 +1,138 @@
+"""A large frame is encoded in steps for each kind of viewer, and is the same for all."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgpack
+import pytest
+import trio
+from attrs import evolve
+
+from relay.concurrency import time_slice
+from relay.hub.frame import Frame
+from relay.hub.stream import Stream
+from relay.protocol.codec import CODECS, JSON_CODEC, MSGPACK_CODEC
+from relay.protocol.messages import VideoFrame
+from relay.transport.framing.budget import Budget
+from tests.unit.hostile import masked_frame
+from tests.unit.memory import ANN, Client, MemoryRelay, open_relay
+
+pytestmark = pytest.mark.mock_clock
+
+CONTENT = os.urandom(1_600_000)
+PACKED = pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[MemoryRelay]:
+    async with open_relay() as relay:
+        relay.timing = evolve(relay.timing, max_message_size=16 << 20)
+        relay.budget = Budget(64 << 20)
+        yield relay
+
+
+def frame_message(*, packed: bool, content: bytes = CONTENT) -> bytes:
+    fields = {"type": "video-frame", "metadata": {"a": 1}}
+    if packed:
+        message: bytes = msgpack.packb({**fields, "data": content})
+        return message
+    return json.dumps({**fields, "data": base64.b64encode(content).decode()}).encode()
+
+
+@PACKED
+@pytest.mark.parametrize("more", [0, 1, 2, 3])
+async def test_steps_lead_to_the_same_bytes(packed: bool, more: int) -> None:
+    codec = MSGPACK_CODEC if packed else JSON_CODEC
+    message = codec.decode(frame_message(packed=packed, content=CONTENT[: 1_400_000 + more]))
+    assert isinstance(message, VideoFrame)
+    stepwise, at_once = (Frame("front-door", 1, 1, 1.0, message, codec) for _ in range(2))
+    for other in CODECS.values():
+        for in_parts in (False, True):
+            assert len(list(stepwise.encode_in_steps(other, in_parts=in_parts))) >= 1
+        done = stepwise._encoded[other], stepwise._parts[other]  # type: ignore[index]
+        assert (stepwise.encoded(other), stepwise.parts(other)) == done
+        assert done == (at_once.encoded(other), at_once.parts(other))
+    assert stepwise._bytes == at_once._bytes
+
+
+async def viewer(relay: MemoryRelay, *, msgpack: bool, **asks: Any) -> Client:
+    client = await relay.open(msgpack=msgpack)
+    await client.ask({"type": "auth", "token": ANN, **asks})
+    request = {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
+    await client.ask(request)
+    return client
+
+
+async def has_begun(stream: Stream) -> None:
+    """Wait until the stream has accepted a frame."""
+    for _ in range(1000):
+        if stream.seq:
+            return
+        await trio.lowlevel.checkpoint()
+    raise AssertionError("no frame was accepted")
+
+
+@PACKED
+async def test_others_go_on_while_a_large_frame_is_encoded(
+    relay: MemoryRelay, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_slice, "TIME_SLICE", 0.0)
+    phone = await relay.phone(msgpack=packed)
+    viewers = [await viewer(relay, msgpack=kind) for kind in (False, True)]
+    await viewer(relay, msgpack=not packed, parts=True)
+    stream = relay.hub._streams["front-door"]
+    await phone.send(frame_message(packed=True) if packed else frame_text())
+    await has_begun(stream)
+    turns = 0
+    while stream.fanout.keyframe is None:
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    assert turns > 50
+    for client in viewers:
+        data = (await client.receive_type("video-frame"))["data"]
+        assert (data if client.msgpack else base64.b64decode(data)) == CONTENT
+
+
+def frame_text() -> str:
+    return frame_message(packed=False).decode()
+
+
+async def test_a_large_frame_of_a_life_that_ends_meanwhile_reaches_nobody(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_slice, "TIME_SLICE", 0.0)
+    phone, next_phone = await relay.phone(), await relay.login()
+    packed = await viewer(relay, msgpack=True)
+    stream = relay.hub._streams["front-door"]
+    await phone.send(frame_text())
+    await has_begun(stream)
+    await next_phone.ask({"type": "register", "streamId": "front-door"})
+    await next_phone.send({"type": "video-frame", "data": "AAAA"})
+    assert (await packed.receive_type("video-frame"))["data"] == bytes(3)
+
+
+async def test_others_go_on_between_frames_with_much_metadata_that_came_together(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_slice, "TIME_SLICE", 0.0)
+    phone = await relay.phone(msgpack=True)
+    await viewer(relay, msgpack=False)
+    stream = relay.hub._streams["front-door"]
+    frame = {
+        "type": "video-frame",
+        "data": b"AAA",
+        "metadata": {"a": [[]] * 2000, "b": "x" * 40_000},
+    }
+    phone.link.outgoing.capacity = 1 << 20
+    await phone.send_bytes(masked_frame(2, msgpack.packb(frame)) * 4)
+    seen = set()
+    for _ in range(10_000):
+        await trio.lowlevel.checkpoint()
+        seen.add(stream.seq)
+    assert stream.seq == 4
+    assert len(seen - {0}) > 1

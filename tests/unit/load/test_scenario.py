@@ -1,0 +1,115 @@
+"""Scenarios: what is read, and the words for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relay.cli.load import EXAMPLES
+from relay.load.scenario.groups import FrameSource, Network, PhoneGroup
+from relay.load.scenario.scenario import load_scenario, parse_scenario
+from relay.load.scenario.schema import ScenarioError
+
+STAGE = "[[stages]]\nduration = '1s'\n[stages.change.a]\n"
+
+
+def parse(source: str) -> object:
+    return parse_scenario(source, "mine.toml", Path())
+
+
+def test_durations_sizes_and_bandwidths_are_read_with_their_units() -> None:
+    scenario = parse_scenario(
+        """
+        duration = "1.5min"
+        grace = "500ms"
+        [phones.front]
+        frames = "16KiB"
+        network = { bandwidth = "1Mbit/s", delay = "40 ms" }
+        arrival = { rate = "30/min" }
+        """,
+        "mine.toml",
+        Path(),
+    )
+    front = scenario.phones["front"]
+    assert isinstance(front, PhoneGroup)
+    assert (scenario.length, scenario.grace) == (90.0, 0.5)
+    assert front.frames == FrameSource(size=16384)
+    assert front.network == Network(bandwidth=1e6, delay=0.04)
+    assert front.arrival.rate == 0.5
+    assert scenario.target.start
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("[phones.front]\ncuont = 3", "front.cuont: there is no such key; did you mean count?"),
+        ("[phone.front]", "phone: there is no such key; did you mean phones?"),
+        ("[phones.front]\ncount = -1", "phones.front.count: expected a whole number, 0 to 100000"),
+        ("[phones.front]\ncount = true", "phones.front.count: expected a whole number"),
+        ("[phones.front]\nframes = '16 kilo'", "phones.front.frames: expected a size such as"),
+        ("[phones.front]\nframes = {size = '1KiB', video = 'x'}", "use one of size, video and"),
+        ("[phones.front]\nnetwork = {bandwidth = '1Mb'}", "bandwidth: expected a bandwidth such"),
+        ("[phones.front]\narrival = 'soon'", "arrival: expected \"at once\" or a table"),
+        ("[phones.front]\narrival = {over = '1s', rate = '1/s'}", "use one of over, rate and"),
+        ("[phones.Front]", "phones.Front: a name has small letters"),
+        ("[viewers.v]\nwatch = 'a'", "viewers.v.watch: there is no group of phones named 'a'"),
+        ("[viewers.v]", "viewers.v.watch: is missing: expected the name of a group of phones"),
+        ("[phones.a]\n[viewers.a]\nwatch = 'a'", "two groups are named a"),
+        ("duration = 10\n[phones.a]", "duration: expected a duration such as"),
+        ("duration = '0s'\n[phones.a]", "duration: expected a duration such as"),
+        ("check = ['frame_aeg.p99 < 1s']\n[phones.a]", "check[0]: there is no figure or group"),
+        ("[target]\nurl = 'ws://x'\nstart = true\n[phones.a]", "use one of start = true and url"),
+        ("stages = [{duration = '1s', cut = ['b']}]\n[phones.a]", "there is no group 'b'"),
+        ("[[stages]]\n[phones.a]", "stages[0].duration: is missing"),
+        (f"{STAGE}fpss = 3\n[phones.a]", "fpss: cannot be changed; did you mean fps?"),
+        (f"{STAGE}fps = 'x'\n[phones.a]", "fps: expected a number"),
+        ("duration = '1s'", "there is nobody in it"),
+        ("phones = 3", "phones: expected tables by name"),
+        ("seed = 1e400\n[phones.a]", "seed: expected a whole number"),
+        ("not toml", "is not TOML"),
+        (f"seed = {'9' * 5000}\n[phones.a]", "a number that is too long"),
+        (f"x = {'[' * 5000}", "too deep a nesting"),
+        (f"[phones.a]\nfps = {'9' * 400}", "phones.a.fps: expected a number from 0 to 1000"),
+        (f"[phones.a]\nframes = '{'9' * 400}MiB'", "phones.a.frames: expected a size"),
+        (f"[phones.a]\nframes = {'9' * 400}", "phones.a.frames: expected a size"),
+        (f"duration = '{'9' * 400}s'\n[phones.a]", "duration: expected a duration"),
+        (f"[services.s]\nwatch = 'a'\nrate = '{'9' * 400}/s'\n[phones.a]", "expected a rate"),
+        ('name = "a\\u001b[31m"\n[phones.a]', "name: expected a name, not 'a\\x1b[31m'"),
+        ("tokens.command = []\n[phones.a]", "tokens.command: expected a list: a program"),
+        ("[phones.generator]", "phones.generator: is the name of a figure: use another"),
+        ("[phones.alerts]", "phones.alerts: is the name of a figure: use another"),
+        ("check = ['a < 3']\n[phones.a]", "check[0]: say what of a, as in a.frame_age.p99"),
+        ("check = ['a.frame_age.p50 < 2 x wire']\n[phones.a]", "a has no network.bandwidth"),
+        ("[phones.a]\n[viewers.v]\nwatch = 'a'\nmax_fps = -1", "max_fps: expected a number above"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_file_key_and_what_was_expected(source: str, words: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        parse(source)
+    assert str(caught.value).startswith("mine.toml: ")
+    assert words in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="cannot be read: No such file"):
+        load_scenario(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ScenarioError, match="is not UTF-8"):
+        load_scenario(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("path", sorted(Path(str(EXAMPLES)).glob("*.toml")), ids=lambda p: p.stem)
+def test_each_example_is_right_and_says_in_its_first_line_what_it_is(path: Path) -> None:
+    scenario = load_scenario(path)
+    assert path.read_text().startswith("# ")
+    assert scenario.name == path.stem
+    assert scenario.checks
+
+
+def test_all_eight_examples_are_there() -> None:
+    names = {path.stem for path in Path(str(EXAMPLES)).glob("*.toml")}
+    assert names == {
+        *("smoke", "morning-rush", "stadium", "doorbells", "bad-radio", "slow-viewers"),
+        *("soak", "hostile"),
+    }
