@@ -172,14 +172,17 @@ class WebhookDelivery:
 
     async def _post_page(self, webhook: Webhook) -> bool:
         """Returns whether the webhook is still leased to us."""
+        unavailable: StoreUnavailable | None = None
         try:
             alerts = await self._queue.behind(webhook, webhook.position)
         except StoreRejects as why:
             return await self._skip(webhook, why)
         except StoreUnavailable as why:
+            unavailable = why
+        if unavailable:
             if await self._is_unreadable(webhook):
-                return await self._skip(webhook, why)
-            raise
+                return await self._skip(webhook, unavailable)
+            raise unavailable
         self._failed_reads.pop(webhook.webhook_id, None)
         for alert in alerts:
             try:

@@ -40,7 +40,8 @@ async def connect_first(attempts: Iterable[Callable[[], Awaitable[C | None]]]) -
             winner = connection
             nursery.cancel_scope.cancel()
         else:  # two succeeded at the same moment
-            await _abandon(connection)
+            with trio.move_on_after(0):
+                await connection.aclose()
 
     try:
         async with trio.open_nursery() as nursery:
@@ -51,15 +52,10 @@ async def connect_first(attempts: Iterable[Callable[[], Awaitable[C | None]]]) -
                     await failed.wait()
     except BaseException:
         if winner is not None:
-            await _abandon(winner)
+            with trio.move_on_after(0, shield=True):
+                await winner.aclose()
         raise
     return winner
-
-
-async def _abandon(connection: _Connection) -> None:
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await connection.aclose()
 
 
 def alternate_families(

@@ -220,6 +220,7 @@ async def within(seconds: float) -> AsyncIterator[None]:
     async with open_background() as nursery:
         with trio.CancelScope() as scope:
             nursery.start_soon(_cancel_after, seconds, scope)
+            await trio.lowlevel.checkpoint()
             yield
         if scope.cancelled_caught:
             raise trio.TooSlowError

@@ -53,6 +53,6 @@ async def slow_link(
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         proxy.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-        nursery.start_soon(trio.serve_listeners, proxy.serve, [listener])
+        await nursery.start(trio.serve_listeners, proxy.serve, [listener])
         yield proxy
         nursery.cancel_scope.cancel()
