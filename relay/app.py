@@ -19,13 +19,13 @@ from relay.auth.setup import AuthParts, open_auth
 from relay.concurrency.activity import Activity
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
 from relay.connection.context import ConnectionContext, SessionContext, Timing
-from relay.connection.operator_setup import OperatorParts
 from relay.errors import ConfigError, StoppedAtOnce
 from relay.guard.guard import Guard
 from relay.hub.frame_budget import FrameBudget
 from relay.hub.hub import Hub
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics
+from relay.operators.setup import OperatorParts
 from relay.postgres.store import Store, open_store
 from relay.process.rlimit import raise_open_file_limit
 from relay.process.signals import handle_hangup

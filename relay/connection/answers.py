@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from attrs import define
 
-from relay.connection.alert_requests import PageRequest, StoreRequest
 from relay.connection.authentication import Authentication, Granted
 from relay.connection.peer import Peer
-from relay.connection.session import Session
+from relay.connection.session.alert_requests import PageRequest, StoreRequest
+from relay.connection.session.session import Session
 from relay.protocol.messages import Auth, ClientMessage
 
 Queued = ClientMessage | PageRequest

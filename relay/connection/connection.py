@@ -13,7 +13,7 @@ from relay.connection.authentication import MAX_FIRST_MESSAGE_BYTES, Authenticat
 from relay.connection.context import ConnectionContext
 from relay.connection.inbox import Inbox, InvalidMessages, read
 from relay.connection.peer import Peer
-from relay.connection.session import Session
+from relay.connection.session.session import Session
 from relay.metrics import Limit
 from relay.model.identity import User
 from relay.protocol.codec import InvalidMessage

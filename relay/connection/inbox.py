@@ -13,7 +13,7 @@ from relay.concurrency.time_slice import TimeSlice
 from relay.connection.answers import Answers, Queued
 from relay.connection.authentication import Authentication
 from relay.connection.peer import Peer
-from relay.connection.session import Session
+from relay.connection.session.session import Session
 from relay.connection.store_queue import StoreQueue
 from relay.guard.throttle import ExceededLimit, Throttle
 from relay.metrics import Metrics

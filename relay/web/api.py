@@ -25,7 +25,7 @@ from relay.audit.log import AuditLog, unless_token, who
 from relay.audit.repetitions import HTTP_REASON
 from relay.auth.login import Limited, Login, Rejected, Unavailable, Verified
 from relay.concurrency.time_slice import TimeSlice
-from relay.connection.refusals import MAY_NOT_ALERT, STORE_REJECTS, STORE_UNAVAILABLE
+from relay.connection.session.refusals import MAY_NOT_ALERT, STORE_REJECTS, STORE_UNAVAILABLE
 from relay.errors import AlertsFull, StoreRejects, StoreUnavailable
 from relay.guard.client_address import ClientAddress
 from relay.guard.guard import SessionLimits

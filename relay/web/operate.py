@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.audit.log import AuditLog, who
-from relay.connection.refusals import STORE_REJECTS
+from relay.connection.session.refusals import STORE_REJECTS
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
 from relay.model.identity import Service
 from relay.model.operator import EndAnswer, Operator, OwnedStream

@@ -21,8 +21,8 @@ from relay.connection.context import ConnectionContext, SessionContext, Timing
 from relay.guard.client_address import ClientAddress
 from relay.guard.guard import Guard
 from relay.hub.hub import Hub
-from relay.hub.owner_watch import OwnerWatch
 from relay.metrics import Metrics
+from relay.operators.owner_watch import OwnerWatch
 from relay.transport.framing.budget import Budget
 from relay.transport.stream import FrameStream
 from tests.unit.memory.alerts import MemoryAlertStore, MemoryStreamOwners

@@ -8,9 +8,9 @@ import trio
 from attrs import define, field
 
 from relay.connection.context import SessionContext
-from relay.connection.participant import Participant
 from relay.connection.peer import Peer
-from relay.connection.refusals import STORE_REJECTS, Refusals
+from relay.connection.session.participant import Participant
+from relay.connection.session.refusals import STORE_REJECTS, Refusals
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.stream import Stream
 from relay.metrics import Limit

@@ -12,13 +12,13 @@ from typing import NoReturn, Self
 from attrs import define, field
 
 from relay.alerts.replay import Replays
-from relay.connection.alert_requests import AlertRequests, PageRequest, StoreRequest
 from relay.connection.context import SessionContext
-from relay.connection.expiry import Due, Expiry
-from relay.connection.participant import Participant
 from relay.connection.peer import Peer
-from relay.connection.publisher import Publisher
-from relay.connection.refusals import Refusals
+from relay.connection.session.alert_requests import AlertRequests, PageRequest, StoreRequest
+from relay.connection.session.expiry import Due, Expiry
+from relay.connection.session.participant import Participant
+from relay.connection.session.publisher import Publisher
+from relay.connection.session.refusals import Refusals
 from relay.hub.consumer import Consumer
 from relay.hub.flow_control import FlowControlOptions
 from relay.hub.stream import Stream

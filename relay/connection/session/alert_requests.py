@@ -8,7 +8,7 @@ from relay.alerts.intake import FULL_RETRY_AFTER, alert_from
 from relay.alerts.replay import Replays
 from relay.connection.context import SessionContext
 from relay.connection.peer import Peer
-from relay.connection.refusals import MAY_NOT_ALERT, Refusals
+from relay.connection.session.refusals import MAY_NOT_ALERT, Refusals
 from relay.errors import AlertsFull, StoreRejects, StoreUnavailable
 from relay.metrics import Limit
 from relay.model.alert import History

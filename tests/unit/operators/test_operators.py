@@ -10,11 +10,11 @@ import trio.testing
 from attrs import define, field
 
 from relay.auth.registry import Registry
-from relay.connection.operator_watch import OperatorWatch
 from relay.errors import StoreUnavailable
-from relay.hub.reclaim import StreamReclaim
 from relay.model.change import EVERYTHING, Change
 from relay.model.operator import EndRequest
+from relay.operators.operator_watch import OperatorWatch
+from relay.operators.reclaim import StreamReclaim
 from tests.unit.memory import ANN, BOB, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock

@@ -8,11 +8,11 @@ from typing import Protocol, Self
 from attrs import frozen
 
 from relay.concurrency.supervisor import SupervisedTask
-from relay.connection.operator_watch import OperatorWatch, RequestTable
 from relay.hub.hub import Hub
-from relay.hub.owner_watch import OwnerWatch, StreamOwnerTable
-from relay.hub.reclaim import DeletionTrigger, ReclaimableStreams, StreamReclaim
 from relay.model.change import Change
+from relay.operators.operator_watch import OperatorWatch, RequestTable
+from relay.operators.owner_watch import OwnerWatch, StreamOwnerTable
+from relay.operators.reclaim import DeletionTrigger, ReclaimableStreams, StreamReclaim
 from relay.settings.limits import age_of
 from relay.settings.settings import Settings
 

@@ -1,0 +1,1 @@
+"""What an authenticated peer may do, and the end of its session."""
