@@ -16,10 +16,10 @@ from relay.model.identity import Identity
 from relay.protocol.messages import Alert, now_ms
 
 FULL_FOR_SENDER = (
-    "Too many bytes of alerts of this sender are stored; the oldest make room when they are an hour"
-    " old"
+    "This sender has stored too many bytes of alerts; the oldest are removed when they are an"
+    " hour old"
 )
-FULL_AT_ALL = "relay stores as many bytes of alerts as it may; the oldest make room soon"
+FULL_AT_ALL = "relay has stored as many bytes of alerts as it may; the oldest are removed soon"
 FULL_RETRY_AFTER = 60
 """Seconds after which there may be room again."""
 

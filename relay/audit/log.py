@@ -52,20 +52,20 @@ MIN_SECRET_LENGTH = 16
 log = structlog.get_logger("relay.audit")
 
 
-class Who(TypedDict):
-    """Whom an event is about, as arguments of `AuditLog.record`."""
+class AuditSubject(TypedDict):
+    """The user or service of an event, as arguments of `AuditLog.record`."""
 
     user_id: str | None
     session_id: str | None
     service: str | None
 
 
-def who(identity: Identity | None) -> Who:
+def subject_of(identity: Identity | None) -> AuditSubject:
     """The arguments of `AuditLog.record` for an identity."""
     if isinstance(identity, User):
-        return Who(user_id=identity.user_id, session_id=identity.session_id, service=None)
+        return AuditSubject(user_id=identity.user_id, session_id=identity.session_id, service=None)
     name = None if identity is None else identity.name
-    return Who(user_id=None, session_id=None, service=name)
+    return AuditSubject(user_id=None, session_id=None, service=name)
 
 
 def unless_token(stream_id: str | None, token: str | None) -> str | None:

@@ -27,7 +27,7 @@ ROUNDS_PER_INTERVAL = 20
 MIN_ROUND_INTERVAL = 0.05
 """Seconds."""
 RETRY_INTERVAL = 5.0
-"""Seconds until the next question when none of several was answered."""
+"""Seconds until the next request after several went unanswered."""
 EARLIEST, LATEST = 0.7, 0.95
 """The part of the interval after which a session is due, and a round may come a little later. Many
 sessions that began together do not stay together."""

@@ -98,7 +98,7 @@ class SessionWatch:
     _forget: Callable[[Change], object] = field(default=lambda _change: None)
     """Drops what is cached about the users and sessions that a change concerns."""
     _application: ApplicationWatch | None = None
-    """Watches the sessions that are not rows."""
+    """Watches the sessions outside the database."""
     _activity: Activity = field(factory=Activity)
     """Told whether anybody is connected."""
     _on_change: Callable[[Change], object] = field(default=lambda _change: None)

@@ -1,4 +1,4 @@
-"""What another server has answered about tokens: asked for a few at once, and cached."""
+"""What another server answers about tokens: a few requests at once, with a cache."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from attrs import define, field, frozen
 from cachetools import LRUCache, TLRUCache
 
 from relay.auth.methods import claims
+from relay.errors import StoreUnavailable
 from relay.model.identity import User
+from relay.outgoing.http_client import OutageLog, RequestFailed
 
 MAX_REQUESTS = 16
-"""Concurrent ones about tokens of strangers, and as many about others."""
+"""Concurrent requests about unknown tokens, and as many about known ones."""
+TOKEN_REQUEST_TIMEOUT = 5.0
+"""Seconds for one request."""
 MAX_CACHED_ANSWERS = 10_000
 """In each of the two caches."""
 MAX_KNOWN_TOKENS = 65_536
@@ -80,34 +84,39 @@ class TokenCache:
 
 @define(eq=False)
 class TokenAnswers:
-    """Asks another server about tokens, a few at once, and caches its answers.
+    """Asks another server about tokens, a few at once, and caches its answers. Logs its outages.
 
     Answers about valid and invalid tokens have separate caches, so that guessed tokens cannot evict
     valid ones. Invalid tokens are cached too: they do not become valid, and a client that retries
     an expired one would cost most.
     """
 
-    _ask: Callable[[str], Awaitable[User | None]]
-    """The user of a token; None if it is invalid, `StoreUnavailable` if there is no answer."""
+    _server: str
+    """Its name in the log."""
+    _request: Callable[[str], Awaitable[User | None]]
+    """Asks once: the user of a token; None if it is invalid, `RequestFailed` if the server does not
+    say."""
     _cache_seconds: float
+    _outage_log: OutageLog = field(init=False)
     _valid: TokenCache = field(init=False)
     _invalid: TokenCache = field(init=False)
     _known: LRUCache[bytes, None] = field(factory=lambda: LRUCache(MAX_KNOWN_TOKENS), repr=False)
     """Tokens that were valid once, by their digests."""
-    _strangers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(MAX_REQUESTS))
+    _unknown: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(MAX_REQUESTS))
     _returning: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(MAX_REQUESTS))
-    """For known tokens, so that they need not wait for those of strangers."""
+    """For known tokens, so that they need not wait for unknown ones."""
 
     def __attrs_post_init__(self) -> None:
+        self._outage_log = OutageLog(self._server)
         self._valid = TokenCache(self._cache_seconds, MAX_CACHED_ANSWERS)
         self._invalid = TokenCache(self._cache_seconds, MAX_CACHED_ANSWERS)
 
     async def get(self, token: str) -> User | None:
-        """The cached answer about a token, or a new one."""
+        """The cached answer about a token, or a new one; `StoreUnavailable`."""
         key = claims.digest(token)
         known = self._cached(key)
         if known is None:
-            async with self._returning if key in self._known else self._strangers:
+            async with self._returning if key in self._known else self._unknown:
                 # Another task may have asked about the same token meanwhile.
                 known = self._cached(key)
                 if known is None:
@@ -115,7 +124,7 @@ class TokenAnswers:
         return known.user
 
     async def renew(self, token: str) -> User | None:
-        """A new answer about a token, whatever is cached."""
+        """A new answer about a token, whatever is cached; `StoreUnavailable`."""
         key, changes = claims.digest(token), self._valid.changes
         user = await self._ask(token)
         if user is None:
@@ -132,6 +141,19 @@ class TokenAnswers:
         self._valid.forget(user_id=user_id, session_id=session_id)
         if user_id is None and session_id is None:
             self._invalid.forget()
+
+    async def _ask(self, token: str) -> User | None:
+        try:
+            with trio.fail_after(TOKEN_REQUEST_TIMEOUT):
+                user = await self._request(token)
+        except trio.TooSlowError:
+            self._outage_log.failed("too slow")
+            raise StoreUnavailable from None
+        except RequestFailed as failure:
+            self._outage_log.failed(str(failure))
+            raise
+        self._outage_log.succeeded()
+        return user
 
     def _cached(self, key: bytes) -> CachedAnswer | None:
         return self._valid.get(key) or self._invalid.get(key)

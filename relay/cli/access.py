@@ -27,8 +27,8 @@ def _stream(_context: click.Context, _parameter: click.Parameter, text: str | No
         return text
     if not re.match(STREAM_PREFIX_PATTERN, text):
         raise click.BadParameter(
-            f"expected {STREAM_ID_RULE}; such an id with '*' at its end, for all ids that begin"
-            f" like this; or '{ANY_STREAM}'; not {text!r}"
+            f"expected a stream id ({STREAM_ID_RULE}), a prefix that ends in '*', or"
+            f" '{ANY_STREAM}' for all streams; not {text!r}"
         )
     return text
 
@@ -45,8 +45,8 @@ def _warn_of_wide_prefixes(*streams: str) -> None:
     for prefix in prefixes_of(streams):
         if prefix[-1] not in SEPARATORS:
             click.echo(
-                f"relay: warning: '{prefix}*' also covers ids such as '{prefix}2'; for those of"
-                f" {prefix} alone, end the prefix with one of {' '.join(SEPARATORS)}",
+                f"relay: warning: '{prefix}*' also covers ids such as '{prefix}2'; to avoid"
+                f" that, put one of {' '.join(SEPARATORS)} before the '*'",
                 err=True,
             )
 
@@ -58,7 +58,7 @@ def token() -> None:
     \b
     For development:      relay token session --user ana@example.org
     For a service:        relay token service detector --consume '*' --alerts
-    See which there are:  relay token list
+    List them:            relay token list
     """
 
 
@@ -101,8 +101,8 @@ def token_session(email: str, ttl: timedelta, force: bool) -> None:
 @click.argument("name")
 @click.option(
     "--consume", multiple=True, metavar="STREAM", callback=_streams,
-    help=f"Let it watch this stream, all whose ids begin like 'tenant-a:*', or all with"
-    f" '{ANY_STREAM}'. Repeatable.",
+    help="Let it watch this stream; 'tenant-a:*' stands for all ids with that prefix,"
+    f" '{ANY_STREAM}' for all streams. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--alerts", is_flag=True, help="Let it raise alerts on the streams that it may watch."
@@ -117,7 +117,7 @@ def token_session(email: str, ttl: timedelta, force: bool) -> None:
     "--revoke",
     "revokes",
     is_flag=True,
-    help="Let it tell relay of sessions that have ended (POST /revocations).",
+    help="Let it report sessions that have ended (POST /revocations).",
 )
 @settings_options(*STORE_SETTINGS)
 def token_service(
@@ -200,9 +200,9 @@ def token_revoke(name: str) -> None:
 def grant(user: str, stream: str) -> None:
     """Let a user watch a stream of another user.
 
-    USER is an id or an e-mail address. STREAM may be '*' for all streams, or a prefix such as
-    'tenant-a:*' for all whose ids begin like this, and need not exist yet. Open connections get the
-    right within a second.
+    USER is an id or an e-mail address. STREAM is an id, a prefix such as 'tenant-a:*', or '*' for
+    all streams; it need not exist yet. The grant takes effect within a second, even on open
+    connections.
 
     \b
     Example:
@@ -252,7 +252,7 @@ def revoke(user: str, stream: str) -> None:
 )
 @settings_options(*STORE_SETTINGS)
 def grants(user: str | None, stream: str | None) -> None:
-    """List who may watch which streams of other users.
+    """List which users may watch which streams of others.
 
     \b
     Example:

@@ -18,7 +18,7 @@ from rich.text import Text
 from relay.model.audit_event import AuditEvent
 
 UNLIMITED_WIDTH = 400
-"""Columns of the table if the output is no terminal."""
+"""Columns of the table if the output is not a terminal."""
 
 
 def show(events: Sequence[AuditEvent], *, as_json: bool) -> None:

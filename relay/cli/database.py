@@ -71,8 +71,7 @@ async def _triggers(database: Database, settings: Settings) -> SessionTriggers:
 def db_status() -> int:
     """Show whether relay's tables are up to date.
 
-    Also shows how relay learns of logouts. The exit code is 1 if `relay db migrate` has something
-    to do.
+    Also shows how relay learns of logouts. The exit code is 1 if a migration is missing.
 
     \b
     Example:
@@ -88,7 +87,7 @@ def db_status() -> int:
         if settings.auth_session_url is not None:
             return [
                 "up to date",
-                f"sessions: asked about every {settings.auth_session_recheck:g} s",
+                f"sessions: the application is asked every {settings.auth_session_recheck:g} s",
             ]
         try:
             told = await (await _triggers(database, settings)).installed()

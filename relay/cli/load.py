@@ -75,7 +75,7 @@ def load() -> None:
     group="Results",
 )
 @click.option(
-    "--abort-on-fail", is_flag=True, help="End the run as soon as a check can no longer be kept."
+    "--abort-on-fail", is_flag=True, help="End the run as soon as a check can no longer pass."
 )
 @click.option(
     "--target-is-mine",
@@ -275,7 +275,7 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
 
     token = token_file.read().strip() if token_file else os.environ.get("TOKEN", "")
     if not token:
-        raise ConfigError("a token is needed: --token-file FILE, or TOKEN")
+        raise ConfigError("a token is needed: set TOKEN, or use --token-file FILE")
     recording = partial(
         record,
         url,

@@ -170,7 +170,7 @@ def _collect_garbage_less_often() -> None:
 )  # fmt: skip
 @click.option(
     "--video", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-    help="Video to play instead of the one that is included.",
+    help="Video to play instead of the included one.",
 )  # fmt: skip
 @click.option("--bind", metavar="HOST:PORT", help="Address to listen on.")
 @click.option(

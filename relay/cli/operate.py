@@ -1,4 +1,4 @@
-"""`relay stream`, `relay user` and `relay connection`: an operator's hand."""
+"""`relay stream`, `relay user` and `relay connection`: what operators do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stream() -> None:
     """List streams with their owners, and change their owners.
 
     \b
-    See who owns which:    relay stream list
+    List the owners:       relay stream list
     Give one to a user:    relay stream transfer front-door bob@example.org
     Let anybody claim it:  relay stream free front-door
     """
@@ -64,7 +64,7 @@ def stream_list(owner: str | None, gone: bool, limit: int, after: str) -> None:
         )
         lines = [_line(each) for each in found[:limit]]
         if len(found) > limit:
-            lines.append(f"and more: --after {found[limit - 1].stream_id}")
+            lines.append(f"there are more: --after {found[limit - 1].stream_id}")
         return "\n".join(lines)
 
     click.echo(with_store(show) or "there are no such streams")
@@ -75,18 +75,18 @@ def stream_list(owner: str | None, gone: bool, limit: int, after: str) -> None:
 @click.argument("user")
 @click.option(
     "--with-history", is_flag=True,
-    help="Let the new owner have the stored alerts, and keep grants and webhooks.",
+    help="Give the new owner the stored alerts, and keep grants and webhooks.",
 )  # fmt: skip
 @click.option(
-    "--any-user", is_flag=True, help="Take USER as an id, even if the user table has no such user."
+    "--any-user", is_flag=True, help="Accept any user id, even one that is not in the user table."
 )
 @settings_options(*STORE_SETTINGS)
 def stream_transfer(stream_id: str, user: str, with_history: bool, any_user: bool) -> None:
     """Give a stream to another user.
 
     USER is an id or an e-mail address. The connection that produces the stream is closed within a
-    second. Without --with-history, the stored alerts become nobody's, and the grants for the
-    stream end.
+    second. Without --with-history, nobody can read the stored alerts any more, and the grants for
+    the stream end.
 
     \b
     Example:
@@ -99,8 +99,8 @@ def stream_transfer(stream_id: str, user: str, with_history: bool, any_user: boo
             stream_id, user_id, with_history=with_history
         )
         if before == user_id:
-            return f"{stream_id} belongs to {user_id} already"
-        return f"{stream_id} belongs to {user_id}, and no longer to {before or 'nobody'}"
+            return f"{stream_id} already belongs to {user_id}"
+        return f"{stream_id} now belongs to {user_id} (before: {before or 'nobody'})"
 
     click.echo(with_store(transfer))
 
@@ -111,10 +111,9 @@ def stream_transfer(stream_id: str, user: str, with_history: bool, any_user: boo
 def stream_free(stream_id: str) -> None:
     """Take a stream from its owner.
 
-    The next user who registers it becomes its owner.
-
-    For streams whose owner is gone. An owner who is still there registers it again and has it back.
-    The stored alerts become nobody's, and the grants for the stream end.
+    The next user who registers it becomes its owner. Use this for streams whose owner is gone: an
+    owner who still exists can simply register the stream again. Nobody can read the stored alerts
+    any more, and the grants for the stream end.
 
     \b
     Example:
@@ -124,8 +123,8 @@ def stream_free(stream_id: str) -> None:
     async def free(store: Store) -> str:
         before = await store.stream_ownership.free(stream_id)
         if before is None:
-            return f"{stream_id} belongs to nobody already"
-        return f"{stream_id} belongs to nobody, and no longer to {before}"
+            return f"{stream_id} already belongs to nobody"
+        return f"{stream_id} now belongs to nobody (before: {before})"
 
     click.echo(with_store(free))
 
@@ -202,8 +201,7 @@ def connection_end(number: int, user_name: str | None) -> None:
 
 
 async def _user_id(store: Store, name: str) -> str:
-    """The id of a user, which may be that of one without a row: who was deleted, or is another
-    issuer's."""
+    """The id of a user, who may not be in the user table: deleted, or of another issuer."""
     try:
         return await store.sessions.find_user(name)
     except ConfigError:

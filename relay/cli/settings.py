@@ -26,7 +26,7 @@ def config_group() -> None:
 
     \b
     Before a restart:     relay config check --config relay.toml
-    Where from:           relay config show --config relay.toml
+    See all values:       relay config show --config relay.toml
     """
 
 
@@ -49,8 +49,12 @@ def config_check(as_json: bool) -> int:
     problems += _unreadable_addresses(found)
     warnings = [] if problems else list(lint(found))
     if as_json:
-        said = {"ok": not problems, "problems": [*map(_as_values, problems)], "doubts": warnings}
-        click.echo(json.dumps(said, indent=2))
+        result = {
+            "ok": not problems,
+            "problems": [*map(_as_values, problems)],
+            "warnings": warnings,
+        }
+        click.echo(json.dumps(result, indent=2))
         return EXIT_INVALID_SETTINGS if problems else 0
     for problem in problems:
         click.echo(f"relay: {printable(problem.message, MAX_PROBLEM_LENGTH)}", err=True)

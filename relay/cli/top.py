@@ -33,7 +33,7 @@ class _Argument:
     help="Read the token from this file instead of RELAY_TOKEN.",
 )  # fmt: skip
 @click.option(
-    "--once", is_flag=True, help="Print once and exit; the default if the output is no terminal."
+    "--once", is_flag=True, help="Print once and exit; the default if the output is not a terminal."
 )
 @click.option(
     "--interval", type=click.FloatRange(0.5, 60), default=2.0, show_default=True,

@@ -42,8 +42,7 @@ def webhook() -> None:
 def webhook_add(url: str, stream_id: str | None, owner: str | None) -> None:
     """Add a webhook, and print its id and its secret.
 
-    The receiver verifies signatures with the secret, as Standard Webhooks define it. The secret is
-    shown only once.
+    The receiver uses the secret to verify signatures (Standard Webhooks). It is shown only once.
 
     \b
     Example:
@@ -109,7 +108,7 @@ def webhook_remove(webhook_id: str) -> None:
 @click.argument("webhook_id", metavar="ID")
 @settings_options(*WEBHOOK_SETTINGS)
 def webhook_test(webhook_id: str) -> None:
-    """Post a message of type `test`. If it is accepted, deliveries resume that were given up.
+    """Post a message of type `test`. If it is accepted, a webhook that was given up resumes.
 
     \b
     Example:

@@ -8,7 +8,7 @@ from relay.errors import RelayError
 
 
 class DialFailed(RelayError):
-    """There is no WebSocket at this address, or it refused this client."""
+    """There is no WebSocket at this address, or it refuses this client."""
 
 
 @define(eq=False)
@@ -39,7 +39,7 @@ class ServerError(RelayError):
 class Disconnected(RelayError):
     """The connection has ended.
 
-    `error` is the last thing that the relay said, if that was an error: the close code repeats it.
+    `error` is the last message of the relay, if that was an error; the close code means the same.
     """
 
     code: int

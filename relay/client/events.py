@@ -11,7 +11,7 @@ from attrs import field, frozen
 from msgspec import Meta
 
 RetryAfter = Annotated[int, Meta(ge=0, le=86_400_000)]
-"""ms; a relay does not ask for more than a day."""
+"""ms; a relay never asks for more than a day."""
 
 
 @frozen
@@ -55,7 +55,7 @@ class Alert:
     """The sender's clock, ms since the Unix epoch."""
     metadata: Mapping[str, Any] | None = None
     replayed: bool = False
-    """Whether it comes from the relay's store, late; set by a `RelayClient` only."""
+    """Whether it comes from storage: missed, or requested. Set by a `RelayClient` only."""
 
 
 @frozen
@@ -73,7 +73,7 @@ class Status:
 
 @frozen
 class Notice:
-    """An announcement of what will happen to this connection."""
+    """An announcement about this connection."""
 
     code: str
     timestamp: int
@@ -84,7 +84,7 @@ class Notice:
 
 @frozen
 class Problem:
-    """An error that does not answer a request, such as that of a refused frame."""
+    """An error that is not the reply to a request, such as for a refused frame."""
 
     code: str
     message: str

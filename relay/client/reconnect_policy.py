@@ -21,10 +21,10 @@ LastWord = ServerError | Notice
 
 POLICY_VIOLATION, SESSION_EXPIRED, FINAL_CODES = 1008, 4001, range(4500, 5000)
 BREACH_CODES = {1002, 1003, 1007, POLICY_VIOLATION, 1009, 1010}
-"""What the client did to be closed with one of these, it would do again."""
+"""After one of these, reconnecting would only lead to the same close."""
 UNSEEN_CODES = {None, NO_STATUS, ABNORMAL_CLOSURE}
 FINAL_ERRORS = {"SESSION_REVOKED", "SESSION_EXPIRED", "SUPERSEDED", "AUTH_FAILED"}
-"""Errors after which nothing comes but a Close."""
+"""Errors after which only a Close follows."""
 TRANSIENT_ERRORS = {"STORE_UNAVAILABLE", "RATE_LIMITED", "AUTH_UNAVAILABLE", "TOO_MANY_CONNECTIONS"}
 """Errors after which the same request may succeed."""
 
@@ -34,24 +34,24 @@ class ReconnectPolicy:
     """Times in seconds. The defaults are for the network of a phone."""
 
     silence_timeout: float = 10.0
-    """Silence after which the relay is asked for a sign of life."""
+    """Silence after which the client probes the connection."""
     ping_timeout: float = 10.0
-    """How long that may take before the connection counts as lost."""
+    """How long the reply may take before the connection counts as lost."""
     open_timeout: float = 10.0
-    """From the first packet to being authenticated."""
+    """Time from the first packet until the client is authenticated."""
     token_timeout: float = 30.0
     """How long the application may take to get a token."""
     min_backoff: float = 0.3
     max_backoff: float = 15.0
     """Pauses between attempts double from the first to the longest."""
     stable_after: float = 5.0
-    """How long a connection has to last for the pauses to be short again."""
+    """How long a connection must last before the pauses are short again."""
     retry_interval: float = 2.0
-    """Until a request is tried again, where the relay names no time."""
+    """Time until a request is repeated, if the relay gives no other time."""
     close_timeout: float = 2.0
-    """How long the Close may take that follows a final error."""
+    """How long the Close that follows a final error may take."""
     max_buffered_bytes: int = 256 * 1024
-    """Frames are skipped while more than this is on its way to the relay."""
+    """Frames are skipped while more bytes than this are in transit to the relay."""
 
     def until_retry(self, error: ServerError) -> float:
         """Seconds until a request that got this error may be tried again."""
@@ -68,7 +68,7 @@ class ConnectionEnding:
     word: LastWord | None = None
     """The `error` or `notice`, if that was the last message."""
     own_code: int = ABNORMAL_CLOSURE
-    """What the application is told as the code where there was no Close."""
+    """The code that the application gets if there was no Close."""
 
     @property
     def error(self) -> ServerError | None:
@@ -85,15 +85,15 @@ class Verdict:
     again: bool
     """Whether to reconnect."""
     reason: TokenReason = "connect"
-    """Why a token is asked for then."""
+    """The reason for which a token is then requested."""
     after: float = 0.0
     """The minimum delay, in seconds."""
 
 
 def judge_ending(ending: ConnectionEnding) -> Verdict:
-    """What section "Close codes" of the protocol says.
+    """Decide what an ending means, as in the section "Close codes" of the protocol.
 
-    The last word stands in for a code that was not seen.
+    The last message replaces a code that was not seen.
     """
     code, said = ending.code, ending.word and ending.word.code
     after = ((ending.word and ending.word.retry_after) or 0) / 1000
@@ -115,8 +115,8 @@ def judge_ending(ending: ConnectionEnding) -> Verdict:
 
 @define(eq=False)
 class ReconnectPauses:
-    """The pauses between attempts: they grow, and are drawn at random, so that clients that were
-    cut off together do not return together."""
+    """The pauses between attempts. They grow and are random, so that clients that were
+    disconnected together do not all reconnect at the same time."""
 
     _policy: ReconnectPolicy
     _draw: Callable[[], float] = field(default=random.random)

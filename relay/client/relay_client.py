@@ -1,11 +1,11 @@
-"""A client that reconnects by itself, with what was subscribed, published and sent.
+"""A client that reconnects automatically and restores subscriptions, the publication and alerts.
 
     async with open_relay_client("wss://relay.example.org", get_token) as client:
         client.subscribe("front-door")
         async for event in client:
             ...
 
-It behaves as relay-client.js does; lifecycle.py draws its states.
+It behaves like relay-client.js; lifecycle.py has a diagram of its states.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ async def open_relay_client(
     wrap: Wrap | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[RelayClient]:
-    """A client that is connected, or about to be, as long as the block lasts.
+    """Open a client that stays connected until the end of the block.
 
-    `url` needs no path. `token` is asked for before each connection, and when the session is about
-    to end. The other options are those of `dial`. `DialFailed` for a URL that cannot be one; any
-    other failure is an event, and another attempt.
+    `url` needs no path. The client asks for `token` before each connection, and when the session is
+    about to end. The other options are those of `dial`. Raises `DialFailed` for an invalid URL; any
+    other failure is an event, followed by another attempt.
     """
     check_url(with_path(url))
 
@@ -82,15 +82,15 @@ async def keep_client(
 
 @define(eq=False, repr=False)
 class RelayClient:
-    """Made by `open_relay_client`; iterate over it, in one task, for what happens.
+    """A client made by `open_relay_client`. Iterate over it, in one task, to receive events.
 
-    Iteration ends with `ClientClosed` when the relay said that reconnecting is of no use. A frame
-    is acknowledged when the application asks for the next event.
+    Iteration raises `ClientClosed` when reconnecting would not help. A frame is acknowledged when
+    the application asks for the next event.
     """
 
     _lifecycle: Lifecycle
     _in_hand: tuple[Frame, ClientConnection | None] | None = None
-    """The frame that the application is busy with, and the connection that it came by."""
+    """The frame that the application is processing, and the connection that received it."""
 
     @property
     def state(self) -> ClientState:
@@ -116,10 +116,10 @@ class RelayClient:
         window: int | None = None,
         history: int = 0,
     ) -> Subscription:
-        """Watch a stream: `Frame`, `Alert` and `Status` events. One subscription for each stream.
+        """Subscribe to a stream: `Frame`, `Alert` and `Status` events. One subscription per stream.
 
-        `history`: the number of earlier alerts that come first, 500 at most. `window`: the number
-        of frames that may be unacknowledged; 4 by default, with `lossless` 32.
+        `history` is the number of earlier alerts to begin with, at most 500. `window` is the number
+        of frames that may be unacknowledged: 4 by default, 32 with `lossless`.
         """
         self._lifecycle.check_open()
         terms = SubscriptionTerms(frames, alerts, policy, max_fps, window)
@@ -132,15 +132,15 @@ class RelayClient:
         metadata: Mapping[str, Any] | None = None,
         alerts: bool = False,
     ) -> Publication:
-        """Produce a stream, one for each client: `Registered` and `Demand` events, and its `Alert`s
-        if asked for. Without an id the relay chooses one. `ValueError` for metadata that cannot be
-        sent."""
+        """Publish a stream: `Registered` and `Demand` events, and its `Alert`s if `alerts`. One per
+        client. Without an id, the relay chooses one. Raises `ValueError` for metadata that cannot
+        be sent."""
         self._lifecycle.check_open()
         check("register", metadata=metadata)
         return self._lifecycle.desired.publish(stream_id, metadata, alerts=alerts)
 
     def watch_streams(self) -> None:
-        """Ask for `Streams` events: all live streams that this client may watch."""
+        """Request `Streams` events: the live streams that the user may watch, after each change."""
         self._lifecycle.check_open()
         self._lifecycle.desired.watch_streams()
 
@@ -154,11 +154,11 @@ class RelayClient:
         timestamp: float | None = None,
         alert_key: str | None = None,
     ) -> AlertAccepted:
-        """Raise an alert; when this returns, it is stored, over any number of connections.
+        """Raise an alert; returns when it is stored, across reconnects.
 
-        Two alerts with the same `alert_key` are the same alert; it is random by default.
-        `ServerError` where the relay refuses it, or too many wait; `ValueError` for what cannot be
-        sent; `ClientClosed`.
+        Two alerts with the same `alert_key` are the same alert; the key is random by default.
+        Raises `ServerError` if the relay refuses the alert or too many are waiting, `ValueError`
+        for a value that cannot be sent, and `ClientClosed`.
         """
         self._lifecycle.check_open()
         fields: dict[str, object] = {
@@ -172,7 +172,7 @@ class RelayClient:
         return await self._lifecycle.desired.send_alert(PendingAlert(stream_id, fields))
 
     async def ready(self) -> Authenticated:
-        """Wait until there is a session; `ClientClosed`."""
+        """Wait until the client is authenticated; raises `ClientClosed`."""
         return await self._lifecycle.ready()
 
     def pause(self) -> None:
@@ -183,7 +183,7 @@ class RelayClient:
         self._lifecycle.resume()
 
     def retry_now(self) -> None:
-        """While `waiting`: try at once, as when the network is known to be back."""
+        """While `waiting`, reconnect at once, for instance because the network is back."""
         self._lifecycle.retry_now()
 
     def relay_now(self) -> float:

@@ -37,9 +37,9 @@ T = TypeVar("T")
 
 TOO_SLOW = 4002
 DEFAULT_WINDOW = 8
-"""Frames that may be on their way to a viewer. At 30 a second none is lost as long as a frame and
+"""Frames that may be in flight to a viewer. At 30 frames a second, no frame is lost if a frame and
 its acknowledgement together take less than 8/30 s, as on a slow mobile network; and proxies and
-radios can hide 8 frames, not megabytes."""
+radios can hold back 8 frames, not megabytes."""
 MAX_UNREAD_EVENTS = 64
 """Of each stream, at most one of these is a frame: the newest. Beyond that the client stops
 reading, and the relay sees a slow network."""
@@ -67,7 +67,7 @@ async def connect(
 
 @asynccontextmanager
 async def open_client(socket: WebSocket, token: str) -> AsyncIterator[SimpleClient]:
-    """`connect` for a WebSocket that is open already."""
+    """`connect` over a WebSocket that is already open."""
     async with open_connection(socket) as connection, open_background() as nursery:
         client = SimpleClient(connection)
         nursery.start_soon(client.run)
@@ -132,7 +132,7 @@ class SimpleClient:
         """Watch a stream.
 
         `window` is the number of frames that may be unacknowledged; this client acknowledges each
-        when it has come. None: as many as all buffers on the way hold.
+        frame when it has arrived. None means no limit: all buffers on the way may fill up.
         """
         if window is None:
             self._epochs.pop(stream_id, None)
@@ -157,10 +157,10 @@ class SimpleClient:
         timestamp: float | None = None,
         alert_key: str | None = None,
     ) -> AlertAccepted:
-        """Raise an alert; when this returns, it is stored. `timestamp` is in ms, now by default.
+        """Raise an alert; returns when it is stored. `timestamp` is in ms, now by default.
 
-        After `Disconnected` it may have been stored or not: ask again with the same `alert_key`,
-        and it is not delivered twice.
+        After `Disconnected`, it may or may not have been stored: raise it again with the same
+        `alert_key`, and it is not delivered twice.
         """
         return await self._request(
             AlertAccepted,
@@ -260,7 +260,7 @@ class SimpleClient:
         return self._events.statistics().current_buffer_used == MAX_UNREAD_EVENTS
 
     def _forget_frame(self, stream_id: str | None = None) -> bool:
-        """Remove the oldest unread frame (of this stream); whether there was one."""
+        """Remove the oldest unread frame (of this stream); returns whether there was one."""
         unread = [
             self._events.receive_nowait()
             for _ in range(self._events.statistics().current_buffer_used)

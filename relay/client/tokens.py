@@ -1,4 +1,4 @@
-"""Where a client gets its token, each time that it needs one."""
+"""Where a client gets its tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relay.errors import RelayError
 
 
 class TokenUnavailable(RelayError):
-    """There is no token now, but perhaps later: raise it where a refresh finds no network."""
+    """There is no token now, but perhaps later. Raise this if a refresh finds no network."""
 
     def __str__(self) -> str:
         return super().__str__() or "there is no token now"
@@ -23,7 +23,7 @@ class TokenRequest:
 
     `connect`: for a new connection; a stored token is good enough. `expiring`: the session ends
     soon; the connection stays open meanwhile. `expired`: the session is over. `refused`: the relay
-    did not accept the token, and only another one is of use.
+    did not accept the token: return another one.
     """
 
     reason: TokenReason
@@ -34,8 +34,11 @@ class TokenRequest:
 
 
 TokenSource = str | Callable[[TokenRequest], Awaitable[str | None]]
-"""A token, or a function that gets one. None: nobody is signed in, and the client ends. It raises
-`TokenUnavailable` to be asked again later; any other exception ends the client with it."""
+"""A token, or a function that gets one.
+
+The function returns None if nobody is signed in, which ends the client. It raises
+`TokenUnavailable` to be asked again later; any other exception ends the client.
+"""
 
 
 async def get_token(source: TokenSource, request: TokenRequest) -> str | None:

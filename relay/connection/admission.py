@@ -103,7 +103,7 @@ class Admission:
         elif any(map(is_for_token, handshake.query_names)):
             ending, status, why = Ending.HANDSHAKE_REFUSED, 400, NOT_IN_URL
         elif offered and not known:
-            why = f"None of the subprotocols offered is known: {', '.join(CODECS)}"
+            why = f"No offered subprotocol is supported; supported are {', '.join(CODECS)}"
             ending, status = Ending.HANDSHAKE_REFUSED, 400
             if self._guard.may_log(self._peer.address):
                 log.info("subprotocols refused", offered=len(offered))

@@ -1,4 +1,4 @@
-"""Answers the requests of a session that wait for their turn, and for the store."""
+"""Answers requests that have waited in the queue of their session."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Queued = ClientMessage | PageRequest
 
 @define(eq=False)
 class Answers:
-    """The answers of one session. It does not hold the queue, which holds it."""
+    """Answers the requests of one session. The queue refers to it, not the other way round."""
 
     _peer: Peer
     _session: Session
     _authentication: Authentication
 
     async def answer(self, request: Queued) -> None:
-        """Answer a request, to the end."""
+        """Answer a request completely."""
         for_store: StoreRequest | None = None
         if isinstance(request, PageRequest):
             for_store = request

@@ -7,7 +7,7 @@ from functools import partial
 import trio
 from attrs import define, field
 
-from relay.audit.log import AuditLog, unless_token, who
+from relay.audit.log import AuditLog, subject_of, unless_token
 from relay.guard.client_address import ClientAddress
 from relay.metrics import Limit, Metrics
 from relay.model.identity import Identity
@@ -172,5 +172,5 @@ class Peer:
             address=self.address.text,
             stream_id=unless_token(stream_id, self.token),
             connection=self.number,
-            **who(self.identity if identity is None else identity),
+            **subject_of(self.identity if identity is None else identity),
         )

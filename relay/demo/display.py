@@ -20,7 +20,7 @@ from relay.errors import RelayError
 REFRESH_INTERVAL = 0.5
 PLAIN_LINE_INTERVAL = 2.0
 PLAIN_WIDTH = 100
-"""Columns if the output is no terminal."""
+"""Columns if the output is not a terminal."""
 RATE_PERIOD = 3.0
 """Seconds over which live rates are averaged."""
 MEASURED_COLUMNS = (

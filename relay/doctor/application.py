@@ -46,10 +46,10 @@ class ApplicationChecks:
             return fail(f"{url} answers {why}", _what_to_do(response.status))
         if user is not None:
             do = "set auth_session_url to Better Auth itself: this would let everybody in"
-            return fail(f"{url} knows a made-up token", do)
+            return fail(f"{url} accepts a made-up token", do)
         if not reads_tokens(response):
             return fail(
-                f"{url} answers, but reads no bearer token",
+                f"{url} answers, but does not read bearer tokens",
                 "add the plugin bearer() to Better Auth; if it is there with requireSignature, set"
                 " auth_secret for this check, and let clients send the signed token",
             )
@@ -63,9 +63,9 @@ async def _ask(url: str, token: str) -> HttpResponse:
 
 def _what_to_do(status: int) -> str:
     if status in REDIRECTS:
-        return "set auth_session_url to where it redirects to: relay does not follow"
+        return "set auth_session_url to the target of the redirect, which relay does not follow"
     if status == TOO_MANY_REQUESTS:
         return "exempt relay from Better Auth's rate limit: see docs/operations.md"
     if status == NOT_FOUND:
         return "set auth_session_url to the whole URL, such as https://…/api/auth/get-session"
-    return "set auth_session_url to Better Auth's get-session, without a login page before it"
+    return "set auth_session_url to Better Auth's get-session, without a login page in front of it"

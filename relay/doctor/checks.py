@@ -97,7 +97,7 @@ async def examine(
 
 async def _look(check: DoctorCheck, wrong: Collection[str]) -> Finding:
     if unknown := [name for name in check.settings if name in wrong]:
-        return skip(f"not checked: {', '.join(unknown)} is wrong")
+        return skip(f"not checked: {', '.join(unknown)} is invalid")
     try:
         with trio.fail_after(CHECK_TIMEOUT):
             return await check.look()

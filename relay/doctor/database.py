@@ -97,7 +97,7 @@ class DatabaseChecks:
                 "clock",
                 self._of(self._clock),
                 CONNECTION_SETTINGS,
-                "see the message of the database",
+                "see PostgreSQL's message",
             ),
         ]
 
@@ -122,8 +122,8 @@ class DatabaseChecks:
         )
         if answered.encoding != "UTF8":
             return warn(
-                f"{told}; its encoding is {answered.encoding}, so texts with other characters are"
-                " refused",
+                f"{told}; its encoding is {answered.encoding}, so relay refuses text with other"
+                " characters",
                 "move the data to a database with the encoding UTF8",
             )
         if answered.query > SLOW_QUERY:
@@ -171,7 +171,7 @@ class DatabaseChecks:
 
     async def _better_auth(self, database: Database) -> Finding:
         if self._settings.auth_session_url is not None:
-            return ok("the application is asked about sessions, so their tables are not needed")
+            return ok("relay asks the application about sessions, so it does not need their tables")
         sessions = await self._find_better_auth(database)
         told = f"the Better Auth tables exist: {sessions.tables.user} and {sessions.tables.session}"
         suspicions = await sessions.suspicions()
@@ -187,11 +187,11 @@ class DatabaseChecks:
             return ok(told)
         zone = self._settings.auth_time_zone
         seems = (
-            f"{told}; in {zone}, the newest session seems to be made at {hours(offset)} from now"
+            f"{told}; read in {zone}, the newest session's creation time is off by {hours(offset)}"
         )
         return warn(
             seems,
-            "if it was made just now, set auth_time_zone to the time zone of the application: its"
+            "if that session is new, set auth_time_zone to the time zone of the application: its"
             " columns have none (timestamp without time zone)",
         )
 
@@ -199,7 +199,7 @@ class DatabaseChecks:
         if self._settings.auth_session_url is not None:
             every = f"{self._settings.auth_session_recheck:g} s"
             return ok(
-                f"the application is asked about open sessions every {every}, and can tell of"
+                f"relay asks the application about open sessions every {every}; it can report"
                 " their end with POST /revocations"
             )
         try:
@@ -237,8 +237,8 @@ class DatabaseChecks:
         apart = abs(clocks.ahead)
         way = "ahead of" if clocks.ahead > 0 else "behind"
         if apart - clocks.uncertain <= CLOCK_SKEW_WARNING:
-            return ok(f"the database's clock is {_seconds(apart)} {way} this one")
-        told = f"the database's clock is {_seconds(apart)} {way} this one"
+            return ok(f"the database's clock is {_seconds(apart)} {way} this machine's")
+        told = f"the database's clock is {_seconds(apart)} {way} this machine's"
         do = "synchronize the clocks of both machines (chrony, systemd-timesyncd)"
         return fail(told, do) if apart > MAX_CLOCK_SKEW else warn(told, do)
 

@@ -59,7 +59,7 @@ def _examine_settings(
             yield warn(warning, "check whether this is intended")
         if not warnings:
             number = len(configuration.sources)
-            yield ok(f"{number} set, all valid" if number else "all have their defaults")
+            yield ok(f"{number} set, all valid" if number else "all at their defaults")
 
 
 @define(eq=False)

@@ -150,7 +150,7 @@ class Guard:
         `behind_proxy` tells that a trusted proxy sent it.
         """
         if not self.access.allows(address):
-            return _forbid(Limit.NETWORK, f"Clients may not come from {address}")
+            return _forbid(Limit.NETWORK, f"Clients from {address} may not connect")
         if upgrade and not self.access.allows_origin(head, behind_proxy=behind_proxy):
             return _forbid(Limit.ORIGIN, "Pages from this origin may not connect")
         if self.connection_rate is not None:

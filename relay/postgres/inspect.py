@@ -150,7 +150,7 @@ def running_embedded(data_dir: Path) -> str | None:
         return folder.announced()
     except OSError as error:
         raise ConfigError(
-            f"{folder.path} cannot be looked at ({error.strerror}): ask as the user that relay"
+            f"{folder.path} cannot be read ({error.strerror}): run this as the user that relay"
             " runs as"
         ) from None
 

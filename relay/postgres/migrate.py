@@ -39,7 +39,7 @@ async def migrate(database: Database) -> list[str]:
     try:
         return await database.transact_unhurried(apply)
     except StoreForbids as error:
-        raise ConfigError(f"the database role may not make relay's tables: {error}") from None
+        raise ConfigError(f"the database role may not create relay's tables: {error}") from None
 
 
 async def pending(database: Database) -> list[str]:

@@ -13,5 +13,5 @@ def working_directory() -> Path:
         return Path.cwd()
     except OSError as error:
         raise ConfigError(
-            f"the current folder cannot be used ({error.strerror}): change to another"
+            f"the current folder cannot be used ({error.strerror}): change to another folder"
         ) from None

@@ -44,7 +44,7 @@ def _unused_questions(settings: Settings, given: Collection[str]) -> Iterator[st
     """Of settings about other servers that are asked about tokens."""
     if settings.auth_session_url:
         if "auth_token_storage" in given:
-            yield "auth_token_storage is for sessions that are rows, and auth_session_url is set"
+            yield "auth_token_storage has no effect with auth_session_url"
     else:
         for name in sorted({"auth_session_cache", "auth_session_recheck"} & set(given)):
             yield f"{name} has no effect without auth_session_url"
@@ -52,7 +52,7 @@ def _unused_questions(settings: Settings, given: Collection[str]) -> Iterator[st
         settings.auth_session_url or settings.introspection_url
     ):
         yield (
-            "unknown_token_rate has no effect: no other server is asked about tokens"
+            "unknown_token_rate has no effect: relay asks no other server about tokens"
             " (auth_session_url, introspection_url)"
         )
     if "introspection_cache" in given and not settings.introspection_url:

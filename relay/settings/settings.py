@@ -163,17 +163,19 @@ class Settings:
     auth_schema: Name = _setting("public", "Schema of the Better Auth tables")
     auth_user_table: Name = _setting("user", "Better Auth table of users")
     auth_user_columns: Columns = _setting(
-        (), "Columns of that table that have other names than Better Auth's", check=check_columns
+        (), "Columns of the user table whose names differ from Better Auth's", check=check_columns
     )
     auth_session_table: Name = _setting("session", "Better Auth table of sessions")
     auth_session_columns: Columns = _setting(
-        (), "Columns of that table that have other names than Better Auth's", check=check_columns
+        (),
+        "Columns of the session table whose names differ from Better Auth's",
+        check=check_columns,
     )
     auth_token_storage: TokenStorage = _setting(
-        "plain", "How that table stores session tokens: as they are, or as hashes"
+        "plain", "How the session table stores tokens: as plain text, or as hashes"
     )
     auth_time_zone: TimeZone = _setting(
-        "UTC", "Time zone of Better Auth's columns that have none (timestamp without time zone)"
+        "UTC", "Time zone of Better Auth's timestamp columns without time zone"
     )
     session_poll: Seconds = _setting(
         0.5, "How often to check open sessions when no trigger reports logouts"
@@ -183,12 +185,14 @@ class Settings:
     )
     auth_session_url: WebUrl | None = _setting(
         None,
-        "Ask Better Auth at this URL of get-session, where its sessions are not rows",
+        "URL of Better Auth's get-session, for sessions outside the database",
         check=check_endpoint_url,
     )
-    auth_session_cache: CacheSeconds = _setting(5.0, "How long to reuse its answer about a token")
+    auth_session_cache: CacheSeconds = _setting(
+        5.0, "How long to reuse Better Auth's answer about a token"
+    )
     auth_session_recheck: Seconds = _setting(
-        60.0, "How often to ask it whether an open session has ended"
+        60.0, "How often to ask Better Auth whether an open session has ended"
     )
     jwt_jwks_url: WebUrl | None = _setting(
         None, "Accept JWTs signed with a key from this JWKS URL", check=check_web_url
@@ -233,12 +237,14 @@ class Settings:
     )
     frame_buffer: TotalSize = _setting(1 << 30, "Total bytes of frames kept for viewers")
     frame_buffer_per_user: TotalSize = _setting(
-        256 << 20, "Bytes of frames of one user's streams kept for viewers"
+        256 << 20, "Bytes of frames kept for viewers of one user's streams"
     )
     lossless_buffer: Size = _setting(4 << 20, "Maximum bytes queued for a lossless viewer")
     ping_interval: Seconds = _setting(25.0, "Time between pings to each client")
     idle_timeout: Seconds = _setting(120.0, "Close clients that have been silent for this long")
-    stall_timeout: Seconds = _setting(10.0, "Close clients that have read nothing for this long")
+    stall_timeout: Seconds = _setting(
+        10.0, "Close clients that read nothing for this long, before the upgrade or over HTTP"
+    )
     offline_grace: Seconds = _setting(
         5.0, "Time a producer has to reconnect before its stream goes offline"
     )
@@ -270,7 +276,7 @@ class Settings:
         "5/minute", "Failed authentications per token before it is banned"
     )
     unknown_token_rate: Rate = _setting(
-        "600/minute", "Unknown tokens per address that another server is asked about"
+        "600/minute", "Unknown tokens per address to ask another server about"
     )
     ban_time: Seconds = _setting(60.0, "Duration of a ban")
     message_rate: Rate = _setting("1000/second", "Messages per connection, including frames")
@@ -311,10 +317,10 @@ class Settings:
     alert_bytes: StoredBytes = _setting(16 << 30, "Bytes of alerts to keep in total")
     alert_bytes_per_user: StoredBytes = _setting(256 << 20, "Bytes of alerts to keep per user")
     webhook_networks: Networks = _setting(
-        (), "Private networks that webhooks may call, also over plain HTTP", check=check_networks
+        (), "Private networks that webhooks may call, even over plain HTTP", check=check_networks
     )
     profile: Literal["default", "load"] = _setting(
-        "default", "Use load to turn off rates and caps for scripted load tests"
+        "default", "load turns off rates and caps, for scripted load tests"
     )
 
     @property

@@ -56,7 +56,9 @@ def check_web_url(_settings: object, attribute: object, url: str | None) -> None
     if not _HOST.fullmatch(host) or not re.fullmatch(r"[\x21-\x7e]+", url):
         raise ConfigError(f"{name}: expected a URL such as https://id.example.org/path")
     if parts.username is not None or parts.password is not None:
-        raise ConfigError(f"{name}: a URL with a user name or a password in it ends up in logs")
+        raise ConfigError(
+            f"{name}: leave out the user name and the password, because the URL ends up in logs"
+        )
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
         raise ConfigError(f"{name}: expected https://; http:// is allowed for this machine only")
 

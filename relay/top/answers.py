@@ -26,4 +26,4 @@ def read(body: bytes, kind: type[Report], path: str) -> Report:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise NotARelay(f"what answers at {path} is no relay, or one of another version") from None
+        raise NotARelay(f"the server at {path} is not a relay, or has another version") from None

@@ -77,12 +77,12 @@ class Top:
         said = _message_in(answer.body)
         if answer.status in {401, 403} and said:
             raise TokenRefused(
-                f"{self.url} refuses the token: {said} (a token that may:"
-                " `relay token service NAME --operate`)"
+                f"{self.url} refuses the token: {said} (`relay token service NAME --operate`"
+                " creates one that is accepted)"
             )
         if answer.status in {429, 503} and said:
             raise RelayUnavailable(said)
-        raise NotARelay(f"what answers at {path} says {answer.status}, as no relay does")
+        raise NotARelay(f"the server at {path} answers {answer.status}, so it is not a relay")
 
 
 async def show(url: str, token: str, interval: float, console: Console) -> None:

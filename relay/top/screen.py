@@ -21,7 +21,7 @@ MAX_NAMES = 24
 """The endings, limits or services in one line."""
 MAX_NAME_LENGTH = 64
 MIN_ROWS = 3
-HINT = "q or Ctrl-C leaves"
+HINT = "q or Ctrl-C quits"
 STREAM_COLUMNS = {
     "status": 64,
     "fps": 0,
@@ -59,7 +59,7 @@ def screen(
 def _head(url: str, delta: SnapshotDelta | None, trouble: str | None) -> Text:
     head = Text(f"relay at {printable(url)}", style="bold")
     if trouble is not None:
-        head.append(f"   {printable(trouble)}; asking again", style="bold red")
+        head.append(f"   {printable(trouble)}; retrying", style="bold red")
     if delta is None:
         return head if trouble else head.append("   asking", style="dim")
     ready = delta.now.ready
@@ -81,7 +81,7 @@ def _facts(delta: SnapshotDelta) -> Table:
     table.add_row(
         "connections",
         f"{stats.connections} open, {stats.authenticated} authenticated,"
-        f" {stats.unauthenticated} not yet, {_rate(delta.arrivals)} new",
+        f" {stats.unauthenticated} unauthenticated, {_rate(delta.arrivals)} new",
     )
     streams = stats.streams
     table.add_row(

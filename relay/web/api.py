@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from relay.alerts import event as alerts
 from relay.alerts.intake import FULL_RETRY_AFTER, AlertIntake, alert_from
-from relay.audit.log import AuditLog, unless_token, who
+from relay.audit.log import AuditLog, subject_of, unless_token
 from relay.audit.repetitions import HTTP_REASON
 from relay.auth.login import Limited, Login, Rejected, Unavailable, Verified
 from relay.concurrency.time_slice import TimeSlice
@@ -181,7 +181,7 @@ class Api:
         """The service that asks, which may operate; `ApiError` for all others."""
         identity = await self._authenticate(request, looks=looks)
         if not permissions.may_operate(identity):
-            text = "This takes a service token that may operate"
+            text = "This needs a service token that may operate"
             self._record(request, what, "refused", identity, text)
             raise ApiError(403, ErrorCode.UNAUTHORIZED, text)
         assert isinstance(identity, Service)
@@ -218,7 +218,7 @@ class Api:
 
     def _require_revoke(self, request: Request, identity: Identity) -> None:
         if not permissions.may_revoke(identity):
-            text = "This takes a service token that may revoke"
+            text = "This needs a service token that may revoke"
             self._record(request, "revocation", "refused", identity, text)
             raise ApiError(403, ErrorCode.UNAUTHORIZED, text)
 
@@ -297,7 +297,7 @@ class Api:
             address=address_of(request).text,
             stream_id=unless_token(stream_id, _token_of(request)),
             connection=structlog.contextvars.get_contextvars().get("connection"),
-            **who(identity),
+            **subject_of(identity),
         )
 
 
@@ -348,7 +348,7 @@ async def read_body(request: Request) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_NON_FRAME_BYTES:
-                    text = f"A body has at most {MAX_NON_FRAME_BYTES} bytes"
+                    text = f"The body must not exceed {MAX_NON_FRAME_BYTES} bytes"
                     raise ApiError(413, ErrorCode.MESSAGE_TOO_BIG, text)
     except trio.TooSlowError:
         text = f"The body did not come within {BODY_TIMEOUT:g} seconds"

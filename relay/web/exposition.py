@@ -66,10 +66,10 @@ class Exposition(Collector):
 
     def _connections(self) -> Iterator[Metric]:
         metrics = self._metrics
-        yield _gauge("connections", "WebSocket connections that are open", metrics.connections)
+        yield _gauge("connections", "Open WebSocket connections", metrics.connections)
         yield _counter(
             "connections_accepted",
-            "WebSocket connections that were accepted",
+            "Accepted WebSocket connections",
             metrics.connections_accepted,
         )
         yield _gauge(
@@ -79,7 +79,7 @@ class Exposition(Collector):
         )
         yield _counters(
             "connection_endings",
-            "Connections that ended, by how; a plain HTTP request is one",
+            "Ended connections, by the way they ended; plain HTTP requests count as well",
             "ending",
             ((ending.label, metrics.endings[ending]) for ending in Ending),
         )
@@ -91,7 +91,7 @@ class Exposition(Collector):
         )
         yield _counters(
             "limits_hit",
-            "What was refused because of a limit, by the kind of limit",
+            "Times a limit was exceeded, by the kind of limit",
             "limit",
             ((limit.value, metrics.limits_hit[limit]) for limit in Limit),
         )
@@ -100,16 +100,16 @@ class Exposition(Collector):
         metrics = self._metrics
         yield _counter("verifications", "Tokens to be verified", metrics.verifications)
         yield _counter(
-            "verification_queries", "Queries to verify them", metrics.verification_queries
+            "verification_queries", "Queries to verify tokens", metrics.verification_queries
         )
         yield _histogram(
             "verification_seconds",
-            "Time to verify a token, where there was an answer",
+            "Time to verify a token, if there was an answer",
             metrics.verification_time,
         )
         yield _histogram(
             "verification_batch_size",
-            "Tokens that were looked up together",
+            "Tokens looked up together in one query",
             metrics.verification_batch,
         )
 
@@ -119,16 +119,18 @@ class Exposition(Collector):
             "frames_accepted", "Frames that producers sent", self._metrics.frames_accepted
         )
         yield _counter(
-            "frames_offered", "Frames offered to consumers, once for each consumer", frames.accepted
+            "frames_offered",
+            "Frames offered to consumers, counted once per consumer",
+            frames.accepted,
         )
         yield _counter("frames_written", "Frames written to consumers", frames.written)
         yield _counters(
             "frames_dropped",
-            "Frames that a consumer did not get, by why",
+            "Frames that a consumer did not get, by reason",
             "reason",
             ((drop.value, frames.dropped.get(drop, 0)) for drop in Drop),
         )
-        yield _gauge("frames_waiting", "Frames that wait for their consumer", frames.waiting)
+        yield _gauge("frames_waiting", "Frames that wait for a consumer", frames.waiting)
         yield _histogram(
             "frame_age_seconds",
             "Age of a frame when it is written to a consumer",
@@ -142,21 +144,23 @@ class Exposition(Collector):
             "alerts_delivered", "Alerts that were sent to a connection", metrics.alerts_delivered
         )
         yield _counter(
-            "alerts_removed", "Alerts that were too old or too many", metrics.alerts_removed
+            "alerts_removed",
+            "Alerts removed because they were too old or too many",
+            metrics.alerts_removed,
         )
         yield _counter(
             "alerts_unreadable",
-            "Alerts that were skipped, because they cannot be read or delivered",
+            "Alerts skipped because they cannot be read or delivered",
             metrics.alerts_unreadable,
         )
         yield _gauge(
             "alert_dispatch_stalled_seconds",
-            "Seconds for which stored alerts have not been delivered, since they cannot be read",
+            "Seconds for which stored alerts have not been delivered, because they cannot be read",
             metrics.dispatch_stalled_for(),
         )
         yield _counters(
             "webhook_alerts",
-            "Attempts to post an alert to a webhook, and webhooks that were given up",
+            "Attempts to post an alert to a webhook, and webhooks given up",
             "outcome",
             (dict.fromkeys(WEBHOOK_OUTCOMES, 0) | metrics.webhook_alerts).items(),
         )
@@ -165,7 +169,7 @@ class Exposition(Collector):
             StreamStatus.ONLINE.value: counts.online,
             StreamStatus.STREAMING.value: counts.streaming,
         }
-        yield _gauges("streams", "Streams that are registered now", "status", live.items())
+        yield _gauges("streams", "Currently registered streams", "status", live.items())
         yield _gauge("consumers", "Subscriptions, whether or not frames flow", counts.consumers)
 
     def _services(self) -> Iterator[Metric]:
@@ -181,14 +185,14 @@ class Exposition(Collector):
         yield states
         yield _counters(
             "service_restarts",
-            "How often a service failed and was started again",
+            "Times a service failed and was restarted",
             "service",
             ((name, task.restarts) for name, task in tasks.items()),
         )
         audit = self._audit
-        yield _counter("audit_written", "Rows that were written to the audit", audit.written)
-        yield _counter("audit_dropped", "Rows that were lost to the audit", audit.dropped)
-        yield _gauge("audit_waiting", "Rows that wait to be written to it", audit.waiting)
+        yield _counter("audit_written", "Rows written to the audit", audit.written)
+        yield _counter("audit_dropped", "Rows that the audit lost", audit.dropped)
+        yield _gauge("audit_waiting", "Rows that wait to be written to the audit", audit.waiting)
 
 
 def _counter(name: str, about: str, value: float) -> Metric:

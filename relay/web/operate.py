@@ -14,7 +14,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.audit.log import AuditLog, who
+from relay.audit.log import AuditLog, subject_of
 from relay.connection.session.refusals import STORE_REJECTS
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
 from relay.model.identity import Service
@@ -181,7 +181,7 @@ class OperateApi:
             outcome="succeeded" if ended else "refused",
             reason=f"connection {body.connection}{'' if ended else ': there is none'}",
             address=address_of(request).text,
-            **who(service),
+            **subject_of(service),
         )
         if not ended:
             text = f"There is no connection {body.connection}"

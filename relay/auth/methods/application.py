@@ -1,10 +1,10 @@
-"""Sessions that are not rows of the database: relay asks the application about a token.
+"""Sessions outside the database: relay asks the application about a token.
 
 The application is Better Auth's `get-session` with the bearer plugin. Better Auth keeps sessions
-elsewhere with `secondaryStorage`, and before 1.7 keeps rows of ended ones that look like those of
-others (`preserveSessionInDatabase`). Each question says that it is no use of the session, so asking
-keeps none alive. Only the answer `null` makes a token wrong: everything else is trouble of the
-application, and no fault of the client.
+elsewhere with `secondaryStorage`, and before 1.7 keeps rows of ended sessions that look valid
+(`preserveSessionInDatabase`). The request says that it does not use the session, so it does not
+extend it. Only the answer `null` makes a token wrong: everything else is a problem of the
+application, not of the client.
 """
 
 from __future__ import annotations
@@ -15,29 +15,23 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 import msgspec
-import structlog
 import trio
 from attrs import define, field
 
 from relay.auth.methods.claims import MAX_ID_LENGTH, digest
 from relay.auth.methods.method import Match
 from relay.auth.token_cache import MAX_REQUESTS, TokenAnswers
-from relay.errors import StoreUnavailable
 from relay.model.identity import User
 from relay.model.text import is_storable
-from relay.outgoing.http_client import HttpResponse, OutageLog, RequestFailed
+from relay.outgoing.http_client import HttpResponse, RequestFailed
 
-ASK_TIMEOUT = 5.0
-"""Seconds for one request."""
 MAX_SESSION_BYTES = 64 * 1024
 MAX_BEARER_LENGTH = 4096
 """Characters; a longer one does not fit into the header of a request everywhere."""
 QUERY = "disableRefresh=true&disableCookieCache=true"
-"""Do not extend the session, and do not believe a cookie."""
+"""Do not extend the session, and do not trust a cached cookie."""
 
 _BEARER = re.compile(rf"[\x21-\x7e]{{1,{MAX_BEARER_LENGTH}}}")
-
-log = structlog.get_logger()
 
 
 class BearerGet(Protocol):
@@ -74,13 +68,12 @@ class ApplicationSessions:
     _cache_seconds: float
     _answers: TokenAnswers = field(init=False)
     _again: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(MAX_REQUESTS))
-    """Apart from strangers' tokens, however many of these wait."""
-    _outage_log: OutageLog = field(factory=lambda: OutageLog("application"))
+    """For sessions of open connections, however many unknown tokens wait."""
     _reads_tokens: bool = False
     """Whether the application has shown that it reads bearer tokens."""
 
     def __attrs_post_init__(self) -> None:
-        self._answers = TokenAnswers(self._ask, self._cache_seconds)
+        self._answers = TokenAnswers("application", self._request, self._cache_seconds)
 
     def match(self, token: str) -> Match:
         return Match.MAYBE if _BEARER.fullmatch(token) else Match.NO
@@ -98,23 +91,14 @@ class ApplicationSessions:
         """Drop the answers about this user or this session; without either, all answers."""
         self._answers.forget(user_id=user_id, session_id=session_id)
 
-    async def _ask(self, token: str) -> User | None:
-        try:
-            with trio.fail_after(ASK_TIMEOUT):
-                response = await request_session(self._http_client, self._url, token)
-            user = read_answer(token, response)
-            self._reads_tokens |= reads_tokens(response)
-            if not self._reads_tokens:
-                raise RequestFailed(
-                    "null, as if it did not read the token: Better Auth needs the bearer plugin"
-                )
-        except trio.TooSlowError:
-            self._outage_log.failed("too slow")
-            raise StoreUnavailable from None
-        except RequestFailed as unanswered:
-            self._outage_log.failed(str(unanswered))
-            raise
-        self._outage_log.succeeded()
+    async def _request(self, token: str) -> User | None:
+        response = await request_session(self._http_client, self._url, token)
+        user = read_answer(token, response)
+        self._reads_tokens |= reads_tokens(response)
+        if not self._reads_tokens:
+            raise RequestFailed(
+                "null, as if it did not read the token: Better Auth needs the bearer plugin"
+            )
         return user
 
 
@@ -144,7 +128,7 @@ def read_answer(token: str, response: HttpResponse) -> User | None:
     session, user = answer.session, answer.user or _User()
     unsigned = unquote(token).partition(".")[0]
     if session.token not in {None, token, unsigned} or not _is_of(session, user):
-        raise RequestFailed("the session of somebody else: is there a cache before it?")
+        raise RequestFailed("the session of another token: is there a cache in front of it?")
     plain = session.token or unsigned
     hashed = digest(plain).hex()
     session_id = _id(session.id)
@@ -184,7 +168,7 @@ def _instant(value: Any) -> datetime:
             return value.astimezone(UTC)
         return datetime.fromtimestamp(value / 1000, UTC)
     except (ValueError, OverflowError, OSError):
-        raise RequestFailed("a time that relay does not know") from None
+        raise RequestFailed("a time that relay cannot read") from None
 
 
 def _is_banned(user: _User) -> bool:

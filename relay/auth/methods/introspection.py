@@ -10,18 +10,14 @@ from urllib.parse import quote_plus
 
 import msgspec
 import structlog
-import trio
 from attrs import define, field
 
 from relay.auth.methods.claims import user_of
 from relay.auth.methods.method import Match
 from relay.auth.token_cache import TokenAnswers
-from relay.errors import StoreUnavailable
 from relay.model.identity import User
-from relay.outgoing.http_client import OutageLog, RequestFailed
+from relay.outgoing.http_client import RequestFailed
 
-INTROSPECTION_TIMEOUT = 5.0
-"""Seconds for one request."""
 MAX_ANSWER_BYTES = 64 * 1024
 
 _TOKEN = re.compile(r"[\x20-\x7e]+")  # the characters of a token: RFC 6749, appendix A.12
@@ -58,11 +54,10 @@ class Introspection:
     _audience: str | None
     _cache_seconds: float
     _answers: TokenAnswers = field(init=False)
-    _outage_log: OutageLog = field(factory=lambda: OutageLog("introspection"))
     _warned: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self._answers = TokenAnswers(self._ask, self._cache_seconds)
+        self._answers = TokenAnswers("introspection", self._request, self._cache_seconds)
 
     def match(self, token: str) -> Match:
         return Match.MAYBE if _TOKEN.fullmatch(token) else Match.NO
@@ -74,24 +69,14 @@ class Introspection:
         """Drop the answers about this user or this session; without either, all answers."""
         self._answers.forget(user_id=user_id, session_id=session_id)
 
-    async def _ask(self, token: str) -> User | None:
-        try:
-            with trio.fail_after(INTROSPECTION_TIMEOUT):
-                body = await self._http_client.post_form(
-                    self._url,
-                    {"token": token, "token_type_hint": "access_token"},
-                    authorization=self._authorization,
-                    max_bytes=MAX_ANSWER_BYTES,
-                )
-            answer = _read(body)
-        except trio.TooSlowError:
-            self._outage_log.failed("too slow")
-            raise StoreUnavailable from None
-        except RequestFailed as unanswered:
-            self._outage_log.failed(str(unanswered))
-            raise
-        self._outage_log.succeeded()
-        return self._user(token, answer)
+    async def _request(self, token: str) -> User | None:
+        body = await self._http_client.post_form(
+            self._url,
+            {"token": token, "token_type_hint": "access_token"},
+            authorization=self._authorization,
+            max_bytes=MAX_ANSWER_BYTES,
+        )
+        return self._user(token, _read(body))
 
     @property
     def _authorization(self) -> str:
@@ -126,4 +111,4 @@ def _read(body: bytes) -> _Answer:
     try:
         return msgspec.json.decode(body, type=_Answer)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise RequestFailed("something that is no answer of RFC 7662") from None
+        raise RequestFailed("something that is not an introspection response (RFC 7662)") from None

@@ -135,7 +135,7 @@ def _read(document: bytes) -> list[Key]:
     try:
         listed = msgspec.json.decode(document, type=_Document).keys
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise RequestFailed("something that is no JWK set") from None
+        raise RequestFailed("something that is not a JWK set") from None
     if len(listed) > MAX_JWKS_KEYS:
         raise RequestFailed(f"more than {MAX_JWKS_KEYS} keys")
     keys = [key for jwk in listed if (key := import_public(jwk)) is not None]

@@ -78,7 +78,9 @@ def secret_key(secret: str) -> StaticKey:
         with warnings.catch_warnings(action="error", category=SecurityWarning):
             return StaticKey(OctKey.import_key(secret.encode()))
     except KEY_ERRORS:
-        raise ConfigError("jwt_secret is no secret: a public key goes to jwt_public_key") from None
+        raise ConfigError(
+            "jwt_secret is a public key, not a secret: set jwt_public_key instead"
+        ) from None
 
 
 def read_public_key(path: Path, algorithms: Iterable[str]) -> StaticKey:
@@ -95,7 +97,7 @@ def read_public_key(path: Path, algorithms: Iterable[str]) -> StaticKey:
             if any(fits(key, algorithm) for algorithm in algorithms):
                 return StaticKey(key)
             raise ConfigError(
-                f"jwt_public_key {path} is a {key.key_type} key, which serves none of"
+                f"jwt_public_key {path} is a {key.key_type} key, which fits none of"
                 f" jwt_algorithms: {', '.join(algorithms)}"
             )
     raise ConfigError(

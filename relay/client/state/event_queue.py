@@ -1,4 +1,4 @@
-"""Events that the application has not taken yet: a bounded number, and of each state the newest."""
+"""Unread events: a bounded number, and only the latest of each state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_UNREAD_ALERTS = 1000
 
 
 class ClientState(StrEnum):
-    """The state of a `RelayClient`; lifecycle.py draws what leads from one to another."""
+    """The state of a `RelayClient`; lifecycle.py has a diagram of the transitions."""
 
     CONNECTING = "connecting"
     READY = "ready"
@@ -29,18 +29,18 @@ class ClientState(StrEnum):
 
 @frozen
 class StateChange:
-    """A `RelayClient` has another state now."""
+    """The state of a `RelayClient` has changed."""
 
     state: ClientState
     error: RelayError | None = None
-    """Why, with `waiting` and `closed`."""
+    """The reason, with `waiting` and `closed`."""
     retry_in: float | None = None
     """Seconds until the next attempt, with `waiting`."""
 
 
 @frozen
 class Demand:
-    """The number of viewers of the own stream changed."""
+    """The number of viewers of the published stream has changed."""
 
     stream_id: str
     consumers: int

@@ -1,4 +1,4 @@
-"""The stream that a `RelayClient` produces, over all of its connections."""
+"""The stream that a `RelayClient` produces, across reconnects."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from relay.protocol.messages import now_ms
 
 @define(eq=False)
 class Publication:
-    """Made by `RelayClient.publish`; lasts until `stop`, or until the relay refuses it, which is a
-    `Problem`."""
+    """A stream made by `RelayClient.publish`. It lasts until `stop`, or until the relay refuses it
+    with a `Problem`."""
 
     stream_id: str | None
     """Known once registered."""
@@ -60,8 +60,8 @@ class Publication:
         keyframe: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Hand a frame to the network, or skip it where those before are still under way: a frame
-        that waits is an old picture. Returns whether it was sent."""
+        """Send a frame, or skip it while earlier ones are in transit: it would arrive too late.
+        Returns whether it was sent."""
         connection = self._connection
         if (
             connection is None
@@ -88,11 +88,11 @@ class Publication:
         return True
 
     async def ready(self) -> None:
-        """Wait until frames can be sent; raises what ended the stream."""
+        """Wait until frames can be sent; raises the error that ended the stream."""
         await self._wait_until(lambda: self.registered)
 
     async def wanted(self) -> None:
-        """Wait until frames can be sent and somebody watches; raises what ended the stream."""
+        """Like `ready`, and wait until somebody is watching."""
         await self._wait_until(lambda: self.registered and self._counted and self.consumers > 0)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A stream that a `RelayClient` watches, over all of its connections."""
+"""A stream that a `RelayClient` watches, across reconnects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ event."""
 
 @frozen
 class SubscriptionTerms:
-    """What of a stream the application wants, and how."""
+    """What the application wants of a stream."""
 
     frames: bool = True
     alerts: bool = True
@@ -50,8 +50,8 @@ class SubscriptionTerms:
 
 @define(eq=False)
 class Subscription:
-    """Made by `RelayClient.subscribe`; lasts until `unsubscribe`, or until the relay refuses it,
-    which is a `Problem` with the stream's id."""
+    """A subscription made by `RelayClient.subscribe`. It lasts until `unsubscribe`, or until the
+    relay refuses it with a `Problem` that has the stream's id."""
 
     stream_id: str
     terms: SubscriptionTerms

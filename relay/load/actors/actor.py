@@ -179,7 +179,7 @@ class Actor:
         if closed.code in RELAY_CLOSE_CODES and client.goodbye is None:
             counts["closes.unannounced"] += 1
         if closed.code not in DOCUMENTED_CLOSE_CODES and closed.code not in RELAY_CLOSE_CODES:
-            self.stats.error(f"close code {closed.code} is in no table")
+            self.stats.error(f"close code {closed.code} is unknown")
 
     async def play(self, client: LoadClient) -> None:
         """Do the actor's work on an authenticated connection, until it ends or the work is done."""

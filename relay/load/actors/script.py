@@ -110,7 +110,7 @@ def read_script(path: str) -> dict[str, tuple[Play, int]]:
             case (play, int(count)) if callable(play) and count >= 0:
                 found[str(name)] = (play, count)
             case _:
-                words = f"{path}: ACTORS[{name!r}] is no async function, alone or with a number"
+                words = f"{path}: ACTORS[{name!r}] is not an async function, alone or with a number"
                 raise BadScript(words)
     return found
 

@@ -48,8 +48,8 @@ def builtin_results(
     counts = run_stats.total().counts
     if expired := counts["sessions.expired"]:
         words = f"{expired} connections were closed because their session had expired"
-        found.append(CheckResult("the tokens last as long as the run", kept=False, measured=words))
+        found.append(CheckResult("no session expires during the run", kept=False, measured=words))
     if expects_logins and not counts["auth.done"]:
-        words = f"of {counts['connect.done']} connections none was authenticated"
-        found.append(CheckResult("somebody gets in", kept=False, measured=words))
+        words = f"none of {counts['connect.done']} connections was authenticated"
+        found.append(CheckResult("clients are admitted", kept=False, measured=words))
     return found

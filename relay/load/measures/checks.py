@@ -144,7 +144,7 @@ def parse_threshold(line: str, groups: Collection[str], *, scripted: bool = Fals
     if len(names) > 1 and _STATISTIC.fullmatch(names[-1]):
         statistic = names.pop()
     if not names:
-        raise ValueError(f"say what of {group}, as in {group}.frame_age.p99")
+        raise ValueError(f"name a figure of {group}, as in {group}.frame_age.p99")
     figure = ".".join(names)
     if figure not in COUNTS and figure not in TIMES:
         first, _, rest = figure.partition(".")
@@ -170,12 +170,12 @@ def _number(
     number, unit = float(found["number"]), found["unit"]
     is_time = figure in TIMES
     if is_time and statistic is None:
-        raise ValueError(f"{figure} is a distribution: say which, as in {figure}.p99")
+        raise ValueError(f"{figure} is a distribution: choose a statistic, as in {figure}.p99")
     if not is_time and statistic is not None:
         raise ValueError(f"{figure} is a count and has no {statistic}")
     if found["wire"]:
         if not is_time or unit or group is None or statistic == "count":
-            raise ValueError("wire goes with a time of one group, as in slow.frame_age.p50")
+            raise ValueError("wire needs a time of one group, as in slow.frame_age.p50")
         return number, "wire"
     if is_time and statistic != "count":
         if unit is None or unit == "%":

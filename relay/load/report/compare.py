@@ -66,7 +66,7 @@ def changed_checks(before: RunResult, after: RunResult) -> Iterator[str]:
     old = {check.line: check.kept for check in before.checks}
     for check in after.checks:
         if check.line in old and old[check.line] != check.kept:
-            yield f"{check.line}: {'now kept' if check.kept else 'now failed'}"
+            yield f"{check.line}: {'now passes' if check.kept else 'now fails'}"
 
 
 def _change(before: float, after: float) -> tuple[str, str]:

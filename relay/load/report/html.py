@@ -31,8 +31,8 @@ def page(result: RunResult, seconds: Sequence[Second]) -> str:
     """Make the whole page."""
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(result.started))
     verdict = {
-        "kept": "All checks are kept.",
-        "failed": "A check has failed.",
+        "kept": "All checks passed.",
+        "failed": "A check failed.",
         "could not run": f"The scenario could not be run: {result.failure}",
         "interrupted": "The run was interrupted; these are the figures so far.",
     }[result.outcome]

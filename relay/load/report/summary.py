@@ -54,9 +54,9 @@ def print_summary(console: Console, result: RunResult) -> None:
     if result.failure:
         console.print(f"could not run: {result.failure}")
     words = {
-        "kept": "all checks are kept",
-        "failed": "a check has failed",
-        "could not run": "the run did not come to its end",
+        "kept": "all checks passed",
+        "failed": "a check failed",
+        "could not run": "the run did not finish",
         "interrupted": "interrupted: these are the figures so far",
     }
     console.print(words[result.outcome])

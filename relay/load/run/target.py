@@ -130,7 +130,7 @@ async def _listening(process: trio.Process, log: Path) -> tuple[int, str]:
     if words[1:4] != ["relay", "listening", "on"]:
         await trio.lowlevel.checkpoint()
         lines = log.read_text(errors="replace").strip().splitlines()  # noqa: ASYNC240 (likewise)
-        raise TargetFailed(f"the relay did not start: {lines[-1] if lines else 'no word from it'}")
+        raise TargetFailed(f"the relay did not start: {lines[-1] if lines else 'it said nothing'}")
     return int(words[0]), words[4]
 
 
@@ -155,7 +155,7 @@ def checked_url(url: str, *, is_mine: bool) -> str:
     if not (is_mine or is_loopback(host)):
         raise ScenarioError(
             "target.url",
-            f"{host} is not this machine; a load test can harm: only with --target-is-mine",
+            f"{host} is not this machine; a load test can do harm, so this needs --target-is-mine",
         )
     return url
 

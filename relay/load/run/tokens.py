@@ -117,8 +117,8 @@ def _tokens(data: bytes, source: str) -> list[str]:
     try:
         lines = data.decode().splitlines()
     except UnicodeDecodeError:
-        raise TargetFailed(f"what comes from {source} is not text") from None
+        raise TargetFailed(f"the tokens from {source} are not text") from None
     tokens = [line.strip() for line in lines if line.strip()][:MAX_TOKENS]
     if not tokens:
-        raise TargetFailed(f"there is no token from {source}")
+        raise TargetFailed(f"no token came from {source}")
     return tokens

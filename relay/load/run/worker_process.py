@@ -50,7 +50,7 @@ class WorkerProcess:
         while True:
             message = await self._receive()
             if message is None:
-                raise RunFailed("a worker has ended before its time")
+                raise RunFailed("a worker ended too early")
             if message.failure:
                 raise RunFailed(message.failure)
             if message.done:

@@ -115,7 +115,7 @@ class FrameSource:
         if sum(each is not None for each in (self.size, self.video, self.recording)) != 1:
             raise ValueError("use one of size, video and recording")
         if self.size is None and (self.most is not None or self.spread is not None):
-            raise ValueError("most and spread go with size")
+            raise ValueError("most and spread need size")
         if self.most is not None and self.spread is not None:
             raise ValueError("use one of most and spread")
         if self.most is not None and self.size is not None and self.most < self.size:

@@ -56,7 +56,7 @@ class ScenarioTarget:
         if self.start == (self.url is not None):
             raise ValueError("use one of start = true and url")
         if self.settings and not self.start:
-            raise ValueError("settings go with start = true")
+            raise ValueError("settings needs start = true")
 
     @property
     def checks_ledger(self) -> bool:
@@ -232,7 +232,7 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
 def _check_wire(check: Threshold, scenario: Scenario) -> None:
     group = scenario.groups.get(check.group or "")
     if check.unit == "wire" and group is not None and group.network.bandwidth is None:
-        raise ValueError(f"{check.group} has no network.bandwidth, so that there is no wire time")
+        raise ValueError(f"{check.group} has no network.bandwidth, so it has no wire time")
 
 
 def changed(scenario: Scenario, stage: int, name: str, place: Place | None = None) -> Group:
@@ -267,9 +267,9 @@ def _read_groups(cls: type[Group], tables: object, place: Place) -> Iterator[tup
         raise place.error("expected tables by name, such as [phones.front]")
     for name, table in tables.items():
         if not GROUP_NAME.fullmatch(name):
-            raise place.at(name).error("a name has small letters, digits and dashes")
+            raise place.at(name).error("a name consists of lowercase letters, digits and dashes")
         if name in RESERVED_NAMES:
-            raise place.at(name).error("is the name of a figure: use another")
+            raise place.at(name).error("is the name of a figure: choose another name")
         yield name, read_table(cls, table, place.at(name))
 
 
@@ -295,7 +295,7 @@ def _check_groups(
         if names.count(name) > 1:
             raise place.error(f"two groups are named {name}")
     if not names and scenario.script is None:
-        raise place.error("there is nobody in it: add a table such as [phones.front]")
+        raise place.error("it has no actors: add a table such as [phones.front]")
     _check_watched(scenario, groups, place)
     _check_mentioned(scenario, names, place)
 

@@ -65,7 +65,7 @@ def check_user_name(account: Account | None) -> None:
         pwd.getpwuid(uid)
     except KeyError:
         raise ConfigError(
-            f"the user {uid} has no name in /etc/passwd, and without one PostgreSQL cannot be made:"
+            f"the user {uid} has no name in /etc/passwd, which PostgreSQL needs:"
             " add one there, run relay as another user, or set database_url"
         ) from None
 

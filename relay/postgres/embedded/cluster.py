@@ -213,7 +213,7 @@ class Cluster:
                 await initdb.wait()
         if code != 0:
             said = error_line(self._folder.log.read_bytes()[said_before:])
-            raise ConfigError(f"the embedded Postgres cannot be made in {target}: {said}")
+            raise ConfigError(f"the embedded Postgres cannot be created in {target}: {said}")
 
     def _command(self) -> list[str]:
         settings = {

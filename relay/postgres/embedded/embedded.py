@@ -57,8 +57,8 @@ async def open_embedded(
     if isinstance(held, str):
         if exclusive:
             raise ConfigError(
-                f"another relay runs its PostgreSQL in {folder.path}, and it ends with that one:"
-                " give each a data_dir of its own, or both one database_url"
+                f"another relay runs its PostgreSQL in {folder.path} and will stop it when it"
+                " ends: give each relay its own data_dir, or both the same database_url"
             )
         yield held
         return

@@ -25,6 +25,7 @@ export type ErrorCode =
   | 'RATE_LIMITED'
   | 'TOO_MANY_CONNECTIONS'
   | 'SUPERSEDED'
+  | 'ENDED_BY_OPERATOR'
   | 'TOO_SLOW'
   | 'IDLE_TIMEOUT'
   | 'MESSAGE_TOO_BIG'
@@ -220,6 +221,7 @@ export interface PublishOptions {
   onStatus?: (status: { streamId: string; status: StreamStatus; consumers: number; epoch: number }) => void;
   /** Called if the stream is rejected, for instance because its id is taken. Without it, `problem` is emitted. */
   onError?: (error: RelayError) => void;
+  /** Number of earlier alerts to begin with; 0 by default. */
   history?: number;
 }
 

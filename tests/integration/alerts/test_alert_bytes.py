@@ -197,7 +197,7 @@ async def test_a_user_who_stores_too_much_is_told_so_and_others_go_on(postgres_u
                 codes.append(reply["code"])
             assert codes == ["ALERT_ACCEPTED"] * 17 + ["RATE_LIMITED"] * 3
             assert reply["retryAfter"] == 60_000
-            assert "Too many bytes of alerts" in reply["message"]
+            assert "too many bytes of alerts" in reply["message"]
             light = {**heavy, "streamId": other_id}
             assert (await other.ask(light))["code"] == "ALERT_ACCEPTED"
             answer = await relay.get(

@@ -214,7 +214,7 @@ async def test_http_is_recorded_like_everything_else(
     may_not = ("refused", "You may not send alerts for this stream", "of-nobody", session)
     assert rows_of(accounts, "ann-8") == [
         *(attempt, attempt, ("alert", *may_not), attempt),
-        ("figures", "refused", "This takes a service token that may operate", None, session),
+        ("figures", "refused", "This needs a service token that may operate", None, session),
     ]
     failed = (
         "select address, user_id, connection is null from relay.audit"

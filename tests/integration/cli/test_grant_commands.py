@@ -96,7 +96,7 @@ def test_what_is_no_prefix_is_refused(accounts: Accounts, wrong: str) -> None:
         ("revoke", "bob", wrong),
         ("token", "service", "detector", "--consume", "porch", "--consume", wrong),
     ):
-        assert "with '*' at its end" in complaint(accounts, *arguments)
+        assert "a prefix that ends in '*'" in complaint(accounts, *arguments)
     assert granted(accounts) == []
     assert relay(accounts, "token", "list")[1] == "there are no service tokens\n"
 

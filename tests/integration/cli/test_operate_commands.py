@@ -68,7 +68,7 @@ async def test_a_stream_is_transferred_and_its_producer_loses_it(
     async with login(relay, ann) as phone:
         await phone.register(stream_id)
         done = await command_beside(accounts, "stream", "transfer", stream_id, "bob@example.org")
-        assert done == (0, f"{stream_id} belongs to bob, and no longer to ann\n")
+        assert done == (0, f"{stream_id} now belongs to bob (before: ann)\n")
         await is_ended(phone, LOST)
     async with login(relay, bob) as phone:
         await phone.register(stream_id)
@@ -117,14 +117,14 @@ async def test_a_freed_stream_is_the_next_users(relay: RelayProcess, accounts: A
     async with login(relay, ann) as phone:
         await phone.register(stream_id)
         assert await command_beside(accounts, "stream", "free", stream_id) == (
-            *(0, f"{stream_id} belongs to nobody, and no longer to ann\n"),
+            *(0, f"{stream_id} now belongs to nobody (before: ann)\n"),
         )
         await is_ended(phone, LOST)
     assert audited(accounts, "free", stream_id) == (
         *("succeeded", "freed", "ann", None, "command line"),
     )
     assert command(accounts, "stream", "free", stream_id)[1] == (
-        f"{stream_id} belongs to nobody already\n"
+        f"{stream_id} already belongs to nobody\n"
     )
     async with login(relay, bob) as phone:
         await phone.register(stream_id)

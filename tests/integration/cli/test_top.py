@@ -81,9 +81,9 @@ async def test_it_shows_a_relay_at_work_and_leaves_the_terminal_as_it_was(
                 assert not terminal.is_restored
                 before = len(terminal.received)
                 terminal.resize(60, 24)
-                await terminal.until("q or Ctrl-C leaves", since=before)
+                await terminal.until("q or Ctrl-C quits", since=before)
                 before = len(terminal.received)  # that one may have been on its way before
-                await terminal.until("q or Ctrl-C leaves", since=before)
+                await terminal.until("q or Ctrl-C quits", since=before)
                 assert max(map(len, terminal.text(before).splitlines())) <= 60
                 terminal.type(b"xyz q")
                 assert await terminal.end() == 0
@@ -101,7 +101,7 @@ async def test_ctrl_c_leaves_the_terminal_as_it_was_and_ctrl_z_does_nothing(
         before = len(terminal.received)
         terminal.resize(90, 24)
         # Drawn at once: the next look is a minute away.
-        await terminal.until("q or Ctrl-C leaves", since=before)
+        await terminal.until("q or Ctrl-C quits", since=before)
         terminal.type(b"\x03")
         assert await terminal.end() == 0
         assert terminal.is_restored
@@ -143,7 +143,7 @@ async def test_a_token_that_may_not_operate_ends_it_in_one_line(
         assert await terminal.end() == 2
         assert terminal.is_restored
         said = " ".join(terminal.text().split())
-        assert "refuses the token: This takes a service token that may operate" in said
+        assert "refuses the token: This needs a service token that may operate" in said
         assert token not in said
         assert "Traceback" not in said
 
@@ -226,7 +226,7 @@ async def test_while_the_relay_is_away_it_says_so_and_goes_on_asking(
     with top(impostor.url, operator) as terminal:
         await terminal.until("subscriptions")
         impostor.stop()
-        await terminal.until("nobody answers there; asking again")
+        await terminal.until("nobody answers there; retrying")
         before = len(terminal.received)
         await impostor.start()
         await terminal.until("   ready", since=before)
@@ -245,7 +245,7 @@ async def test_garbage_is_no_relay_and_touches_nothing(
         await terminal.until("\\x1b]0;owned\\x07\\x1b[2J")
         assert b"owned\x07" not in terminal.received
         bodies["/figures"] = b"<html>\x1b[31m"
-        await terminal.until("what answers at /figures is no relay")
+        await terminal.until("the server at /figures is not a relay")
         bodies["/figures"] = b" " * (MAX_REPORT_BYTES + 1)
         await terminal.until("more than")
         terminal.type(b"q")

@@ -45,7 +45,7 @@ def test_a_scenario_runs_against_a_relay_of_its_own_and_leaves_nothing(
         start(folder, scenario, "--report", str(report), "--json", str(lines))
     )
     assert (code, errors) == (0, ""), output
-    assert "all checks are kept" in output
+    assert "all checks passed" in output
     assert "ok   the relay's ledger agrees" in output
     result, seconds = read_result(lines)
     assert result.outcome == "kept"
@@ -154,7 +154,7 @@ def test_a_target_that_is_not_this_machine_is_refused(
     code, _, errors = finish(start(folder, scenario))
     assert code == 2
     assert f"{scenario}: target.url: " in errors
-    assert "is not this machine; a load test can harm: only with --target-is-mine" in errors
+    assert "is not this machine; a load test can do harm, so this needs --target-is-mine" in errors
 
 
 def test_a_target_that_is_away_is_in_the_figures_with_its_reason(
@@ -309,7 +309,7 @@ def test_a_disk_that_is_full_at_the_report_is_said_after_the_results(
         start(folder, scenario, "--report", str(full), "--json", str(full))
     )
     assert code == 3
-    assert "all checks are kept" in output
+    assert "all checks passed" in output
     assert errors.count(f"relay: cannot write {full}: ") == 2
 
 

@@ -130,7 +130,7 @@ def test_a_token_that_expires_in_the_middle_fails_the_run_and_says_so(
     (tmp_path / "tokens").write_text(accounts.session("ann", lasts=timedelta(seconds=10)) + "\n")
     code, output, errors = finish(start(folder, scenario))
     assert (code, errors) == (1, ""), output
-    assert "FAIL the tokens last as long as the run" in output
+    assert "FAIL no session expires during the run" in output
     assert re.search(r"6 connections were closed because their session had\s+expired", output)
     assert re.search(r"doors +\d+", output)
     assert "closed with 4001 (session expired)" in output
@@ -150,7 +150,7 @@ def test_a_target_that_accepts_and_says_nothing_is_a_failed_run_with_its_reason(
         code, output, errors = finish(start(folder, write(tmp_path, longer + target)))
     assert (code, errors) == (1, ""), output
     assert "no answer until the end" in output
-    assert "FAIL somebody gets in   (of 0 connections none was authenticated)" in output
+    assert "FAIL clients are admitted   (none of 0 connections was authenticated)" in output
 
 
 def test_a_target_that_stalls_in_the_middle_leaves_the_results_so_far_and_fails_the_run(

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mock_clock
 
 
 @define(eq=False)
-class Store:
+class AlertTables:
     """The tables of alerts, in memory."""
 
     alerts: AlertTable = field(factory=AlertTable)
@@ -29,7 +29,7 @@ class Store:
 
 
 async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_removed() -> None:
-    store, metrics = Store(), Metrics()
+    store, metrics = AlertTables(), Metrics()
     store.alerts.commit(new("before"))
     delivered: list[tuple[str, str]] = []
 

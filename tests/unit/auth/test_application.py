@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 
 from relay.auth.application_watch import MAX_AT_ONCE, ApplicationWatch
 from relay.auth.methods.application import (
-    ASK_TIMEOUT,
     MAX_BEARER_LENGTH,
     QUERY,
     ApplicationSessions,
 )
 from relay.auth.methods.method import Match
 from relay.auth.registry import Registry
-from relay.auth.token_cache import MAX_REQUESTS
+from relay.auth.token_cache import MAX_REQUESTS, TOKEN_REQUEST_TIMEOUT
 from relay.errors import StoreUnavailable
 from relay.model.change import Change
 from relay.model.identity import Identity, User
@@ -219,12 +218,12 @@ async def test_a_slow_application_is_given_up_and_asked_a_few_things_at_once() -
     async with trio.open_nursery() as nursery:
         for number in range(MAX_REQUESTS + 1):
             nursery.start_soon(verify, method, f"token-{number}")
-    assert trio.current_time() - began == 2 * ASK_TIMEOUT
+    assert trio.current_time() - began == 2 * TOKEN_REQUEST_TIMEOUT
     assert application.most_at_once == MAX_REQUESTS
 
 
 @define(eq=False)
-class Live:
+class WatchedConnection:
     """A connection, as the watch sees it."""
 
     identity: Identity
@@ -250,10 +249,10 @@ class Watched:
         self.method = ApplicationSessions(self.application, URL, 5)
         self.watch = ApplicationWatch(self.registry, self.method, 60)
 
-    async def login(self, token: str) -> Live:
+    async def login(self, token: str) -> WatchedConnection:
         user = await self.method.verify(token)
         assert user is not None
-        live = Live(user)
+        live = WatchedConnection(user)
         self.registry.enter(live)
         self.watch.enter(user)
         return live

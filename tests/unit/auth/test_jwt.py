@@ -369,14 +369,14 @@ def test_a_file_without_a_fitting_public_key_is_explained(tmp_path: Path) -> Non
     assert "is a private key" in refused(RSA.as_pem(private=True))
     assert "expected a public key in PEM" in refused(b"")
     assert "expected a public key in PEM" in refused(b"-----BEGIN PUBLIC KEY-----\nx\n")
-    assert "EC key, which serves none of jwt_algorithms: RS256" in refused(
+    assert "EC key, which fits none of jwt_algorithms: RS256" in refused(
         EC.as_pem(private=False), "RS256"
     )
 
 
 def test_a_public_key_is_no_secret() -> None:
     for key in (RSA, EC, ED):
-        with pytest.raises(ConfigError, match="a public key goes to jwt_public_key"):
+        with pytest.raises(ConfigError, match="set jwt_public_key instead"):
             secret_key(key.as_pem(private=False).decode())
 
 

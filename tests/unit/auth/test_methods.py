@@ -36,7 +36,7 @@ SERVICE = "relay_service_sentry"
 
 
 @define(eq=False)
-class Table:
+class TokenTable:
     """A table in memory that records the tokens it was asked for."""
 
     identities: dict[str, Identity]
@@ -54,9 +54,9 @@ class Table:
 class Authentication:
     """A verifier with all methods, and the doubles behind them."""
 
-    sessions: Table = field(factory=lambda: Table({"row": user("ann")}))
-    services: Table = field(
-        factory=lambda: Table({SERVICE: Service("sentry", frozenset("*"), True, False)})
+    sessions: TokenTable = field(factory=lambda: TokenTable({"row": user("ann")}))
+    services: TokenTable = field(
+        factory=lambda: TokenTable({SERVICE: Service("sentry", frozenset("*"), True, False)})
     )
     issuer: MemoryHttpClient = field(factory=MemoryHttpClient)
     with_jwt: bool = True

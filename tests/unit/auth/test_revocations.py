@@ -28,7 +28,7 @@ HASH = digest("t0ken").hex()
 
 
 @define(eq=False)
-class Live:
+class WatchedConnection:
     """A connection, as the registry sees it."""
 
     identity: Identity
@@ -67,8 +67,8 @@ class Scene:
         await trio.sleep(1)
         return ANN
 
-    def live(self, identity: Identity) -> Live:
-        live = Live(identity, self.registry)
+    def live(self, identity: Identity) -> WatchedConnection:
+        live = WatchedConnection(identity, self.registry)
         self.registry.enter(live)
         return live
 

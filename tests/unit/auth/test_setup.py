@@ -86,6 +86,6 @@ async def test_while_its_tasks_run_tokens_are_verified_by_all_methods() -> None:
 
 
 async def test_a_key_that_cannot_be_used_is_an_error_at_once() -> None:
-    with pytest.raises(ConfigError, match="jwt_secret is no secret"):
+    with pytest.raises(ConfigError, match="jwt_secret is a public key"):
         async with opened(jwt_secret="-----BEGIN PUBLIC KEY-----", **JWT):
             pass

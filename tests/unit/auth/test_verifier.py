@@ -25,7 +25,7 @@ CAMERA = SERVICE_TOKEN_PREFIX + "camera"
 
 
 @define(eq=False)
-class Table:
+class TokenTable:
     """A table in memory that records the tokens it was asked for."""
 
     identities: dict[str, Any]
@@ -44,9 +44,11 @@ class Table:
 class Tables:
     """A verifier and its tables."""
 
-    sessions: Table = field(factory=lambda: Table({name: user(name) for name in ("ann", "bob")}))
-    services: Table = field(
-        factory=lambda: Table({SENTRY: Service("sentry", frozenset("*"), True, False)})
+    sessions: TokenTable = field(
+        factory=lambda: TokenTable({name: user(name) for name in ("ann", "bob")})
+    )
+    services: TokenTable = field(
+        factory=lambda: TokenTable({SENTRY: Service("sentry", frozenset("*"), True, False)})
     )
     metrics: Metrics = field(factory=Metrics)
     database_tokens: DatabaseTokens = field(init=False)
@@ -149,7 +151,7 @@ async def test_a_session_is_looked_up_again_each_time(tables: Tables) -> None:
 
 @pytest.mark.parametrize("which", ["sessions", "services"])
 async def test_the_store_away_is_not_a_wrong_token(tables: Tables, which: str) -> None:
-    table: Table = getattr(tables, which)
+    table: TokenTable = getattr(tables, which)
     table.failure = StoreUnavailable
     assert names(await tables.verify_at_once(["ann", SENTRY, "eve"])) == ["unavailable"] * 3
     table.failure = None

@@ -105,7 +105,7 @@ async def test_what_a_wrong_setting_is_needed_for_is_not_looked_at() -> None:
         DoctorCheck("disk", finds(ok("fine")), ("data_dir",)),
         wrong=("bind",),
     )
-    assert first.finding == Finding(Outcome.SKIP, "not checked: bind is wrong")
+    assert first.finding == Finding(Outcome.SKIP, "not checked: bind is invalid")
     assert second.finding.outcome is Outcome.OK
 
 

@@ -75,7 +75,7 @@ def test_while_the_run_goes_on_only_what_cannot_be_mended_fails(line: str, verdi
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("frame_age < 200ms", "is a distribution: say which"),
+        ("frame_age < 200ms", "is a distribution: choose a statistic"),
         ("frame_age.p99 < 200", "give it a unit"),
         ("frame_age.p99 < 5%", "give it a unit"),
         ("missed.p99 < 5", "is a count and has no p99"),

@@ -225,7 +225,7 @@ def test_check_prints_warnings_and_ends_with_0(capsys: pytest.CaptureFixture[str
     assert json.loads(out) == {
         "ok": True,
         "problems": [],
-        "doubts": [err.removeprefix("relay: warning: ").rstrip("\n")],
+        "warnings": [err.removeprefix("relay: warning: ").rstrip("\n")],
     }
     assert run(capsys, "config", "check") == (0, "the settings are valid\n", "")
 

@@ -113,7 +113,7 @@ def test_the_screen_says_what_is_well_and_what_is_not() -> None:
     text = shown(SnapshotDelta(look(2.0, STREAM), look(1.0, STREAM)))
     for words in (
         "relay at http://localhost:3000   ready",
-        "12 open, 10 authenticated, 2 not yet, 0/s new",
+        "12 open, 10 authenticated, 2 unauthenticated, 0/s new",
         "3 live, 2 of them streaming, 9 subscriptions",
         "superseded 0/s, left 0/s",
         "no frame was written",
@@ -122,7 +122,7 @@ def test_the_screen_says_what_is_well_and_what_is_not() -> None:
         "messages 3",
         "database ok, verification running, audit failed",
         "front-door",
-        "q or Ctrl-C leaves",
+        "q or Ctrl-C quits",
     ):
         assert words in text
     assert "auth failed" not in text  # of which there was none
@@ -131,7 +131,7 @@ def test_the_screen_says_what_is_well_and_what_is_not() -> None:
 def test_trouble_stands_at_the_top_over_what_was_known_last() -> None:
     text = shown(SnapshotDelta(look(1.0, STREAM)), "nobody answers there")
     first, *_ = text.splitlines()
-    assert first == "relay at http://localhost:3000   nobody answers there; asking again"
+    assert first == "relay at http://localhost:3000   nobody answers there; retrying"
     assert "front-door" in text
     assert shown(None, "nobody answers there").splitlines()[0] == first
     draining = SnapshotDelta(look(1.0, ready={"ready": False, "draining": True}))
@@ -216,7 +216,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("body", GARBAGE)
 def test_what_is_no_answer_of_a_relay_is_told_from_one(body: bytes) -> None:
-    with pytest.raises(NotARelay, match="what answers at /figures is no relay"):
+    with pytest.raises(NotARelay, match="the server at /figures is not a relay"):
         read(body, FiguresReport, "/figures")
 
 

@@ -1,4 +1,4 @@
-"""Users whose sessions are not rows, because the application is asked about them."""
+"""Users whose sessions are outside the database: relay asks the application about them."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ class ApplicationUsers:
             return storable(name)
 
     async def create(self, _email: str, _ttl: timedelta) -> str:
-        raise ConfigError("sessions are made by the application that auth_session_url asks")
+        raise ConfigError("the application behind auth_session_url creates the sessions, not relay")

@@ -240,7 +240,7 @@ def find_tables(connection: Connection, names: AuthNames) -> AuthTables:
 
 
 def find_user_table(connection: Connection, names: AuthNames) -> AuthTable | None:
-    """The table of users, where sessions are not rows and users may not be, either."""
+    """The table of users if sessions are outside the database; None if it is missing, too."""
     catalogue = _Catalogue.read(connection, names)
     table = catalogue.user()
     return None if catalogue.problems else table

@@ -131,7 +131,7 @@ def find_end_marks(connection: Connection, session: AuthTable) -> Suspicion | No
     if not marks:
         return None
     return Suspicion(
-        f"{session} has {marks}: rows that are marked there let somebody in until they expire",
+        f"{session} has {marks}: rows that are marked there are accepted until they expire",
         "let the application move expiresAt into the past, too; or set auth_session_table to a view"
         " of the rows that have not ended",
     )

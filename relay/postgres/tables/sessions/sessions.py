@@ -232,7 +232,7 @@ class BetterAuthSessions:
             except psycopg.IntegrityError as error:
                 # The rest of what Postgres says quotes values.
                 raise ConfigError(
-                    f"relay cannot make a session: {error.diag.message_primary}"
+                    f"relay cannot create a session: {error.diag.message_primary}"
                 ) from None
 
         await self._database.transact(try_to_insert)

@@ -22,7 +22,7 @@ NOW = sql.SQL("clock_timestamp()")
 
 
 async def find_users(database: Database, names: AuthNames) -> BetterAuthUsers:
-    """Find the users where sessions are not rows: users may be none, either, or out of sight."""
+    """Find the users if sessions are outside the database; the users may be missing or hidden."""
     users = BetterAuthUsers(
         database,
         await database.transact(lambda connection: find_user_table(connection, names)),
@@ -36,7 +36,7 @@ async def find_users(database: Database, names: AuthNames) -> BetterAuthUsers:
 
 @define(eq=False)
 class BetterAuthUsers:
-    """The users, where they are rows that relay knows of, and the grants to them."""
+    """The users, if they are in the database, and the grants to them."""
 
     _database: Database
     table: AuthTable | None
