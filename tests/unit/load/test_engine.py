@@ -160,9 +160,9 @@ def test_a_file_that_holds_no_whole_result_of_this_kind_is_refused(
     ("source", "words"),
     [
         ("ACTORS = {}", "defines no ACTORS"),
-        ("ACTORS = {'a': 3}", "ACTORS['a'] is no async function"),
-        ("ACTORS = {'a': (print, 1, 2)}", "ACTORS['a'] is no async function"),
-        ("ACTORS = {'a': (print, -1)}", "ACTORS['a'] is no async function"),
+        ("ACTORS = {'a': 3}", "ACTORS['a'] is not an async function"),
+        ("ACTORS = {'a': (print, 1, 2)}", "ACTORS['a'] is not an async function"),
+        ("ACTORS = {'a': (print, -1)}", "ACTORS['a'] is not an async function"),
         ("raise SystemExit('no')", "SystemExit: no"),
         ("1 +", "SyntaxError"),
     ],

@@ -79,7 +79,7 @@ def test_durations_sizes_and_bandwidths_are_read_with_their_units() -> None:
         ("tokens.command = []\n[phones.a]", "tokens.command: expected a list: a program"),
         ("[phones.generator]", "phones.generator: is the name of a figure: choose another name"),
         ("[phones.alerts]", "phones.alerts: is the name of a figure: choose another name"),
-        ("check = ['a < 3']\n[phones.a]", "check[0]: say what of a, as in a.frame_age.p99"),
+        ("check = ['a < 3']\n[phones.a]", "check[0]: name a figure of a, as in a.frame_age.p99"),
         ("check = ['a.frame_age.p50 < 2 x wire']\n[phones.a]", "a has no network.bandwidth"),
         ("[phones.a]\n[viewers.v]\nwatch = 'a'\nmax_fps = -1", "max_fps: expected a number above"),
     ],

@@ -38,7 +38,7 @@ async def test_a_command_runs_in_the_folder_of_the_scenario(tmp_path: Path) -> N
         ("command = ['./none']", "cannot run ./none for tokens: No such file"),
         (python("raise SystemExit(3)"), "which should print tokens, ended with 3"),
         (python("pass"), "no token came from"),
-        (python("import os; os.write(1, bytes([255, 254]))"), "is not text"),
+        (python("import os; os.write(1, bytes([255, 254]))"), "are not text"),
         (python("while True: print('junk' * 10000)"), "gives more than 1 MiB of tokens"),
         ("data_dir = 'slip-of-the-pen'", "there is no data folder .*slip-of-the-pen"),
         ("file = 'none'", "cannot read the tokens in .*none: No such file"),
