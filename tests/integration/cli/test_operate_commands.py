@@ -76,7 +76,7 @@ async def test_a_stream_is_transferred_and_its_producer_loses_it(
         *("succeeded", "from ann", "bob", None, "command line"),
     )
     assert command(accounts, "stream", "transfer", stream_id, "bob") == (
-        *(0, f"{stream_id} belongs to bob already\n"),
+        *(0, f"{stream_id} already belongs to bob\n"),
     )
 
 
