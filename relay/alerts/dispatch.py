@@ -222,5 +222,5 @@ class AlertDispatch:
 
 
 def _alert_id(payload: str) -> int | None:
-    """None for what is not an id: any client of the database may notify."""
+    """The id in a notification; None if it is not one, since any client may notify."""
     return int(payload) if payload.isdecimal() and len(payload) < 20 else None

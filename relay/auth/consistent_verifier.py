@@ -28,7 +28,7 @@ class ConsistentVerifier:
     """Awaited before the last check, after which nothing may wait."""
 
     async def verify(self, token: str) -> Identity | None:
-        """As `Verifier.verify`."""
+        """Verify a token, like `Verifier.verify`."""
         while True:
             before = self._registry.mark()
             identity = await self._verifier.verify(token)

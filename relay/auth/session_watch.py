@@ -182,7 +182,7 @@ class SessionWatch:
                 await self._wake.wait()
 
     def _due(self) -> float:
-        """When everyone is to be reread."""
+        """The time when everyone has to be reread."""
         if not self.registry:
             return float("inf")
         return self._read_all_at + (SAFETY_INTERVAL if self._notified else self._poll_interval)

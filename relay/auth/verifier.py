@@ -45,7 +45,7 @@ class MethodVerifier:
     """Of the methods that cache answers."""
 
     async def verify(self, token: str) -> Identity | None:
-        """As `Verifier.verify`. It waits as long as the methods do: the caller sets a deadline."""
+        """Verify a token, for as long as the methods take: the caller sets a deadline."""
         self._metrics.verifications += 1
         began = trio.current_time()
         identity = await self._try_methods(token)

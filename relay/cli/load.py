@@ -44,12 +44,12 @@ class LoadGroup(GroupedGroup):
 def load() -> None:
     """Load-test a relay.
 
-    A scenario defines who takes part, when, and which checks must be kept.
+    A scenario defines who takes part, when, and which checks must pass.
 
     \b
     Try it:               relay load smoke
     List the examples:    relay load examples
-    Start your own:       relay load examples smoke > mine.toml
+    Copy an example:      relay load examples smoke > mine.toml
     Run it:               relay load mine.toml --report mine.html --json mine.json
     Compare two runs:     relay load compare before.json mine.json
     """
@@ -102,7 +102,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
 ) -> int:
     """Run a scenario: a file, or the name of an example.
 
-    The exit code is 0 if all checks are kept, 1 if a check failed, 2 if the scenario is invalid, 3
+    The exit code is 0 if all checks passed, 1 if a check failed, 2 if the scenario is invalid, 3
     if it could not be run, and 130 if it was interrupted.
 
     \b

@@ -144,7 +144,7 @@ class Lifecycle:
             self.close(closed)
 
     def close(self, closed: ClientClosed) -> None:
-        """Nothing comes or goes any more."""
+        """Close everything; the client receives and sends nothing any more."""
         if self._closed is not None:
             return
         self._closed = closed

@@ -41,5 +41,5 @@ class Activity:
 
 
 def always_active() -> Activity:
-    """For what never rests."""
+    """An `Activity` that is never idle, for tasks that never rest."""
     return Activity(active=True)

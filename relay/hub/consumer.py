@@ -81,7 +81,7 @@ class Consumer:
 
     @property
     def waiting_since(self) -> float:
-        """When the first frame that waits was accepted, about; by Trio's clock."""
+        """About when the oldest waiting frame was accepted, by Trio's clock."""
         return self._waiting.since
 
     @property
@@ -222,7 +222,7 @@ class Consumer:
         return frame.is_delta and (self._needs_keyframe or frame.missing_reference)
 
     def _offer_parts(self, frame: Frame, parts: EncodedBurst) -> bool:
-        """As `offer`, a frame that goes in parts."""
+        """Offer a frame that is sent in parts; see `offer`."""
         self._needs_keyframe = False
         if not self._waiting.count and self._unsent_parts is None and self._may_send():
             begun = self._outlet.write_burst_now(parts.whole, parts.ends, frame)

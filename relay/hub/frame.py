@@ -60,7 +60,7 @@ class Frame:
 
     @property
     def keyframe(self) -> bool | None:
-        """None where each frame stands for itself."""
+        """Whether this is a keyframe; None if each frame can be decoded alone."""
         return self.message.keyframe
 
     def encoded(self, codec: Codec) -> Buffer | None:

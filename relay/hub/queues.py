@@ -1,4 +1,4 @@
-"""Where frames wait for a slow consumer: one bounded memory channel for each."""
+"""Queues of frames for slow consumers: one bounded memory channel each."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class HttpClient:
     async def post_form(
         self, url: str, form: Mapping[str, str], *, authorization: str, max_bytes: int
     ) -> bytes:
-        """As `get`, for a form with credentials in the Authorization header."""
+        """Post a form with credentials in the Authorization header; otherwise like `get`."""
         return await self._request("POST", url, {"Authorization": authorization}, form, max_bytes)
 
     async def get_any(self, url: str, *, token: str | None = None, max_bytes: int) -> HttpResponse:

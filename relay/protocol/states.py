@@ -10,7 +10,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """Where a connection stands."""
+    """The state of a connection."""
 
     CONNECTING = "Connecting"
     """TLS, a proxy's header, the request: nothing is known of the peer but its address."""

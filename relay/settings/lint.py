@@ -41,7 +41,7 @@ def _unused(settings: Settings, given: Collection[str]) -> Iterator[str]:
 
 
 def _unused_questions(settings: Settings, given: Collection[str]) -> Iterator[str]:
-    """Of settings about other servers that are asked about tokens."""
+    """Warn of unused settings about other servers that are asked about tokens."""
     if settings.auth_session_url:
         if "auth_token_storage" in given:
             yield "auth_token_storage has no effect with auth_session_url"

@@ -64,7 +64,7 @@ def check_web_url(_settings: object, attribute: object, url: str | None) -> None
 
 
 def check_endpoint_url(settings: object, attribute: object, url: str | None) -> None:
-    """As `check_web_url`, for a URL that relay adds parameters to."""
+    """Check a URL that relay adds parameters to; otherwise like `check_web_url`."""
     check_web_url(settings, attribute, url)
     if url is not None and ("?" in url or "#" in url):
         name = getattr(attribute, "name", "")

@@ -105,7 +105,7 @@ class _Exchange:
 
     @property
     def party(self) -> str:
-        """Who answers for the bytes that are not read: the user or service as which the request was
+        """The party that holds the unread bytes: the user or service as which the request was
         authenticated, or else the client's address."""
         return str(self._state.get("party") or f"address:{self._address.key}")
 

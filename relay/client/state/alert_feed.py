@@ -70,7 +70,7 @@ class AlertFeed:
         self._connection, self.last = connection, 0
 
     def end(self) -> None:
-        """Nobody wants the alerts any more."""
+        """End the feed: the application wants no more alerts."""
         self._replay.cancel()
         self._connection = self._held = None
         self._behind = False

@@ -107,7 +107,7 @@ class EventQueue:
         self._filled.set()
 
     def put_frame(self, frame: Frame, *, limit: int | None) -> None:
-        """Of each stream only the newest `limit` frames are kept; None: all of them."""
+        """Put a frame, and keep only the newest `limit` frames of its stream; None means all."""
         waiting = self._frames.setdefault(frame.stream_id, deque())
         while limit is not None and len(waiting) >= limit:
             waiting.popleft()

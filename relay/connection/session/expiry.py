@@ -39,7 +39,7 @@ APPROACH = (
 
 @define(eq=False)
 class Expiry:
-    """When the session of one connection ends, by Trio's clock."""
+    """The end of the session of one connection, by Trio's clock."""
 
     cut_short: bool = False
     """Whether the end was last moved to an earlier time, and not by the peer."""

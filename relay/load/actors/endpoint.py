@@ -1,4 +1,4 @@
-"""Where the relay under test is, and the credentials for it."""
+"""The address of the relay under test, and the credentials for it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TlsVerification:
         return context
 
     def context_for(self, url: str) -> ssl.SSLContext | None:
-        """None for a URL without TLS."""
+        """The TLS context for a URL; None if the URL has no TLS."""
         return self.context() if is_encrypted(url) else None
 
 

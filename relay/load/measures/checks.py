@@ -76,7 +76,7 @@ class Threshold:
         return float(count)
 
     def evaluate(self, run_stats: RunStats, *, final: bool) -> Evaluation:
-        """Whether it is kept. During the run it fails only if it can no longer be kept."""
+        """Whether the check passes. During the run it fails only if it can no longer pass."""
         value = self.measured(run_stats)
         if value is None:
             return "failed" if final else "unknown"

@@ -84,7 +84,7 @@ class RunState:
         self.on_second(second)
 
     def failed_check(self) -> str | None:
-        """The first check that can no longer be kept."""
+        """The first check that can no longer pass."""
         for check in all_thresholds(self.scenario.checks):
             if check.evaluate(self.run_stats, final=False) == "failed":
                 return check.line

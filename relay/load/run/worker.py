@@ -42,7 +42,7 @@ class Assignment:
 
 @frozen
 class StartSignal:
-    """When to start, by the machine's monotonic clock."""
+    """The time to start, by the machine's monotonic clock."""
 
     start: float
 

@@ -1,4 +1,4 @@
-"""A scenario: who takes part in a load test, when, and which checks must be kept."""
+"""A scenario: who takes part in a load test, when, and which checks must pass."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Timeline:
         return max(self.group_in(name, stage).count for stage in range(len(self.starts)))
 
     def presences(self, name: str) -> list[list[Presence]]:
-        """For each actor of a group, when it takes part. Those due after the end do not join."""
+        """The presence of each actor of a group. Actors due after the end do not join."""
         random = Random(f"{self.scenario.seed} {name} arrivals")  # noqa: S311 (load, no secret)
         joined: dict[int, float] = {}
         found: list[list[Presence]] = [[] for _ in range(self.most(name))]

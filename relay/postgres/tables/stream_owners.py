@@ -1,4 +1,4 @@
-"""Whose the streams are, for operators: a list, transfers, freeing, and owners who are gone."""
+"""The owners of streams, for operators: list, transfer, free, and reclaim after deletion."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class BudgetHolder(Protocol):
 
     @property
     def party(self) -> str:
-        """Who answers for them: a user, a service, or the address of a client that has not
+        """The party that holds them: a user, a service, or the address of a client that has not
         authenticated."""
 
     def evict(self) -> None:

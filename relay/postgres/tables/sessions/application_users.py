@@ -30,7 +30,7 @@ class ApplicationUsers:
         return []
 
     async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-        """As `BetterAuthUsers.granted_to`."""
+        """See `BetterAuthUsers.granted_to`."""
         return await self._users.granted_to(user_ids)
 
     async def find_user(self, name: str) -> str:

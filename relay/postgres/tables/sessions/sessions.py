@@ -167,17 +167,17 @@ class BetterAuthSessions:
         )
 
     async def end_marks(self) -> Suspicion | None:
-        """As `find_end_marks`."""
+        """Find columns that may mark ended sessions; see `find_end_marks`."""
         return await self._database.transact(
             lambda connection: find_end_marks(connection, self.tables.session)
         )
 
     async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-        """As `BetterAuthUsers.granted_to`."""
+        """See `BetterAuthUsers.granted_to`."""
         return await self._users.granted_to(user_ids)
 
     async def find_user(self, name: str) -> str:
-        """As `BetterAuthUsers.find_user`."""
+        """See `BetterAuthUsers.find_user`."""
         return await self._users.find_user(name)
 
     async def newest_ages(self) -> list[float]:
