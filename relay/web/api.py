@@ -239,8 +239,8 @@ class Api:
     async def _authenticate(
         self, request: Request, *, again: bool = False, looks: bool = False
     ) -> Identity:
-        """The identity that asks; `ApiError`. Records a success, but not `again` for the same request,
-        and for somebody who `looks` at figures only once per visit."""
+        """The identity that asks; `ApiError`. Records a success, but not `again` for the same
+        request, and for somebody who `looks` at figures only once per visit."""
         token = _token_of(request)
         if not token:
             text = "Send a token in the header: Authorization: Bearer TOKEN"
