@@ -293,9 +293,9 @@ async def test_an_issuer_s_keys_are_fetched(answer: Answer, said: str) -> None:
 async def test_a_port_is_free_or_has_a_relay_or_something_else(
     relay: RelayProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "HEALTH_TIMEOUT", 0.3)
     found = await look(Settings(bind=f"127.0.0.1:{relay.port}"), "port")
     assert found["port"] == Finding(Outcome.OK, f"a relay answers at 127.0.0.1:{relay.port}")
+    monkeypatch.setattr(machine, "HEALTH_TIMEOUT", 0.3)
     for words in (b"", b"SSH-2.0-other\r\n", b"HTTP/1.1 200 OK\r\n\r\n{}", None):
         async with other_server(words) as port:
             found = await look(Settings(bind=f"127.0.0.1:{port}"), "port")
