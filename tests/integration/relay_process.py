@@ -21,10 +21,12 @@ import trio
 from attrs import define, field, frozen
 
 from relay.concurrency.background import open_background
+from tests.integration.forked import AVAILABLE, ForkedProcess
 
 PROJECT = Path(__file__).parents[2]
 RELAY = (sys.executable, "-m", "relay")
-PATIENCE = 30.0
+SERVE = (*RELAY, "serve")
+PATIENCE = 60.0
 """Seconds that anything may take on a busy machine; a test that waits so long has failed."""
 TICK = 0.01
 """Seconds that `within` counts at a time."""
@@ -48,7 +50,7 @@ class RelayProcess:
 
     url: str
     """`http://HOST:PORT`, or with https."""
-    _process: subprocess.Popen[bytes]
+    _process: subprocess.Popen[bytes] | ForkedProcess
     _stderr: Path
     _stdout: list[str] = field(factory=list)
 
@@ -139,26 +141,19 @@ def start_relay(
     *arguments: str,
     database_url: str | None = None,
     bind: str = "127.0.0.1:0",
-    command: Sequence[str] = (*RELAY, "serve"),
+    command: Sequence[str] | None = None,
     flawless: bool = True,
 ) -> Iterator[RelayProcess]:
     """A relay on a free port of 127.0.0.1 that is ready, and ended with the block.
 
+    Without a `command` it is forked, which is quicker: `SERVE` is for tests of the start itself.
     One that is `flawless` logs no traceback and, unless the test ended it, ends with 0.
     """
     with TemporaryDirectory(prefix="relay-test-") as folder:
         stderr = Path(folder) / "stderr"
-        with stderr.open("wb") as sink:
-            process = subprocess.Popen(
-                [*command, "--bind", bind, "--log-format", "console", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=sink,
-                cwd=PROJECT,
-                env=environment(database_url),
-                bufsize=0,
-            )
-        with process:
+        stderr.touch()
+        settings = ["--bind", bind, "--log-format", "console", *arguments]
+        with _start(command, settings, stderr, environment(database_url)) as process:
             try:
                 line = _first_line(process)
                 listening = re.fullmatch(r"relay listening on (https?://127\.0\.0\.1:\d+)\n", line)
@@ -176,18 +171,52 @@ def start_relay(
                 assert ended_by_test or code == 0, relay.log
 
 
-def run_relay(*arguments: str, database_url: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(
-        [*RELAY, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-        env=environment(database_url),
-        timeout=PATIENCE,
-        check=False,
-    )
+def _start(
+    command: Sequence[str] | None,
+    settings: Sequence[str],
+    stderr: Path,
+    environment: Mapping[str, str],
+) -> subprocess.Popen[bytes] | ForkedProcess:
+    if command is None and AVAILABLE:
+        return ForkedProcess(["serve", *settings], stderr, PROJECT, environment)
+    with stderr.open("wb") as sink:
+        return subprocess.Popen(
+            [*(command or SERVE), *settings],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            cwd=PROJECT,
+            env=environment,
+            bufsize=0,
+        )
+
+
+def run_relay(
+    *arguments: str, database_url: str | None = None, command: Sequence[str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. Without `RELAY` as the `command`, it is forked."""
+    if command is not None or not AVAILABLE:
+        return subprocess.run(
+            [*(command or RELAY), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd=PROJECT,
+            env=environment(database_url),
+            timeout=PATIENCE,
+            check=False,
+        )
+    with TemporaryDirectory(prefix="relay-test-") as folder:
+        stderr = Path(folder) / "stderr"
+        with ForkedProcess(arguments, stderr, PROJECT, environment(database_url)) as process:
+            try:
+                output = process.communicate(PATIENCE)
+            except BaseException:
+                process.kill()
+                raise
+            return subprocess.CompletedProcess(
+                arguments, process.wait(0), output, stderr.read_text()
+            )
 
 
 def environment(database_url: str | None) -> dict[str, str]:
@@ -232,7 +261,7 @@ async def _cancel_after(seconds: float, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _first_line(process: subprocess.Popen[bytes]) -> str:
+def _first_line(process: subprocess.Popen[bytes] | ForkedProcess) -> str:
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
     return process.stdout.readline().decode() if ready else ""

@@ -21,6 +21,7 @@ from tests.integration.raw import open_raw
 from tests.integration.relay_process import (
     PATIENCE,
     RELAY,
+    SERVE,
     RelayProcess,
     processes_about,
     run_relay,
@@ -57,7 +58,7 @@ def local_hosts() -> list[str]:
 
 
 async def test_localhost_is_both_protocols_on_one_port(database_url: str) -> None:
-    with start_relay(bind="localhost:0", database_url=database_url) as relay:
+    with start_relay(command=SERVE, bind="localhost:0", database_url=database_url) as relay:
         for host in local_hosts():
             async with await trio.open_tcp_stream(host, relay.port):
                 pass
@@ -71,7 +72,7 @@ async def test_sigterm_tells_all_clients_and_ends_with_0(
     database_url: str, accounts: Accounts
 ) -> None:
     token, stream_id = accounts.session(), new_stream_id()
-    with start_relay(database_url=database_url) as relay:
+    with start_relay(command=SERVE, database_url=database_url) as relay:
         async with (
             login(relay, token) as phone,
             login(relay, token) as viewer,
@@ -94,7 +95,7 @@ async def test_sigterm_tells_all_clients_and_ends_with_0(
 
 
 async def test_sigint_does_too_and_ends_the_embedded_postgres(data_dir: Path) -> None:
-    with start_relay("--data-dir", str(data_dir)) as relay:
+    with start_relay("--data-dir", str(data_dir), command=SERVE) as relay:
         assert processes_about(str(data_dir))
         async with open_peer(relay) as peer:
             relay.signal(signal.SIGINT)
@@ -104,7 +105,7 @@ async def test_sigint_does_too_and_ends_the_embedded_postgres(data_dir: Path) ->
 
 
 async def test_a_second_signal_ends_a_drain_that_a_client_holds_up(data_dir: Path) -> None:
-    with start_relay("--data-dir", str(data_dir), "--drain-timeout", "60") as relay:
+    with start_relay("--data-dir", str(data_dir), "--drain-timeout", "60", command=SERVE) as relay:
         async with open_raw(relay, upgrade=True):
             relay.signal(signal.SIGTERM)
             await relay.until_logged("draining")
@@ -115,7 +116,7 @@ async def test_a_second_signal_ends_a_drain_that_a_client_holds_up(data_dir: Pat
 
 
 async def test_clients_that_never_answer_do_not_hold_up_the_end(database_url: str) -> None:
-    with start_relay("--drain-timeout", "0.5", database_url=database_url) as relay:
+    with start_relay("--drain-timeout", "0.5", command=SERVE, database_url=database_url) as relay:
         async with AsyncExitStack() as stack:
             for _ in range(5):
                 await stack.enter_async_context(open_raw(relay, upgrade=True))
@@ -143,7 +144,7 @@ def test_a_port_in_use_is_named(relay: RelayProcess, database_url: str) -> None:
 
 
 def test_a_second_relay_on_one_data_folder_is_refused(data_dir: Path) -> None:
-    with start_relay("--data-dir", str(data_dir)) as relay:
+    with start_relay("--data-dir", str(data_dir), command=SERVE) as relay:
         place = ("--data-dir", str(data_dir))
         line = complaint(run_relay("serve", "--bind", "127.0.0.1:0", *place))
         assert f"another relay runs its PostgreSQL in {data_dir}" in line
@@ -154,7 +155,7 @@ def test_a_second_relay_on_one_data_folder_is_refused(data_dir: Path) -> None:
 def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
     file.write_text("drain_timeuot = 3\n")
-    assert "drain_timeuot" in complaint(run_relay("serve", "--config", str(file)))
+    assert "drain_timeuot" in complaint(run_relay("serve", "--config", str(file), command=RELAY))
 
 
 def test_a_database_that_is_not_there_is_one_line() -> None:
@@ -197,7 +198,7 @@ async def test_a_hangup_without_a_certificate_changes_nothing(
 async def test_a_relay_ends_with_its_terminal_and_says_goodbye(
     database_url: str, accounts: Accounts
 ) -> None:
-    command = [*RELAY, "serve", "--bind", "127.0.0.1:0"]
+    command = [*SERVE, "--bind", "127.0.0.1:0"]
     with on_terminal(command, environment={"RELAY_DATABASE_URL": database_url}) as terminal:
         await terminal.until("relay listening on http")
         url = re.findall(r"relay listening on (http\S+)", terminal.text())[0]
@@ -219,7 +220,7 @@ async def test_a_service_manager_hears_when_relay_listens(
             manager.bind(path)
             manager.setblocking(False)
             monkeypatch.setenv("NOTIFY_SOCKET", path)
-            with start_relay(database_url=database_url) as relay:
+            with start_relay(command=SERVE, database_url=database_url) as relay:
                 with trio.fail_after(PATIENCE):
                     await trio.lowlevel.wait_readable(manager)
                 assert manager.recv(100) == b"READY=1"
