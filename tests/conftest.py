@@ -1,5 +1,6 @@
 """What every test runs under: no settings from outside, no deadlines on a busy machine, and with
---no-skips no skipped tests but those of another platform. Tests marked `slow` need --all.
+--no-skips no skipped tests but those of another platform. Tests marked `slow` need --all, with
+which Hypothesis also tries four times as many examples.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ PLATFORM = "platform:"
 
 pytest_plugins = ["pytester"]
 
-hypothesis.settings.register_profile("relay", deadline=None)
-hypothesis.settings.load_profile("relay")
+hypothesis.settings.register_profile("all", deadline=None, max_examples=100)
+hypothesis.settings.register_profile("share", deadline=None, max_examples=25)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,7 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """A developer's own RELAY_* variables are not part of any test."""
-    config.addinivalue_line("markers", "slow: takes minutes, and is left out unless --all is given")
+    config.addinivalue_line("markers", "slow: takes long, and is left out unless --all is given")
+    hypothesis.settings.load_profile("all" if config.getoption("all") else "share")
     for name in [name for name in os.environ if name.startswith("RELAY_")]:
         del os.environ[name]
     # Hundreds of relays are started: none has to compile itself anew.

@@ -85,9 +85,11 @@ class Visitor:
     def go(self, view: str) -> None:
         self.page.get_by_role("link", name=view, exact=True).click()
 
-    def broadcast(self, stream_id: str) -> None:
+    def broadcast(self, stream_id: str, *, fps: int = 5) -> None:
+        """Few frames per second by default: each is encoded, decoded and drawn by this machine."""
         self.go("Broadcast")
         self.page.get_by_label("Stream id").fill(stream_id)
+        self.page.get_by_label("Frames per second").select_option(str(fps))
         self.page.get_by_role("button", name="Start broadcasting").click()
         self.expect_state("Connected")
 

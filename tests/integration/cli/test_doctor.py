@@ -297,6 +297,8 @@ async def test_a_port_is_free_or_has_a_relay_or_something_else(
     assert found["port"] == Finding(Outcome.OK, f"a relay answers at 127.0.0.1:{relay.port}")
     monkeypatch.setattr(machine, "HEALTH_TIMEOUT", 0.3)
     for words in (b"", b"SSH-2.0-other\r\n", b"HTTP/1.1 200 OK\r\n\r\n{}", None):
+        if words is None:
+            monkeypatch.setattr(machine, "HEALTH_TIMEOUT", 0.3)
         async with other_server(words) as port:
             found = await look(Settings(bind=f"127.0.0.1:{port}"), "port")
         assert found["port"].outcome is Outcome.FAIL

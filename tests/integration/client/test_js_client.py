@@ -21,6 +21,8 @@ from tests.integration.relay_process import RelayProcess, start_relay
 TESTS = SCRIPTS / "client"
 STEP = os.environ.get("STEP")
 """Bytes between two cuts; with 1, each is tried in each way, which takes an hour or so."""
+ALL, SHARE = "61", "183"
+"""Its values where nothing is said, with and without --all."""
 DEADLINE = 300.0 if STEP is None else 7200.0
 MANY_ALERTS = ("--alert-rate", "1000000/minute")
 """The stage of these tests sends 200 a second."""
@@ -36,7 +38,11 @@ def relay(database_url: str) -> Iterator[RelayProcess]:
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(TESTS.glob("*.test.js"))])
 async def test_the_client_does_as_its_own_tests_say(
-    node: str, relay: RelayProcess, accounts: Accounts, name: str
+    node: str,
+    relay: RelayProcess,
+    accounts: Accounts,
+    name: str,
+    pytestconfig: pytest.Config,
 ) -> None:
     tokens = {"user": accounts.session("ann"), "service": accounts.service("*")}
     with trio.fail_after(DEADLINE):
@@ -53,7 +59,7 @@ async def test_the_client_does_as_its_own_tests_say(
                 "NODE_PATH": str(NODE_MODULES),
                 "RELAY_URL": relay.url,
                 "RELAY_TOKENS": json.dumps(tokens),
-                **({} if STEP is None else {"STEP": STEP}),
+                "STEP": STEP or (ALL if pytestconfig.getoption("all") else SHARE),
             },
             stdin=subprocess.DEVNULL,
             capture_stdout=True,

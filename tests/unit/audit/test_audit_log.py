@@ -437,12 +437,13 @@ async def test_who_is_refused_at_the_door_fills_no_audit(relay: MemoryRelay) -> 
 
 
 @pytest.mark.mock_clock
+@pytest.mark.parametrize("seconds", [30, pytest.param(60, marks=pytest.mark.slow)])
 async def test_a_flood_that_is_faster_than_the_store_is_said_once(
-    log: AuditLog, rows: MemoryAuditStore, lines: Lines
+    log: AuditLog, rows: MemoryAuditStore, lines: Lines, seconds: int
 ) -> None:
     rows.delay = 1
     async with writing(log):
-        for second in range(60):
+        for second in range(seconds):
             record(log, *(f"{second}.{number}" for number in range(3 * AUDIT_BATCH)))
             assert log.waiting <= MAX_WAITING_EVENTS
             await trio.sleep(1)
@@ -453,7 +454,7 @@ async def test_a_flood_that_is_faster_than_the_store_is_said_once(
         "audit",
     ]
     assert f"{log.dropped} earlier events are missing" in reasons(rows)
-    assert log.written == len(rows.rows) == 60 * 3 * AUDIT_BATCH - log.dropped + 1
+    assert log.written == len(rows.rows) == seconds * 3 * AUDIT_BATCH - log.dropped + 1
 
 
 @pytest.mark.mock_clock

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mock_clock
 STREAM = "front-door"
 PERIOD = 0.04
 """Seconds between frames, and between alerts."""
-STEP = int(os.environ.get("STEP", "61"))
+STEP = int(os.environ.get("STEP", "123"))
 """How far apart the cuts are; STEP=1 tries each byte."""
 STEPS = pytest.mark.parametrize("step", [STEP, pytest.param(7, marks=pytest.mark.slow)])
 HASTY = ReconnectPolicy(

@@ -362,4 +362,6 @@ class Story(RuleBasedStateMachine):
 
 
 TestStory = Story.TestCase
-TestStory.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestStory.settings = settings(
+    max_examples=settings.default.max_examples * 3 // 2, stateful_step_count=25, deadline=None
+)
