@@ -21,9 +21,15 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.postgres.embedded.embedded import open_embedded
+from tests.integration import forked
 from tests.integration.accounts import Accounts
 from tests.integration.node import find_node
 from tests.integration.relay_process import RelayProcess, start_relay
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The whole run starts each relay as its users do."""
+    forked.wanted = not config.getoption("all")
 
 
 @frozen

@@ -1,7 +1,7 @@
 """Commands of relay as processes that are forked from one that has imported relay already.
 
-The import is most of what the start of a relay costs, and the tests start hundreds. That a relay
-starts without, those tests show whose subject the start is.
+The import is most of what the start of a relay costs, and the tests start hundreds. With --all,
+and in tests of the start itself, each is `python -m relay` all the same.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from typing import Self
 from relay.cli.main import main
 
 PRELOADED = ["relay.app", "relay.cli.main"]
-AVAILABLE = sys.platform != "darwin"
-"""Apple's libraries do not bear it."""
+wanted = True
+"""Cleared by --all."""
+
+
+def may_fork() -> bool:
+    """Whether to fork; Apple's libraries do not bear it."""
+    return wanted and sys.platform != "darwin"
 
 
 class ForkedProcess:
@@ -52,11 +57,11 @@ class ForkedProcess:
         with self._lock:  # of two threads that look at once, one would see no exit code
             return self._process.exitcode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         connection.wait([self._process.sentinel], timeout)
         code = self.poll()
         if code is None:
-            raise subprocess.TimeoutExpired("relay", timeout)
+            raise subprocess.TimeoutExpired("relay", timeout or 0.0)
         return code
 
     def communicate(self, timeout: float) -> str:
@@ -102,8 +107,8 @@ def _run(
     os.environ.update(environment)
     os.chdir(folder)
     with stdout, stderr.open("ab") as errors, Path(os.devnull).open("rb") as nothing:
-        for number, file in enumerate((nothing, stdout, errors)):
-            os.dup2(file.fileno(), number)
+        for number, source in enumerate((nothing.fileno(), stdout.fileno(), errors.fileno())):
+            os.dup2(source, number)
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)

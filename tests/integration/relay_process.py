@@ -21,7 +21,7 @@ import trio
 from attrs import define, field, frozen
 
 from relay.concurrency.background import open_background
-from tests.integration.forked import AVAILABLE, ForkedProcess
+from tests.integration.forked import ForkedProcess, may_fork
 
 PROJECT = Path(__file__).parents[2]
 RELAY = (sys.executable, "-m", "relay")
@@ -177,7 +177,7 @@ def _start(
     stderr: Path,
     environment: Mapping[str, str],
 ) -> subprocess.Popen[bytes] | ForkedProcess:
-    if command is None and AVAILABLE:
+    if command is None and may_fork():
         return ForkedProcess(["serve", *settings], stderr, PROJECT, environment)
     with stderr.open("wb") as sink:
         return subprocess.Popen(
@@ -195,7 +195,7 @@ def run_relay(
     *arguments: str, database_url: str | None = None, command: Sequence[str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. Without `RELAY` as the `command`, it is forked."""
-    if command is not None or not AVAILABLE:
+    if command is not None or not may_fork():
         return subprocess.run(
             [*(command or RELAY), *arguments],
             stdin=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ from relay.postgres.tables.alerts.alert_rows import MAX_METADATA_LENGTH
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.streams import StreamTable
 from relay.postgres.tables.webhooks import WebhookTable
-from tests.integration.relay_process import until
+from tests.integration.relay_process import PATIENCE, until, within
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
 ADA = User("ada", "session of ada", SOON, frozenset({"gate"}))
@@ -34,7 +34,7 @@ BOUNDS = {"after": 0, "before": MAX_ALERT_ID}
 
 @pytest.fixture
 async def database(postgres_url: str) -> AsyncIterator[Database]:
-    async with open_database(postgres_url) as database:
+    async with open_database(postgres_url, statement_timeout=PATIENCE) as database:
         streams = StreamTable(database)
         await streams.claim("porch", "ada")
         await streams.claim("yard", "bob")
@@ -199,7 +199,7 @@ async def test_questions_about_history_leave_connections_to_others(
             for _ in range(20):
                 nursery.start_soon(table.history, ADA)
             await trio.testing.wait_all_tasks_blocked(0.1)
-            with trio.fail_after(2):
+            async with within(2):
                 await database.check()
             other.rollback()
 

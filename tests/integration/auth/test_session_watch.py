@@ -79,7 +79,7 @@ async def test_another_owner_in_sql_ends_the_stream_of_the_former_one(
         await phone.send_frame(b"of ann")
         await viewer.receive_type("video-frame")
         watched.accounts.execute(statement, stream_id)
-        with trio.fail_after(1):
+        async with within(1):
             heard, close = await phone.hear_end()
         assert (heard[-1]["code"], close) == (
             "UNAUTHORIZED",

@@ -19,6 +19,7 @@ from joserfc.jwk import ECKey
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from relay.doctor import database as doctor_database
 from relay.doctor import machine
 from relay.doctor.checks import Examined, Finding, Outcome, examine
 from relay.doctor.database import DatabaseChecks
@@ -62,6 +63,21 @@ def outcomes(found: dict[str, Finding], *names: str) -> list[Outcome]:
 
 
 OF_DATABASE = ("database", "tables", "better-auth", "logouts", "clock")
+
+
+@pytest.fixture(autouse=True)
+def _no_query_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy this machine is."""
+    monkeypatch.setattr(doctor_database, "SLOW_QUERY", 60.0)
+
+
+async def test_a_database_that_takes_long_to_answer_is_told(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_database, "SLOW_QUERY", 0.0)
+    found = await look(Settings(database_url=postgres_url), "database")
+    assert found["database"].outcome is Outcome.WARN
+    assert "closer to the database" in found["database"].do
 
 
 async def test_a_database_as_it_should_be_is_ok(postgres_url: str) -> None:
@@ -295,7 +311,6 @@ async def test_a_port_is_free_or_has_a_relay_or_something_else(
 ) -> None:
     found = await look(Settings(bind=f"127.0.0.1:{relay.port}"), "port")
     assert found["port"] == Finding(Outcome.OK, f"a relay answers at 127.0.0.1:{relay.port}")
-    monkeypatch.setattr(machine, "HEALTH_TIMEOUT", 0.3)
     for words in (b"", b"SSH-2.0-other\r\n", b"HTTP/1.1 200 OK\r\n\r\n{}", None):
         if words is None:
             monkeypatch.setattr(machine, "HEALTH_TIMEOUT", 0.3)

@@ -14,7 +14,7 @@ from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.streams import StreamTable
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id
-from tests.integration.relay_process import RelayProcess, Response, run_relay
+from tests.integration.relay_process import PATIENCE, RelayProcess, Response, run_relay, within
 
 REVOKED = ("SESSION_REVOKED", (4501, "session revoked"))
 ENDED = ("ENDED_BY_OPERATOR", (4010, "ended by an operator"))
@@ -40,7 +40,7 @@ async def post(relay: RelayProcess, token: str, path: str, **body: Any) -> Respo
 
 
 async def is_ended(peer: Peer, how: tuple[str, tuple[int, str]]) -> None:
-    with trio.fail_after(5):
+    async with within(5):
         heard, close = await peer.hear_end()
     assert (heard[-1]["code"], close) == how
 
@@ -201,7 +201,7 @@ async def test_the_connections_of_a_user_end_and_no_others(
 
 async def connection_of(accounts: Accounts, user: str) -> int:
     query = "select connection from relay.audit where what = 'auth' and user_id = %s"
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while not (rows := accounts.execute(query, user)):  # noqa: ASYNC110 - rows come later
             await trio.sleep(0.05)
     return int(rows[-1][0])

@@ -39,7 +39,7 @@ def test_a_broadcaster_sees_how_many_watch(
     token, stream_id = accounts.session("ann"), new_stream_id()
     with visit(browser, relay) as phone, visit(browser, relay) as first:
         phone.enter(token)
-        phone.broadcast(stream_id)
+        phone.broadcast(stream_id, fps=15)
         viewers = phone.page.locator(".facts div", has_text="Viewers").locator("dd")
         expect(viewers).to_have_text("0")
         first.watch_as(token, stream_id)

@@ -363,5 +363,5 @@ class Story(RuleBasedStateMachine):
 
 TestStory = Story.TestCase
 TestStory.settings = settings(
-    max_examples=settings.default.max_examples * 3 // 2, stateful_step_count=25, deadline=None
+    max_examples=settings().max_examples * 3 // 2, stateful_step_count=25, deadline=None
 )

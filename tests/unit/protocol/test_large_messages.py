@@ -100,7 +100,7 @@ def test_what_is_large_and_no_frame_is_refused_before_it_is_taken_apart(
     ],
 )
 def test_beside_its_data_a_large_frame_has_little(codec: Codec, text: str) -> None:
-    many = "[" + "[]," * 300_000 + "0]"
+    many = "[" + "[]," * 1_000_000 + "0]"
     payload = encoded(codec, text.replace("MANY", many).replace("MORE", "A" * 300_000))
     with pytest.raises(InvalidMessage) as caught:
         codec.decode(payload)
