@@ -18,7 +18,7 @@ def alert_event(alert: StoredAlert) -> AlertEvent:
         stream_id=alert.stream_id,
         severity=alert.severity,
         message=alert.message,
-        metadata=dict(alert.metadata) if alert.metadata is not None else None,
+        metadata=alert.metadata,
         timestamp=alert.timestamp,
     )
 

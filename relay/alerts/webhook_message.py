@@ -17,6 +17,7 @@ import msgspec
 
 from relay.alerts.event import alert_event
 from relay.model.alert import StoredAlert
+from relay.protocol.codec import JSON_CODEC
 
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - how each secret begins
 MAX_DATE_SECONDS = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -36,7 +37,7 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 def alert_message(alert: StoredAlert) -> bytes:
     """The body that is posted for an alert: the same bytes at each attempt."""
-    data = msgspec.to_builtins(alert_event(alert))
+    data = msgspec.json.decode(JSON_CODEC.encode(alert_event(alert)), type=dict[str, msgspec.Raw])
     del data["type"]
     seconds = min(alert.timestamp / 1000, MAX_DATE_SECONDS)
     return _message("alert", datetime.fromtimestamp(seconds, UTC), data)

@@ -14,6 +14,7 @@ import msgspec
 from attrs import frozen
 from msgspec.structs import force_setattr
 
+from relay.model.json_object import JsonObject
 from relay.protocol.base64_text import looks_standard, standard_base64
 from relay.protocol.encoding import JSON, MSGPACK, Encoding
 from relay.protocol.invalid_message import MAX_NON_FRAME_BYTES, InvalidMessage, explain
@@ -101,6 +102,22 @@ class Codec(Protocol):
         """Decode a field; raises one of `DECODE_ERRORS`."""
 
 
+def _as_text(value: Any) -> msgspec.Raw:
+    """Stored JSON, as it is."""
+    return msgspec.Raw(_stored(value).text.encode())
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    """Stored JSON, parsed."""
+    return _stored(value).content
+
+
+def _stored(value: Any) -> JsonObject:
+    if not isinstance(value, JsonObject):
+        raise TypeError(f"no message has a {type(value).__name__}")
+    return value
+
+
 @frozen(eq=False)
 class JsonCodec:
     """JSON in text messages."""
@@ -109,7 +126,7 @@ class JsonCodec:
     binary: bool = False
     _decoder: ClassVar[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
     _large: ClassVar[msgspec.json.Decoder[LargeMessage]] = msgspec.json.Decoder(LargeMessage)
-    _encoder: ClassVar[msgspec.json.Encoder] = msgspec.json.Encoder()
+    _encoder: ClassVar[msgspec.json.Encoder] = msgspec.json.Encoder(enc_hook=_as_text)
 
     def decode(self, payload: bytes) -> ClientMessage:
         if len(payload) > MIN_LARGE_BYTES:
@@ -166,7 +183,7 @@ class MsgpackCodec:
         ClientMessage
     )
     _large: ClassVar[msgspec.msgpack.Decoder[LargeMessage]] = msgspec.msgpack.Decoder(LargeMessage)
-    _encoder: ClassVar[msgspec.msgpack.Encoder] = msgspec.msgpack.Encoder()
+    _encoder: ClassVar[msgspec.msgpack.Encoder] = msgspec.msgpack.Encoder(enc_hook=_as_object)
 
     def decode(self, payload: bytes) -> ClientMessage:
         large = len(payload) > MAX_NON_FRAME_BYTES

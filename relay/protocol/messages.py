@@ -7,6 +7,7 @@ the wire, and tells messages apart by their `type`.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -214,7 +215,7 @@ class AlertEvent(Event, frozen=True, kw_only=True, tag=ALERT):
     stream_id: str
     severity: str
     message: str
-    metadata: Metadata | None = None
+    metadata: Mapping[str, Any] | None = None
     timestamp: int
 
 

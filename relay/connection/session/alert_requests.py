@@ -6,6 +6,7 @@ from attrs import define, frozen
 
 from relay.alerts.intake import FULL_RETRY_AFTER, alert_from
 from relay.alerts.replay import Replays
+from relay.concurrency.time_slice import TimeSlice
 from relay.connection.context import SessionContext
 from relay.connection.peer import Peer
 from relay.connection.session.refusals import MAY_NOT_ALERT, Refusals
@@ -13,6 +14,8 @@ from relay.errors import AlertsFull, StoreRejects, StoreUnavailable
 from relay.metrics import Limit
 from relay.model.alert import History
 from relay.model.identity import Identity
+from relay.model.json_object import JsonObject
+from relay.protocol.codec import MSGPACK_CODEC
 from relay.protocol.messages import (
     Alert,
     AlertsSince,
@@ -165,6 +168,8 @@ class AlertRequests:
                 last=request.last,
                 limit=request.limit,
             )
+            if page is not None and self._peer.codec is MSGPACK_CODEC:
+                await _parse(page)
             if reader is self._identity:
                 return page
 
@@ -172,3 +177,12 @@ class AlertRequests:
     def _identity(self) -> Identity:
         assert self._peer.identity is not None
         return self._peer.identity
+
+
+async def _parse(page: History) -> None:
+    """Parse what is stored as JSON, for MessagePack; others go on meanwhile."""
+    time_slice = TimeSlice()
+    for alert in page.alerts:
+        if isinstance(alert.metadata, JsonObject):
+            _ = alert.metadata.content
+        await time_slice.pause_if_over()

@@ -7,12 +7,13 @@ or stop the alerts behind it: such values are replaced, and `StoredAlert.odd` na
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
 from typing import Any, LiteralString, get_args
 
 import msgspec
 
 from relay.model.alert import StoredAlert
+from relay.model.json_object import JsonObject
 from relay.protocol.codec import MAX_DEPTH, MAX_NON_FRAME_BYTES
 from relay.protocol.messages import MAX_ALERT_LENGTH, MAX_SAFE_INTEGER, Severity
 
@@ -23,6 +24,11 @@ MAX_METADATA_LENGTH = 8 * MAX_NON_FRAME_BYTES
 MessagePack in a list."""
 
 NO_BRACKETS = bytes({*range(256)} - {*b"[]{}"})
+MAX_FEW_VALUES = 256
+"""Values that are parsed sooner than looked at, about."""
+PLAIN_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
+TOO_LARGE_NUMBERS = (b"0" * 19, b"0e000")
+"""How numbers look that may be too large, with these digits and letters, and without plus signs."""
 
 ALERT_COLUMNS: LiteralString = (
     "a.alert_id, a.stream_id, s.owner_id, a.sender, left(a.severity, 100),"
@@ -88,33 +94,59 @@ def read_unreadable(row: tuple[Any, ...]) -> StoredAlert:
     )
 
 
-def _metadata(text: str | None) -> Mapping[str, Any] | None:
-    """The metadata as an object that can be sent; None for anything else."""
-    if text is None or len(text) > MAX_METADATA_LENGTH:
+def _metadata(text: str | None) -> JsonObject | None:
+    """The metadata as an object that can be sent; None for anything else. Most of it is not parsed:
+    a thread that parses holds up all others."""
+    if text is None or len(text) > MAX_METADATA_LENGTH or not text.lstrip().startswith("{"):
         return None
-    try:
-        metadata = json.loads(text)
-        if not isinstance(metadata, dict) or (
-            _may_be_deep(text) and _is_deeper(metadata, MAX_DEPTH)
-        ):
-            return None
-        msgspec.msgpack.encode(metadata)  # which accepts less than JSON
-    except (ValueError, OverflowError, RecursionError):
-        return None
-    return metadata
+    return JsonObject(text) if _is_plain(text) or _can_be_sent(text) else None
 
 
-def _may_be_deep(text: str) -> bool:
+def _is_plain(text: str) -> bool:
+    """Whether it has many values, all of which every decoder and encoder takes for sure; the
+    database has checked the syntax."""
+    content = text.encode(errors="replace")
+    return (
+        _has_many_values(content)
+        and "\\ud" not in text  # half a character
+        and "\\uD" not in text
+        and not _may_have_large_numbers(content)
+        and not _may_be_deep(content)
+    )
+
+
+def _has_many_values(content: bytes) -> bool:
+    return content.count(b",") + content.count(b"[") + content.count(b"{") > MAX_FEW_VALUES
+
+
+def _may_have_large_numbers(content: bytes) -> bool:
+    numbers = content.translate(PLAIN_NUMBERS, b"+")
+    return any(large in numbers for large in TOO_LARGE_NUMBERS)
+
+
+def _may_be_deep(content: bytes) -> bool:
     """Whether what seem to be brackets may nest too deep. This is quick, also for many values: each
     step removes the innermost pairs of all of them, of one level or two."""
-    brackets = text.encode(errors="replace").translate(None, NO_BRACKETS)
+    brackets = content.translate(None, NO_BRACKETS)
     for _ in range(MAX_DEPTH // 2):
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     return bool(brackets)
 
 
-def _is_deeper(value: Any, most: int) -> bool:
-    if not isinstance(value, dict | list):
+def _can_be_sent(text: str) -> bool:
+    try:
+        metadata = json.loads(text)
+        msgspec.msgpack.encode(metadata)  # which accepts less than JSON
+    except (ValueError, OverflowError, RecursionError):
         return False
+    return isinstance(metadata, dict) and _is_as_expected(metadata, MAX_DEPTH)
+
+
+def _is_as_expected(value: Any, depth: int) -> bool:
+    """Whether all numbers are finite, and nothing nests deeper."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if not isinstance(value, dict | list):
+        return True
     inside = value.values() if isinstance(value, dict) else value
-    return most == 0 or any(_is_deeper(each, most - 1) for each in inside)
+    return depth > 0 and all(_is_as_expected(each, depth - 1) for each in inside)
