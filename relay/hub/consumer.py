@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 import trio
 from attrs import define, field
@@ -16,7 +17,7 @@ from relay.metrics import Histogram
 from relay.model.identity import Identity
 from relay.protocol.codec import Codec
 from relay.transport.link import Buffer
-from relay.transport.outlet import MIN_HELD_BYTES, Outlet
+from relay.transport.outlet import MIN_HELD_BYTES, Outlet, Unready
 
 
 @define(eq=False)
@@ -49,6 +50,8 @@ class Consumer:
     _cut_frame: Frame | None = None
     """That frame."""
     _needs_keyframe: bool = False
+    _resets: int = 0
+    """How often all frames before became useless."""
     _closed: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -121,6 +124,9 @@ class Consumer:
             self._drop(Drop.UNDECODABLE)
         elif self._pace is not None and not self._pace.is_due(trio.current_time()):
             self._drop(Drop.THINNED)
+        elif frame.is_large and not self._is_encoded(frame):
+            self._needs_keyframe = False
+            self._let_wait(frame, frame.size)  # the writer encodes it, and lets others go on
         elif self._takes_parts and (parts := frame.parts(self._codec)) is not None:
             return self._offer_parts(frame, parts)
         elif (encoded := frame.encoded(self._codec)) is None:
@@ -162,6 +168,7 @@ class Consumer:
 
     def begin_epoch(self) -> None:
         """Begin a new epoch of the stream: no frame of the last one may come after its status."""
+        self._resets += 1
         if self._window is not None:
             self._window = Window(self._window.size)
         cut_off = self._unsent_parts is not None
@@ -184,7 +191,7 @@ class Consumer:
             if self.waiting():
                 self._outlet.line_up(self)
 
-    def take(self) -> Buffer | None:
+    def take(self) -> Buffer | Unready | None:
         if self._unsent_parts is not None:
             return self._next_part()
         if not self._may_send():
@@ -192,6 +199,28 @@ class Consumer:
         frame = self._take_waiting()
         if frame is None:
             return None
+        if frame.is_large and not self._is_encoded(frame):
+            return partial(self._encode, frame, self._resets)
+        return self._send(frame)
+
+    async def _encode(self, frame: Frame, resets: int) -> Buffer | None:
+        """Make a large frame ready to send, unless that is of no use any more."""
+        await frame.encode(self._codec, in_parts=self._takes_parts)
+        if self._resets != resets:
+            self._count_dropped(Drop.LEFT if self._closed else Drop.SUPERSEDED)
+            if self.lossless and not self._closed:
+                self.give_up()
+        elif frame.encoded(self._codec) is None:
+            self._drop(Drop.UNENCODABLE)
+        else:
+            return self._send(frame)
+        return None
+
+    def _is_encoded(self, frame: Frame) -> bool:
+        return frame.is_encoded(self._codec, in_parts=self._takes_parts)
+
+    def _send(self, frame: Frame) -> Buffer | None:
+        """The frame as it goes out, or the first part of it."""
         self._count_written(frame)
         self._ages.observe(trio.current_time() - frame.accepted_at)
         if self._takes_parts and (parts := frame.parts(self._codec)) is not None:
@@ -208,6 +237,7 @@ class Consumer:
     def close(self) -> None:
         """Accept no more frames, and drop those that wait, and the rest of one in parts."""
         self._closed = True
+        self._resets += 1
         self._end_parts()
         while self._take_waiting() is not None:
             self._drop(Drop.LEFT)

@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate
 
+import trio
 from attrs import define, field, frozen
 from msgspec import Raw
 
+from relay.concurrency.time_slice import TimeSlice
 from relay.hub.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget
 from relay.hub.peer import ConsumingPeer
 from relay.protocol.codec import Codec
@@ -44,16 +46,24 @@ class Frame:
     """Whether it builds on a frame that never arrived."""
     is_delta: bool = field(init=False, repr=False)
     """Whether it builds on the frame before."""
+    size: int = field(init=False, repr=False)
+    """The bytes of its content, as it came."""
+    is_large: bool = field(init=False, repr=False)
+    """Whether encoding it takes so long that others need a turn meanwhile."""
     _bytes: int = field(init=False, repr=False)
     _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
     _parts: dict[Codec, EncodedBurst | None] | None = field(default=None, repr=False)
-    _is_long: bool | None = None
+    _encoding: trio.Lock | None = field(default=None, repr=False)
+    """Held while it is encoded in steps; None before that."""
 
     def __attrs_post_init__(self) -> None:
         message = self.message
         self.is_delta = message.keyframe is False
         self._bytes = 0
-        self._count(FRAME_BYTES + len(memoryview(message.data)) + len(memoryview(message.metadata)))
+        data = len(memoryview(message.data))
+        self.size = data + len(memoryview(message.metadata))
+        self.is_large = data > MIN_BYTES_IN_STEPS
+        self._count(FRAME_BYTES + self.size)
 
     def __del__(self) -> None:
         self._count(-self._bytes)
@@ -78,19 +88,31 @@ class Frame:
                 self._count(len(encoded))
             return encoded
 
-    @property
-    def is_large(self) -> bool:
-        """Whether encoding it takes so long that others need a turn meanwhile."""
-        return memoryview(self.message.data).nbytes > MIN_BYTES_IN_STEPS
+    def is_encoded(self, codec: Codec, *, in_parts: bool) -> bool:
+        """Whether `encoded`, or `parts`, has nothing left to do."""
+        return codec in ((self._parts or {}) if in_parts and self.is_long else self._encoded)
+
+    async def encode(self, codec: Codec, *, in_parts: bool) -> None:
+        """Do what `encoded` or `parts` would do, once for all who want it, while others have a turn
+        now and then."""
+        if self._encoding is None:
+            self._encoding = trio.Lock()
+        async with self._encoding:
+            if not self.is_encoded(codec, in_parts=in_parts):
+                time_slice = TimeSlice()
+                for _ in self.encode_in_steps(codec, in_parts=in_parts):
+                    await time_slice.pause_if_over()
 
     def encode_in_steps(self, codec: Codec, *, in_parts: bool) -> Generator[None]:
         """Do in steps what `encoded` or `parts` would do, which then find it done."""
-        if isinstance(self.message, MalformedFrame):
-            return
         data = None
         if codec is not self.codec:
-            content = yield from self.codec.unpack_in_steps(self.message.data)
+            content = None
+            if not isinstance(self.message, MalformedFrame):
+                content = yield from self.codec.unpack_in_steps(self.message.data)
             if content is None:
+                self._encoded[codec] = None
+                self._parts = {**(self._parts or {}), codec: None}
                 return
             yield
             data = yield from codec.pack_in_steps(content)
@@ -134,11 +156,7 @@ class Frame:
     @property
     def is_long(self) -> bool:
         """Whether it goes in parts where that is asked for."""
-        if self._is_long is None:
-            message = self.message
-            size = memoryview(message.data).nbytes + memoryview(message.metadata).nbytes
-            self._is_long = size > MAX_SHORT_CONTENT_BYTES
-        return self._is_long
+        return self.size > MAX_SHORT_CONTENT_BYTES
 
     def parts(self, codec: Codec) -> EncodedBurst | None:
         """The message as a row of `part` messages; None when it is short, or cannot be encoded."""

@@ -107,13 +107,12 @@ class Stream:
     async def _has_encoded(self, frame: Frame, producer: Producer) -> bool:
         """Encode a large frame for its audience, while others have a turn now and then; returns
         whether the stream still waits for it."""
-        epoch, time_slice = self.epoch, TimeSlice()
+        epoch = self.epoch
         takers = [each.peer for each in self.fanout.audience if each.would_take(frame)]
         forms = {(peer.codec, peer.takes_parts) for peer in takers}
         with trio.CancelScope(shield=True):
             for codec, in_parts in forms:
-                for _ in frame.encode_in_steps(codec, in_parts=in_parts):
-                    await time_slice.pause_if_over()
+                await frame.encode(codec, in_parts=in_parts)
         return (self.producer, self.epoch, self.seq) == (producer, epoch, frame.seq)
 
     def _keep_within_budget(self) -> None:

@@ -13,7 +13,7 @@ Otherwise its source gets in line, and the writer asks it for a frame as late as
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -26,13 +26,17 @@ MIN_HELD_BYTES = 64 * 1024
 """From this size on, the rest of a frame is counted as kept."""
 
 
+Unready = Callable[[], Awaitable[Buffer | None]]
+"""Makes the frame to write, while other connections go on; None when there is none after all."""
+
+
 class Source(Protocol):
     """A queue of frames, from which the writer takes one frame at each turn."""
 
     in_line: bool
     """Kept by the outlet."""
 
-    def take(self) -> Buffer | None:
+    def take(self) -> Buffer | Unready | None:
         """Return the next frame to write, chosen now; None when there is none after all."""
 
     def waiting(self) -> bool:
@@ -158,6 +162,11 @@ class Outlet:
         if not self._closing and self._may_be_above_low():
             await self._wait_writable()
         frame = None if self._closing else self._pick()
+        if callable(frame):
+            unready = frame
+            frame = await unready()
+            if self._closing:
+                return
         if frame is not None:
             await self._write(frame)
 
@@ -190,6 +199,7 @@ class Outlet:
         self.stop()
         async with self._lock:
             while (frame := source.take()) is not None:
+                assert not callable(frame)  # there are no video frames
                 await self._write(frame)
             for frame in last:
                 await self._write(frame)
@@ -203,7 +213,7 @@ class Outlet:
         self._parked = False
         self._lot.unpark_all()
 
-    def _pick(self) -> Buffer | None:
+    def _pick(self) -> Buffer | Unready | None:
         line = self._first or self._turns
         if not line:
             return None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgpack
 import pytest
 import trio
+import trio.testing
 from attrs import evolve
 
 from relay.concurrency import time_slice
 from relay.hub.frame import Frame
+from relay.hub.ledger import Drop
 from relay.hub.stream import Stream
 from relay.protocol.codec import CODECS, JSON_CODEC, MSGPACK_CODEC
 from relay.protocol.messages import VideoFrame
@@ -136,3 +138,118 @@ async def test_others_go_on_between_frames_with_much_metadata_that_came_together
         seen.add(stream.seq)
     assert stream.seq == 4
     assert len(seen - {0}) > 1
+
+
+async def ask_late(relay: MemoryRelay, *, msgpack: bool, **asks: Any) -> Client:
+    """A viewer that subscribes and reads nothing yet."""
+    client = await relay.open(msgpack=msgpack)
+    await client.ask({"type": "auth", "token": ANN, **asks})
+    await client.send(
+        {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"], "id": 1}
+    )
+    return client
+
+
+def data_of(frame: dict[str, Any], client: Client) -> bytes:
+    return frame["data"] if client.msgpack else base64.b64decode(frame["data"])
+
+
+@PACKED
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_others_go_on_while_a_large_frame_is_encoded_for_who_comes_late(
+    relay: MemoryRelay, packed: bool, forgotten: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = await relay.phone(msgpack=packed)
+    await phone.send(frame_message(packed=True) if packed else frame_text())
+    stream = relay.hub._streams["front-door"]
+    await trio.testing.wait_all_tasks_blocked()
+    frame = stream.fanout.keyframe
+    assert frame is not None
+    if forgotten:
+        early = await viewer(relay, msgpack=not packed)
+        await early.receive_type("video-frame")
+        frame.forget_encodings()
+    begun, at_once = [0], Frame.encoded
+
+    def encode(self: Frame, codec: Any) -> Any:
+        begun[0] += not self.is_encoded(codec, in_parts=False)
+        return at_once(self, codec)
+
+    monkeypatch.setattr(Frame, "encoded", encode)
+    monkeypatch.setattr(time_slice, "TIME_SLICE", 0.0)
+    late = [await ask_late(relay, msgpack=not packed) for _ in range(3)]
+    for client in late:
+        assert data_of(await client.receive_type("video-frame"), client) == CONTENT
+    assert begun == [0]
+    assert frame._bytes - frame.size < 2.5 * len(CONTENT)  # encoded once for all three
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """While `on`, the encoding of large frames goes on and on; `begun` says that it does."""
+    held, steps = {"on": True, "begun": False}, Frame.encode_in_steps
+
+    def encode(self: Frame, codec: Any, *, in_parts: bool) -> Iterator[None]:
+        while held["on"]:
+            held["begun"] = True
+            yield
+        yield from steps(self, codec, in_parts=in_parts)
+
+    monkeypatch.setattr(Frame, "encode_in_steps", encode)
+    monkeypatch.setattr(time_slice, "TIME_SLICE", 0.0)
+    return held
+
+
+async def encoding(held: dict[str, bool]) -> None:
+    while not held["begun"]:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_viewer_that_leaves_while_its_frame_is_encoded_gets_none(
+    relay: MemoryRelay, held: dict[str, bool]
+) -> None:
+    phone = await relay.phone()
+    await phone.send(frame_text())
+    late = await ask_late(relay, msgpack=True)
+    await encoding(held)
+    await late.send({"type": "unsubscribe", "streamId": "front-door", "id": 2})
+    await late.send({"type": "subscribe", "streamId": "front-door", "consumes": [], "id": 3})
+    while relay.hub.totals.consumers != 1 or relay.hub._streams["front-door"].fanout.audience:
+        await trio.lowlevel.checkpoint()
+    held["on"] = False
+    await late.send({"type": "unsubscribe", "streamId": "front-door", "id": 4})
+    types = []
+    while True:
+        message = await late.receive()
+        types.append(message["type"])
+        if message.get("id") == 4:
+            break
+    assert "video-frame" not in types
+    assert relay.hub.totals.waiting == 0
+    assert relay.hub.totals.frames.dropped[Drop.LEFT] == 1
+
+
+@pytest.mark.parametrize("policy", ["latest", "lossless"])
+async def test_the_next_life_of_a_stream_goes_before_a_frame_that_is_being_encoded(
+    relay: MemoryRelay, held: dict[str, bool], policy: str
+) -> None:
+    phone = await relay.phone()
+    await phone.send(frame_text())
+    late = await relay.open(msgpack=True)
+    await late.ask({"type": "auth", "token": ANN})
+    subscribe = {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
+    await late.send({**subscribe, "policy": policy})
+    await encoding(held)
+    relay.hub.release(
+        relay.hub._streams["front-door"], relay.hub.producer("front-door"), at_once=True
+    )  # type: ignore[arg-type]
+    next_phone = await relay.login()
+    await next_phone.ask({"type": "register", "streamId": "front-door"})
+    await next_phone.send({"type": "video-frame", "data": "AAAA"})
+    held["on"] = False
+    if policy == "lossless":
+        assert (await late.receive_type("error"))["code"] == "TOO_SLOW"
+    else:
+        assert (await late.receive_type("video-frame"))["data"] == bytes(3)
+        await next_phone.send({"type": "video-frame", "data": "BBBB", "keyframe": False})
+        assert len((await late.receive_type("video-frame"))["data"]) == 3
