@@ -17,6 +17,11 @@ class StoreForbids(StoreUnavailable):
     """The database role lacks a privilege; a retry fails until it is granted."""
 
 
+class StoreLacks(StoreUnavailable):
+    """The database is not as relay needs it: a table or a column is not there; a retry fails until
+    it is."""
+
+
 class StoreRejects(RelayError):
     """The database cannot store or return one of the values that it was asked about; a retry fails,
     too, and the same statement with other values does not."""

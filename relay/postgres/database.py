@@ -22,7 +22,7 @@ import trio
 from attrs import define, field
 from psycopg.pq import TransactionStatus
 
-from relay.errors import StoreForbids, StoreRejects, StoreUnavailable
+from relay.errors import StoreForbids, StoreLacks, StoreRejects, StoreUnavailable
 from relay.model.text import is_storable
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.call import ANSWER_MARGIN, CALL_STOP_TIMEOUT, Call
@@ -47,6 +47,14 @@ SIZE_ERRORS = (
     psycopg.errors.ProgramLimitExceeded,  # a value is too large for an index
     psycopg.errors.StatementTooComplex,  # a value is nested too deep
 )
+LACKING_ERRORS = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,  # also for a column of another type
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.DatatypeMismatch,
+)
+"""Errors of a database that somebody has changed, which become `StoreLacks`."""
 REJECTING_ERRORS = (psycopg.DataError, psycopg.IntegrityError, *SIZE_ERRORS, UnicodeError)
 """Errors about one of the values, which become `StoreRejects`."""
 ENCODING_ERRORS = (
@@ -102,25 +110,33 @@ class Database:
     _idle: list[tuple[Connection, float]] = field(init=False, factory=list)
     """Connections, and when each was released, by the monotonic clock."""
     _slots: trio.CapacityLimiter = field(init=False)
+    _long_slots: trio.CapacityLimiter = field(init=False)
+    """For calls that may take long."""
     # Cancelling must not queue behind the calls that it is to end.
     _cancel_slots: trio.CapacityLimiter = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._slots = trio.CapacityLimiter(self.size)
+        # Of one connection there is no half: they get one beside it.
+        self._long_slots = trio.CapacityLimiter(1) if self.size == 1 else self._slots
         self._cancel_slots = trio.CapacityLimiter(self.size)
 
-    async def transact(self, work: Callable[[Connection], T]) -> T:
+    async def transact(self, work: Callable[[Connection], T], *, may_be_long: bool = False) -> T:
         """Run `work(connection)` in a worker thread, in one transaction, committed on return.
 
         When cancelled, it ends the running statement and rolls back before it returns. Raises
         `StoreUnavailable` when Postgres is away or takes too long, `StoreForbids` when the role
-        lacks the right, and `StoreRejects` when it cannot take or return one of the values; other
-        errors of `work` roll back and propagate.
+        lacks the right, `StoreLacks` when a table or a column is not there, and `StoreRejects` when
+        it cannot take or return one of the values; other errors of `work` roll back and propagate.
+
+        `may_be_long`: it takes the only connection from nobody. Where there are several, the caller
+        sees to it.
         """
         limit = self._connect_timeout + self._statement_timeout + ANSWER_MARGIN
         with trio.move_on_after(limit):
             try:
-                return await self._run(work, self._statement_timeout)
+                slots = self._long_slots if may_be_long else self._slots
+                return await self._run(work, self._statement_timeout, slots)
             except REJECTING_ERRORS as error:
                 raise self._rejected(error) from None
         why = f"Postgres did not answer within {limit:g} s"
@@ -129,7 +145,7 @@ class Database:
 
     async def transact_unhurried(self, work: Callable[[Connection], T]) -> T:
         """`transact` without a limit of time: for changes of the schema."""
-        return await self._run(work, 0)
+        return await self._run(work, 0, self._slots)
 
     def can_hold(self, text: str) -> bool:
         """Whether a text in this database can be this one, as far as that is known."""
@@ -153,12 +169,15 @@ class Database:
         """Run the cheapest query; `StoreUnavailable` if Postgres does not answer."""
         await self.transact(lambda connection: connection.execute("select 1").fetchone())
 
-    async def _run(self, work: Callable[[Connection], T], statement_timeout: float) -> T:
+    async def _run(
+        self,
+        work: Callable[[Connection], T],
+        statement_timeout: float,
+        slots: trio.CapacityLimiter,
+    ) -> T:
         call = Call(work, statement_timeout, self._acquire, self._release)
         try:
-            return await trio.to_thread.run_sync(
-                call.run, limiter=self._slots, abandon_on_cancel=True
-            )
+            return await trio.to_thread.run_sync(call.run, limiter=slots, abandon_on_cancel=True)
         except trio.Cancelled:
             with trio.move_on_after(CALL_STOP_TIMEOUT, shield=True):
                 await call.stop(self._cancel_slots)
@@ -171,6 +190,10 @@ class Database:
                 raise self._unavailable(error) from None
             self.on_failure(f"{said}; `relay doctor` shows the missing privileges")
             raise StoreForbids(said) from None
+        except LACKING_ERRORS as error:
+            said = error.diag.message_primary or type(error).__name__
+            self.on_failure(f"{said}; `relay doctor` shows what is missing")
+            raise StoreLacks(said) from None
         except UNAVAILABLE_ERRORS as error:
             raise self._unavailable(error) from None
 
@@ -194,8 +217,9 @@ class Database:
         return StoreRejects(why)
 
     async def _wait_for_calls(self) -> None:
-        for _ in range(self.size):
-            await self._slots.acquire_on_behalf_of(object())
+        for slots in {self._slots, self._long_slots}:
+            for _ in range(int(slots.total_tokens)):
+                await slots.acquire_on_behalf_of(object())
 
     def _close(self) -> None:
         self._closed = True

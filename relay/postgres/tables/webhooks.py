@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from attrs import define
@@ -20,7 +20,13 @@ from relay.model.text import storable
 from relay.model.webhook import Webhook
 from relay.postgres.database import Connection, Database
 from relay.postgres.notifications import ALERT_CHANNEL
-from relay.postgres.tables.alerts.alert_pages import MAX_ALERT_ID, ids_of_streams, read_page
+from relay.postgres.tables.alerts.alert_pages import (
+    MAX_ALERT_ID,
+    ONE_STREAM,
+    ids_of_owner,
+    ids_of_streams,
+    read_page,
+)
 from relay.postgres.tables.alerts.alert_rows import OF_THIS_LIFE
 from relay.postgres.tables.alerts.alerts import store_raised
 from relay.postgres.tables.audit import record_change
@@ -38,18 +44,16 @@ CLAIM_WEBHOOKS = (
     " where webhook_id = any(array(select w.webhook_id from relay.webhooks w"
     " where w.given_up_at is null and coalesce(w.leased_until < now(), true)"
     " and coalesce(w.try_again_at <= now(), true)"
-    " and exists (select from relay.streams s"
-    " where (s.stream_id = w.stream_id or s.owner_id = w.owner_id) and exists"
-    " (select from relay.alerts a where a.stream_id = s.stream_id"
-    f" and a.alert_id > greatest(w.position, s.alerts_from) and {OF_THIS_LIFE}))"
+    " and case when w.owner_id is null then"
+    " exists (select from relay.streams s join relay.alerts a on a.stream_id = s.stream_id"
+    " where s.stream_id = w.stream_id and (a.stream_id, a.alert_id) > (w.stream_id, w.position)"
+    f" and {OF_THIS_LIFE})"
+    " else exists (select from relay.alerts a join relay.streams s on s.stream_id = a.stream_id"
+    " where a.owner_id = w.owner_id and (a.owner_id, a.alert_id) > (w.owner_id, w.position)"
+    f" and s.owner_id = a.owner_id and {OF_THIS_LIFE}) end"
     " order by w.position limit %(most)s for update of w skip locked))"
     f" returning {WEBHOOK_COLUMNS}"
 )
-IDS_BEHIND = ids_of_streams(
-    "select stream_id from relay.streams where stream_id = %(stream_id)s"
-    " union select stream_id from relay.streams where owner_id = %(owner_id)s"
-)
-COUNT_BEHIND = f"select count(*) from ({IDS_BEHIND}) as behind"  # noqa: S608 (constants)
 RECORD_DELIVERY = (
     "update relay.webhooks set position = %(position)s, delivered = delivered + 1, failures = 0,"
     " failing_since = null, try_again_at = null, last_error = null,"
@@ -119,7 +123,8 @@ class WebhookTable:
 
         def count(connection: Connection, webhook: Webhook) -> int:
             values = _whose(webhook, webhook.position, most=1000)
-            return int(connection.execute(COUNT_BEHIND, values).fetchall()[0][0])
+            behind = f"select count(*) from ({ids_behind(webhook)}) as behind"  # noqa: S608 (constants)
+            return int(connection.execute(behind, values).fetchall()[0][0])
 
         def select(connection: Connection) -> list[tuple[Webhook, int]]:
             rows = connection.execute(
@@ -198,7 +203,7 @@ class WebhookTable:
         async def read(most: int) -> list[StoredAlert]:
             values = _whose(webhook, position, most=most)
             page = await self._database.transact(
-                lambda connection: read_page(connection, IDS_BEHIND, values)
+                lambda connection: read_page(connection, ids_behind(webhook), values)
             )
             return page.alerts
 
@@ -211,7 +216,8 @@ class WebhookTable:
         """The id of the next alert after a position; None when there is none."""
 
         def select(connection: Connection) -> int | None:
-            rows = connection.execute(IDS_BEHIND, _whose(webhook, position, most=1)).fetchall()
+            values = _whose(webhook, position, most=1)
+            rows = connection.execute(ids_behind(webhook), values).fetchall()
             return rows[0][0] if rows else None
 
         return await self._database.transact(select)
@@ -260,6 +266,11 @@ class WebhookTable:
             return bool(connection.execute(query, given).rowcount)
 
         return await self._database.transact(update)
+
+
+def ids_behind(webhook: Webhook) -> LiteralString:
+    """A query of the ids of alerts that a webhook has to get."""
+    return ids_of_owner() if webhook.owner_id is not None else ids_of_streams(ONE_STREAM)
 
 
 def _whose(webhook: Webhook, position: int, *, most: int) -> dict[str, object]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -20,7 +22,7 @@ from relay.postgres.tables.alerts.alert_pages import MAX_ALERT_ID, MAX_PAGE_COST
 from relay.postgres.tables.alerts.alert_rows import MAX_METADATA_LENGTH
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.streams import StreamTable
-from relay.postgres.tables.webhooks import WebhookTable
+from relay.postgres.tables.webhooks import CLAIM_WEBHOOKS, WebhookTable, ids_behind
 from tests.integration.relay_process import PATIENCE, until, within
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
@@ -28,7 +30,7 @@ ADA = User("ada", "session of ada", SOON, frozenset({"gate"}))
 BOB = User("bob", "session of bob", SOON)
 FIRE = NewAlert("porch", "user:ada", "high", "fire", 0)
 HEAVY = evolve(FIRE, metadata={"a": [[]] * 65_000})
-ALL = Scope(None, {})
+ALL = Scope(None, everything=True, values={})
 BOUNDS = {"after": 0, "before": MAX_ALERT_ID}
 
 
@@ -248,3 +250,53 @@ async def test_many_questions_of_one_reader_do_not_hold_up_another(
             nursery.start_soon(table.history, BOB)
             await are_running(2)
             other.rollback()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+async def test_questions_about_history_leave_a_connection_to_verification(
+    postgres_url: str, size: int
+) -> None:
+    async with open_database(postgres_url, pool_size=size) as database:
+        table = AlertTable(database)
+        with psycopg.connect(postgres_url) as other:
+            other.execute("lock table relay.alerts in access exclusive mode")
+            async with trio.open_nursery() as nursery:
+                for number in range(4):
+                    nursery.start_soon(
+                        partial(table.history, evolve(BOB, user_id=f"user {number}"))
+                    )
+                await until(lambda: table._history_slots.borrowed_tokens == max(1, size // 2))
+                async with within(2):
+                    await database.check()
+                nursery.cancel_scope.cancel()
+
+
+async def test_a_webhook_costs_the_same_however_many_ids_a_user_has(
+    database: Database, postgres_url: str
+) -> None:
+    table = WebhookTable(database)
+    hooks = [
+        await table.find(await table.add("https://hook.example", "s", **of))
+        for of in ({"owner_id": "ada"}, {"owner_id": "bob"}, {"stream_id": "yard"})
+    ]
+    await AlertTable(database).store([evolve(FIRE, stream_id=each) for each in ("porch", "yard")])
+    claim: dict[str, object] = {"lease": uuid4(), "lasts": timedelta(0), "most": 64}
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "insert into relay.streams (stream_id, owner_id)"
+            " select 'phone-' || n, 'bob' from generate_series(1, 100000) n"
+        )
+        connection.execute("vacuum analyze relay.alerts, relay.streams")
+        for behind in (True, False):
+            assert blocks(connection, CLAIM_WEBHOOKS, claim) <= 60
+            for hook in hooks:
+                values = {"owner_id": hook.owner_id, "stream_id": hook.stream_id}
+                values |= {**BOUNDS, "after": hook.position, "most": 20}
+                assert blocks(connection, ids_behind(hook), values) <= 30
+                assert len(await table.behind(hook, hook.position)) == 1
+            scope = Scope.of(BOB, None)
+            assert blocks(connection, scope.ids(), {**scope.values, **BOUNDS, "most": 101}) <= 30
+            if behind:
+                connection.execute(
+                    "update relay.webhooks set position = (select max(alert_id) from relay.alerts)"
+                )

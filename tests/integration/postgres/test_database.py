@@ -14,7 +14,7 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
-from relay.errors import ConfigError, StoreForbids, StoreUnavailable
+from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreUnavailable
 from relay.postgres.database import Connection, Database, open_database
 from tests.integration.database_queries import (
     ask,
@@ -45,7 +45,7 @@ async def test_an_error_of_the_work_comes_out_and_undoes_the_work(empty_postgres
         backend = await database.transact(my_backend)
         with pytest.raises(ZeroDivisionError):
             await database.transact(fail)
-        with pytest.raises(psycopg.errors.UndefinedTable):
+        with pytest.raises(StoreLacks):
             await database.transact(do("insert into seen values (1)", "select * from nowhere"))
         assert await database.transact(ask("select count(*) from seen")) == 0
         assert await database.transact(my_backend) == backend

@@ -39,19 +39,21 @@ UNREADABLE_ERRORS = (
 )
 """Errors that a row can cause, and no other row has."""
 
-OWN_AND_GRANTED: LiteralString = (
-    "select stream_id from relay.streams where owner_id = %(owner_id)s"
-    " union select stream_id from relay.streams where stream_id = any(%(stream_ids)s)"
+GRANTED: LiteralString = (
+    "select stream_id from relay.streams where stream_id = any(%(stream_ids)s)"
     " union select stream_id from unnest(%(prefixes)s::text[], %(prefix_ends)s::text[])"
     " as range (low, high) join relay.streams"
     ' on stream_id collate "C" >= low and stream_id collate "C" < high'
 )
-ONE_STREAM: LiteralString = "select stream_id from relay.streams where stream_id = %(stream_id)s"
-ONE_VISIBLE_STREAM: LiteralString = (
-    f"{ONE_STREAM} and (owner_id = %(owner_id)s or stream_id = any(%(stream_ids)s)"
-    " or exists (select from unnest(%(prefixes)s::text[]) as prefix"
-    " where starts_with(stream_id, prefix)))"
+ONE_STREAM: LiteralString = (
+    "select s.stream_id from relay.streams s where s.stream_id = %(stream_id)s"
 )
+VISIBLE: LiteralString = (
+    "(s.owner_id = %(owner_id)s or s.stream_id = any(%(stream_ids)s)"
+    " or exists (select from unnest(%(prefixes)s::text[]) as prefix"
+    " where starts_with(s.stream_id, prefix)))"
+)
+"""Whether a reader may see a stream `s`."""
 
 
 @frozen
@@ -65,9 +67,12 @@ class AlertPage:
 
 @frozen
 class Scope:
-    """The streams whose alerts are asked for, as a query of their ids; None: all streams."""
+    """The streams whose alerts are asked for."""
 
-    streams: LiteralString | None
+    stream_id: str | None
+    """None: all that the reader may see."""
+    everything: bool
+    """Whether the reader may see all streams."""
     values: Mapping[str, Any]
 
     @classmethod
@@ -81,14 +86,21 @@ class Scope:
             "prefixes": list(visible.prefixes),
             "prefix_ends": [each[:-1] + chr(ord(each[-1]) + 1) for each in visible.prefixes],
         }
-        if visible.everything:
-            return cls(None if stream_id is None else ONE_STREAM, values)
-        return cls(OWN_AND_GRANTED if stream_id is None else ONE_VISIBLE_STREAM, values)
+        return cls(stream_id, visible.everything, values)
+
+    @property
+    def condition(self) -> LiteralString:
+        """Whether a stream `s` is in the scope."""
+        asked: LiteralString = "true" if self.stream_id is None else "s.stream_id = %(stream_id)s"
+        return asked if self.everything else f"{asked} and {VISIBLE}"
 
     def ids(self, order: LiteralString = "asc") -> LiteralString:
         """A query of the first `most` ids between `after` and `before`. Alerts of streams outside
         the scope are not looked at."""
-        if self.streams is None:
+        if self.stream_id is not None:
+            one = ONE_STREAM if self.everything else f"{ONE_STREAM} and {VISIBLE}"
+            return ids_of_streams(one, order)
+        if self.everything:
             return (
                 "select a.alert_id from relay.alerts a"  # noqa: S608 (constants)
                 " join relay.streams s on s.stream_id = a.stream_id"
@@ -96,7 +108,24 @@ class Scope:
                 f" and {OF_THIS_LIFE}"
                 f" order by a.alert_id {order} limit %(most)s"
             )
-        return ids_of_streams(self.streams, order)
+        return (
+            f"select alert_id from (({ids_of_owner(order)})"  # noqa: S608 (constants)
+            f" union ({ids_of_streams(GRANTED, order)})) seen"
+            f" order by alert_id {order} limit %(most)s"
+        )
+
+
+def ids_of_owner(order: LiteralString = "asc") -> LiteralString:
+    """A query of the first `most` ids between `after` and `before` of the streams of an owner. What
+    it costs does not depend on how many these are."""
+    return (
+        "select a.alert_id from relay.alerts a"  # noqa: S608 (constants)
+        " join relay.streams s on s.stream_id = a.stream_id"
+        " where (a.owner_id, a.alert_id) > (%(owner_id)s::text, %(after)s::bigint)"
+        " and (a.owner_id, a.alert_id) < (%(owner_id)s::text, %(before)s::bigint)"
+        f" and s.owner_id = a.owner_id and {OF_THIS_LIFE}"
+        f" order by a.owner_id {order}, a.alert_id {order} limit %(most)s"
+    )
 
 
 def ids_of_streams(streams: LiteralString, order: LiteralString = "asc") -> LiteralString:

@@ -37,7 +37,7 @@ STORE_ALERTS = (
 
 ROW_BYTES = 200
 """What an alert takes beside its values, about; migration 0011 counts the same."""
-ALL_STREAMS = Scope(None, {})
+ALL_STREAMS = Scope(None, everything=True, values={})
 MAX_RAISED_BATCH = 500
 """Alerts from SQL that are stored at once."""
 HISTORY_QUEUE_TIMEOUT = 5.0
@@ -181,7 +181,7 @@ class AlertTable:
         if queue.cancelled_caught:
             raise StoreUnavailable("too many questions about the history of alerts")
         try:
-            return await self._database.transact(select)
+            return await self._database.transact(select, may_be_long=True)
         except StoreRejects as why:
             raise StoreUnavailable(str(why)) from None
         finally:
@@ -368,7 +368,7 @@ def _storable(alert: NewAlert) -> NewAlert:
 
 
 def _was_stored(connection: Connection, scope: Scope, alert_id: int) -> bool:
-    seen: LiteralString = "true" if scope.streams is None else f"s.stream_id in ({scope.streams})"
+    seen = scope.condition
     stored = (
         "select from relay.alerts a join relay.streams s on s.stream_id = a.stream_id"
         f" where a.alert_id = %(alert_id)s and {OF_THIS_LIFE} and {seen}"
