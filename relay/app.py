@@ -7,6 +7,7 @@ serve them, and those before the database.
 from __future__ import annotations
 
 import signal
+import sys
 from contextlib import nullcontext
 
 import structlog
@@ -56,6 +57,8 @@ OPTIONAL_TASKS = frozenset(
 """Without these, relay is ready all the same."""
 MAX_QUERIES_PER_STEP = 4
 """Queries that a supervised task makes between two reports of progress, at most."""
+THREAD_TURN = 0.001
+"""Seconds for which a thread may go on while the event loop waits. By default it is 0.005."""
 SETTLE_TIMEOUT = 5.0
 """Seconds in which tasks come up before relay says that it listens, ready or not."""
 
@@ -74,6 +77,7 @@ async def serve(
     `StoppedAtOnce`. When cancelled it ends at once, too.
     """
     addresses = [(address.host, address.port) for address in settings.addresses]
+    sys.setswitchinterval(THREAD_TURN)
     raise_open_file_limit(settings.max_connections + settings.max_unauthenticated)
     certificate = _certificate(settings)
     listeners = await listen(
@@ -166,7 +170,8 @@ def _make_server(
         metrics,
         auth.revocations.revoke,
     )
-    exposition = Exposition(metrics, hub, supervisor, audit)
+    unread = Budget(settings.reply_buffer)
+    exposition = Exposition(metrics, hub, supervisor, audit, unread)
     reports = Reports(
         metrics,
         hub,
@@ -205,7 +210,7 @@ def _make_server(
     )
     budget = Budget(settings.receive_buffer)
     context = ConnectionContext(
-        auth.login, sessions, timing, budget, http.serve, guard, audit, metrics
+        auth.login, sessions, timing, budget, http.serve, guard, audit, metrics, unread
     )
     server = Server(context)
     operators.connect(auth.session_watch.registry.end_user, server.end)

@@ -46,6 +46,7 @@ class Limit(StrEnum):
     STREAMS_OF_USER = "streams_of_user"
     SUBSCRIPTIONS = "subscriptions"
     FRAME_BUFFER = "frame_buffer"
+    REPLY_BUFFER = "reply_buffer"
     SUBSCRIPTIONS_OF_USER = "subscriptions_of_user"
 
 

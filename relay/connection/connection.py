@@ -63,7 +63,7 @@ class Connection:
 
     def __attrs_post_init__(self) -> None:
         context = self._context
-        self.peer = Peer(self.number, self._stream, context.audit, context.metrics)
+        self.peer = Peer(self.number, self._stream, context.audit, context.metrics, context.unread)
         self._authentication = Authentication(self.peer, context.login, context.metrics)
         self._invalid = InvalidMessages(self.peer)
 
@@ -92,6 +92,7 @@ class Connection:
             connections.leave(peer)
             await self._stream.aclose()
             self._stream.forget_listeners()
+            peer.mailbox.close()
             peer.advance(Step.END)
 
     def restart(self, retry_after: int) -> None:
@@ -221,6 +222,7 @@ class Connection:
             return
         peer.advance(Step.AUTHENTICATE)
         peer.identity, peer.token = identity, granted.token
+        peer.mailbox.count_for(identity.sender)
         self._session = Session.open(peer, context.sessions, nursery.start_soon)
         inbox = Inbox(
             peer,

@@ -104,3 +104,5 @@ class ConnectionContext:
     guard: Guard
     audit: AuditLog
     metrics: Metrics
+    unread: Budget
+    """Bounds the replies and alerts that all clients together have not read."""

@@ -24,6 +24,7 @@ from relay.protocol.messages import (
 )
 from relay.protocol.states import State, Step
 from relay.transport import wire
+from relay.transport.framing.budget import Budget
 from relay.transport.mailbox import Mailbox
 from relay.transport.parts import MAX_SHORT_BYTES, parts_of
 from relay.transport.stream import FrameStream
@@ -41,6 +42,8 @@ class Peer:
     stream: FrameStream
     _audit: AuditLog
     _metrics: Metrics
+    _unread: Budget
+    """Bounds the replies and alerts that all peers together have not read."""
     address: ClientAddress = field(init=False)
     """The address of the client, as far as it is known."""
     codec: Codec = JSON_CODEC
@@ -64,7 +67,7 @@ class Peer:
 
     def __attrs_post_init__(self) -> None:
         self.address = ClientAddress.of_peer(self.stream.link.peer)
-        self.mailbox = Mailbox(self.stream.outlet)
+        self.mailbox = Mailbox(self.stream.outlet, self._unread, self._give_way)
 
     @property
     def _opcode(self) -> int:
@@ -137,6 +140,11 @@ class Peer:
             self.end(Ending.TOO_MANY_CONNECTIONS)
         else:
             self.stream.abort()  # its goodbye takes too long
+
+    def _give_way(self) -> None:
+        """End, since this user has most unread of all, and all together have too much."""
+        self._metrics.limits_hit[Limit.REPLY_BUFFER] += 1
+        self.end(Ending.TOO_SLOW)
 
     @property
     def hurried(self) -> bool:

@@ -63,6 +63,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_message_size",
         "receive_buffer",
         "send_buffer",
+        "reply_buffer",
         "frame_buffer",
         "frame_buffer_per_user",
         "lossless_buffer",

@@ -235,6 +235,9 @@ class Settings:
     send_buffer: TotalSize = _setting(
         64 << 20, "Total bytes of HTTP responses that clients have not read"
     )
+    reply_buffer: TotalSize = _setting(
+        256 << 20, "Total bytes of replies and alerts that WebSocket clients have not read"
+    )
     frame_buffer: TotalSize = _setting(1 << 30, "Total bytes of frames kept for viewers")
     frame_buffer_per_user: TotalSize = _setting(
         256 << 20, "Bytes of frames kept for viewers of one user's streams"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 import trio
 from attrs import define, field
 
+from relay.transport.framing.budget import Budget
 from relay.transport.outlet import Outlet
 
 MAX_MAILBOX_MESSAGES = 1024
@@ -29,13 +30,19 @@ class Mailbox:
     """
 
     outlet: Outlet
+    _budget: Budget
+    """Bounds what waits in all mailboxes together."""
+    _on_evict: Callable[[], object] | None
+    """Called when its messages were thrown away, since others need the room."""
     in_line: bool = False
     _queue: OrderedDict[Hashable, bytes | Callable[[], bytes]] = field(factory=OrderedDict)
     """What waits; an update by what it is about, anything else by its number."""
     _messages: int = 0
     """Frames that wait, without updates."""
-    _bytes: int = 0
-    """The size of these together."""
+    party: str = "strangers"
+    """Who pays for them; see `count_for`."""
+    reserved: int = 0
+    """The size of these together; kept by the budget."""
     _number: int = 0
     _one_taken: trio.Event | None = None
 
@@ -48,8 +55,8 @@ class Mailbox:
         self._number += 1
         self._queue[self._number] = frame
         self._messages += 1
-        self._bytes += len(frame)
         self.outlet.line_up(self, first=True)
+        self._budget.reserve(len(frame), self)
         return True
 
     def post_update(self, about: tuple[str, ...], encode: Callable[[], bytes]) -> bool:
@@ -75,11 +82,29 @@ class Mailbox:
         _, item = self._queue.popitem(last=False)
         if isinstance(item, bytes):
             self._messages -= 1
-            self._bytes -= len(item)
+            self._budget.release(len(item), self)
         if self._one_taken is not None:
             self._one_taken.set()
             self._one_taken = None
         return item if isinstance(item, bytes) else item()
+
+    def count_for(self, party: str) -> None:
+        """Count what waits for a user or service from now on."""
+        size = self.reserved
+        self._budget.release(size, self)
+        self.party = party
+        self._budget.reserve(size, self)
+
+    def evict(self) -> None:
+        """Throw away what waits: others need the room."""
+        self.clear()
+        if self._on_evict is not None:
+            self._on_evict()
+
+    def close(self) -> None:
+        """Throw away what waits, and know nobody any more."""
+        self._on_evict = None
+        self.clear()
 
     def clear(self) -> None:
         """Throw away what waits."""
@@ -103,5 +128,5 @@ class Mailbox:
         """Whether the queue is full to a part, or would be above the limit in bytes with more."""
         return (
             self._messages * part >= MAX_MAILBOX_MESSAGES
-            or (self._bytes + more) * part > MAX_MAILBOX_BYTES
+            or (self.reserved + more) * part > MAX_MAILBOX_BYTES
         )

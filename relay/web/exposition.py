@@ -28,6 +28,7 @@ from relay.hub.ledger import Drop
 from relay.metrics import Histogram, Limit, Metrics
 from relay.protocol.endings import Ending
 from relay.protocol.messages import StreamStatus
+from relay.transport.framing.budget import Budget
 
 AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "timeout")
 """Outcomes that are shown from the start, like all endings, limits and drops."""
@@ -43,6 +44,8 @@ class Exposition(Collector):
     _hub: Hub
     _supervisor: Supervisor
     _audit: AuditLog
+    _unread: Budget
+    """Replies and alerts that WebSocket clients have not read."""
     _registry: CollectorRegistry = field(factory=CollectorRegistry)
 
     def __attrs_post_init__(self) -> None:
@@ -94,6 +97,12 @@ class Exposition(Collector):
             "Times a limit was exceeded, by the kind of limit",
             "limit",
             ((limit.value, metrics.limits_hit[limit]) for limit in Limit),
+        )
+
+        yield _gauge(
+            "unread_reply_bytes",
+            "Bytes of replies and alerts that WebSocket clients have not read",
+            self._unread.reserved,
         )
 
     def _verification(self) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from attrs import evolve
 
+from relay.metrics import Limit
 from relay.model.change import Change
 from relay.model.identity import User
 from relay.protocol.endings import Ending
@@ -318,3 +319,35 @@ async def test_missed_alerts_of_many_streams_fit_who_reads_slowly(relay: MemoryR
                 alerts += 1
             assert message["code"] == "ALERTS_REPLAYED"
     assert alerts == 8 * 150
+
+
+# -- all together
+
+
+async def test_the_user_with_most_unread_replies_gives_way(relay: MemoryRelay) -> None:
+    relay.unread.limit = 1 << 20
+    phone, greedy_phone = await relay.phone(), await relay.login(BOB)
+    text = "x" * 60_000
+    await greedy_phone.ask({"type": "register", "streamId": "b", "metadata": {"text": text}})
+    viewer = await relay.login(capacity=1024)  # slow, and owes 60 KB
+    await viewer.send({"type": "alerts-since", "id": "x" * 256})
+    await phone.ask({"type": "register", "streamId": "front-door", "metadata": {"text": text}})
+    await viewer.send(WATCH)
+    await settle()
+    greedy = [await relay.login(BOB, capacity=1024) for _ in range(8)]
+    ask = {"type": "subscribe", "streamId": "b", "consumes": []}
+    for client in greedy:
+        await send_all(client, [ask] * 6)
+        await settle()
+        assert relay.unread.reserved <= relay.unread.limit
+    endings = [connection.peer.ending for connection in relay.connections]
+    assert endings[:3] == [None] * 3
+    ended = endings.count(Ending.TOO_SLOW)
+    assert endings[3:] == [*[Ending.TOO_SLOW] * ended, *[None] * (8 - ended)]
+    assert 0 < ended < 8
+    assert relay.metrics.limits_hit[Limit.REPLY_BUFFER] == ended
+    while (message := await viewer.receive()).get("code") != "SUBSCRIBED":
+        pass
+    assert message["metadata"] == {"text": text}
+    for client in greedy[ended:]:
+        assert (await client.receive())["code"] == "SUBSCRIBED"

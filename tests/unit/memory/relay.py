@@ -42,6 +42,7 @@ class MemoryRelay:
     metrics: Metrics = field(factory=Metrics)
     timing: Timing = field(factory=lambda: Timing(10.0, 25.0, 120.0, 1 << 20))
     budget: Budget = field(factory=lambda: Budget(2 << 20))
+    unread: Budget = field(factory=lambda: Budget(64 << 20))
     change_feed: MemoryChangeFeed = field(factory=MemoryChangeFeed)
     guard: Guard = field(factory=Guard)
     """Limits nothing, unless a test puts another here."""
@@ -105,7 +106,7 @@ class MemoryRelay:
         )
         context = ConnectionContext(
             *(login, sessions, self.timing, self.budget),
-            *(self._serve_http, self.guard, self.audit, self.metrics),
+            *(self._serve_http, self.guard, self.audit, self.metrics, self.unread),
         )
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, context)

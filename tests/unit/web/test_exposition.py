@@ -28,7 +28,7 @@ ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<type>\w+) \| (?P<labels>.*?) ?\| (?
 @pytest.fixture
 def exposition(relay: MemoryRelay) -> Exposition:
     supervisor = Supervisor({"audit": relay.audit})
-    return Exposition(relay.metrics, relay.hub, supervisor, relay.audit)
+    return Exposition(relay.metrics, relay.hub, supervisor, relay.audit, relay.unread)
 
 
 def families(exposition: Exposition) -> dict[str, Metric]:
@@ -110,7 +110,7 @@ async def test_an_empty_histogram_is_all_zeros() -> None:
 
 async def test_the_state_of_a_service_is_one_of_them(relay: MemoryRelay) -> None:
     supervisor = Supervisor({"audit": relay.audit})
-    exposition = Exposition(relay.metrics, relay.hub, supervisor, relay.audit)
+    exposition = Exposition(relay.metrics, relay.hub, supervisor, relay.audit, relay.unread)
 
     def states() -> dict[str, float]:
         samples = families(exposition)["relay_service_state"].samples
