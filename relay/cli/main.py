@@ -25,7 +25,7 @@ from relay.cli.settings import config_group
 from relay.cli.top import top
 from relay.cli.webhooks import webhook
 from relay.concurrency.exception_groups import leaves
-from relay.errors import RelayError, StoreForbids, StoreUnavailable
+from relay.errors import RelayError, StoreForbids, StoreLacks, StoreUnavailable
 from relay.logs.setup import configure_logging
 from relay.process.systemd import notify_service_manager
 from relay.settings.settings import SETTINGS, Settings
@@ -69,6 +69,11 @@ def _explain(error: BaseException) -> str:
         case StoreForbids():
             return (
                 f"the database refused access: {error}; `relay doctor` shows the missing privileges"
+            )
+        case StoreLacks():
+            return (
+                f"the database is not as relay needs it: {error}; `relay doctor` shows what is"
+                " missing"
             )
         case StoreUnavailable():
             return f"cannot reach the database: {error}"

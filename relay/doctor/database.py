@@ -16,6 +16,7 @@ from relay.postgres.inspect import (
     compare_clocks,
     embedded_version,
     measure,
+    missing_tables,
     notifications_arrive,
     running_embedded,
     unusable_tables,
@@ -165,6 +166,12 @@ class DatabaseChecks:
             return fail(f"this role may not read relay's tables: {error}", FIX_PRIVILEGES)
         if missing:
             return fail(f"{len(missing)} migrations are missing, up to {missing[-1]}", FIX_TABLES)
+        if lost := await missing_tables(database):
+            return fail(
+                f"these tables are missing, though all migrations were applied: {', '.join(lost)}",
+                "restore them from a backup; or let relay begin anew: `drop schema relay cascade`,"
+                " which deletes its alerts and tokens, and then `relay db migrate`",
+            )
         if unusable := await unusable_tables(database):
             return fail(f"this role may not use {', '.join(unusable)}", FIX_PRIVILEGES)
         return ok("relay's tables are up to date")

@@ -21,7 +21,7 @@ from relay.postgres.notifications import ChangeNotifications
 TIMED_QUERIES = 5
 """How many times a query is timed."""
 
-FIND_UNUSABLE = """
+NEEDED = """
     with needed (name, rights) as (values
         ('migrations', 'select'),
         ('streams', 'select insert update'),
@@ -37,6 +37,13 @@ FIND_UNUSABLE = """
         ('audit', 'select insert update delete'), -- `for update` needs update, too
         ('webhooks', 'select update')
     )
+"""
+"""The rights that `relay serve` needs; commands that make tokens or grants need more."""
+FIND_MISSING = """
+    select name from needed
+    where to_regclass(format('relay.%I', name)) is null order by name
+"""
+FIND_UNUSABLE = """
     select c.relname from pg_catalog.pg_class c
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     join needed on needed.name = c.relname
@@ -46,7 +53,6 @@ FIND_UNUSABLE = """
         else has_table_privilege(c.oid, wanted) end)
     group by c.relname order by c.relname
 """
-"""The rights that `relay serve` needs; commands that make tokens or grants need more."""
 
 
 @frozen
@@ -112,11 +118,20 @@ async def compare_clocks(database: Database) -> ClockOffset:
     return await database.transact(ask)
 
 
+async def missing_tables(database: Database) -> list[str]:
+    """The tables of relay that somebody has removed."""
+
+    def look(connection: Connection) -> list[str]:
+        return [name for (name,) in connection.execute(NEEDED + FIND_MISSING)]
+
+    return await database.transact(look)
+
+
 async def unusable_tables(database: Database) -> list[str]:
     """The tables and sequences of relay that this role may not use."""
 
     def look(connection: Connection) -> list[str]:
-        return [name for (name,) in connection.execute(FIND_UNUSABLE)]
+        return [name for (name,) in connection.execute(NEEDED + FIND_UNUSABLE)]
 
     return await database.transact(look)
 

@@ -11,7 +11,7 @@ from typing import LiteralString
 
 import psycopg
 
-from relay.errors import ConfigError, StoreForbids
+from relay.errors import ConfigError, StoreForbids, StoreLacks
 from relay.postgres.database import Connection, Database
 
 # See `tables/alerts.py` for the numbers. Two processes migrate one after the other.
@@ -53,6 +53,8 @@ async def pending(database: Database) -> list[str]:
 
     try:
         return await database.transact(look)
+    except StoreLacks as error:
+        raise ConfigError(f"relay's tables cannot be read: {error}") from None
     except psycopg.ProgrammingError as error:
         raise ConfigError(f"relay's tables cannot be read: {error.diag.message_primary}") from None
 

@@ -12,7 +12,7 @@ import psycopg
 from attrs import define
 from psycopg import sql
 
-from relay.errors import ConfigError, StoreForbids
+from relay.errors import ConfigError, StoreForbids, StoreLacks
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.sessions.better_auth import AuthTable, AuthTables
 
@@ -60,7 +60,7 @@ class SessionTriggers:
         """Create the missing triggers; whether any was missing. `ConfigError` when that fails."""
         try:
             return await self._database.transact_unhurried(self._install)
-        except StoreForbids as error:  # the tables belong to another role
+        except (StoreForbids, StoreLacks) as error:  # they belong to another role, or are views
             raise ConfigError(f"relay cannot watch Better Auth's tables: {error}") from None
         except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
             # It may be a view.

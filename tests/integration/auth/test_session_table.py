@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from relay.doctor.checks import Finding, Outcome
 from relay.doctor.database import DatabaseChecks
+from relay.errors import RelayError
 from relay.settings.settings import Settings
 from relay.settings.tokens import TokenStorage
 from tests.integration.accounts import Accounts
@@ -216,3 +217,51 @@ async def test_row_level_security_of_an_empty_table_hides_nothing(
     with start_relay(database_url=role) as relay:
         assert await refusal(relay, "unknown") == WRONG
     assert (await doctor(role)).outcome is not Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "named"),
+    [
+        ("alter table session rename to se", "alter table se rename to session", "session"),
+        (
+            "alter table session rename token to t",
+            "alter table session rename t to token",
+            "token",
+        ),
+        (
+            "alter table relay.grants rename to g",
+            "alter table relay.g rename to grants",
+            "relay.grants",
+        ),
+    ],
+)
+async def test_a_table_that_is_gone_makes_no_token_wrong_and_is_named(
+    postgres_url: str, change: str, back: str, named: str
+) -> None:
+    accounts = Accounts(postgres_url)
+    token, other = accounts.sessions(["ann", "bob"])
+    with start_relay("--failed-token-rate", "1/hour", database_url=postgres_url) as relay:
+        async with login(relay, token) as peer:
+            accounts.execute(change)
+            for _ in range(3):
+                assert await refusal(relay, other) == AWAY
+            assert (await peer.ask({"type": "streams"}))["code"] == "STREAMS"
+            await relay.until_logged("relay doctor")
+            checks = DatabaseChecks(Settings(database_url=postgres_url)).checks()
+            await checks[0].look()
+            said = ""
+            for check in checks[1:3]:
+                try:
+                    finding = await check.look()
+                except RelayError as error:
+                    said += str(error)
+                else:
+                    said += finding.said if finding.outcome is Outcome.FAIL else ""
+            assert named.removeprefix("relay.") in said
+            accounts.execute(back)
+            async with login(relay, other):
+                pass
+        lines = [line for line in relay.log.splitlines() if "relay doctor" in line]
+        assert named in lines[0]
+        assert len(lines) <= 3
+        assert "Traceback" not in relay.log

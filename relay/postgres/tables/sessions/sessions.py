@@ -15,7 +15,7 @@ import trio
 from attrs import define, field
 from psycopg import sql
 
-from relay.errors import ConfigError, StoreForbids, StoreRejects, StoreUnavailable
+from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreRejects, StoreUnavailable
 from relay.model.identity import User
 from relay.model.suspicion import Suspicion
 from relay.postgres.database import Connection, Database
@@ -82,7 +82,7 @@ async def find_better_auth(
 
     try:
         return BetterAuthSessions(database, await database.transact(look), token_storage)
-    except StoreForbids as error:
+    except (StoreForbids, StoreLacks) as error:
         raise ConfigError(f"relay cannot read Better Auth's tables: {error}") from None
     except StoreRejects:
         raise ConfigError(

@@ -8,7 +8,7 @@ import psycopg
 from attrs import define
 from psycopg import sql
 
-from relay.errors import ConfigError, StoreForbids
+from relay.errors import ConfigError, StoreForbids, StoreLacks
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.sessions.better_auth import (
@@ -29,7 +29,7 @@ async def find_users(database: Database, names: AuthNames) -> BetterAuthUsers:
     )
     try:
         await users.granted_to([])
-    except (StoreForbids, psycopg.ProgrammingError):
+    except (StoreForbids, StoreLacks, psycopg.ProgrammingError):
         return BetterAuthUsers(database, None)
     return users
 
