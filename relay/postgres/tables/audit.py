@@ -83,6 +83,7 @@ def record_change(
     connection: Connection,
     what: str,
     *,
+    outcome: str = "succeeded",
     reason: str = "",
     user_id: str | None = None,
     service: str | None = None,
@@ -93,7 +94,7 @@ def record_change(
     """Record what an operator changes, by default with a command, in the same transaction."""
     event = AuditEvent(
         what=what,
-        outcome="succeeded",
+        outcome=outcome,
         reason=reason,
         address=COMMAND_LINE if by is None else by.address,
         user_id=user_id,

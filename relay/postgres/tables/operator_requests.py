@@ -20,6 +20,8 @@ OPERATOR_ANSWER_TIMEOUT = 3.0
 ANSWER_INTERVAL = 0.1
 OTHERS_TIMEOUT = 0.5
 """Seconds after the first relay's look in which others may look."""
+RECORD_TIMEOUT = 5.0
+"""Seconds to record a request."""
 VALID_FOR = timedelta(minutes=1)
 """A relay that hears of a request later than this leaves it."""
 
@@ -50,17 +52,32 @@ class OperatorRequests:
                 " returning request_id",
                 [user_id, connection_number],
             ).fetchall()
+            return int(rows[0][0])
+
+        def record(connection: Connection) -> None:
+            outcome, why = _outcome(answer, one=connection_number is not None)
+            what = "connections of a user" if connection_number is None else "one connection"
             record_change(
                 connection,
                 "end",
-                reason="connections of a user" if connection_number is None else "one connection",
+                outcome=outcome,
+                reason=f"{what}{why}",
                 user_id=user_id,
                 connection_number=connection_number,
                 by=by,
             )
-            return int(rows[0][0])
 
         request_id = await self._database.transact(insert)
+        answer = EndAnswer(0, 0)
+        try:
+            answer = await self._wait_for_answer(request_id)
+        finally:
+            # Whoever does not wait for the answer has asked all the same.
+            with trio.move_on_after(RECORD_TIMEOUT, shield=True):
+                await self._database.transact(record)
+        return answer
+
+    async def _wait_for_answer(self, request_id: int) -> EndAnswer:
         answer = EndAnswer(0, 0)
         with trio.move_on_after(OPERATOR_ANSWER_TIMEOUT) as waiting:
             while True:
@@ -115,3 +132,12 @@ class OperatorRequests:
                 [ended, request.request_id],
             )
         )
+
+
+def _outcome(answer: EndAnswer, *, one: bool) -> tuple[str, str]:
+    """What became of a request, and what its reason ends with."""
+    if not answer.relays:
+        return "unavailable", ": no relay has answered"
+    if one and not answer.ended:
+        return "refused", ": there is none"
+    return "succeeded", ""

@@ -215,9 +215,13 @@ async def test_one_connection_ends(relay: RelayProcess, accounts: Accounts) -> N
             accounts, "connection", "end", number, "--user", "somebody"
         )
         assert (code, said) == (2, f"relay: there is no connection {number} of somebody\n")
+        assert audited(accounts, "end") == (
+            *("refused", "one connection: there is none", "somebody", None, "command line"),
+        )
         done = await command_beside(accounts, "connection", "end", number, "--user", user)
         assert done == (0, f"ended 1 connection with the number {number}\n")
         await is_ended(peer, ENDED)
+    assert audited(accounts, "end")[:2] == ("succeeded", "one connection")
 
 
 def test_without_a_relay_nobody_answers(postgres_url: str) -> None:
@@ -226,6 +230,9 @@ def test_without_a_relay_nobody_answers(postgres_url: str) -> None:
     code, said = command(accounts, "user", "end", "ann")
     assert code == 2
     assert "no relay that uses this database looked" in said
+    assert audited(accounts, "end")[:2] == (
+        *("unavailable", "connections of a user: no relay has answered"),
+    )
 
 
 # -- over HTTP
