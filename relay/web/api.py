@@ -74,8 +74,12 @@ class AlertsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     before: Annotated[int, Meta(ge=1, le=2**53)] | None = None
 
 
-class StreamsQuery(msgspec.Struct, rename="camel"):
-    """The parameters of `GET /streams`; others are passed over."""
+class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """The parameters of all that has none."""
+
+
+class StreamsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The parameters of `GET /streams`."""
 
     after: StreamId | None = None
     limit: PageSize | None = None
@@ -110,7 +114,7 @@ class Api:
     async def streams(self, request: Request) -> Response:
         """`GET /streams`: the live streams that the sender may watch."""
         identity = await self._authenticate(request)
-        query = _query_of(request, StreamsQuery)
+        query = query_of(request, StreamsQuery)
         rate = self._limits.stream_list_rate
         wait = None if rate is None else rate.hit(identity.sender)
         if wait is not None:
@@ -123,7 +127,7 @@ class Api:
     async def alerts(self, request: Request) -> Response:
         """`GET /alerts`: stored alerts, the newest first."""
         identity = await self._authenticate(request)
-        query = _query_of(request, AlertsQuery)
+        query = query_of(request, AlertsQuery)
         try:
             page = await self._history.newest(
                 identity, stream_id=query.stream_id, before=query.before, limit=query.limit
@@ -301,7 +305,8 @@ class Api:
         )
 
 
-def _query_of(request: Request, kind: type[Query]) -> Query:
+def query_of(request: Request, kind: type[Query]) -> Query:
+    """The parameters of a request; `ApiError` that names one that is wrong or unknown."""
     try:
         return msgspec.convert(dict(request.query_params), kind, strict=False)
     except msgspec.ValidationError as problem:
@@ -316,7 +321,7 @@ async def _encode_page(stored: Sequence[StoredAlert]) -> list[msgspec.Raw]:
     total = 0
     time_slice = TimeSlice()
     for alert in stored:
-        encoded = msgspec.json.encode(alerts.alert_event(alert))
+        encoded = JSON_CODEC.encode(alerts.alert_event(alert))
         total += len(encoded)
         if page and total > alerts.MAX_PAGE_BYTES:
             break

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from relay.connection.admission import NOT_IN_URL, is_for_token
 from relay.protocol.messages import ErrorCode
-from relay.web.api import Api, ApiError, json_response
+from relay.web.api import Api, ApiError, NoQuery, json_response, query_of
 from relay.web.assets import load_assets
 from relay.web.exposition import Exposition
 from relay.web.operate import OperateApi
@@ -66,12 +66,12 @@ def make_app(reports: Reports, exposition: Exposition, api: Api, operate: Operat
             Route("/metrics", _guarded(metrics)),
             Route("/streams", _guarded(api.streams)),
             Route("/alerts", _guarded(api.alerts), methods=["GET"]),
-            Route("/alerts", _guarded(api.raise_alert), methods=["POST"]),
-            Route("/revocations", _guarded(api.revocations), methods=["POST"]),
-            Route("/figures", _guarded(api.figures)),
+            Route("/alerts", _guarded(_without_query(api.raise_alert)), methods=["POST"]),
+            Route("/revocations", _guarded(_without_query(api.revocations)), methods=["POST"]),
+            Route("/figures", _guarded(_without_query(api.figures))),
             Route("/operate/streams", _guarded(operate.streams)),
             *(
-                Route(f"/operate/{path}", _guarded(endpoint), methods=["POST"])
+                Route(f"/operate/{path}", _guarded(_without_query(endpoint)), methods=["POST"])
                 for path, endpoint in (
                     ("streams/transfer", operate.transfer),
                     ("streams/free", operate.free),
@@ -87,9 +87,21 @@ def make_app(reports: Reports, exposition: Exposition, api: Api, operate: Operat
     return app
 
 
-def _guarded(
-    endpoint: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _without_query(endpoint: Endpoint) -> Endpoint:
+    """An endpoint of the API that has no parameters, and says so. What monitoring and browsers ask
+    for ignores them."""
+
+    async def checked(request: Request) -> Response:
+        query_of(request, NoQuery)
+        return await endpoint(request)
+
+    return checked
+
+
+def _guarded(endpoint: Endpoint) -> Endpoint:
     async def guarded(request: Request) -> Response:
         if any(map(is_for_token, request.query_params)):
             raise HTTPException(400, NOT_IN_URL)

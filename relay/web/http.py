@@ -24,7 +24,10 @@ from relay.transport.head import with_path
 from relay.transport.stream import MAX_HEAD_BYTES, FrameStream
 
 REQUEST_TIMEOUT = 30.0
-"""Seconds for a request and its answer, and for each write of a streamed answer."""
+"""Seconds for a request until its answer begins; then for each slice of it."""
+WRITE_SLICE_BYTES = 64 * 1024
+MIN_READ_RATE = 4096
+"""Bytes a second that a client reads at least, after the first `REQUEST_TIMEOUT`."""
 DEFAULT_UNSENT_BYTES = 64 << 20
 HTTP_READ_BYTES = 16 * 1024
 DISCONNECTED = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -202,24 +205,33 @@ class _Exchange:
         if message.get("body") and not self._bodiless:
             events.append(h11.Data(data=message["body"]))
         self._streamed = message.get("more_body", False) and not self._bodiless
+        self._scope.deadline = inf  # each write has one
         if self._streamed:
-            self._scope.deadline = inf
             self._cancel_stream_if_left()
         else:
-            self._scope.deadline = min(self._scope.deadline, trio.current_time() + REQUEST_TIMEOUT)
             events.append(h11.EndOfMessage())
         await self._write(*events)
+        if not self._streamed:
+            self._scope.deadline = trio.current_time() + REQUEST_TIMEOUT
 
     async def _write(self, *events: h11.Event) -> None:
         data = b"".join(self._http.send(event) or b"" for event in events)
         try:
             self._unsent.reserve(len(data), self)
-            with trio.fail_after(REQUEST_TIMEOUT):
-                await self._stream.send_all(data)
+            await self._send_at_a_rate(data)
         except (*DISCONNECTED, trio.TooSlowError):
             await self._give_up()
         finally:
             self._unsent.release(self.reserved, self)
+
+    async def _send_at_a_rate(self, data: bytes) -> None:
+        """Send bytes to a client that reads enough of them; `trio.TooSlowError`."""
+        view, begun = memoryview(data), trio.current_time()
+        for at in range(0, len(data), WRITE_SLICE_BYTES):
+            part = view[at : at + WRITE_SLICE_BYTES]
+            due = begun + (at + len(part)) / MIN_READ_RATE
+            with trio.fail_at(REQUEST_TIMEOUT + min(trio.current_time(), due)):
+                await self._stream.send_all(part)
 
     async def _refuse(self, status: int) -> None:
         """Answer with a status alone, unless an answer has begun."""

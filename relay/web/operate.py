@@ -22,7 +22,15 @@ from relay.model.operator import EndAnswer, Operator, OwnedStream
 from relay.protocol.codec import DECODE_ERRORS
 from relay.protocol.invalid_message import in_words
 from relay.protocol.messages import ErrorCode, StreamId
-from relay.web.api import Api, ApiError, address_of, json_response, read_body, store_unavailable
+from relay.web.api import (
+    Api,
+    ApiError,
+    address_of,
+    json_response,
+    query_of,
+    read_body,
+    store_unavailable,
+)
 
 UserId = Annotated[str, Meta(min_length=1, max_length=256)]
 Body = TypeVar("Body", bound="_Request")
@@ -115,11 +123,7 @@ class OperateApi:
     async def streams(self, request: Request) -> Response:
         """`GET /operate/streams`: whose the streams are, in the order of their ids."""
         await self._api.authenticate_operator(request, "streams", looks=True)
-        try:
-            query = msgspec.convert(dict(request.query_params), OwnedStreamsQuery, strict=False)
-        except msgspec.ValidationError as problem:
-            text = f"Invalid query: {in_words(problem)}"
-            raise ApiError(400, ErrorCode.INVALID_MESSAGE, text) from None
+        query = query_of(request, OwnedStreamsQuery)
         try:
             owner_id = None if query.user_id is None else await self._user_id(query.user_id)
             found = await self._ownership.all(

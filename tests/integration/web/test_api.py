@@ -240,6 +240,36 @@ async def test_a_query_that_makes_no_sense_is_refused(
     assert "regex" not in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/streams"),
+        ("GET", "/alerts"),
+        ("POST", "/alerts"),
+        ("POST", "/revocations"),
+        ("GET", "/figures"),
+        ("GET", "/operate/streams"),
+        ("POST", "/operate/streams/free"),
+        ("POST", "/operate/connections/end"),
+    ],
+)
+async def test_a_parameter_that_nobody_knows_is_named(
+    relay: RelayProcess, accounts: Accounts, method: str, path: str
+) -> None:
+    answer = await relay.get(
+        f"{path}?limt=1", method, headers=bearer(accounts.service(operate=True))
+    )
+    assert code(answer) == (400, "INVALID_MESSAGE")
+    assert "limt" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/stats", "/metrics", "/", "/page/page.js"])
+async def test_what_monitoring_and_browsers_ask_for_ignores_parameters(
+    relay: RelayProcess, path: str
+) -> None:
+    assert (await relay.get(f"{path}?probe=1&probe=2&v=")).status == 200
+
+
 @pytest.mark.parametrize(("method", "path"), [("DELETE", "/alerts"), ("POST", "/streams")])
 async def test_other_methods_are_refused(relay: RelayProcess, method: str, path: str) -> None:
     assert (await relay.get(path, method)).status == 405

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -462,6 +463,19 @@ async def test_an_answer_that_is_not_read_is_given_up(serve: Serve) -> None:
     await client.served.wait()
     assert trio.current_time() - begun == REQUEST_TIMEOUT
     assert client.link.incoming.broken  # nobody takes the part for the whole
+
+
+@mock_clock
+@pytest.mark.parametrize(("rate", "whole"), [(20_000, True), (5000, True), (2000, False)])
+async def test_a_slow_reader_gets_its_answer_and_one_that_hardly_reads_does_not(
+    serve: Serve, rate: int, whole: bool
+) -> None:
+    size = 1 << 20
+    client = serve(Response(bytes(size)), capacity=16_384)
+    with suppress(OSError):
+        while data := await client.read():
+            await trio.sleep(len(data) / rate)  # noqa: ASYNC110 - it reads slowly
+    assert (len(client.received) > size) == whole
 
 
 @mock_clock
