@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn, Protocol
 
-import msgspec
 import structlog
 import trio
 from attrs import define, field
 
+from relay.alerts.event import alert_event
 from relay.concurrency.activity import REST_INTERVAL, Activity, always_active
 from relay.concurrency.backoff import Backoff
 from relay.concurrency.progress import Progress
@@ -24,11 +24,14 @@ from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.metrics import Metrics
 from relay.model.alert import StoredAlert
+from relay.protocol.codec import JSON_CODEC
 
 DISPATCH_RETRY_INTERVAL = 1.0
 """Seconds between attempts to read while the store is away."""
 DISPATCH_POLL_INTERVAL = 1.0
 """Seconds without a signal after which it reads all the same."""
+MIN_SIGNAL_INTERVAL = 0.05
+"""Seconds between two reads because of notifications: any role of the database may send them."""
 MAX_LISTEN_BACKOFF = 15.0
 """Seconds between attempts to listen."""
 DELIVERY_BURST_BYTES, DELIVERY_BYTES_PER_SECOND = 64 * 1024, 32 << 20
@@ -89,6 +92,8 @@ class AlertDispatch:
     progress: Progress = field(init=False, factory=Progress)
     """Reading a page of alerts and delivering it."""
     _wake: Wakeup = field(factory=Wakeup)
+    _signalled: Wakeup = field(factory=Wakeup)
+    """Set by notifications."""
     _page_limit: int = MAX_DISPATCH_PAGE
     """Halved each time that a page cannot be read, and doubled when one is."""
     _failed_reads: int = 0
@@ -116,6 +121,7 @@ class AlertDispatch:
             await self.begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_listening)
+            nursery.start_soon(self._pass_signals_on)
             task_status.started()
             await self._keep_delivering()
 
@@ -139,16 +145,26 @@ class AlertDispatch:
                     self._wake.set()  # nobody told of alerts before
                     while True:
                         for each in await listener.receive():
-                            alert_id = _alert_id(each)
-                            self.wake(alert_id)
-                            if alert_id is None:
-                                self._on_other_signal()
+                            self._note_signal(_alert_id(each))
                             backoff.reset()
             except StoreUnavailable:
                 pass
             await trio.sleep(backoff.next())
             # A database that fell asleep closes it, and would be woken.
             await self._activity.rest()
+
+    def _note_signal(self, alert_id: int | None) -> None:
+        if alert_id is None:
+            self._on_other_signal()
+        if alert_id is None or self._position is None or alert_id > self._position:
+            self._signalled.set()
+
+    async def _pass_signals_on(self) -> NoReturn:
+        """Wake the delivery: at once, or a moment later if it was woken a moment ago."""
+        while True:
+            await self._signalled.wait()
+            self._wake.set()
+            await trio.sleep(MIN_SIGNAL_INTERVAL)
 
     async def _deliver_page(self) -> bool:
         """Deliver the next page; False when there is none."""
@@ -200,7 +216,7 @@ class AlertDispatch:
     async def _let_connections_write(self, alert: StoredAlert) -> None:
         """Let the connections write before the next alert, so that a consumer that reads is not
         closed as too slow when many alerts come at once."""
-        self._unpaused_bytes += len(alert.message) + len(msgspec.json.encode(alert.metadata))
+        self._unpaused_bytes += len(JSON_CODEC.encode(alert_event(alert)))
         if self._unpaused_bytes < DELIVERY_BURST_BYTES:
             await trio.lowlevel.checkpoint()
         else:

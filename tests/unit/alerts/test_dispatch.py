@@ -15,6 +15,7 @@ from relay.alerts.dispatch import (
     DISPATCH_POLL_INTERVAL,
     DISPATCH_RETRY_INTERVAL,
     MAX_LISTEN_BACKOFF,
+    MIN_SIGNAL_INTERVAL,
     AlertDispatch,
 )
 from relay.alerts.intake import AlertIntake
@@ -335,6 +336,23 @@ async def test_nonsense_that_is_told_of_is_a_reason_to_look(desk: Desk, payload:
         desk.commit("a")
         desk.signals.tell(payload)
         await trio.sleep(0.2)
+        assert desk.delivered == ["a"]
+
+
+@pytest.mark.parametrize("payload", ["nonsense", "999999999999999"])
+async def test_a_flood_of_notifications_is_one_look_now_and_then(desk: Desk, payload: str) -> None:
+    """Any role of the database may notify."""
+    async with desk.running():
+        await trio.sleep(1)
+        before = desk.table.queries
+        for _ in range(1000):
+            desk.signals.tell(payload)
+            await trio.sleep(0.001)
+        looks = desk.table.queries - before
+        assert 1 <= looks <= 1 / MIN_SIGNAL_INTERVAL + 3
+        desk.commit("a")
+        desk.signals.tell("10")
+        await trio.sleep(0.3)
         assert desk.delivered == ["a"]
 
 
