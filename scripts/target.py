@@ -24,6 +24,7 @@ from attrs import define, field, frozen
 from relay.transport import wire
 
 RELAY = [sys.executable, "-m", "relay"]
+CLOSE = 0x88
 AT_ONCE = 50
 """Connections that are opened at a time."""
 
@@ -35,6 +36,8 @@ class Peer:
     stream: trio.abc.Stream
     host: str
     buffer: bytearray = field(factory=bytearray)
+    passed_over: bytes = b""
+    """The last message that was not waited for: it may say why the connection ends."""
 
     async def upgrade(self, subprotocol: str = "relay.v1.json") -> None:
         key = base64.b64encode(os.urandom(16)).decode()
@@ -80,6 +83,8 @@ class Peer:
             del self.buffer[:size]
             if mark in message:
                 return bytes(message)
+            if message[0] != CLOSE:
+                self.passed_over = bytes(message[:300])
 
     async def authenticate(self, token: str) -> None:
         await self.send(json.dumps({"type": "auth", "token": token}).encode())
@@ -88,7 +93,7 @@ class Peer:
     async def _receive(self) -> None:
         received = await self.stream.receive_some()
         if not received:
-            raise EOFError(bytes(self.buffer[-200:]))
+            raise EOFError(self.passed_over, bytes(self.buffer[-200:]))
         self.buffer += received
 
 
