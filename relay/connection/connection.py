@@ -119,7 +119,8 @@ class Connection:
                     peer.end(Ending.HANDSHAKE_REFUSED)
                 except GONE:
                     peer.lost()
-            if auth.cancelled_caught:
+            # It may have been let in at the very moment when the time was over.
+            if auth.cancelled_caught and not self._authenticated.is_set():
                 if peer.state is State.CONNECTING:
                     peer.end(Ending.HANDSHAKE_TIMEOUT)
                 else:
