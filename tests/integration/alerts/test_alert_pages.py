@@ -290,8 +290,8 @@ async def test_a_webhook_costs_the_same_however_many_ids_a_user_has(
         for behind in (True, False):
             assert blocks(connection, CLAIM_WEBHOOKS, claim) <= 60
             for hook in hooks:
-                values = {"owner_id": hook.owner_id, "stream_id": hook.stream_id}
-                values |= {**BOUNDS, "after": hook.position, "most": 20}
+                values: dict[str, Any] = {**BOUNDS, "after": hook.position, "most": 20}
+                values |= {"owner_id": hook.owner_id, "stream_id": hook.stream_id}
                 assert blocks(connection, ids_behind(hook), values) <= 30
                 assert len(await table.behind(hook, hook.position)) == 1
             scope = Scope.of(BOB, None)

@@ -16,6 +16,7 @@ from relay.model.identity import ANY_STREAM, Identity, Service, User
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import AlertTable, store_raised
+from relay.postgres.tables.stream_owners import StreamOwnershipTable
 from relay.postgres.tables.streams import StreamTable
 from relay.postgres.tables.webhooks import WebhookTable
 from tests.integration.accounts import Accounts
@@ -225,3 +226,20 @@ async def test_an_alert_that_sql_inserts_is_of_the_present_life(
     page = await AlertTable(database).history(BOB)
     assert page is not None
     assert [each.message for each in page.alerts] == ["smoke"]
+
+
+async def test_an_owner_who_gets_the_history_too_sees_it_everywhere(
+    database: Database, rows: Accounts
+) -> None:
+    hooks = WebhookTable(database)
+    hook = await hooks.find(await hooks.add("https://hook.example", "s", owner_id="bob"))
+    await store(database, FIRE, FIRE)
+    ownership = StreamOwnershipTable(database, None)
+    await ownership.transfer("porch", "bob", with_history=True)
+    await store(database, FIRE)
+    assert [await seen(database, each) for each in EVERYBODY] == [[], *[[1, 2, 3]] * 3]
+    assert numbers(each.alert_id for each in await hooks.behind(hook, 0)) == [1, 2, 3]
+    assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9)) == 1
+    rows.execute("update relay.streams set owner_id = 'ada' where stream_id = 'porch'")
+    assert await hooks.behind(hook, 0) == []
+    assert await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9) == []

@@ -256,7 +256,7 @@ async def test_of_long_statuses_the_last_one_waits_for_who_takes_parts(relay: Me
             metadata = {"number": number, "text": "x" * 60_000}
             request = {"type": "register", "streamId": "front-door", "metadata": metadata}
             await phone.ask(request)
-        assert told.mailbox._bytes < 200_000
+        assert told.mailbox.reserved < 200_000
         await until(lambda: told.ending or viewer.last("status").get("metadata") == metadata)
         assert told.ending is None
         nursery.cancel_scope.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -200,9 +200,13 @@ def held(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     return held
 
 
-async def encoding(held: dict[str, bool]) -> None:
-    while not held["begun"]:
+async def happens(what: Callable[[], bool]) -> None:
+    """Wait for something while an encoding goes on and on."""
+    for _ in range(100_000):
+        if what():
+            return
         await trio.lowlevel.checkpoint()
+    raise AssertionError("it did not happen")
 
 
 async def test_a_viewer_that_leaves_while_its_frame_is_encoded_gets_none(
@@ -211,11 +215,11 @@ async def test_a_viewer_that_leaves_while_its_frame_is_encoded_gets_none(
     phone = await relay.phone()
     await phone.send(frame_text())
     late = await ask_late(relay, msgpack=True)
-    await encoding(held)
+    await happens(lambda: held["begun"])
     await late.send({"type": "unsubscribe", "streamId": "front-door", "id": 2})
     await late.send({"type": "subscribe", "streamId": "front-door", "consumes": [], "id": 3})
-    while relay.hub.totals.consumers != 1 or relay.hub._streams["front-door"].fanout.audience:
-        await trio.lowlevel.checkpoint()
+    stream = relay.hub._streams["front-door"]
+    await happens(lambda: relay.hub.totals.consumers == 1 and not stream.fanout.audience)
     held["on"] = False
     await late.send({"type": "unsubscribe", "streamId": "front-door", "id": 4})
     types = []
@@ -239,10 +243,10 @@ async def test_the_next_life_of_a_stream_goes_before_a_frame_that_is_being_encod
     await late.ask({"type": "auth", "token": ANN})
     subscribe = {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
     await late.send({**subscribe, "policy": policy})
-    await encoding(held)
-    relay.hub.release(
-        relay.hub._streams["front-door"], relay.hub.producer("front-door"), at_once=True
-    )  # type: ignore[arg-type]
+    await happens(lambda: held["begun"])
+    stream = relay.hub._streams["front-door"]
+    assert stream.producer is not None
+    relay.hub.release(stream, stream.producer, at_once=True)
     next_phone = await relay.login()
     await next_phone.ask({"type": "register", "streamId": "front-door"})
     await next_phone.send({"type": "video-frame", "data": "AAAA"})

@@ -106,7 +106,8 @@ class MemoryRelay:
         )
         context = ConnectionContext(
             *(login, sessions, self.timing, self.budget),
-            *(self._serve_http, self.guard, self.audit, self.metrics, self.unread),
+            *(self._serve_http, self.guard, self.audit, self.metrics),
+            self.unread,
         )
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, context)

@@ -473,8 +473,8 @@ async def test_a_slow_reader_gets_its_answer_and_one_that_hardly_reads_does_not(
     size = 1 << 20
     client = serve(Response(bytes(size)), capacity=16_384)
     with suppress(OSError):
-        while data := await client.read():
-            await trio.sleep(len(data) / rate)  # noqa: ASYNC110 - it reads slowly
+        while data := await client.read():  # noqa: ASYNC110 - it reads slowly
+            await trio.sleep(len(data) / rate)
     assert (len(client.received) > size) == whole
 
 
