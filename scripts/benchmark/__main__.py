@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import which
@@ -27,13 +29,14 @@ import msgspec
 from report import Outcomes, draw, show, write
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from servers import Server, nginx, running, servers, start
-from workloads import WORKLOADS, Order, Result, Slow, Start, Workload
+from servers import Server, base, nginx, python_build, running, servers, start
+from workloads import WORKLOADS, Base, Order, Result, Slow, Start, Workload
 
 GENERATOR = Path(__file__).parent / "generator.py"
 SLOW_SECONDS = 60.0
 LEFT_OUT_OF_SLOW = {"relay-json", "relay-limits", "floor"}
 """relay with other options differs in its CPU only, and the floor keeps nobody apart."""
+OPEN_FILES = 8192
 T = TypeVar("T")
 
 
@@ -50,17 +53,25 @@ def main() -> int:
         for name in [name for name, each in workloads.items() if front(each)]:
             console.print(f"left out: {name}: needs nginx")
             del workloads[name]
-    outcomes: Outcomes = {name: {} for name in workloads}
+    builds = builds_of(chosen.values())
+    for name, build in builds.items():
+        console.print(f"{name}: {build}")
+    outcomes: Outcomes = {name: {server: [] for server in chosen} for name in workloads}
+    raise_open_file_limit()
     try:
         measure(workloads, chosen, options, outcomes, console)
     except KeyboardInterrupt:
         console.print("interrupted; what was measured so far:")
-    outcomes = {name: results for name, results in outcomes.items() if results}
+    outcomes = {
+        name: measured
+        for name, results in outcomes.items()
+        if (measured := {server: rounds for server, rounds in results.items() if rounds})
+    }
     for name, results in outcomes.items():
         show(console, name, WORKLOADS[name], results)
     if outcomes:
         options.out.mkdir(parents=True, exist_ok=True)
-        write(outcomes, options.out / "figures.json")
+        write(outcomes, builds, options.out / "figures.json")
         draw(outcomes, options.out / "figures.png")
         console.print(f"written: {options.out}/figures.json, {options.out}/figures.png")
     return 0
@@ -94,6 +105,20 @@ def choose(names: list[str] | None, known: dict[str, T], what: str) -> dict[str,
     return {name: known[name] for name in known if not names or name in names}
 
 
+def builds_of(chosen: Iterable[Server]) -> dict[str, str]:
+    """The Python of each relay, and that of the others."""
+    relays = {server.name: python_build(server.python) for server in chosen if server.is_relay}
+    return {**relays, "other Python servers": python_build(sys.executable)}
+
+
+def raise_open_file_limit() -> None:
+    """Each connection needs a file here and one in the server, which inherits the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def front(workload: Workload) -> bool:
     return isinstance(workload, Slow) and workload.front is not None
 
@@ -109,8 +134,8 @@ def measure(
     runs = [
         (name, workload, server)
         for name, workload in workloads.items()
-        for _ in range(1 if isinstance(workload, Slow) else options.rounds)
-        for server in chosen.values()
+        for number in range(1 if isinstance(workload, Slow) else options.rounds)
+        for server in list(chosen.values())[:: -1 if number % 2 else 1]
         if not (isinstance(workload, Slow) and server.name in LEFT_OUT_OF_SLOW)
     ]
     columns = (
@@ -128,15 +153,17 @@ def measure(
             if isinstance(result, str):
                 console.print(f"{name}: {server.name} failed: {result}")
             else:
-                outcomes[name].setdefault(server.name, []).append(result)
+                outcomes[name][server.name].append(result)
             progress.advance(task)
 
 
 def run(workload: Workload, server: Server, seconds: float) -> Result | str:
     """One server under one workload; or why it failed."""
     server_cpu, generator_cpu = cpus()
+    if isinstance(workload, Base):
+        return base(server, workload, server_cpu)
     if isinstance(workload, Start):
-        return start(server, server_cpu)
+        return start(server, workload, server_cpu)
     with ExitStack() as stack:
         target = stack.enter_context(running(server, server_cpu))
         port = stack.enter_context(nginx(target.port)) if front(workload) else target.port

@@ -9,16 +9,16 @@ from __future__ import annotations
 import gc
 import os
 import selectors
-import socket
 import sys
 import time
 from collections import deque
 from itertools import count
-from pathlib import Path
 
 import msgspec
-import psutil
-from workloads import FanOut, Idle, Joining, Order, Result, Slow
+from client import Client, frame_size, masked, xor
+from connections import idle, joining, storm
+from meter import Meter
+from workloads import FanOut, Idle, Joining, Order, Result, Slow, Storm
 
 MARK = b"sentat"
 STAMP = len(MARK) + 18
@@ -30,93 +30,6 @@ SAMPLED = 2
 SMALL_WINDOW = 8 * 1024
 TICK = 0.005
 """Seconds between two looks at a thin link."""
-
-
-def masked(opcode: int, payload: bytes) -> bytearray:
-    """A WebSocket frame as a client sends it."""
-    mask, size = os.urandom(4), len(payload)
-    head = bytearray([0x80 | opcode])
-    if size < 126:
-        head.append(0x80 | size)
-    elif size < 1 << 16:
-        head += bytes([0xFE]) + size.to_bytes(2, "big")
-    else:
-        head += bytes([0xFF]) + size.to_bytes(8, "big")
-    return head + mask + xor(payload, mask)
-
-
-def xor(data: bytes, mask: bytes) -> bytes:
-    key = (mask * (len(data) // 4 + 1))[: len(data)]
-    return (int.from_bytes(data, "big") ^ int.from_bytes(key, "big")).to_bytes(len(data), "big")
-
-
-def frame_size(data: bytes | bytearray | memoryview, start: int, end: int) -> tuple[int, int]:
-    """The lengths of a server's frame and of its header; (0, 0) when too little is there."""
-    if end - start < 10:  # no frame that matters here is shorter
-        return 0, 0
-    size = data[start + 1]
-    if size < 126:
-        return size + 2, 2
-    if size == 126:
-        return (data[start + 2] << 8 | data[start + 3]) + 4, 4
-    return int.from_bytes(data[start + 2 : start + 10], "big") + 10, 10
-
-
-class Client:
-    """One WebSocket."""
-
-    def __init__(self, order: Order, *, window: int | None = None) -> None:
-        self.order = order
-        self.socket = socket.socket()
-        if window is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-        self.socket.connect(("127.0.0.1", order.port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.buffer = bytearray()
-        subprotocol = "Sec-WebSocket-Protocol: relay.v1.msgpack\r\n" if self.packs else ""
-        self.socket.sendall(
-            f"GET /streams/subscribe HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\n"
-            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{subprotocol}\r\n".encode()
-        )
-        while (end := self.buffer.find(b"\r\n\r\n")) < 0:
-            self._receive_more()
-        del self.buffer[: end + 4]
-
-    @property
-    def packs(self) -> bool:
-        return self.order.is_relay and self.order.binary
-
-    def say(self, message: dict[str, object]) -> None:
-        encode = msgspec.msgpack.encode if self.packs else msgspec.json.encode
-        self.socket.sendall(masked(2 if self.packs else 1, encode(message)))
-
-    def ask(self, message: dict[str, object]) -> None:
-        """Say something, and wait for the reply; what comes behind that stays in the buffer."""
-        self.say(message)
-        answered = False
-        while not answered:
-            length, _ = frame_size(self.buffer, 0, len(self.buffer))
-            if not length or length > len(self.buffer):
-                self._receive_more()
-                continue
-            answered = b"success" in self.buffer[:length]
-            if b"error" in self.buffer[:length]:
-                raise SystemExit(f"the server refused {message['type']}: {self.buffer[:300]!r}")
-            del self.buffer[:length]
-
-    def _receive_more(self) -> None:
-        more = self.socket.recv(65536)
-        if not more:
-            raise SystemExit(f"the server closed; it said {bytes(self.buffer)!r}")
-        self.buffer += more
-
-    def authenticate(self) -> None:
-        self.ask({"type": "auth", "token": self.order.token})
-
-    def subscribe(self, stream: str, **terms: object) -> None:
-        consumes = ["video-frame"]
-        self.ask({"type": "subscribe", "streamId": stream, "consumes": consumes, **terms})
 
 
 class Phone(Client):
@@ -301,42 +214,6 @@ class ThinLink(Client):
             self.say({"type": "ack", "streamId": "s0", "seq": seq})
 
 
-class Meter:
-    """What the server and the generator use up."""
-
-    def __init__(self, order: Order) -> None:
-        self.server = psutil.Process(order.pid)
-        self.used, self.used_by_main = self._cpu_times(), self._main_thread()
-        self.resident = self.server.memory_info().rss
-        self.generator, self.began = time.process_time(), time.monotonic()
-
-    def read(self, result: Result) -> None:
-        now = self._cpu_times()
-        total, system = (after - before for after, before in zip(now, self.used, strict=True))
-        result.user, result.system = max(0.0, total - system), system
-        result.main_thread = self._main_thread() - self.used_by_main
-        result.generator = time.process_time() - self.generator
-        result.seconds = time.monotonic() - self.began
-        result.resident = self.server.memory_info().rss
-        result.grown = result.resident - self.resident
-
-    def _cpu_times(self) -> tuple[float, float]:
-        """Seconds in all, and of that in the kernel."""
-        used = self.server.cpu_times()
-        if sys.platform != "linux":
-            return used.user + used.system, used.system
-        # The process's CPU clock (clock_getcpuclockid(3)) counts in ns, `cpu_times` in ticks.
-        return time.clock_gettime(~self.server.pid << 3 | 2), used.system
-
-    def _main_thread(self) -> float:
-        """Seconds of CPU."""
-        statistics = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/schedstat")
-        if statistics.exists():  # in ns
-            return int(statistics.read_text().split()[0]) / 1e9
-        first = self.server.threads()[0]
-        return float(first.user_time + first.system_time)
-
-
 class Loop:
     """Phones that send and viewers that receive."""
 
@@ -393,49 +270,13 @@ def fan_out(order: Order, workload: FanOut) -> Result:
         viewer.frames = 0
         if isinstance(viewer, Sampling):
             viewer.whole.ages.clear()
-    result, meter = Result(), Meter(order)
+    result, meter = Result(), Meter(order.pid)
     loop.run(order.seconds)
     meter.read(result)
     result.frames = sum(viewer.frames for viewer in viewers)
     result.ages = [
         age for viewer in viewers if isinstance(viewer, Sampling) for age in viewer.whole.ages
     ]
-    return result
-
-
-def joining(order: Order, workload: Joining) -> Result:
-    """Here a "frame" is a connection that was accepted, and told that it is subscribed."""
-    clients = []
-    for _ in range(workload.connections // 10):  # warm
-        clients.append(client := Client(order))
-        client.authenticate()
-        client.subscribe("s0")
-    result, meter = Result(), Meter(order)
-    for _ in range(workload.connections):
-        began = time.monotonic()
-        clients.append(client := Client(order))
-        client.authenticate()
-        client.subscribe("s0")
-        result.ages.append(time.monotonic() - began)
-    meter.read(result)
-    result.frames = workload.connections
-    return result
-
-
-def idle(order: Order, workload: Idle) -> Result:
-    """Here, too, a "frame" is a connection."""
-    clients = []
-    result, meter = Result(), None
-    for number in range(workload.connections * 3 // 2):
-        if number == workload.connections // 2:  # what only the first ones cost is behind us
-            meter = Meter(order)
-        clients.append(client := Client(order))
-        client.authenticate()
-        client.subscribe("s0")
-    assert meter is not None
-    time.sleep(1)
-    meter.read(result)
-    result.frames = workload.connections
     return result
 
 
@@ -448,7 +289,7 @@ def slow(order: Order, workload: Slow) -> Result:
     loop.add(healthy)
     loop.run(WARM_UP)
     healthy.whole.ages.clear()
-    result, meter = Result(), Meter(order)
+    result, meter = Result(), Meter(order.pid)
     loop.run(workload.alone)
     result.healthy_alone, healthy.whole.ages = healthy.whole.ages, []
     thin = ThinLink(order, workload)
@@ -476,6 +317,8 @@ def main() -> None:
             result = fan_out(order, workload)
         case Joining() as workload:
             result = joining(order, workload)
+        case Storm() as workload:
+            result = storm(order, workload)
         case Idle() as workload:
             result = idle(order, workload)
         case Slow() as workload:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 import matplotlib as mpl
 import msgspec
+from measures import Measure, measures_of, quantile
 from rich.console import Console
 from rich.table import Table
-from workloads import Result, Slow, Workload
+from workloads import WORKLOADS, Result, Slow, Workload
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
@@ -20,63 +21,62 @@ Outcomes = dict[str, dict[str, list[Result]]]
 """By workload and server, one result for each round."""
 
 OURS = "relay"
-BUSY = 0.95
-"""Of a core: a generator above that may have been the bottleneck."""
-
-
-def quantile(values: Sequence[float], part: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
-
-
-def ratios(ours: Sequence[Result], theirs: Sequence[Result]) -> list[float]:
-    """What relay needs relative to another, round by round."""
-    return [a.cost / b.cost for a, b in zip(ours, theirs, strict=False) if b.cost]
+FIRST = (f"{OURS}-before", "floor", "bun")
+"""What relay is compared with first."""
 
 
 def show(console: Console, name: str, workload: Workload, results: dict[str, list[Result]]) -> None:
     if isinstance(workload, Slow):
         _show_slow(console, name, workload, results)
     else:
-        _show_cost(console, name, results)
+        _show_cost(console, name, workload, results)
 
 
-def _show_cost(console: Console, name: str, results: dict[str, list[Result]]) -> None:
+def _show_cost(
+    console: Console, name: str, workload: Workload, results: dict[str, list[Result]]
+) -> None:
     table = Table(title=name, title_justify="left")
     table.add_column("server")
-    headings = [
-        "CPU µs a frame",
-        "user",
-        "system",
-        "main thread",
-        "relay ÷ it",
-        "least to most",
-        "frames/s",
-    ]
-    memory = ["MiB", "KiB a frame"]
-    for heading in [*headings, "age p50 ms", "p99", *memory, "server busy", "clients busy"]:
-        table.add_column(heading, justify="right")
+    measures = measures_of(workload)
+    for measure in measures:
+        table.add_column(measure.heading, justify="right")
     for server, rounds in results.items():
-        ages = [age for result in rounds for age in result.ages]
-        clients = max(result.generator / result.seconds for result in rounds)
-        relative = [] if server == OURS else ratios(results.get(OURS, []), rounds)
+        table.add_row(server, *(measure.show(rounds) for measure in measures))
+    console.print(table)
+    _show_ratios(console, measures[0], results)
+
+
+def _show_ratios(console: Console, measure: Measure, results: dict[str, list[Result]]) -> None:
+    """What relay needs relative to each other server; the floor stands beside Bun."""
+    ours = [server for server in results if server.startswith(OURS)]
+    others = [server for server in results if server not in ours]
+    others = [server for server in FIRST if server in results] + [
+        server for server in others if server not in FIRST
+    ]
+    if not ours or not others:
+        return
+    table = Table(box=None)
+    table.add_column(f"{measure.heading}: ÷")
+    for other in others:
+        table.add_column(other, justify="right")
+    for server in ours:
         table.add_row(
             server,
-            f"{median(result.cost for result in rounds) * 1e6:.1f}",
-            f"{median(r.user / (r.frames or 1) for r in rounds) * 1e6:.1f}",
-            f"{median(r.system / (r.frames or 1) for r in rounds) * 1e6:.1f}",
-            f"{median(r.main_thread / (r.frames or 1) for r in rounds) * 1e6:.1f}",
-            f"{median(relative):.2f} x" if relative else "",
-            f"{min(relative):.2f} to {max(relative):.2f}" if relative else "",
-            f"{median(result.frames / result.seconds for result in rounds):,.0f}",
-            f"{quantile(ages, 0.5) * 1000:.1f}",
-            f"{quantile(ages, 0.99) * 1000:.1f}",
-            f"{median(result.resident for result in rounds) / 2**20:.0f}",
-            f"{median(r.grown / (r.frames or 1) for r in rounds) / 2**10:.1f}",
-            f"{median((r.user + r.system) / r.seconds for r in rounds):.0%}",
-            f"{clients:.0%}" + ("!" if clients > BUSY else ""),
+            *(
+                "" if other == server else _ratio(measure.of, results[server], results[other])
+                for other in others
+            ),
         )
     console.print(table)
+
+
+def _ratio(
+    measured: Callable[[Result], float], ours: Sequence[Result], theirs: Sequence[Result]
+) -> str:
+    """What one needs relative to another, round by round: the median, the least and the most."""
+    pairs = zip(map(measured, ours), map(measured, theirs), strict=False)
+    each = [a / b for a, b in pairs if b]
+    return f"{median(each):.2f} ({min(each):.2f}-{max(each):.2f})" if each else ""
 
 
 def _show_slow(
@@ -120,10 +120,11 @@ def _age(rounds: Sequence[Result], workload: Slow) -> float:
     return quantile(rounds[0].ages, 0.5) / workload.floor
 
 
-def write(outcomes: Outcomes, path: Path) -> None:
+def write(outcomes: Outcomes, builds: Mapping[str, str], path: Path) -> None:
     """Everything but the single ages, which are many."""
     figures = {
-        "machine": f"{platform.platform()}, Python {platform.python_version()}",
+        "machine": platform.platform(),
+        "python": builds,
         "workloads": {
             name: {
                 server: [_summary(result) for result in rounds]
@@ -157,7 +158,8 @@ def draw(outcomes: Outcomes, path: Path) -> None:
             axis.set_yscale("log")
             axis.legend(fontsize="small")
             continue
-        costs = [[result.cost * 1e6 for result in rounds] for rounds in results.values()]
+        measure = measures_of(WORKLOADS[name])[0]
+        costs = [[measure.of(result) for result in rounds] for rounds in results.values()]
         middle = [median(each) for each in costs]
         error = [
             [m - min(each) for m, each in zip(middle, costs, strict=True)],
@@ -166,6 +168,6 @@ def draw(outcomes: Outcomes, path: Path) -> None:
         colours = ["C0" if server.startswith(OURS) else "C7" for server in results]
         axis.barh(list(results), middle, xerr=error, color=colours)
         axis.invert_yaxis()
-        axis.set(title=name, xlabel="µs of the server's CPU for each frame received")
+        axis.set(title=name, xlabel=measure.heading)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -12,12 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 from attrs import field, frozen
-from workloads import Result
+from meter import Meter
+from workloads import Base, Result, Start
 
 PROJECT = Path(__file__).resolve().parents[2]
 PEERS = Path(__file__).parent / "peers"
@@ -76,9 +77,14 @@ class Server:
         return not self.command
 
     @property
+    def python(self) -> str:
+        """What runs relay."""
+        return str(self.checkout / ".venv" / "bin" / "python")
+
+    @property
     def relay(self) -> list[str]:
         """relay's command line."""
-        return [str(self.checkout / ".venv" / "bin" / "python"), "-P", "-m", "relay"]
+        return [self.python, "-P", "-m", "relay"]
 
 
 @frozen
@@ -129,6 +135,21 @@ def servers(before: Path | None = None) -> dict[str, Server]:
     return {server.name: server for server in listed}
 
 
+BUILD = """import platform, sysconfig
+asked = sysconfig.get_config_var("CONFIG_ARGS") or ""
+known = {"--enable-optimizations": "profile-guided", "--with-lto": "LTO"}
+told = [name for option, name in known.items() if option in asked]
+shared = sysconfig.get_config_var("Py_ENABLE_SHARED")
+print(platform.python_implementation(), platform.python_version() + ",",
+    ", ".join(told) or "not an optimised build", *(["(shared libpython)"] if shared else []))"""
+
+
+def python_build(python: str) -> str:
+    """The version of a Python, and how it was built, which makes 10 to 20%."""
+    told = subprocess.run([python, "-Ic", BUILD], capture_output=True, text=True, check=True)
+    return told.stdout.strip()
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
@@ -142,9 +163,8 @@ def running(server: Server, cpu: int | None) -> Iterator[Running]:
         with process([*server.command, str(port)], cpu) as pid:
             yield Running(port, pid)
         return
-    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
-        Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
-        port, data = free_port(), ["--data-dir", str(Path(folder, "data"))]
+    with _data_folder() as folder:
+        port, data = free_port(), ["--data-dir", folder]
         command = [*server.relay, "serve", "--bind", f"127.0.0.1:{port}", *data]
         with process([*command, *server.options, "--log-level", "error"], cpu) as pid:
             token = subprocess.run(
@@ -156,27 +176,50 @@ def running(server: Server, cpu: int | None) -> Iterator[Running]:
             yield Running(port, pid, token)
 
 
-def start(server: Server, cpu: int | None) -> Result:
-    """Start a server a second time, when its data is there; `ages` has the seconds that it took."""
-    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
-        Path(folder).chmod(0o711)
-        command = [*server.command, str(free_port())]
+def base(server: Server, workload: Base, cpu: int | None) -> Result:
+    """Start a server, and see how large it is when nobody is connected."""
+    with running(server, cpu) as target:
+        time.sleep(workload.seconds)
+        meter, result = Meter(target.pid), Result(frames=1)
+        meter.read(result)
+        return result
+
+
+def start(server: Server, workload: Start, cpu: int | None) -> Result:
+    """Start a server a few times; `ages` has the seconds that it took."""
+    result = Result(frames=workload.times)
+    with ExitStack() as stack:
         if server.is_relay:
-            data = ["--data-dir", str(Path(folder, "data")), "--log-level", "error"]
-            bind = ["--bind", f"127.0.0.1:{free_port()}"]
-            command = [*server.relay, "serve", *bind, *data, *server.options]
-        result = Result(frames=1)
-        for _ in range(2):
+            database = stack.enter_context(_database_of(server))
+        for number in range(workload.times + 1):
+            command = [*server.command, str(free_port())]
+            if server.is_relay:
+                bind = ["--bind", f"127.0.0.1:{free_port()}", "--log-level", "error"]
+                command = [*server.relay, "serve", *bind, *database, *server.options]
             began = time.monotonic()
             with process(command, cpu) as pid:
-                result.seconds = time.monotonic() - began
-                started = psutil.Process(pid)
-                times = started.cpu_times()
-                result.user, result.system = times.user, times.system
-                result.main_thread = started.threads()[0].user_time
-                result.resident = started.memory_info().rss
-        result.ages = [result.seconds]
-        return result
+                if number:  # the first one may have to compile
+                    result.ages.append(time.monotonic() - began)
+                    Meter.since_start(pid).read(result)
+    result.seconds = sum(result.ages)
+    return result
+
+
+@contextmanager
+def _database_of(server: Server) -> Iterator[list[str]]:
+    """The options that lead a relay to the PostgreSQL of another one."""
+    with _data_folder() as data:
+        command = [*server.relay, "serve", "--bind", f"127.0.0.1:{free_port()}"]
+        with process([*command, "--data-dir", data, "--log-level", "error"], None):
+            yield ["--database-url", Path(data, "url").read_text()]
+
+
+@contextmanager
+def _data_folder() -> Iterator[str]:
+    """A new folder for relay's data."""
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
+        Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
+        yield str(Path(folder, "data"))
 
 
 @contextmanager

@@ -38,10 +38,35 @@ class Joining(msgspec.Struct, frozen=True, tag="joining"):
         return None
 
 
+class Storm(msgspec.Struct, frozen=True, tag="storm"):
+    """Connections that all come at once, authenticate and subscribe, and then all end."""
+
+    connections: int = 300
+    times: int = 3
+    """Behind one to warm up."""
+
+    @property
+    def floor(self) -> float | None:
+        return None
+
+
 class Idle(msgspec.Struct, frozen=True, tag="idle"):
     """Connections that have subscribed, and to which nothing happens."""
 
-    connections: int = 1000
+    first: int = 500
+    """Not counted: they pay for what only the first ones need."""
+    connections: int = 1500
+
+    @property
+    def floor(self) -> float | None:
+        return None
+
+
+class Base(msgspec.Struct, frozen=True, tag="base"):
+    """A server with nobody connected."""
+
+    seconds: float = 2
+    """For what it does behind its start."""
 
     @property
     def floor(self) -> float | None:
@@ -49,7 +74,10 @@ class Idle(msgspec.Struct, frozen=True, tag="idle"):
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """A server that starts; relay's own PostgreSQL has its data already."""
+    """A server that starts, until it says that it listens; PostgreSQL runs already."""
+
+    times: int = 3
+    """Behind one to warm up."""
 
     @property
     def floor(self) -> float | None:
@@ -78,7 +106,7 @@ class Slow(msgspec.Struct, frozen=True, tag="slow"):
         return self.size / self.rate
 
 
-Workload = FanOut | Joining | Idle | Start | Slow
+Workload = FanOut | Joining | Storm | Idle | Base | Start | Slow
 
 WORKLOADS: dict[str, Workload] = {
     "50-viewers-16k": FanOut(16 * KIB, 50),
@@ -88,7 +116,9 @@ WORKLOADS: dict[str, Workload] = {
     "1-viewer-2k": FanOut(2 * KIB, 1),
     "100-streams-32k-10fps": FanOut(32 * KIB, 2, streams=100, fps=10),
     "joining": Joining(),
+    "storm": Storm(),
     "idle-memory": Idle(),
+    "base": Base(),
     "start": Start(),
     "slow": Slow(),
     "slow-deep": Slow(queue=DEEP),
@@ -129,6 +159,10 @@ class Result(msgspec.Struct):
     """Bytes of the server's memory at the end."""
     grown: int = 0
     """Bytes by which that grew."""
+    end: float = 0
+    """Seconds of the server's CPU time for the ends of the connections."""
+    end_main_thread: float = 0
+    """Of that, what its main thread took."""
     generator: float = 0
     """CPU seconds of the generator itself."""
     ages: list[float] = []

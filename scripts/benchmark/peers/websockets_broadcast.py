@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
+from websockets.exceptions import ConnectionClosed
 
 topics: defaultdict[str, set[ServerConnection]] = defaultdict(set)
 
@@ -27,6 +28,8 @@ async def handle(socket: ServerConnection) -> None:
             if request["type"] == "register":
                 audience = topics[request["streamId"]]
             await socket.send('{"type":"success"}')
+    except ConnectionClosed:  # without a Close
+        pass
     finally:
         if subscribed is not None:
             subscribed.discard(socket)
