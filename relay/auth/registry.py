@@ -62,7 +62,8 @@ class Registry:
 
     def enter(self, live: WatchedConnection) -> None:
         """Add a connection, or update it after its identity has changed."""
-        self.leave(live)
+        if live in self._everyone:
+            self.leave(live)
         changes = self._everyone[live] = changes_of(live.identity)
         for change in changes:
             self._by_change.setdefault(change, {})[live] = None

@@ -123,11 +123,12 @@ class SessionWatch:
 
     def enter(self, live: WatchedConnection) -> None:
         """Watch a connection under its current identity."""
+        if not self.registry:  # the task sleeps while there is nobody
+            self._wake.set()
         self.registry.enter(live)
         if self._application is not None:
             self._application.enter(live.identity)
         self._activity.note(active=True)
-        self._wake.set()
 
     def leave(self, live: WatchedConnection) -> None:
         self.registry.leave(live)

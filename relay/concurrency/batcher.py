@@ -58,7 +58,10 @@ class Batcher(Generic[Request, Result]):
         `StoreRejects` when there is none to this request."""
         pending: _Pending[Request, Result] = _Pending(request)
         try:
-            await self._put.send(pending)
+            try:
+                self._put.send_nowait(pending)
+            except trio.WouldBlock:
+                await self._put.send(pending)
             await pending.done.wait()
         finally:
             pending.abandoned = True

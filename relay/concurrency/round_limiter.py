@@ -17,9 +17,24 @@ TASKS_PER_ROUND = 4
 class RoundLimiter:
     """Lets a few tasks go on in each round."""
 
-    _slots: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(TASKS_PER_ROUND))
+    _left: int = TASKS_PER_ROUND
+    """Tasks that may go on before the next round."""
+    _line: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
 
     async def wait(self) -> None:
-        """Wait until this task may go on."""
-        async with self._slots:
-            await trio.lowlevel.checkpoint()
+        """Wait until this task may go on; no checkpoint if it may at once."""
+        if not self._left:
+            await self._line.park()
+            return
+        self._left -= 1
+        if not self._left:
+            self._refill_soon()
+
+    def _refill_soon(self) -> None:
+        trio.lowlevel.current_trio_token().run_sync_soon(self._refill)
+
+    def _refill(self) -> None:
+        """Let those go on who wait, in the next round."""
+        self._left = TASKS_PER_ROUND - len(self._line.unpark(count=TASKS_PER_ROUND))
+        if not self._left:
+            self._refill_soon()

@@ -78,8 +78,9 @@ class Authentication:
         self._verifying = request
         try:
             # The first attempt has a deadline that began earlier; a renewal has only the login's.
+            current = self._peer.identity
             outcome = await self._login.attempt(
-                request.token, self._peer.address, current=self._peer.identity
+                request.token, self._peer.address, current=current, has_deadline=current is None
             )
         finally:
             self._verifying = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -19,6 +20,8 @@ from relay.transport.head import header_values
 Network = IPv4Network | IPv6Network
 IPV6_PREFIX_BITS = 64
 """Bits of an IPv6 address that limits count by: one site commonly has all addresses in its /64."""
+MAX_CACHED_ADDRESSES, MAX_CACHED_LENGTH = 512, 64
+"""Addresses that are kept as they were read, and their characters."""
 
 
 @frozen
@@ -34,16 +37,7 @@ class ClientAddress:
     @classmethod
     def parse(cls, text: str) -> ClientAddress:
         """Read an address without a port. Text that is not an IP address is its own key."""
-        try:
-            ip = ip_address(text.partition("%")[0])
-        except ValueError:
-            return cls(text, text)
-        if isinstance(ip, IPv6Address):
-            if ip.ipv4_mapped is None:
-                site = IPv6Network((ip, IPV6_PREFIX_BITS), strict=False)
-                return cls(str(ip), str(site), ip)
-            ip = ip.ipv4_mapped
-        return cls(str(ip), str(ip), ip)
+        return _read_often(text) if len(text) <= MAX_CACHED_LENGTH else _read(text)
 
     @classmethod
     def of_peer(cls, peer: str) -> ClientAddress:
@@ -55,6 +49,23 @@ class ClientAddress:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _read(text: str) -> ClientAddress:
+    try:
+        ip = ip_address(text.partition("%")[0])
+    except ValueError:
+        return ClientAddress(text, text)
+    if isinstance(ip, IPv6Address):
+        if ip.ipv4_mapped is None:
+            site = IPv6Network((ip, IPV6_PREFIX_BITS), strict=False)
+            return ClientAddress(str(ip), str(site), ip)
+        ip = ip.ipv4_mapped
+    return ClientAddress(str(ip), str(ip), ip)
+
+
+_read_often = lru_cache(MAX_CACHED_ADDRESSES)(_read)
+"""Phones of one network come with the same address, and those of a proxy with that of the proxy."""
 
 
 @frozen

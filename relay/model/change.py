@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from attrs import frozen
+from typing import Literal, NamedTuple
 
 ChangeKind = Literal["session", "user", "token", "service", "stream", "operator", "everything"]
 
 
-@frozen
-class Change:
+class Change(NamedTuple):
     """A change of a session, of a user or the grants to one, of a service, of the owner of a
-    stream, or what an operator asks of all relays."""
+    stream, or what an operator asks of all relays.
+
+    A tuple, whose hash takes no Python: each connection is found by two or three of them.
+    """
 
     kind: ChangeKind
     id: str = ""

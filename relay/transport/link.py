@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Protocol
 
 import trio
-from attrs import define, field
+from attrs import define
 
 LOW_WATER_BYTES = 8 * 1024
 """Bytes that may wait in the kernel unsent. The rest waits in our own queues, where a newer frame
@@ -21,9 +21,15 @@ can still replace it."""
 _SIOCOUTQNSD = 0x894B
 """Linux: asks for the bytes of the send queue that were never sent (linux/sockios.h)."""
 
+INHERITS_OPTIONS = sys.platform == "linux"
+"""Whether an accepted socket has the options of its listener."""
+
 _SEND_FLAGS = socket.MSG_EOR if sys.platform == "linux" else 0
 """Linux does not append a write to one that ended a record, and so takes nothing once
 `TCP_NOTSENT_LOWAT` bytes are unsent. Without this flag it would take up to 64 KiB more."""
+
+_unsent = array.array("i", [0])
+"""Shared by all links, for one call at a time."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -71,6 +77,14 @@ class Link(Protocol):
         """Close, and drop what was taken, which the kernel would otherwise keep for minutes."""
 
 
+def set_options(tcp: socket.socket) -> None:
+    """Write at once, and keep little unsent in the kernel."""
+    if tcp.family != socket.AF_UNIX:
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW_WATER_BYTES)
+
+
 @define(eq=False)
 class SocketLink:
     """A connected TCP socket as a `Link`."""
@@ -79,25 +93,22 @@ class SocketLink:
     peer: str = "unknown"
     knows_unsent: bool = sys.platform == "linux"
     """Whether the kernel reports unsent bytes; if not, only the writer task writes."""
-    _unsent: array.array[int] = field(factory=lambda: array.array("i", [0]))
+    has_options: bool = False
+    """Whether it inherited its options from the listener."""
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)  # noqa: FBT003 (positional only)
-        # macOS refuses every option of a socket whose peer is gone. The next read will notice.
-        with suppress(OSError):
-            if self.socket.family != socket.AF_UNIX:
-                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                    self.socket.setsockopt(
-                        socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW_WATER_BYTES
-                    )
+        if not self.has_options:
+            # macOS refuses every option of a socket whose peer is gone. The next read will notice.
+            with suppress(OSError):
+                set_options(self.socket)
 
     @property
     def closed(self) -> bool:
         return self.socket.fileno() < 0
 
     async def handshake(self) -> None:
-        await trio.lowlevel.checkpoint()
+        pass  # nothing precedes the first byte
 
     def send(self, data: Buffer) -> int:
         return self.socket.send(data, _SEND_FLAGS)
@@ -115,8 +126,8 @@ class SocketLink:
             return None
         if self.closed:
             raise OSError(errno.EBADF, "the link is closed")
-        fcntl.ioctl(self.socket, _SIOCOUTQNSD, self._unsent)
-        return self._unsent[0]
+        fcntl.ioctl(self.socket, _SIOCOUTQNSD, _unsent)
+        return _unsent[0]
 
     async def wait_readable(self) -> None:
         if self.closed:

@@ -14,7 +14,7 @@ from attrs import define, field
 from relay.errors import ConfigError
 from relay.logs.throttle import ThrottledWarning
 from relay.transport.certificate import Certificate
-from relay.transport.link import Link, SocketLink
+from relay.transport.link import INHERITS_OPTIONS, Link, SocketLink, set_options
 from relay.transport.stream import FrameStream
 from relay.transport.tls import TlsLink
 
@@ -31,6 +31,8 @@ FAILED_CONNECTION_ERRNOS = {
     if hasattr(errno, name)
 }
 """The connection failed before it was accepted, or a firewall refused it: see Linux' accept(2)."""
+MAX_ACCEPTS_IN_A_ROW = 8
+"""Connections that are accepted before Trio is asked to wait: after one there are often more."""
 ACCEPT_RETRY_INTERVAL = 0.1
 """Seconds between attempts while resources are exhausted."""
 
@@ -42,6 +44,7 @@ class TcpListener(trio.abc.Listener[FrameStream]):
     socket: socket.socket
     _stall_timeout: float
     _certificate: Certificate | None
+    _accepts_in_a_row: int = field(init=False, default=0)
     _no_room: ThrottledWarning = field(
         init=False, factory=lambda: ThrottledWarning("no connection can be accepted for now")
     )
@@ -56,12 +59,16 @@ class TcpListener(trio.abc.Listener[FrameStream]):
         while True:
             if self.socket.fileno() < 0:
                 raise trio.ClosedResourceError
-            await trio.lowlevel.wait_readable(self.socket)
+            if not self._accepts_in_a_row:
+                await trio.lowlevel.wait_readable(self.socket)
+            self._accepts_in_a_row = (self._accepts_in_a_row + 1) % MAX_ACCEPTS_IN_A_ROW
             try:
                 accepted, address = self.socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
+                self._accepts_in_a_row = 0
                 continue
             except OSError as problem:
+                self._accepts_in_a_row = 0
                 number = problem.errno
                 if number not in EXHAUSTED_ERRNOS | FAILED_CONNECTION_ERRNOS:
                     raise
@@ -127,6 +134,7 @@ async def _bind(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_options(bound)
         bound.bind(address)
         bound.listen(BACKLOG)
     except BaseException:
@@ -146,5 +154,5 @@ def _link(
     accepted: socket.socket, address: tuple[Any, ...], certificate: Certificate | None
 ) -> Link:
     host, port = address[:2]
-    plain = SocketLink(accepted, f"{host}:{port}")
+    plain = SocketLink(accepted, f"{host}:{port}", has_options=INHERITS_OPTIONS)
     return plain if certificate is None else TlsLink(plain, certificate.context)

@@ -114,7 +114,7 @@ class FrameStream(trio.abc.Stream):
         than `MAX_HEAD_BYTES`.
         """
         while (end := self._head.find(b"\r\n\r\n")) < 0 and len(self._head) <= MAX_HEAD_BYTES:
-            count = await self._receive(_scratch[:MAX_HEAD_BYTES])
+            count = await self._receive(_scratch[:MAX_HEAD_BYTES], wait=bool(self._head))
             if count == 0:
                 raise trio.EndOfChannel
             self._head += _scratch[:count]

@@ -142,3 +142,10 @@ def test_a_page_is_admitted_by_its_origin(
 
 def test_without_a_list_every_page_is_admitted() -> None:
     assert AccessLists().allows_origin(head("Origin: https://anywhere.test"))
+
+
+def test_long_texts_are_read_each_time_and_not_kept() -> None:
+    long = "x" * 10_000
+    assert ClientAddress.parse(long) == ClientAddress(long, long)
+    assert ClientAddress.parse("192.0.2.7") is ClientAddress.parse("192.0.2.7")
+    assert ClientAddress.parse(long) is not ClientAddress.parse(long)

@@ -359,3 +359,29 @@ async def test_a_task_that_waits_for_a_link_learns_that_it_was_closed(opening: O
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         link.close()
+
+
+async def test_an_accepted_connection_writes_at_once_and_keeps_little_unsent() -> None:
+    async with accepted() as (stream, _caller):
+        assert isinstance(stream.link, SocketLink)
+        ours = stream.link.socket
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            lowest = ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+            assert lowest == LOW_WATER_BYTES
+
+
+async def test_many_that_call_at_once_are_accepted_and_the_next_one_is_waited_for() -> None:
+    async with listening() as (listener,):
+        callers = [socket.create_connection((HERE, port_of(listener))) for _ in range(20)]
+        with trio.fail_after(10):
+            streams = [await listener.accept() for _ in callers]
+        peers = {stream.link.peer for stream in streams}
+        assert peers == {f"{HERE}:{caller.getsockname()[1]}" for caller in callers}
+        with trio.move_on_after(0.1) as waiting:
+            await listener.accept()
+        assert waiting.cancelled_caught
+        for stream in streams:
+            await stream.aclose()
+        for caller in callers:
+            caller.close()
