@@ -2,7 +2,8 @@
 
 Lines about a connection carry its number, which `connection.py` binds for all of its tasks.
 
-relay logs through structlog. What libraries log through the standard library takes the same path.
+relay logs through structlog (`lines.py`). What libraries log through the standard library looks the
+same.
 Tracebacks are plain, because structlog's default ones print local variables and with them tokens.
 Call sites never pass a token; the filter by key here is the last defence, not the first.
 """
@@ -12,10 +13,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from relay.logs.lines import LineLoggerFactory, add_logger_name, render_json
 
 REDACTED = "(hidden)"
 _SECRETS = ("token", "authorization", "password", "cookie", "secret", "database_url", "listen_url")
@@ -33,10 +37,12 @@ def configure_logging(
     if log_format == "auto":
         log_format = "console" if stream.isatty() else "json"
     threshold: int = logging.getLevelNamesMapping()[level.upper()]
-    before: list[Processor] = [
+    handler = logging.StreamHandler(stream)
+    first: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
+    ]
+    then: list[Processor] = [
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         hide_secrets,
@@ -45,7 +51,7 @@ def configure_logging(
     if log_format == "json":
         renderer = [
             structlog.processors.format_exc_info,  # the plain one: no local variables
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            render_json,
         ]
     else:
         renderer = [
@@ -54,16 +60,21 @@ def configure_logging(
             )
         ]
     structlog.configure(
-        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*first, add_logger_name, *then, *renderer],
+        logger_factory=LineLoggerFactory(handler),
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         cache_logger_on_first_use=False,
     )
     _install(
-        stream,
+        handler,
         threshold,
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *before],
+            foreign_pre_chain=[
+                structlog.stdlib.ExtraAdder(),
+                *first,
+                structlog.stdlib.add_logger_name,
+                *then,
+            ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         ),
     )
@@ -73,8 +84,9 @@ def configure_logging(
     logging.captureWarnings(capture=True)
 
 
-def _install(stream: TextIO, threshold: int, formatter: logging.Formatter) -> None:
-    handler = logging.StreamHandler(stream)
+def _install(
+    handler: logging.StreamHandler[TextIO], threshold: int, formatter: logging.Formatter
+) -> None:
     handler.name = _HANDLER
     handler.setLevel(threshold)  # some libraries set the levels of their loggers
     handler.setFormatter(formatter)
@@ -86,7 +98,16 @@ def _install(stream: TextIO, threshold: int, formatter: logging.Formatter) -> No
 
 def hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace the value of each key that names a secret, at any depth."""
-    return {name: _hide(name, value) for name, value in event.items()}
+    return {
+        name: REDACTED if value is not None and _is_secret_field(name) else _hide(None, value)
+        for name, value in event.items()
+    }
+
+
+@lru_cache(256)
+def _is_secret_field(name: str) -> bool:
+    """`_names_a_secret` for the names of fields, which the code gives, and not a client."""
+    return _names_a_secret(name)
 
 
 def _hide(name: object, value: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from attrs import define, field
 
 from relay.logs.setup import REDACTED, configure_logging
 
@@ -134,3 +135,47 @@ def test_warnings_are_logged() -> None:
         logging.captureWarnings(capture=True)
         warnings.warn("old thing used", UserWarning, stacklevel=1)
     assert json.loads(out.getvalue())["logger"] == "py.warnings"
+
+
+@define
+class Hiding:
+    """A value whose `repr` hides a part of it."""
+
+    name: str
+    token: str = field(repr=False)
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_an_object_is_logged_by_its_repr(log_format: str) -> None:
+    out = io.StringIO()
+    configure_logging("info", log_format, out)
+    structlog.get_logger("relay").info("seen", who=Hiding("ann", SECRET), address=b"\xff")
+    assert "Hiding(name='ann')" in out.getvalue()
+    assert "xff" in out.getvalue()
+    assert SECRET not in out.getvalue()
+
+
+def test_every_text_can_be_logged() -> None:
+    out = io.StringIO()
+    configure_logging("info", "json", out)
+    structlog.get_logger("relay").info("seen", name='a\ud800\n"b', number=2**70)
+    assert json.loads(out.getvalue())["name"] == 'a\ud800\n"b'
+    assert out.getvalue().count("\n") == 1
+
+
+def test_a_line_without_a_name_has_that_of_its_module() -> None:
+    out = io.StringIO()
+    configure_logging("info", "json", out)
+    structlog.get_logger().info("here")
+    assert json.loads(out.getvalue())["logger"] == __name__
+
+
+class Broken(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_log_that_cannot_be_written_stops_nothing(log_format: str) -> None:
+    configure_logging("info", log_format, Broken())
+    structlog.get_logger("relay").info("nobody reads this")
