@@ -11,11 +11,11 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import psycopg
 import trio
-from psycopg import sql
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -34,7 +34,7 @@ CANCEL_INTERVAL = 0.05
 
 # Read committed, whatever the role's default is: `AlertTable` needs a new snapshot for each
 # statement. UTC and ISO, whatever the server's defaults are: values then read the same everywhere.
-BEGIN = sql.SQL(
+BEGIN = (
     "begin isolation level read committed;"
     " set local statement_timeout = {milliseconds};"
     " set local timezone = 'UTC';"
@@ -53,7 +53,7 @@ class Call(Generic[T]):
         release: Callable[[Connection], None],
     ) -> None:
         self._work = work
-        self._begin_statement = BEGIN.format(milliseconds=round(statement_timeout * 1000))
+        self._begin_statement = _begin_statement(round(statement_timeout * 1000))
         self._acquire = acquire
         self._release = release
         self._lock = threading.Lock()
@@ -135,6 +135,11 @@ class Call(Generic[T]):
 
 class Abandoned(Exception):
     """Ends a thread whose task is gone."""
+
+
+@lru_cache
+def _begin_statement(milliseconds: int) -> bytes:
+    return BEGIN.format(milliseconds=milliseconds).encode()
 
 
 def _commit(connection: Connection) -> None:

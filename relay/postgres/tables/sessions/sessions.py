@@ -19,6 +19,7 @@ from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreRejects, St
 from relay.model.identity import User
 from relay.model.suspicion import Suspicion
 from relay.postgres.database import Connection, Database
+from relay.postgres.statement import Statement
 from relay.postgres.tables.sessions.better_auth import (
     INTEGER_TYPES,
     WITHOUT_ZONE,
@@ -104,8 +105,8 @@ class BetterAuthSessions:
     _token_storage: TokenStorage = "plain"  # noqa: S105
     _users: BetterAuthUsers = field(init=False)
     _stored: StoredTokens = field(init=False)
-    _find: sql.Composed = field(init=False)
-    _read: sql.Composed = field(init=False)
+    _find: Statement = field(init=False)
+    _read: Statement = field(init=False)
     _local_times: LocalTimes = field(init=False)
     _hidden: Suspicion | None = None
     """Row level security that hides all rows, as last seen."""
@@ -114,8 +115,8 @@ class BetterAuthSessions:
     def __attrs_post_init__(self) -> None:
         self._users = BetterAuthUsers(self._database, self.tables.user)
         self._stored = StoredTokens(self._token_storage, self.tables.session["token"])
-        self._find = _find_statement(self.tables)
-        self._read = _read_statement(self.tables)
+        self._find = Statement(_find_statement(self.tables))
+        self._read = Statement(_read_statement(self.tables))
         self._local_times = LocalTimes(self.tables.session["expires"].time_zone)
 
     async def find(self, tokens: Sequence[str]) -> dict[str, User]:
@@ -136,7 +137,7 @@ class BetterAuthSessions:
         return {user.session_id: user for user in (_user(rest) for _, *rest in rows)}
 
     async def _select(
-        self, statement: sql.Composed, texts: Sequence[str], column: AuthColumn
+        self, statement: Statement, texts: Sequence[str], column: AuthColumn
     ) -> list[Any]:
         """The rows of some values of a column. One that Postgres cannot take must not fail the
         whole query."""
@@ -144,7 +145,7 @@ class BetterAuthSessions:
         check = trio.current_time() >= self._hidden_checked_at + HIDDEN_CHECK_INTERVAL
 
         def select(connection: Connection) -> tuple[list[Any], Suspicion | None]:
-            rows = connection.execute(statement, [asked]).fetchall()
+            rows = connection.execute(statement.text(connection), [asked]).fetchall()
             hidden = None if rows else self._hidden
             if check and not rows:
                 hidden = find_hidden(connection, self.tables)
