@@ -88,16 +88,20 @@ class Peer:
             return b"".join(parts_of(self.codec, encoded))
         return wire.message(self._opcode, encoded)
 
-    def tell(self, message: ServerMessage | SlowLinkMessage) -> None:
-        """Send a message, ahead of video, unless the connection has ended; a peer that lets too
-        many wait is too slow. Never waits."""
+    def tell(self, *messages: ServerMessage | SlowLinkMessage) -> None:
+        """Send messages, short ones in one write, ahead of video, unless the connection has ended;
+        a peer that lets too many wait is too slow. Never waits."""
         if self.ending is not None:
             return
-        encoded = self.codec.encode(message)
-        if self.takes_parts and len(encoded) > MAX_SHORT_BYTES:
-            frames = list(parts_of(self.codec, encoded))
-        else:
-            frames = [wire.message(self._opcode, encoded)]
+        frames: list[bytes] = []
+        for message in messages:
+            encoded = self.codec.encode(message)
+            if self.takes_parts and len(encoded) > MAX_SHORT_BYTES:
+                frames += parts_of(self.codec, encoded)
+            else:
+                frames.append(wire.message(self._opcode, encoded))
+        if 1 < len(frames) == len(messages):
+            frames = [b"".join(frames)]
         if not all(map(self.mailbox.post, frames)):
             self.end(Ending.TOO_SLOW)
 

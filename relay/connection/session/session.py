@@ -235,9 +235,9 @@ class Session:
                 stream_id=stream_id,
                 epoch=status.epoch,
                 metadata=stream.metadata if visible else None,
-            )
+            ),
+            status,
         )
-        self._peer.tell(status)
         stream.watch(consumer)
         if before is not None:  # after that, so that the producer sees no gap between the two
             self._context.hub.unsubscribe(*before)
