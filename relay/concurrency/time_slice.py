@@ -5,21 +5,20 @@ from __future__ import annotations
 from time import perf_counter
 
 import trio
-from attrs import define, field
+from attrs import define
 
 TIME_SLICE = 0.001
 """Seconds. What one step takes comes on top."""
 
 
-def _end() -> float:
-    return perf_counter() + TIME_SLICE
-
-
-@define
+@define(init=False)
 class TimeSlice:
     """The time that a task may go on before the others get a turn; begins when it is made."""
 
-    _ends: float = field(factory=_end, init=False)
+    _ends: float
+
+    def __init__(self) -> None:
+        self._ends = perf_counter() + TIME_SLICE
 
     @property
     def over(self) -> bool:
@@ -28,7 +27,7 @@ class TimeSlice:
     async def pause(self) -> None:
         """Give the others a turn, and begin anew."""
         await trio.lowlevel.checkpoint()
-        self._ends = _end()
+        self._ends = perf_counter() + TIME_SLICE
 
     async def pause_if_over(self) -> None:
         """Give the others a turn, if it is time for that."""

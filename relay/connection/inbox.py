@@ -20,6 +20,7 @@ from relay.metrics import Metrics
 from relay.protocol.codec import MIN_LARGE_BYTES, InvalidMessage
 from relay.protocol.endings import Ending
 from relay.protocol.messages import (
+    NO_METADATA,
     Ack,
     Alert,
     AlertsSince,
@@ -39,6 +40,8 @@ from relay.transport.framing.frame_parser import Message
 MAX_ACK_BYTES = 512
 UTF8_DECODER = codecs.getincrementaldecoder("utf-8")
 UTF8_STEP_BYTES = 64 * 1024
+UNTIMED_BYTES = 64 * 1024
+"""Bytes of frames without metadata that are decoded before the clock is looked at."""
 MAX_INVALID_MESSAGES = 10
 INVALID_MESSAGES_WINDOW = 60.0
 """Seconds in which so many invalid messages end a connection."""
@@ -170,19 +173,22 @@ class Inbox:
                 await self._take_acks(messages)
                 return
         frames: list[VideoFrame] = []
-        time_slice = TimeSlice()
+        time_slice, untimed = TimeSlice(), 0
         for message in messages:
-            if time_slice.over:
-                await time_slice.pause()
+            if untimed >= UNTIMED_BYTES:
+                untimed = 0
+                await time_slice.pause_if_over()
             if peer.ending is not None:
                 break
             # Nearly all are small, and take less time than another coroutine would.
-            small = len(message.payload) <= MIN_LARGE_BYTES
+            size = len(message.payload)
+            small = size <= MIN_LARGE_BYTES
             request = (
                 read(peer, message) if small else await read_in_steps(peer, message, time_slice)
             )
             if isinstance(request, VideoFrame):
                 frames.append(request)
+                untimed += size if request.metadata is NO_METADATA else UNTIMED_BYTES
                 continue
             if frames:
                 await self._publish(frames)
@@ -190,6 +196,7 @@ class Inbox:
             if peer.ending is not None or request is None:
                 return
             await self._handle(request)
+            untimed = UNTIMED_BYTES  # what takes long may be small
         if frames:
             await self._publish(frames)
 

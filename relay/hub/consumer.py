@@ -249,7 +249,7 @@ class Consumer:
             self._window = Window(self._window.size)
 
     def _is_undecodable(self, frame: Frame) -> bool:
-        return frame.is_delta and (self._needs_keyframe or frame.missing_reference)
+        return (self._needs_keyframe or frame.missing_reference) and frame.is_delta
 
     def _offer_parts(self, frame: Frame, parts: EncodedBurst) -> bool:
         """Offer a frame that is sent in parts; see `offer`."""
@@ -268,6 +268,7 @@ class Consumer:
         return False
 
     def _begin_parts(self, frame: Frame, unsent: deque[Buffer]) -> None:
+        frame.keep()
         self._cut_frame, self._unsent_parts = frame, unsent
 
     def _next_part(self) -> Buffer:
@@ -295,11 +296,13 @@ class Consumer:
             return
         if displaced is frame:
             self._drop(Drop.SUPERSEDED)
-        elif displaced is not None:
-            # By a frame that builds on none, so there is nothing to wait for.
-            self._count_dropped(Drop.SUPERSEDED)
         else:
-            self._totals.waiting += 1
+            frame.keep()
+            if displaced is None:
+                self._totals.waiting += 1
+            else:
+                # By a frame that builds on none, so there is nothing to wait for.
+                self._count_dropped(Drop.SUPERSEDED)
         if self.waiting():
             self._outlet.line_up(self)
 

@@ -48,26 +48,38 @@ class FanOut:
     async def publish(self, frames: list[Frame]) -> None:
         """Offer frames that arrived together to the whole audience, in order.
 
-        Call it when it is not busy. Yields to other tasks each time that `SLICE` offers are made.
-        Cannot be cancelled: what was accepted is offered to everybody.
+        Call it when it is not busy. Yields to other tasks each time that `SLICE` offers are made,
+        but for the last ones: see `is_pause_due`. Cannot be cancelled: what was accepted is offered to
+        everybody.
         """
-        for frame in frames:
-            self._behind_latest = frame.is_delta
-            if not frame.is_delta:
-                self.keyframe = frame
+        self._remember(frames)
         audience, step = self.audience, max(1, SLICE // len(frames))
         offered = frames[0] if len(frames) == 1 else Burst(frames)
         if len(audience) <= step:
-            await self._offer(offered, audience)
-        else:
-            if self._publishing is None:
-                self._publishing = trio.Lock()
-            self._publishing.acquire_nowait()
-            try:
-                for start in range(0, len(audience), step):
-                    await self._offer(offered, audience[start : start + step])
-            finally:
-                self._publishing.release()
+            self._offer(offered, audience)
+            return
+        for frame in frames:
+            frame.keep()
+        if self._publishing is None:
+            self._publishing = trio.Lock()
+        self._publishing.acquire_nowait()
+        try:
+            for start in range(0, len(audience), step):
+                if self._since_pause >= SLICE:
+                    await self.pause()
+                self._offer(offered, audience[start : start + step])
+        finally:
+            self._publishing.release()
+
+    @property
+    def is_pause_due(self) -> bool:
+        """Whether so many offers were made that other tasks should get a turn."""
+        return self._since_pause >= SLICE
+
+    async def pause(self) -> None:
+        """Give other tasks a turn."""
+        self._since_pause = 0
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def welcome(self, consumer: Consumer) -> None:
         """Offer a new consumer the latest frame.
@@ -88,7 +100,16 @@ class FanOut:
         """Keep no frame for newcomers, who begin with the next one that stands for itself."""
         self.keyframe, self._behind_latest = None, True
 
-    async def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
+    def _remember(self, frames: Sequence[Frame]) -> None:
+        """Keep the last frame that stands for itself, for newcomers."""
+        self._behind_latest = frames[-1].is_delta
+        for frame in reversed(frames):
+            if not frame.is_delta:
+                self.keyframe = frame
+                frame.keep()
+                return
+
+    def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
         written = 0
         if isinstance(offered, Frame):
             frames, accepted_at = 1, offered.accepted_at
@@ -101,6 +122,3 @@ class FanOut:
         # One look at the clock for all of them; it errs on the side of older.
         self._metrics.frame_age.observe(trio.current_time() - accepted_at, written)
         self._since_pause += frames * max(1, len(audience))
-        if self._since_pause >= SLICE:
-            self._since_pause = 0
-            await trio.lowlevel.cancel_shielded_checkpoint()

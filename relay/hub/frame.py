@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from msgspec import Raw
 
 from relay.concurrency.time_slice import TimeSlice
-from relay.hub.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget
+from relay.hub.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget, KeptBytes
 from relay.hub.peer import ConsumingPeer
 from relay.protocol.codec import Codec
 from relay.protocol.messages import NO_METADATA, MalformedFrame, VideoFrame, VideoFrameEvent
@@ -41,32 +41,30 @@ class Frame:
     codec: Codec = field(repr=False)
     """The encoding in which it arrived."""
     account: FrameAccount = field(factory=lambda: FrameAccount(FrameBudget()), repr=False)
-    """Counts its bytes as long as anybody holds it."""
+    """Counts its bytes from `keep` on, as long as anybody holds it."""
     missing_reference: bool = False
     """Whether it builds on a frame that never arrived."""
-    is_delta: bool = field(init=False, repr=False)
-    """Whether it builds on the frame before."""
-    size: int = field(init=False, repr=False)
-    """The bytes of its content, as it came."""
-    is_large: bool = field(init=False, repr=False)
-    """Whether encoding it takes so long that others need a turn meanwhile."""
-    _bytes: int = field(init=False, repr=False)
+    _kept: KeptBytes | None = field(default=None, init=False, repr=False)
     _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
     _parts: dict[Codec, EncodedBurst | None] | None = field(default=None, repr=False)
     _encoding: trio.Lock | None = field(default=None, repr=False)
     """Held while it is encoded in steps; None before that."""
 
-    def __attrs_post_init__(self) -> None:
-        message = self.message
-        self.is_delta = message.keyframe is False
-        self._bytes = 0
-        data = len(memoryview(message.data))
-        self.size = data + len(memoryview(message.metadata))
-        self.is_large = data > MIN_BYTES_IN_STEPS
-        self._count(FRAME_BYTES + self.size)
+    @property
+    def is_delta(self) -> bool:
+        """Whether it builds on the frame before."""
+        return self.message.keyframe is False
 
-    def __del__(self) -> None:
-        self._count(-self._bytes)
+    @property
+    def size(self) -> int:
+        """The bytes of its content, as it came."""
+        message = self.message
+        return len(memoryview(message.data)) + len(memoryview(message.metadata))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether encoding it takes so long that others need a turn meanwhile."""
+        return len(memoryview(self.message.data)) > MIN_BYTES_IN_STEPS
 
     @property
     def keyframe(self) -> bool | None:
@@ -82,10 +80,12 @@ class Frame:
             return self._encoded[codec]
         except KeyError:
             buffer = self._encode(codec)
-            encoded = None if buffer is None else wire.message_around(_opcode(codec), buffer)
+            if buffer is None:
+                self._encoded[codec] = None
+                return None
+            encoded = wire.message_around(wire.BINARY if codec.binary else wire.TEXT, buffer)
             self._encoded[codec] = encoded
-            if encoded is not None:
-                self._count(len(encoded))
+            self._count(len(encoded))
             return encoded
 
     def is_encoded(self, codec: Codec, *, in_parts: bool) -> bool:
@@ -122,7 +122,8 @@ class Frame:
         if buffer is None:
             return
         if not in_parts:
-            encoded = self._encoded[codec] = wire.message_around(_opcode(codec), buffer)
+            opcode = wire.BINARY if codec.binary else wire.TEXT
+            encoded = self._encoded[codec] = wire.message_around(opcode, buffer)
             self._count(len(encoded))
             return
         payload = memoryview(buffer)[wire.MAX_HEADER_BYTES :]
@@ -135,23 +136,38 @@ class Frame:
         parts = self._parts[codec] = _joined(pieces)
         self._count(len(parts.whole))
 
+    @property
+    def total_size(self) -> int:
+        """The bytes that it takes, in all the forms that it has by now."""
+        size = FRAME_BYTES + self.size
+        for encoded in self._encoded.values():
+            if encoded is not None:
+                size += len(encoded)
+        if self._parts is not None:
+            size += sum(len(parts.whole) for parts in self._parts.values() if parts is not None)
+        return size
+
+    def keep(self) -> None:
+        """Count its bytes from now on. Call this before others have a turn while it is held."""
+        if self._kept is None:
+            self._kept = KeptBytes(self.account)
+            self._kept.add(self.total_size)
+
     def note_slow(self, peer: ConsumingPeer) -> None:
         """Note that a peer may have only a part of it."""
+        self.keep()
         self.account.slow_peers.add(peer)
 
     def forget_encodings(self) -> None:
         """Give up what can be made again."""
-        encoded = (each for each in self._encoded.values() if each is not None)
-        parts = (each.whole for each in (self._parts or {}).values() if each is not None)
-        self._count(-sum(map(len, (*encoded, *parts))))
+        before = self.total_size
         self._encoded = {codec: None for codec, each in self._encoded.items() if each is None}
         self._parts = None
+        self._count(self.total_size - before)
 
     def _count(self, size: int) -> None:
-        self._bytes += size
-        account = self.account
-        account.bytes += size
-        account.budget.bytes += size
+        if self._kept is not None:
+            self._kept.add(size)
 
     @property
     def is_long(self) -> bool:
@@ -211,10 +227,6 @@ class Frame:
         buffer = bytearray(wire.MAX_HEADER_BYTES)
         codec.encode_into(event, buffer, wire.MAX_HEADER_BYTES)
         return buffer
-
-
-def _opcode(codec: Codec) -> int:
-    return wire.BINARY if codec.binary else wire.TEXT
 
 
 @frozen
@@ -277,7 +289,9 @@ def bursts(messages: Sequence[VideoFrame]) -> Iterator[Sequence[VideoFrame]]:
     """Split frames into what may be written together: large frames alone, small ones in groups."""
     start = size = 0
     for end, message in enumerate(messages):
-        more = memoryview(message.data).nbytes + memoryview(message.metadata).nbytes
+        more = memoryview(message.data).nbytes
+        if message.metadata is not NO_METADATA:
+            more += memoryview(message.metadata).nbytes
         if end > start and size + more > MAX_BURST_BYTES:
             yield messages[start:end]
             start, size = end, 0

@@ -1,7 +1,8 @@
 """A bound on the bytes of the frames that are kept, for each owner of streams and in all.
 
 A frame is kept by its stream, for who subscribes next, and by viewers that have not received it
-yet. Above the limit the cheapest is given up first, down to three quarters of it.
+yet. Nearly all frames are written at once to all viewers, replaced by the next one, and cost
+nothing here. Above the limit the cheapest is given up first, down to three quarters of it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,25 @@ class FrameAccount:
     streams: dict[Stream, None] = field(factory=dict, repr=False)
     slow_peers: WeakSet[ConsumingPeer] = field(factory=WeakSet, repr=False)
     """Those who had received a part of a large frame when they were last looked at."""
+
+
+@define(eq=False)
+class KeptBytes:
+    """The bytes of a frame that is kept: an account counts them as long as this lives."""
+
+    account: FrameAccount
+    size: int = 0
+
+    def add(self, size: int) -> None:
+        account = self.account
+        self.size += size
+        account.bytes += size
+        account.budget.bytes += size
+
+    def __del__(self) -> None:
+        account = self.account
+        account.bytes -= self.size
+        account.budget.bytes -= self.size
 
 
 @define(eq=False)

@@ -83,12 +83,12 @@ class Stream:
 
     async def publish(self, messages: Sequence[VideoFrame], producer: Producer) -> None:
         """Accept frames, and give them to the audience, as long as they come from its producer."""
-        fanout, time_slice = self.fanout, None
+        fanout = self.fanout
+        time_slice = TimeSlice() if len(messages) > 1 else None
         for burst in bursts(messages):
-            if time_slice is None:
-                time_slice = TimeSlice()
-            elif time_slice.over:  # metadata in another encoding is taken apart
-                await trio.lowlevel.cancel_shielded_checkpoint()
+            # Metadata in another encoding is taken apart, and may take longer than the offers.
+            if fanout.is_pause_due or (time_slice is not None and time_slice.over):
+                await fanout.pause()
                 time_slice = TimeSlice()
             while self.producer is producer and fanout.busy:
                 # The last frame of a producer that was taken over is still on its way to the rest.
@@ -101,12 +101,16 @@ class Stream:
                 continue
             await fanout.publish(frames)
             self._keep_within_budget()
-            if not self._told_unencodable and any(frame.unencodable for frame in frames):
+            if not (self._told_unencodable or producer.codec.binary) and any(
+                frame.unencodable for frame in frames
+            ):
                 self._tell_unencodable()
+            del frames  # nobody counts what is only held here
 
     async def _has_encoded(self, frame: Frame, producer: Producer) -> bool:
         """Encode a large frame for its audience, while others have a turn now and then; returns
         whether the stream still waits for it."""
+        frame.keep()
         epoch = self.epoch
         takers = [each.peer for each in self.fanout.audience if each.would_take(frame)]
         forms = {(peer.codec, peer.takes_parts) for peer in takers}
@@ -131,7 +135,7 @@ class Stream:
             self.seq += 1
             frame = Frame(self.stream_id, self.seq, received_at, now, message, codec, self.account)
             frames.append(frame)
-            if not frame.is_delta:
+            if message.keyframe is not False:
                 self._awaiting_keyframe = False
             elif self._awaiting_keyframe:
                 frame.missing_reference = True

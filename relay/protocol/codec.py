@@ -20,11 +20,9 @@ from relay.protocol.encoding import JSON, MSGPACK, Encoding
 from relay.protocol.invalid_message import MAX_NON_FRAME_BYTES, InvalidMessage, explain
 from relay.protocol.large_frame import (
     MIN_LARGE_BYTES,
-    MIN_REST_BYTES,
     Steps,
     check_large_msgpack,
     decode_json_in_steps,
-    is_too_much,
     pack_base64_in_steps,
     unpack_base64_in_steps,
 )
@@ -37,7 +35,7 @@ from relay.protocol.messages import (
     VideoFrame,
 )
 from relay.protocol.metadata import MAX_DEPTH, read_json
-from relay.protocol.rules import checked
+from relay.protocol.rules import checked, checked_frame
 from relay.protocol.spelling import DECODE_ERRORS, respelled
 
 __all__ = [
@@ -146,7 +144,9 @@ class JsonCodec:
             message = decoder.decode(payload)
         except DECODE_ERRORS as problem:
             message = _decode_respelled(payload, problem, decoder, JSON)
-        return _alone(checked(message, JSON, large=large), payload)
+        if isinstance(message, VideoFrame):
+            return checked_frame(message, payload, JSON)
+        return checked(message, JSON, large=large)
 
     def encode(self, message: ServerMessage | SlowLinkMessage) -> bytes:
         return self._encoder.encode(message)
@@ -187,14 +187,16 @@ class MsgpackCodec:
 
     def decode(self, payload: bytes) -> ClientMessage:
         large = len(payload) > MAX_NON_FRAME_BYTES
-        if len(payload) > MIN_LARGE_BYTES:
+        if large and len(payload) > MIN_LARGE_BYTES:
             check_large_msgpack(payload)
         decoder = self._large if large else self._decoder
         try:
             message = decoder.decode(payload)
         except DECODE_ERRORS as problem:
             message = _decode_respelled(payload, problem, decoder, MSGPACK)
-        return _alone(checked(message, MSGPACK, large=large), payload)
+        if isinstance(message, VideoFrame):
+            return checked_frame(message, payload, MSGPACK)
+        return checked(message, MSGPACK, large=large)
 
     def decode_in_steps(self, payload: bytes) -> Steps:
         return self.decode(payload)
@@ -252,17 +254,6 @@ def _to_the_end(steps: Steps) -> ClientMessage:
         except StopIteration as end:
             message: ClientMessage = end.value
             return message
-
-
-def _alone(message: ClientMessage, payload: bytes) -> ClientMessage:
-    """Return a frame apart from its message, of which its fields are views, if there is much else
-    in that: fields that nobody knows would be kept as long as the frame."""
-    if len(payload) > MIN_REST_BYTES and isinstance(message, VideoFrame):
-        rest = len(payload) - len(memoryview(message.data))
-        if rest > MIN_REST_BYTES and is_too_much(rest - len(memoryview(message.metadata)), payload):
-            force_setattr(message, "data", message.data.copy())
-            force_setattr(message, "metadata", message.metadata.copy())
-    return message
 
 
 def _with_standard_base64(frame: VideoFrame) -> VideoFrame:

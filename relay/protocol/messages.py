@@ -170,7 +170,7 @@ class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     stream_id: StreamId | None = None
     timestamp: Milliseconds | None = None
     keyframe: bool | None = None
-    metadata: Raw = field(default_factory=lambda: NO_METADATA)
+    metadata: Raw = field(default_factory=NO_METADATA.copy)  # which is itself, without a call
     """An encoded object, passed on unchanged."""
 
 

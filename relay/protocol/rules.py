@@ -13,6 +13,7 @@ from relay.protocol.invalid_message import (
     NON_FRAME_TOO_LARGE,
     InvalidMessage,
 )
+from relay.protocol.large_frame import MIN_REST_BYTES, is_too_much
 from relay.protocol.messages import (
     NO_METADATA,
     Ack,
@@ -29,10 +30,8 @@ from relay.protocol.spelling import whole
 
 
 def checked(message: ClientMessage, encoding: Encoding, *, large: bool) -> ClientMessage:
-    """Return the message if it also keeps the rules that types cannot express; raises
-    `InvalidMessage`."""
-    if isinstance(message, VideoFrame):
-        return _checked_frame(message, encoding)
+    """Return a message, other than a frame, if it also keeps the rules that types cannot express;
+    raises `InvalidMessage`."""
     if isinstance(message.id, float):
         _check_id(message, message.id)
     if large:
@@ -46,15 +45,23 @@ def checked(message: ClientMessage, encoding: Encoding, *, large: bool) -> Clien
     return message
 
 
-def _checked_frame(frame: VideoFrame, encoding: Encoding) -> VideoFrame:
+def checked_frame(frame: VideoFrame, payload: bytes, encoding: Encoding) -> VideoFrame:
+    """Return a frame if it keeps these rules, apart from its payload if that is much larger;
+    raises `InvalidMessage`."""
     if isinstance(frame.id, float):
         _check_id(frame, frame.id)
     if isinstance(frame.timestamp, float):
         force_setattr(frame, "timestamp", whole(frame.timestamp))
-    if memoryview(frame.data)[0] not in encoding.data:
+    data = memoryview(frame.data)
+    if data[0] not in encoding.data:
         raise _refuse(frame, f"Expected `{encoding.data_type}` - at `$.data`")
     if frame.metadata is not NO_METADATA and _metadata(frame, frame.metadata, encoding) is None:
         force_setattr(frame, "metadata", NO_METADATA)
+    rest = len(payload) - data.nbytes
+    if rest > MIN_REST_BYTES and is_too_much(rest - len(memoryview(frame.metadata)), payload):
+        # Its fields are views: others, that nobody knows, would be kept as long as the frame.
+        force_setattr(frame, "data", frame.data.copy())
+        force_setattr(frame, "metadata", frame.metadata.copy())
     return frame
 
 

@@ -23,7 +23,7 @@ MAX_WHOLE_BYTES = 128 * 1024
 MESSAGE_PIECE_BYTES = 16 * 1024
 """Of fragments and of parts."""
 
-_MEDIUM, _LARGE = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
+_MEDIUM, _LARGE = struct.Struct("!BBH"), struct.Struct("!BBQ")
 
 
 def frame(opcode: int, *pieces: Buffer) -> bytes:
@@ -47,9 +47,13 @@ def message(opcode: int, payload: Buffer) -> bytes:
 def message_around(opcode: int, payload: bytearray) -> Buffer:
     """Build a data message of a payload that has `MAX_HEADER_BYTES` free in front; copies only a
     long one."""
-    if len(payload) - MAX_HEADER_BYTES > MAX_WHOLE_BYTES:
+    size = len(payload) - MAX_HEADER_BYTES
+    if 126 <= size < 1 << 16:  # nearly all frames are: write it in place
+        _MEDIUM.pack_into(payload, MAX_HEADER_BYTES - 4, FIN | opcode, 126, size)
+        return memoryview(payload)[MAX_HEADER_BYTES - 4 :]
+    if size > MAX_WHOLE_BYTES:
         return message(opcode, memoryview(payload)[MAX_HEADER_BYTES:])
-    header = _header(opcode, len(payload) - MAX_HEADER_BYTES)
+    header = _header(opcode, size)
     start = MAX_HEADER_BYTES - len(header)
     payload[start:MAX_HEADER_BYTES] = header
     return memoryview(payload)[start:]
@@ -82,5 +86,5 @@ def _header(opcode: int, size: int, *, fin: int = FIN) -> bytes:
     if size < 126:
         return bytes((fin | opcode, size))
     if size < 1 << 16:
-        return _MEDIUM(fin | opcode, 126, size)
-    return _LARGE(fin | opcode, 127, size)
+        return _MEDIUM.pack(fin | opcode, 126, size)
+    return _LARGE.pack(fin | opcode, 127, size)

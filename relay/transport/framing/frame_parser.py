@@ -137,6 +137,8 @@ class FrameParser:
                         joined = self._join(first, payload)
                         if joined is not None:
                             messages.append(_message(self._opcode, joined))
+                    elif opcode == BINARY:
+                        messages.append(Message(opcode, payload))
                     else:
                         messages.append(_message(opcode, payload))
                 at += size

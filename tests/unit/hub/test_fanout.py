@@ -70,7 +70,7 @@ async def test_after_frames_are_forgotten_a_newcomer_waits_for_the_next(relay: M
 
 async def test_a_large_audience_is_served_in_slices_and_busy_meanwhile(relay: MemoryRelay) -> None:
     await relay.phone()
-    viewers = [await relay.viewer() for _ in range(2 * SLICE)]
+    viewers = [await relay.viewer() for _ in range(3 * SLICE)]
     fanout = stream_of(relay).fanout
     looks: list[bool] = []
 

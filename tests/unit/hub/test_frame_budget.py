@@ -39,7 +39,7 @@ async def send(phone: Client, **fields: Any) -> None:
 def kept_bytes() -> int:
     """What all frames that anybody holds take, as they count it."""
     gc.collect()
-    return sum(each._bytes for each in gc.get_objects() if isinstance(each, Frame))
+    return sum(each.total_size for each in gc.get_objects() if isinstance(each, Frame))
 
 
 def is_within_limits(relay: MemoryRelay) -> bool:

@@ -59,7 +59,7 @@ async def test_steps_lead_to_the_same_bytes(packed: bool, more: int) -> None:
         done = stepwise._encoded[other], stepwise._parts[other]  # type: ignore[index]
         assert (stepwise.encoded(other), stepwise.parts(other)) == done
         assert done == (at_once.encoded(other), at_once.parts(other))
-    assert stepwise._bytes == at_once._bytes
+    assert stepwise.total_size == at_once.total_size
 
 
 async def viewer(relay: MemoryRelay, *, msgpack: bool, **asks: Any) -> Client:
@@ -181,7 +181,7 @@ async def test_others_go_on_while_a_large_frame_is_encoded_for_who_comes_late(
     for client in late:
         assert data_of(await client.receive_type("video-frame"), client) == CONTENT
     assert begun == [0]
-    assert frame._bytes - frame.size < 2.5 * len(CONTENT)  # encoded once for all three
+    assert frame.total_size - frame.size < 2.5 * len(CONTENT)  # encoded once for all three
 
 
 @pytest.fixture
