@@ -19,6 +19,10 @@ from relay.protocol.codec import Codec
 from relay.transport.link import Buffer
 from relay.transport.outlet import MIN_HELD_BYTES, Outlet, Unready
 
+CLOSED, NEEDS_KEYFRAME, PACED, WINDOWED = 1, 2, 4, 8
+"""Why not every frame may be written as soon as the connection is idle: bits, so that one look
+tells that there is no reason, as it nearly always is."""
+
 
 @define(eq=False)
 class Consumer:
@@ -32,30 +36,32 @@ class Consumer:
     wants_frames: bool
     wants_alerts: bool
     peer: ConsumingPeer
-    _outlet: Outlet
+    outlet: Outlet
     _ages: Histogram
     _flow_control: FlowControlOptions
     _lossless_bytes: int
     """Bytes that may wait under the policy `lossless`."""
     _totals: Totals
     in_line: bool = False
-    ledger: Ledger = field(factory=Ledger)
+    obstacles: int = 0
+    written_at_once: int = 0
+    """Frames that were accepted and written in one pass over the audience, since the ledger was
+    last read."""
+    _ledger: Ledger = field(factory=Ledger)
     _waiting: FrameQueue = field(init=False)
     _pace: Pace | None = field(init=False)
     _window: Window | None = field(init=False)
-    _codec: Codec = field(init=False)
-    _takes_parts: bool = field(init=False)
+    codec: Codec = field(init=False)
+    takes_parts: bool = field(init=False)
     _unsent_parts: deque[Buffer] | None = None
     """Of a long frame of which parts were written. Other messages may go before these."""
     _cut_frame: Frame | None = None
     """That frame."""
-    _needs_keyframe: bool = False
     _resets: int = 0
     """How often all frames before became useless."""
-    _closed: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self._codec, self._takes_parts = self.peer.codec, self.peer.takes_parts
+        self.codec, self.takes_parts = self.peer.codec, self.peer.takes_parts
         options = self._flow_control
         lossless = options.policy == "lossless"
         self._waiting = (
@@ -63,6 +69,15 @@ class Consumer:
         )
         self._pace = None if options.period is None else Pace(options.period)
         self._window = None if options.window is None else Window(options.window)
+        self.obstacles = (PACED if self._pace else 0) | (WINDOWED if self._window else 0)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of its frames."""
+        self._ledger.accepted += self.written_at_once
+        self._ledger.written += self.written_at_once
+        self.written_at_once = 0
+        return self._ledger
 
     @property
     def identity(self) -> Identity:
@@ -103,11 +118,11 @@ class Consumer:
             if self._window is not None:
                 self._window.forget(self._cut_frame.seq)
             self._end_parts()
-            self._needs_keyframe = True
+            self.obstacles |= NEEDS_KEYFRAME
 
     def would_take(self, frame: Frame) -> bool:
         """Whether a frame would be sent, or wait, if it were offered now."""
-        if self._closed or self._is_undecodable(frame):
+        if self.obstacles & CLOSED or self._is_undecodable(frame):
             return False
         return self._pace is None or self._pace.allows(trio.current_time())
 
@@ -116,35 +131,44 @@ class Consumer:
 
         Never waits, never raises. The caller observes the age of a frame that was written.
         """
-        if self._closed:
+        if self.obstacles & CLOSED:
             return False
-        self.ledger.accepted += 1
-        self._totals.frames.accepted += 1
+        self._count_accepted()
         if self._is_undecodable(frame):
             self._drop(Drop.UNDECODABLE)
         elif self._pace is not None and not self._pace.is_due(trio.current_time()):
             self._drop(Drop.THINNED)
         elif frame.is_large and not self._is_encoded(frame):
-            self._needs_keyframe = False
+            self.obstacles &= ~NEEDS_KEYFRAME
             self._let_wait(frame, frame.size)  # the writer encodes it, and lets others go on
-        elif self._takes_parts and (parts := frame.parts(self._codec)) is not None:
+        elif self.takes_parts and (parts := frame.parts(self.codec)) is not None:
             return self._offer_parts(frame, parts)
-        elif (encoded := frame.encoded(self._codec)) is None:
+        elif (encoded := frame.encoded(self.codec)) is None:
             self._drop(Drop.UNENCODABLE)
         else:
-            self._needs_keyframe = False
+            self.obstacles &= ~NEEDS_KEYFRAME
             window = self._window
             if (
                 not self._waiting.count
                 and (window is None or window.is_open)
-                and self._outlet.write_now(encoded, frame)
+                and self.outlet.write_now(encoded, frame)
             ):
                 self._count_written(frame)
-                if self._outlet.held is frame:
-                    frame.note_slow(self.peer)
+                self.note_held(frame)
                 return True
             self._let_wait(frame, len(encoded))
         return False
+
+    def queue(self, frame: Frame, size: int) -> None:
+        """Let a frame wait of this size that the connection did not take at once, though nothing
+        else was in its way."""
+        self._count_accepted()
+        self._let_wait(frame, size)
+
+    def note_held(self, frame: Frame) -> None:
+        """Note whether the connection holds the rest of a large frame that was just written."""
+        if self.outlet.held is frame:
+            frame.note_slow(self.peer)
 
     def offer_burst(self, burst: Burst) -> int:
         """Offer frames that arrived together, in one write if possible; returns the number written.
@@ -152,16 +176,14 @@ class Consumer:
         Those that the link does not take at once are offered one by one: they may be skipped.
         """
         begun = 0
-        plain = self._pace is None and self._window is None and not self._needs_keyframe
-        if self._takes_parts and burst.has_long:
-            plain = False
-        if plain and not burst.missing_reference and not self._waiting.count and not self._closed:
-            encoded = burst.encoded(self._codec)
+        in_the_way = self.obstacles or self._waiting.count or burst.missing_reference
+        if not (in_the_way or (self.takes_parts and burst.has_long)):
+            encoded = burst.encoded(self.codec)
             if encoded is not None:
-                begun = self._outlet.write_burst_now(encoded.whole, encoded.ends)
-                for ledger in (self.ledger, self._totals.frames):
-                    ledger.accepted += begun
-                    ledger.written += begun
+                begun = self.outlet.write_burst_now(encoded.whole, encoded.ends)
+                self.written_at_once += begun
+                self._totals.frames.accepted += begun
+                self._totals.frames.written += begun
                 if begun == len(burst.frames):
                     return begun
         return begun + sum(map(self.offer, burst.frames[begun:]))
@@ -178,18 +200,18 @@ class Consumer:
         elif self._take_waiting() is not None:
             self._drop(Drop.SUPERSEDED)
         elif cut_off:
-            self._needs_keyframe = True
+            self.obstacles |= NEEDS_KEYFRAME
 
     def skip_to_keyframe(self) -> None:
         """Send no delta before the next keyframe."""
-        self._needs_keyframe = True
+        self.obstacles |= NEEDS_KEYFRAME
 
     def acknowledge(self, seq: int) -> None:
         """Note that the consumer has received this frame and all before it."""
         if self._window is not None:
             self._window.acknowledge(seq)
             if self.waiting():
-                self._outlet.line_up(self)
+                self.outlet.line_up(self)
 
     def take(self) -> Buffer | Unready | None:
         if self._unsent_parts is not None:
@@ -205,28 +227,29 @@ class Consumer:
 
     async def _encode(self, frame: Frame, resets: int) -> Buffer | None:
         """Make a large frame ready to send, unless that is of no use any more."""
-        await frame.encode(self._codec, in_parts=self._takes_parts)
+        await frame.encode(self.codec, in_parts=self.takes_parts)
         if self._resets != resets:
-            self._count_dropped(Drop.LEFT if self._closed else Drop.SUPERSEDED)
-            if self.lossless and not self._closed:
+            closed = self.obstacles & CLOSED
+            self._count_dropped(Drop.LEFT if closed else Drop.SUPERSEDED)
+            if self.lossless and not closed:
                 self.give_up()
-        elif frame.encoded(self._codec) is None:
+        elif frame.encoded(self.codec) is None:
             self._drop(Drop.UNENCODABLE)
         else:
             return self._send(frame)
         return None
 
     def _is_encoded(self, frame: Frame) -> bool:
-        return frame.is_encoded(self._codec, in_parts=self._takes_parts)
+        return frame.is_encoded(self.codec, in_parts=self.takes_parts)
 
     def _send(self, frame: Frame) -> Buffer | None:
         """The frame as it goes out, or the first part of it."""
         self._count_written(frame)
         self._ages.observe(trio.current_time() - frame.accepted_at)
-        if self._takes_parts and (parts := frame.parts(self._codec)) is not None:
+        if self.takes_parts and (parts := frame.parts(self.codec)) is not None:
             self._begin_parts(frame, parts.after(0))
             return self._next_part()
-        encoded = frame.encoded(self._codec)
+        encoded = frame.encoded(self.codec)
         if encoded is not None and len(encoded) >= MIN_HELD_BYTES:
             self._hold(frame)
         return encoded
@@ -236,7 +259,7 @@ class Consumer:
 
     def close(self) -> None:
         """Accept no more frames, and drop those that wait, and the rest of one in parts."""
-        self._closed = True
+        self.obstacles |= CLOSED
         self._resets += 1
         self._end_parts()
         while self._take_waiting() is not None:
@@ -244,25 +267,25 @@ class Consumer:
 
     def reopen(self) -> None:
         """Accept frames again, as a new consumer would."""
-        self._closed = False
+        self.obstacles &= ~CLOSED
         if self._window is not None:
             self._window = Window(self._window.size)
 
     def _is_undecodable(self, frame: Frame) -> bool:
-        return (self._needs_keyframe or frame.missing_reference) and frame.is_delta
+        builds_on_nothing = self.obstacles & NEEDS_KEYFRAME or frame.missing_reference
+        return bool(builds_on_nothing) and frame.is_delta
 
     def _offer_parts(self, frame: Frame, parts: EncodedBurst) -> bool:
         """Offer a frame that is sent in parts; see `offer`."""
-        self._needs_keyframe = False
+        self.obstacles &= ~NEEDS_KEYFRAME
         if not self._waiting.count and self._unsent_parts is None and self._may_send():
-            begun = self._outlet.write_burst_now(parts.whole, parts.ends, frame)
+            begun = self.outlet.write_burst_now(parts.whole, parts.ends, frame)
             if begun:
                 self._count_written(frame)
-                if self._outlet.held is frame:
-                    frame.note_slow(self.peer)
+                self.note_held(frame)
                 if begun < len(parts.ends):
                     self._begin_parts(frame, parts.after(begun))
-                    self._outlet.line_up(self)
+                    self.outlet.line_up(self)
                 return True
         self._let_wait(frame, len(parts.whole))
         return False
@@ -304,7 +327,7 @@ class Consumer:
                 # By a frame that builds on none, so there is nothing to wait for.
                 self._count_dropped(Drop.SUPERSEDED)
         if self.waiting():
-            self._outlet.line_up(self)
+            self.outlet.line_up(self)
 
     def give_up(self) -> None:
         """End the connection, for which too much waits."""
@@ -313,7 +336,7 @@ class Consumer:
 
     def _hold(self, frame: Frame) -> None:
         """Keep a large frame as long as the peer has only a part of it."""
-        self._outlet.held = frame
+        self.outlet.held = frame
         frame.note_slow(self.peer)
 
     def _take_waiting(self) -> Frame | None:
@@ -324,14 +347,18 @@ class Consumer:
 
     def _drop(self, why: Drop) -> None:
         self._count_dropped(why)
-        self._needs_keyframe = True
+        self.obstacles |= NEEDS_KEYFRAME
+
+    def _count_accepted(self) -> None:
+        self._ledger.accepted += 1
+        self._totals.frames.accepted += 1
 
     def _count_dropped(self, why: Drop) -> None:
-        self.ledger.dropped[why] += 1
+        self._ledger.dropped[why] += 1
         self._totals.frames.dropped[why] += 1
 
     def _count_written(self, frame: Frame) -> None:
-        self.ledger.written += 1
+        self._ledger.written += 1
         self._totals.frames.written += 1
         if self._window is not None:
             self._window.sent(frame.seq)

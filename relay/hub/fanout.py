@@ -12,7 +12,9 @@ from attrs import define
 
 from relay.hub.consumer import Consumer
 from relay.hub.frame import Burst, Frame
+from relay.hub.ledger import Totals
 from relay.metrics import Metrics
+from relay.transport.outlet import MIN_HELD_BYTES
 
 SLICE = 64
 """Offers made before other tasks get a turn."""
@@ -23,6 +25,7 @@ class FanOut:
     """The audience of one stream, and the frames that a newcomer begins with."""
 
     _metrics: Metrics
+    _totals: Totals
     audience: tuple[Consumer, ...] = ()
     """Replaced, never changed, so that a publish may yield."""
     keyframe: Frame | None = None
@@ -49,8 +52,8 @@ class FanOut:
         """Offer frames that arrived together to the whole audience, in order.
 
         Call it when it is not busy. Yields to other tasks each time that `SLICE` offers are made,
-        but for the last ones: see `is_pause_due`. Cannot be cancelled: what was accepted is offered to
-        everybody.
+        but not after the last ones: see `is_pause_due`. Cannot be cancelled: what was accepted is
+        offered to everybody.
         """
         self._remember(frames)
         audience, step = self.audience, max(1, SLICE // len(frames))
@@ -110,15 +113,46 @@ class FanOut:
                 return
 
     def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
-        written = 0
         if isinstance(offered, Frame):
             frames, accepted_at = 1, offered.accepted_at
-            for consumer in audience:
-                written += consumer.offer(offered)
+            written = self._offer_frame(offered, audience)
         else:
             frames, accepted_at = len(offered.frames), offered.frames[0].accepted_at
-            for consumer in audience:
-                written += consumer.offer_burst(offered)
+            written = sum(consumer.offer_burst(offered) for consumer in audience)
         # One look at the clock for all of them; it errs on the side of older.
         self._metrics.frame_age.observe(trio.current_time() - accepted_at, written)
         self._since_pause += frames * max(1, len(audience))
+
+    def _offer_frame(self, frame: Frame, audience: Sequence[Consumer]) -> int:
+        """Offer a frame; returns the number of consumers that it was written to at once.
+
+        This loop is what a frame costs. Nearly all consumers can take it at once, and all that is
+        touched for that has left the caches since the frame before. So of a consumer it asks only
+        whether anything is in the way, and tries to write.
+        """
+        if frame.missing_reference:
+            return sum(consumer.offer(frame) for consumer in audience)  # nobody can use it
+        written = at_once = size = 0
+        codec, encoded = None, None
+        in_parts, is_large = frame.is_long, frame.is_large
+        for consumer in audience:
+            if consumer.obstacles or (in_parts and consumer.takes_parts):
+                written += consumer.offer(frame)
+                continue
+            if consumer.codec is not codec:
+                codec = consumer.codec
+                in_steps = is_large and not frame.is_encoded(codec, in_parts=False)
+                encoded = None if in_steps else frame.encoded(codec)
+                size = 0 if encoded is None else len(encoded)
+            if encoded is None:
+                written += consumer.offer(frame)
+            elif consumer.outlet.write_now(encoded, frame):
+                consumer.written_at_once += 1
+                at_once += 1
+                if size >= MIN_HELD_BYTES:
+                    consumer.note_held(frame)
+            else:
+                consumer.queue(frame, size)
+        self._totals.frames.accepted += at_once
+        self._totals.frames.written += at_once
+        return written + at_once

@@ -75,7 +75,7 @@ class Stream:
     _told_unencodable: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.fanout = FanOut(self._metrics)
+        self.fanout = FanOut(self._metrics, self._totals)
 
     @property
     def live(self) -> bool:

@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from relay.hub.fanout import SLICE, FanOut
 from relay.hub.frame import Frame
+from relay.hub.ledger import Totals
 from relay.hub.stream import Stream
 from relay.protocol.codec import JSON_CODEC
 from relay.protocol.messages import VideoFrame
@@ -107,6 +108,33 @@ async def test_a_publish_that_is_under_way_can_be_waited_for(relay: MemoryRelay)
 
 
 async def test_an_audience_that_is_empty_costs_no_offer(relay: MemoryRelay) -> None:
-    fanout = FanOut(relay.metrics)
+    fanout = FanOut(relay.metrics, Totals())
     await fanout.publish([frame(1)])
     assert not fanout.busy
+
+
+async def test_the_ledgers_of_all_consumers_add_up_to_that_of_the_relay(
+    relay: MemoryRelay,
+) -> None:
+    phone = await relay.phone()
+    for msgpack in (False, True):
+        await relay.viewer(msgpack=msgpack)
+        await relay.viewer(msgpack=msgpack, maxFps=0.001)
+        await relay.viewer(msgpack=msgpack, window=2)
+        await relay.viewer(msgpack=msgpack, capacity=600)
+        await relay.viewer(msgpack=msgpack, capacity=600, policy="lossless")
+    consumers = list(stream_of(relay).watchers)
+    for size, keyframe in ((100, True), (100, False), (2000, False), (70_000, True), (9, False)):
+        for _ in range(3):
+            frame = {"type": "video-frame", "keyframe": keyframe, "data": "AAAA" * (size // 4)}
+            await phone.send(frame)
+            await wait_all_tasks_blocked()
+            totals = relay.hub.ledger()
+            ledgers = [consumer.ledger for consumer in consumers]
+            assert totals.accepted == sum(each.accepted for each in ledgers)
+            assert totals.written == sum(each.written for each in ledgers)
+            for each, consumer in zip(ledgers, consumers, strict=True):
+                dropped = sum(each.dropped.values())
+                assert each.accepted == each.written + dropped + consumer.waiting_frames
+    assert len(stream_of(relay).watchers) < len(consumers)  # lossless ones that stalled
+    assert 0 < totals.written < totals.accepted
