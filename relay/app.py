@@ -18,6 +18,7 @@ from relay.audit.log import AuditLog
 from relay.audit.setup import open_audit
 from relay.auth.setup import AuthParts, open_auth
 from relay.concurrency.activity import Activity
+from relay.concurrency.alarms import Alarms
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
 from relay.connection.context import ConnectionContext, SessionContext, Timing
 from relay.errors import ConfigError, StoppedAtOnce
@@ -108,8 +109,9 @@ async def serve(
                 "the database does not do what it is asked"
             ).warn
             audit = open_audit(settings, store.audit)
+            alarms = Alarms()
             supervisor = Supervisor(
-                {**auth.tasks, **operators.tasks, **alerts.tasks, **audit.tasks},
+                {"alarms": alarms, **auth.tasks, **operators.tasks, **alerts.tasks, **audit.tasks},
                 optional=OPTIONAL_TASKS,
                 timeout=PROGRESS_TIMEOUT
                 + MAX_QUERIES_PER_STEP * (settings.connect_timeout + settings.statement_timeout),
@@ -125,6 +127,7 @@ async def serve(
                 audit=audit.log,
                 supervisor=supervisor,
                 metrics=metrics,
+                alarms=alarms,
             )
             await nursery.start(hub.run)
             nursery.start_soon(store.database.keep_closing_unused)
@@ -157,6 +160,7 @@ def _make_server(
     audit: AuditLog,
     supervisor: Supervisor,
     metrics: Metrics,
+    alarms: Alarms,
 ) -> Server:
     """The connections and the HTTP server, with what they work with."""
     limits = guard.session_limits
@@ -210,7 +214,10 @@ def _make_server(
     )
     budget = Budget(settings.receive_buffer)
     context = ConnectionContext(
-        auth.login, sessions, timing, budget, http.serve, guard, audit, metrics, unread
+        *(auth.login, sessions, timing, budget),
+        *(http.serve, guard, audit, metrics),
+        unread,
+        alarms,
     )
     server = Server(context)
     operators.connect(auth.session_watch.registry.end_user, server.end)

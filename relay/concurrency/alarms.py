@@ -24,8 +24,8 @@ MAX_CANCELLED = 100
 class Owner(Protocol):
     """Who set an alarm."""
 
-    def fail(self) -> object:
-        """Log that the alarm raised, and bear it; called in the `except` block. Must not raise."""
+    def fail(self, problem: Exception) -> object:
+        """Log what the alarm raised, and bear it. Must not raise."""
 
 
 @define(eq=False)
@@ -107,5 +107,5 @@ class Alarms:
         alarm.ring = alarm.owner = None
         try:
             ring()
-        except Exception:  # noqa: BLE001 (a bug, which must not stop the alarms of others)
-            owner.fail()
+        except Exception as problem:  # noqa: BLE001 (a bug must not stop the alarms of others)
+            owner.fail(problem)

@@ -49,6 +49,7 @@ class Authentication:
     _login: Login
     _metrics: Metrics
     _verifying: Auth | None = None
+    """What is being verified, or was when that was cancelled."""
     _first_messages: int = 0
 
     def allow_message(self) -> bool:
@@ -76,14 +77,12 @@ class Authentication:
     async def answer(self, request: Auth) -> Outcome:
         """Verify a token, and say what follows; only success leaves the reply to the caller."""
         self._verifying = request
-        try:
-            # The first attempt has a deadline that began earlier; a renewal has only the login's.
-            current = self._peer.identity
-            outcome = await self._login.attempt(
-                request.token, self._peer.address, current=current, has_deadline=current is None
-            )
-        finally:
-            self._verifying = None
+        # The first attempt has a deadline that began earlier; a renewal has only the login's.
+        current = self._peer.identity
+        outcome = await self._login.attempt(
+            request.token, self._peer.address, current=current, has_deadline=current is None
+        )
+        self._verifying = None
         match outcome:
             case Verified(identity):
                 return self._verified(request, identity)

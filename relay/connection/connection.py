@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
 import structlog
@@ -12,8 +13,10 @@ from relay.connection.admission import Admission, Refused
 from relay.connection.authentication import MAX_FIRST_MESSAGE_BYTES, Authentication, Granted
 from relay.connection.context import ConnectionContext
 from relay.connection.inbox import Inbox, InvalidMessages, read
+from relay.connection.keep_alive import KeepAlive
 from relay.connection.peer import Peer
 from relay.connection.session.session import Session
+from relay.connection.tasks import Tasks
 from relay.metrics import Limit
 from relay.model.identity import User
 from relay.protocol.codec import InvalidMessage
@@ -22,8 +25,8 @@ from relay.protocol.messages import Auth, MessageProgress, Notice
 from relay.protocol.states import State, Step
 from relay.transport.framing.frame_parser import Message
 from relay.transport.proxy import NoProxyHeader
-from relay.transport.stream import FrameStream
-from relay.transport.websocket import close_frame, keep_alive, read_handshake
+from relay.transport.stream import FrameStream, ignore
+from relay.transport.websocket import close_frame, read_handshake
 
 LINGER_TIMEOUT = 10.0
 """Seconds in which the peer of a plain response can send the rest of its request and close its half
@@ -55,7 +58,8 @@ class Connection:
     _authentication: Authentication = field(init=False)
     _invalid: InvalidMessages = field(init=False)
     _session: Session | None = field(default=None, init=False)
-    _authenticated: trio.Event = field(factory=trio.Event, init=False)
+    _tasks: Tasks = field(init=False)
+    _keep_alive: KeepAlive | None = field(default=None, init=False)
     _asked: bool = field(default=False, init=False)
     """Whether there was a whole request head."""
     _answered: bool = field(default=False, init=False)
@@ -80,8 +84,12 @@ class Connection:
         try:
             try:
                 async with trio.open_nursery() as nursery:
-                    await self._live(nursery, deadline)
+                    peer.life = nursery.cancel_scope
+                    nursery.cancel_scope.deadline = deadline
+                    await self._live(nursery)
                     nursery.cancel_scope.cancel()
+                if peer.ending is None:
+                    self._run_out()
             except* Exception:  # the one boundary: a bug ends its own connection and no other
                 peer.end(Ending.INTERNAL_ERROR)
                 log.exception("connection failed")
@@ -103,33 +111,30 @@ class Connection:
 
     # -- the phases
 
-    async def _live(self, nursery: trio.Nursery, deadline: float) -> None:
-        peer = self.peer
-        with peer.life:
-            upgrade = False
-            with trio.CancelScope(deadline=deadline) as auth:
-                try:
-                    upgrade = await self._connect(nursery)
-                    if upgrade:
-                        await self._authenticated.wait()
-                except Refused as refused:
-                    peer.end(refused.ending)
-                    self._answered = True
-                except NoProxyHeader:
-                    peer.end(Ending.HANDSHAKE_REFUSED)
-                except GONE:
-                    peer.lost()
-            # It may have been let in at the very moment when the time was over.
-            if auth.cancelled_caught and not self._authenticated.is_set():
-                if peer.state is State.CONNECTING:
-                    peer.end(Ending.HANDSHAKE_TIMEOUT)
-                else:
-                    self._authentication.run_out()
-            elif upgrade:
-                assert self._session is not None
-                peer.end(await self._session.run())
+    async def _live(self, nursery: trio.Nursery) -> None:
+        """Shake hands, and then read until the peer ends."""
+        peer, self._tasks = self.peer, Tasks(nursery)
+        try:
+            if await self._connect(nursery):
+                await self._stream.read_frames()
             elif peer.ending is None:
                 await self._answer_http()
+        except Refused as refused:
+            peer.end(refused.ending)
+            self._answered = True
+        except NoProxyHeader:
+            peer.end(Ending.HANDSHAKE_REFUSED)
+        except GONE:
+            peer.lost()
+        finally:
+            self._tasks.end()
+
+    def _run_out(self) -> None:
+        """End, since the deadline is over."""
+        if self.peer.state is State.CONNECTING:
+            self.peer.end(Ending.HANDSHAKE_TIMEOUT)
+        else:
+            self._authentication.run_out()
 
     async def _connect(self, nursery: trio.Nursery) -> bool:
         """Establish the WebSocket; False if the request is for something else."""
@@ -137,22 +142,31 @@ class Connection:
         admission = Admission(peer, context.guard, context.metrics)
         await admission.read_proxy_header()
         await stream.link.handshake()
-        if not await admission.enter(await self._read_head(admission)):
+        head = await self._read_head(admission)
+        if not await admission.enter(head):
             return False
-        stream.parse_after_handshake(
-            max_message=MAX_FIRST_MESSAGE_BYTES,
-            budget=context.budget,
-            party=f"address:{peer.address.key}",
-            on_messages=lambda messages: self._receive_first(nursery, messages),
-            on_overhead=lambda _count: None,
-            on_fault=peer.end,
-        )
-        peer.codec = await admission.accept(await read_handshake(nursery, stream))
+        if stream.early:
+            peer.end(Ending.PROTOCOL_ERROR)  # nothing may come before our 101
+            return False
+        peer.codec = await admission.accept(await read_handshake(nursery, stream, head))
         peer.advance(Step.UPGRADE)
         context.metrics.connections += 1
         context.metrics.connections_accepted += 1
-        nursery.start_soon(self._write)
-        nursery.start_soon(self._keep_alive)
+        stream.begin_frames(
+            max_message=MAX_FIRST_MESSAGE_BYTES,
+            budget=context.budget,
+            party=f"address:{peer.address.key}",
+            on_messages=self._receive_first,
+            on_overhead=ignore,
+            on_fault=peer.end,
+        )
+        timing = context.timing
+        stream.outlet.stall_timeout = timing.idle_timeout
+        stream.outlet.open(self._start_writer)
+        self._keep_alive = KeepAlive(
+            peer, context.alarms, timing.ping_interval, timing.idle_timeout
+        )
+        self._keep_alive.start()
         return True
 
     async def _read_head(self, admission: Admission) -> bytes:
@@ -161,35 +175,32 @@ class Connection:
         return head
 
     async def _answer_http(self) -> None:
-        self._stream.on_end = lambda: None
+        self._lift_deadline()
+        self._stream.on_end = ignore
         self._answered = True
         await self._context.serve_http(self._stream, self.peer.address)
         self.peer.end(Ending.HTTP_ANSWERED)
 
+    def _lift_deadline(self) -> None:
+        if self.peer.life is not None:
+            self.peer.life.deadline = math.inf
+
+    def _start_writer(self) -> None:
+        self._tasks.start_soon(self._write)
+
     async def _write(self) -> None:
         outlet = self._stream.outlet
-        outlet.stall_timeout = self._context.timing.idle_timeout
         await outlet.run()
         if outlet.stalled:
             self.peer.end(Ending.IDLE_TIMEOUT)
 
-    async def _keep_alive(self) -> None:
-        timing = self._context.timing
-        try:
-            await keep_alive(self._stream, every=timing.ping_interval, idle=timing.idle_timeout)
-            self.peer.end(Ending.IDLE_TIMEOUT)
-        except GONE:
-            self.peer.lost()
-
-    async def _receive_first(self, nursery: trio.Nursery, messages: list[Message]) -> None:
+    async def _receive_first(self, messages: list[Message]) -> None:
         """Handle messages until one authenticates the peer; they come one at a time."""
         peer, authentication = self.peer, self._authentication
         for message in messages:
             if peer.ending is not None:
                 return
-            if peer.state is State.CONNECTING:
-                peer.end(Ending.PROTOCOL_ERROR)  # nothing may come before our 101
-            elif authentication.allow_message():
+            if authentication.allow_message():
                 request = read(peer, message)
                 if isinstance(request, InvalidMessage) and request.is_auth:
                     self._invalid.refuse(request)
@@ -199,7 +210,7 @@ class Connection:
                     outcome = await authentication.answer(request)
                     if isinstance(outcome, Granted):
                         self._agree(request)
-                        self._begin(nursery, outcome)
+                        self._begin(outcome)
                 else:
                     authentication.require(request.id)
 
@@ -214,9 +225,11 @@ class Connection:
         if not self.peer.mailbox.in_line:  # what waits there is a sign of life, too
             self.peer.tell(MessageProgress(received=received))
 
-    def _begin(self, nursery: trio.Nursery, granted: Granted) -> None:
+    def _begin(self, granted: Granted) -> None:
         """Open the session of a user or service, unless they have too many connections."""
         peer, context, identity = self.peer, self._context, granted.identity
+        if peer.life is None or peer.life.cancel_called:
+            return  # the answer came too late
         user_id = identity.user_id if isinstance(identity, User) else None
         if not context.guard.connections.authenticated(peer, user_id):
             peer.crowded_out(Limit.CONNECTIONS_OF_USER)
@@ -224,7 +237,9 @@ class Connection:
         peer.advance(Step.AUTHENTICATE)
         peer.identity, peer.token = identity, granted.token
         peer.mailbox.count_for(identity.sender)
-        self._session = Session.open(peer, context.sessions, nursery.start_soon)
+        self._lift_deadline()
+        start_soon = self._tasks.start_soon
+        self._session = Session.open(peer, context.sessions, context.alarms, start_soon)
         inbox = Inbox(
             peer,
             self._session,
@@ -232,11 +247,10 @@ class Connection:
             self._invalid,
             context.guard.throttle(),
             context.metrics,
-            nursery.start_soon,
+            start_soon,
         )
         self._stream.hand_on_to(inbox.receive, inbox.count_overhead)
         self._stream.allow_messages_of(context.timing.max_message_size, identity.sender)
-        self._authenticated.set()
         peer.tell(granted.welcome)
 
     # -- the end
@@ -254,6 +268,8 @@ class Connection:
             peer.record("close", outcome="forced", reason=ending.label)
         elif ending is not Ending.HTTP_ANSWERED and (peer.identity or guard.may_log(peer.address)):
             log.info("close", outcome="left", reason=ending.label)
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
         if self._session is not None:
             self._session.close()
 

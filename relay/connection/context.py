@@ -10,6 +10,7 @@ from attrs import field, frozen
 from relay.audit.log import AuditLog
 from relay.auth.login import Login
 from relay.auth.registry import WatchedConnection
+from relay.concurrency.alarms import Alarms
 from relay.guard.client_address import ClientAddress
 from relay.guard.guard import Guard, SessionLimits
 from relay.hub.hub import Hub
@@ -106,3 +107,5 @@ class ConnectionContext:
     metrics: Metrics
     unread: Budget
     """Bounds the replies and alerts that all clients together have not read."""
+    alarms: Alarms
+    """Run by somebody else."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import structlog
 import trio
 from attrs import define, field
 
@@ -28,6 +29,8 @@ from relay.transport.framing.budget import Budget
 from relay.transport.mailbox import Mailbox
 from relay.transport.parts import MAX_SHORT_BYTES, parts_of
 from relay.transport.stream import FrameStream
+
+log = structlog.get_logger()
 
 
 @define(eq=False)
@@ -62,8 +65,8 @@ class Peer:
     """The request that caused the end."""
     retry_after: int | None = None
     """Milliseconds to wait before reconnecting, if not those of the ending."""
-    life: trio.CancelScope = field(factory=trio.CancelScope)
-    """Cancelled when the connection ends."""
+    life: trio.CancelScope | None = None
+    """The scope of the connection's nursery. It has a deadline until the peer is authenticated."""
 
     def __attrs_post_init__(self) -> None:
         self.address = ClientAddress.of_peer(self.stream.link.peer)
@@ -131,7 +134,13 @@ class Peer:
         """
         if self.ending is None:
             self.ending, self.ended_by, self.retry_after = ending, request_id, retry_after
-            self.life.cancel()
+            if self.life is not None:
+                self.life.cancel()
+
+    def fail(self, problem: Exception) -> None:
+        """End because of a bug, and log it."""
+        self.end(Ending.INTERNAL_ERROR)
+        log.error("connection failed", connection=self.number, exc_info=problem)
 
     def lost(self) -> None:
         """End because no more bytes will come."""

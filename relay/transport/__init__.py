@@ -1,1 +1,1 @@
-"""The server's side of bytes and WebSockets; only this room and the client know trio-websocket."""
+"""The server's side of bytes and WebSockets; only this room knows trio-websocket."""

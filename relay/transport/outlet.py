@@ -2,12 +2,14 @@
 
 The unsent rest of a frame (`_tail`) belongs to the outlet and not to a task: the next write
 finishes it first. So no cancellation can cut a frame, and no tail means a frame boundary.
-trio-websocket's control frames and our data frames take turns under one first-in, first-out lock.
-A control frame need not wait for the end of a long message: it goes between two of its fragments.
+All that waits to write takes turns under one first-in, first-out lock. A ping or a pong waits in
+no task: there is a place for one of each, and the next write takes them along, between two
+fragments of a long message if one is being written.
 
 A frame is written at once, without waiting and without the lock, when the whole connection is idle:
-the writer is parked, no source is in line, there is no tail, and little is unsent in the kernel.
-Otherwise its source gets in line, and the writer asks it for a frame as late as possible.
+the writer is parked or was never needed, no source is in line, there is no tail, and little is
+unsent in the kernel. Otherwise its source gets in line, and the writer asks it for a frame as late
+as possible. The writer is a task that starts when a frame first has to wait.
 """
 
 from __future__ import annotations
@@ -44,15 +46,6 @@ class Source(Protocol):
 
 
 @define(eq=False)
-class _Control:
-    """A control frame that waits for its turn, or for the end of the frame being written."""
-
-    frame: Buffer
-    waiting: trio.CancelScope = field(factory=trio.CancelScope)
-    """Around the wait for its turn; cancelled when the frame has been written before that."""
-
-
-@define(eq=False)
 class Outlet:
     """The outgoing half of one connection."""
 
@@ -69,22 +62,27 @@ class Outlet:
     _tail: Buffer = b""
     _begun: Buffer = b""
     """The frames that `_tail` is the end of."""
-    _controls: tuple[_Control, ...] = ()
-    """Those that wait."""
-    _inserted: tuple[_Control, ...] = ()
-    """Those that `_tail` ends with."""
+    _controls: tuple[bytes, ...] = ()
+    """Control frames that wait, at most one of each kind."""
+    _inserted: bool = False
+    """Whether `_tail` ends with control frames."""
     _behind: Buffer = b""
-    """The fragments to write after `_inserted`."""
+    """The fragments to write after these."""
     _parked: bool = False
-    """Whether the writer waits for a source."""
+    """Whether the writer waits for a source, or has not been needed."""
+    _start_writer: Callable[[], object] | None = None
+    """Starts `run` in a task; None once it was called."""
     _closing: bool = False
     """Whether no data frame may follow: a Close was or will be sent, or the link is broken."""
+    _broken: bool = False
+    """Whether a write has failed."""
     _closed: bool = False
     """Whether nothing may follow: a Close was sent, or begun."""
     # Lists, because the lines are short and an empty deque takes ten times the memory.
     _first: list[Source] = field(factory=list)
     _turns: list[Source] = field(factory=list)
-    _lot: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+    _lot: trio.lowlevel.ParkingLot | None = None
+    """Where the writer waits."""
 
     @property
     def cut(self) -> bool:
@@ -94,6 +92,11 @@ class Outlet:
     @property
     def closing(self) -> bool:
         return self._closing
+
+    def open(self, start_writer: Callable[[], object]) -> None:
+        """Write frames from now on. `start_writer` has to start `run` in a task; it is called when
+        a frame first has to wait."""
+        self._start_writer, self._parked = start_writer, True
 
     def write_now(self, frame: Buffer, held: object | None = None) -> bool:
         """Write a frame if the connection is idle; False when it has to be queued. Never waits,
@@ -105,6 +108,7 @@ class Outlet:
         except BlockingIOError:
             return False
         except OSError:
+            self._broken = True
             self.stop()
             return False
         if sent < len(frame):
@@ -138,16 +142,30 @@ class Outlet:
             (self._first if first else self._turns).append(source)
             self._wake()
 
+    def post_control(self, frame: bytes) -> bool:
+        """Write a ping or a pong as soon as possible, in place of one that still waits: the latest
+        pong answers all pings (RFC 6455, section 5.5.3). Never waits, never raises.
+
+        Returns False when the link is broken. When a Close is on its way, nothing is written.
+        """
+        if not self.write_now(frame) and not self._closing:
+            self._controls = (*[each for each in self._controls if each[0] != frame[0]], frame)
+            self._wake()
+        return not self._broken
+
     def stop(self) -> None:
         """Write no further data frame. The next write still finishes one that was begun."""
         self._closing = True
+        self._start_writer = None
         self._wake()
 
     async def run(self) -> None:
         """Write until the outlet stops or the link breaks, which the reader notices."""
+        if self._lot is None:
+            self._lot = trio.lowlevel.ParkingLot()
         try:
             while not self._closing:
-                if self._first or self._turns or self._tail:
+                if self._first or self._turns or self._tail or self._controls:
                     async with self._lock:
                         await self._serve_one()
                 else:
@@ -159,6 +177,9 @@ class Outlet:
 
     async def _serve_one(self) -> None:
         await self._flush()
+        if self._controls and not self._closing:
+            controls, self._controls = b"".join(self._controls), ()
+            await self._write(controls)
         if not self._closing and self._may_be_above_low():
             await self._wait_writable()
         frame = None if self._closing else self._pick()
@@ -171,22 +192,12 @@ class Outlet:
             await self._write(frame)
 
     async def send(self, data: Buffer) -> None:
-        """Write whole control frames, between two fragments if a message is being written; before
-        there are frames, any bytes.
+        """Write whole frames in their turn; before there are frames, any bytes.
 
         Like the methods below, it raises `trio.ClosedResourceError` after a Close.
         """
-        control = _Control(data)
-        self._controls = (*self._controls, control)
-        try:
-            with control.waiting:
-                async with self._lock:
-                    if self._withdraw(control):
-                        await self._write(data)
-                    else:
-                        await self._flush()  # a cancelled writer has left it behind
-        finally:
-            self._withdraw(control)
+        async with self._lock:
+            await self._write(data)
 
     async def send_close(self, data: Buffer) -> None:
         """Write a Close frame; nothing follows it."""
@@ -211,7 +222,11 @@ class Outlet:
 
     def _wake(self) -> None:
         self._parked = False
-        self._lot.unpark_all()
+        if self._lot is not None:
+            self._lot.unpark_all()
+        elif self._start_writer is not None and not self._closing:
+            start, self._start_writer = self._start_writer, None
+            start()
 
     def _pick(self) -> Buffer | Unready | None:
         line = self._first or self._turns
@@ -243,6 +258,7 @@ class Outlet:
             except BlockingIOError:
                 await self._wait_writable()
             except OSError as problem:
+                self._broken = True
                 self.stop()
                 raise trio.BrokenResourceError from problem
             else:
@@ -251,27 +267,17 @@ class Outlet:
                     self._end_tail()
         self.held = None
 
-    def _withdraw(self, control: _Control) -> bool:
-        """Let a control frame wait no more; returns whether it was still waiting."""
-        waits = control in self._controls
-        if waits:
-            self._controls = tuple(each for each in self._controls if each is not control)
-        return waits
-
     def _insert_controls(self) -> None:
         """Put the control frames that wait behind the frame that is being written."""
         end = wire.end_of_frame(self._begun, len(self._begun) - len(self._tail))
         rest = end - (len(self._begun) - len(self._tail))
-        self._inserted, self._controls = self._controls, ()
-        frames = (each.frame for each in self._inserted)
         self._behind = memoryview(self._tail)[rest:]
-        self._tail = b"".join((memoryview(self._tail)[:rest], *frames))
+        self._tail = b"".join((memoryview(self._tail)[:rest], *self._controls))
+        self._inserted, self._controls = True, ()
 
     def _end_tail(self) -> None:
         """Go on with what was put off for control frames, if any was."""
-        for control in self._inserted:
-            control.waiting.cancel()
-        self._inserted = ()
+        self._inserted = False
         self._begun = self._tail = self._behind
         self._behind = b""
 

@@ -1,8 +1,8 @@
-"""The bytes of one connection, shared by trio-websocket and the relay.
+"""The bytes of one connection.
 
-Before the handshake this is a plain `trio.abc.Stream`, good for HTTP too. After
-`parse_after_handshake`, trio-websocket reads only the handshake and the control frames, one at a
-time; whole data messages go to `on_messages`, in order, while it waits for its next bytes.
+Before there are frames this is a plain `trio.abc.Stream`, good for HTTP and for the handshake.
+After that, one task reads: whole data messages go to `on_messages`, in order, and control frames
+are answered here.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from relay.transport.framing.frame_parser import (
     Message,
     ParsedFrames,
 )
-from relay.transport.head import plain_upgrade
+from relay.transport.framing.unmask import unmask
 from relay.transport.link import Buffer, Link
 from relay.transport.outlet import Outlet
 from relay.transport.proxy import ProxyHeader
 from relay.transport.tls import TlsLink
-from relay.transport.wire import CLOSE
+from relay.transport.wire import CLOSE, PING, PONG, frame
 
 MAX_HEAD_BYTES = 16 * 1024
 FIRST_READ_BYTES = 16 * 1024
@@ -50,7 +50,7 @@ class HeadTooBig(Exception):
     """The request head is larger than `MAX_HEAD_BYTES`."""
 
 
-def _ignore(*_news: object) -> None:
+def ignore(*_news: object) -> None:
     """Do nothing with what nobody listens for."""
 
 
@@ -62,26 +62,23 @@ class FrameStream(trio.abc.Stream):
     stall_timeout: float
     outlet: Outlet = field(init=False)
     last_received: float = field(factory=trio.current_time)
-    on_end: Callable[[], object] = _ignore
-    """Called when the bytes end or the stream is closed. trio-websocket does not report that during
-    its handshake."""
+    on_end: Callable[[], object] = ignore
+    """Called when the bytes end or the stream is closed."""
     peer_closed: bool = False
     """Whether the peer's Close has been read."""
     _head: bytes = b""
     """Read by `read_head` and not passed on yet."""
     _parser: FrameParser | None = None
     _on_messages: Callable[[list[Message]], Awaitable[None]] | None = None
-    _on_overhead: Callable[[int], object] = _ignore
-    _on_fault: Callable[[Ending], object] = _ignore
-    _on_progress: Callable[[int], object] = _ignore
+    _on_overhead: Callable[[int], object] = ignore
+    _on_fault: Callable[[Ending], object] = ignore
+    _on_progress: Callable[[int], object] = ignore
     _progress_interval: float = math.inf
     """Seconds between two calls of it."""
     _progress_due: float = math.inf
-    _controls: tuple[bytes, ...] = ()
-    """Control frames that trio-websocket has not read yet."""
     _read_size: int = FIRST_READ_BYTES
     _rest: Buffer = b""
-    """Bytes behind the head, or behind a full batch of messages, that are not parsed yet."""
+    """Bytes behind a full batch of messages, that are not parsed yet."""
 
     def __attrs_post_init__(self) -> None:
         self.outlet = Outlet(self.link, self.stall_timeout)
@@ -122,7 +119,12 @@ class FrameStream(trio.abc.Stream):
             raise HeadTooBig
         return self._head[: end + 4]
 
-    def parse_after_handshake(
+    @property
+    def early(self) -> bool:
+        """Whether there is more than the request head already, before it was answered."""
+        return len(self._head) > self._head.index(b"\r\n\r\n") + 4
+
+    def begin_frames(
         self,
         *,
         max_message: int,
@@ -132,7 +134,7 @@ class FrameStream(trio.abc.Stream):
         on_overhead: Callable[[int], object],
         on_fault: Callable[[Ending], object],
     ) -> None:
-        """Parse what follows the head as frames. Call this between `read_head` and the handshake.
+        """Expect frames from now on, and read no head any more. Call this after the handshake.
 
         `on_messages` gets the data messages that arrived together, `on_overhead` the number of
         control frames and small fragments, and `on_fault` the ending that a breach of the protocol,
@@ -146,9 +148,7 @@ class FrameStream(trio.abc.Stream):
         )
         self._read_size = FIRST_READ_BYTES
         self._on_messages, self._on_overhead, self._on_fault = on_messages, on_overhead, on_fault
-        end = self._head.index(b"\r\n\r\n") + 4
-        self._head, self._rest = plain_upgrade(self._head[:end]), self._head[end:]
-        self._parser.hold_unparsed(len(self._rest))
+        self._head = b""
 
     def hand_on_to(
         self,
@@ -178,7 +178,7 @@ class FrameStream(trio.abc.Stream):
         return None if self._parser is None else self._parser.incomplete
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive for the protocol above: the head, then control frames, or all bytes for HTTP."""
+        """Receive bytes for HTTP: what `read_head` has read, and then what comes."""
         if self.link.closed:
             self.on_end()
             raise trio.ClosedResourceError
@@ -186,20 +186,42 @@ class FrameStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             head, self._head = self._head, b""
             return head
-        if self._parser is None:
-            count = await self._receive(_scratch[: max_bytes or len(_scratch)])
-            return _scratch[:count].tobytes()
-        return await self._next_control(self._parser)
+        count = await self._receive(_scratch[: max_bytes or len(_scratch)])
+        return _scratch[:count].tobytes()
+
+    async def read_frames(self) -> None:
+        """Hand on the messages that come, and answer pings and the peer's Close.
+
+        Returns when the bytes end, or when the peer's Close is answered and the stream closed.
+        Raises `trio.BrokenResourceError`, or `trio.ClosedResourceError` when closed meanwhile.
+        """
+        parser, eager = self._parser, 0
+        assert parser is not None
+        while not self.peer_closed:
+            parsed = await self._parse_once(parser, wait=eager == 0)
+            if parsed is None:
+                return
+            eager = (eager - 1) % MAX_READS_IN_A_ROW
+            self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
+            if parsed.overhead:
+                self._on_overhead(parsed.overhead)
+            if parsed.messages:
+                assert self._on_messages is not None
+                await self._on_messages(parsed.messages)
+            if parsed.breach is not None:
+                self._on_fault(parsed.breach.ending)
+            for control in parsed.controls:
+                await self._answer(control)
+            del parsed  # a large message must not be held until the next one comes
 
     async def send_all(self, data: Buffer) -> None:
-        """Send whole control frames in their turn; before there are frames, any bytes."""
+        """Send bytes, before there are frames."""
         if self.link.closed:
             raise trio.ClosedResourceError
-        is_close = self._parser is not None and data and data[0] & 15 == CLOSE and data[0] & 0x80
         try:
-            await (self.outlet.send_close(data) if is_close else self.outlet.send(data))
+            await self.outlet.send(data)
         except trio.BrokenResourceError:
-            self.on_end()  # trio-websocket stops reading now, without a word
+            self.on_end()
             raise
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -211,7 +233,7 @@ class FrameStream(trio.abc.Stream):
 
     def forget_listeners(self) -> None:
         """Call no listener any more; for a stream that is closed."""
-        self.on_end = self._on_overhead = self._on_fault = self._on_progress = _ignore
+        self.on_end = self._on_overhead = self._on_fault = self._on_progress = ignore
         self._on_messages = self._parser = None
 
     async def discard_rest(self) -> None:
@@ -222,12 +244,11 @@ class FrameStream(trio.abc.Stream):
         """
         parser = self._parser
         assert parser is not None
-        controls = self._controls
-        while not (self.peer_closed or any(frame[0] & 15 == CLOSE for frame in controls)):
+        while not self.peer_closed:
             parsed = await self._parse_once(parser)
             if parsed is None:
                 break
-            controls = parsed.controls
+            self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
 
     async def linger(self) -> None:
         """End our half after a plain response, and throw away what comes until the peer ends its.
@@ -288,28 +309,16 @@ class FrameStream(trio.abc.Stream):
             except OSError as problem:
                 raise trio.BrokenResourceError from problem
 
-    async def _next_control(self, parser: FrameParser) -> bytes:
-        """Handle messages until there is a control frame; b"" at the end of the bytes."""
-        assert self._on_messages is not None
-        eager = 0
-        while not self._controls:
-            parsed = await self._parse_once(parser, wait=eager == 0)
-            if parsed is None:
-                return b""
-            eager = (eager - 1) % MAX_READS_IN_A_ROW
-            self._controls = parsed.controls
-            if parsed.overhead:
-                self._on_overhead(parsed.overhead)
-            if parsed.messages:
-                await self._on_messages(parsed.messages)
-            if parsed.breach is not None:
-                self._on_fault(parsed.breach.ending)
-            del parsed  # a large message must not be held until the next one comes
-        await trio.lowlevel.checkpoint()
-        control, *rest = self._controls
-        self._controls = tuple(rest)
-        self.peer_closed = control[0] & 15 == CLOSE
-        return control
+    async def _answer(self, control: bytes) -> None:
+        """Answer a masked control frame; after a Close the stream is closed."""
+        opcode = control[0] & 15
+        if opcode == PING:
+            if not self.outlet.post_control(frame(PONG, unmask(control[6:], control[2:6]))):
+                self.on_end()
+                raise trio.BrokenResourceError
+        elif opcode == CLOSE:
+            await self.outlet.send_close(frame(CLOSE, unmask(control[6:], control[2:6])))
+            await self.aclose()
 
     async def _parse_once(self, parser: FrameParser, *, wait: bool = True) -> ParsedFrames | None:
         """Read and parse once; None at the end of the bytes."""

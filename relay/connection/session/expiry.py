@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum, auto
 
 import trio
-from attrs import define, field
+from attrs import define
 
 from relay.model.identity import Identity, User
 
@@ -39,7 +37,7 @@ APPROACH = (
 
 @define(eq=False)
 class Expiry:
-    """The end of the session of one connection, by Trio's clock."""
+    """The end of the session of one connection, by Trio's clock, and what is due before. No I/O."""
 
     cut_short: bool = False
     """Whether the end was last moved to an earlier time, and not by the peer."""
@@ -47,10 +45,10 @@ class Expiry:
     """As last known; None for what does not expire."""
     deadline: float = math.inf
     """The same moment by Trio's clock."""
-    _within: trio.CancelScope | None = None
     _done: int = 0
     """How many steps of the approach to this end are done."""
-    _moved: trio.Event = field(factory=trio.Event)
+    _reading: bool = False
+    """Whether the session is being read again. Meanwhile nothing is due but the end."""
 
     def renew(self, identity: Identity, *, by_peer: bool) -> None:
         """Go by what is known of the session now; `by_peer` if the peer has just proved it."""
@@ -63,31 +61,25 @@ class Expiry:
         if expires_at != earlier:
             self.expires_at = expires_at
             self.deadline = trio.current_time() + _remaining(identity)
-            if self._within is not None:
-                self._within.deadline = self.deadline
             self._done = 0
-            self._moved.set()
 
-    @contextmanager
-    def within(self) -> Iterator[None]:
-        """Bound a block by the end of the session, wherever that moves meanwhile."""
-        with trio.CancelScope(deadline=self.deadline) as self._within:
-            yield
-        self._within = None
+    @property
+    def next_at(self) -> float:
+        """When the next thing is due."""
+        return self.deadline - (0.0 if self._reading else APPROACH[self._done][0])
 
-    async def next(self) -> Due:
-        """Wait for the next thing that is due."""
-        while True:
-            before, due = APPROACH[self._done]
-            self._moved = trio.Event()
-            with trio.move_on_at(self.deadline - before):
-                await self._moved.wait()
-            if self._moved.is_set():
-                continue
-            if trio.current_time() >= self.deadline:
-                return Due.END
-            self._done += 1
-            return due
+    def next(self) -> Due:
+        """Return what is due now; `READ` has to be followed by `has_read`."""
+        if trio.current_time() >= self.deadline:
+            return Due.END
+        due = APPROACH[self._done][1]
+        self._done += 1
+        self._reading = due is Due.READ
+        return due
+
+    def has_read(self) -> None:
+        """Go on, with what `renew` was told meanwhile or without."""
+        self._reading = False
 
 
 def _remaining(identity: Identity) -> float:

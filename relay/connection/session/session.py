@@ -6,12 +6,14 @@ why not. Frames alone go unanswered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
-from typing import NoReturn, Self
+from typing import Self
 
 from attrs import define, field
 
 from relay.alerts.replay import Replays
+from relay.concurrency.alarms import Alarm, Alarms
 from relay.connection.context import SessionContext
 from relay.connection.peer import Peer
 from relay.connection.session.alert_requests import AlertRequests, PageRequest, StoreRequest
@@ -57,6 +59,11 @@ class Session:
     _publisher: Publisher
     _refusals: Refusals
     _alerts: AlertRequests
+    _alarms: Alarms
+    _start_soon: Callable[[Callable[[], Awaitable[None]]], object]
+    """Starts a task that ends with the connection."""
+    _alarm: Alarm | None = field(default=None, init=False)
+    """For the next thing that is due before the end of the session."""
     _expiry: Expiry = field(factory=Expiry, init=False)
     _consumers: dict[str, tuple[Stream, Consumer]] = field(factory=dict, init=False)
 
@@ -65,7 +72,8 @@ class Session:
         cls,
         peer: Peer,
         context: SessionContext,
-        start_soon: Callable[[Callable[[], Awaitable[NoReturn]]], object],
+        alarms: Alarms,
+        start_soon: Callable[[Callable[[], Awaitable[None]]], object],
     ) -> Self:
         """Begin the session of a peer whose identity is known.
 
@@ -84,31 +92,19 @@ class Session:
         refusals = Refusals(peer, context.metrics)
         publisher = Publisher(peer, participant, context, refusals)
         alerts = AlertRequests(peer, refusals, replays, context)
-        session = cls(peer, participant, context, publisher, refusals, alerts)
+        session = cls(
+            *(peer, participant, context, publisher, refusals, alerts),
+            *(alarms, start_soon),
+        )
         context.metrics.authenticated += 1
         session._expiry.renew(session.identity, by_peer=True)
+        session._set_alarm()
         context.watch.enter(session)
         return session
 
     @property
     def identity(self) -> Identity:
         return self._participant.identity
-
-    async def run(self) -> Ending:
-        """Do what is due as the end of the session draws near; returns how it ends."""
-        expiry = self._expiry
-        while True:
-            match await expiry.next():
-                case Due.READ:
-                    with expiry.within():
-                        await self._context.watch.reread(self)
-                case Due.NOTICE:
-                    assert expiry.expires_at is not None
-                    expires_at = milliseconds(expiry.expires_at)
-                    self._peer.tell(Notice(code="SESSION_EXPIRING", expires_at=expires_at))
-                case Due.END:
-                    cut_short = expiry.cut_short
-                    return Ending.SESSION_REVOKED if cut_short else Ending.SESSION_EXPIRED
 
     def renew(self, identity: Identity, token: str) -> None:
         """Go on as the same user or service, who has proved it again."""
@@ -130,6 +126,7 @@ class Session:
 
     def close(self) -> None:
         """Leave all streams, for good."""
+        self._alarms.cancel(self._alarm)
         self._context.metrics.authenticated -= 1
         self._context.watch.leave(self)
         self._leave_streams()
@@ -137,11 +134,41 @@ class Session:
     def _go_on(self, identity: Identity, *, by_peer: bool) -> None:
         """Go by another identity, whose permissions count from now on."""
         self._expiry.renew(identity, by_peer=by_peer)
+        self._set_alarm()
         before, self._peer.identity = self.identity, identity
         if permissions.visible_streams(before) != permissions.visible_streams(identity):
             consumers = {stream_id: each for stream_id, (_, each) in self._consumers.items()}
             self._context.hub.reconsider(self._participant, before, consumers)
         self._context.watch.enter(self)
+
+    def _set_alarm(self) -> None:
+        """Have the alarm ring when the next thing is due."""
+        self._alarms.cancel(self._alarm)
+        when = self._expiry.next_at
+        self._alarm = (
+            None if when == math.inf else self._alarms.set(when, self._come_due, self._peer)
+        )
+
+    def _come_due(self) -> None:
+        """Do what is due as the end of the session draws near."""
+        expiry = self._expiry
+        match expiry.next():
+            case Due.READ:
+                self._start_soon(self._reread)
+            case Due.NOTICE:
+                assert expiry.expires_at is not None
+                expires_at = milliseconds(expiry.expires_at)
+                self._peer.tell(Notice(code="SESSION_EXPIRING", expires_at=expires_at))
+            case Due.END:
+                cut_short = expiry.cut_short
+                self._peer.end(Ending.SESSION_REVOKED if cut_short else Ending.SESSION_EXPIRED)
+                return
+        self._set_alarm()
+
+    async def _reread(self) -> None:
+        await self._context.watch.reread(self)
+        self._expiry.has_read()
+        self._set_alarm()
 
     def _leave_streams(self) -> None:
         hub = self._context.hub

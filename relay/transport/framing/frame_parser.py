@@ -1,8 +1,8 @@
 """Parses what a client sends over a WebSocket into whole messages. No I/O.
 
-trio-websocket gets only the control frames; data never passes through it. The rest of a frame that
-arrived in part is read straight into a buffer, which grows as bytes arrive: what a peer announces
-and does not send takes no room. The room is reserved from the budget that all connections share.
+The rest of a frame that arrived in part is read straight into a buffer, which grows as bytes
+arrive: what a peer announces and does not send takes no room. The room is reserved from the budget
+that all connections share.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ParsedFrames(msgspec.Struct, frozen=True):
     rest: memoryview
     """Bytes that were not parsed yet; feed them next."""
     controls: tuple[bytes, ...] = ()
-    """Whole masked control frames for trio-websocket, only the latest of each kind."""
+    """Whole masked control frames, only the latest of each kind."""
     overhead: int = 0
     """Control frames and small fragments."""
     breach: Breach | None = None

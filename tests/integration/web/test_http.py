@@ -69,6 +69,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
     services = ready.json()["services"]
     assert set(services) == {
         *(
+            "alarms",
             "verification",
             "vouched-users",
             "webhooks",

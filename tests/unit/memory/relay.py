@@ -16,6 +16,7 @@ from relay.auth.external_users import ExternalUsers
 from relay.auth.login import Login
 from relay.auth.registry import Registry
 from relay.auth.session_watch import SessionWatch
+from relay.concurrency.alarms import Alarms
 from relay.connection.connection import Connection
 from relay.connection.context import ConnectionContext, SessionContext, Timing
 from relay.guard.client_address import ClientAddress
@@ -55,6 +56,7 @@ class MemoryRelay:
     http_served: int = 0
     audit_store: MemoryAuditStore = field(factory=MemoryAuditStore)
     audit: AuditLog = field(init=False)
+    alarms: Alarms = field(factory=Alarms)
 
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
@@ -108,6 +110,7 @@ class MemoryRelay:
             *(login, sessions, self.timing, self.budget),
             *(self._serve_http, self.guard, self.audit, self.metrics),
             self.unread,
+            self.alarms,
         )
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, context)
@@ -173,6 +176,7 @@ async def open_relay() -> AsyncIterator[MemoryRelay]:
     async with trio.open_nursery() as services, trio.open_nursery() as connections:
         relay = MemoryRelay(connections)
         await services.start(relay.hub.run)
+        await services.start(relay.alarms.run)
         await services.start(relay.owner_watch.run)
         await services.start(relay.watch.run)
         await services.start(relay.external_users.batcher.run)

@@ -120,8 +120,9 @@ class Peer:
             if event.message_finished:
                 self.frames.append(self._text)
                 self._text = ""
-        elif isinstance(event, events.Ping):
-            self.frames.append("ping " + bytes(event.payload).decode())
+        elif isinstance(event, events.Ping | events.Pong):
+            kind = "ping" if isinstance(event, events.Ping) else "pong"
+            self.frames.append(f"{kind} {bytes(event.payload).decode()}")
         else:
             assert isinstance(event, events.CloseConnection), event
             assert event.code == 1000, event
@@ -401,6 +402,14 @@ class Storm:
                 await self.line.outlet.send(ping(content))
                 self.promised.add(f"ping {content}")
 
+    async def post_pongs(self) -> None:
+        for _ in range(8):
+            await trio.sleep(self.chance.choice([0, 1, 5]))
+            content = self._content("o", 60)
+            self.tried.add(f"pong {content}")
+            assert self.line.outlet.post_control(wire.frame(wire.PONG, content.encode()))
+        self.promised.add(f"pong {content}")
+
     async def offer_frames(self) -> None:
         waiting = Queue()
         for _ in range(8):
@@ -437,7 +446,7 @@ async def test_whatever_is_cancelled_the_peer_reads_whole_frames(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(storm.read)
             async with trio.open_nursery() as senders:
-                for task in [storm.send_pings] * 3 + [storm.offer_frames] * 3:
+                for task in [storm.send_pings, storm.offer_frames] * 3 + [storm.post_pongs]:
                     senders.start_soon(task)
             storm.over = True
         line.start(line.outlet.send, ping("last"))
@@ -607,26 +616,91 @@ async def test_a_control_frame_goes_between_two_fragments(knows_unsent: bool) ->
         line.outlet.line_up(Queue(deque([long_text(content), text("next")])))
         await trio.testing.wait_all_tasks_blocked()
         for number in range(3):
-            line.start(line.outlet.send, ping(str(number)))
-        pinged = 0
-        while len(line.peer.frames) < 3:
-            await trio.testing.wait_all_tasks_blocked()
-            pinged += line.peer.read()
-        assert pinged < 2 * wire.MESSAGE_PIECE_BYTES
-        line.start(line.outlet.send, ping("last"))
-        *pings, last, whole, following = await line.peer.read_all()
-        assert sorted(pings) == ["ping 0", "ping 1", "ping 2"]
-        assert (last, whole, following) == ("ping last", content, "next")
+            pinged = 0
+            assert line.outlet.post_control(ping(str(number)))
+            while len(line.peer.frames) <= number:
+                await trio.testing.wait_all_tasks_blocked()
+                pinged += line.peer.read()
+            assert pinged < 2 * wire.MESSAGE_PIECE_BYTES
+        assert line.outlet.post_control(ping("last"))
+        pings = ["ping 0", "ping 1", "ping 2", "ping last"]
+        assert await line.peer.read_all() == [*pings, content, "next"]
 
 
-async def test_a_control_frame_that_was_given_up_is_not_written() -> None:
+async def test_of_each_kind_of_control_frame_the_last_one_is_written() -> None:
     async with open_line(1000) as line:
         content = "x" * 200_000
         assert line.outlet.write_now(long_text(content))
-        with trio.move_on_after(1):
-            await line.outlet.send(ping("given up"))
-        line.start(line.outlet.send, ping("sent"))
-        assert await line.peer.read_all() == ["ping sent", content]
+        for number in range(100):
+            assert line.outlet.post_control(ping(str(number)))
+            assert line.outlet.post_control(wire.frame(wire.PONG, b"%d" % number))
+        assert await line.peer.read_all() == ["ping 99", "pong 99", content]
+
+
+async def test_a_control_frame_is_written_at_once_or_else_before_what_waits() -> None:
+    async with open_line(30) as line:
+        assert line.outlet.post_control(ping("at once"))
+        line.peer.read()
+        assert line.peer.frames == ["ping at once"]
+        line.outlet.line_up(queue("x" * 28, "next", "last"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert line.outlet.post_control(ping("soon"))
+        assert await line.peer.read_all() == ["ping at once", "x" * 28, "next", "ping soon", "last"]
+
+
+@pytest.mark.parametrize("broken", ["send", "unsent", ""])
+async def test_a_control_frame_that_cannot_be_written_is_kept_by_nobody(broken: str) -> None:
+    async with open_line() as line:
+        line.link.broken = broken
+        if not broken:
+            line.outlet.stop()
+        for _ in range(2):
+            assert line.outlet.post_control(ping()) is not bool(broken)
+            assert line.outlet.closing
+            assert not line.outlet._controls
+        assert await line.peer.read_all() == []
+
+
+async def test_the_writer_starts_once_when_something_first_has_to_wait() -> None:
+    started: list[str] = []
+    async with open_line(100, writer=False) as line:
+        line.outlet.open(lambda: started.append("writer"))
+        assert line.outlet.write_now(text("x" * 90))
+        assert line.outlet.post_control(ping("y"))
+        assert started == []
+        assert line.outlet.write_now(text("cut" * 10))
+        assert started == ["writer"]
+        line.outlet.line_up(queue("next"))
+        assert line.outlet.post_control(ping("z"))
+        assert started == ["writer"]
+        line.start(line.outlet.run)
+        frames = await line.peer.read_all()
+        assert frames == ["x" * 90, "ping y", "cut" * 10, "ping z", "next"]
+        assert line.outlet.write_now(text("at once"))
+        line.peer.read()
+        assert line.peer.frames[-1] == "at once"
+
+
+@pytest.mark.parametrize("wait", ["line", "control"])
+async def test_the_writer_starts_for_a_source_and_for_a_control_frame(wait: str) -> None:
+    started: list[str] = []
+    async with open_line(knows_unsent=False, writer=False) as line:
+        line.outlet.open(lambda: started.append("writer"))
+        if wait == "line":
+            line.outlet.line_up(queue("a"))
+        else:
+            assert line.outlet.post_control(ping("a"))
+        assert started == ["writer"]
+
+
+async def test_no_writer_starts_after_a_stop() -> None:
+    started: list[str] = []
+    async with open_line(100, writer=False) as line:
+        line.outlet.open(lambda: started.append("writer"))
+        line.outlet.stop()
+        line.outlet.line_up(queue("never"))
+        assert not line.outlet.write_now(text("never"))
+        assert started == []
 
 
 async def test_a_control_frame_that_a_cancelled_writer_left_behind_is_sent() -> None:
@@ -637,11 +711,11 @@ async def test_a_control_frame_that_a_cancelled_writer_left_behind_is_sent() -> 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(line.outlet.run)
                 await trio.testing.wait_all_tasks_blocked()
-                line.start(line.outlet.send, ping("sent"))
-                await trio.testing.wait_all_tasks_blocked()
+                assert line.outlet.post_control(ping("sent"))
                 line.peer.read(500)
+                await trio.testing.wait_all_tasks_blocked()
+                assert not line.outlet._controls  # it is behind the fragment that is being written
                 await trio.sleep(2)
-        assert await line.peer.read_all() == ["ping sent"]
         line.start(line.outlet.drain, queue("last"))
         assert await line.peer.read_all() == ["ping sent", content, "last"]
 

@@ -1,5 +1,5 @@
-"""One connection's bytes: before the handshake, during it, parsing, and at the end. The pitfalls of
-trio-websocket and of TCP are here, as a peer would bring them about."""
+"""One connection's bytes: before the handshake, during it, as frames, and at the end. The pitfalls
+of the handshake, of control frames and of TCP are here, as a peer would bring them about."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Pair:
         """Bring the stream behind the request head."""
         self.peer.send(HEAD)
         assert await self.stream.read_head() == HEAD
-        self.stream.parse_after_handshake(
+        self.stream.begin_frames(
             max_message=1000,
             budget=Budget(1 << 20),
             party="somebody",
@@ -67,7 +67,18 @@ class Pair:
             on_overhead=lambda _count: None,
             on_fault=self.faults.append,
         )
-        assert await self.stream.receive_some() == HEAD
+        self.stream.outlet.open(lambda: None)
+
+    async def receive(self) -> None:
+        """Read on, in whichever way the stream is read now."""
+        if self.stream._parser is None:
+            await self.stream.receive_some()
+        else:
+            await self.stream.read_frames()
+
+    async def read_frames(self) -> None:
+        """Read frames until all wait."""
+        await until_blocked(self.stream.read_frames())
 
 
 def pair(capacity: int = SIZE) -> Pair:
@@ -225,7 +236,7 @@ async def parsing(both: Pair) -> None:
 async def with_a_control_frame(both: Pair) -> None:
     await both.parse()
     both.peer.send(masked(wire.PING) + masked(wire.PONG))
-    await both.stream.receive_some()
+    await both.read_frames()
 
 
 async def with_messages(both: Pair) -> None:
@@ -243,9 +254,8 @@ async def test_on_a_closed_stream_every_call_says_so(
     await prepare(both)
     await both.stream.aclose()
     calls: list[Callable[[], Awaitable[object]]] = [
-        both.stream.receive_some,
-        lambda: both.stream.send_all(wire.frame(wire.PONG)),
-        lambda: both.stream.send_all(wire.frame(wire.CLOSE)),
+        both.receive,
+        lambda: both.stream.send_all(b"bytes"),
         both.stream.wait_send_all_might_not_block,
     ]
     for call in calls:
@@ -265,7 +275,7 @@ async def test_a_task_that_waits_for_bytes_learns_of_a_close(
 
         async def receive() -> None:
             with pytest.raises(trio.ClosedResourceError):
-                await both.stream.receive_some()
+                await both.receive()
 
         nursery.start_soon(receive)
         await trio.testing.wait_all_tasks_blocked()
@@ -280,14 +290,14 @@ async def test_a_peer_that_breaks_the_link_is_noticed(
     await prepare(both)
     both.peer.reset()
     with pytest.raises(trio.BrokenResourceError):
-        await both.stream.receive_some()
+        await both.receive()
     assert both.ends > 0
 
 
 # -- frames
 
 
-async def test_messages_go_one_way_and_control_frames_the_other_one_at_a_time() -> None:
+async def test_messages_are_handed_on_and_control_frames_answered() -> None:
     both = pair()
     await both.parse()
     both.peer.send(
@@ -296,11 +306,15 @@ async def test_messages_go_one_way_and_control_frames_the_other_one_at_a_time() 
         + masked(wire.BINARY, b"b")
         + masked(wire.PONG, b"2")
         + CLOSE
+        + masked(wire.TEXT, b"never")
     )
-    frames = [await both.stream.receive_some() for _ in range(3)]
-    assert frames == [masked(wire.PING, b"1"), masked(wire.PONG, b"2"), CLOSE]
+    await both.stream.read_frames()
     assert [message.payload for message in both.messages] == [b"a", b"b"]
+    assert received(both.peer) == wire.frame(wire.PONG, b"1") + wire.frame(wire.CLOSE, b"\x03\xe8")
     assert both.stream.peer_closed
+    assert both.link.closed
+    assert both.ends == 1
+    assert not both.link.was_reset
 
 
 async def test_a_breach_is_told_after_the_messages_before_it() -> None:
@@ -316,7 +330,7 @@ async def test_a_breach_is_told_after_the_messages_before_it() -> None:
     both.peer.send(masked(wire.TEXT, b"a") + masked(wire.TEXT, b"b") + b"\xff\xff")
     await trio.testing.wait_all_tasks_blocked()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(both.stream.receive_some)
+        nursery.start_soon(both.stream.read_frames)
         await trio.sleep(5)
         both.peer.send(masked(wire.TEXT, b"c"))
         await trio.sleep(5)
@@ -324,23 +338,47 @@ async def test_a_breach_is_told_after_the_messages_before_it() -> None:
     assert order == [b"a", b"b", Ending.PROTOCOL_ERROR]
 
 
-async def test_a_cancelled_read_loses_no_control_frame() -> None:
+async def test_a_close_behind_a_message_whose_handling_was_cancelled_is_known() -> None:
+    async def hang(_messages: list[Message]) -> None:
+        await trio.sleep_forever()
+
     both = pair()
+    await both.parse(hang)
+    both.peer.send(masked(wire.TEXT, b"a") + CLOSE)
+    await both.read_frames()
+    assert not both.stream.peer_closed  # one message at a time
+    both.stream.allow_messages_of(1000, "somebody")
+    both.peer.send(masked(wire.TEXT, b"b") + CLOSE)
+    both.stream._rest = b""
+    await both.read_frames()
+    assert both.stream.peer_closed
+    with trio.fail_after(1):
+        await both.stream.discard_rest()
+
+
+async def test_reading_goes_on_while_pongs_wait_and_the_last_one_is_written() -> None:
+    both = pair(100)
     await both.parse()
-    both.peer.send(masked(wire.PING) + CLOSE)
-    assert await both.stream.receive_some() == masked(wire.PING)
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await both.stream.receive_some()
-    assert scope.cancelled_caught
-    assert await both.stream.receive_some() == CLOSE
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(both.stream.outlet.run)
+        nursery.start_soon(both.stream.read_frames)
+        await trio.testing.wait_all_tasks_blocked()
+        both.peer.incoming.content += bytes(100)
+        for number in range(100):
+            both.peer.send(masked(wire.PING, b"%02d" % number) + masked(wire.TEXT, b"a"))
+            await trio.testing.wait_all_tasks_blocked()
+        assert len(both.messages) == 100
+        assert received(both.peer) == bytes(100)
+        await trio.testing.wait_all_tasks_blocked()
+        answers = [wire.frame(wire.PONG, each) for each in (b"00", b"99")]
+        assert received(both.peer) == b"".join(answers)
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_discarded_ends_with_the_close_of_the_peer_or_its_bytes() -> None:
     both = pair()
     await both.parse()
     both.peer.send(masked(wire.TEXT, b"a") + CLOSE)
-    await both.stream.receive_some()
     with trio.fail_after(1):
         await both.stream.discard_rest()
     both = pair()
@@ -368,7 +406,7 @@ async def test_while_a_message_is_handled_those_behind_it_wait_in_the_link() -> 
     await both.parse(be_slow)
     sent = 0
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(both.stream.receive_some)
+        nursery.start_soon(both.stream.read_frames)
         with trio.move_on_after(25):
             while True:
                 await both.peer.wait_writable()
@@ -400,7 +438,7 @@ async def test_one_read_full_of_messages_leaves_others_their_turns() -> None:
     both.peer.send(b"".join(masked(wire.TEXT, b"%05d" % each) for each in range(number)))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(take_turns)
-        nursery.start_soon(both.stream.receive_some)
+        nursery.start_soon(both.stream.read_frames)
         await all_handled.wait()
         nursery.cancel_scope.cancel()
     assert handled == list(range(number))
@@ -417,7 +455,7 @@ async def test_a_limit_that_a_message_lifts_counts_for_the_very_next_one(more: i
 
     await both.parse(lift)
     both.peer.send(masked(wire.TEXT, b"please") + masked(wire.TEXT, b"x" * (5000 + more)))
-    await until_blocked(both.stream.receive_some())
+    await both.read_frames()
     assert [len(message.payload) for message in both.messages] == ([6] if more else [6, 5000])
     assert both.faults == ([Ending.MESSAGE_TOO_BIG] if more else [])
 
