@@ -11,6 +11,7 @@ from attrs import define, field
 from relay.audit.log import AuditLog, subject_of, unless_token
 from relay.guard.client_address import ClientAddress
 from relay.metrics import Limit, Metrics
+from relay.model import permissions
 from relay.model.identity import Identity
 from relay.protocol import states
 from relay.protocol.codec import JSON_CODEC, Codec
@@ -83,6 +84,16 @@ class Peer:
     def encode(self, message: ServerMessage) -> bytes:
         """A message for the wire; as one WebSocket frame if it is not long."""
         return wire.message(self._opcode, self.codec.encode(message))
+
+    def size_of(self, message: ServerMessage) -> int:
+        """The bytes of a message in the encoding of this peer."""
+        return len(self.codec.encode(message))
+
+    def may_watch(self, stream_id: str, owner_id: str) -> bool:
+        """Whether the peer may watch a stream now, by its id and its owner."""
+        return self.identity is not None and permissions.may_watch(
+            self.identity, stream_id, owner_id
+        )
 
     def _encode_update(self, message: ServerMessage) -> bytes:
         """An update for the wire; if it is long, in parts where these are asked for."""

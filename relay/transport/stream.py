@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 from attrs import define, field
@@ -143,7 +144,7 @@ class FrameStream(trio.abc.Stream):
         # One message at a time: the limit that it lifts counts for the very next one.
         self._parser = FrameParser(
             *(max_message, budget, party),
-            on_evicted=lambda: on_fault(Ending.OVERLOADED),
+            on_evicted=partial(on_fault, Ending.OVERLOADED),
             max_messages=1,
         )
         self._read_size = FIRST_READ_BYTES

@@ -88,7 +88,6 @@ class _HandshakeStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
         if not self._head:
             await trio.sleep_forever()  # nothing may come before the answer
-        await trio.lowlevel.checkpoint()
         head, self._head = self._head, b""
         return head
 

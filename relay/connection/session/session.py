@@ -79,15 +79,7 @@ class Session:
 
         `start_soon` starts a task that ends with the connection.
         """
-        replays = Replays(
-            peer.tell,
-            lambda alert: len(peer.codec.encode(alert)),
-            lambda stream_id, owner_id: (
-                peer.identity is not None
-                and permissions.may_watch(peer.identity, stream_id, owner_id)
-            ),
-            start_soon,
-        )
+        replays = Replays(peer.tell, peer.size_of, peer.may_watch, start_soon)
         participant = Participant(peer, replays)
         refusals = Refusals(peer, context.metrics)
         publisher = Publisher(peer, participant, context, refusals)

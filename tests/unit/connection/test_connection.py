@@ -11,6 +11,7 @@ import trio.testing
 from wsproto import events
 
 from relay.protocol.endings import Ending
+from relay.transport.outlet import Outlet
 from tests.unit.memory import ANN, BOB, SENTRY, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock
@@ -391,3 +392,89 @@ async def test_a_peer_that_sends_but_never_reads_is_given_up(relay: MemoryRelay)
     assert relay.connections[1].peer.ending is Ending.IDLE_TIMEOUT
     assert trio.current_time() - start == pytest.approx(120, abs=10)
     assert deaf.link.incoming.broken  # a reset: the kernel must not keep what is unsent
+
+
+async def test_an_idle_connection_has_no_task_beside_its_own(relay: MemoryRelay) -> None:
+    await relay.open()
+    await relay.viewer()
+    await trio.testing.wait_all_tasks_blocked()
+    nurseries = [each for task in relay.nursery.child_tasks for each in task.child_nurseries]
+    assert [each.child_tasks for each in nurseries] == [frozenset(), frozenset()]
+
+
+async def test_a_writer_starts_when_a_frame_first_has_to_wait(relay: MemoryRelay) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer(capacity=600)
+    nurseries = [each for task in relay.nursery.child_tasks for each in task.child_nurseries]
+    await phone.send({"type": "video-frame", "data": "A" * 5000})
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(len(each.child_tasks) for each in nurseries) == [0, 1]
+    assert len((await viewer.receive_type("video-frame"))["data"]) == 5000
+
+
+async def test_what_a_task_logs_that_others_caused_carries_its_own_number(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = await relay.phone()
+    await relay.viewer(capacity=600)
+    numbers: list[Any] = []
+
+    async def run(_outlet: Outlet) -> None:
+        numbers.append(structlog.contextvars.get_contextvars()["connection"])
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Outlet, "run", run)
+    await phone.send({"type": "video-frame", "data": "A" * 5000})
+    await trio.testing.wait_all_tasks_blocked()
+    assert numbers == [2]
+
+
+async def test_a_bug_in_an_alarm_ends_its_own_connection_and_no_other(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, healthy = await relay.login(), await relay.login()
+    ping = Outlet.post_control
+
+    def err(outlet: Outlet, frame: bytes) -> bool:
+        if outlet is relay.connections[0].peer.stream.outlet:
+            raise RuntimeError("a bug")
+        return ping(outlet, frame)
+
+    monkeypatch.setattr(Outlet, "post_control", err)
+    with structlog.testing.capture_logs() as logs:
+        await trio.sleep(relay.timing.ping_interval + 1)
+    monkeypatch.undo()
+    failures = [each for each in logs if each["event"] == "connection failed"]
+    assert [each["connection"] for each in failures] == [1]
+    error, close = await client.hear_end()
+    assert error["code"] == "INTERNAL_ERROR"
+    assert close == (1011, "internal error")
+    assert (await healthy.ask({"type": "register"}))["code"] == "REGISTERED"
+
+
+async def test_of_who_has_ended_no_alarm_is_left(relay: MemoryRelay) -> None:
+    gone, alive = await relay.login(), await relay.login()
+    assert len(relay.alarms) == 4
+    with trio.move_on_after(1000):
+        await alive.receive()
+    endings = [connection.peer.ending for connection in relay.connections]
+    assert endings == [Ending.IDLE_TIMEOUT, None]
+    await gone.has_ended()
+    assert len(relay.alarms) == 2
+
+
+@pytest.mark.parametrize("after", [9.999, 10.0])
+async def test_who_is_verified_in_the_last_moment_is_in_or_out(
+    relay: MemoryRelay, after: float
+) -> None:
+    relay.verifier.delay = after
+    client = await relay.open()
+    await client.send({"type": "auth", "token": ANN})
+    message = await client.receive()
+    if message["type"] == "success":
+        await trio.sleep(20)
+        relay.verifier.delay = 0
+        assert (await client.ask({"type": "register"}))["code"] == "REGISTERED"
+    else:
+        assert message["code"] in {"AUTH_UNAVAILABLE", "AUTH_TIMEOUT"}
+        assert (await client.closing())[0] in {4004, 4013}
+    assert after == 10.0 or message["type"] == "success"
