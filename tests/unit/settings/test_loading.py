@@ -195,6 +195,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "renewal_rate": "7/minute",
         "request_rate": "7/minute",
         "send_buffer": 4096,
+        "reply_buffer": 4 << 20,
         "max_connections": 7,
         "max_connections_per_address": 7,
         "max_connections_per_user": 7,
@@ -237,7 +238,8 @@ def defaults() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "name", ["receive_buffer", "send_buffer", "frame_buffer", "frame_buffer_per_user"]
+    "name",
+    ["receive_buffer", "send_buffer", "reply_buffer", "frame_buffer", "frame_buffer_per_user"],
 )
 def test_what_many_clients_share_may_be_larger_than_a_message(name: str) -> None:
     settings = load({name: "17179869184"}, environment={}).settings
