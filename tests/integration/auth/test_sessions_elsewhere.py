@@ -252,7 +252,7 @@ async def test_doctor_asks_the_application(node: str) -> None:
             assert missing.outcome is Outcome.FAIL
             assert "the whole URL" in missing.do
     for answer, hint in (
-        (TROUBLE["moved"], "redirects"),
+        (TROUBLE["moved"], "redirect"),
         (TROUBLE["limited"], "rate limit"),
         (TROUBLE["a page"], "login page"),
     ):

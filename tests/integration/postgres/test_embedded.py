@@ -134,8 +134,10 @@ def program_of(process: int) -> Path:
 def stranger(uid: int) -> Iterator[subprocess.Popen[bytes]]:
     """A process of some user that has nothing to do with Postgres."""
     with subprocess.Popen(["sleep", "600"], user=uid if ROOT else None) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def forge_process_id(folder: Path, written: int, instead: int) -> None:
@@ -384,6 +386,7 @@ async def test_a_crash_of_everything_is_recovered_from(folder: Path) -> None:
             await StreamTable(database).claim("porch", "ada")
             [alert] = await AlertTable(database).store([FIRE])
             crashed = postmaster(folder)
+            os.kill(crashed, signal.SIGSTOP)  # or it might end in good order when its parent dies
             os.kill(parent(crashed), signal.SIGKILL)
             os.kill(crashed, signal.SIGKILL)
             child.kill()
