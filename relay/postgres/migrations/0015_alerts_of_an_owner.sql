@@ -29,6 +29,8 @@ $$;
 create function relay.give_alerts_to_owner() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    -- Alerts that are being stored meanwhile would keep the owner before.
+    perform relay.lock_alerts();
     update relay.alerts as a set owner_id = new.owner_id
     where a.stream_id = new.stream_id and a.alert_id > new.alerts_from
         and coalesce(a.life, new.life) = new.life;

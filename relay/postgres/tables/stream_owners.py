@@ -11,6 +11,7 @@ from relay.errors import ConfigError
 from relay.model.operator import Operator, OwnedStream
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
+from relay.postgres.tables.alerts.alerts import LOCK_ALERTS
 from relay.postgres.tables.audit import record_change
 from relay.postgres.tables.sessions.better_auth import AuthTable
 
@@ -73,6 +74,9 @@ class StreamOwnershipTable:
         unless its history comes along. `ConfigError` when there is no such stream."""
 
         def update(connection: Connection) -> str | None:
+            if with_history:
+                # The database does so, too; in this order, it does not wait in a circle.
+                connection.execute(LOCK_ALERTS)
             before = lock_stream(connection, stream_id)
             if before == user_id:
                 return before

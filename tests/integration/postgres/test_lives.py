@@ -243,3 +243,39 @@ async def test_an_owner_who_gets_the_history_too_sees_it_everywhere(
     rows.execute("update relay.streams set owner_id = 'ada' where stream_id = 'porch'")
     assert await hooks.behind(hook, 0) == []
     assert await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9) == []
+
+
+@pytest.mark.parametrize("comes_first", ["alert", "owner"])
+async def test_an_alert_that_was_stored_beside_a_transfer_with_history_is_the_new_owners(
+    database: Database, rows: Accounts, postgres_url: str, comes_first: str
+) -> None:
+    hooks = WebhookTable(database)
+    hook = await hooks.find(await hooks.add("https://hook.example", "s", owner_id="bob"))
+    ownership = StreamOwnershipTable(database, None)
+
+    async def wait_until_one_waits() -> None:
+        while not rows.execute("select 1 from pg_locks where not granted"):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+    with psycopg.connect(postgres_url) as connection:
+        async with trio.open_nursery() as nursery:
+            if comes_first == "alert":
+                connection.execute("select relay.raise_alert('porch', 'fire')")
+                connection.execute("select relay.store_raised_alerts(1)")
+
+                async def transfer() -> None:
+                    await ownership.transfer("porch", "bob", with_history=True)
+
+                nursery.start_soon(transfer)
+            else:
+                connection.execute("select set_config('relay.with_history', 'porch', true)")
+                connection.execute(TO_BOB)
+                rows.execute("select relay.raise_alert('porch', 'fire')")
+                nursery.start_soon(store_raised, database)
+            with trio.move_on_after(1):
+                await wait_until_one_waits()
+            connection.commit()
+    IDS.extend(each.alert_id for each in await AlertTable(database).after(0))
+    assert await seen(database, BOB) == [1]
+    assert numbers(each.alert_id for each in await hooks.behind(hook, 0)) == [1]
+    assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9)) == 1
