@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, LiteralString, get_args
 
 import msgspec
@@ -23,7 +24,8 @@ MAX_METADATA_LENGTH = 8 * MAX_NON_FRAME_BYTES
 """Characters in the table, where one byte of a client's message can become seven: a `false` of
 MessagePack in a list."""
 
-NO_BRACKETS = bytes({*range(256)} - {*b"[]{}"})
+NEITHER_BRACKETS_NOR_QUOTES = bytes({*range(256)} - {*b'[]{}"'})
+BRACKETS_IN_TEXTS = re.compile(rb'"[^"]*"')
 MAX_FEW_VALUES = 256
 """Values that are parsed sooner than looked at, about."""
 PLAIN_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
@@ -125,9 +127,12 @@ def _may_have_large_numbers(content: bytes) -> bool:
 
 
 def _may_be_deep(content: bytes) -> bool:
-    """Whether what seem to be brackets may nest too deep. This is quick, also for many values: each
-    step removes the innermost pairs of all of them, of one level or two."""
-    brackets = content.translate(None, NO_BRACKETS)
+    """Whether brackets may nest too deep. This is quick, also for many values: each step removes
+    the innermost pairs of all of them, of one level or two."""
+    unescaped = content.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = unescaped.translate(None, NEITHER_BRACKETS_NOR_QUOTES)
+    # Those in texts could make up pairs with the others, and hide them.
+    brackets = BRACKETS_IN_TEXTS.sub(b"", brackets.replace(b'""', b""))
     for _ in range(MAX_DEPTH // 2):
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     return bool(brackets)
