@@ -97,6 +97,10 @@ class StreamOwnershipTable:
             )
             return before
 
+        if with_history:  # each of its alerts is a row to change, which takes a while
+            # `StoreRejects` for an id that cannot be stored.
+            await self._database.transact(lambda each: each.execute("select %s::text", [user_id]))
+            return await self._database.transact_unhurried(update)
         return await self._database.transact(update)
 
     async def free(self, stream_id: str, *, by: Operator | None = None) -> str | None:

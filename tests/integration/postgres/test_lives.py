@@ -11,6 +11,7 @@ import pytest
 import trio
 from attrs import evolve
 
+from relay.errors import StoreRejects
 from relay.model.alert import History, NewAlert, StoredAlert
 from relay.model.identity import ANY_STREAM, Identity, Service, User
 from relay.postgres.database import Database, open_database
@@ -279,3 +280,22 @@ async def test_an_alert_that_was_stored_beside_a_transfer_with_history_is_the_ne
     assert await seen(database, BOB) == [1]
     assert numbers(each.alert_id for each in await hooks.behind(hook, 0)) == [1]
     assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9)) == 1
+
+
+async def test_a_transfer_with_a_long_history_may_take_longer_than_other_queries(
+    database: Database, rows: Accounts, postgres_url: str
+) -> None:
+    await store(database, FIRE)
+    rows.execute(
+        "create function public.take_long() returns trigger language plpgsql as"
+        " 'begin perform pg_sleep(0.5); return null; end'"
+    )
+    rows.execute(
+        "create trigger take_long after update on relay.alerts"
+        " for each statement execute function public.take_long()"
+    )
+    async with open_database(postgres_url, statement_timeout=0.2) as hurried:
+        await StreamOwnershipTable(hurried, None).transfer("porch", "bob", with_history=True)
+        with pytest.raises(StoreRejects):
+            await StreamOwnershipTable(hurried, None).transfer("porch", "\0", with_history=True)
+    assert await seen(database, BOB) == [1]
