@@ -233,10 +233,13 @@ class Consumer:
             self._count_dropped(Drop.LEFT if closed else Drop.SUPERSEDED)
             if self.lossless and not closed:
                 self.give_up()
-        elif frame.encoded(self.codec) is None:
+        elif (frame.parts if self.takes_parts else frame.encoded)(self.codec) is None:
             self._drop(Drop.UNENCODABLE)
         else:
-            return self._send(frame)
+            first = self._send(frame)
+            if self.waiting():
+                self.outlet.line_up(self)  # for its other parts: it left the line without any
+            return first
         return None
 
     def _is_encoded(self, frame: Frame) -> bool:

@@ -184,6 +184,30 @@ async def test_others_go_on_while_a_large_frame_is_encoded_for_who_comes_late(
     assert frame.total_size - frame.size < 2.5 * len(CONTENT)  # encoded once for all three
 
 
+@PACKED
+async def test_who_comes_late_gets_all_parts_of_a_large_frame_and_only_these_are_encoded(
+    relay: MemoryRelay, packed: bool
+) -> None:
+    phone = await relay.phone()
+    await phone.send(frame_text())
+    await trio.testing.wait_all_tasks_blocked()
+    frame = relay.hub._streams["front-door"].fanout.keyframe
+    assert frame is not None
+    late = await ask_late(relay, msgpack=packed, parts=True)
+    parts: list[dict[str, Any]] = []
+    while len(parts) < 2 or len(parts) < parts[0]["count"]:
+        message = await late.receive()
+        if message["type"] == "part":
+            parts.append(message)
+    join = b"".join if packed else "".join
+    whole = join(part["data"] for part in parts)
+    read = msgpack.unpackb(whole) if packed else json.loads(whole)
+    assert data_of(read, late) == CONTENT
+    codec = MSGPACK_CODEC if packed else JSON_CODEC
+    assert frame.is_encoded(codec, in_parts=True)
+    assert not frame.is_encoded(codec, in_parts=False)  # nobody wants that
+
+
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """While `on`, the encoding of large frames goes on and on; `begun` says that it does."""
