@@ -57,8 +57,8 @@ class Consumer:
     """Of a long frame of which parts were written. Other messages may go before these."""
     _cut_frame: Frame | None = None
     """That frame."""
-    _resets: int = 0
-    """How often all frames before became useless."""
+    _unready: Frame | None = None
+    """The frame that the writer encodes. It counts as waiting."""
 
     def __attrs_post_init__(self) -> None:
         self.codec, self.takes_parts = self.peer.codec, self.peer.takes_parts
@@ -86,7 +86,7 @@ class Consumer:
 
     @property
     def waiting_frames(self) -> int:
-        return self._waiting.count
+        return self._waiting.count + (self._unready is not None)
 
     @property
     def keeps_frames(self) -> bool:
@@ -190,14 +190,16 @@ class Consumer:
 
     def begin_epoch(self) -> None:
         """Begin a new epoch of the stream: no frame of the last one may come after its status."""
-        self._resets += 1
         if self._window is not None:
             self._window = Window(self._window.size)
         cut_off = self._unsent_parts is not None
         self._end_parts()
-        if isinstance(self._waiting, LosslessQueue) and (self._waiting.count or cut_off):
+        if self.lossless and (self.waiting_frames or cut_off):
             self.give_up()
-        elif self._take_waiting() is not None:
+            return
+        if self._take_unready() is not None:
+            self._count_dropped(Drop.SUPERSEDED)
+        if self._take_waiting() is not None:
             self._drop(Drop.SUPERSEDED)
         elif cut_off:
             self.obstacles |= NEEDS_KEYFRAME
@@ -222,25 +224,24 @@ class Consumer:
         if frame is None:
             return None
         if frame.is_large and not self._is_encoded(frame):
-            return partial(self._encode, frame, self._resets)
+            self._unready = frame
+            self._totals.waiting += 1
+            return partial(self._encode, frame)
         return self._send(frame)
 
-    async def _encode(self, frame: Frame, resets: int) -> Buffer | None:
+    async def _encode(self, frame: Frame) -> Buffer | None:
         """Make a large frame ready to send, unless that is of no use any more."""
         await frame.encode(self.codec, in_parts=self.takes_parts)
-        if self._resets != resets:
-            closed = self.obstacles & CLOSED
-            self._count_dropped(Drop.LEFT if closed else Drop.SUPERSEDED)
-            if self.lossless and not closed:
-                self.give_up()
-        elif (frame.parts if self.takes_parts else frame.encoded)(self.codec) is None:
+        if self._unready is not frame or self.outlet.closing:
+            return None
+        self._take_unready()
+        if (frame.parts if self.takes_parts else frame.encoded)(self.codec) is None:
             self._drop(Drop.UNENCODABLE)
-        else:
-            first = self._send(frame)
-            if self.waiting():
-                self.outlet.line_up(self)  # for its other parts: it left the line without any
-            return first
-        return None
+            return None
+        first = self._send(frame)
+        if self.waiting():
+            self.outlet.line_up(self)  # for its other parts: it left the line without any
+        return first
 
     def _is_encoded(self, frame: Frame) -> bool:
         return frame.is_encoded(self.codec, in_parts=self.takes_parts)
@@ -263,9 +264,8 @@ class Consumer:
     def close(self) -> None:
         """Accept no more frames, and drop those that wait, and the rest of one in parts."""
         self.obstacles |= CLOSED
-        self._resets += 1
         self._end_parts()
-        while self._take_waiting() is not None:
+        while self._take_unready() is not None or self._take_waiting() is not None:
             self._drop(Drop.LEFT)
 
     def reopen(self) -> None:
@@ -344,6 +344,12 @@ class Consumer:
 
     def _take_waiting(self) -> Frame | None:
         frame = self._waiting.take()
+        if frame is not None:
+            self._totals.waiting -= 1
+        return frame
+
+    def _take_unready(self) -> Frame | None:
+        frame, self._unready = self._unready, None
         if frame is not None:
             self._totals.waiting -= 1
         return frame

@@ -281,3 +281,59 @@ async def test_the_next_life_of_a_stream_goes_before_a_frame_that_is_being_encod
         assert (await late.receive_type("video-frame"))["data"] == bytes(3)
         await next_phone.send({"type": "video-frame", "data": "BBBB", "keyframe": False})
         assert len((await late.receive_type("video-frame"))["data"]) == 3
+
+
+def check_balance(relay: MemoryRelay) -> None:
+    """Check that the outcome of each frame is known, in the totals and for each consumer."""
+    totals = relay.hub.ledger()
+    counts = [(totals.accepted, totals.written, totals.dropped, totals.waiting)]
+    for stream in relay.hub.figures().streams:
+        counts += [(c.frames, c.written, c.dropped, c.waiting) for c in stream.consumers]
+    for accepted, written, dropped, waiting in counts:
+        assert accepted == written + sum(dropped.values()) + waiting
+
+
+async def test_a_frame_that_is_being_encoded_waits(
+    relay: MemoryRelay, held: dict[str, bool]
+) -> None:
+    phone = await relay.phone()
+    await phone.send(frame_text())
+    late = await ask_late(relay, msgpack=True)
+    await happens(lambda: held["begun"])
+    check_balance(relay)
+    held["on"] = False
+    await late.receive_type("video-frame")
+    check_balance(relay)
+
+
+async def test_who_is_gone_while_its_frame_is_encoded_has_left(
+    relay: MemoryRelay, held: dict[str, bool]
+) -> None:
+    phone = await relay.phone()
+    await phone.send(frame_text())
+    late = await ask_late(relay, msgpack=True)
+    await happens(lambda: held["begun"])
+    late.link.close()
+    await happens(lambda: relay.hub.totals.consumers == 0)
+    check_balance(relay)
+    assert relay.hub.totals.waiting == 0
+
+
+async def test_who_may_see_a_stream_again_begins_anew_though_its_frame_was_being_encoded(
+    relay: MemoryRelay, held: dict[str, bool]
+) -> None:
+    phone = await relay.phone()
+    await phone.send(frame_text())
+    late = await relay.open(msgpack=True)
+    await late.ask({"type": "auth", "token": ANN})
+    subscribe = {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
+    await late.send({**subscribe, "policy": "lossless"})
+    await happens(lambda: held["begun"])
+    stream = relay.hub._streams["front-door"]
+    [consumer] = stream.watchers
+    stream.conceal(consumer)
+    stream.reveal(consumer)
+    held["on"] = False
+    assert (await late.receive_type("video-frame"))["data"] == CONTENT
+    assert relay.connections[-1].peer.ending is None
+    check_balance(relay)
