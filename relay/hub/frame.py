@@ -90,6 +90,8 @@ class Frame:
 
     def is_encoded(self, codec: Codec, *, in_parts: bool) -> bool:
         """Whether `encoded`, or `parts`, has nothing left to do."""
+        if codec is not self.codec and isinstance(self.message, MalformedFrame):
+            return True  # there is none
         return codec in ((self._parts or {}) if in_parts and self.is_long else self._encoded)
 
     async def encode(self, codec: Codec, *, in_parts: bool) -> None:
@@ -107,9 +109,7 @@ class Frame:
         """Do in steps what `encoded` or `parts` would do, which then find it done."""
         data = None
         if codec is not self.codec:
-            content = None
-            if not isinstance(self.message, MalformedFrame):
-                content = yield from self.codec.unpack_in_steps(self.message.data)
+            content = yield from self.codec.unpack_in_steps(self.message.data)
             if content is None:
                 self._encoded[codec] = None
                 self._parts = {**(self._parts or {}), codec: None}
@@ -208,6 +208,8 @@ class Frame:
         if codec is self.codec:
             data = message.data
         else:
+            if isinstance(message, MalformedFrame):
+                return None
             if data is None:
                 content = self.codec.unpack(message.data)
                 if content is None:

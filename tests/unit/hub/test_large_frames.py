@@ -337,3 +337,25 @@ async def test_who_may_see_a_stream_again_begins_anew_though_its_frame_was_being
     assert (await late.receive_type("video-frame"))["data"] == CONTENT
     assert relay.connections[-1].peer.ending is None
     check_balance(relay)
+
+
+async def test_no_delta_goes_out_behind_a_large_keyframe_that_the_viewer_cannot_get(
+    relay: MemoryRelay,
+) -> None:
+    phone = await relay.phone()
+    malformed = {"type": "video-frame", "keyframe": True, "data": "!" * (2 << 20)}
+    await phone.send(malformed)
+    await trio.testing.wait_all_tasks_blocked()
+    late = await relay.open(msgpack=True, capacity=1000)
+    await late.ask({"type": "auth", "token": ANN})
+    # Its link is full, so that it takes a while until the writer looks at the frame.
+    for number in range(20):
+        await late.send({"type": "streams", "id": number})
+    subscribe = {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
+    await late.send({**subscribe, "policy": "lossless"})
+    await trio.testing.wait_all_tasks_blocked()
+    await phone.send({"type": "video-frame", "keyframe": False, "data": "AAAA"})
+    await trio.testing.wait_all_tasks_blocked()
+    await phone.send({"type": "video-frame", "keyframe": True, "data": "AAAA"})
+    assert (await late.receive_type("video-frame"))["keyframe"] is True
+    check_balance(relay)
