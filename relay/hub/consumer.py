@@ -241,6 +241,7 @@ class Consumer:
         first = self._send(frame)
         if self.waiting():
             self.outlet.line_up(self)  # for its other parts: it left the line without any
+        frame.account.keep_within_limits()
         return first
 
     def _is_encoded(self, frame: Frame) -> bool:

@@ -33,6 +33,14 @@ class FrameAccount:
     slow_peers: WeakSet[ConsumingPeer] = field(factory=WeakSet, repr=False)
     """Those who had received a part of a large frame when they were last looked at."""
 
+    def keep_within_limits(self) -> bool:
+        """Give up frames if there are too many bytes; returns whether there were."""
+        budget = self.budget
+        too_many = self.bytes > budget.limit_per_owner or budget.bytes > budget.limit
+        if too_many:
+            budget.keep(self)
+        return too_many
+
 
 @define(eq=False)
 class KeptBytes:

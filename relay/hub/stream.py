@@ -120,12 +120,8 @@ class Stream:
         return (self.producer, self.epoch, self.seq) == (producer, epoch, frame.seq)
 
     def _keep_within_budget(self) -> None:
-        account = self.account
-        if account is not None:
-            budget = account.budget
-            if account.bytes > budget.limit_per_owner or budget.bytes > budget.limit:
-                self._metrics.limits_hit[Limit.FRAME_BUFFER] += 1
-                budget.keep(account)
+        if self.account is not None and self.account.keep_within_limits():
+            self._metrics.limits_hit[Limit.FRAME_BUFFER] += 1
 
     def _accept(self, messages: Sequence[VideoFrame], codec: Codec) -> list[Frame]:
         received_at, now = now_ms(), trio.current_time()

@@ -16,6 +16,7 @@ from attrs import evolve
 
 from relay.concurrency import time_slice
 from relay.hub.frame import Frame
+from relay.hub.frame_budget import FrameBudget
 from relay.hub.ledger import Drop
 from relay.hub.stream import Stream
 from relay.protocol.codec import CODECS, JSON_CODEC, MSGPACK_CODEC
@@ -359,3 +360,25 @@ async def test_no_delta_goes_out_behind_a_large_keyframe_that_the_viewer_cannot_
     await phone.send({"type": "video-frame", "keyframe": True, "data": "AAAA"})
     assert (await late.receive_type("video-frame"))["keyframe"] is True
     check_balance(relay)
+
+
+async def test_what_is_encoded_for_who_comes_late_stays_within_the_budget(
+    relay: MemoryRelay, held: dict[str, bool]
+) -> None:
+    limit = 8 * len(CONTENT)
+    relay.hub.frame_budget = FrameBudget(3 * limit, limit)
+    subscribe = {"type": "subscribe", "consumes": ["video-frame"]}
+    for number in range(5):
+        phone = await relay.phone(f"cam-{number}")
+        await phone.send(frame_text())
+    viewers = [await relay.login(msgpack=packed) for packed in (False, True) * 5]
+    for number, viewer in enumerate(viewers):
+        await viewer.send({**subscribe, "streamId": f"cam-{number // 2}"})
+    await happens(lambda: relay.hub.totals.waiting == len(viewers))
+    held["on"] = False
+    await happens(lambda: relay.hub.totals.waiting == 0)
+    for viewer in viewers:
+        viewer.link.close()
+    await trio.testing.wait_all_tasks_blocked()
+    kept = relay.hub.frame_budget.bytes
+    assert kept <= limit
