@@ -261,5 +261,6 @@ def _with_standard_base64(frame: VideoFrame) -> VideoFrame:
     standard = standard_base64(bytes(frame.data))
     if standard is not None:
         force_setattr(frame, "data", msgspec.Raw(standard))
+        force_setattr(frame, "metadata", frame.metadata.copy())  # a view, which keeps the message
         return frame
     return MalformedFrame(**msgspec.structs.asdict(frame))

@@ -236,6 +236,27 @@ async def test_one_owner_s_frames_cost_another_nothing(relay: MemoryRelay) -> No
     assert (await newcomer.receive_type("video-frame"))["seq"] == 1
 
 
+async def test_a_frame_whose_data_was_rewritten_does_not_keep_its_message(
+    relay: MemoryRelay,
+) -> None:
+    phone = await relay.phone()
+    await relay.viewer(policy="lossless", window=1)
+    frame = {"type": "video-frame", "metadata": {"a": 1}, "data": "-_" * 5_000}
+    await phone.send(frame)
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            await phone.send(frame)
+            await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert relay.hub.ledger().waiting == 5
+    # Of each that waits its data and its encoding; and what the conversation takes beside.
+    assert used < 5 * 20_000 + 70_000
+
+
 @pytest.mark.parametrize(
     ("msgpack", "before", "behind", "frames"),
     [
