@@ -47,8 +47,6 @@ class Frame:
     _kept: KeptBytes | None = field(default=None, init=False, repr=False)
     _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
     _parts: dict[Codec, EncodedBurst | None] | None = field(default=None, repr=False)
-    _encoding: trio.Lock | None = field(default=None, repr=False)
-    """Held while it is encoded in steps; None before that."""
 
     @property
     def is_delta(self) -> bool:
@@ -96,10 +94,14 @@ class Frame:
 
     async def encode(self, codec: Codec, *, in_parts: bool) -> None:
         """Do what `encoded` or `parts` would do, once for all who want it, while others have a turn
-        now and then."""
-        if self._encoding is None:
-            self._encoding = trio.Lock()
-        async with self._encoding:
+        now and then.
+
+        One frame of an owner at a time: the bytes that this takes meanwhile are not counted.
+        """
+        account = self.account
+        if account.encoding is None:
+            account.encoding = trio.Lock()
+        async with account.encoding:
             if not self.is_encoded(codec, in_parts=in_parts):
                 time_slice = TimeSlice()
                 for _ in self.encode_in_steps(codec, in_parts=in_parts):

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 from weakref import WeakSet, WeakValueDictionary
 
+import trio
 from attrs import define, field
 
 if TYPE_CHECKING:  # they have an account, and it knows who has it
@@ -32,6 +33,8 @@ class FrameAccount:
     streams: dict[Stream, None] = field(factory=dict, repr=False)
     slow_peers: WeakSet[ConsumingPeer] = field(factory=WeakSet, repr=False)
     """Those who had received a part of a large frame when they were last looked at."""
+    encoding: trio.Lock | None = field(default=None, repr=False)
+    """Held while a large frame is encoded in steps; None before that."""
 
     def keep_within_limits(self) -> bool:
         """Give up frames if there are too many bytes; returns whether there were."""

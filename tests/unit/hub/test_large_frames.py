@@ -382,3 +382,31 @@ async def test_what_is_encoded_for_who_comes_late_stays_within_the_budget(
     await trio.testing.wait_all_tasks_blocked()
     kept = relay.hub.frame_budget.bytes
     assert kept <= limit
+
+
+async def test_one_large_frame_of_an_owner_is_encoded_at_a_time(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_slice, "TIME_SLICE", 0.0)
+    under_way, most, steps = [0], [0], Frame.encode_in_steps
+
+    def encode(self: Frame, codec: Any, *, in_parts: bool) -> Iterator[None]:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        try:
+            yield from steps(self, codec, in_parts=in_parts)
+        finally:
+            under_way[0] -= 1
+
+    monkeypatch.setattr(Frame, "encode_in_steps", encode)
+    viewers = []
+    for number in range(3):
+        phone = await relay.phone(f"cam-{number}")
+        await phone.send(frame_text())
+        viewers.append(await relay.login(msgpack=True))
+    for number, client in enumerate(viewers):
+        subscribe = {"type": "subscribe", "consumes": ["video-frame"]}
+        await client.send({**subscribe, "streamId": f"cam-{number}"})
+    for client in viewers:
+        assert data_of(await client.receive_type("video-frame"), client) == CONTENT
+    assert most == [1]
