@@ -36,6 +36,8 @@ class FanOut:
     """Offers since other tasks last got a turn."""
     _publishing: trio.Lock | None = None
     """None before the first publish to a large audience."""
+    _epochs: int = 0
+    """How often the frames were forgotten."""
 
     @property
     def busy(self) -> bool:
@@ -53,10 +55,10 @@ class FanOut:
 
         Call it when it is not busy. Yields to other tasks each time that `SLICE` offers are made,
         but not after the last ones: see `is_pause_due`. Cannot be cancelled: what was accepted is
-        offered to everybody.
+        offered to everybody, unless the stream ends meanwhile.
         """
         self._remember(frames)
-        audience, step = self.audience, max(1, SLICE // len(frames))
+        audience, step, epoch = self.audience, max(1, SLICE // len(frames)), self._epochs
         offered = frames[0] if len(frames) == 1 else Burst(frames)
         if len(audience) <= step:
             self._offer(offered, audience)
@@ -70,6 +72,8 @@ class FanOut:
             for start in range(0, len(audience), step):
                 if self._since_pause >= SLICE:
                     await self.pause()
+                    if self._epochs != epoch:
+                        break  # a frame behind the status would be of the next epoch
                 self._offer(offered, audience[start : start + step])
         finally:
             self._publishing.release()
@@ -98,6 +102,7 @@ class FanOut:
     def forget_frames(self) -> None:
         """Forget the latest frames, so that new consumers get none of them."""
         self.keyframe, self._behind_latest = None, False
+        self._epochs += 1
 
     def give_up_keyframe(self) -> None:
         """Keep no frame for newcomers, who begin with the next one that stands for itself."""

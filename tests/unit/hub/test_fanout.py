@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from relay.hub import fanout as fanout_module
 from relay.hub.fanout import SLICE, FanOut
 from relay.hub.frame import Frame
 from relay.hub.ledger import Totals
@@ -138,3 +139,45 @@ async def test_the_ledgers_of_all_consumers_add_up_to_that_of_the_relay(
                 assert each.accepted == each.written + dropped + consumer.waiting_frames
     assert len(stream_of(relay).watchers) < len(consumers)  # lossless ones that stalled
     assert 0 < totals.written < totals.accepted
+
+
+async def publish_to_the_first(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Client, trio.Event]:
+    """Publish a frame to three viewers. It has reached the first of them, and goes on when the
+    event is set; returns the last one."""
+    go_on = trio.Event()
+    monkeypatch.setattr(fanout_module, "SLICE", 1)
+    monkeypatch.setattr(FanOut, "pause", lambda _self: go_on.wait())
+    phone = await relay.phone()
+    viewers = [await relay.viewer() for _ in range(3)]
+    await phone.send({"type": "video-frame", "data": "AAAA"})
+    await wait_all_tasks_blocked()
+    assert relay.hub.totals.frames.written == 1
+    return viewers[-1], go_on
+
+
+async def received(viewer: Client) -> list[tuple[str, object]]:
+    """What comes before nothing comes for a while: the frames by `seq`, the rest by status."""
+    messages: list[tuple[str, object]] = []
+    while True:
+        with trio.move_on_after(1) as scope:
+            message = await viewer.receive()
+            messages.append((message["type"], message.get("seq", message.get("status"))))
+        if scope.cancelled_caught:
+            return messages
+
+
+async def test_no_frame_of_a_stream_that_has_ended_comes_in_its_next_epoch(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, go_on = await publish_to_the_first(relay, monkeypatch)
+    stream = stream_of(relay)
+    producer = stream.producer
+    assert producer is not None
+    relay.hub.release(stream, producer, at_once=True)
+    relay.hub.register("front-door", "ann", producer, None)
+    go_on.set()
+    messages = await received(last)
+    assert messages[-1] == ("status", "online")
+    assert "video-frame" not in dict(messages)
