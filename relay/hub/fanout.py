@@ -38,6 +38,8 @@ class FanOut:
     """None before the first publish to a large audience."""
     _epochs: int = 0
     """How often the frames were forgotten."""
+    _welcomed: set[Consumer] | None = None
+    """Consumers that came during the publish to a large audience; None while there is none."""
 
     @property
     def busy(self) -> bool:
@@ -68,14 +70,19 @@ class FanOut:
         if self._publishing is None:
             self._publishing = trio.Lock()
         self._publishing.acquire_nowait()
+        self._welcomed = set()
         try:
             for start in range(0, len(audience), step):
                 if self._since_pause >= SLICE:
                     await self.pause()
                     if self._epochs != epoch:
                         break  # a frame behind the status would be of the next epoch
-                self._offer(offered, audience[start : start + step])
+                some = audience[start : start + step]
+                if self._welcomed:  # one that was hidden for that time would get the frame twice
+                    some = tuple(each for each in some if each not in self._welcomed)
+                self._offer(offered, some)
         finally:
+            self._welcomed = None
             self._publishing.release()
 
     @property
@@ -93,6 +100,8 @@ class FanOut:
 
         Where frames build on one another, that is the last one that does not.
         """
+        if self._welcomed is not None:
+            self._welcomed.add(consumer)
         frame = self.keyframe
         if frame is not None and consumer.offer(frame):
             self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)

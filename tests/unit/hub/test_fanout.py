@@ -181,3 +181,16 @@ async def test_no_frame_of_a_stream_that_has_ended_comes_in_its_next_epoch(
     messages = await received(last)
     assert messages[-1] == ("status", "online")
     assert "video-frame" not in dict(messages)
+
+
+async def test_who_may_see_a_stream_again_during_a_publish_gets_its_frame_once(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, go_on = await publish_to_the_first(relay, monkeypatch)
+    stream = stream_of(relay)
+    consumer = list(stream.watchers)[-1]
+    stream.conceal(consumer)
+    stream.reveal(consumer)
+    go_on.set()
+    messages = await received(last)
+    assert messages.count(("video-frame", 1)) == 1
