@@ -83,9 +83,7 @@ class Mailbox:
         if isinstance(item, bytes):
             self._messages -= 1
             self._budget.release(len(item), self)
-        if self._one_taken is not None:
-            self._one_taken.set()
-            self._one_taken = None
+        self._note_room()
         return item if isinstance(item, bytes) else item()
 
     def count_for(self, party: str) -> None:
@@ -107,9 +105,11 @@ class Mailbox:
         self.clear()
 
     def clear(self) -> None:
-        """Throw away what waits."""
-        while self.take() is not None:
-            pass
+        """Throw away what waits. Updates are not encoded for that: there may be many."""
+        self._queue.clear()
+        self._messages = 0
+        self._budget.release(self.reserved, self)
+        self._note_room()
 
     def waiting(self) -> bool:
         return bool(self._queue)
@@ -123,6 +123,11 @@ class Mailbox:
             if self._one_taken is None:
                 self._one_taken = trio.Event()
             await self._one_taken.wait()
+
+    def _note_room(self) -> None:
+        if self._one_taken is not None:
+            self._one_taken.set()
+            self._one_taken = None
 
     def _holds(self, part: int, more: int = 0) -> bool:
         """Whether the queue is full to a part, or would be above the limit in bytes with more."""

@@ -14,7 +14,9 @@ from attrs import evolve
 from relay.metrics import Limit
 from relay.model.change import Change
 from relay.model.identity import User
+from relay.protocol.codec import Codec
 from relay.protocol.endings import Ending
+from relay.protocol.messages import ServerMessage, Status
 from tests.unit.memory import ANN, BOB, SENTRY, Client, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock
@@ -208,6 +210,28 @@ async def test_all_streams_that_an_observer_may_see_can_change_at_once(relay: Me
     while list(last.values()).count("offline") < 599 or last.get("cam-599") != "streaming":
         status = await observer.receive()
         last[status["streamId"]] = status["status"]
+
+
+async def test_updates_that_nobody_will_read_are_not_encoded(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer, phone = await relay.login(SENTRY, capacity=1024), await relay.login()
+    await observer.ask({"type": "streams"})
+    for number in range(200):
+        await phone.ask({"type": "register", "streamId": f"cam-{number}"})
+    peer, encoded = relay.connections[0].peer, 0
+    encode = type(peer.codec).encode
+
+    def count(self: Codec, message: ServerMessage) -> bytes:
+        nonlocal encoded
+        encoded += isinstance(message, Status)
+        return encode(self, message)
+
+    monkeypatch.setattr(type(peer.codec), "encode", count)
+    observer.link.reset()
+    await settle()
+    assert peer.ending is Ending.CLIENT_GONE
+    assert encoded == 0
 
 
 async def test_a_grant_of_many_streams_reaches_a_viewer_that_reads_slowly(
