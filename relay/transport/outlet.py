@@ -159,6 +159,11 @@ class Outlet:
         self._start_writer = None
         self._wake()
 
+    def forget_sources(self) -> None:
+        """Keep no source in line; for a link that is closed."""
+        self._first.clear()
+        self._turns.clear()
+
     async def run(self) -> None:
         """Write until the outlet stops or the link breaks, which the reader notices."""
         if self._lot is None:

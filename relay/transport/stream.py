@@ -233,9 +233,10 @@ class FrameStream(trio.abc.Stream):
         self._end(self.link.reset)
 
     def forget_listeners(self) -> None:
-        """Call no listener any more; for a stream that is closed."""
+        """Call no listener any more, and keep no source; for a stream that is closed."""
         self.on_end = self._on_overhead = self._on_fault = self._on_progress = ignore
         self._on_messages = self._parser = None
+        self.outlet.forget_sources()
 
     async def discard_rest(self) -> None:
         """Read and throw away everything up to the end of the bytes or the peer's Close.

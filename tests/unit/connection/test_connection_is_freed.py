@@ -50,8 +50,17 @@ async def watches(relay: MemoryRelay) -> Client:
     return viewer
 
 
+async def lags(relay: MemoryRelay) -> Client:
+    phone, viewer = await relay.phone(), await relay.viewer(capacity=1024)
+    for _ in range(3):
+        await phone.send({"type": "video-frame", "data": "QUJD" * 1000})
+        await wait_all_tasks_blocked()
+    assert relay.hub.totals.waiting
+    return viewer
+
+
 @pytest.mark.usefixtures("_no_garbage_collector")
-@pytest.mark.parametrize("live", [says_nothing, guesses, authenticates, produces, watches])
+@pytest.mark.parametrize("live", [says_nothing, guesses, authenticates, produces, watches, lags])
 async def test_an_ended_connection_is_freed_at_once(
     relay: MemoryRelay, live: Callable[[MemoryRelay], Awaitable[Client]]
 ) -> None:
