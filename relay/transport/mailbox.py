@@ -47,7 +47,8 @@ class Mailbox:
     _one_taken: trio.Event | None = None
 
     def post(self, frame: bytes) -> bool:
-        """Send or queue a frame; False when too much waits already. Never waits."""
+        """Send or queue a frame; False when too much waits already, and when all that waits was
+        thrown away for it. Never waits."""
         if not self.in_line and self.outlet.write_now(frame):
             return True
         if self._messages and self._holds(FULL, len(frame)):
@@ -57,7 +58,7 @@ class Mailbox:
         self._messages += 1
         self.outlet.line_up(self, first=True)
         self._budget.reserve(len(frame), self)
-        return True
+        return self._number in self._queue
 
     def post_update(self, about: tuple[str, ...], encode: Callable[[], bytes]) -> bool:
         """Send or queue an update, in place of one about the same that still waits; False when
