@@ -23,7 +23,7 @@ from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
 from relay.connection.context import ConnectionContext, SessionContext, Timing
 from relay.errors import ConfigError, StoppedAtOnce
 from relay.guard.guard import Guard
-from relay.hub.frame_budget import FrameBudget
+from relay.hub.frames.frame_budget import FrameBudget
 from relay.hub.hub import Hub
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics

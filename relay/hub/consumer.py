@@ -9,7 +9,7 @@ import trio
 from attrs import define, field
 
 from relay.hub.flow_control import FlowControlOptions, Pace, Window
-from relay.hub.frame import Burst, EncodedBurst, Frame
+from relay.hub.frames.frame import Burst, EncodedBurst, Frame
 from relay.hub.ledger import Drop, Ledger, Totals
 from relay.hub.peer import ConsumingPeer
 from relay.hub.queues import MAX_LOSSLESS_FRAMES, FrameQueue, LatestQueue, LosslessQueue, TooSlow

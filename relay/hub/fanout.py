@@ -11,7 +11,7 @@ import trio
 from attrs import define
 
 from relay.hub.consumer import Consumer
-from relay.hub.frame import Burst, Frame
+from relay.hub.frames.frame import Burst, Frame
 from relay.hub.ledger import Totals
 from relay.metrics import Metrics
 from relay.transport.outlet import MIN_HELD_BYTES

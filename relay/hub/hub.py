@@ -14,7 +14,7 @@ import trio
 from attrs import define, field
 
 from relay.hub.consumer import Consumer
-from relay.hub.frame_budget import FrameBudget
+from relay.hub.frames.frame_budget import FrameBudget
 from relay.hub.ledger import Totals
 from relay.hub.live_streams import LiveStreams
 from relay.hub.observers import Observers, is_wide

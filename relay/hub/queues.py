@@ -8,7 +8,7 @@ import trio
 from attrs import define
 
 from relay.concurrency.byte_queue import ByteQueue
-from relay.hub.frame import Frame
+from relay.hub.frames.frame import Frame
 
 MAX_LOSSLESS_FRAMES = 4096
 """Frames that may wait for a lossless consumer, however small they are."""

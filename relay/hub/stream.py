@@ -13,8 +13,8 @@ from relay.concurrency.time_slice import TimeSlice
 from relay.guard.throttle import DebtBucket
 from relay.hub.consumer import Consumer
 from relay.hub.fanout import FanOut
-from relay.hub.frame import Frame, bursts
-from relay.hub.frame_budget import FrameAccount
+from relay.hub.frames.frame import Frame, bursts
+from relay.hub.frames.frame_budget import FrameAccount
 from relay.hub.ledger import Totals
 from relay.hub.observers import Observers
 from relay.hub.peer import Producer

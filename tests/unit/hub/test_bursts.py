@@ -159,7 +159,7 @@ async def test_a_producer_that_never_pauses_leaves_others_their_turns(relay: Mem
 async def test_nothing_is_published_of_a_batch_after_the_stream_was_taken_over(
     relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.hub.frame.MAX_BURST_BYTES", 8 * 1024)
+    monkeypatch.setattr("relay.hub.frames.frame.MAX_BURST_BYTES", 8 * 1024)
     old = await relay.phone()
     viewers = [await relay.viewer() for _ in range(2 * SLICE)]
     new = await relay.login(ANN)

@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from relay.hub import fanout as fanout_module
 from relay.hub.fanout import SLICE, FanOut
-from relay.hub.frame import Frame
+from relay.hub.frames.frame import Frame
 from relay.hub.ledger import Totals
 from relay.hub.stream import Stream
 from relay.protocol.codec import JSON_CODEC

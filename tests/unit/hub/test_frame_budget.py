@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from relay.hub.frame import Frame
-from relay.hub.frame_budget import FrameBudget, _cheapest_first
+from relay.hub.frames.frame import Frame
+from relay.hub.frames.frame_budget import FrameBudget, _cheapest_first
 from relay.hub.ledger import Drop
 from relay.metrics import Limit
 from relay.protocol.endings import Ending

@@ -15,8 +15,8 @@ import trio.testing
 from attrs import evolve
 
 from relay.concurrency import time_slice
-from relay.hub.frame import Frame
-from relay.hub.frame_budget import FrameBudget
+from relay.hub.frames.frame import Frame
+from relay.hub.frames.frame_budget import FrameBudget
 from relay.hub.ledger import Drop
 from relay.hub.stream import Stream
 from relay.protocol.codec import CODECS, JSON_CODEC, MSGPACK_CODEC

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 import trio.testing
 
-from relay.hub.frame import Frame
+from relay.hub.frames.frame import Frame
 from tests.unit.memory import MemoryRelay
 
 pytestmark = pytest.mark.mock_clock

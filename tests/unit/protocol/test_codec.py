@@ -20,7 +20,7 @@ import wsproto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.hub.frame import Frame
+from relay.hub.frames.frame import Frame
 from relay.logs.setup import configure_logging
 from relay.protocol.codec import JSON_CODEC, MAX_DEPTH, MSGPACK_CODEC, Codec, InvalidMessage
 from relay.protocol.messages import (

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from relay.hub.frame import Frame
+from relay.hub.frames.frame import Frame
 from relay.protocol.codec import (
     JSON_CODEC,
     MAX_NON_FRAME_BYTES,

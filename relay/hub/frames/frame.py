@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from msgspec import Raw
 
 from relay.concurrency.time_slice import TimeSlice
-from relay.hub.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget, KeptBytes
+from relay.hub.frames.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget, KeptBytes
 from relay.hub.peer import ConsumingPeer
 from relay.protocol.codec import Codec
 from relay.protocol.messages import NO_METADATA, MalformedFrame, VideoFrame, VideoFrameEvent

@@ -16,7 +16,7 @@ import trio
 from attrs import define, field
 
 if TYPE_CHECKING:  # they have an account, and it knows who has it
-    from relay.hub.frame import Frame
+    from relay.hub.frames.frame import Frame
     from relay.hub.peer import ConsumingPeer
     from relay.hub.stream import Stream
 

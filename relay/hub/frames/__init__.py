@@ -1,0 +1,1 @@
+"""Frames as the hub keeps them: encoded once for all, and their bytes counted."""
