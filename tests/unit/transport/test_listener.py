@@ -376,6 +376,7 @@ async def test_many_that_call_at_once_are_accepted_and_the_next_one_is_waited_fo
         callers = [socket.create_connection((HERE, port_of(listener))) for _ in range(20)]
         with trio.fail_after(10):
             streams = [await listener.accept() for _ in callers]
+            await trio.lowlevel.checkpoint()
         peers = {stream.link.peer for stream in streams}
         assert peers == {f"{HERE}:{caller.getsockname()[1]}" for caller in callers}
         with trio.move_on_after(0.1) as waiting:
