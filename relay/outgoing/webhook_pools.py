@@ -26,7 +26,7 @@ MAX_ADDRESSES = 8
 MAX_RESPONSE_BYTES, READ_BYTES = 128 * 1024, 4096
 """Bytes of a response in total, so that endless `100 Continue`s end, and in one read, so that other
 tasks get their turn."""
-POOL_CLOSE_TIMEOUT = 1.0
+WEBHOOK_CLOSE_TIMEOUT = 1.0
 """Seconds to close what is open, however relay ends."""
 REQUEST_ERRORS = (
     httpcore2.ConnectionNotAvailable,
@@ -67,7 +67,7 @@ class WebhookPools:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with trio.move_on_after(POOL_CLOSE_TIMEOUT, shield=True):
+        with trio.move_on_after(WEBHOOK_CLOSE_TIMEOUT, shield=True):
             await self._encrypted.aclose()
             await self._plain.aclose()
 
