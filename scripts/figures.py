@@ -198,8 +198,6 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ["--max-connections-per-user", "200", "--idle-timeout", "3600"]
-        # Who measures may get no time for a while, on a machine that has other work.
-        flags += ["--lossless-buffer", str(64 << 20), "--frame-buffer-per-user", str(1 << 30)]
         with running_relay(*flags, profile="default") as relay:
             trio.run(hostile, relay, options.seconds)
 
