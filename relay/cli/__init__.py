@@ -10,7 +10,7 @@ def _import_structlog_without_rich() -> None:
         return
     sys.modules["rich"] = None  # type: ignore[assignment]  # what makes its import fail
     try:
-        import structlog  # noqa: F401
+        import structlog  # noqa: F401 (for its effect: it is loaded)
     finally:
         del sys.modules["rich"]
 

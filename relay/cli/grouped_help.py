@@ -56,12 +56,12 @@ class GroupedGroup(click.Group):
         super().__init__(*arguments, **settings)
         self.sections = sections
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click passes it)
         return list(self.commands)
 
     def format_commands(
         self,
-        ctx: click.Context,  # noqa: ARG002
+        ctx: click.Context,  # noqa: ARG002 (click passes it)
         formatter: click.HelpFormatter,
     ) -> None:
         sections = {"Commands": list(self.commands)} if self.sections is None else self.sections

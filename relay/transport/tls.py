@@ -96,7 +96,7 @@ class TlsLink:
     def recv_into(self, buffer: memoryview) -> int:
         while True:
             try:
-                return self._tls.read(len(buffer), buffer)  # type: ignore[return-value]
+                return self._tls.read(len(buffer), buffer)  # type: ignore[return-value] # into a buffer: a number
             except WANT_MORE:
                 self._take_in()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

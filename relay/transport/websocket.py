@@ -85,7 +85,7 @@ class _HandshakeStream(trio.abc.Stream):
     _stream: FrameStream
     _head: bytes
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 (of Stream)
         if not self._head:
             await trio.sleep_forever()  # nothing may come before the answer
         head, self._head = self._head, b""

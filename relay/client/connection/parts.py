@@ -28,7 +28,7 @@ class MessageParts:
         if part.index < part.count:
             return None
         del self._rows[part.stream_id]
-        try:
+        try:  # a row of both kinds raises, which mypy cannot know to be meant
             return "".join(row) if isinstance(part.data, str) else b"".join(row)  # type: ignore[arg-type]
         except TypeError:
             raise Unreadable("parts of text and of bytes in one message") from None

@@ -66,7 +66,7 @@ class LiveView:
             parts.append(Text(self._line(state.seconds[-1])))
             parts.append(self._groups())
         parts += [Text(words) for words in self._errors()]
-        return Group(*parts)  # type: ignore[arg-type]
+        return Group(*parts)  # type: ignore[arg-type] # each is a line or a table
 
     def _stage(self) -> str:
         stages, at = self.state.scenario.stages, 0.0

@@ -66,7 +66,7 @@ def read_table(cls: type[T], table: object, place: Place) -> T:
         raise place.error(f"expected a table, not {shown(table)}")
     fields = {
         attribute.name: attribute
-        for attribute in attrs.fields(cls)  # type: ignore[arg-type]
+        for attribute in attrs.fields(cls)  # type: ignore[arg-type] # every T is an attrs class
         if attribute.metadata
     }
     for name in table:

@@ -62,7 +62,7 @@ async def find_better_auth(
     user_columns: Mapping[str, str] | None = None,
     session_columns: Mapping[str, str] | None = None,
     time_zone: str = "UTC",
-    token_storage: TokenStorage = "plain",  # noqa: S107
+    token_storage: TokenStorage = "plain",  # noqa: S107 (no secret)
 ) -> BetterAuthSessions:
     """Find Better Auth's tables and try them. `ConfigError` says what is missing and what to do.
 
@@ -102,7 +102,7 @@ class BetterAuthSessions:
 
     _database: Database
     tables: AuthTables
-    _token_storage: TokenStorage = "plain"  # noqa: S105
+    _token_storage: TokenStorage = "plain"  # noqa: S105 (no secret)
     _users: BetterAuthUsers = field(init=False)
     _stored: StoredTokens = field(init=False)
     _find: Statement = field(init=False)
