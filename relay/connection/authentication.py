@@ -82,6 +82,8 @@ class Authentication:
         outcome = await self._login.attempt(
             request.token, self._peer.address, current=current, has_deadline=current is None
         )
+        if isinstance(outcome, Verified) and self._peer.is_ending:
+            return Ended()  # the answer came too late
         self._verifying = None
         match outcome:
             case Verified(identity):

@@ -228,8 +228,6 @@ class Connection:
     def _begin(self, granted: Granted) -> None:
         """Open the session of a user or service, unless they have too many connections."""
         peer, context, identity = self.peer, self._context, granted.identity
-        if peer.life is None or peer.life.cancel_called:
-            return  # the answer came too late
         user_id = identity.user_id if isinstance(identity, User) else None
         if not context.guard.connections.authenticated(peer, user_id):
             peer.crowded_out(Limit.CONNECTIONS_OF_USER)

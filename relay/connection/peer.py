@@ -74,6 +74,11 @@ class Peer:
         self.mailbox = Mailbox(self.stream.outlet, self._unread, self._give_way)
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the connection ends, or has run out of time."""
+        return self.ending is not None or (self.life is not None and self.life.cancel_called)
+
+    @property
     def _opcode(self) -> int:
         return wire.BINARY if self.codec.binary else wire.TEXT
 

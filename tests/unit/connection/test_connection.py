@@ -10,9 +10,10 @@ import trio
 import trio.testing
 from wsproto import events
 
+from relay.model.identity import Identity
 from relay.protocol.endings import Ending
 from relay.transport.outlet import Outlet
-from tests.unit.memory import ANN, BOB, SENTRY, MemoryRelay
+from tests.unit.memory import ANN, BOB, SENTRY, MemoryRelay, MemoryVerifier
 
 pytestmark = pytest.mark.mock_clock
 
@@ -478,3 +479,19 @@ async def test_who_is_verified_in_the_last_moment_is_in_or_out(
         assert message["code"] in {"AUTH_UNAVAILABLE", "AUTH_TIMEOUT"}
         assert (await client.closing())[0] in {4004, 4013}
     assert after == 10.0 or message["type"] == "success"
+
+
+async def test_an_answer_behind_the_deadline_lets_nobody_in_and_is_not_recorded_as_success(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def verify(_verifier: MemoryVerifier, token: str) -> Identity | None:
+        with trio.CancelScope(shield=True):  # such as a thread, which nothing interrupts
+            await trio.sleep(10.5)
+        return _verifier.identities[token]
+
+    monkeypatch.setattr(MemoryVerifier, "verify", verify)
+    client = await relay.open()
+    await client.send({"type": "auth", "token": ANN})
+    error, close = await client.hear_end()
+    assert (error["code"], close[0]) == ("AUTH_UNAVAILABLE", 4013)
+    assert relay.metrics.auth_attempts == {"unavailable": 1}
