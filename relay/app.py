@@ -33,12 +33,12 @@ from relay.process.rlimit import raise_open_file_limit
 from relay.process.signals import handle_hangup
 from relay.server import Server
 from relay.settings.settings import Settings
+from relay.transport.budget import Budget
 from relay.transport.certificate import (
     DEV_TLS_FOLDER,
     Certificate,
     make_development_certificate,
 )
-from relay.transport.framing.budget import Budget
 from relay.transport.listener import listen
 from relay.web.api import Api
 from relay.web.app import make_app

@@ -17,7 +17,7 @@ from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.model.alert import History, NewAlert, StoredAlert
 from relay.model.identity import Identity
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.stream import FrameStream
 
 

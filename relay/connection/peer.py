@@ -26,7 +26,7 @@ from relay.protocol.messages import (
 )
 from relay.protocol.states import State, Step
 from relay.transport import wire
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.mailbox import Mailbox
 from relay.transport.parts import MAX_SHORT_BYTES, parts_of
 from relay.transport.stream import FrameStream

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 import trio
 from attrs import define, field
 
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.outlet import Outlet
 
 MAX_MAILBOX_MESSAGES = 1024

@@ -15,7 +15,7 @@ import trio
 from attrs import define, field
 
 from relay.protocol.endings import Ending
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.framing.frame_parser import (
     MAX_MESSAGES_PER_FEED,
     FrameParser,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn, cast
+from typing import cast
 from urllib.parse import parse_qs
 
 import trio
@@ -94,8 +94,8 @@ class _HandshakeStream(trio.abc.Stream):
     async def send_all(self, data: Buffer) -> None:
         await self._stream.send_all(data)
 
-    async def wait_send_all_might_not_block(self) -> NoReturn:
-        raise NotImplementedError  # trio-websocket does not call it
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -28,7 +28,7 @@ from relay.hub.ledger import Drop
 from relay.metrics import Histogram, Limit, Metrics
 from relay.protocol.endings import Ending
 from relay.protocol.messages import StreamStatus
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 
 AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "timeout")
 """Outcomes that are shown from the start, like all endings, limits and drops."""

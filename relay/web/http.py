@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 from starlette.types import ASGIApp, Message, Scope
 
 from relay.guard.client_address import ClientAddress
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.head import with_path
 from relay.transport.stream import MAX_HEAD_BYTES, FrameStream
 

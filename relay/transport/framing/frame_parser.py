@@ -12,8 +12,8 @@ from collections.abc import Callable
 import msgspec
 from attrs import define, field
 
+from relay.transport.budget import Budget
 from relay.transport.framing.breach import Breach, ProtocolViolation
-from relay.transport.framing.budget import Budget
 from relay.transport.framing.frame_buffer import MIN_ROOM_BYTES, FrameBuffer
 from relay.transport.framing.unmask import unmask
 from relay.transport.wire import (

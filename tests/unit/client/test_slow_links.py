@@ -15,7 +15,7 @@ from attrs import define, evolve, field
 from relay.client import ClientState, Frame, ReconnectPolicy, RelayClient, StateChange
 from relay.client.relay_client import keep_client
 from relay.client.websocket import WebSocket, open_websocket
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from tests.unit.memory import ANN, SIZE, Client, MemoryLink, MemoryRelay, link_pair, open_relay
 
 pytestmark = pytest.mark.mock_clock

@@ -17,7 +17,7 @@ from wsproto import events
 
 from relay.connection.peer import Peer
 from relay.protocol.endings import Ending
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from tests.unit.memory import ANN, Client, MemoryRelay, open_relay
 
 pytestmark = pytest.mark.mock_clock

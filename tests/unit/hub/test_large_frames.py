@@ -21,7 +21,7 @@ from relay.hub.ledger import Drop
 from relay.hub.stream import Stream
 from relay.protocol.codec import CODECS, JSON_CODEC, MSGPACK_CODEC
 from relay.protocol.messages import VideoFrame
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from tests.unit.hostile import masked_frame
 from tests.unit.memory import ANN, Client, MemoryRelay, open_relay
 

@@ -24,7 +24,7 @@ from relay.guard.guard import Guard
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.operators.owner_watch import OwnerWatch
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.stream import FrameStream
 from tests.unit.memory.alerts import MemoryAlertStore, MemoryStreamOwners
 from tests.unit.memory.audit import MemoryAuditStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.mailbox import Mailbox
 from relay.transport.outlet import Outlet
 from tests.unit.memory import MemoryLink, SocketBuffer

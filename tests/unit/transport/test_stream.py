@@ -17,7 +17,7 @@ from wsproto import events
 
 from relay.protocol.endings import Ending
 from relay.transport import wire
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.framing.frame_parser import MAX_MESSAGES_PER_FEED, Message
 from relay.transport.stream import MAX_HEAD_BYTES, FrameStream, HeadTooBig
 from tests.unit.memory import ANN, SIZE, MemoryLink, MemoryRelay, link_pair

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.guard.client_address import ClientAddress
-from relay.transport.framing.budget import Budget
+from relay.transport.budget import Budget
 from relay.transport.stream import FrameStream
 from relay.web.assets import load_assets
 from relay.web.http import REQUEST_TIMEOUT, HttpServer

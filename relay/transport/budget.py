@@ -1,4 +1,4 @@
-"""A bound on the bytes of incomplete messages that all connections hold together."""
+"""A bound on the bytes that all connections hold: of incomplete messages, or of unread replies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from attrs import define, field
 
 
 class BudgetHolder(Protocol):
-    """Holds the bytes of an incomplete message."""
+    """Holds bytes, such as those of an incomplete message."""
 
     reserved: int
     """Bytes; kept by the budget."""
