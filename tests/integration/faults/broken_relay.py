@@ -1,6 +1,6 @@
 """`python -m relay` whose services break as a test says. Started by test_services.py.
 
-    FAULTS=DIR python -m tests.integration.faults.broken_relay serve ...
+    FAULTS=DIR TURN=SECONDS python -m tests.integration.faults.broken_relay serve ...
 
 While DIR has a file of this name, the dispatch of alerts `crashes` or `hangs` when it reads them,
 is `deaf`, which is to say that it hangs and does not end when told to, `never-starts`, or
@@ -21,7 +21,7 @@ from relay.alerts.dispatch import AlertDispatch
 from relay.cli.main import main
 from relay.model.alert import StoredAlert
 from relay.postgres.tables.alerts.alerts import AlertTable
-from tests.integration.faults.services import TURN
+from tests.integration.faults.services import LATE
 
 _folder = Path(os.environ["FAULTS"])
 _after, _run = AlertTable.after, AlertDispatch.run
@@ -46,12 +46,12 @@ async def _break_start(self: AlertDispatch, **how: Any) -> NoReturn:
     if _is("never-starts"):
         await trio.sleep_forever()
     if _is("starts-late"):
-        await trio.sleep(TURN / 2)
+        await trio.sleep(LATE)
     await _run(self, **how)
 
 
 if __name__ == "__main__":
     AlertTable.after = _break_after  # type: ignore[method-assign]
     AlertDispatch.run = _break_start  # type: ignore[method-assign]
-    vars(app).update(PROGRESS_TIMEOUT=TURN, MAX_QUERIES_PER_STEP=0)
+    vars(app).update(PROGRESS_TIMEOUT=float(os.environ["TURN"]), MAX_QUERIES_PER_STEP=0)
     sys.exit(main())

@@ -14,7 +14,9 @@ from tests.integration.relay_process import RelayProcess, start_relay
 
 MODULE = "tests.integration.faults.broken_relay"
 TURN = 0.7
-"""Seconds that a start or a turn of a service may take there."""
+"""Seconds that a start or a turn of a service may take there, if a test does not say more."""
+LATE = 0.5
+"""Seconds by which a service that `starts-late` is late."""
 
 
 @frozen
@@ -39,11 +41,11 @@ class Faults:
 
 
 @contextmanager
-def breakable_relay(database_url: str, *already: str) -> Iterator[Faults]:
+def breakable_relay(database_url: str, *already: str, turn: float = TURN) -> Iterator[Faults]:
     """A relay that can be broken, if it is not `already`."""
     with TemporaryDirectory(prefix="relay-test-") as folder:
         for fault in already:
             Path(folder, fault).touch()
-        command = ("env", f"FAULTS={folder}", sys.executable, "-m", MODULE, "serve")
+        command = ("env", f"FAULTS={folder}", f"TURN={turn}", sys.executable, "-m", MODULE, "serve")
         with start_relay(command=command, database_url=database_url, flawless=False) as relay:
             yield Faults(Path(folder), relay)

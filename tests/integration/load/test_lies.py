@@ -64,8 +64,8 @@ async def test_of_an_honest_server_nothing_is_said() -> None:
     assert faults(run_stats) == HONEST
     assert run_stats.group("v").counts["received"] == frames == run_stats.group("a").counts["sent"]
     assert run_stats.group("v").counts["missed"] == 0
-    assert frames > FRAMES - 30
-    assert run_stats.group("s").counts["alerts.accepted"] >= 6
+    assert frames > FRAMES / 2
+    assert run_stats.group("s").counts["alerts.accepted"] >= 3
     assert longest_gap(run_stats) < 0.5
 
 
@@ -110,7 +110,7 @@ async def test_a_delay_of_50_ms_is_measured_as_50_ms() -> None:
     async with open_liar(Lies(delay=0.05)) as liar:
         run_stats = await play_and_reconcile(SCENARIO.format(phones=1), liar.url)
     age = run_stats.group("v").time("frame_age")
-    assert age.count > 60
+    assert age.count > 20
     least, median = age.statistic("min"), age.statistic("p50")
     assert least is not None
     assert median is not None
@@ -133,14 +133,14 @@ async def test_a_server_that_stops_reading_makes_the_phone_leave_frames_out_and_
 async def test_alerts_that_come_twice_are_counted() -> None:
     run_stats, _ = await play(Lies(alert_twice=True))
     received = run_stats.total().counts["alerts.received"]
-    assert received >= 12  # the phone and the viewer
+    assert received >= 4  # the phone and the viewer
     assert faults(run_stats) == {**HONEST, "alerts.doubled": received}
 
 
 async def test_alerts_that_were_acknowledged_and_never_came_are_lost() -> None:
     run_stats, _ = await play(Lies(lose_alerts=True))
     accepted = run_stats.group("s").counts["alerts.accepted"]
-    assert accepted >= 6
+    assert accepted >= 5  # more than are excused
     # Those that it may have got too late to hear of them before it left are not held against it.
     for group, excused in (("a", 4), ("v", 0)):
         assert accepted - excused <= run_stats.group(group).counts["alerts.lost"] <= accepted
