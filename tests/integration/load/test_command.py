@@ -18,6 +18,7 @@ from relay.load.measures.results import read_result
 from tests.integration.accounts import Accounts
 from tests.integration.load_command import (
     SHORT,
+    UNCHECKED,
     against,
     assert_nothing_is_left,
     finish,
@@ -51,7 +52,7 @@ def test_a_scenario_runs_against_a_relay_of_its_own_and_leaves_nothing(
     assert result.outcome == "kept"
     sent = result.groups["doors"].counts["sent"]
     assert result.groups["fast"].counts["received"] >= sent
-    assert result.groups["fast"].times["frame_age"]["p99"] < 2
+    assert result.groups["fast"].times["frame_age"]["p99"] < 5
     assert [json.loads(line)["type"] for line in lines.read_text().splitlines()] == [
         *["second"] * len(seconds),
         "result",
@@ -109,7 +110,7 @@ def test_what_a_script_prints_is_for_people_and_does_not_disturb_the_run(
 def test_a_failed_check_is_exit_code_1(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
-    source = SHORT.replace("frame_age.p99 < 2s", "frame_age.p99 < 1us")
+    source = SHORT.replace("frame_age.p99 < 5s", "frame_age.p99 < 1us")
     scenario = against(relay, accounts, tmp_path, source)
     code, output, _ = finish(start(folder, scenario))
     assert code == 1
@@ -119,7 +120,7 @@ def test_a_failed_check_is_exit_code_1(
 def test_a_generator_that_is_late_fails_the_run_whatever_the_relay_did(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
-    scenario = against(relay, accounts, tmp_path, SHORT.replace('"5s"', '"1us"'))
+    scenario = against(relay, accounts, tmp_path, UNCHECKED.replace('"5s"', '"1us"'))
     code, output, _ = finish(start(folder, scenario))
     assert code == 1
     assert re.search("FAIL lateness.p99 < 0.001ms", output)
@@ -129,7 +130,7 @@ def test_a_generator_that_is_late_fails_the_run_whatever_the_relay_did(
 def test_a_run_ends_early_when_a_check_cannot_be_kept(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
-    source = SHORT.replace("frame_age.p99 < 2s", "frame_age.p99 < 1us").replace('"1s"', '"60s"', 1)
+    source = SHORT.replace("frame_age.p99 < 5s", "frame_age.p99 < 1us").replace('"1s"', '"60s"', 1)
     scenario = against(relay, accounts, tmp_path, source.replace("60s", "60s", 1))
     code, output, _ = finish(start(folder, scenario, "--abort-on-fail"))
     assert code == 1

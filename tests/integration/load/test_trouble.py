@@ -20,6 +20,7 @@ from tests.integration.accounts import Accounts
 from tests.integration.load_command import (
     PATIENCE,
     SHORT,
+    UNCHECKED,
     against,
     assert_nothing_is_left,
     finish,
@@ -28,8 +29,6 @@ from tests.integration.load_command import (
     write,
 )
 from tests.integration.relay_process import RelayProcess, processes_about, start_relay
-
-PLAIN = SHORT.replace('check = ["frame_age.p99 < 2s", "received > 20", "alerts.accepted > 0"]', "")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,7 @@ def test_a_certificate_of_nobody_known_is_not_trusted_unless_the_scenario_says_s
     tmp_path: Path,
     folder: Path,
 ) -> None:
-    scenario = against(secure, accounts, tmp_path, PLAIN)
+    scenario = against(secure, accounts, tmp_path, UNCHECKED)
     Path(scenario).write_text(Path(scenario).read_text().replace("ledger = true", ""))
     code, output, _ = finish(start(folder, scenario))
     assert code == 1
@@ -125,7 +124,7 @@ def test_a_token_that_expires_in_the_middle_fails_the_run_and_says_so(
     tmp_path: Path,
     folder: Path,
 ) -> None:
-    scenario = against(relay, accounts, tmp_path, PLAIN.replace('"1s"', '"13s"', 1))
+    scenario = against(relay, accounts, tmp_path, UNCHECKED.replace('"1s"', '"13s"', 1))
     # Long enough for a busy machine to start the load test, and to let its clients in.
     (tmp_path / "tokens").write_text(accounts.session("ann", lasts=timedelta(seconds=10)) + "\n")
     code, output, errors = finish(start(folder, scenario))
@@ -146,7 +145,7 @@ def test_a_target_that_accepts_and_says_nothing_is_a_failed_run_with_its_reason(
         silent.listen(100)
         where = f"ws://127.0.0.1:{silent.getsockname()[1]}"
         target = f'[target]\nurl = "{where}"\n[tokens]\nfile = "tokens"\n'
-        longer = PLAIN.replace('"1s"', '"2s"', 1)
+        longer = UNCHECKED.replace('"1s"', '"2s"', 1)
         code, output, errors = finish(start(folder, write(tmp_path, longer + target)))
     assert (code, errors) == (1, ""), output
     assert "no answer until the end" in output
@@ -161,7 +160,7 @@ def test_a_target_that_stalls_in_the_middle_leaves_the_results_so_far_and_fails_
 ) -> None:
     with start_relay("--profile", "load", database_url=database_url) as relay:
         process = start(
-            folder, against(relay, accounts, tmp_path, PLAIN.replace('"1s"', '"4s"', 1))
+            folder, against(relay, accounts, tmp_path, UNCHECKED.replace('"1s"', '"4s"', 1))
         )
         seen = until_line(process, "  1 s")
         relay.signal(signal.SIGSTOP)
