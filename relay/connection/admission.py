@@ -14,9 +14,9 @@ from relay.metrics import Metrics
 from relay.protocol.codec import CODECS, JSON_CODEC, Codec
 from relay.protocol.endings import Ending
 from relay.protocol.messages import ErrorCode
-from relay.transport.head import asks_for_upgrade, refusal, too_much_in
+from relay.transport.handshake.head import asks_for_upgrade, refusal, too_much_in
+from relay.transport.handshake.websocket import Handshake
 from relay.transport.stream import MAX_HEAD_BYTES, HeadTooBig
-from relay.transport.websocket import Handshake
 
 PATHS = ("/streams/register", "/streams/subscribe")
 ELSEWHERE = f"There is nothing here. WebSockets are at {' and '.join(PATHS)}."

@@ -24,9 +24,9 @@ from relay.protocol.endings import Ending
 from relay.protocol.messages import Auth, MessageProgress, Notice
 from relay.protocol.states import State, Step
 from relay.transport.framing.frame_parser import Message
+from relay.transport.handshake.websocket import close_frame, read_handshake
 from relay.transport.proxy import NoProxyHeader
 from relay.transport.stream import FrameStream, ignore
-from relay.transport.websocket import close_frame, read_handshake
 
 LINGER_TIMEOUT = 10.0
 """Seconds in which the peer of a plain response can send the rest of its request and close its half

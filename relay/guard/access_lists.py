@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from relay.guard.client_address import ClientAddress, Network
 from relay.model.origin import is_same_host, normal_origin
-from relay.transport.head import header_values
+from relay.transport.handshake.head import header_values
 
 
 def _normal_origins(origins: Iterable[str]) -> frozenset[str]:

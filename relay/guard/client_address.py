@@ -15,7 +15,7 @@ from ipaddress import (
 
 from attrs import field, frozen
 
-from relay.transport.head import header_values
+from relay.transport.handshake.head import header_values
 
 Network = IPv4Network | IPv6Network
 IPV6_PREFIX_BITS = 64

@@ -16,7 +16,7 @@ from relay.metrics import Limit
 from relay.protocol.endings import Ending
 from relay.protocol.messages import ErrorCode
 from relay.settings.settings import Settings
-from relay.transport.head import refusal
+from relay.transport.handshake.head import refusal
 
 log = structlog.get_logger()
 

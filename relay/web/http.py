@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from relay.guard.client_address import ClientAddress
 from relay.transport.budget import Budget
-from relay.transport.head import with_path
+from relay.transport.handshake.head import with_path
 from relay.transport.stream import MAX_HEAD_BYTES, FrameStream
 
 REQUEST_TIMEOUT = 30.0

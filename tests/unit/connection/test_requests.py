@@ -15,7 +15,7 @@ from relay.guard.guard import Guard
 from relay.guard.rates import RateLimiter
 from relay.protocol.endings import Ending
 from relay.protocol.states import State
-from relay.transport.head import with_path
+from relay.transport.handshake.head import with_path
 from relay.transport.stream import MAX_HEAD_BYTES, MAX_LINGER_BYTES
 from tests.unit.memory import Client, MemoryRelay
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.transport.head import asks_for_upgrade, header_values
+from relay.transport.handshake.head import asks_for_upgrade, header_values
 from relay.transport.stream import MAX_HEAD_BYTES
 from relay.web.http import asks_for_http2
 

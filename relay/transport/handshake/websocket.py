@@ -1,14 +1,17 @@
-"""The handshake of a WebSocket, by trio-websocket.
+"""The handshake of a WebSocket.
 
-trio-websocket reads the request, answers it, and hands over: its reader is cancelled behind the
-101, and what follows is read by the stream alone. It is shown the request head and nothing else.
+A request as nearly all clients write it is accepted here. trio-websocket reads all others, accepts
+or refuses them, and hands over: its reader is cancelled behind the 101, and what follows is read by
+the stream alone. It is shown the request head and nothing else.
 """
 
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import cast
 from urllib.parse import parse_qs
 
@@ -17,7 +20,8 @@ import trio_websocket
 from attrs import define, field, frozen
 
 from relay.transport import wire
-from relay.transport.head import plain_upgrade
+from relay.transport.handshake.head import plain_upgrade
+from relay.transport.handshake.upgrade_request import UpgradeRequest
 from relay.transport.link import Buffer
 from relay.transport.stream import FrameStream
 
@@ -33,37 +37,29 @@ def _as_trio_error() -> Iterator[None]:
 
 
 @frozen
-class Handshake:
+class Handshake(ABC):
     """A request for a WebSocket, which is accepted or refused once."""
 
-    _request: trio_websocket.WebSocketRequest
-    _reader: _Reader
+    _target: str
+    subprotocols: tuple[str, ...]
 
     @property
     def path(self) -> str:
-        return self._request.path.partition("?")[0]
+        return self._target.partition("?")[0]
 
     @property
     def query_names(self) -> set[str]:
         """The names in the query string; its values may be secret."""
-        query = self._request.path.partition("?")[2].replace(";", "&")
-        return set(parse_qs(query, keep_blank_values=True))
+        query = self._target.partition("?")[2].replace(";", "&")
+        return set(parse_qs(query, keep_blank_values=True)) if query else set()
 
-    @property
-    def subprotocols(self) -> tuple[str, ...]:
-        return self._request.proposed_subprotocols
-
+    @abstractmethod
     async def accept(self, subprotocol: str | None) -> None:
-        """Answer that the WebSocket is open, and take over from trio-websocket."""
-        with _as_trio_error():
-            await self._request.accept(subprotocol=subprotocol)
-        self._reader.scope.cancel()
+        """Answer that the WebSocket is open."""
 
+    @abstractmethod
     async def refuse(self, status: int, why: str) -> None:
         """Answer with an HTTP error and a line of text."""
-        headers = [(b"Content-Type", b"text/plain; charset=utf-8")]
-        with _as_trio_error():
-            await self._request.reject(status, extra_headers=headers, body=why.encode() + b"\n")
 
 
 async def read_handshake(nursery: trio.Nursery, stream: FrameStream, head: bytes) -> Handshake:
@@ -71,11 +67,54 @@ async def read_handshake(nursery: trio.Nursery, stream: FrameStream, head: bytes
 
     Never returns for an invalid request: the stream is closed, which calls its `on_end`.
     """
+    request = UpgradeRequest.parse(head)
+    if request is None:
+        return await _read_by_library(nursery, stream, head)
+    by_library = partial(_read_by_library, nursery, stream, head)
+    return _UsualHandshake(request.target, request.subprotocols, request, stream, by_library)
+
+
+@frozen
+class _UsualHandshake(Handshake):
+    """Of a usual request, which is accepted here; trio-websocket refuses it."""
+
+    _request: UpgradeRequest
+    _stream: FrameStream
+    _by_library: Callable[[], Awaitable[Handshake]]
+
+    async def accept(self, subprotocol: str | None) -> None:
+        await self._stream.send_all(self._request.acceptance(subprotocol))
+
+    async def refuse(self, status: int, why: str) -> None:
+        handshake = await self._by_library()
+        await handshake.refuse(status, why)
+
+
+@frozen
+class _LibraryHandshake(Handshake):
+    """Of any other request."""
+
+    _request: trio_websocket.WebSocketRequest
+    _reader: _Reader
+
+    async def accept(self, subprotocol: str | None) -> None:
+        """Answer, and take over from trio-websocket."""
+        with _as_trio_error():
+            await self._request.accept(subprotocol=subprotocol)
+        self._reader.scope.cancel()
+
+    async def refuse(self, status: int, why: str) -> None:
+        headers = [(b"Content-Type", b"text/plain; charset=utf-8")]
+        with _as_trio_error():
+            await self._request.reject(status, extra_headers=headers, body=why.encode() + b"\n")
+
+
+async def _read_by_library(nursery: trio.Nursery, stream: FrameStream, head: bytes) -> Handshake:
     reader = _Reader(nursery, stream)
     request = await trio_websocket.wrap_server_stream(
         cast("trio.Nursery", reader), _HandshakeStream(stream, plain_upgrade(head))
     )
-    return Handshake(request, reader)
+    return _LibraryHandshake(request.path, request.proposed_subprotocols, request, reader)
 
 
 @define(eq=False)

@@ -1,0 +1,1 @@
+"""What comes before the frames of a WebSocket: request heads, and the opening handshake."""
