@@ -98,7 +98,7 @@ class Connection:
             await self._say_goodbye()
         finally:
             connections.leave(peer)
-            await self._stream.aclose()
+            self._stream.close()
             self._stream.forget_listeners()
             peer.mailbox.close()
             peer.advance(Step.END)

@@ -34,7 +34,10 @@ MAX_HEAD_BYTES = 16 * 1024
 FIRST_READ_BYTES = 16 * 1024
 """Bytes of one read before `allow_messages_of`: hold little for a peer that is not trusted yet."""
 MAX_READS_IN_A_ROW = 4
-"""Reads from the socket before Trio is asked to wait: after data there is often more."""
+"""Reads from the socket before Trio is asked to wait, from a peer that sends without a pause."""
+MAX_PAUSE = 0.002
+"""Seconds between two reads that found something. Who pauses for longer has often nothing more yet,
+and to read in vain costs as much as to read."""
 
 MAX_LINGER_BYTES = 16 * 1024 * 1024
 """Bytes that are thrown away for a peer that goes on sending when it has its answer: many clients
@@ -196,13 +199,15 @@ class FrameStream(trio.abc.Stream):
         Returns when the bytes end, or when the peer's Close is answered and the stream closed.
         Raises `trio.BrokenResourceError`, or `trio.ClosedResourceError` when closed meanwhile.
         """
-        parser, eager = self._parser, 0
+        parser, reads = self._parser, 0
         assert parser is not None
         while not self.peer_closed:
-            parsed = await self._parse_once(parser, wait=eager == 0)
+            before = self.last_received
+            parsed = await self._parse_once(parser, wait=reads == 0)
             if parsed is None:
                 return
-            eager = (eager - 1) % MAX_READS_IN_A_ROW
+            paused = self.last_received - before > MAX_PAUSE
+            reads = 0 if paused else (reads + 1) % MAX_READS_IN_A_ROW
             self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
             if parsed.overhead:
                 self._on_overhead(parsed.overhead)
@@ -272,9 +277,14 @@ class FrameStream(trio.abc.Stream):
 
     async def aclose(self) -> None:
         """Close, by a reset if the peer has only a part of the last frame."""
+        if not self.link.closed:
+            self.close()
+            await trio.lowlevel.checkpoint()  # only then: Trio closes each stream once more
+
+    def close(self) -> None:
+        """The same, without a checkpoint."""
         self._end(self.link.reset if self.outlet.cut else self.link.close)
         self.outlet.held = None
-        await trio.lowlevel.checkpoint()
 
     def _end(self, close: Callable[[], None]) -> None:
         self.outlet.stop()

@@ -239,6 +239,7 @@ async def test_a_viewer_that_leaves_while_its_frame_is_encoded_gets_none(
 ) -> None:
     phone = await relay.phone()
     await phone.send(frame_text())
+    await trio.testing.wait_all_tasks_blocked()
     late = await ask_late(relay, msgpack=True)
     await happens(lambda: held["begun"])
     await late.send({"type": "unsubscribe", "streamId": "front-door", "id": 2})
@@ -264,6 +265,7 @@ async def test_the_next_life_of_a_stream_goes_before_a_frame_that_is_being_encod
 ) -> None:
     phone = await relay.phone()
     await phone.send(frame_text())
+    await trio.testing.wait_all_tasks_blocked()
     late = await relay.open(msgpack=True)
     await late.ask({"type": "auth", "token": ANN})
     subscribe = {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
@@ -299,6 +301,7 @@ async def test_a_frame_that_is_being_encoded_waits(
 ) -> None:
     phone = await relay.phone()
     await phone.send(frame_text())
+    await trio.testing.wait_all_tasks_blocked()
     late = await ask_late(relay, msgpack=True)
     await happens(lambda: held["begun"])
     check_balance(relay)
@@ -312,6 +315,7 @@ async def test_who_is_gone_while_its_frame_is_encoded_has_left(
 ) -> None:
     phone = await relay.phone()
     await phone.send(frame_text())
+    await trio.testing.wait_all_tasks_blocked()
     late = await ask_late(relay, msgpack=True)
     await happens(lambda: held["begun"])
     late.link.close()
@@ -325,6 +329,7 @@ async def test_who_may_see_a_stream_again_begins_anew_though_its_frame_was_being
 ) -> None:
     phone = await relay.phone()
     await phone.send(frame_text())
+    await trio.testing.wait_all_tasks_blocked()
     late = await relay.open(msgpack=True)
     await late.ask({"type": "auth", "token": ANN})
     subscribe = {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}

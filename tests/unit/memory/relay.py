@@ -173,12 +173,14 @@ class MemoryRelay:
 @asynccontextmanager
 async def open_relay() -> AsyncIterator[MemoryRelay]:
     """A relay that ends with the block, and all its connections with it."""
-    async with trio.open_nursery() as services, trio.open_nursery() as connections:
-        relay = MemoryRelay(connections)
-        await services.start(relay.hub.run)
-        await services.start(relay.alarms.run)
-        await services.start(relay.owner_watch.run)
-        await services.start(relay.watch.run)
-        await services.start(relay.external_users.batcher.run)
-        yield relay
+    async with trio.open_nursery() as services:
+        async with trio.open_nursery() as connections:
+            relay = MemoryRelay(connections)
+            await services.start(relay.hub.run)
+            await services.start(relay.alarms.run)
+            await services.start(relay.owner_watch.run)
+            await services.start(relay.watch.run)
+            await services.start(relay.external_users.batcher.run)
+            yield relay
+            connections.cancel_scope.cancel()
         services.cancel_scope.cancel()
