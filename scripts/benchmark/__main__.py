@@ -4,9 +4,16 @@
     ./scripts/bench 50-viewers-16k slow        some of them
     ./scripts/bench --servers relay,bun --rounds 3 --seconds 3
     ./scripts/bench --before ../relay-1.0 --servers relay,relay-before joining
+    ./scripts/bench --answers pongs,none,acks --servers relay,bun 50-viewers-16k
 
 With --before another checkout of relay, in which `./scripts/test` has made a `.venv`, is measured
 in turn with this one, so that a change shows though the machine's speed drifts.
+
+--answers says what viewers send back; with several, workloads are run in each of these ways.
+`pongs`, the default: a pong for each ping, since every browser answers by itself; servers that send
+no pings get nothing. `none`: nothing at all, not even to pings. `acks`: pongs, and each frame is
+acknowledged (to relay only, with the window of its own clients). What the clients spend on answers
+is shown apart, and what the server spends on them is part of its CPU.
 
 Of two cores one is the server's and one the clients'. Everything stays on loopback and ends by
 itself. The figures go to the terminal, and with plots to the folder that --out names.
@@ -23,18 +30,28 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import which
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import msgspec
 from report import Outcomes, draw, show, write
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from servers import Server, base, nginx, python_build, running, servers, start
-from workloads import WORKLOADS, Base, Order, Result, Slow, Start, Workload
+from workloads import (
+    WORKLOADS,
+    Answers,
+    Base,
+    Order,
+    Result,
+    Slow,
+    Start,
+    Workload,
+    answering,
+)
 
 GENERATOR = Path(__file__).parent / "generator.py"
 SLOW_SECONDS = 60.0
-LEFT_OUT_OF_SLOW = {"relay-json", "relay-limits", "floor"}
+LEFT_OUT_OF_SLOW = {"relay-json", "relay-limits", "floor", "floor-pings"}
 """relay with other options differs in its CPU only, and the floor keeps nobody apart."""
 OPEN_FILES = 8192
 T = TypeVar("T")
@@ -44,7 +61,12 @@ def main() -> int:
     options = parse()
     console = Console(width=None if sys.stdout.isatty() else 130)
     chosen = choose(options.servers, servers(options.before), "server")
-    workloads = choose(options.workloads, WORKLOADS, "workload")
+    workloads = {
+        name: workload
+        for chosen_name in choose(options.workloads, WORKLOADS, "workload")
+        for answers in options.answers
+        for name, workload in answering(chosen_name, answers).items()
+    }
     for server in list(chosen.values()):
         if server.missing:
             console.print(f"left out: {server.missing}")
@@ -68,11 +90,11 @@ def main() -> int:
         if (measured := {server: rounds for server, rounds in results.items() if rounds})
     }
     for name, results in outcomes.items():
-        show(console, name, WORKLOADS[name], results)
+        show(console, name, workloads[name], results)
     if outcomes:
         options.out.mkdir(parents=True, exist_ok=True)
         write(outcomes, builds, options.out / "figures.json")
-        draw(outcomes, options.out / "figures.png")
+        draw(outcomes, workloads, options.out / "figures.png")
         console.print(f"written: {options.out}/figures.json, {options.out}/figures.png")
     return 0
 
@@ -87,6 +109,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="default: all")
     parser.add_argument("--before", type=Path, metavar="DIR", help="another checkout of relay")
     parser.add_argument("--servers", type=lambda names: names.split(","), metavar="A,B")
+    parser.add_argument(
+        "--answers",
+        type=ways_to_answer,
+        default=["pongs"],
+        metavar="A,B",
+        help="of viewers: pongs, none or acks (pongs)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of slow ones there is one (5)")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement (4)")
     parser.add_argument(
@@ -97,6 +126,13 @@ def parse() -> argparse.Namespace:
     if options.rounds < 1 or min(options.seconds, options.slow_seconds) <= 0:
         parser.error("--rounds, --seconds and --slow-seconds must be above 0")
     return options
+
+
+def ways_to_answer(names: str) -> list[Answers]:
+    ways: dict[str, Answers] = {name: name for name in get_args(Answers)}
+    if unknown := set(names.split(",")) - set(ways):
+        raise argparse.ArgumentTypeError(f"no such answers: {', '.join(sorted(unknown))}")
+    return [ways[name] for name in dict.fromkeys(names.split(","))]
 
 
 def choose(names: list[str] | None, known: dict[str, T], what: str) -> dict[str, T]:

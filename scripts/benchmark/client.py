@@ -30,13 +30,14 @@ def xor(data: bytes, mask: bytes) -> bytes:
 
 def frame_size(data: bytes | bytearray | memoryview, start: int, end: int) -> tuple[int, int]:
     """The lengths of a server's frame and of its header; (0, 0) when too little is there."""
-    if end - start < 10:  # no frame that matters here is shorter
-        return 0, 0
-    size = data[start + 1]
+    there = end - start
+    size = data[start + 1] if there >= 2 else 127
     if size < 126:
         return size + 2, 2
-    if size == 126:
+    if size == 126 and there >= 4:
         return (data[start + 2] << 8 | data[start + 3]) + 4, 4
+    if there < 10:
+        return 0, 0
     return int.from_bytes(data[start + 2 : start + 10], "big") + 10, 10
 
 

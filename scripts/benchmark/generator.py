@@ -11,23 +11,19 @@ import os
 import selectors
 import sys
 import time
-from collections import deque
-from itertools import count
+from contextlib import suppress
 
 import msgspec
 from client import Client, frame_size, masked, xor
 from connections import idle, joining, storm
 from meter import Meter
+from viewers import FIN, MARK, PING, PONG, STAMP, Counting, Sampling, ThinLink, viewers_of
 from workloads import FanOut, Idle, Joining, Order, Result, Slow, Storm
 
-MARK = b"sentat"
-STAMP = len(MARK) + 18
-"""Bytes: the mark, and the monotonic clock in ns. As base64 they are as good as any others."""
 WARM_UP = 1.0
 """Seconds."""
 SAMPLED = 2
 """Viewers of which frames are put together."""
-SMALL_WINDOW = 8 * 1024
 TICK = 0.005
 """Seconds between two looks at a thin link."""
 
@@ -53,6 +49,8 @@ class Phone(Client):
         mask = bytes(self.frame[self.head - 4 : self.head])
         self.stamp_mask = mask[rotation:] + mask[:rotation]
         self.left = memoryview(b"")
+        self.pongs = b""
+        """Not sent yet."""
         self.due = 0.0
 
     def send(self) -> bool:
@@ -66,152 +64,25 @@ class Phone(Client):
             self.left = self.left[self.socket.send(self.left) :]
         except BlockingIOError:
             return False
+        self._send_pongs()
         return not self.left
 
     def receive(self, _scratch: bytearray) -> None:
-        self.socket.recv(65536)  # what the server tells a phone
-
-
-class Counting(Client):
-    """A viewer that counts frames."""
-
-    frames = 0
-    skip = 0
-    """Bytes until the next header."""
-    rest = b""
-
-    def start(self) -> None:
-        self.socket.settimeout(0)
-        self.rest = bytes(self.buffer)
-
-    def receive(self, scratch: bytearray) -> None:
-        try:
-            size = self.socket.recv_into(scratch)
-        except BlockingIOError:
-            return
-        if not size:
-            raise SystemExit("the server closed a viewer")
-        data: bytes | bytearray = scratch
-        if self.rest:
-            data = self.rest + scratch[:size]
-            size, self.rest = len(data), b""
-        position = self.skip
-        while position < size:
-            length, _ = frame_size(data, position, size)
-            if not length:
-                self.rest, position = bytes(data[position:size]), size
-                break
-            position += length
-            self.frames += 1
-        self.skip = position - size
-
-
-class Whole:
-    """Puts frames together, and reads from each when it was sent."""
-
-    def __init__(self) -> None:
-        self.buffer = bytearray()
-        self.ages: list[float] = []
-        self.times: list[float] = []
-
-    def add(self, data: bytes | bytearray | memoryview) -> list[bytes]:
-        """The payloads of the frames that are complete with this."""
-        self.buffer += data
-        complete, position = [], 0
+        self.buffer += self.socket.recv(65536)
         while True:
-            length, head = frame_size(self.buffer, position, len(self.buffer))
-            if not length or position + length > len(self.buffer):
+            length, head = frame_size(self.buffer, 0, len(self.buffer))
+            if not length or length > len(self.buffer):
                 break
-            payload = bytes(self.buffer[position + head : position + length])
-            self.note(payload)
-            complete.append(payload)
-            position += length
-        del self.buffer[:position]
-        return complete
+            if self.buffer[0] == FIN | PING:
+                self.pongs += masked(PONG, bytes(self.buffer[head:length]))
+            del self.buffer[:length]
+        self._send_pongs()
 
-    def note(self, payload: bytes) -> None:
-        start = payload.find(MARK)
-        if start >= 0:
-            now = time.monotonic_ns()
-            sent = int(payload[start + len(MARK) : start + STAMP])
-            self.ages.append((now - sent) / 1e9)
-            self.times.append(now / 1e9)
-
-
-class Sampling(Client):
-    """A viewer that looks at its frames."""
-
-    def __init__(self, order: Order) -> None:
-        super().__init__(order)
-        self.whole = Whole()
-        self.frames = 0
-
-    def start(self) -> None:
-        self.socket.settimeout(0)
-        self.whole.add(self.buffer)
-
-    def receive(self, scratch: bytearray) -> None:
-        try:
-            size = self.socket.recv_into(scratch)
-        except BlockingIOError:
-            return
-        if not size:
-            raise SystemExit("the server closed a viewer")
-        before = len(self.whole.ages)
-        self.whole.add(memoryview(scratch)[:size])
-        self.frames += len(self.whole.ages) - before
-
-
-class ThinLink(Client):
-    """A viewer behind so many bytes a second. What the link holds on the way has been received as
-    far as the server can see, and is delivered when its turn comes."""
-
-    def __init__(self, order: Order, workload: Slow) -> None:
-        super().__init__(order, window=None if workload.queue else SMALL_WINDOW)
-        self.workload, self.whole = workload, Whole()
-        self.queue: deque[bytes] = deque()
-        self.held = 0
-        self.credit = 0.0
-        self.last = time.monotonic()
-
-    def start(self) -> None:
-        self.socket.settimeout(0)
-        self.whole.add(self.buffer)
-
-    def turn(self) -> None:
-        """Take in what the link holds, and deliver what it can by now."""
-        workload, now = self.workload, time.monotonic()
-        self.credit = min(self.credit + (now - self.last) * workload.rate, workload.rate * 0.05)
-        self.last = now
-        while workload.queue and self.held < workload.queue and (data := self._receive(65536)):
-            self.queue.append(data)
-            self.held += len(data)
-        while self.credit >= 1:
-            if workload.queue:
-                if not self.queue:
-                    break
-                data = self.queue.popleft()
-                fits = int(self.credit)
-                if len(data) > fits:
-                    self.queue.appendleft(data[fits:])
-                    data = data[:fits]
-                self.held -= len(data)
-            elif not (data := self._receive(int(self.credit))):
-                break
-            self.credit -= len(data)
-            for payload in self.whole.add(data):
-                self._acknowledge(payload)
-
-    def _receive(self, most: int) -> bytes:
-        try:
-            return self.socket.recv(most)
-        except BlockingIOError:
-            return b""
-
-    def _acknowledge(self, payload: bytes) -> None:
-        if self.workload.window is not None and self.order.is_relay and MARK in payload:
-            seq = msgspec.msgpack.decode(payload)["seq"]
-            self.say({"type": "ack", "streamId": "s0", "seq": seq})
+    def _send_pongs(self) -> None:
+        """Send what is due, unless a frame is out in part only."""
+        if self.pongs and not self.left:
+            with suppress(BlockingIOError):
+                self.pongs = self.pongs[self.socket.send(self.pongs) :]
 
 
 class Loop:
@@ -253,27 +124,22 @@ class Loop:
 
 
 def fan_out(order: Order, workload: FanOut) -> Result:
-    number, viewers = count(), list[Counting | Sampling]()
-    every = max(1, workload.streams * workload.viewers // SAMPLED)
-    for stream in range(workload.streams):
-        for _ in range(workload.viewers):
-            viewer = Sampling(order) if next(number) % every == 0 else Counting(order)
-            viewer.authenticate()
-            viewer.subscribe(f"s{stream}")
-            viewers.append(viewer)
+    viewers = viewers_of(order, workload, SAMPLED)
     phones = [Phone(order, f"s{stream}", workload.size) for stream in range(workload.streams)]
     loop = Loop(phones, workload.fps)
     for viewer in viewers:
         loop.add(viewer)
     loop.run(WARM_UP)
     for viewer in viewers:
-        viewer.frames = 0
+        viewer.frames, viewer.answers, viewer.answering = 0, 0, 0.0
         if isinstance(viewer, Sampling):
             viewer.whole.ages.clear()
     result, meter = Result(), Meter(order.pid)
     loop.run(order.seconds)
     meter.read(result)
     result.frames = sum(viewer.frames for viewer in viewers)
+    result.answers = sum(viewer.answers for viewer in viewers)
+    result.answering = sum(viewer.answering for viewer in viewers)
     result.ages = [
         age for viewer in viewers if isinstance(viewer, Sampling) for age in viewer.whole.ages
     ]
@@ -282,8 +148,7 @@ def fan_out(order: Order, workload: FanOut) -> Result:
 
 def slow(order: Order, workload: Slow) -> Result:
     healthy = Sampling(order)
-    healthy.authenticate()
-    healthy.subscribe("s0")
+    healthy.join()
     phone = Phone(order, "s0", workload.size)
     loop = Loop([phone], workload.fps)
     loop.add(healthy)
@@ -293,9 +158,7 @@ def slow(order: Order, workload: Slow) -> Result:
     loop.run(workload.alone)
     result.healthy_alone, healthy.whole.ages = healthy.whole.ages, []
     thin = ThinLink(order, workload)
-    thin.authenticate()
-    terms = {} if workload.window is None else {"window": workload.window}
-    thin.subscribe("s0", **terms)
+    thin.join()
     thin.start()
     began = time.monotonic()
     loop.run(order.seconds, tick=thin)

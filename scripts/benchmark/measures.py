@@ -57,6 +57,12 @@ class ClientsBusy:
 
 Column = Measure | AllAges | ClientsBusy
 
+ANSWERS = (
+    Measure("answers", lambda result: result.answers / (result.frames or 1), digits=2),
+    Measure("answering", lambda result: result.answering / result.seconds, percent=True),
+)
+"""Pongs and acknowledgements for each frame, and the share of a core that they took the clients."""
+
 
 def _each(total: float, result: Result) -> float:
     """µs a frame, or a connection, of so many seconds in all."""
@@ -87,7 +93,7 @@ def measures_of(workload: Workload) -> tuple[Measure, *tuple[Column, ...]]:
     )
     match workload:
         case FanOut():
-            busy = RESIDENT, SERVER_BUSY, ClientsBusy()
+            busy = RESIDENT, SERVER_BUSY, ClientsBusy(), *ANSWERS
             return _cpu("frame"), *parts, RATE, *AGES, *busy
         case Joining():
             return _cpu("connection"), *parts, MAIN_THREAD, *AGES, RESIDENT, ClientsBusy()

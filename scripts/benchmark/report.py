@@ -12,7 +12,7 @@ import msgspec
 from measures import Measure, measures_of, quantile
 from rich.console import Console
 from rich.table import Table
-from workloads import WORKLOADS, Result, Slow, Workload
+from workloads import Result, Slow, Workload
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
@@ -145,7 +145,7 @@ def _summary(result: Result) -> dict[str, object]:
     return {**summary, "cost": result.cost}
 
 
-def draw(outcomes: Outcomes, path: Path) -> None:
+def draw(outcomes: Outcomes, workloads: Mapping[str, Workload], path: Path) -> None:
     """Bars of CPU for each workload; ages over time where there is a slow viewer."""
     figure, axes = plt.subplots(
         len(outcomes), 1, figsize=(9, 2.6 * len(outcomes)), squeeze=False, layout="constrained"
@@ -158,7 +158,7 @@ def draw(outcomes: Outcomes, path: Path) -> None:
             axis.set_yscale("log")
             axis.legend(fontsize="small")
             continue
-        measure = measures_of(WORKLOADS[name])[0]
+        measure = measures_of(workloads[name])[0]
         costs = [[measure.of(result) for result in rounds] for rounds in results.values()]
         middle = [median(each) for each in costs]
         error = [

@@ -124,6 +124,7 @@ def servers(before: Path | None = None) -> dict[str, Server]:
                 ("floor", "floor.py"),
             )
         ),
+        Server("floor-pings", [python, str(PEERS / "floor.py"), "--pings"]),
     ]
     if before is not None:
         earlier = before / ".venv" / "bin" / "python"

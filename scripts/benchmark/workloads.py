@@ -6,6 +6,13 @@ from typing import Literal
 
 import msgspec
 
+Answers = Literal["pongs", "none", "acks"]
+"""What viewers send back. `pongs`: a pong for each ping, as every browser does by itself. `none`:
+nothing, not even to pings. `acks`: pongs, and each of relay's frames is acknowledged, as by
+relay's own clients."""
+ACK_WINDOW = 4
+"""Frames that may be unacknowledged with `acks`; what relay's own clients ask for."""
+
 KIB = 1024
 MEGABIT = 125_000
 """Bytes a second."""
@@ -22,6 +29,7 @@ class FanOut(msgspec.Struct, frozen=True, tag="fan-out"):
     streams: int = 1
     fps: float = 0
     """Of each stream; 0 for as fast as the server takes them."""
+    answers: Answers = "pongs"
 
     @property
     def floor(self) -> float | None:
@@ -99,6 +107,8 @@ class Slow(msgspec.Struct, frozen=True, tag="slow"):
     """What stands between the server and all clients."""
     alone: float = 10
     """Seconds before the slow viewer comes, in which the healthy one sets the measure."""
+    answers: Literal["pongs", "none"] = "pongs"
+    """Beside the acknowledgements that `window` says."""
 
     @property
     def floor(self) -> float:
@@ -126,6 +136,19 @@ WORKLOADS: dict[str, Workload] = {
     "slow-nginx": Slow(front="nginx"),
     "slow-nginx-acks": Slow(front="nginx", window=1),
 }
+
+
+def answering(name: str, answers: Answers) -> dict[str, Workload]:
+    """A workload whose viewers answer so, by its name; none where there is no such workload."""
+    workload = WORKLOADS[name]
+    named = name if answers == "pongs" else f"{name} {answers}"
+    match workload:
+        case FanOut():
+            return {named: msgspec.structs.replace(workload, answers=answers)}
+        case Slow() if answers != "acks":
+            return {named: msgspec.structs.replace(workload, answers=answers)}
+        case _:
+            return {name: workload} if answers == "pongs" else {}
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -165,6 +188,10 @@ class Result(msgspec.Struct):
     """Of that, what its main thread took."""
     generator: float = 0
     """CPU seconds of the generator itself."""
+    answers: int = 0
+    """Pongs and acknowledgements that viewers sent."""
+    answering: float = 0
+    """CPU seconds of the generator, of those above, that went into these."""
     ages: list[float] = []
     """Of frames, seconds from sending to the last byte's arrival. Sampled where there are many."""
     times: list[float] = []

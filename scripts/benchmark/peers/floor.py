@@ -2,7 +2,8 @@
 
 A loop of `socket.send`, with nothing decoded or checked, and nobody kept waiting for: what is below
 this no Python server can be. The mask is undone in C, as a server has to. A frame that fits a
-socket only in part ends that viewer's round with a wait.
+socket only in part ends that viewer's round with a wait. With `--pings`, a ping follows each
+frame, in the same write, and what is answered is read and forgotten.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import select
 import selectors
 import socket
 import sys
+import time
 from base64 import b64encode
 from collections import defaultdict
 from hashlib import sha1
@@ -21,6 +23,8 @@ from websockets.speedups import apply_mask
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 BUFFER = memoryview(bytearray(512 * 1024))
+CONTROL, PING = 0x08, 0x09
+PINGS = "--pings" in sys.argv
 
 audiences: defaultdict[str, list[socket.socket]] = defaultdict(list)
 
@@ -36,14 +40,14 @@ def server_frame(opcode: int, payload: bytes) -> bytes:
 
 def extent(data: memoryview) -> tuple[int, int]:
     """Where the payload of a client's frame begins and ends; (0, 0) when that cannot be told."""
-    if len(data) < 14:
+    if len(data) < 6:
         return 0, 0
     size, start = data[1] & 127, 6
     if size == 126:
         size, start = int.from_bytes(data[2:4], "big"), 8
     elif size == 127:
         size, start = int.from_bytes(data[2:10], "big"), 14
-    return start, start + size
+    return (start, start + size) if len(data) >= start else (0, 0)
 
 
 class Peer:
@@ -86,8 +90,11 @@ class Peer:
         return data[len(head) + 4 :]
 
     def handle(self, opcode: int, payload: bytes) -> None:
+        if opcode & CONTROL:
+            return
         if self.audience is not None:
-            broadcast(self.audience, server_frame(opcode, payload))
+            ping = server_frame(PING, time.monotonic_ns().to_bytes(8, "big")) if PINGS else b""
+            broadcast(self.audience, server_frame(opcode, payload) + ping)
             return
         request = json.loads(payload)
         if request["type"] == "subscribe":
@@ -108,10 +115,10 @@ def broadcast(audience: list[socket.socket], frame: bytes) -> None:
 
 
 def main() -> None:
-    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=1024)
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[-1])), backlog=1024)
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
-    print(f"listening on {sys.argv[1]}", flush=True)
+    print(f"listening on {sys.argv[-1]}", flush=True)
     while True:
         for key, _ in selector.select():
             if key.data is None:
