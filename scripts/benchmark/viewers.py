@@ -79,7 +79,7 @@ class Answering(Client):
         if not (self.pings or self.seqs or self.unsent):
             return
         began = time.thread_time()
-        due = [self.unsent]
+        due: list[bytes | bytearray] = [self.unsent]
         due += (masked(PONG, payload) for payload in self.pings)
         due += (self.acknowledgement(seq) for seq in self.seqs)
         self.answers += len(due) - 1

@@ -118,9 +118,10 @@ def acknowledged(events: list[Event]) -> list[int]:
     seqs = []
     for event in events:
         assert isinstance(event, BytesMessage | TextMessage)
-        text = isinstance(event, TextMessage)
-        decode = msgspec.json.decode if text else msgspec.msgpack.decode
-        message = decode(event.data)
+        if isinstance(event, TextMessage):
+            message = msgspec.json.decode(event.data)
+        else:
+            message = msgspec.msgpack.decode(bytes(event.data))
         assert (message["type"], message["streamId"]) == ("ack", "s0")
         seqs.append(message["seq"])
     return seqs
