@@ -12,9 +12,11 @@ the others without. `reconnect`: how soon the JavaScript client goes on when its
 and what it loses over random cuts (with Node). `page`: what the page loads, and how soon it shows a
 picture (with Chromium). `alerts`: what becomes of alerts while relays are killed. `alert-latency`:
 how soon an alert is there, idle and beside saturated video. `faults`: what clients see while
-something fails, and how soon all is well again. These and `page` use the tools of the tests. The
-other clients are as plain as can be, so that their own work delays the answers little; what it
-still takes is part of the times.
+something fails, and how soon all is well again. These and `page` use the tools of the tests.
+`adapt`: how many pictures a second come over thin links with deep queues, and how old they are:
+down and up, relay beside other servers and another checkout of relay; as root also with the queue
+of the kernel. The other clients are as plain as can be, so that their own work delays the answers
+little; what it still takes is part of the times.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import resource
 import ssl
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 
 import trio
 from crowds import fairness, memory
@@ -32,6 +35,7 @@ from logout import logout
 from reconnection import reconnect
 from sieges import hostile, storm
 from target import Peer, Target, running_relay, together
+from thin_links import SERVERS, adapt
 
 from relay.demo.video import default_video, play
 
@@ -122,12 +126,19 @@ async def tls(relay: Target, handshakes: int) -> None:
     print(f"{handshakes} TLS handshakes: {handshakes / seconds:.0f} a second, both ends here")
 
 
+def servers(names: str) -> list[str]:
+    asked = names.split(",")
+    if unknown := set(asked) - set(SERVERS):
+        raise argparse.ArgumentTypeError(f"no such server: {', '.join(sorted(unknown))}")
+    return asked
+
+
 def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = (
         *("connections", "video", "tls", "fairness", "memory"),
         *("logout", "storm", "hostile", "reconnect", "page"),
-        *("alerts", "alert-latency", "faults"),
+        *("alerts", "alert-latency", "faults", "adapt"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -147,6 +158,13 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     parser.add_argument("--alerts", type=int, default=500, help="whose way is timed")
     parser.add_argument("--fault-seconds", type=float, default=30, help="that a fault lasts")
     parser.add_argument("--fault", action="append", default=[], help="of those only this one")
+    parser.add_argument(
+        "--servers", type=servers, default=[], help=f"that adapt measures, of {', '.join(SERVERS)}"
+    )
+    parser.add_argument(
+        "--before", type=Path, metavar="DIR", help="another checkout of relay, for adapt"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="for the figures of adapt")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -195,6 +213,8 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
             trio.run(latency, relay, options.alerts)
     if "faults" in chosen:
         faults(options.fault, options.fault_seconds)
+    if "adapt" in chosen:
+        adapt(options.seconds, options.servers, options.before, options.json)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ["--max-connections-per-user", "200", "--idle-timeout", "3600"]

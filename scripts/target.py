@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,12 +129,17 @@ class Target:
 
 
 @contextmanager
-def running_relay(*flags: str, profile: str = "load") -> Iterator[Target]:
-    """A relay with an embedded database in a folder of its own; both are gone at the end."""
+def running_relay(
+    *flags: str, profile: str = "load", prefix: Sequence[str] = (), bind: str = "127.0.0.1:0"
+) -> Iterator[Target]:
+    """A relay with an embedded database in a folder of its own; both are gone at the end.
+
+    `prefix` is a command that runs another one in its own process.
+    """
     with tempfile.TemporaryDirectory(prefix="relay-figures-") as folder:
         Path(folder).chmod(0o711)  # as root, Postgres runs as another user and must get through
         data = ["--data-dir", str(Path(folder, "data"))]
-        command = [*RELAY, "serve", "--bind", "127.0.0.1:0", *data, *flags]
+        command = [*prefix, *RELAY, "serve", "--bind", bind, *data, *flags]
         command += ["--profile", profile, "--log-level", "error"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -144,7 +149,7 @@ def running_relay(*flags: str, profile: str = "load") -> Iterator[Target]:
                 if address is None:
                     raise SystemExit(f"relay did not start: {ready!r}")
                 token = subprocess.run(
-                    [*RELAY, "token", "session", "--user", "figures@example.com", *data],
+                    [*prefix, *RELAY, "token", "session", "--user", "figures@example.com", *data],
                     capture_output=True,
                     text=True,
                     check=True,

@@ -39,8 +39,8 @@ class Ends:
         target, self.receiver = trio.testing.memory_stream_pair()
         self.taken = Meter()
         self.direction = links.Direction(**direction)
-        source = ShapedStream(source, self.taken)
-        self.carriage = links.Carriage(source, target, self.direction)
+        counted = ShapedStream(source, self.taken)
+        self.carriage = links.Carriage(counted, target, self.direction)
 
     async def arrivals(self, size: int) -> list[tuple[float, int]]:
         """When the bytes arrive, and how many by then; they are the ones that were sent."""
