@@ -20,6 +20,8 @@ NETWORKS = "198.18"
 BURST_BYTES = 5000
 QUEUE_BYTES = 4 * 1024 * 1024
 CLONE_NEWNET = 0x40000000
+CONGESTION_CONTROL = "cubic"
+"""The usual one, which fills queues, whatever this machine has as its default."""
 
 
 def why_not() -> str | None:
@@ -29,7 +31,7 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "only root makes network namespaces"
     if missing := [name for name in ("ip", "tc") if shutil.which(name) is None]:
-        return f"{' and '.join(missing)} (iproute2) would have to be installed"
+        return f"{' and '.join(missing)} would have to be installed (iproute2)"
     return None
 
 
@@ -70,9 +72,12 @@ class Namespaces:
         ends = ["add", down, "netns", self.server, "type", "veth"]
         _run("ip", "link", *ends, "peer", "name", up, "netns", self.clients)
         for name, device, host in ((self.server, down, 1), (self.clients, up, 2)):
-            address = f"{NETWORKS}.{number}.{host}/30"
-            _run("ip", "-n", name, "address", "add", address, "dev", device)
+            network = f"{NETWORKS}.{number}"
+            _run("ip", "-n", name, "address", "add", f"{network}.{host}/30", "dev", device)
             _run("ip", "-n", name, "link", "set", device, "up")
+            # Of a route: a namespace may only have what is allowed for all of the machine.
+            route = f"{network}.0/30", "dev", device, "congctl", CONGESTION_CONTROL
+            _run("ip", "-n", name, "route", "replace", *route)
         link = KernelLink(number, self)
         self._links.append(link)
         return link
@@ -121,4 +126,4 @@ def _inside(namespace: str) -> Iterator[None]:
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NoNamespaces(f"{' '.join(command[:4])}: {done.stderr.strip()}")
+        raise NoNamespaces(f"{' '.join(command[:6])}: {done.stderr.strip()}")

@@ -342,7 +342,8 @@ def adapt(seconds: float, names: Sequence[str], before: Path | None, out: Path |
                 reason = str(failure)
         if reason is not None:
             print(f"left out: {name}: {reason}", flush=True)
-    show(rows, seconds)
+    if rows:
+        show(rows, seconds)
     if out is not None:
         out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
 

@@ -26,8 +26,9 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from shutil import which
 from typing import TypeVar, get_args
@@ -159,6 +160,12 @@ def front(workload: Workload) -> bool:
     return isinstance(workload, Slow) and workload.front is not None
 
 
+def ways_of_each(workloads: dict[str, Workload]) -> Iterator[list[tuple[str, Workload]]]:
+    """All ways of each workload together, so that they take turns."""
+    for _, ways in groupby(workloads.items(), key=lambda item: item[0].split()[0]):
+        yield list(ways)
+
+
 def measure(
     workloads: dict[str, Workload],
     chosen: dict[str, Server],
@@ -169,10 +176,11 @@ def measure(
     """Add the result of each run to the outcomes, so that they are there when it is cut off."""
     runs = [
         (name, workload, server)
-        for name, workload in workloads.items()
-        for number in range(1 if isinstance(workload, Slow) else options.rounds)
+        for ways in ways_of_each(workloads)
+        for number in range(options.rounds)
+        for name, workload in ways
         for server in list(chosen.values())[:: -1 if number % 2 else 1]
-        if not (isinstance(workload, Slow) and server.name in LEFT_OUT_OF_SLOW)
+        if not (isinstance(workload, Slow) and (number or server.name in LEFT_OUT_OF_SLOW))
     ]
     columns = (
         TextColumn("{task.description:40}"),

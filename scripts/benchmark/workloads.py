@@ -121,6 +121,7 @@ Workload = FanOut | Joining | Storm | Idle | Base | Start | Slow
 WORKLOADS: dict[str, Workload] = {
     "50-viewers-16k": FanOut(16 * KIB, 50),
     "100-viewers-64k-20fps": FanOut(64 * KIB, 100, fps=20),
+    "100-viewers-16k-30fps": FanOut(16 * KIB, 100, fps=30),
     "100-viewers-2k-100fps": FanOut(2 * KIB, 100, fps=100),
     "1-viewer-64k": FanOut(64 * KIB, 1),
     "1-viewer-2k": FanOut(2 * KIB, 1),
@@ -139,16 +140,19 @@ WORKLOADS: dict[str, Workload] = {
 
 
 def answering(name: str, answers: Answers) -> dict[str, Workload]:
-    """A workload whose viewers answer so, by its name; none where there is no such workload."""
+    """A workload, by its name, whose viewers answer so; none where there is no such workload. Where
+    nothing is to be answered, it is always the same one."""
     workload = WORKLOADS[name]
     named = name if answers == "pongs" else f"{name} {answers}"
     match workload:
         case FanOut():
             return {named: msgspec.structs.replace(workload, answers=answers)}
-        case Slow() if answers != "acks":
+        case Slow():  # whether it acknowledges is its own
+            if answers == "acks":
+                return {}
             return {named: msgspec.structs.replace(workload, answers=answers)}
         case _:
-            return {name: workload} if answers == "pongs" else {}
+            return {name: workload}
 
 
 class Order(msgspec.Struct, frozen=True):
