@@ -13,8 +13,8 @@ from hashlib import sha1
 from attrs import frozen
 
 _REQUEST_LINE = re.compile(rb"GET (/[!-~]*) HTTP/1\.1\r\n")
-_UNUSUAL = re.compile(rb"[^\t\r\n -~]|\r(?!\n)|(?<!\r)\n")
-"""Bytes that are not ASCII, or control characters, and lines that do not end in CRLF."""
+_TEXT = bytes((*b"\t\r\n", *range(0x20, 0x7F)))
+"""Printable ASCII, tabs and ends of lines."""
 _HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _LABEL = rb"(?!xn--)[a-z0-9_-]{1,63}"
 _HOST_NAME = re.compile(rb"%b(\.%b)*(:[0-9]{1,5})?" % (_LABEL, _LABEL), re.IGNORECASE).fullmatch
@@ -47,7 +47,7 @@ class UpgradeRequest:
     def parse(cls, head: bytes) -> UpgradeRequest | None:
         """Read a whole request head; None if it asks for something else, or in an unusual way."""
         line = _REQUEST_LINE.match(head)
-        if line is None or not head.endswith(b"\r\n\r\n") or _UNUSUAL.search(head):
+        if line is None or not head.endswith(b"\r\n\r\n") or not _is_plain_text(head):
             return None
         values: dict[bytes, bytes] = {}
         for each in head[line.end() : -4].split(b"\r\n"):
@@ -77,6 +77,14 @@ class UpgradeRequest:
         digest = b64encode(sha1(self._key + _GUID, usedforsecurity=False).digest())
         chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
         return _ACCEPTANCE % (digest, chosen.encode())
+
+
+def _is_plain_text(head: bytes) -> bool:
+    """Whether it is printable ASCII, in lines that all end in CRLF."""
+    # A regular expression takes ten times as long for a large head.
+    if head.translate(None, _TEXT):
+        return False
+    return head.count(b"\r") == head.count(b"\n") == head.count(b"\r\n")
 
 
 def _list(value: bytes) -> list[bytes]:
