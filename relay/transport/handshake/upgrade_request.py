@@ -12,6 +12,12 @@ from hashlib import sha1
 
 from attrs import frozen
 
+MAX_HOST_BYTES = 260
+"""A name has 253 characters at most, and its port 6."""
+MAX_COMMAS = 16
+"""Commas at which a list in a header is split: to take thousands apart would cost more here than in
+a library."""
+
 _REQUEST_LINE = re.compile(rb"GET (/[!-~]*) HTTP/1\.1\r\n")
 _TEXT = bytes((*b"\t\r\n", *range(0x20, 0x7F)))
 """Printable ASCII, tabs and ends of lines."""
@@ -58,10 +64,12 @@ class UpgradeRequest:
             if name in _ONCE and name in values:
                 return None
             values[name] = value.strip(b" \t")
-        key, names = values.get(b"sec-websocket-key", b""), values.get(_PROTOCOLS)
+        host, key = values.get(b"host", b""), values.get(b"sec-websocket-key", b"")
+        names = values.get(_PROTOCOLS)
         offered = [] if names is None else _list(names)
         if not (
-            _HOST_NAME(values.get(b"host", b""))
+            len(host) <= MAX_HOST_BYTES
+            and _HOST_NAME(host)
             and values.get(b"upgrade", b"").lower() == b"websocket"
             and b"upgrade" in _list(values.get(b"connection", b"").lower())
             and values.get(b"sec-websocket-version") == b"13"
@@ -88,4 +96,5 @@ def _is_plain_text(head: bytes) -> bool:
 
 
 def _list(value: bytes) -> list[bytes]:
-    return [each.strip(b" \t") for each in value.split(b",")]
+    """Split a list. If it is long, its rest stays in one piece, which is no name."""
+    return [each.strip(b" \t") for each in value.split(b",", MAX_COMMAS)]

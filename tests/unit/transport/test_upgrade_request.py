@@ -121,6 +121,16 @@ def test_subprotocols_are_read_in_the_order_of_the_client() -> None:
     assert request.subprotocols == ("relay.msgpack", "relay.json", "mine")
 
 
+def test_a_request_that_would_take_long_to_read_is_left_to_the_library() -> None:
+    long_host = b"Host: " + b".".join([b"a"] * 200)
+    offers = b"Sec-WebSocket-Protocol: " + b",".join([b"a"] * 20)
+    tokens = b"Connection: " + b"keep-alive," * 20 + b"Upgrade"
+    long_connection = (*REQUIRED[:2], tokens, *REQUIRED[3:])
+    for lines in ((long_host, *REQUIRED[1:]), (*REQUIRED, offers), long_connection):
+        assert UpgradeRequest.parse(head(*lines)) is None
+        assert library_accepts(head(*lines)) is not None
+
+
 @pytest.mark.parametrize("missing", range(len(REQUIRED)))
 def test_a_request_without_one_of_the_required_headers_is_left_to_the_library(missing: int) -> None:
     assert UpgradeRequest.parse(head(*REQUIRED[:missing], *REQUIRED[missing + 1 :])) is None
