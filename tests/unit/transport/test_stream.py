@@ -19,7 +19,13 @@ from relay.protocol.endings import Ending
 from relay.transport import wire
 from relay.transport.budget import Budget
 from relay.transport.framing.frame_parser import MAX_MESSAGES_PER_FEED, Message
-from relay.transport.stream import MAX_HEAD_BYTES, FrameStream, HeadTooBig
+from relay.transport.stream import (
+    MAX_HEAD_BYTES,
+    MAX_PAUSE,
+    MAX_READS_IN_A_ROW,
+    FrameStream,
+    HeadTooBig,
+)
 from tests.unit.memory import ANN, SIZE, MemoryLink, MemoryRelay, link_pair
 from tests.unit.transport.test_frame_parser import masked
 
@@ -31,6 +37,8 @@ UPGRADE = (
     b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     b"Sec-WebSocket-Version: 13\r\n\r\n"
 )
+UNUSUAL_UPGRADE = UPGRADE.replace(b"Host: relay", b"Host: [::1]:3000")
+"""A request that trio-websocket reads."""
 CLOSE = masked(wire.CLOSE, b"\x03\xe8")
 
 
@@ -460,6 +468,63 @@ async def test_a_limit_that_a_message_lifts_counts_for_the_very_next_one(more: i
     assert both.faults == ([Ending.MESSAGE_TOO_BIG] if more else [])
 
 
+@define(eq=False)
+class CountingLink(MemoryLink):
+    """Counts the waits for bytes, and the reads that find none."""
+
+    waits: int = 0
+    vain_reads: int = 0
+
+    async def wait_readable(self) -> None:
+        self.waits += 1
+        await super().wait_readable()
+
+    def recv_into(self, buffer: memoryview) -> int:
+        try:
+            return super().recv_into(buffer)
+        except BlockingIOError:
+            self.vain_reads += 1
+            raise
+
+
+def counting_pair() -> tuple[Pair, CountingLink]:
+    link, peer = link_pair()
+    counting = CountingLink(link.incoming, link.outgoing)
+    return Pair(FrameStream(counting, 30.0), counting, peer), counting
+
+
+async def test_nothing_is_read_in_vain_from_a_peer_that_pauses() -> None:
+    both, link = counting_pair()
+    await both.parse()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(both.stream.read_frames)
+        for _ in range(10):
+            await trio.sleep(2 * MAX_PAUSE)
+            both.peer.send(masked(wire.TEXT, b"{}"))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert len(both.messages) == 10
+    assert link.vain_reads == 0
+
+
+async def test_a_peer_that_does_not_pause_is_read_several_times_in_a_row() -> None:
+    both, link = counting_pair()
+    left = 10 * MAX_READS_IN_A_ROW
+
+    async def send_next(_messages: list[Message]) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            both.peer.send(masked(wire.TEXT, b"{}"))
+
+    await both.parse(send_next)
+    link.waits = 0
+    both.peer.send(masked(wire.TEXT, b"{}"))
+    await both.read_frames()
+    assert left == 0
+    assert link.waits == 11  # the last one waits for more
+
+
 # -- a whole connection: the handshake
 
 
@@ -476,11 +541,12 @@ async def test_bytes_that_end_during_the_handshake_end_the_connection(
     assert relay.connections[0].peer.ending is Ending.CLIENT_GONE
 
 
+@pytest.mark.parametrize("request_head", [UPGRADE, UNUSUAL_UPGRADE])
 async def test_bytes_that_end_right_behind_the_request_end_the_connection(
-    relay: MemoryRelay,
+    relay: MemoryRelay, request_head: bytes
 ) -> None:
     client = relay.connect()
-    await client.send_bytes(UPGRADE)
+    await client.send_bytes(request_head)
     client.link.close()
     await trio.testing.wait_all_tasks_blocked()
     assert relay.connections[0].peer.ending is Ending.CLIENT_GONE
@@ -525,17 +591,18 @@ async def test_a_broken_request_for_a_websocket_ends_at_once(
     ],
 )
 @pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("request_head", [UPGRADE, UNUSUAL_UPGRADE])
 async def test_a_client_that_sends_frames_before_our_101_harms_no_other(
-    relay: MemoryRelay, early: bytes, whole: bool
+    relay: MemoryRelay, request_head: bytes, early: bytes, whole: bool
 ) -> None:
     healthy = await relay.login()
     client = relay.connect()
     if whole:
-        await client.send_bytes(UPGRADE + early)
+        await client.send_bytes(request_head + early)
     else:
-        await client.send_bytes(UPGRADE[:-1])
+        await client.send_bytes(request_head[:-1])
         await trio.testing.wait_all_tasks_blocked()
-        await client.send_bytes(UPGRADE[-1:] + early)
+        await client.send_bytes(request_head[-1:] + early)
     await trio.testing.wait_all_tasks_blocked()
     ending = relay.connections[1].peer.ending
     if early[0] in (wire.FIN | wire.TEXT, wire.FIN | wire.BINARY):
