@@ -36,8 +36,9 @@ FIRST_READ_BYTES = 16 * 1024
 MAX_READS_IN_A_ROW = 4
 """Reads from the socket before Trio is asked to wait, from a peer that sends without a pause."""
 MAX_PAUSE = 0.002
-"""Seconds between two reads that found something. Who pauses for longer has often nothing more yet,
-and to read in vain costs as much as to read."""
+"""Seconds between two reads that found something. After a longer pause of the peer, or of a busy
+relay, the next read waits for the socket first: often nothing more has come yet, and a read that
+finds nothing costs as much as any other."""
 
 MAX_LINGER_BYTES = 16 * 1024 * 1024
 """Bytes that are thrown away for a peer that goes on sending when it has its answer: many clients
@@ -279,10 +280,10 @@ class FrameStream(trio.abc.Stream):
         """Close, by a reset if the peer has only a part of the last frame."""
         if not self.link.closed:
             self.close()
-            await trio.lowlevel.checkpoint()  # only then: Trio closes each stream once more
+            await trio.lowlevel.checkpoint()  # not again, when Trio closes what was served
 
     def close(self) -> None:
-        """The same, without a checkpoint."""
+        """Close like `aclose`, without a checkpoint."""
         self._end(self.link.reset if self.outlet.cut else self.link.close)
         self.outlet.held = None
 

@@ -1,8 +1,9 @@
 """The handshake of a WebSocket.
 
-A request as nearly all clients write it is accepted here. trio-websocket reads all others, accepts
-or refuses them, and hands over: its reader is cancelled behind the 101, and what follows is read by
-the stream alone. It is shown the request head and nothing else.
+A usual request, as nearly all clients write it, is accepted here. trio-websocket reads all others,
+and the usual ones that are refused. When it accepts one, it hands over: its reader is cancelled
+after the 101, and what follows is read by the stream alone. It is shown the request head and
+nothing else.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ async def read_handshake(nursery: trio.Nursery, stream: FrameStream, head: bytes
 
 @frozen
 class _UsualHandshake(Handshake):
-    """Of a usual request, which is accepted here; trio-websocket refuses it."""
+    """The handshake for a usual request: accepted here, or refused by trio-websocket."""
 
     _request: UpgradeRequest
     _stream: FrameStream
@@ -92,7 +93,7 @@ class _UsualHandshake(Handshake):
 
 @frozen
 class _LibraryHandshake(Handshake):
-    """Of any other request."""
+    """The handshake for any other request, by trio-websocket."""
 
     _request: trio_websocket.WebSocketRequest
     _reader: _Reader
