@@ -20,8 +20,9 @@ _REASONS = {
 
 MAX_HEADERS = 100
 MAX_PARAMETERS = 100
-"""Header lines, and parameters in a query, of one request: taking apart thousands of them takes
-tens of milliseconds."""
+MAX_COMMAS = 500
+"""Header lines, parameters in a query, and commas, at which lists are split, of one request: taking
+apart thousands of them takes tens of milliseconds."""
 
 
 def too_much_in(head: bytes) -> str | None:
@@ -31,6 +32,8 @@ def too_much_in(head: bytes) -> str | None:
     target = head[: head.find(b"\n")]
     if target.count(b"&") + target.count(b";") >= MAX_PARAMETERS:
         return f"The URL has more than {MAX_PARAMETERS} parameters"
+    if head.count(b",") > MAX_COMMAS:
+        return f"The request head has more than {MAX_COMMAS} commas"
     return None
 
 

@@ -14,7 +14,7 @@ from attrs import frozen
 
 MAX_HOST_BYTES = 260
 """A name has 253 characters at most, and its port 6."""
-MAX_COMMAS = 16
+MAX_LIST_COMMAS = 16
 """Commas at which a list in a header is split: to take thousands apart would cost more here than in
 a library."""
 
@@ -97,4 +97,4 @@ def _is_plain_text(head: bytes) -> bool:
 
 def _list(value: bytes) -> list[bytes]:
     """Split a list. If it is long, its rest stays in one piece, which is no name."""
-    return [each.strip(b" \t") for each in value.split(b",", MAX_COMMAS)]
+    return [each.strip(b" \t") for each in value.split(b",", MAX_LIST_COMMAS)]
