@@ -19,13 +19,15 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Message, Peer, login, new_stream_id, open_peer
-from tests.integration.relay_process import PATIENCE, RelayProcess, until
+from tests.integration.relay_process import PATIENCE, TICK, RelayProcess, until
 
 FPS = 20
 WINDOW = 8
 """Frames that may be unacknowledged: an `ack` that is held up soon holds up the frames."""
 PAUSE = 0.1
 """Seconds between two attempts of the same."""
+MAX_TICK = 2 * TICK
+"""Seconds that may go by between two ticks; what goes beyond that, others had the processor."""
 
 
 @define(eq=False)
@@ -49,7 +51,8 @@ class Seen:
     frames: int
     """That came during all this, each that was sent, in order."""
     longest_gap: float
-    """Between two frames, but for what the phone was late with the second: its machine is ours."""
+    """Between two frames, but for what the phone was late with the second, and for the time that
+    this machine was too busy for us."""
     answers: dict[str, Answers]
     """To `phone`, `alert`, `renewal` and `ready`, while it was wrong."""
     recovery: dict[str, float]
@@ -91,8 +94,10 @@ class Scene:
     """The texts of those that were not."""
     padding: str = ""
     """That comes with each alert."""
-    _last: float = field(factory=trio.current_time)
-    _sent_at: dict[int, float] = field(factory=lambda: {0: trio.current_time()})
+    _now: float = 0.0
+    """Seconds since the beginning, without those for which this machine was too busy."""
+    _last: float = 0.0
+    _sent_at: dict[int, float] = field(factory=lambda: {0: 0.0})
     """By the number of the frame; those that have not come, and the one before."""
     _requests: int = 0
     _alerts: int = 0
@@ -103,9 +108,17 @@ class Scene:
         """Send frames at their rate."""
         while True:
             self.sent += 1
-            self._sent_at[self.sent] = trio.current_time()
+            self._sent_at[self.sent] = self._now
             await self.phone.send_frame(f"frame {self.sent}".encode())
             await trio.sleep(1 / FPS)
+
+    async def keep_time(self) -> None:
+        """Let time go by, but for what others have of the processor."""
+        last = trio.current_time()
+        while True:
+            await trio.sleep(TICK)
+            last, before = trio.current_time(), last
+            self._now += min(last - before, MAX_TICK)
 
     async def listen(self, peer: Peer) -> None:
         """Read what comes for a peer that nothing is expected of."""
@@ -117,12 +130,11 @@ class Scene:
         while True:
             message = await self.watcher.receive()
             if message["type"] == "video-frame":
-                now = trio.current_time()
                 assert message["seq"] == self.received + 1, (message["seq"], self.received)
                 self.received += 1
                 late = self._sent_at[self.received] - self._sent_at.pop(self.received - 1) - 1 / FPS
-                self.longest_gap = max(self.longest_gap, now - self._last - late)
-                self._last = now
+                self.longest_gap = max(self.longest_gap, self._now - self._last - late)
+                self._last = self._now
                 ack = {"type": "ack", "streamId": self.stream_id, "seq": self.received}
                 await self.watcher.send(ack)
             elif message["type"] == "alert":
@@ -274,6 +286,7 @@ async def open_scene(relay: RelayProcess, accounts: Accounts) -> AsyncIterator[S
         await phone.register(stream_id)
         await watcher.subscribe(stream_id, **terms)
         scene = Scene(relay, accounts, token, stream_id, phone, watcher, viewer)
+        nursery.start_soon(scene.keep_time)
         nursery.start_soon(scene.stream)
         nursery.start_soon(scene.watch)
         nursery.start_soon(scene.listen, phone)

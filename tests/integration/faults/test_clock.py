@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from tests.integration.accounts import Accounts
 from tests.integration.faults.clock import STEPPED, step
 from tests.integration.faults.scene import open_scene
 from tests.integration.peers import Peer, login, new_stream_id, open_peer
-from tests.integration.relay_process import RelayProcess, start_relay
+from tests.integration.relay_process import PATIENCE, RelayProcess, start_relay
 from tests.unit.tokens import AUDIENCE, ISSUER, by_hand, good_claims
 
 SECRET = "a secret of thirty-two characters"
@@ -74,12 +75,12 @@ async def test_a_step_forward_ends_nobody_and_keeps_no_session_out(
 async def test_a_step_back_lengthens_no_session_and_no_stream_has_an_old_epoch_again(
     stepped: RelayProcess, accounts: Accounts
 ) -> None:
-    short, over = (accounts.session(lasts=timedelta(seconds=left)) for left in (3, -1))
-    async with (
-        open_scene(stepped, accounts) as scene,
-        login(stepped, short) as short_lived,
-        login(stepped, scene.token) as phone,
-    ):
+    over = accounts.session(lasts=timedelta(seconds=-1))
+    async with AsyncExitStack() as stack:
+        scene = await stack.enter_async_context(open_scene(stepped, accounts))
+        phone = await stack.enter_async_context(login(stepped, scene.token))
+        short = accounts.session(lasts=timedelta(seconds=4))
+        short_lived = await stack.enter_async_context(login(stepped, short))
         before, after = [{"type": "register", "streamId": new_stream_id()} for _ in range(2)]
         earlier = await phone.ask(before)
         await step(stepped, -1)
@@ -88,7 +89,7 @@ async def test_a_step_back_lengthens_no_session_and_no_stream_has_an_old_epoch_a
         later = await phone.ask(after)
         assert later["epoch"] > earlier["epoch"]
         assert await answer(stepped, over) == "AUTH_FAILED"
-        with trio.fail_after(6):
+        with trio.fail_after(PATIENCE):
             heard, close = await short_lived.hear_end()
         assert (heard[-1]["code"], close) == ("SESSION_EXPIRED", (4001, "session expired"))
         # Nobody but the relay's clock can tell of these.

@@ -85,7 +85,8 @@ def test_two_runs_of_a_scenario_agree_and_can_be_compared(
     scenario = against(relay, accounts, tmp_path)
     files = [tmp_path / name for name in ("a.json", "b.json")]
     for file in files:
-        assert finish(start(folder, scenario, "--json", str(file)))[0] == 0
+        code, output, errors = finish(start(folder, scenario, "--json", str(file)))
+        assert (code, errors) == (0, ""), output
     first, second = (read_result(file)[0] for file in files)
     for name, group in first.groups.items():
         for count in ("sent", "received", "alerts.accepted"):
