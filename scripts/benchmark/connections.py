@@ -17,7 +17,7 @@ from workloads import Idle, Joining, Order, Result, Storm
 QUIET = 0.1
 """Seconds for what a server does behind the last answer, or behind the last end."""
 OWN_FILES = 5
-"""Files that a server may have opened meanwhile for itself, such as a connection to its database."""
+"""Files that a server may have opened meanwhile for itself: connections to its database."""
 STORM_TIMEOUT = 60.0
 """Seconds for all connections of a storm, or for all of their ends."""
 
