@@ -5,6 +5,7 @@ which Hypothesis also tries four times as many examples.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow") is not None]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collected tests, which live to the end, out of each collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(
