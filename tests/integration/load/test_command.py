@@ -90,8 +90,9 @@ def test_two_runs_of_a_scenario_agree_and_can_be_compared(
     first, second = (read_result(file)[0] for file in files)
     for name, group in first.groups.items():
         for count in ("sent", "received", "alerts.accepted"):
-            # What is due is the same; when the first connection stands is not.
-            assert abs(group.counts.get(count, 0) - second.groups[name].counts.get(count, 0)) <= 12
+            # What is due is the same. When the first connection stands is not, on a busy machine
+            # by half of the second that it lasts.
+            assert abs(group.counts.get(count, 0) - second.groups[name].counts.get(count, 0)) <= 30
     code, output, errors = finish(start(folder, "compare", *map(str, files)))
     assert (code, errors) == (0, "")
     assert "fast frame_age p99" in output
