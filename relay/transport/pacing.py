@@ -261,13 +261,13 @@ class Pacer:
             self._last_due = now
             self.calm = self._is_full
 
-    def answer(self, token: int, now: float) -> bool:
+    def answer(self, token: int, now: float) -> int:
         """Note an answer: the peer has what was sent with this token, and all before it.
 
-        Returns whether it was waited for.
+        Returns how many probes this answers.
         """
         if token not in self._probes:
-            return False
+            return 0
         answered = []
         key = None
         while key != token:
@@ -277,11 +277,8 @@ class Pacer:
         late = now - probe.due if self._samples else 0.0
         self.answering = True
         # Of several pings the peer may answer only the last, which was behind frames.
-        if answered[0].size == 0:
+        if answered[0].size == 0 and (self._samples or not size):
             self._measure_round_trip(now, now - answered[0].sent_at - self._seconds(size, now))
-        elif not self._round_trips:  # it is no longer than this
-            seconds = now - probe.sent_at
-            self.round_trip = min(seconds, self.round_trip or seconds)
         self._all_counted = probe.counted
         if size:
             self._probed_bytes -= size
@@ -294,7 +291,7 @@ class Pacer:
         else:
             known = self._samples and self._round_trips
             self.calm = bool(known) and now - self._strained_at > CALM_AFTER
-        return True
+        return len(answered)
 
     def forget(self) -> None:
         """Expect no answers to what was sent so far."""
