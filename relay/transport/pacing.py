@@ -56,7 +56,7 @@ MIN_BUSY_SECONDS = 0.0005
 
 MAX_ROUND_TRIPS, ROUND_TRIP_LIFETIME = 20, 10.0
 """How many are remembered, and for how many seconds, while there are more than `MIN_SAMPLES`."""
-PING_INTERVAL = 0.25
+MIN_PING_PAUSE = 0.25
 """Seconds between two pings ahead of a frame."""
 MAX_ROUND_TRIP_AGE = 5.0
 """Seconds after which the link is left to run empty to measure the round trip."""
@@ -219,7 +219,7 @@ class Pacer:
     def wants_ping(self, now: float) -> bool:
         """Whether to write a ping ahead of the next frame: nothing is under way."""
         alone = self._all_counted and not self.calm and not self._probes
-        return alone and now >= self._last_due and now >= self._pinged_at + PING_INTERVAL
+        return alone and now >= self._last_due and now >= self._pinged_at + MIN_PING_PAUSE
 
     def wants_probe(self, size: int, now: float) -> bool:
         """Whether to write a probe behind a frame of this size."""
