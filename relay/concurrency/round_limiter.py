@@ -11,7 +11,7 @@ import trio
 from attrs import define, field
 
 TASKS_PER_ROUND = 8
-"""They take about 2 ms. A round by itself costs as much as half a task."""
+"""A connection waits for two turns, and its set-up takes 0.7 ms: so these take up to 3 ms."""
 
 
 @define(eq=False)

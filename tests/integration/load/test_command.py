@@ -89,10 +89,12 @@ def test_two_runs_of_a_scenario_agree_and_can_be_compared(
         assert (code, errors) == (0, ""), output
     first, second = (read_result(file)[0] for file in files)
     for name, group in first.groups.items():
+        # What is due is the same. When each connection stands is not.
+        late = max(12, 8 * group.counts["connect.done"])
         for count in ("sent", "received", "alerts.accepted"):
-            # What is due is the same. When the first connection stands is not, on a busy machine
-            # by half of the second that it lasts.
-            assert abs(group.counts.get(count, 0) - second.groups[name].counts.get(count, 0)) <= 30
+            assert (
+                abs(group.counts.get(count, 0) - second.groups[name].counts.get(count, 0)) <= late
+            )
     code, output, errors = finish(start(folder, "compare", *map(str, files)))
     assert (code, errors) == (0, "")
     assert "fast frame_age p99" in output
