@@ -15,6 +15,7 @@ from relay.connection.context import ConnectionContext
 from relay.connection.peer import Peer
 from relay.model.identity import User
 from relay.protocol.endings import Ending
+from relay.transport.input_lag import watch_input
 from relay.transport.listener import TcpListener
 from relay.transport.stream import FrameStream
 
@@ -39,7 +40,7 @@ class Server:
 
     async def run(self, listeners: Sequence[TcpListener]) -> None:
         """Serve until drained or cancelled, and close the listeners."""
-        with self._serving:
+        with watch_input(), self._serving:
             async with trio.open_nursery() as nursery:
                 with self._accepting:
                     await trio.serve_listeners(self.serve, list(listeners), handler_nursery=nursery)

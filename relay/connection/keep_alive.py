@@ -61,7 +61,8 @@ class KeepAlive:
             return
         if now >= self._next_ping:
             self._next_ping = now + self._every
-            if not self._peer.stream.outlet.post_control(_PING):
+            outlet = self._peer.stream.outlet
+            if not outlet.expects_pong and not outlet.post_control(_PING):
                 self._peer.lost()
                 return
         self._set_alarm(silent_until)

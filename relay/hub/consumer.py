@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
+from itertools import count
 
 import trio
 from attrs import define, field
@@ -16,17 +17,22 @@ from relay.hub.queues import MAX_LOSSLESS_FRAMES, FrameQueue, LatestQueue, Lossl
 from relay.metrics import Histogram
 from relay.model.identity import Identity
 from relay.protocol.codec import Codec
+from relay.transport import wire
 from relay.transport.link import Buffer
 from relay.transport.outlet import MIN_HELD_BYTES, Outlet, Unready
+from relay.transport.pacing import MAX_DELTA_QUEUE_SECONDS, MAX_QUEUE_SECONDS, Pacer
 
-CLOSED, NEEDS_KEYFRAME, PACED, WINDOWED = 1, 2, 4, 8
+CLOSED, NEEDS_KEYFRAME, THINNED, WINDOWED, PACED = 1, 2, 4, 8, 16
 """Why not every frame may be written as soon as the connection is idle: bits, so that one look
 tells that there is no reason, as it nearly always is."""
+
+_ping_tokens = count(2, 2)
+"""Those of frames are odd."""
 
 
 @define(eq=False)
 class Consumer:
-    """Delivers frames at the pace of its connection. A `Source` of the connection's outlet.
+    """Delivers frames at the pace of its connection. A `PacedSource` of the connection's outlet.
 
     A frame that cannot be written at once waits in a bounded memory channel, by the policy of the
     terms. What a decoder could not use, because it builds on a dropped frame, is not sent at all.
@@ -49,7 +55,7 @@ class Consumer:
     last read."""
     _ledger: Ledger = field(factory=Ledger)
     _waiting: FrameQueue = field(init=False)
-    _pace: Pace | None = field(init=False)
+    _frame_rate: Pace | None = field(init=False)
     _window: Window | None = field(init=False)
     codec: Codec = field(init=False)
     takes_parts: bool = field(init=False)
@@ -59,6 +65,10 @@ class Consumer:
     """That frame."""
     _unready: Frame | None = None
     """The frame that the writer encodes. It counts as waiting."""
+    _pacer: Pacer | None = None
+    """Of the connection; None for one that must miss no frame."""
+    _queue_seconds: float = MAX_QUEUE_SECONDS
+    """Time that its frames may wait at the narrow place of the link."""
 
     def __attrs_post_init__(self) -> None:
         self.codec, self.takes_parts = self.peer.codec, self.peer.takes_parts
@@ -67,9 +77,10 @@ class Consumer:
         self._waiting = (
             LosslessQueue(MAX_LOSSLESS_FRAMES, self._lossless_bytes) if lossless else LatestQueue()
         )
-        self._pace = None if options.period is None else Pace(options.period)
+        self._frame_rate = None if options.period is None else Pace(options.period)
         self._window = None if options.window is None else Window(options.window)
-        self.obstacles = (PACED if self._pace else 0) | (WINDOWED if self._window else 0)
+        self.obstacles = (THINNED if self._frame_rate else 0) | (WINDOWED if self._window else 0)
+        self._join_pacer()
 
     @property
     def ledger(self) -> Ledger:
@@ -124,7 +135,7 @@ class Consumer:
         """Whether a frame would be sent, or wait, if it were offered now."""
         if self.obstacles & CLOSED or self._is_undecodable(frame):
             return False
-        return self._pace is None or self._pace.allows(trio.current_time())
+        return self._frame_rate is None or self._frame_rate.allows(trio.current_time())
 
     def offer(self, frame: Frame) -> bool:
         """Write a frame if the connection is idle, or queue it; returns whether it was written.
@@ -134,9 +145,11 @@ class Consumer:
         if self.obstacles & CLOSED:
             return False
         self._count_accepted()
+        if frame.keyframe is not None:
+            self._queue_seconds = MAX_DELTA_QUEUE_SECONDS
         if self._is_undecodable(frame):
             self._drop(Drop.UNDECODABLE)
-        elif self._pace is not None and not self._pace.is_due(trio.current_time()):
+        elif self._frame_rate is not None and not self._frame_rate.is_due(trio.current_time()):
             self._drop(Drop.THINNED)
         elif frame.is_large and not self._is_encoded(frame):
             self.obstacles &= ~NEEDS_KEYFRAME
@@ -147,13 +160,7 @@ class Consumer:
             self._drop(Drop.UNENCODABLE)
         else:
             self.obstacles &= ~NEEDS_KEYFRAME
-            window = self._window
-            if (
-                not self._waiting.count
-                and (window is None or window.is_open)
-                and self.outlet.write_now(encoded, frame)
-            ):
-                self._count_written(frame)
+            if not self._waiting.count and self._may_send() and self._write_now(frame, encoded):
                 self.note_held(frame)
                 return True
             self._let_wait(frame, len(encoded))
@@ -170,13 +177,14 @@ class Consumer:
         if self.outlet.held is frame:
             frame.note_slow(self.peer)
 
-    def offer_burst(self, burst: Burst) -> int:
-        """Offer frames that arrived together, in one write if possible; returns the number written.
+    def offer_burst(self, burst: Burst, *, probing: bool = False) -> int:
+        """Offer frames that arrived together, in one write if possible, unless some are to go with
+        a probe; returns the number written.
 
         Those that the link does not take at once are offered one by one: they may be skipped.
         """
         begun = 0
-        in_the_way = self.obstacles or self._waiting.count or burst.missing_reference
+        in_the_way = probing or self.obstacles or self._waiting.count or burst.missing_reference
         if not (in_the_way or (self.takes_parts and burst.has_long)):
             encoded = burst.encoded(self.codec)
             if encoded is not None:
@@ -190,8 +198,8 @@ class Consumer:
 
     def begin_epoch(self) -> None:
         """Begin a new epoch of the stream: no frame of the last one may come after its status."""
-        if self._window is not None:
-            self._window = Window(self._window.size)
+        self._queue_seconds = MAX_QUEUE_SECONDS
+        self._renew_window()
         cut_off = self._unsent_parts is not None
         self._end_parts()
         if self.lossless and (self.waiting_frames or cut_off):
@@ -215,11 +223,23 @@ class Consumer:
             if self.waiting():
                 self.outlet.line_up(self)
 
+    def pacer_changed(self) -> None:
+        """Look again whether to send, since the pacer knows more than before."""
+        self._look_at_pacer()
+        if self._waiting.count and self.waiting():
+            self.outlet.line_up(self)
+
     def take(self) -> Buffer | Unready | None:
         if self._unsent_parts is not None:
             return self._next_part()
         if not self._may_send():
             return None
+        if self._waiting.count and self._pacer is not None:
+            now = trio.current_time()
+            if self._pacer.wants_ping(now):
+                token = next(_ping_tokens)
+                self._pacer.ping_sent(token, now)
+                return wire.probe(token)  # alone, see `_ping`; the frame has the next turn
         frame = self._take_waiting()
         if frame is None:
             return None
@@ -249,14 +269,25 @@ class Consumer:
 
     def _send(self, frame: Frame) -> Buffer | None:
         """The frame as it goes out, or the first part of it."""
-        self._count_written(frame)
-        self._ages.observe(trio.current_time() - frame.accepted_at)
+        now = trio.current_time()
+        self._ages.observe(now - frame.accepted_at)
         if self.takes_parts and (parts := frame.parts(self.codec)) is not None:
+            size = len(parts.whole)
+            probed = self._wants_answer(size, now)
+            if probed:
+                parts = parts.probed
             self._begin_parts(frame, parts.after(0))
+            self._note_sent(frame, size, now, probed=probed)
             return self._next_part()
         encoded = frame.encoded(self.codec)
-        if encoded is not None and len(encoded) >= MIN_HELD_BYTES:
+        assert encoded is not None
+        size = len(encoded)
+        probed = self._wants_answer(size, now)
+        if size >= MIN_HELD_BYTES:
             self._hold(frame)
+        if probed:
+            encoded = frame.probed(self.codec)
+        self._note_sent(frame, size, now, probed=probed)
         return encoded
 
     def waiting(self) -> bool:
@@ -265,6 +296,7 @@ class Consumer:
     def close(self) -> None:
         """Accept no more frames, and drop those that wait, and the rest of one in parts."""
         self.obstacles |= CLOSED
+        self.outlet.stop_pacing(self)
         self._end_parts()
         while self._take_unready() is not None or self._take_waiting() is not None:
             self._drop(Drop.LEFT)
@@ -272,8 +304,8 @@ class Consumer:
     def reopen(self) -> None:
         """Accept frames again, as a new consumer would."""
         self.obstacles &= ~CLOSED
-        if self._window is not None:
-            self._window = Window(self._window.size)
+        self._join_pacer()
+        self._renew_window()
 
     def _is_undecodable(self, frame: Frame) -> bool:
         builds_on_nothing = self.obstacles & NEEDS_KEYFRAME or frame.missing_reference
@@ -283,9 +315,16 @@ class Consumer:
         """Offer a frame that is sent in parts; see `offer`."""
         self.obstacles &= ~NEEDS_KEYFRAME
         if not self._waiting.count and self._unsent_parts is None and self._may_send():
+            now, size = trio.current_time(), len(parts.whole)
+            if self._ping(now) and not self._may_send():
+                self._let_wait(frame, size)
+                return False
+            probed = self._wants_answer(size, now)
+            if probed:
+                parts = parts.probed
             begun = self.outlet.write_burst_now(parts.whole, parts.ends, frame)
             if begun:
-                self._count_written(frame)
+                self._note_sent(frame, size, now, probed=probed)
                 self.note_held(frame)
                 if begun < len(parts.ends):
                     self._begin_parts(frame, parts.after(begun))
@@ -309,10 +348,89 @@ class Consumer:
         return part
 
     def _end_parts(self) -> None:
+        cut_off = self._pacer is not None and self._unsent_parts
         self._cut_frame = self._unsent_parts = None
+        if cut_off:
+            self.outlet.expect_no_answers()
 
     def _may_send(self) -> bool:
-        return self._window is None or self._window.is_open
+        if self._window is not None and not self._window.is_open:
+            return False
+        pacer = self._pacer
+        if pacer is None or pacer.calm:
+            return True
+        now = trio.current_time()
+        if pacer.may_send(now, self._queue_seconds):
+            return True
+        self.outlet.recheck_at(pacer.room_at(now, self._queue_seconds))
+        return False
+
+    def _write_now(self, frame: Frame, encoded: Buffer) -> bool:
+        """Write a frame, with the probes that the pacer wants, if the connection is idle."""
+        now, size = trio.current_time(), len(encoded)
+        if self._ping(now) and not self._may_send():
+            return False
+        probed = self._wants_answer(size, now)
+        if probed:
+            encoded = frame.probed(self.codec)
+        if not self.outlet.write_now(encoded, frame):
+            return False
+        self._note_sent(frame, size, now, probed=probed)
+        return True
+
+    def _ping(self, now: float) -> bool:
+        """Measure the round trip, if the pacer wants that and the connection is idle; whether a
+        ping was written."""
+        pacer = self._pacer
+        if pacer is None or pacer.calm or not pacer.wants_ping(now):
+            return False
+        # Written alone: the peer may read a TLS record, and so a ping, only as a whole.
+        token = next(_ping_tokens)
+        written = self.outlet.write_now(wire.probe(token))
+        if written:
+            pacer.ping_sent(token, now)
+        return written
+
+    def _wants_answer(self, size: int, now: float) -> bool:
+        """Whether to send a probe with the frame that is sent now."""
+        return self._pacer is not None and self._pacer.wants_probe(size, now)
+
+    def _note_sent(self, frame: Frame, size: int, now: float, *, probed: bool) -> None:
+        """Count a frame that was written, with a probe behind it or without."""
+        self._ledger.written += 1
+        self._totals.frames.written += 1
+        if self._window is not None:
+            self._window.sent(frame.seq)
+        pacer = self._pacer
+        if pacer is not None and (probed or not pacer.calm):
+            calm = pacer.calm
+            pacer.frame_sent(frame.token if probed else None, size, now)
+            self.outlet.give_turn(self)
+            if pacer.calm is not calm:
+                self.outlet.tell_paced()
+
+    @property
+    def watched_closely(self) -> bool:
+        """Whether its link should be measured often though it is calm."""
+        pacer = self._pacer
+        return pacer is not None and pacer.calm and pacer.may_soon_be_too_slow
+
+    def _join_pacer(self) -> None:
+        if not self.lossless:
+            self._pacer = self.outlet.pace(self)
+            self._look_at_pacer()
+
+    def _look_at_pacer(self) -> None:
+        """Be asked for each frame as long as the link is not calm."""
+        if self._pacer is not None and not self._pacer.calm:
+            self.obstacles |= PACED
+        else:
+            self.obstacles &= ~PACED
+
+    def _renew_window(self) -> None:
+        """Expect no acknowledgement of what was sent so far."""
+        if self._window is not None:
+            self._window = Window(self._window.size)
 
     def _let_wait(self, frame: Frame, size: int) -> None:
         try:
@@ -366,9 +484,3 @@ class Consumer:
     def _count_dropped(self, why: Drop) -> None:
         self._ledger.dropped[why] += 1
         self._totals.frames.dropped[why] += 1
-
-    def _count_written(self, frame: Frame) -> None:
-        self._ledger.written += 1
-        self._totals.frames.written += 1
-        if self._window is not None:
-            self._window.sent(frame.seq)

@@ -5,6 +5,7 @@ Where the frames come from, a producer on this relay or another node, makes no d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import trio
@@ -15,6 +16,7 @@ from relay.hub.frames.frame import Burst, Frame
 from relay.hub.ledger import Totals
 from relay.metrics import Metrics
 from relay.transport.outlet import MIN_HELD_BYTES
+from relay.transport.pacing import CALM_PROBE_INTERVAL, MIN_CALM_PROBE_INTERVAL
 
 SLICE = 64
 """Offers made before other tasks get a turn."""
@@ -32,6 +34,10 @@ class FanOut:
     """The last frame that stands for itself, for newcomers."""
     _behind_latest: bool = False
     """Whether a frame came after it, or it was given up."""
+    _probe_at: float = -math.inf
+    """When the next frames are offered that go with a probe."""
+    _probing: bool = False
+    """Whether those that are offered now do."""
     _since_pause: int = 0
     """Offers since other tasks last got a turn."""
     _publishing: trio.Lock | None = None
@@ -60,6 +66,7 @@ class FanOut:
         offered to everybody, unless the stream ends meanwhile.
         """
         self._remember(frames)
+        self._choose_probed(frames[-1].accepted_at)
         audience, step, epoch = self.audience, max(1, SLICE // len(frames)), self._epochs
         offered = frames[0] if len(frames) == 1 else Burst(frames)
         if len(audience) <= step:
@@ -126,13 +133,23 @@ class FanOut:
                 frame.keep()
                 return
 
+    def _choose_probed(self, accepted_at: float) -> None:
+        """Choose frames that go with a probe on calm links: few, since an answer costs much."""
+        self._probing = accepted_at >= self._probe_at
+        if self._probing:
+            nearly_slow = any(consumer.watched_closely for consumer in self.audience)
+            interval = MIN_CALM_PROBE_INTERVAL if nearly_slow else CALM_PROBE_INTERVAL
+            self._probe_at = accepted_at + interval
+
     def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
         if isinstance(offered, Frame):
             frames, accepted_at = 1, offered.accepted_at
             written = self._offer_frame(offered, audience)
         else:
             frames, accepted_at = len(offered.frames), offered.frames[0].accepted_at
-            written = sum(consumer.offer_burst(offered) for consumer in audience)
+            written = sum(
+                consumer.offer_burst(offered, probing=self._probing) for consumer in audience
+            )
         # One look at the clock for all of them; it errs on the side of older.
         self._metrics.frame_age.observe(trio.current_time() - accepted_at, written)
         self._since_pause += frames * max(1, len(audience))
@@ -144,8 +161,8 @@ class FanOut:
         touched for that has left the caches since the frame before. So of a consumer it asks only
         whether anything is in the way, and tries to write.
         """
-        if frame.missing_reference:
-            return sum(consumer.offer(frame) for consumer in audience)  # nobody can use it
+        if self._probing or frame.missing_reference:  # such a frame is of no use to anybody
+            return sum(consumer.offer(frame) for consumer in audience)
         written = at_once = size = 0
         codec, encoded = None, None
         in_parts, is_large = frame.is_long, frame.is_large

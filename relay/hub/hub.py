@@ -31,7 +31,7 @@ COUNT_INTERVAL = 1.0
 are any, or none, it is told at once."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Hub:
     """The streams that are live or watched, by id."""
 

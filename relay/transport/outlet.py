@@ -14,6 +14,7 @@ as possible. The writer is a task that starts when a frame first has to wait.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -22,7 +23,9 @@ import trio
 from attrs import define, field
 
 from relay.transport import wire
+from relay.transport.input_lag import input_lag
 from relay.transport.link import LOW_WATER_BYTES, Buffer, Link
+from relay.transport.pacing import Pacer
 
 MIN_HELD_BYTES = 64 * 1024
 """From this size on, the rest of a frame is counted as kept."""
@@ -45,7 +48,14 @@ class Source(Protocol):
         """Whether there is another frame."""
 
 
-@define(eq=False)
+class PacedSource(Source, Protocol):
+    """A source that asks the pacer before it sends."""
+
+    def pacer_changed(self) -> None:
+        """Look again whether to send, since the pacer knows more than before."""
+
+
+@define(eq=False, repr=False)
 class Outlet:
     """The outgoing half of one connection."""
 
@@ -83,6 +93,11 @@ class Outlet:
     _turns: list[Source] = field(factory=list)
     _lot: trio.lowlevel.ParkingLot | None = None
     """Where the writer waits."""
+    pacer: Pacer | None = None
+    """Paces what is sent by `_paced`; None before the first of these."""
+    _paced: list[PacedSource] = field(factory=list, repr=False)
+    _recheck_at: float = math.inf
+    """When the pacer should be asked again."""
 
     @property
     def cut(self) -> bool:
@@ -142,6 +157,53 @@ class Outlet:
             (self._first if first else self._turns).append(source)
             self._wake()
 
+    def pace(self, source: PacedSource) -> Pacer:
+        """Tell a source of what the pacer learns, from now on."""
+        if self.pacer is None:
+            self.pacer = Pacer(input_lag)
+        if source not in self._paced:
+            self._paced.append(source)
+        return self.pacer
+
+    def stop_pacing(self, source: PacedSource) -> None:
+        """Tell a source nothing more; for one that sends nothing more."""
+        if source in self._paced:
+            self._paced.remove(source)
+
+    def give_turn(self, source: PacedSource) -> None:
+        """Let the other paced sources be first next time."""
+        if len(self._paced) > 1 and source in self._paced:
+            self._paced.remove(source)
+            self._paced.append(source)
+
+    def take_answers(self, tokens: Sequence[int]) -> int:
+        """Take answers to probes; returns the number of probes that are answered by them."""
+        if self.pacer is None:
+            return 0
+        now, answered = trio.current_time(), 0
+        for token in tokens:
+            answered += self.pacer.answer(token, now)
+        if answered:
+            self.tell_paced()
+        return answered
+
+    def expect_no_answers(self) -> None:
+        """Expect no answer to what was sent so far, and wait for none."""
+        if self.pacer is not None:
+            self.pacer.forget()
+            self.tell_paced()
+
+    def tell_paced(self) -> None:
+        """Tell the paced sources that the pacer knows more than before."""
+        for source in tuple(self._paced):
+            source.pacer_changed()
+
+    def recheck_at(self, when: float) -> None:
+        """Tell the paced sources again at this time, if nothing happens before."""
+        if when < self._recheck_at:
+            self._recheck_at = when
+            self._wake()
+
     def post_control(self, frame: bytes) -> bool:
         """Write a ping or a pong as soon as possible, in place of one that still waits: the latest
         pong answers all pings (RFC 6455, section 5.5.3). Never waits, never raises.
@@ -153,6 +215,12 @@ class Outlet:
             self._wake()
         return not self._broken
 
+    @property
+    def expects_pong(self) -> bool:
+        """Whether a pong is to come for what was written. Another ping now might be answered in its
+        place: a peer may answer only the last."""
+        return not self._tail and self.pacer is not None and self.pacer.expects_answer
+
     def stop(self) -> None:
         """Write no further data frame. The next write still finishes one that was begun."""
         self._closing = True
@@ -163,6 +231,7 @@ class Outlet:
         """Keep no source in line; for a link that is closed."""
         self._first.clear()
         self._turns.clear()
+        self._paced.clear()
 
     async def run(self) -> None:
         """Write until the outlet stops or the link breaks, which the reader notices."""
@@ -174,11 +243,23 @@ class Outlet:
                     async with self._lock:
                         await self._serve_one()
                 else:
-                    self._parked = True
-                    await self._lot.park()
+                    await self._park()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.stop()
             self.link.reset()
+
+    async def _park(self) -> None:
+        """Wait until there may be something to write."""
+        assert self._lot is not None
+        self._parked = True
+        if self._recheck_at == math.inf:
+            await self._lot.park()
+            return
+        with trio.move_on_at(self._recheck_at) as scope:
+            await self._lot.park()
+        if scope.cancelled_caught:
+            self._recheck_at = math.inf
+            self.tell_paced()
 
     async def _serve_one(self) -> None:
         await self._flush()

@@ -59,7 +59,7 @@ def ignore(*_news: object) -> None:
     """Do nothing with what nobody listens for."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class FrameStream(trio.abc.Stream):
     """The two halves of a connection, over one link."""
 
@@ -210,8 +210,11 @@ class FrameStream(trio.abc.Stream):
             paused = self.last_received - before > MAX_PAUSE
             reads = 0 if paused else (reads + 1) % MAX_READS_IN_A_ROW
             self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
-            if parsed.overhead:
-                self._on_overhead(parsed.overhead)
+            overhead = parsed.overhead
+            if parsed.answers:
+                overhead -= self.outlet.take_answers(parsed.answers)
+            if overhead > 0:
+                self._on_overhead(overhead)
             if parsed.messages:
                 assert self._on_messages is not None
                 await self._on_messages(parsed.messages)

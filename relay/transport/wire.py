@@ -17,6 +17,10 @@ MASKED = 0x80
 MAX_CONTROL_BYTES = 125
 MAX_HEADER_BYTES = 10
 """Bytes, without the mask."""
+TOKEN_BYTES = 8
+"""Of the payload of a ping that asks whether a frame has come, and of its pong."""
+PROBE_BYTES = 2 + TOKEN_BYTES
+"""Of such a ping."""
 
 MAX_WHOLE_BYTES = 128 * 1024
 """A longer message is written in fragments: on a slow link its end may be minutes away."""
@@ -31,17 +35,31 @@ def frame(opcode: int, *pieces: Buffer) -> bytes:
     return b"".join((_header(opcode, sum(map(len, pieces))), *pieces))
 
 
-def message(opcode: int, payload: Buffer) -> bytes:
-    """Build a data message; a long one in fragments, between which control frames may go."""
+def probe(token: int) -> bytes:
+    """Build a ping whose pong says that the peer has received what went before."""
+    return frame(PING, token.to_bytes(TOKEN_BYTES, "big"))
+
+
+def token_of(pong: Buffer) -> int | None:
+    """The token in a whole masked pong; None if it answers no probe."""
+    if len(pong) != 2 + 4 + TOKEN_BYTES:
+        return None
+    return int.from_bytes(pong[6:], "big") ^ int.from_bytes(bytes(pong[2:6]) * 2, "big")
+
+
+def message(opcode: int, payload: Buffer, behind: Buffer = b"") -> bytes:
+    """Build a data message, and put something behind it; a long one in fragments, between which
+    control frames may go."""
     if len(payload) <= MAX_WHOLE_BYTES:
-        return frame(opcode, payload)
+        return frame(opcode, payload) + behind
     cut = list(pieces(opcode, payload))
     last = len(cut) - 1
     headers = (
         _header(CONTINUATION if at else opcode, len(piece), fin=FIN if at == last else 0)
         for at, piece in enumerate(cut)
     )
-    return b"".join(each for pair in zip(headers, cut, strict=True) for each in pair)
+    fragments = (each for pair in zip(headers, cut, strict=True) for each in pair)
+    return b"".join((*fragments, behind))
 
 
 def message_around(opcode: int, payload: bytearray) -> Buffer:

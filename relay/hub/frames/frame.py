@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 
 import trio
 from attrs import define, field, frozen
@@ -25,6 +25,9 @@ MIN_BYTES_IN_STEPS = 1 << 20
 """Frames with more data are encoded in steps."""
 MAX_BURST_BYTES = 64 * 1024
 """The most bytes of frames that are written together because they arrived together."""
+
+_tokens = count(1, 2)
+"""Of probes behind frames. Those of pings ahead of frames are even."""
 
 
 @define(eq=False)
@@ -47,6 +50,16 @@ class Frame:
     _kept: KeptBytes | None = field(default=None, init=False, repr=False)
     _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
     _parts: dict[Codec, EncodedBurst | None] | None = field(default=None, repr=False)
+    _probed: dict[Codec, Buffer] | None = field(default=None, init=False, repr=False)
+    """What is encoded, with a probe behind it."""
+    _token: int = field(default=0, init=False, repr=False)
+
+    @property
+    def token(self) -> int:
+        """Of the probe behind it."""
+        if not self._token:
+            self._token = next(_tokens)
+        return self._token
 
     @property
     def is_delta(self) -> bool:
@@ -81,10 +94,37 @@ class Frame:
             if buffer is None:
                 self._encoded[codec] = None
                 return None
-            encoded = wire.message_around(wire.BINARY if codec.binary else wire.TEXT, buffer)
-            self._encoded[codec] = encoded
-            self._count(len(encoded))
-            return encoded
+            return self._keep_encoded(codec, buffer)
+
+    def probed(self, codec: Codec) -> Buffer:
+        """What `encoded` returned, with a probe behind it."""
+        probed = None if self._probed is None else self._probed.get(codec)
+        if probed is None:
+            encoded = self._encoded[codec]
+            assert encoded is not None
+            probed = b"".join((encoded, wire.probe(self.token)))
+            self._encoded[codec] = self._keep_probed(codec, probed)
+        return probed
+
+    def _keep_encoded(self, codec: Codec, buffer: bytearray) -> Buffer:
+        opcode = wire.BINARY if codec.binary else wire.TEXT
+        encoded: Buffer
+        if len(buffer) <= wire.MAX_WHOLE_BYTES:
+            encoded = wire.message_around(opcode, buffer)
+        else:  # it is copied anyway, and once more would take long
+            payload = memoryview(buffer)[wire.MAX_HEADER_BYTES :]
+            probed = wire.message(opcode, payload, wire.probe(self.token))
+            encoded = self._keep_probed(codec, probed)
+        self._encoded[codec] = encoded
+        self._count(len(encoded))
+        return encoded
+
+    def _keep_probed(self, codec: Codec, probed: Buffer) -> Buffer:
+        """Keep it; returns the part of it that is before the probe."""
+        if self._probed is None:
+            self._probed = {}
+        self._probed[codec] = probed
+        return memoryview(probed)[: -wire.PROBE_BYTES]
 
     def is_encoded(self, codec: Codec, *, in_parts: bool) -> bool:
         """Whether `encoded`, or `parts`, has nothing left to do."""
@@ -124,19 +164,14 @@ class Frame:
         if buffer is None:
             return
         if not in_parts:
-            opcode = wire.BINARY if codec.binary else wire.TEXT
-            encoded = self._encoded[codec] = wire.message_around(opcode, buffer)
-            self._count(len(encoded))
+            self._keep_encoded(codec, buffer)
             return
         payload = memoryview(buffer)[wire.MAX_HEADER_BYTES :]
         pieces = []
         for part in parts_of(codec, payload, self.stream_id):
             pieces.append(part)
             yield
-        if self._parts is None:
-            self._parts = {}
-        parts = self._parts[codec] = _joined(pieces)
-        self._count(len(parts.whole))
+        self._keep_parts(codec, pieces)
 
     @property
     def total_size(self) -> int:
@@ -164,7 +199,7 @@ class Frame:
         """Give up what can be made again."""
         before = self.total_size
         self._encoded = {codec: None for codec, each in self._encoded.items() if each is None}
-        self._parts = None
+        self._parts = self._probed = None
         self._count(self.total_size - before)
 
     def _count(self, size: int) -> None:
@@ -185,17 +220,19 @@ class Frame:
         try:
             return self._parts[codec]
         except KeyError:
-            parts = self._parts[codec] = self._cut(codec)
-            if parts is not None:
-                self._count(len(parts.whole))
-            return parts
+            buffer = self._encode(codec)
+            if buffer is None:
+                self._parts[codec] = None
+                return None
+            payload = memoryview(buffer)[wire.MAX_HEADER_BYTES :]
+            return self._keep_parts(codec, list(parts_of(codec, payload, self.stream_id)))
 
-    def _cut(self, codec: Codec) -> EncodedBurst | None:
-        buffer = self._encode(codec)
-        if buffer is None:
-            return None
-        payload = memoryview(buffer)[wire.MAX_HEADER_BYTES :]
-        return _joined(list(parts_of(codec, payload, self.stream_id)))
+    def _keep_parts(self, codec: Codec, pieces: Sequence[Buffer]) -> EncodedBurst:
+        if self._parts is None:
+            self._parts = {}
+        parts = self._parts[codec] = _joined(pieces, wire.probe(self.token))
+        self._count(len(parts.whole))
+        return parts
 
     @property
     def unencodable(self) -> bool:
@@ -240,6 +277,14 @@ class EncodedBurst:
     whole: Buffer
     ends: Sequence[int]
     """Where each of them ends."""
+    _longer: Buffer = field(default=b"", eq=False)
+    """`whole` with a probe behind it, if there is one."""
+
+    @property
+    def probed(self) -> EncodedBurst:
+        """The same with a probe behind the last of them; of the parts of a frame only."""
+        assert self._longer
+        return EncodedBurst(self._longer, [*self.ends[:-1], len(self._longer)])
 
     def after(self, begun: int) -> deque[Buffer]:
         """Those behind the first `begun`."""
@@ -247,8 +292,11 @@ class EncodedBurst:
         return deque(view[starts[at] : starts[at + 1]] for at in range(begun, len(self.ends)))
 
 
-def _joined(pieces: Sequence[Buffer]) -> EncodedBurst:
-    return EncodedBurst(b"".join(pieces), list(accumulate(map(len, pieces))))
+def _joined(pieces: Sequence[Buffer], probe: Buffer = b"") -> EncodedBurst:
+    whole, ends = b"".join((*pieces, probe)), list(accumulate(map(len, pieces)))
+    if not probe:
+        return EncodedBurst(whole, ends)
+    return EncodedBurst(memoryview(whole)[: ends[-1]], ends, longer=whole)
 
 
 @define(eq=False)

@@ -7,7 +7,7 @@ that all connections share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from attrs import define, field
@@ -26,6 +26,7 @@ from relay.transport.wire import (
     PONG,
     RESERVED_BITS,
     TEXT,
+    token_of,
 )
 
 SENDABLE_CLOSE_CODES = {1000, 1001, 1002, 1003, *range(1007, 1014)}
@@ -69,6 +70,8 @@ class ParsedFrames(msgspec.Struct, frozen=True):
     """Bytes that were not parsed yet; feed them next."""
     controls: tuple[bytes, ...] = ()
     """Whole masked control frames, only the latest of each kind."""
+    answers: Sequence[int] = ()
+    """The tokens of all pongs that may answer a probe, in order."""
     overhead: int = 0
     """Control frames and small fragments."""
     breach: Breach | None = None
@@ -114,6 +117,7 @@ class FrameParser:
         messages: list[Message] = []
         controls: tuple[bytes, ...] = ()
         overhead, breach = 0, None
+        answers: list[int] = []
         at, end = 0, len(data)
         try:
             for _ in range(MAX_FRAMES_PER_FEED):
@@ -130,6 +134,8 @@ class FrameParser:
                     frame = data[at : at + size].tobytes()
                     self._check_control(frame)
                     controls = (*[each for each in controls if each[0] != frame[0]], frame)
+                    if opcode == PONG and (token := token_of(frame)) is not None:
+                        answers.append(token)
                 else:
                     payload = unmask(data[start : at + size], data[start - 4 : start].tobytes())
                     if not first & FIN or opcode == CONTINUATION:
@@ -146,7 +152,7 @@ class FrameParser:
             breach = violation.breach
             self.stop()
         rest = _NO_BYTES if at == end or self.stopped else data[at:]
-        return ParsedFrames(messages, rest, controls, overhead, breach)
+        return ParsedFrames(messages, rest, controls, answers, overhead, breach)
 
     @property
     def missing(self) -> memoryview | None:

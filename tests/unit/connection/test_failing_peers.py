@@ -161,6 +161,7 @@ async def test_a_viewer_that_breaks_off_in_the_middle_of_a_frame(
 ) -> None:
     leaving = relay.connections[-1]
     await others.exchange(3)
+    await trio.testing.wait_all_tasks_blocked()
     assert leaving.peer.stream.outlet.cut
     end(unlucky)
     await others.exchange(3)

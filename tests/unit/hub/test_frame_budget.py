@@ -104,9 +104,9 @@ async def test_older_frames_of_viewers_that_do_not_read_are_given_up_first(
         peers.append(relay.connections[-1].peer)
         stream = relay.hub._streams["front-door"]
         consumer = list(stream.watchers)[-1]
-        consumer._pace = None
+        consumer._frame_rate = None
         await send(phone)
-        consumer._pace = None if number % 2 else consumer._pace
+        consumer._frame_rate = None if number % 2 else consumer._frame_rate
     assert is_within_limits(relay)
     await send(phone)
     assert all(peer.ending is None for peer in peers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 
 import jsonschema
@@ -44,6 +45,7 @@ class Client:
     )
     msgpack: bool = False
     _content: str | bytes | None = None
+    _events: deque[Any] = field(factory=deque)
 
     async def send_bytes(self, data: bytes) -> None:
         while data:
@@ -59,13 +61,15 @@ class Client:
         return await self.event()
 
     async def event(self) -> Any:
-        """The next event that is not a ping, which is answered."""
+        """The next event that is not a ping. Pings are answered as soon as they are read."""
         while True:
             for event in self.protocol.events():
                 if isinstance(event, events.Ping):
                     await self.send_bytes(self.protocol.send(event.response()))
                 elif not isinstance(event, events.Pong):
-                    return event
+                    self._events.append(event)
+            if self._events:
+                return self._events.popleft()
             await self.link.wait_readable()
             buffer = bytearray(SIZE)
             count = self.link.recv_into(memoryview(buffer))

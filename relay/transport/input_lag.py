@@ -1,0 +1,58 @@
+"""How late a busy event loop reads: who measures a link must not take that for the link's delay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+from attrs import define
+
+MIN_SLEEP = 0.001
+"""Seconds of a wait for input that nothing interrupted: a shorter one may have found some at once,
+and been interrupted by other programs."""
+
+
+@define(eq=False)
+class _InputWatch(trio.abc.Instrument):
+    """Notes when the event loop looks for input."""
+
+    read_up_to: float = -math.inf
+    """What had arrived by then has been read; what is read now came later."""
+    _looks_at: float = -math.inf
+    _looked_at: float = -math.inf
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 (the name is Trio's)
+        self._looks_at = trio.current_time()
+
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
+        now = trio.current_time()
+        # A wait ends with the first input; what was there already came behind the look before.
+        slept = now - self._looks_at >= MIN_SLEEP
+        self.read_up_to, self._looked_at = (now if slept else self._looked_at), now
+
+
+_watch: trio.lowlevel.RunVar[_InputWatch | None] = trio.lowlevel.RunVar("input watch", None)
+
+
+@contextmanager
+def watch_input() -> Iterator[None]:
+    """Watch the event loop meanwhile, for `input_lag`."""
+    if _watch.get() is not None:
+        yield
+        return
+    watch = _InputWatch()
+    trio.lowlevel.add_instrument(watch)
+    _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.set(None)
+        trio.lowlevel.remove_instrument(watch)
+
+
+def input_lag() -> float:
+    """The seconds by which what is read now may have come earlier; 0 if the loop is not watched."""
+    watch = _watch.get()
+    return 0.0 if watch is None else trio.current_time() - watch.read_up_to

@@ -1,0 +1,409 @@
+"""Paces the frames of one connection by what its link carries. No I/O, no tasks.
+
+A probe is sent behind a frame: a ping with a token. Its answer says that the peer has the frame and
+all that went before. A ping ahead of a frame, while nothing is under way, measures the round trip.
+Where the peer says itself what it has, as a relay does to a phone, that answers in place of pongs.
+
+The model is a link with one narrow place, first in, first out, with a queue of any depth in front
+of it. A frame keeps the narrow place busy for
+
+    answer - max(answer before, sent + usual round trip)
+
+seconds, and the bandwidth is the sum of bytes by the sum of these seconds. From it follows when
+each answer is due, and so when the narrow place will be free. The next frame may be sent a round
+trip before that: it arrives as the narrow place becomes free, so the link is full and nothing
+queues.
+
+The rules around the model, and why they are there:
+
+- Nothing is held back before the first answer, nor when an answer is overdue by far: a peer that
+  answers no ping is served as if there were no pacer. It gets few probes, and few are remembered:
+  the oldest is given up after a while, so that the peer is asked again now and then.
+- The usual round trip is the median, not the shortest, which would make small frames look slow
+  where there is jitter. It is measured only while nothing is under way, and now and then the link
+  is left to run empty for that: otherwise queueing would be taken for distance.
+- An answer that is late by far replaces all that was known, and is doubtful itself: the next one
+  decides. So a gap in the radio is no smaller link; and a rate that is too high, by which all
+  answers are late, does not last while frames pile up.
+- While the oldest answer is overdue, nothing is sent: the link may have become slower.
+- Where frames build on one another, to leave one out costs all up to the next keyframe. They may
+  queue for a while, as they do behind each keyframe.
+- A link is calm when frames take next to no time on it, answers are on time, and nothing had to be
+  held back lately. Then probes are few, since an answer costs more than a frame, and the pacer need
+  not be asked or told of frames without a probe.
+
+A peer that answers at once, or before a frame has arrived, seems to have a fast link, and is served
+as if there were no pacer. Answers with unknown tokens, and second ones, are ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from attrs import define, field
+
+MAX_QUEUE_SECONDS = 0.005
+"""Time that a frame may wait at the narrow place."""
+MAX_DELTA_QUEUE_SECONDS = 0.5
+"""The same where frames build on one another: what follows a large keyframe may not be left out."""
+MAX_OVERDUE = 0.015
+"""Seconds by which the oldest answer may be overdue, besides jitter, while frames are sent."""
+LATE_SECONDS = 0.125
+"""An answer that is later than this says that the link has changed, or had a gap."""
+
+SAMPLE_LIFETIME = 0.6
+"""Seconds for which a sample counts, while there are more than `MIN_SAMPLES`."""
+MIN_SAMPLES, MAX_SAMPLES = 3, 24
+MIN_SAMPLE_BYTES = 512
+"""What smaller frames count as: their answers are late for many reasons, and they hardly queue."""
+MIN_BUSY_SECONDS = 0.0005
+"""Of one sample, on average. It bounds the bandwidth of links that are too fast to measure."""
+
+MAX_ROUND_TRIPS, ROUND_TRIP_LIFETIME = 20, 10.0
+"""How many are remembered, and for how many seconds, while there are more than `MIN_SAMPLES`."""
+MIN_PING_PAUSE = 0.25
+"""Seconds between two pings ahead of a frame."""
+MAX_ROUND_TRIP_AGE = 5.0
+"""Seconds after which the link is left to run empty to measure the round trip."""
+CALM_SECONDS = 0.02
+"""The longest time that a frame takes on a calm link, and the longest delay of an answer."""
+FAST_SECONDS = 0.002
+"""Of frames on a link that is calm also when one is held back: they come in bursts."""
+CALM_AFTER = 1.0
+"""Seconds without delay after which a link is calm again."""
+PROBE_SECONDS = 0.01
+"""Time between two probes, or of what goes between them on the link."""
+CALM_PROBE_INTERVAL, MIN_CALM_PROBE_INTERVAL, CALM_PROBE_BYTES = 0.25, 0.05, 128 * 1024
+"""On a calm link a probe is sent after 0.25 s; after 0.05 s, if so many bytes would take that long:
+such a link may soon be too slow."""
+EARLY = 0.8
+"""The part of these intervals after which a frame that is chosen for a probe gets one."""
+
+MAX_PROBES, MAX_UNANSWERED_PROBES = 64, 8
+"""Probes under way, and without an answer so far: with more, frames go without a probe."""
+PROBE_LIFETIME = 60.0
+"""Seconds after which a probe may be given up for a new one."""
+MAX_ANSWER_DELAY, MIN_BANDWIDTH = 15.0, 4096
+"""Seconds by which an answer may be overdue, and the bytes a second of the slowest link, before the
+peer is served as one that does not answer."""
+
+
+@define(eq=False)
+class _Probe:
+    size: int
+    """Bytes of frames that it stands for; 0 for a ping ahead of a frame."""
+    sent_at: float
+    """When the first of these were sent."""
+    due: float
+    """When the answer should come."""
+    counted: bool
+    """Whether all that is sent after it is counted."""
+
+
+@define(eq=False)
+class _Samples:
+    """How long bytes kept the narrow place busy."""
+
+    size: int = 0
+    seconds: float = 0.0
+    _samples: deque[tuple[float, int, float]] = field(factory=deque)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def add(self, now: float, size: int, seconds: float) -> None:
+        self._samples.append((now, size, seconds))
+        self.size += size
+        self.seconds += seconds
+        if len(self._samples) > MAX_SAMPLES:
+            self._remove_oldest()
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        samples = self._samples
+        while len(samples) > MIN_SAMPLES and now - samples[0][0] > SAMPLE_LIFETIME:
+            self._remove_oldest()
+
+    def clear(self) -> None:
+        self._samples.clear()
+        self.size, self.seconds = 0, 0.0
+
+    def _remove_oldest(self) -> None:
+        _, size, seconds = self._samples.popleft()
+        self.size -= size
+        self.seconds -= seconds
+
+
+@define(eq=False)
+class Pacer:
+    """Tells when to send the next frame, and what the link is like.
+
+    All times are seconds of one clock.
+    """
+
+    _lag: Callable[[], float] = lambda: 0.0
+    """By how many seconds an answer that is read now may have come earlier."""
+    round_trip: float = 0.0
+    """The usual one: the median of the last."""
+    jitter: float = 0.0
+    """By how much the usual round trip is longer than the shortest."""
+    answering: bool = False
+    """Whether the peer answers, as far as is known."""
+    calm: bool = False
+    """Whether frames can be sent without asking or telling: the link is fast, or the peer does not
+    answer. A frame with a probe is always told."""
+    _probes: OrderedDict[int, _Probe] = field(factory=OrderedDict)
+    """Those under way by their tokens, in the order in which they were sent."""
+    _probed_bytes: int = 0
+    """Bytes of these."""
+    _pending_bytes: int = 0
+    """Bytes behind the last probe, sent without a gap: the next probe stands for them, too."""
+    _pending_since: float = 0.0
+    _last_due: float = -math.inf
+    """When the narrow place will be free, by when an answer would arrive."""
+    _answered_at: float = -math.inf
+    _samples: _Samples = field(factory=_Samples)
+    _doubtful: bool = False
+    """Whether the only sample is of an answer that was late by far."""
+    _round_trips: deque[tuple[float, float]] = field(factory=deque)
+    _pinged_at: float = -math.inf
+    """When a ping ahead of a frame was last sent."""
+    _probed_at: float = -math.inf
+    _strained_at: float = -math.inf
+    """When a frame last took long, was held back, or its answer was late."""
+    _all_counted: bool = True
+    """Whether nothing can be under way that was sent while the link was calm."""
+
+    @property
+    def bytes_under_way(self) -> int:
+        """Bytes of frames that have not been answered, as far as they are counted."""
+        return self._probed_bytes + self._pending_bytes
+
+    def bandwidth(self, now: float) -> float | None:
+        """Bytes a second that the link carries; None while that is not known."""
+        samples = self._samples
+        samples.expire(now)
+        if not samples:
+            return None
+        size, seconds = samples.size, max(samples.seconds, MIN_BUSY_SECONDS * len(samples))
+        if self._probes:
+            first = next(iter(self._probes.values()))
+            busy = now - self._lag() - self._busy_since(first)
+            if busy * size > seconds * first.size:  # it has taken longer already
+                size += first.size
+                seconds += busy
+        return size / seconds
+
+    def may_send(self, now: float, queue: float = MAX_QUEUE_SECONDS) -> bool:
+        """Whether to send a frame now that may wait so many seconds at the narrow place."""
+        if self.room_at(now, queue) > now:
+            if not self._is_fast:
+                self._strain(now)
+            return False
+        if self.answering and self._probes and now >= self._given_up_at:
+            self.answering, self.calm = False, True
+        return True
+
+    def room_at(self, now: float, queue: float = MAX_QUEUE_SECONDS) -> float:
+        """When to send the next frame if no answer comes before; `now` if at once."""
+        if not self.answering or not self._probes:
+            return now
+        if self._is_overdue(now - queue):
+            return max(now, self._given_up_at)
+        first, patient = next(iter(self._probes.values())), queue <= MAX_QUEUE_SECONDS
+        if patient and not self._round_trips and not first.size:
+            # A ping goes alone while the round trip is unknown: the answer to more tells less.
+            return max(now, self._given_up_at)
+        if not self._samples:
+            return now  # for all that is known, the link is fast
+        if patient and self._must_run_empty(now):
+            return max(now, self._given_up_at)
+        return max(now, min(self._last_due - self.round_trip - queue, self._given_up_at))
+
+    @property
+    def expects_answer(self) -> bool:
+        """Whether the peer is going to answer a probe that is under way."""
+        return self.answering and bool(self._probes)
+
+    @property
+    def _given_up_at(self) -> float:
+        """When the peer is served as one that does not answer, unless it does."""
+        first = next(iter(self._probes.values()))
+        latest = first.sent_at + self.round_trip + first.size / MIN_BANDWIDTH
+        return MAX_ANSWER_DELAY + (min(first.due, latest) if self._samples else latest)
+
+    def _is_overdue(self, now: float) -> bool:
+        """Whether the oldest answer should have come."""
+        if not self._probes:
+            return False
+        first = next(iter(self._probes.values()))
+        return now - self._lag() > first.due + MAX_OVERDUE + 2 * self.jitter
+
+    def _must_run_empty(self, now: float) -> bool:
+        """Whether to wait for all answers, to measure the round trip."""
+        measured_at = self._round_trips[-1][0] if self._round_trips else -math.inf
+        return now - max(measured_at, self._pinged_at) > MAX_ROUND_TRIP_AGE
+
+    def wants_ping(self, now: float) -> bool:
+        """Whether to write a ping ahead of the next frame: nothing is under way."""
+        alone = self._all_counted and not self.calm and not self._probes
+        return alone and now >= self._last_due and now >= self._pinged_at + MIN_PING_PAUSE
+
+    def wants_probe(self, size: int, now: float) -> bool:
+        """Whether to write a probe behind a frame of this size."""
+        if self.calm and now < self._probed_at + EARLY * MIN_CALM_PROBE_INTERVAL:
+            return False
+        if self._is_full:
+            return now - next(iter(self._probes.values())).sent_at > PROBE_LIFETIME
+        if not self.answering:
+            return True
+        elapsed = now - self._probed_at
+        if not self.calm:
+            size += self._pending_bytes
+            return elapsed >= PROBE_SECONDS or self._seconds(size, now) >= PROBE_SECONDS
+        nearly_slow = self.may_soon_be_too_slow
+        interval = MIN_CALM_PROBE_INTERVAL if nearly_slow else CALM_PROBE_INTERVAL
+        return elapsed >= EARLY * interval
+
+    def ping_sent(self, token: int, now: float) -> None:
+        """Note that a ping was written ahead of a frame. Call this when one was wanted."""
+        self._pinged_at = now
+        self._add_probe(token, _Probe(0, now, now + self.round_trip, counted=True))
+
+    def frame_sent(self, token: int | None, size: int, now: float) -> None:
+        """Note that a frame was written, with a probe behind it or with None."""
+        if self.calm or not self._pending_bytes or self._last_due <= now + self.round_trip:
+            self._pending_bytes, self._pending_since = 0, now
+        self._pending_bytes += size
+        if self.calm and self.answering and self._is_overdue(now):
+            self._strain(now)
+        self._last_due = max(now + self.round_trip, self._last_due) + self._seconds(size, now)
+        if token is not None and token not in self._probes:
+            self._add_probe(
+                token,
+                _Probe(self._pending_bytes, self._pending_since, self._last_due, not self.calm),
+            )
+            self._probed_bytes += self._pending_bytes
+            self._pending_bytes = 0
+            self._probed_at = now
+        if not self.answering:
+            self._last_due = now
+            self.calm = self._is_full
+
+    def answer(self, token: int, now: float) -> int:
+        """Note an answer: the peer has what was sent with this token, and all before it.
+
+        Returns how many probes this answers.
+        """
+        if token not in self._probes:
+            return 0
+        now = max(now - self._lag(), self._probes[token].sent_at, self._answered_at)
+        answered = []
+        key = None
+        while key != token:
+            key, probe = self._probes.popitem(last=False)
+            answered.append(probe)
+        size = sum(each.size for each in answered)
+        late = now - probe.due if self._samples else 0.0
+        self.answering = True
+        # Of several pings the peer may answer only the last, which was behind frames.
+        if answered[0].size == 0 and (self._samples or not size):
+            self._measure_round_trip(now, now - answered[0].sent_at - self._seconds(size, now))
+        self._all_counted = probe.counted
+        if size:
+            self._probed_bytes -= size
+            self._measure_bandwidth(answered, now, late)
+        self._answered_at = now
+        self._forecast(now)
+        slow = size and self._seconds(size // len(answered), now) > CALM_SECONDS
+        if slow or late > CALM_SECONDS + 2 * self.jitter:
+            self._strain(now)
+        else:
+            known = self._samples and self._round_trips
+            self.calm = bool(known) and now - self._strained_at > CALM_AFTER
+        return len(answered)
+
+    def forget(self) -> None:
+        """Expect no answers to what was sent so far."""
+        self._probes.clear()
+        self._probed_bytes = self._pending_bytes = 0
+        self._last_due, self._all_counted = -math.inf, False
+
+    @property
+    def may_soon_be_too_slow(self) -> bool:
+        """Whether the link should be measured often though it is calm."""
+        samples = self._samples
+        return samples.seconds * CALM_PROBE_BYTES > samples.size * MIN_CALM_PROBE_INTERVAL
+
+    @property
+    def _is_fast(self) -> bool:
+        """Whether frames take so little time that holding one back says nothing of the link."""
+        samples = self._samples
+        return samples.seconds <= FAST_SECONDS * len(samples)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._probes) >= (MAX_PROBES if self.answering else MAX_UNANSWERED_PROBES)
+
+    def _add_probe(self, token: int, probe: _Probe) -> None:
+        if self._is_full:
+            _, oldest = self._probes.popitem(last=False)
+            self._probed_bytes -= oldest.size
+        self._probes[token] = probe
+
+    def _strain(self, now: float) -> None:
+        if self.calm:
+            self.calm = self._all_counted = False
+        self._strained_at = now
+
+    def _measure_round_trip(self, now: float, seconds: float) -> None:
+        trips = self._round_trips
+        trips.append((now, max(0.0, seconds)))
+        while len(trips) > MAX_ROUND_TRIPS or (
+            len(trips) > MIN_SAMPLES and now - trips[0][0] > ROUND_TRIP_LIFETIME
+        ):
+            trips.popleft()
+        sorted_trips = sorted(each for _, each in trips)
+        self.round_trip = sorted_trips[len(sorted_trips) // 2]
+        self.jitter = self.round_trip - sorted_trips[0]
+
+    def _measure_bandwidth(self, answered: list[_Probe], now: float, late: float) -> None:
+        """Take a sample of what was answered at once.
+
+        The narrow place may have been idle between two frames. It was busy since the one from which
+        on the bytes came the fastest.
+        """
+        size = best_size = 0
+        best_seconds = 1.0
+        for probe in reversed(answered):
+            size += probe.size
+            seconds = max(now - self._busy_since(probe), 0.0)
+            if size * best_seconds > best_size * seconds or not best_size:
+                best_size, best_seconds = size, seconds
+        very_late = late > LATE_SECONDS
+        if very_late or self._doubtful:
+            self._samples.clear()
+        self._doubtful = very_late
+        self._samples.add(now, max(best_size, MIN_SAMPLE_BYTES), best_seconds)
+
+    def _busy_since(self, probe: _Probe) -> float:
+        """Since when the narrow place is busy with this one, the first that is not answered."""
+        return max(self._answered_at, probe.sent_at + self.round_trip)
+
+    def _forecast(self, now: float) -> None:
+        """Say anew when the answers under way are due."""
+        due, seconds_a_byte = now, self._seconds(1, now)
+        for probe in self._probes.values():
+            due = max(due, probe.sent_at + self.round_trip) + probe.size * seconds_a_byte
+            probe.due = due
+        if self._pending_bytes:
+            due = max(due, self._pending_since + self.round_trip)
+            due += self._pending_bytes * seconds_a_byte
+        self._last_due = due
+
+    def _seconds(self, size: int, now: float) -> float:
+        """How long so many bytes keep the narrow place busy, as far as is known."""
+        bandwidth = self.bandwidth(now) if size else None
+        return size / bandwidth if bandwidth else 0.0

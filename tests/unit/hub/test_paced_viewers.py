@@ -1,0 +1,291 @@
+"""Viewers on thin links with deep queues: their frames are as fresh as the link allows."""
+
+from __future__ import annotations
+
+import base64
+import json
+from statistics import median
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from attrs import define, field
+from wsproto import events
+
+from relay.hub.consumer import PACED
+from tests.unit.memory import Client, MemoryRelay
+
+pytestmark = pytest.mark.mock_clock
+
+FPS = 10
+FRAME_BYTES = 12_000
+"""As JSON: 16 kB."""
+DELAY = 0.02
+PACKET_BYTES = 1000
+
+
+@define(eq=False)
+class DistantViewer:
+    """A viewer at the far end of a network that takes everything and carries it at a rate."""
+
+    client: Client
+    rate: float
+    """Bytes a second."""
+    answers: bool = True
+    """Whether it answers pings."""
+    acknowledges: bool = False
+    ack_every: int = 1
+    """It acknowledges so many frames at once."""
+    ack_delay: float = 0.0
+    """Seconds after which it does."""
+    seqs: dict[str, list[int]] = field(factory=dict)
+    """Of the frames of each stream."""
+    ages: dict[str, list[float]] = field(factory=dict)
+    """Of the frames of each stream, in seconds."""
+    pings: int = 0
+
+    async def run(self) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        send, receive = trio.open_memory_channel[tuple[float, bytes]](1_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._carry, send)
+            async for due, data in receive:
+                await trio.sleep_until(due)
+                self.client.protocol.receive_data(data)
+                for event in self.client.protocol.events():
+                    self._take(event, nursery)
+
+    async def _carry(self, network: trio.MemorySendChannel[tuple[float, bytes]]) -> None:
+        free_at = 0.0
+        while True:
+            await self.client.link.wait_readable()
+            data = self.client.link.incoming.get(PACKET_BYTES)
+            free_at = max(free_at, trio.current_time()) + len(data) / self.rate
+            network.send_nowait((free_at + DELAY, data))
+
+    def _take(self, event: events.Event, nursery: trio.Nursery) -> None:
+        if isinstance(event, events.Ping):
+            self.pings += 1
+            if self.answers:
+                nursery.start_soon(self._send, self.client.protocol.send(event.response()))
+        elif isinstance(event, events.TextMessage):
+            self.client._content = str(self.client._content or "") + event.data
+            if event.message_finished:
+                message, self.client._content = json.loads(self.client._content), None
+                self._read(message, nursery)
+
+    def _read(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
+        if message["type"] == "video-frame":
+            age = trio.current_time() - message["timestamp"] / 1000
+            self.ages.setdefault(message["streamId"], []).append(age)
+            seqs = self.seqs.setdefault(message["streamId"], [])
+            seqs.append(message["seq"])
+            if self.acknowledges and len(seqs) % self.ack_every == 0:
+                ack = {"type": "ack", "streamId": message["streamId"], "seq": message["seq"]}
+                data = self.client.protocol.send(events.TextMessage(json.dumps(ack)))
+                nursery.start_soon(self._send, data, self.ack_delay)
+
+    async def _send(self, data: bytes, delay: float = 0.0) -> None:
+        await trio.sleep(DELAY + delay)
+        await self.client.send_bytes(data)
+
+
+async def publish_deltas(phone: Client, seconds: float, fps: float) -> None:
+    """A keyframe each second, of ten times the bytes of what builds on it."""
+    for number in range(round(seconds * fps)):
+        key = number % fps == 0
+        frame = {"type": "video-frame", "keyframe": key, "data": "A" * (30_000 if key else 3_000)}
+        await phone.send({**frame, "timestamp": round(trio.current_time() * 1000)})
+        await trio.sleep(1 / fps)
+
+
+async def publish(phones: list[Client], seconds: float, fps: float = FPS) -> None:
+    data = base64.b64encode(bytes(FRAME_BYTES)).decode()
+    for _ in range(round(seconds * fps)):
+        for phone in phones:
+            timestamp = round(trio.current_time() * 1000)
+            await phone.send({"type": "video-frame", "timestamp": timestamp, "data": data})
+        await trio.sleep(1 / fps)
+
+
+async def watch(
+    relay: MemoryRelay,
+    viewer: DistantViewer,
+    phones: list[Client],
+    seconds: float = 30,
+    fps: float = FPS,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish(phones, seconds, fps)
+        nursery.cancel_scope.cancel()
+    ledger = relay.hub.ledger()
+    assert ledger.accepted == ledger.written + sum(ledger.dropped.values()) + ledger.waiting
+
+
+def wire_time(rate: float) -> float:
+    """Of one frame: as JSON, with its delay."""
+    return FRAME_BYTES * 4 / 3 / rate + DELAY
+
+
+@pytest.mark.parametrize("acknowledges", [False, True], ids=["pongs", "acks"])
+@pytest.mark.parametrize("rate", [8_000, 30_000, 125_000])
+async def test_frames_on_a_thin_link_are_as_old_as_the_link_makes_them(
+    relay: MemoryRelay, rate: float, acknowledges: bool
+) -> None:
+    phone = await relay.phone()
+    client = await (relay.viewer(window=4) if acknowledges else relay.viewer())
+    viewer = DistantViewer(client, rate, acknowledges=acknowledges)
+    await watch(relay, viewer, [phone])
+    ages = viewer.ages["front-door"][3:]
+    assert len(ages) >= 0.85 * 30 * min(FPS, 1 / wire_time(rate)) - 3
+    assert max(ages[-3:]) < 1.25 * wire_time(rate) + 1 / FPS
+    assert median(ages) < 1.15 * wire_time(rate) + 1 / FPS
+
+
+async def test_a_viewer_that_answers_no_ping_gets_what_the_network_takes(
+    relay: MemoryRelay,
+) -> None:
+    phone = await relay.phone()
+    viewer = DistantViewer(await relay.viewer(), 30_000, answers=False)
+    await watch(relay, viewer, [phone])
+    assert relay.hub.ledger().written == 30 * FPS
+    assert viewer.ages["front-door"][-1] > 10
+
+
+async def test_streams_share_a_thin_link(relay: MemoryRelay) -> None:
+    phones = [await relay.phone(f"s{number}") for number in range(3)]
+    client = await relay.login()
+    for number in range(3):
+        request = {"type": "subscribe", "streamId": f"s{number}", "consumes": ["video-frame"]}
+        await client.ask(request)
+    viewer = DistantViewer(client, 60_000)
+    await watch(relay, viewer, phones)
+    counts = [len(viewer.ages[f"s{number}"]) for number in range(3)]
+    assert sum(counts) >= 0.8 * 30 / wire_time(60_000)
+    assert max(counts) - min(counts) <= 0.2 * max(counts)
+    for ages in viewer.ages.values():
+        assert median(ages[3:]) < 1.25 * wire_time(60_000) + 1 / FPS
+
+
+async def test_a_viewer_on_a_fast_link_is_written_to_without_being_asked(
+    relay: MemoryRelay,
+) -> None:
+    phone = await relay.phone()
+    viewer = DistantViewer(await relay.viewer(), 10_000_000)
+    await watch(relay, viewer, [phone], 3)
+    (consumer,) = relay.hub._streams["front-door"].watchers
+    assert consumer.obstacles == 0
+    before = consumer.written_at_once, viewer.pings
+    await watch(relay, viewer, [phone], 10)
+    assert len(viewer.ages["front-door"]) >= 13 * FPS - 2
+    assert viewer.pings - before[1] <= 41
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("ack_every", [2, 3])
+async def test_acknowledgements_may_be_of_several_frames(
+    relay: MemoryRelay, ack_every: int, answers: bool
+) -> None:
+    phone, client = await relay.phone(), await relay.viewer(window=8)
+    viewer = DistantViewer(client, 30_000, answers, acknowledges=True, ack_every=ack_every)
+    await watch(relay, viewer, [phone], fps=1)
+    assert len(viewer.ages["front-door"]) == 30
+    assert max(viewer.ages["front-door"]) < 2 * wire_time(30_000)
+
+
+async def test_acknowledgements_that_end_hold_nothing_back_for_long(relay: MemoryRelay) -> None:
+    phone, client = await relay.phone(), await relay.viewer(window=1024)
+    viewer = DistantViewer(client, 30_000, acknowledges=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish([phone], 10, fps=1)
+        viewer.acknowledges = False
+        await publish([phone], 10, fps=1)
+        nursery.cancel_scope.cancel()
+    assert len(viewer.ages["front-door"]) >= 19
+    assert max(viewer.ages["front-door"]) < 0.7 + 2 * wire_time(30_000)
+
+
+def subscribe(stream_id: str, **terms: Any) -> dict[str, Any]:
+    return {"type": "subscribe", "streamId": stream_id, "consumes": ["video-frame"], **terms}
+
+
+async def test_a_new_subscription_waits_for_no_answer_that_the_old_one_wanted(
+    relay: MemoryRelay,
+) -> None:
+    phone, client = await relay.phone(), await relay.login()
+    await client.ask(subscribe("front-door", window=4))
+    viewer = DistantViewer(client, 30_000, acknowledges=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish([phone], 10, fps=1)
+        await publish([phone], 0.2, fps=5)
+        await client.send({"type": "unsubscribe", "streamId": "front-door"})
+        await trio.sleep(0.8)
+        await client.send(subscribe("front-door", window=4))
+        await trio.sleep(1)
+        before = len(viewer.ages["front-door"])  # with the one that a newcomer begins with
+        await publish([phone], 5, fps=1)
+        nursery.cancel_scope.cancel()
+    assert len(viewer.ages["front-door"]) == before + 5
+    assert max(viewer.ages["front-door"][before:]) < 1.5 * wire_time(30_000)
+
+
+async def test_acknowledgements_that_come_late_bound_the_window_alone(relay: MemoryRelay) -> None:
+    """A viewer that decodes slowly has no slow link."""
+    phone, client = await relay.phone(), await relay.viewer(window=4)
+    viewer = DistantViewer(client, 10_000_000, acknowledges=True, ack_delay=0.1)
+    await watch(relay, viewer, [phone], 20, fps=25)
+    assert len(viewer.ages["front-door"]) >= 0.9 * 20 * 25
+    assert median(viewer.ages["front-door"]) < 0.03
+
+
+async def test_no_stream_goes_unasked_over_a_link_that_is_calm_no_more(relay: MemoryRelay) -> None:
+    phones = [await relay.phone(f"s{number}") for number in range(3)]
+    client = await relay.login()
+    for number in range(3):
+        await client.ask(subscribe(f"s{number}"))
+    viewer = DistantViewer(client, 10_000_000)
+    consumers = [each for n in range(3) for each in relay.hub._streams[f"s{n}"].watchers]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish(phones, 3)
+        assert [each.obstacles for each in consumers] == [0, 0, 0]
+        viewer.rate = 20_000
+        await publish(phones, 0.5)
+        assert [each.obstacles for each in consumers] == [PACED] * 3
+        await publish(phones, 20)
+        nursery.cancel_scope.cancel()
+    for seqs in viewer.seqs.values():
+        assert seqs == sorted(seqs)
+
+
+@pytest.mark.parametrize("rate", [150_000, 1_000_000])
+async def test_where_frames_build_on_one_another_none_is_left_out_behind_a_keyframe(
+    relay: MemoryRelay, rate: float
+) -> None:
+    """The keyframe takes up to 0.2 s, and five frames come meanwhile; 110 kB/s are sent."""
+    phone = await relay.phone()
+    viewer = DistantViewer(await relay.viewer(), rate)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish_deltas(phone, 20, 25)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert viewer.seqs["front-door"] == list(range(1, 501))
+    assert max(viewer.ages["front-door"]) < 40_000 / rate + 0.1
+
+
+async def test_where_frames_build_on_one_another_little_queues_on_a_thin_link(
+    relay: MemoryRelay,
+) -> None:
+    phone = await relay.phone()
+    viewer = DistantViewer(await relay.viewer(), 50_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish_deltas(phone, 30, 25)
+        nursery.cancel_scope.cancel()
+    assert max(viewer.ages["front-door"][-50:]) < 1.5
+    assert len(viewer.ages["front-door"]) > 60
