@@ -23,6 +23,7 @@ _SEEN_BY_A_CLIENT = "the message, and the event that a client makes of it"
 REASONS: dict[str, str] = {
     "Alert": _SEEN_BY_A_CLIENT,
     "Frame": "a video frame, as the hub forwards it and as a client gets it",
+    "FramesReceived": _SEEN_BY_A_CLIENT,
     "Notice": _SEEN_BY_A_CLIENT,
     "Status": _SEEN_BY_A_CLIENT,
     "StreamEntry": _SEEN_BY_A_CLIENT,

@@ -7,6 +7,7 @@ rate has a third of the time.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import struct
@@ -27,7 +28,7 @@ from target import running_relay
 from thin_link_report import Arrivals, Case, Row, rows_of, show
 
 import relay
-from relay.client import Frame, open_relay_client
+from relay.client import Frame, PicturePlan, open_relay_client
 from relay.client.dial import dial
 from relay.client.errors import Closed, DialFailed
 from relay.client.websocket import WebSocket
@@ -37,8 +38,12 @@ DEEP_QUEUE_BYTES = 4 * 1024 * 1024
 ONE_WAY_SECONDS = 0.02
 FRAME_BYTES, FRAMES_PER_SECOND = 64 * 1024, 30.0
 """Of the stream that viewers behind thin links watch."""
-PICTURE_BYTES = 40_000
-"""What the camera of the page makes of 640 pixels of width with its usual quality."""
+PICTURE_WIDTH, PICTURE_BYTES = 640, 40_000
+"""What the camera of the page makes of so many pixels with a quality of 0.72."""
+QUALITY_BYTES = {0.8: 1.29, 0.72: 1.0, 0.62: 0.79, 0.54: 0.67, 0.46: 0.58, 0.38: 0.48, 0.3: 0.37}
+"""The bytes of a picture by its quality, as a part of these; as Chromium encodes them."""
+WIDTH_EXPONENT = 1.7
+"""How the bytes grow with the width, there."""
 MEGABIT = 125_000.0
 """Bytes."""
 CASES = (
@@ -117,6 +122,16 @@ def note(arrivals: Arrivals, data: bytes) -> None:
     if len(data) > STAMP.size:
         now = trio.current_time()
         arrivals.add(now, now - STAMP.unpack_from(data)[0])
+
+
+def picture_bytes(plan: PicturePlan) -> int:
+    """The bytes that a camera makes of a plan."""
+    above = min(quality for quality in QUALITY_BYTES if quality >= plan.quality)
+    below = max(quality for quality in QUALITY_BYTES if quality <= plan.quality)
+    part = (plan.quality - below) / (above - below) if above > below else 0.0
+    quality_bytes = QUALITY_BYTES[below] + part * (QUALITY_BYTES[above] - QUALITY_BYTES[below])
+    width_bytes = math.pow(plan.width / PICTURE_WIDTH, WIDTH_EXPONENT)
+    return round(PICTURE_BYTES * width_bytes * quality_bytes)
 
 
 def picture(size: int) -> bytes:
@@ -241,7 +256,9 @@ class Measurement:
             task_status.started()
             due = trio.current_time()
             while True:
-                publication.send_frame(picture(PICTURE_BYTES))
+                plan = publication.next(fps=FRAMES_PER_SECOND, width=PICTURE_WIDTH)
+                if plan is not None:
+                    publication.send_frame(picture(picture_bytes(plan)))
                 due = max(due + 1 / FRAMES_PER_SECOND, trio.current_time())
                 await trio.sleep_until(due)
 

@@ -26,6 +26,7 @@ from relay.client.state.event_queue import (
     StreamEntry,
     Streams,
 )
+from relay.client.state.picture_plan import PicturePlan
 from relay.client.state.publication import Publication
 from relay.client.state.subscription import Subscription
 from relay.client.tokens import TokenRequest, TokenSource, TokenUnavailable
@@ -44,6 +45,7 @@ __all__ = [
     "Frame",
     "Meter",
     "Notice",
+    "PicturePlan",
     "Problem",
     "Publication",
     "ReconnectPolicy",

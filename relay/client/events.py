@@ -93,7 +93,16 @@ class Problem:
     """A minimum, ms."""
 
 
-Event = Frame | Alert | Status | Notice | Problem
+@frozen
+class FramesReceived:
+    """Frames of this connection have come; only a `RelayClient` asks to be told, for itself."""
+
+    stream_id: str
+    frames: int
+    """All of the connection so far."""
+
+
+Event = Frame | Alert | Status | Notice | Problem | FramesReceived
 
 
 @frozen

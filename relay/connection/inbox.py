@@ -169,8 +169,7 @@ class Inbox:
         if self._throttle is not None:
             excess = self._throttle.take(messages, trio.current_time())
             if excess is not None:
-                self._slow_down(excess)
-                await self._take_acks(messages)
+                await self._drop(messages, excess)
                 return
         frames: list[VideoFrame] = []
         time_slice, untimed = TimeSlice(), 0
@@ -207,6 +206,13 @@ class Inbox:
             if excess is not None:
                 self._complain(excess)
 
+    async def _drop(self, messages: list[Message], excess: ExceededLimit) -> None:
+        """Drop messages that are too many, but for their acks."""
+        self._slow_down(excess)
+        await self._take_acks(messages)
+        if self._session.reports_received:
+            self._session.note_received(sum(map(self._is_frame, messages)))
+
     async def _take_acks(self, messages: list[Message]) -> None:
         """Of messages that are too many, take what nobody would send again: a window that waits for
         its `ack` lets no frame through that could be acknowledged."""
@@ -215,6 +221,11 @@ class Inbox:
                 request = read(self._peer, message)
                 if isinstance(request, Ack):
                     await self._session.handle(request)
+
+    def _is_frame(self, message: Message) -> bool:
+        """Whether a message that is dropped is a frame; a large one is hardly anything else."""
+        large = len(message.payload) > MIN_LARGE_BYTES
+        return large or isinstance(read(self._peer, message), VideoFrame)
 
     async def _handle(self, request: ClientMessage | InvalidMessage) -> None:
         if isinstance(request, Ack):
@@ -242,6 +253,7 @@ class Inbox:
         return bool(queue) if held_up_by is None else queue.has(held_up_by)
 
     async def _publish(self, frames: list[VideoFrame]) -> None:
+        self._session.note_received(len(frames))
         if self._throttle is not None:
             excess = self._throttle.take_frames(len(frames), trio.current_time())
             if excess is not None:

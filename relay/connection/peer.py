@@ -18,6 +18,7 @@ from relay.protocol.codec import JSON_CODEC, Codec
 from relay.protocol.endings import Ending
 from relay.protocol.messages import (
     Error,
+    FramesReceived,
     RequestId,
     ServerMessage,
     SlowLinkMessage,
@@ -100,7 +101,7 @@ class Peer:
             self.identity, stream_id, owner_id
         )
 
-    def _encode_update(self, message: ServerMessage) -> bytes:
+    def _encode_update(self, message: ServerMessage | FramesReceived) -> bytes:
         """An update for the wire; if it is long, in parts where these are asked for."""
         encoded = self.codec.encode(message)
         if self.takes_parts and len(encoded) > MAX_SHORT_BYTES:
@@ -123,6 +124,11 @@ class Peer:
             frames = [b"".join(frames)]
         if not all(map(self.mailbox.post, frames)):
             self.end(Ending.TOO_SLOW)
+
+    def tell_received(self, received: FramesReceived) -> None:
+        """Send it ahead of video, in place of an earlier one that still waits."""
+        if self.ending is None:
+            self.mailbox.post_update(("received",), partial(self._encode_update, received))
 
     def tell_status(self, status: Status) -> None:
         """Send a status as `tell` does, in place of one of the same stream that still waits.

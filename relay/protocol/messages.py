@@ -125,6 +125,8 @@ class Register(Request, frozen=True, kw_only=True, tag=REGISTER):
     produces: list[str] | None = None
     consumes: list[str] | None = None
     metadata: CheckedMetadata = None
+    window: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """Asks for `received` messages."""
     alerts_after: Position | None = None
 
 
@@ -251,6 +253,8 @@ class Success(Event, frozen=True, kw_only=True, tag="success"):
     alert_id: int | None = None
     more: bool | None = None
     streams: list[StreamEntry] | None = None
+    window: int | None = None
+    """Repeated by a relay that sends `received` messages."""
     timestamp: int = field(default_factory=now_ms)
 
 
@@ -291,5 +295,16 @@ class MessageProgress(Event, frozen=True, kw_only=True, tag="progress"):
 
 
 ServerMessage = VideoFrameEvent | AlertEvent | Status | Success | Error | Notice
-SlowLinkMessage = Part | MessageProgress
+
+
+class FramesReceived(Event, frozen=True, kw_only=True, tag="received"):
+    """Frames of the producer have come, so that it can tell what its link carries."""
+
+    stream_id: str
+    frames: int
+    """`video-frame` messages of the connection so far, whatever became of them."""
+    timestamp: int = field(default_factory=now_ms)
+
+
+SlowLinkMessage = Part | MessageProgress | FramesReceived
 """What the server sends only to clients that ask for it."""

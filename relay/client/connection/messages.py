@@ -13,7 +13,7 @@ import msgspec
 from attrs import frozen
 
 from relay.client.errors import ServerError
-from relay.client.events import Alert, Event, Frame, Notice, Problem, Status
+from relay.client.events import Alert, Event, Frame, FramesReceived, Notice, Problem, Status
 from relay.errors import RelayError
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ EVENT_CLASSES: dict[str, type[Event]] = {
     "status": Status,
     "notice": Notice,
     "error": Problem,
+    "received": FramesReceived,
 }
 
 _decoder = msgspec.json.Decoder(Fields)

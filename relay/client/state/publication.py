@@ -12,13 +12,18 @@ from attrs import define, field
 from relay.client.connection.connection import ClientConnection, PendingRequest
 from relay.client.connection.messages import Fields, read
 from relay.client.errors import ClientClosed, ServerError
-from relay.client.events import Problem, Registered, Status
+from relay.client.events import FramesReceived, Problem, Registered, Status
 from relay.client.reconnect_policy import ReconnectPolicy
 from relay.client.state.alert_feed import AlertFeeds
 from relay.client.state.event_queue import Demand, EventQueue
+from relay.client.state.picture_plan import PicturePlan, PicturePlanner
 from relay.client.state.settle import settle
+from relay.client.state.uplink import Uplink
 from relay.errors import RelayError
 from relay.protocol.messages import now_ms
+
+WINDOW = 4
+"""Asks the relay to say what has come; the number has no other meaning."""
 
 
 @define(eq=False)
@@ -44,6 +49,11 @@ class Publication:
     _connection: ClientConnection | None = field(default=None, init=False)
     _broken: bool = field(default=True, init=False)
     """Whether a frame was skipped: delta frames are of no use until the next keyframe."""
+    _uplink: Uplink | None = field(default=None, init=False)
+    """None while there is no relay that says what has come."""
+    _planner: PicturePlanner = field(factory=PicturePlanner, init=False)
+    _planned: bool = field(default=False, init=False)
+    """Whether a picture was planned and not sent yet."""
     _confirmed: int = field(default=0, init=False)
     """Bytes of this connection that the relay has certainly read."""
     _confirming: bool = field(default=False, init=False)
@@ -51,6 +61,33 @@ class Publication:
     """Whether `consumers` is of this connection."""
     _changed: trio.Event = field(factory=trio.Event, init=False)
     _error: RelayError | None = field(default=None, init=False)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a frame would be sent now: the stream is registered, and nothing is in transit
+        that would hold it up."""
+        connection = self._connection
+        if connection is None or connection.ending is not None or not self.registered:
+            return False
+        return not self._is_full(connection)
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes a second that the link to the relay carries, as measured by what has arrived; None
+        while that is not known."""
+        return None if self._uplink is None else self._uplink.bandwidth(trio.current_time())
+
+    def next(self, *, fps: float, width: int) -> PicturePlan | None:
+        """Plan the next picture of a camera that would take `fps` a second of `width` pixels.
+
+        None: take no picture now, since nobody is watching or there is no room for it. Otherwise it
+        says how large the picture may be to arrive at that rate. Send it with `send_frame`.
+        """
+        if not (self._counted and self.consumers > 0 and self.has_room):
+            return None
+        step = self._planner.plan(fps, width, self.bandwidth, trio.current_time())
+        self._planned = True
+        return PicturePlan(step.width, step.quality, now_ms())
 
     def send_frame(
         self,
@@ -63,16 +100,14 @@ class Publication:
         """Send a frame, or skip it while earlier ones are in transit: it would arrive too late.
         Returns whether it was sent."""
         connection = self._connection
-        if (
-            connection is None
-            or connection.ending is not None
-            or not self.registered
-            or self._is_full(connection)
-            or (self._broken and keyframe is False)
-        ):
+        if not self.has_room or (self._broken and keyframe is False):
             self.skipped += 1
             self._broken = True
             return False
+        assert connection is not None
+        if self._uplink is not None and self._uplink.wants_question(trio.current_time()):
+            self._ask_ahead(self._uplink, connection)
+        before = connection.bytes_queued
         connection.send_soon(
             "video-frame",
             data=data,
@@ -82,7 +117,12 @@ class Publication:
         )
         self._broken = False
         self.sent += 1
-        if not self._confirming:
+        if self._planned:
+            self._planned = False
+            self._planner.picture_sent(len(data))
+        if self._uplink is not None:
+            self._uplink.frame_sent(connection.bytes_queued - before, trio.current_time())
+        elif not self._confirming:
             self._confirming = True
             connection.start(self._confirm, connection)
         return True
@@ -130,17 +170,22 @@ class Publication:
         if answer is not None:
             self._on_registered(answer, connection)
 
-    def receive_status(self, status: Status) -> None:
-        consumers = status.consumers or 0
+    def receive(self, event: Status | FramesReceived) -> None:
+        """Note what the relay says about the stream."""
+        if isinstance(event, FramesReceived):
+            if self._uplink is not None:
+                self._uplink.frames_received(event.frames, trio.current_time())
+            return
+        consumers = event.consumers or 0
         self._counted = True
         if consumers != self.consumers:
             self.consumers = consumers
-            self._queue.put(Demand(status.stream_id, consumers))
+            self._queue.put(Demand(event.stream_id, consumers))
         self._tell()
 
     def lose(self) -> None:
         """The connection is gone."""
-        self._connection, self.registered = None, False
+        self._connection, self.registered, self._uplink = None, False, None
 
     def end(self, error: RelayError) -> None:
         self.active = self.registered = False
@@ -151,6 +196,8 @@ class Publication:
 
     def _on_registered(self, answer: Fields, connection: ClientConnection) -> None:
         self.stream_id = stream_id = read(Registered, answer).stream_id
+        if answer.get("window") is not None and self._uplink is None:
+            self._uplink = Uplink()
         self.registered = True
         self._tell()
         self._queue.put(Registered(stream_id))
@@ -167,6 +214,7 @@ class Publication:
             produces=["video-frame"],
             consumes=["alert"] if self.alerts else [],
             metadata=self.metadata,
+            window=WINDOW,
         )
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
@@ -180,6 +228,10 @@ class Publication:
         """Bytes that the kernel has not taken wait in the connection; bytes in buffers beyond show
         in what the relay has not confirmed."""
         limit = self._policy.max_buffered_bytes
+        uplink = self._uplink
+        if uplink is not None:
+            full = max(connection.bytes_unsent, uplink.bytes_under_way) > limit
+            return full or not uplink.has_room(trio.current_time())
         return connection.bytes_unsent > limit or (
             self._confirming and connection.bytes_queued - self._confirmed > limit
         )
@@ -191,6 +243,17 @@ class Publication:
             await connection.ping().answer()
         if connection is self._connection:
             self._confirming, self._confirmed = False, queued
+
+    def _ask_ahead(self, uplink: Uplink, connection: ClientConnection) -> None:
+        """Measure the round trip by a question ahead of a frame."""
+        question, number = connection.ping(), uplink.question_sent(trio.current_time())
+
+        async def hear() -> None:
+            with suppress(ServerError):
+                await question.answer()
+            uplink.question_answered(number, trio.current_time())
+
+        connection.start(hear)
 
     def _tell(self) -> None:
         self._changed.set()

@@ -17,7 +17,15 @@ from relay.metrics import Limit
 from relay.model import permissions
 from relay.model.identity import User
 from relay.protocol.endings import Ending
-from relay.protocol.messages import ALERT, REGISTER, ErrorCode, Register, Success, VideoFrame
+from relay.protocol.messages import (
+    ALERT,
+    REGISTER,
+    ErrorCode,
+    FramesReceived,
+    Register,
+    Success,
+    VideoFrame,
+)
 from relay.protocol.states import Step
 
 REMINDER_INTERVAL = 1.0
@@ -34,6 +42,10 @@ class Publisher:
     _refusals: Refusals
     _stream: Stream | None = None
     _reminded: float = field(default=float("-inf"), init=False)
+    _received: int = field(default=0, init=False)
+    """`video-frame` messages of the connection."""
+    reports_received: bool = field(default=False, init=False)
+    """Whether the peer is told how many came."""
 
     def is_of(self, stream_id: str) -> bool:
         return self._stream is not None and self._stream.stream_id == stream_id
@@ -134,9 +146,13 @@ class Publisher:
                 id=message.id,
                 stream_id=stream_id,
                 epoch=stream.epoch,
+                window=message.window,
             )
         )
         stream.tell_producer()
+        reported, self.reports_received = self.reports_received, message.window is not None
+        if self._received and not reported:
+            self.note_received(0)  # of those behind the request
         return stream_id
 
     async def publish(self, frames: list[VideoFrame]) -> None:
@@ -153,6 +169,13 @@ class Publisher:
                 own.append(frame)
         if stream is not None:
             await stream.publish(own, self._participant)
+
+    def note_received(self, count: int) -> None:
+        """Note that frames have come, whatever becomes of them, and tell the peer if it asked."""
+        self._received += count
+        if self.reports_received and self._stream is not None:
+            received = FramesReceived(stream_id=self._stream.stream_id, frames=self._received)
+            self._peer.tell_received(received)
 
     def skip(self) -> None:
         """Frames of the peer were dropped before they came here."""

@@ -208,6 +208,15 @@ class Session:
         """Whether a frame that came behind a registration needs its answer."""
         return self._publisher.changes_stream(register, frame)
 
+    @property
+    def reports_received(self) -> bool:
+        """Whether the peer is told how many of its frames came."""
+        return self._publisher.reports_received
+
+    def note_received(self, count: int) -> None:
+        """Note that frames have come, whatever becomes of them."""
+        self._publisher.note_received(count)
+
     def skip_frames(self) -> None:
         """Frames of the peer were dropped before they came here."""
         self._publisher.skip()
