@@ -23,7 +23,8 @@ class KeepAlive:
     """Pings a peer, and ends it when for too long it sent no byte and made no room for a waiting
     frame, or when a message that it has begun made no progress.
 
-    Any byte counts as a sign of life, since a pong may be late behind a large frame.
+    Any byte counts as a sign of life, since a pong may be late behind a large frame. While frames are
+    under way whose answers may take longer, it is given that time.
     """
 
     _peer: Peer
@@ -77,7 +78,8 @@ class KeepAlive:
         """When the peer ends unless it gives a sign of life."""
         stream = self._peer.stream
         last_sign = max(stream.last_received, stream.outlet.last_progress)
-        return min(last_sign, self._last_progress(now)) + self._idle
+        until = max(last_sign + self._idle, stream.outlet.answers_until)
+        return min(until, self._last_progress(now) + self._idle)
 
     def _last_progress(self, now: float) -> float:
         """When the message that the peer has begun last made progress; now if there is none."""

@@ -219,7 +219,12 @@ class Outlet:
     def expects_pong(self) -> bool:
         """Whether a pong is to come for what was written. Another ping now might be answered in its
         place: a peer may answer only the last."""
-        return not self._tail and self.pacer is not None and self.pacer.expects_answer
+        return not self._tail and self.answers_until > -math.inf
+
+    @property
+    def answers_until(self) -> float:
+        """Until when the peer may well take to answer what was written: it may be long under way."""
+        return -math.inf if self.pacer is None else self.pacer.answers_until
 
     def stop(self) -> None:
         """Write no further data frame. The next write still finishes one that was begun."""

@@ -223,9 +223,10 @@ class Pacer:
         return max(now, min(self._last_due - self.round_trip - queue, self._given_up_at))
 
     @property
-    def expects_answer(self) -> bool:
-        """Whether the peer is going to answer a probe that is under way."""
-        return self.answering and bool(self._probes)
+    def answers_until(self) -> float:
+        """Until when the peer may well take to answer a probe that is under way; -inf if no answer
+        is expected."""
+        return self._given_up_at if self.answering and self._probes else -math.inf
 
     @property
     def _given_up_at(self) -> float:
@@ -366,7 +367,8 @@ class Pacer:
         ):
             trips.popleft()
         sorted_trips = sorted(each for _, each in trips)
-        self.round_trip = sorted_trips[len(sorted_trips) // 2]
+        # The lower median: of a few with jitter the other one is late.
+        self.round_trip = sorted_trips[(len(sorted_trips) - 1) // 2]
         self.jitter = self.round_trip - sorted_trips[0]
 
     def _measure_bandwidth(self, answered: list[_Probe], now: float, late: float) -> None:

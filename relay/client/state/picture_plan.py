@@ -28,16 +28,15 @@ QUALITY_COSTS = {
 }
 """The bytes of a JPEG picture by its quality, as a part of those at the highest one; as Chromium
 encodes a picture with detail of all sizes, 640 pixels wide."""
-MIN_LARGE_QUALITY = 0.46
-"""Below this a smaller picture looks better than one of less quality."""
 AREA_EXPONENT = 0.85
 """Bytes grow a little slower than the area, since more of a larger picture is smooth."""
 
 PERIODS, MIN_SECONDS, MAX_SECONDS = 0.95, 0.03, 0.08
 """The time that a picture may take on the link, in periods of the wanted rate, and its bounds: the
 link has to be free again when the camera has the next one."""
-SPARE, UP_INTERVAL = 1.2, 0.2
-"""A larger picture must leave a fifth of the time; seconds between two steps up."""
+SPARE, UP_INTERVAL, MAX_RISE = 1.2, 0.2, 1.5
+"""A larger picture must leave a fifth of the time; seconds between two steps up, and by how much
+the bytes of a picture may grow with one."""
 NEWEST_SHARE = 0.3
 """Of the last picture in what is known of the bytes."""
 
@@ -73,8 +72,7 @@ def ladder(width: int) -> tuple[PictureSize, ...]:
         area_cost = (each / 1280) ** (2 * AREA_EXPONENT)
         for quality, quality_cost in QUALITY_COSTS.items():
             cost = area_cost * quality_cost
-            good = quality >= MIN_LARGE_QUALITY or each == widths[-1]
-            if good and (not steps or cost < 0.95 * steps[-1].cost):
+            if not steps or cost < 0.95 * steps[-1].cost:
                 steps.append(PictureSize(each, quality, cost))
     return tuple(steps)
 
@@ -104,9 +102,12 @@ class PicturePlanner:
             if largest > at:
                 at = largest
                 self._stepped_up_at = now
-            elif may_rise and at > 0 and steps[at - 1].cost * SPARE <= affordable:
-                at -= 1
-                self._stepped_up_at = now
+            elif may_rise:
+                most = min(affordable / SPARE, MAX_RISE * steps[at].cost)
+                higher = next(n for n in range(at + 1) if n == at or steps[n].cost <= most)
+                if higher < at:
+                    at = higher
+                    self._stepped_up_at = now
         self._step = steps[at]
         return self._step
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from attrs import define, field
+from attrs import define, evolve, field
 from wsproto import events
 
 from relay.hub.consumer import PACED
@@ -289,3 +289,24 @@ async def test_where_frames_build_on_one_another_little_queues_on_a_thin_link(
         nursery.cancel_scope.cancel()
     assert max(viewer.ages["front-door"][-50:]) < 1.5
     assert len(viewer.ages["front-door"]) > 60
+
+
+@pytest.mark.parametrize("rate", [8_000, 5_000])
+async def test_frames_that_take_minutes_behind_a_deep_queue_arrive_whole(
+    relay: MemoryRelay, rate: float
+) -> None:
+    """The viewer has nothing to answer for longer than silence may last, and is alive."""
+    relay.timing = evolve(relay.timing, idle_timeout=40.0)
+    phone = await relay.phone()
+    viewer = DistantViewer(await relay.viewer(), rate)
+    data = base64.b64encode(bytes(256 * 1024)).decode()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        for _ in range(40):
+            timestamp = round(trio.current_time() * 1000)
+            await phone.send({"type": "video-frame", "timestamp": timestamp, "data": data})
+            await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    ages = viewer.ages["front-door"]
+    assert len(ages) >= 400 // (len(data) / rate + 10) - 1
+    assert max(ages) < 1.3 * len(data) / rate + 10
