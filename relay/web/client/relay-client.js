@@ -54,6 +54,7 @@ const DEFAULTS = {
 };
 const WINDOW = 4;
 const LOSSLESS_WINDOW = 32;
+const ACK_DELAY = 20; // ms: frames that come closer together are acknowledged in pairs
 const MOST_ALERTS_WAITING = 1000;
 const STEADY = 5_000; // ms a connection must last before the backoff starts over
 const RETRY = 2_000; // ms, if the relay gives no other time
@@ -260,10 +261,10 @@ class Link {
       return;
     }
     if (message === null) return; // more parts follow
-    if (message.type === 'progress') { // what we are sending arrives
+    if (message.type === 'progress' || message.type === 'received') { // what we are sending arrives
       this._answeredAt = this._heardAt;
       this._signs.answered = null;
-      return;
+      if (message.type === 'progress') return;
     }
     const question = message.id === undefined ? undefined : this._questions.get(message.id);
     const said = message.type === 'error' || message.type === 'notice';
@@ -551,6 +552,8 @@ class Subscription {
     this._frames = [];
     this._broken = false;
     this._busy = false;
+    this._arrivedAt = -Infinity; // when the last frame came
+    this._heldAck = null; // of a frame that is acknowledged with the next one, or soon
     if (options.onAlert) client._feed(this, options.onAlert, options.history);
   }
 
@@ -562,12 +565,14 @@ class Subscription {
     // The relay starts with the latest frame, since the application may have kept none.
     if (!before && this._options.onFrame) this._seq = 0;
     this._terms = termsOf(this._options);
+    this._sendHeldAck();
     const link = this._client._link;
     if (this.active && link?.inUse) this._subscribe(link);
   }
 
   unsubscribe() {
     if (!this.active) return;
+    this._sendHeldAck();
     this._stop();
     const link = this._client._link;
     if (link?.inUse) this._leave(link);
@@ -625,6 +630,7 @@ class Subscription {
 
   _learn({ epoch, metadata, status }) {
     if (epoch !== this.epoch) {
+      this._sendHeldAck();
       this.epoch = epoch;
       this._seq = 0;
       this._frames = [];
@@ -638,29 +644,32 @@ class Subscription {
   _take(message, link) {
     const { seq, keyframe } = message;
     if (!this.epoch) return; // from an earlier subscription
+    const time = now();
+    const ackBy = time - this._arrivedAt < ACK_DELAY ? time + ACK_DELAY : time;
+    this._arrivedAt = time;
     // After a reconnect the latest frame comes again, and decoders need a keyframe again.
     const newest = this._frames[this._frames.length - 1]?.message.seq ?? this._seq;
     if (seq === newest || (seq < newest && keyframe !== true)) {
-      this._acknowledge(seq, link);
+      this._acknowledge(seq, link, this.epoch, ackBy);
       return;
     }
     const full = this._terms.policy === 'latest' && this._frames.length >= (this._terms.window ?? 1);
     if (keyframe === false && (full || this._broken)) {
       this._broken = true; // delta frames after a skipped frame cannot be decoded
-      this._acknowledge(seq, link);
+      this._acknowledge(seq, link, this.epoch, ackBy);
       return;
     }
     this._broken = false;
     if (full) this._frames = [];
-    this._frames.push({ message, link, epoch: this.epoch });
+    this._frames.push({ message, link, epoch: this.epoch, ackBy });
     this._deliver();
   }
 
   /** Passes frames to the application one by one, and acknowledges those that it has finished. */
   _deliver() {
     while (!this._busy && this._frames.length > 0) {
-      const { message, link, epoch } = this._frames.shift();
-      const done = () => this._acknowledge(message.seq, link, epoch);
+      const { message, link, epoch, ackBy } = this._frames.shift();
+      const done = () => this._acknowledge(message.seq, link, epoch, ackBy);
       const frame = this._read(message, epoch);
       const pending = frame && call(this._options.onFrame, frame);
       if (typeof pending?.then !== 'function') {
@@ -687,10 +696,30 @@ class Subscription {
     }
   }
 
-  _acknowledge(seq, link, epoch = this.epoch) {
-    if (this.active && this._terms.window) {
-      link.send({ type: 'ack', streamId: this.streamId, seq, ...(epoch ? { epoch } : {}) });
+  /** Acknowledges a frame at `ackBy`, or with the next frame if that is earlier: an `ack` covers all before. */
+  _acknowledge(seq, link, epoch, ackBy) {
+    if (!this.active || !this._terms.window) return;
+    const ack = { seq, link, epoch };
+    const held = this._heldAck;
+    const rest = ackBy - now();
+    if (held?.link === link && held.epoch === epoch) this._heldAck = null;
+    else this._sendHeldAck();
+    if (held !== null || rest <= 0 || this._terms.window === 1) {
+      this._sendAck(ack);
+      return;
     }
+    this._heldAck = ack;
+    link.later(rest, () => { if (this._heldAck === ack) this._sendHeldAck(); });
+  }
+
+  _sendHeldAck() {
+    const ack = this._heldAck;
+    this._heldAck = null;
+    if (ack !== null) this._sendAck(ack);
+  }
+
+  _sendAck({ seq, link, epoch }) {
+    link.send({ type: 'ack', streamId: this.streamId, seq, ...(epoch ? { epoch } : {}) });
   }
 }
 
@@ -698,6 +727,258 @@ function termsOf({ policy = 'latest', maxFps, window }) {
   const usual = policy === 'latest' ? WINDOW : LOSSLESS_WINDOW;
   const size = window === undefined || (window === null && policy !== 'latest') ? usual : window;
   return { policy, ...(maxFps ? { maxFps } : {}), ...(size ? { window: size } : {}) };
+}
+
+const MAX_QUEUE_TIME = 5; // ms that a frame may wait at the narrow place
+const MAX_OVERDUE = 15; // ms, besides jitter, by which the oldest answer may be overdue while frames are sent
+const VERY_LATE = 125; // ms: a later answer says that the link has changed, or had a gap
+const SAMPLE_LIFETIME = 600; // ms, while there are more than MIN_SAMPLES
+const [MIN_SAMPLES, MAX_SAMPLES] = [3, 24];
+const MIN_BUSY_TIME = 0.5; // ms of a sample, on average, on links that are too fast to measure
+const [MAX_ROUND_TRIPS, ROUND_TRIP_LIFETIME] = [20, 10_000];
+const QUESTION_PAUSE = 1000; // ms between two questions ahead of a frame
+const MAX_ROUND_TRIP_AGE = 5000; // ms after which the link is left to run empty to measure it
+const FIRST_ANSWER = 1000; // ms for which the answer to the first pictures is waited for
+const [MAX_SILENCE, MIN_BANDWIDTH] = [15_000, 4096]; // ms, bytes a second: the slowest link
+const MAX_UNDER_WAY = 1024; // frames of which the answer is remembered to be due
+
+/**
+ * Measures the link to the relay by what the relay says has come, and tells when to send. No I/O;
+ * all times are ms of one clock. The model is that of the relay's own pacer:
+ *
+ * The link has one narrow place, first in, first out, with a queue of any depth in front of it. A
+ * frame keeps the narrow place busy for
+ *
+ *     answer - max(answer before, sent + usual round trip)
+ *
+ * and the bandwidth is the sum of bytes by the sum of these times. From it follows when each answer
+ * is due, and so when the narrow place will be free. The next frame may be sent a round trip before
+ * that: it arrives as the narrow place becomes free, so the link is full and nothing queues.
+ *
+ * - Before the first answer nothing is known: `hasRoom` and `bandwidth` are null, also where answers
+ *   have stopped for long.
+ * - The usual round trip is the median of questions asked while nothing is under way. Where frames
+ *   leave no such moment the link is left to run empty now and then: otherwise queueing would be
+ *   taken for distance.
+ * - An answer that is late by far replaces all that was known, and is doubtful itself: the next one
+ *   decides. So a gap in the radio is no smaller link, and a rate that is too high does not last.
+ * - While the oldest answer is overdue nothing is sent: the link may have become slower.
+ */
+export class Uplink {
+  constructor() {
+    this.roundTrip = 0; // the usual one
+    this.jitter = 0; // by how much it is longer than the shortest
+    this.late = 0; // by how much the last answer was later than it was due
+    this._frames = []; // under way: { number, size, sentAt, due }
+    this._sent = 0; // number of frames
+    this._answeredAt = -Infinity;
+    this._lastDue = -Infinity; // when the narrow place will be free, by when an answer would come
+    this._samples = []; // { at, size, busy }
+    this._doubtful = false; // whether the only sample is of an answer that was late by far
+    this._roundTrips = []; // { at, time }
+    this._askedAt = -Infinity;
+  }
+
+  /** Bytes a second that the link carries; null while that is not known. */
+  bandwidth(time) {
+    this._samples = this._samples.filter(({ at }, index, { length }) => (
+      length - index <= MIN_SAMPLES || time - at <= SAMPLE_LIFETIME));
+    if (this._samples.length === 0 || this._isSilent(time)) return null;
+    let size = sum(this._samples, 'size');
+    let busy = Math.max(sum(this._samples, 'busy'), MIN_BUSY_TIME * this._samples.length);
+    const [first] = this._frames;
+    const already = first === undefined ? 0 : time - this._busySince(first);
+    if (already * size > busy * first?.size) { // it has taken longer already
+      size += first.size;
+      busy += already;
+    }
+    return 1000 * size / busy;
+  }
+
+  /** Whether to send a frame now; null while nothing is known of the link. */
+  hasRoom(time) {
+    if (this.bandwidth(time) === null) return null;
+    const [first] = this._frames;
+    if (first === undefined) return true;
+    if (time > first.due + MAX_OVERDUE + 2 * this.jitter || this._mustRunEmpty(time)) return false;
+    return this._lastDue - time <= this.roundTrip + MAX_QUEUE_TIME;
+  }
+
+  /** Whether the first frames are under way, and their answer may still come. */
+  isUntried(time) {
+    return this._samples.length === 0 && this._frames.length > 0 && time - this._frames[0].sentAt < FIRST_ANSWER;
+  }
+
+  /** Whether to ask for a reply ahead of the next frame. */
+  wantsQuestion(time) {
+    return this._frames.length === 0 && time - this._askedAt >= QUESTION_PAUSE;
+  }
+
+  questionAsked(time) {
+    this._askedAt = time;
+  }
+
+  questionAnswered(time) {
+    this._roundTrips.push({ at: time, time: time - this._askedAt });
+    this._roundTrips = this._roundTrips.slice(-MAX_ROUND_TRIPS).filter(({ at }, index, { length }) => (
+      length - index <= MIN_SAMPLES || time - at <= ROUND_TRIP_LIFETIME));
+    const times = this._roundTrips.map((each) => each.time).sort((one, other) => one - other);
+    this.roundTrip = times[times.length >> 1];
+    this.jitter = this.roundTrip - times[0];
+  }
+
+  frameSent(size, time) {
+    this._lastDue = Math.max(time + this.roundTrip, this._lastDue) + this._timeOf(size, time);
+    this._frames.push({ number: this._sent += 1, size, sentAt: time, due: this._lastDue });
+    if (this._frames.length > MAX_UNDER_WAY) this._frames.shift();
+  }
+
+  /** So many frames have come. Ignores a number that is known already, and one that was never sent. */
+  answer(number, time) {
+    const answered = number > this._sent ? [] : this._frames.filter((frame) => frame.number <= number);
+    if (answered.length === 0) return;
+    this._frames = this._frames.slice(answered.length);
+    this.late = this._samples.length === 0 ? 0 : Math.max(0, time - answered.at(-1).due);
+    this._measure(answered, time);
+    this._answeredAt = time;
+    this._forecast(time);
+  }
+
+  /**
+   * Takes a sample of what was answered at once. The narrow place may have been idle between two
+   * frames. It was busy since the one from which on the bytes came the fastest.
+   */
+  _measure(answered, time) {
+    let size = 0;
+    let best = { size: 0, busy: 1 };
+    for (const frame of answered.reverse()) {
+      size += frame.size;
+      const busy = Math.max(0, time - this._busySince(frame));
+      if (best.size === 0 || size * best.busy > best.size * busy) best = { size, busy };
+    }
+    const veryLate = this.late > VERY_LATE;
+    if (veryLate || this._doubtful) this._samples = [];
+    this._doubtful = veryLate;
+    this._samples = [...this._samples.slice(1 - MAX_SAMPLES), { at: time, ...best }];
+  }
+
+  /** Says anew when the answers under way are due. */
+  _forecast(time) {
+    let due = time;
+    for (const frame of this._frames) {
+      due = Math.max(due, frame.sentAt + this.roundTrip) + this._timeOf(frame.size, time);
+      frame.due = due;
+    }
+    this._lastDue = due;
+  }
+
+  /** Since when the narrow place is busy with this one, the first that is not answered. */
+  _busySince({ sentAt }) {
+    return Math.max(this._answeredAt, sentAt + this.roundTrip);
+  }
+
+  /** How long so many bytes keep the narrow place busy, as far as is known. */
+  _timeOf(size, time) {
+    const bandwidth = this.bandwidth(time);
+    return bandwidth ? 1000 * size / bandwidth : 0;
+  }
+
+  _mustRunEmpty(time) {
+    const measuredAt = this._roundTrips.at(-1)?.at ?? -Infinity;
+    return time - Math.max(measuredAt, this._askedAt) > MAX_ROUND_TRIP_AGE;
+  }
+
+  /** Whether the oldest answer is overdue by so much that none is expected any more. */
+  _isSilent(time) {
+    const [first] = this._frames;
+    return first !== undefined && time > first.due + MAX_SILENCE + 1000 * first.size / MIN_BANDWIDTH;
+  }
+}
+
+const sum = (values, name) => values.reduce((total, each) => total + each[name], 0);
+
+const PERIODS_PER_PICTURE = 1.25; // for which a picture may keep the link busy, within
+const [SHORTEST_PICTURE, LONGEST_PICTURE] = [40, 80]; // ms
+const QUALITIES = [0.8, 0.75, 0.69, 0.61, 0.5, 0.39, 0.3]; // of JPEG: each takes about 12 % fewer bytes
+const STEP_SHARE = 0.88;
+const WIDTHS = [1280, 960, 640, 480, 320];
+const WIDTH_EXPONENT = 1.63; // by which bytes grow with the width
+const RISE_AFTER = 200; // ms with room to spare
+const [SPARE, MAX_RISE] = [1.2, 1.5]; // of bytes
+const LEARNING = 0.5; // weight of one picture, when the scene changes
+
+/**
+ * Chooses width and quality of pictures by what they may take, on a ladder from the best picture
+ * down in steps of about 12 % of bytes. A width is kept down to quality 0.3, and the next narrower
+ * one begins at the quality that takes fewer bytes: of all pictures that take no more, these are
+ * nearest to the original.
+ *
+ * What a step takes is learned from the pictures sent: two of one step that differ show that the
+ * scene has changed, and all steps with it; the first one after a change of step shows what this
+ * step takes beside the last, and those beyond it are estimated from it.
+ *
+ * Down at once; up after 0.2 s with 20 % to spare, by one step or at most half the bytes more.
+ */
+export class Ladder {
+  constructor(width) {
+    this.width = width;
+    this.steps = stepsFrom(width);
+    this._at = this.steps.length >> 1;
+    this._sizes = this.steps.map(({ share }) => share);
+    this._learned = null; // the step of the last picture
+    this._spareSince = null;
+  }
+
+  /** The step for a picture of so many bytes; where it is while the budget is null. */
+  choose(budget, time) {
+    if (budget === null || this._learned === null) return this.steps[this._at];
+    const fits = this._sizes.findIndex((size, index) => index >= this._at && size <= budget);
+    if (fits !== this._at) {
+      this._at = fits === -1 ? this.steps.length - 1 : fits;
+      this._spareSince = null;
+      return this.steps[this._at];
+    }
+    const most = MAX_RISE * this._sizes[this._at];
+    const higher = this._sizes.findIndex((size, index) => (
+      size * SPARE <= budget && (size <= most || index === this._at - 1)));
+    if (higher === -1 || higher >= this._at) this._spareSince = null;
+    else if (this._spareSince === null) this._spareSince = time;
+    else if (time - this._spareSince >= RISE_AFTER) {
+      this._at = higher;
+      this._spareSince = time;
+    }
+    return this.steps[this._at];
+  }
+
+  /** The least picture, while it is in doubt what the link carries. */
+  least() {
+    this._spareSince = null;
+    return this.steps.at(-1);
+  }
+
+  /** A picture of a step took so many bytes. */
+  learn(step, size) {
+    const [at, last] = [this.steps.indexOf(step), this._learned];
+    const ratio = size / this._sizes[at];
+    this._sizes = this._sizes.map((each, index) => {
+      if (last === null) return each * ratio;
+      if (at === last) return each * (1 + LEARNING * (ratio - 1));
+      return (at > last ? index >= at : index <= at) ? each * ratio : each;
+    });
+    this._learned = at;
+  }
+}
+
+/** The steps of a ladder: `{ width, quality, share }`, with the share of the first one's bytes. */
+function stepsFrom(widest) {
+  const steps = [];
+  for (const width of widest === undefined ? [undefined] : [widest, ...WIDTHS.filter((each) => each < widest)]) {
+    for (const [index, quality] of QUALITIES.entries()) {
+      const share = (width === undefined ? 1 : (width / widest) ** WIDTH_EXPONENT) * STEP_SHARE ** index;
+      if (steps.length === 0 || share <= steps.at(-1).share * 0.9) steps.push({ width, quality, share });
+    }
+  }
+  return steps;
 }
 
 /** The stream that this client publishes; created by `client.publish`. */
@@ -715,7 +996,42 @@ class Publication {
     this._bytes = 0; // bytes of frames sent on this connection
     this._confirmed = 0; // bytes of them that the relay has received
     this._asking = false;
+    this._uplink = null; // where the relay says which frames have come
+    this._ladder = null;
+    this._plan = null; // the last one
     if (options.onAlert && this.streamId) client._feed(this, options.onAlert, options.history);
+  }
+
+  /** Whether a frame would be sent now, and not skipped. */
+  get hasRoom() {
+    const link = this._client._link;
+    if (!this.registered || !link?.ready) return false;
+    return this._uplink?.hasRoom(now()) ?? !this._isFull(link);
+  }
+
+  /** Bytes a second that the connection carries to the relay, or null while that is not known. */
+  get bandwidth() {
+    return this._uplink?.bandwidth(now()) ?? null;
+  }
+
+  /**
+   * Plans the next picture, so that it arrives soon enough for so many pictures a second: its width,
+   * up to the given one, and its quality. Without `width` only the quality is chosen. Returns null
+   * if no picture should be taken now: nobody watches, or there is no room.
+   */
+  next({ fps = 15, width } = {}) {
+    const time = now();
+    if (!this.consumers || !this.hasRoom || this._uplink?.isUntried(time)) return null;
+    const bandwidth = this.bandwidth;
+    const limit = Math.min(LONGEST_PICTURE, Math.max(SHORTEST_PICTURE, PERIODS_PER_PICTURE * 1000 / fps));
+    if (this._ladder?.width !== width) this._ladder = new Ladder(width);
+    const step = bandwidth !== null && this._uplink.late > limit + 2 * this._uplink.jitter
+      ? this._ladder.least()
+      : this._ladder.choose(bandwidth === null ? null : bandwidth * limit / 1000, time);
+    const { quality } = step;
+    const plan = { ...(width === undefined ? {} : { width: step.width }), quality, timestamp: Date.now() };
+    this._plan = { timestamp: plan.timestamp, step };
+    return plan;
   }
 
   /**
@@ -724,7 +1040,7 @@ class Publication {
    */
   sendFrame(data, { timestamp = Date.now(), keyframe, metadata } = {}) {
     const link = this._client._link;
-    if (!this.registered || !link?.ready || this._isFull(link) || (this._broken && keyframe === false)) {
+    if (!this.hasRoom || (this._broken && keyframe === false)) {
       this.skipped += 1;
       this._broken = true;
       return false;
@@ -732,16 +1048,25 @@ class Publication {
     const message = { type: 'video-frame', data: link.binary ? asBytes(data) : asBase64(data), timestamp };
     if (keyframe !== undefined) message.keyframe = keyframe;
     if (metadata !== undefined) message.metadata = metadata;
+    const uplink = this._uplink;
+    const time = now();
+    if (uplink?.wantsQuestion(time)) {
+      uplink.questionAsked(time);
+      this._confirm(link, () => uplink.questionAnswered(now()));
+    }
     const before = link.bytesSent;
     if (!link.send(message)) {
       this.skipped += 1;
       this._broken = true;
       return false;
     }
-    this._bytes += link.bytesSent - before;
+    const size = link.bytesSent - before;
+    this._bytes += size;
     this._broken = false;
     this.sent += 1;
-    this._confirm(link);
+    if (this._plan?.timestamp === timestamp) this._ladder.learn(this._plan.step, size);
+    if (uplink?.bandwidth(time) == null) this._confirm(link);
+    uplink?.frameSent(size, time);
     return true;
   }
 
@@ -754,19 +1079,23 @@ class Publication {
     this._client._stopPublishing(this);
   }
 
-  /** `bufferedAmount` counts what is queued here; unanswered requests show what is queued elsewhere. */
+  /**
+   * For relays that do not say which frames have come: `bufferedAmount` counts what is queued here;
+   * unanswered requests show what is queued elsewhere.
+   */
   _isFull(link) {
     const { maxBuffered } = this._client._settings;
     return link.buffered > maxBuffered || (this._asking && this._bytes - this._confirmed > maxBuffered);
   }
 
-  _confirm(link) {
+  _confirm(link, onAnswer = () => {}) {
     if (this._asking) return;
     this._asking = true;
     const bytes = this._bytes;
     link.ping(() => {
       this._asking = false;
       this._confirmed = bytes;
+      onAnswer();
     });
   }
 
@@ -786,12 +1115,15 @@ class Publication {
 
   _register(link) {
     const { metadata, onAlert, onError } = this._options;
-    const request = { type: 'register', produces: ['video-frame'], consumes: onAlert ? ['alert'] : [] };
+    const request = {
+      type: 'register', produces: ['video-frame'], consumes: onAlert ? ['alert'] : [], window: WINDOW,
+    };
     if (this.streamId !== undefined) request.streamId = this.streamId;
     if (metadata !== undefined) request.metadata = metadata;
-    link.ask(request, ({ streamId }) => {
+    link.ask(request, ({ streamId, window }) => {
       if (!this.active) return;
       this.registered = true;
+      this._uplink = window === undefined ? null : new Uplink();
       if (this.streamId === undefined) {
         this.streamId = streamId;
         if (onAlert) {
@@ -825,6 +1157,7 @@ class Publication {
 
   _lost() {
     this.registered = false;
+    this._uplink = null;
   }
 }
 
@@ -1083,6 +1416,11 @@ export class RelayClient {
         break;
       case 'status':
         this._onStatus(message);
+        break;
+      case 'received':
+        if (this._publication?.streamId === message.streamId) {
+          this._publication._uplink?.answer(message.frames, now());
+        }
         break;
       case 'notice':
         this._emit('notice', message);
