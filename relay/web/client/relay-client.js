@@ -823,7 +823,7 @@ export class Uplink {
     this._roundTrips = this._roundTrips.slice(-MAX_ROUND_TRIPS).filter(({ at }, index, { length }) => (
       length - index <= MIN_SAMPLES || time - at <= ROUND_TRIP_LIFETIME));
     const times = this._roundTrips.map((each) => each.time).sort((one, other) => one - other);
-    this.roundTrip = times[times.length >> 1];
+    this.roundTrip = times[(times.length - 1) >> 1];
     this.jitter = this.roundTrip - times[0];
   }
 
@@ -1024,7 +1024,7 @@ class Publication {
     if (!this.consumers || !this.hasRoom || this._uplink?.isUntried(time)) return null;
     const bandwidth = this.bandwidth;
     const limit = Math.min(LONGEST_PICTURE, Math.max(SHORTEST_PICTURE, PERIODS_PER_PICTURE * 1000 / fps));
-    if (this._ladder?.width !== width) this._ladder = new Ladder(width);
+    if (this._ladder === null || this._ladder.width !== width) this._ladder = new Ladder(width);
     const step = bandwidth !== null && this._uplink.late > limit + 2 * this._uplink.jitter
       ? this._ladder.least()
       : this._ladder.choose(bandwidth === null ? null : bandwidth * limit / 1000, time);

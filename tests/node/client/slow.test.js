@@ -167,7 +167,7 @@ for (const what of ['unsubscribe', 'update', 'renew', 'acknowledge', 'ping', 'au
     if (what === 'unsubscribe') subscription.unsubscribe();
     if (what === 'update') subscription.update({ maxFps: 5 });
     if (what === 'renew') client.renew();
-    if (what === 'acknowledge') subscription._acknowledge(1, link, 1);
+    if (what === 'acknowledge') subscription._acknowledge(1, link, 1, 0);
     if (what === 'ping') link.probe();
     if (what === 'authenticate') link._authenticate('t');
     await until(() => lost === 1 && client.state === 'ready');
