@@ -98,7 +98,10 @@ export interface ClientOptions {
   tokenTimeout?: number;
   /** Pauses between attempts double from `first` (300) to `most` (15,000). */
   backoff?: { first?: number; most?: number };
-  /** Skips frames while more bytes than this are in transit to the relay; 256 KiB by default. */
+  /**
+   * Skips frames while more bytes than this are in transit to the relay; 256 KiB by default. Counts
+   * only while the link is not measured: see `Publication.bandwidth`.
+   */
   maxBuffered?: number;
 }
 
@@ -179,7 +182,8 @@ export interface Terms {
   maxFps?: number | null;
   /**
    * Maximum number of unacknowledged frames: 4 by default, 32 with `lossless`. A frame is
-   * acknowledged when `onFrame` has finished with it. `null` means no limit, for `latest` only.
+   * acknowledged when `onFrame` has finished with it, or together with the next frame if they come
+   * within 20 ms. `null` means no limit, for `latest` only.
    */
   window?: number | null;
 }
@@ -233,6 +237,15 @@ export interface FrameOptions {
   metadata?: Metadata;
 }
 
+/** A picture to take. Pass the plan to `sendFrame` with the picture, so that the client learns its size. */
+export interface PicturePlan {
+  readonly width: number;
+  /** Of the JPEG encoder, 0.3 to 0.8. */
+  readonly quality: number;
+  /** Time of the plan, ms since 1970. */
+  readonly timestamp: number;
+}
+
 export interface Publication {
   /** Known once registered. */
   readonly streamId: string | undefined;
@@ -243,6 +256,18 @@ export interface Publication {
   /** Number of frames sent. */
   readonly sent: number;
   readonly skipped: number;
+  /** Whether a frame would be sent now, and not skipped. */
+  readonly hasRoom: boolean;
+  /** Bytes a second that the connection to the relay carries; null while unknown, and with older relays. */
+  readonly bandwidth: number | null;
+  /**
+   * Plans the next picture so that it arrives in time: width and quality follow what the connection
+   * carries, up to the width given and to so many pictures a second (15 by default). Without a
+   * width, only the quality is planned. Returns null if no picture should be taken now, because
+   * nobody watches or there is no room; then ask again soon, for instance after 15 ms.
+   */
+  next(wanted: { fps?: number; width: number }): PicturePlan | null;
+  next(wanted?: { fps?: number }): Omit<PicturePlan, 'width'> | null;
   /**
    * Sends a frame (bytes or base64), or skips it while earlier frames are in transit. Returns
    * whether it was sent. Frames are never queued.

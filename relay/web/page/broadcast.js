@@ -2,7 +2,10 @@
 import { makeAlertList, popUp } from './alerts.js';
 import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow, tabStore } from './dom.js';
 
-const JPEG_QUALITY = 0.72;
+const AUTOMATIC = 'automatic';
+const BEST = { width: 1280, quality: 0.8 }; // of what is chosen automatically
+const JPEG_QUALITY = 0.72; // with a fixed width
+const ROOM_PAUSE = 15; // ms until the connection is asked again whether it has room
 const REFUSED = {
   NotAllowedError: ['The camera is blocked', 'Allow this page to use the camera in the browser settings, then start again.'],
   NotFoundError: ['No camera found', 'This device has no camera that the browser can use.'],
@@ -52,6 +55,8 @@ class Broadcast {
     this._onStop = onStop;
     this._rate = new Rate();
     this._bytes = new Rate();
+    this._waits = new Rate(); // for room on the connection
+    this._plan = null; // of the last picture
     this._canvas = document.createElement('canvas');
     this._build();
   }
@@ -59,7 +64,7 @@ class Broadcast {
   _build() {
     const remembered = tabStore.get('relay-stream') ?? `camera-${Math.random().toString(36).slice(2, 8)}`;
     this._id = make('input', { value: remembered, pattern: '[A-Za-z0-9._:\\-]{1,128}', required: true, autocapitalize: 'off', spellcheck: 'false', title: '1 to 128 letters, digits or - . _ :' });
-    this._width = makeSelect([['640', '640 pixels'], ['960', '960 pixels'], ['1280', '1280 pixels']], '640');
+    this._width = makeSelect([[AUTOMATIC, 'Automatic'], ['640', '640 pixels'], ['960', '960 pixels'], ['1280', '1280 pixels']], AUTOMATIC);
     this._fps = makeSelect([['5', '5'], ['10', '10'], ['15', '15'], ['25', '25']], '15');
     this._facing = makeSelect([['environment', 'Back'], ['user', 'Front']], 'environment');
     this._video = make('video', { muted: true, playsinline: true, 'aria-label': 'Camera preview' });
@@ -69,15 +74,16 @@ class Broadcast {
     this._stop = make('button', { type: 'button', hidden: true, onclick: () => this.stop() }, 'Stop');
     this._says = make('p', { role: 'status' }, 'Viewers see your camera once you start.');
     this._wrong = make('div', { class: 'card refused', role: 'alert', hidden: true });
-    const [facts, set] = makeFacts(['Viewers', 'Sent', 'Skipped', 'Bit rate']);
+    const [facts, set] = makeFacts(['Viewers', 'Sent', 'Bit rate', 'Connection']);
     this._set = set;
+    this._sends = make('p', { class: 'faint' });
     this._fields = make('div', { class: 'fields' }, makeField('Stream id', this._id), makeField('Camera', this._facing),
-      makeField('Width', this._width), makeField('Frames per second', this._fps));
+      makeField('Width and quality', this._width), makeField('Frames per second', this._fps));
     this._side = make('div', { class: 'side' });
     const form = make('form', { class: 'card', onsubmit: (event) => { event.preventDefault(); this.start(); } },
       this._fields, make('div', { class: 'buttons' }, this._start, this._stop), this._says);
     this.element = make('div', { class: 'cast' },
-      make('div', {}, this._wrong, make('div', { class: 'screen' }, this._video, this._note), facts),
+      make('div', {}, this._wrong, make('div', { class: 'screen' }, this._video, this._note), facts, this._sends),
       make('div', {}, form, this._side));
   }
 
@@ -86,11 +92,10 @@ class Broadcast {
   async start() {
     this._wrong.hidden = true;
     this._start.disabled = this._starting = true;
-    const width = Number(this._width.value);
     try {
       this._media = await navigator.mediaDevices.getUserMedia({
         audio: false,
-        video: { facingMode: this._facing.value, width: { ideal: width }, frameRate: { ideal: Number(this._fps.value) } },
+        video: { facingMode: this._facing.value, width: { ideal: this._widest }, frameRate: { ideal: Number(this._fps.value) } },
       });
     } catch (error) {
       this._start.disabled = this._starting = false;
@@ -159,31 +164,54 @@ class Broadcast {
     this._client.connect().catch(() => {}); // reported by `state`
   }
 
-  /** Sends pictures at the chosen rate, and none while nobody is watching. */
+  get _automatic() { return this._width.value === AUTOMATIC; }
+  get _widest() { return this._automatic ? BEST.width : Number(this._width.value); }
+
+  /** Plans a picture; null while nobody is watching or the connection has no room. */
+  _planNext() {
+    const fps = Number(this._fps.value);
+    const width = Math.min(this._widest, this._video.videoWidth);
+    if (!width) return null; // the camera is not ready
+    if (this._automatic) return this._publication.next({ fps, width });
+    const { consumers, hasRoom } = this._publication;
+    return consumers && hasRoom ? { width, quality: JPEG_QUALITY, timestamp: Date.now() } : null;
+  }
+
+  /** Sends pictures, at the chosen rate at most. */
   _next() {
     if (!this.going) return;
     const period = 1000 / Number(this._fps.value);
     const began = performance.now();
-    const again = () => setTimeout(() => this._next(), Math.max(0, period - (performance.now() - began)));
-    const wanted = this._publication.registered && this._publication.consumers > 0;
-    const { videoWidth, videoHeight } = this._video;
-    if (!wanted || !videoWidth) {
-      again();
+    const plan = this._planNext();
+    if (plan === null) {
+      const watched = this._publication.consumers > 0;
+      if (watched) this._waits.add();
+      setTimeout(() => this._next(), watched ? ROOM_PAUSE : period);
       return;
     }
-    const scale = Math.min(1, Number(this._width.value) / videoWidth);
-    this._canvas.width = Math.round(videoWidth * scale);
-    this._canvas.height = Math.round(videoHeight * scale);
+    const { videoWidth, videoHeight } = this._video;
+    this._canvas.width = plan.width;
+    this._canvas.height = Math.round(videoHeight * (plan.width / videoWidth));
     this._canvas.getContext('2d', { alpha: false }).drawImage(this._video, 0, 0, this._canvas.width, this._canvas.height);
-    const timestamp = Date.now();
     this._canvas.toBlob(async (blob) => {
       const data = blob && new Uint8Array(await blob.arrayBuffer());
-      if (data && this.going && this._publication.sendFrame(data, { timestamp })) {
+      if (data && this.going && this._publication.sendFrame(data, plan)) {
+        this._plan = plan;
         this._rate.add();
         this._bytes.add(data.length);
       }
-      again();
-    }, 'image/jpeg', JPEG_QUALITY);
+      setTimeout(() => this._next(), Math.max(0, period - (performance.now() - began)));
+    }, 'image/jpeg', plan.quality);
+  }
+
+  /** What is sent, and why it is not more. */
+  _explain() {
+    const { width, quality } = this._plan;
+    const best = width === Math.min(this._widest, this._video.videoWidth) && (!this._automatic || quality === BEST.quality);
+    let why = this._automatic ? 'the best quality' : 'as you chose';
+    if (!best || this._waits.perSecond > 1) why = 'the connection takes no more';
+    if (this._automatic && this._publication.bandwidth === null) why = 'how much the connection takes is not known';
+    return `${width} pixels, ${count(this._rate.perSecond)} pictures a second, ${bits(this._bytes.perSecond * 8)}: ${why}.`;
   }
 
   stop() {
@@ -213,6 +241,7 @@ class Broadcast {
     if (!this.going) {
       say(this._says, 'Viewers see your camera once you start.');
       this._set.Viewers('–');
+      say(this._sends, '');
       return;
     }
     let text = 'Connecting…';
@@ -227,8 +256,10 @@ class Broadcast {
     sayAndShow(this._says, text, shown);
     this._set.Viewers(state === 'ready' ? count(this._publication.consumers) : '–');
     this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
-    this._set.Skipped(count(this._publication.skipped));
     this._set['Bit rate'](bits(watched ? this._bytes.perSecond * 8 : 0));
+    const { bandwidth } = this._publication;
+    this._set.Connection(bandwidth === null ? '–' : bits(bandwidth * 8));
+    say(this._sends, watched && state === 'ready' && this._plan ? this._explain() : '');
   }
 
   _refuse(title, text) {

@@ -23,14 +23,30 @@ def test_one_page_broadcasts_its_camera_and_another_watches_it(
         viewer.expect_moving_picture()
         viewer.expect_text("Live")
         viewer.expect_text(re.compile(r"^\d+ ms$"))
-        viewer.expect_text(re.compile(r"^640 . 360$"))
+        viewer.expect_text(re.compile(r"^\d+ . \d+$"))
         phone.expect_text("On air")
+        sends = r"^\d+ pixels, [\d.]+ pictures a second, [\d.]+ [kM]bit/s: .*\.$"
+        phone.expect_text(re.compile(sends))
 
         viewer.go("Operate")
         phone.expect_text("Paused, because nobody is watching")
         viewer.expect_text("This token cannot show statistics")
         assert [text for text in viewer.problems if "403" not in text] == []
         viewer.problems.clear()
+
+
+def test_a_broadcaster_may_fix_the_width(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        phone.enter(token)
+        phone.go("Broadcast")
+        phone.page.get_by_label("Width and quality").select_option("640 pixels")
+        phone.broadcast(stream_id)
+        viewer.watch_as(token, stream_id)
+        viewer.expect_text(re.compile(r"^640 . 360$"))
+        phone.expect_text(re.compile(r"^640 pixels, .*: as you chose\.$"))
 
 
 def test_a_broadcaster_sees_how_many_watch(

@@ -33,6 +33,10 @@ subscription.update({ maxFps: null, onFrame: null });
 
 const publication: Publication = client.publish({ onDemand: (consumers: number) => consumers > 0 });
 export const sent: boolean = publication.sendFrame(new Uint8Array(3), { keyframe: true });
+const plan = publication.next({ fps: 15, width: 1280 });
+if (plan !== null) publication.sendFrame(new Uint8Array(plan.width), plan);
+export const quality: number | undefined = publication.next()?.quality;
+export const carried: number | null = publication.hasRoom ? publication.bandwidth : null;
 client.watchStreams((streams: StreamEntry[]) => streams.map(({ streamId }) => streamId));
 export const accepted: Promise<{ alertId: number }> = client.alert({ streamId: 's', message: 'm', severity: 'high' });
 export const verdict: boolean = judgeEnding(4012, '', { code: 'SERVER_RESTARTING', retryAfter: 5 }).again;
