@@ -701,9 +701,9 @@ class Subscription {
     if (!this.active || !this._terms.window) return;
     const ack = { seq, link, epoch };
     const held = this._heldAck;
+    if (held !== null && held.epoch !== epoch) this._sendHeldAck();
+    this._heldAck = null;
     const rest = ackBy - now();
-    if (held?.link === link && held.epoch === epoch) this._heldAck = null;
-    else this._sendHeldAck();
     if (held !== null || rest <= 0 || this._terms.window === 1) {
       this._sendAck(ack);
       return;
@@ -1022,7 +1022,7 @@ class Publication {
   next({ fps = 15, width } = {}) {
     const time = now();
     if (!this.consumers || !this.hasRoom || this._uplink?.isUntried(time)) return null;
-    const bandwidth = this.bandwidth;
+    const { bandwidth } = this;
     const limit = Math.min(LONGEST_PICTURE, Math.max(SHORTEST_PICTURE, PERIODS_PER_PICTURE * 1000 / fps));
     if (this._ladder === null || this._ladder.width !== width) this._ladder = new Ladder(width);
     const step = bandwidth !== null && this._uplink.late > limit + 2 * this._uplink.jitter
@@ -1050,7 +1050,7 @@ class Publication {
     if (metadata !== undefined) message.metadata = metadata;
     const uplink = this._uplink;
     const time = now();
-    if (uplink?.wantsQuestion(time)) {
+    if (!this._asking && uplink?.wantsQuestion(time)) {
       uplink.questionAsked(time);
       this._confirm(link, () => uplink.questionAnswered(now()));
     }
@@ -1065,7 +1065,7 @@ class Publication {
     this._broken = false;
     this.sent += 1;
     if (this._plan?.timestamp === timestamp) this._ladder.learn(this._plan.step, size);
-    if (uplink?.bandwidth(time) == null) this._confirm(link);
+    if (this.bandwidth === null) this._confirm(link);
     uplink?.frameSent(size, time);
     return true;
   }

@@ -10,7 +10,7 @@ const DELAY = 20;
 
 async function open(context, { options, ...link }) {
   const time = stopTime(context);
-  const relay = makeRelay(time, { delay: DELAY, ...link });
+  const relay = makeRelay(time, { delay: () => DELAY, ...link });
   return { time, relay, publication: await publish(context, time, relay, options) };
 }
 
@@ -77,7 +77,7 @@ for (const jitter of [0, 10]) {
       assert.ok(median(ages(slow)) < 250 + jitter, `${median(ages(slow))} ms old`);
 
       const { steps } = new Ladder(1280);
-      const climb = 200 * Math.ceil(Math.log(1 / steps.at(-1).share) / Math.log(1.25));
+      const climb = 200 * Math.ceil(Math.log(1 / steps.at(-1).share) / Math.log(1.5));
       const back = relay.frames.find(({ at, width, quality }) => at > recovery && width === 1280 && quality === 0.8);
       assert.ok(back?.at <= recovery + 1500 + climb, `back at the top at ${back?.at}`);
       const after = between(relay.frames, back.at, end).filter(({ width }) => width === 1280);
@@ -85,6 +85,44 @@ for (const jitter of [0, 10]) {
     });
   }
 }
+
+for (const rate of [0.7, 1, 2, 3, 5, 9]) {
+  test(`pictures do not change over a link of ${rate} Mbit/s that does not`, async (context) => {
+    const { time, relay, publication } = await open(context, { rate: () => rate * MBIT, jitter: 10 });
+    await time.run(25_000, film(time, publication));
+    const frames = between(relay.frames, 5000, 25_000).map(({ width, quality }) => `${width} ${quality}`);
+    const changes = frames.filter((each, index) => index > 0 && each !== frames[index - 1]);
+    assert.ok(changes.length <= 4, `${changes}`);
+  });
+}
+
+test('a link that becomes longer is filled again', async (context) => {
+  const rate = 2 * MBIT;
+  const delay = (at) => (at < 5000 ? 20 : 120);
+  const { time, relay, publication } = await open(context, { rate: () => rate, delay });
+  const size = 10_000;
+  await time.run(40_000, () => publication.sendFrame(new Uint8Array(size)));
+  const frames = between(relay.frames, 30_000, 40_000);
+  assert.ok(frames.length * size > 0.8 * 10 * rate, `${frames.length}`);
+  assert.ok(median(ages(frames)) < 120 + 1.5 * (1000 * size) / rate);
+});
+
+test('after an answer that is late the next picture is the least, and the one after as before', async (context) => {
+  let came = 0;
+  const answer = (frames, say) => {
+    came = frames;
+    if (frames === 60) setTimeout(() => say(60), 110);
+    else if (frames > 60 && frames < 63) setTimeout(() => say(frames), 110);
+    else say(frames);
+  };
+  const { time, relay, publication } = await open(context, { rate: () => 5 * MBIT, answer });
+  await time.run(8000, film(time, publication, { wanted: { fps: 10, width: 1280 } }));
+  assert.ok(came > 65);
+  const widths = relay.frames.map(({ width, quality }) => `${width} ${quality}`);
+  assert.notEqual(widths[58], '320 0.3');
+  assert.ok(widths.slice(60, 64).includes('320 0.3'), `${widths.slice(55, 70)}`);
+  assert.ok(!widths.slice(66).includes('320 0.3'), `${widths.slice(55, 75)}`);
+});
 
 test('a gap of 0.3 s is no slower link', async (context) => {
   const gap = (at) => at >= 5000 && at < 5300;
@@ -209,6 +247,76 @@ test('the bandwidth falls at once while a frame takes longer than it should', ()
   assert.equal(uplink.bandwidth(150), 100_000);
   assert.ok(Math.abs(uplink.bandwidth(1100) - 20_000 / 1.1) < 1);
   assert.equal(uplink.hasRoom(1100), false);
+});
+
+/** An uplink that has sent frames of 10 kB, each answered within 100 ms. */
+function measured(number) {
+  const uplink = new Uplink();
+  for (let turn = 0; turn < number; turn += 1) {
+    uplink.frameSent(10_000, 100 * turn);
+    uplink.answer(turn + 1, 100 * (turn + 1));
+  }
+  return uplink;
+}
+
+test('an answer that is late by far counts until the next, and alone', () => {
+  const uplink = measured(5);
+  uplink.frameSent(10_000, 500);
+  uplink.answer(6, 1500);
+  assert.equal(uplink.bandwidth(1500), 10_000);
+  uplink.frameSent(10_000, 1500);
+  uplink.answer(7, 1600);
+  assert.equal(uplink.bandwidth(1600), 100_000);
+});
+
+test('what is old does not count', () => {
+  const uplink = measured(5);
+  for (let turn = 0; turn < 10; turn += 1) {
+    uplink.frameSent(10_000, 500 + 200 * turn);
+    uplink.answer(6 + turn, 700 + 200 * turn);
+  }
+  assert.equal(uplink.bandwidth(2500), 50_000);
+});
+
+test('frames that are answered at once do not count the time between them', () => {
+  const uplink = new Uplink();
+  uplink.frameSent(10_000, 0);
+  uplink.frameSent(10_000, 1000);
+  uplink.answer(2, 1100);
+  assert.equal(uplink.bandwidth(1100), 100_000);
+});
+
+test('a ladder is climbed after 0.2 s with room to spare, by half the bytes more at most', () => {
+  const ladder = new Ladder(1280);
+  const size = ({ share }) => 100_000 * share;
+  const choose = (budget, at) => {
+    const step = ladder.choose(budget, at);
+    ladder.learn(step, size(step));
+    return size(step);
+  };
+  choose(100_000, 0);
+  const low = choose(10_000, 10);
+  assert.ok(low <= 10_000);
+  assert.equal(choose(1.1 * low, 1000), low);
+  assert.equal(choose(1.1 * low, 2000), low);
+  assert.equal(choose(100_000 * 1.3, 3000), low);
+  assert.equal(choose(100_000 * 1.3, 3199), low);
+  const higher = choose(100_000 * 1.3, 3200);
+  assert.ok(higher > 1.2 * low && higher <= 1.5 * low);
+  assert.equal(choose(100_000 * 1.3, 3399), higher);
+});
+
+test('what a step takes beside the last is learned, and what those beyond it take', () => {
+  const ladder = new Ladder(1280);
+  const [top] = ladder.steps;
+  ladder.learn(ladder.choose(null, 0), 30_000);
+  const before = ladder.choose(30_000, 0);
+  const other = ladder.choose(25_000, 1);
+  assert.notEqual(other, before);
+  ladder.learn(other, 40_000); // this encoder makes it larger
+  const least = ladder.choose(25_000, 2);
+  assert.ok(least.share < 0.65 * other.share, 'a step is taken for as small as it was');
+  assert.equal(ladder.steps[0], top);
 });
 
 test('a ladder goes down in steps of a tenth to a third of bytes, and never above what was asked for', () => {

@@ -32,17 +32,17 @@ export function stopTime(context) {
 
 /**
  * A relay with one viewer. Its link up has a narrow place, first in, first out, that carries
- * `rate(ms)` bytes a second, with a queue of any depth; then it takes `delay` ms and up to `jitter`
+ * `rate(ms)` bytes a second, with a queue of any depth; then it takes `delay(ms)` ms and up to `jitter`
  * more in each direction, in order. `answer(frames, say)` is called when a frame has come: a relay
  * that says nothing of `window` gives null.
  */
 export function makeRelay(time, {
-  rate, delay = 20, jitter = 0, seed = 1, answer = (frames, say) => say(frames), onReceive = () => {},
+  rate, delay = () => 20, jitter = 0, seed = 1, answer = (frames, say) => say(frames), onReceive = () => {},
 }) {
   const random = makeRandom(seed);
   const relay = { frames: [], acks: [], underWay: 0, socket: null };
   const state = { freeAt: 0, upAt: 0, downAt: 0 };
-  const travel = (from, last) => Math.ceil(Math.max(last, from + delay + jitter * random()));
+  const travel = (from, last) => Math.ceil(Math.max(last, from + delay(time.now) + jitter * random()));
 
   /** When the narrow place has let so many bytes through. */
   function finish(size) {
