@@ -781,14 +781,13 @@ export class Uplink {
 
   /** Bytes a second that the link carries; null while that is not known. */
   bandwidth(time) {
-    this._samples = this._samples.filter(({ at }, index, { length }) => (
-      length - index <= MIN_SAMPLES || time - at <= SAMPLE_LIFETIME));
+    this._samples = recent(this._samples, SAMPLE_LIFETIME, time);
     if (this._samples.length === 0 || this._isSilent(time)) return null;
     let size = sum(this._samples, 'size');
     let busy = Math.max(sum(this._samples, 'busy'), MIN_BUSY_TIME * this._samples.length);
     const [first] = this._frames;
     const already = first === undefined ? 0 : time - this._busySince(first);
-    if (already * size > busy * first?.size) { // it has taken longer already
+    if (already > 0 && already / first.size > busy / size) { // it has taken longer than was expected
       size += first.size;
       busy += already;
     }
@@ -819,9 +818,8 @@ export class Uplink {
   }
 
   questionAnswered(time) {
-    this._roundTrips.push({ at: time, time: time - this._askedAt });
-    this._roundTrips = this._roundTrips.slice(-MAX_ROUND_TRIPS).filter(({ at }, index, { length }) => (
-      length - index <= MIN_SAMPLES || time - at <= ROUND_TRIP_LIFETIME));
+    const roundTrips = [...this._roundTrips.slice(1 - MAX_ROUND_TRIPS), { at: time, time: time - this._askedAt }];
+    this._roundTrips = recent(roundTrips, ROUND_TRIP_LIFETIME, time);
     const times = this._roundTrips.map((each) => each.time).sort((one, other) => one - other);
     this.roundTrip = times[(times.length - 1) >> 1];
     this.jitter = this.roundTrip - times[0];
@@ -895,6 +893,9 @@ export class Uplink {
   }
 }
 
+/** Without what is older than its lifetime, but for the last ones. */
+const recent = (values, lifetime, time) => values.filter(({ at }, index) => (
+  values.length - index <= MIN_SAMPLES || time - at <= lifetime));
 const sum = (values, name) => values.reduce((total, each) => total + each[name], 0);
 
 const PERIODS_PER_PICTURE = 1.25; // for which a picture may keep the link busy, within
