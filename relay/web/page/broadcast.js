@@ -6,6 +6,8 @@ const AUTOMATIC = 'automatic';
 const BEST = { width: 1280, quality: 0.8 }; // of what is chosen automatically
 const JPEG_QUALITY = 0.72; // with a fixed width
 const ROOM_PAUSE = 15; // ms until the connection is asked again whether it has room
+const MANY_PAUSES = 10; // a second: the connection is what limits the pictures
+const FAST = 50e6; // bits a second; faster connections are not measured well
 const REFUSED = {
   NotAllowedError: ['The camera is blocked', 'Allow this page to use the camera in the browser settings, then start again.'],
   NotFoundError: ['No camera found', 'This device has no camera that the browser can use.'],
@@ -209,7 +211,7 @@ class Broadcast {
     const { width, quality } = this._plan;
     const best = width === Math.min(this._widest, this._video.videoWidth) && (!this._automatic || quality === BEST.quality);
     let why = this._automatic ? 'the best quality' : 'as you chose';
-    if (!best || this._waits.perSecond > 1) why = 'the connection takes no more';
+    if (!best || this._waits.perSecond > MANY_PAUSES) why = 'the connection takes no more';
     if (this._automatic && this._publication.bandwidth === null) why = 'how much the connection takes is not known';
     return `${width} pixels, ${count(this._rate.perSecond)} pictures a second, ${bits(this._bytes.perSecond * 8)}: ${why}.`;
   }
@@ -258,7 +260,8 @@ class Broadcast {
     this._set.Sent(watched ? `${count(this._rate.perSecond)} fps` : '0 fps');
     this._set['Bit rate'](bits(watched ? this._bytes.perSecond * 8 : 0));
     const { bandwidth } = this._publication;
-    this._set.Connection(bandwidth === null ? '–' : bits(bandwidth * 8));
+    if (bandwidth === null) this._set.Connection('–');
+    else this._set.Connection(bandwidth * 8 > FAST ? `over ${bits(FAST)}` : bits(bandwidth * 8));
     say(this._sends, watched && state === 'ready' && this._plan ? this._explain() : '');
   }
 
