@@ -37,8 +37,8 @@ def size(value: object) -> int:
 
 
 def bandwidth(value: object) -> float:
-    """Bits per second."""
-    return _above_zero(_read(value, _BANDWIDTH_UNITS))
+    """Bits per second; may be 0."""
+    return _read(value, _BANDWIDTH_UNITS)
 
 
 def rate(value: object) -> float:

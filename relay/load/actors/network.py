@@ -1,7 +1,7 @@
 """Simulates the network of one connection in user space: bandwidth, delay, jitter, stalls, cuts.
 
-No more bytes are read than the simulated link carries, so that the relay sees a slow network, not
-a slow reader.
+Without a queue, no more bytes are read than the simulated link carries, so that the relay sees a
+slow network, not a slow reader. With one, the relay sees a fast network until the queue is full.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from random import Random
 import trio
 from attrs import define, field
 
-from relay.client.shaping import BUCKET_SIZE, TokenBucket
+from relay.load.actors.bottleneck import Bottleneck, Capacity
 from relay.load.scenario.groups import Network
 
-MAX_CHUNKS_IN_FLIGHT = 64
-"""Reads or writes that may be in flight in each direction."""
 SHAPED_READ_BYTES = 64 * 1024
+SEND_BUFFER_BYTES = 64 * 1024
+"""Queue of an upload whose network names none: what the kernel of a phone holds."""
+READ_AHEAD_BYTES = 4096
+READ_AHEAD_SECONDS = 0.01
+"""Queue of a download whose network names none: the larger of the two."""
 FLUSH_TIMEOUT = 0.5
 LINGER_RESET = struct.pack("ii", 1, 0)
+TICK = 1e-6
+"""Seconds by which changes come early, so that rounding does not hold them back."""
+
+NetworkAt = Callable[[float], tuple[Network, float]]
+"""The network at a time of Trio's clock, and when another one begins."""
 
 
 def is_plain(network: Network) -> bool:
@@ -33,19 +41,21 @@ def is_plain(network: Network) -> bool:
 
 @asynccontextmanager
 async def open_network(
-    stream: trio.abc.Stream, network: Callable[[], Network], random: Random
+    stream: trio.abc.Stream, network_at: NetworkAt, random: Random
 ) -> AsyncIterator[ShapedLink]:
-    """Put a network in front of a connected stream. `network` is asked again for each chunk."""
-    link = ShapedLink(stream, network, random)
+    """Put a network in front of a connected stream."""
+    link = ShapedLink(stream, network_at, random)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.carry_in)
             nursery.start_soon(link.carry_out)
+            nursery.start_soon(link.down.run)
+            nursery.start_soon(link.up.run)
             nursery.start_soon(link.cut_off)
             try:
                 yield link
             finally:
-                with trio.move_on_after(FLUSH_TIMEOUT + network().delay, shield=True):
+                with trio.move_on_after(FLUSH_TIMEOUT + link.network.delay, shield=True):
                     await link.flush()
                 nursery.cancel_scope.cancel()
     finally:
@@ -57,15 +67,12 @@ class ShapedLink(trio.abc.Stream):
     """The client's end of a shaped connection."""
 
     _stream: trio.abc.Stream
-    _network: Callable[[], Network]
+    _network_at: NetworkAt
     _random: Random
-    _buckets: dict[str, TokenBucket] = field(factory=dict)
+    down: Bottleneck = field(init=False)
+    up: Bottleneck = field(init=False)
     _stall_phase: float = 0.0
     _broken: bool = False
-    _in_send: trio.MemorySendChannel[tuple[float, bytes]] = field(init=False)
-    _in: trio.MemoryReceiveChannel[tuple[float, bytes]] = field(init=False)
-    _out: trio.MemorySendChannel[tuple[float, bytes]] = field(init=False)
-    _out_receive: trio.MemoryReceiveChannel[tuple[float, bytes]] = field(init=False)
     _flushed: trio.Event = field(factory=trio.Event)
     _rest: bytes = b""
     was_cut: bool = False
@@ -73,34 +80,31 @@ class ShapedLink(trio.abc.Stream):
     """Is cancelled when the link is cut."""
 
     def __attrs_post_init__(self) -> None:
-        self._in_send, self._in = trio.open_memory_channel[tuple[float, bytes]](
-            MAX_CHUNKS_IN_FLIGHT
-        )
-        self._out, self._out_receive = trio.open_memory_channel[tuple[float, bytes]](
-            MAX_CHUNKS_IN_FLIGHT
-        )
-        every = self._network().stall_every
+        self.down = Bottleneck(self._download, self._download_depth, self._delay)
+        self.up = Bottleneck(self._upload, self._upload_depth, self._delay)
+        every = self.network.stall_every
         self._stall_phase = trio.current_time() + self._random.random() * (every or 0)
+
+    @property
+    def network(self) -> Network:
+        return self._network_at(trio.current_time() + TICK)[0]
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
         if not self._rest:
-            try:
-                due, data = await self._in.receive()
-            except trio.EndOfChannel:
-                return b""
-            await trio.sleep_until(due)
-            self._rest = data
+            self._rest = await self.down.get()
         data, self._rest = self._rest[:max_bytes], self._rest[max_bytes or len(self._rest) :]
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self._broken:
-            raise trio.BrokenResourceError
-        try:
-            await self._out.send((self._due(), bytes(data)))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise trio.BrokenResourceError from None
+        await trio.lowlevel.checkpoint()
+        rest = bytes(data)
+        while rest:
+            if self._broken:
+                raise trio.BrokenResourceError
+            room = await self.up.room()
+            self.up.put(rest[:room])
+            rest = rest[room:]
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -112,86 +116,80 @@ class ShapedLink(trio.abc.Stream):
 
     async def flush(self) -> None:
         """Wait until everything sent has left."""
-        self._out.close()
+        self.up.end()
         await self._flushed.wait()
 
     def cut(self) -> None:
         """Break the connection, as a lost radio link does."""
         self._broken = self.was_cut = True
         self._receiving.cancel()
+        self.down.break_off()
+        self.up.break_off()
         if isinstance(self._stream, trio.SocketStream):
             _reset(self._stream)
 
     async def carry_in(self) -> None:
-        last = 0.0
-        with self._in_send, self._receiving:
+        with self._receiving, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while True:
-                await self._wait_for_stall()
-                bucket = self._bucket("in", self._network().bandwidth)
-                try:
-                    data = await self._stream.receive_some(
-                        bucket.size if bucket else SHAPED_READ_BYTES
-                    )
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return
+                room = min(SHAPED_READ_BYTES, await self.down.room())
+                data = await self._stream.receive_some(room)
                 if not data:
-                    return
-                if bucket:
-                    await bucket.take(len(data))
-                last = max(last, self._due())
-                await self._in_send.send((last, bytes(data)))
+                    break
+                self.down.put(bytes(data))
+        self.down.end()
 
     async def carry_out(self) -> None:
-        with self._out_receive:
-            last = 0.0
-            async for due, data in self._out_receive:
-                last = max(last, due)
-                await trio.sleep_until(last)
-                for start in range(0, len(data), BUCKET_SIZE):
-                    piece = data[start : start + BUCKET_SIZE]
-                    await self._wait_for_stall()
-                    bucket = self._bucket("out", self._network().upload)
-                    if bucket:
-                        await bucket.take(len(piece))
-                    else:
-                        piece = data[start:]
-                    try:
-                        await self._stream.send_all(piece)
-                    except (trio.BrokenResourceError, trio.ClosedResourceError):
-                        self._broken = True
-                        self._flushed.set()
-                        return
-                    if not bucket:
-                        break
+        try:
+            while data := await self.up.get():
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._broken = True
+            self.up.break_off()
         self._flushed.set()
 
     async def cut_off(self) -> None:
-        every = self._network().cut_every
+        every = self.network.cut_every
         if every is not None:
             await trio.sleep(self._random.expovariate(1 / every))
             self.cut()
 
-    def _due(self) -> float:
-        network = self._network()
-        return trio.current_time() + network.delay + self._random.random() * network.jitter
+    def _delay(self) -> float:
+        network = self.network
+        return network.delay + self._random.random() * network.jitter
 
-    def _bucket(self, direction: str, bits_per_second: float | None) -> TokenBucket | None:
-        if bits_per_second is None:
-            return None
-        found = self._buckets.get(direction)
-        if found is None:
-            found = self._buckets[direction] = TokenBucket(bits_per_second / 8)
-        found.rate = bits_per_second / 8
-        return found
+    def _download_depth(self) -> int:
+        network = self.network
+        if network.queue is not None:
+            return network.queue
+        if network.bandwidth is None:
+            return SHAPED_READ_BYTES
+        return max(READ_AHEAD_BYTES, int(network.bandwidth / 8 * READ_AHEAD_SECONDS))
 
-    async def _wait_for_stall(self) -> None:
-        network = self._network()
+    def _upload_depth(self) -> int:
+        return self.network.upload_queue or SEND_BUFFER_BYTES
+
+    def _download(self, at: float) -> Capacity:
+        network, until = self._network_at(at + TICK)
+        return self._stalled(network, network.bandwidth, at, until)
+
+    def _upload(self, at: float) -> Capacity:
+        network, until = self._network_at(at + TICK)
+        return self._stalled(network, network.upload, at, until)
+
+    def _stalled(
+        self, network: Network, bits_per_second: float | None, at: float, until: float
+    ) -> Capacity:
+        """The capacity at a time, with the stalls of the network."""
+        rate = None if bits_per_second is None else bits_per_second / 8
         if network.stall_every is None:
-            return
-        since = trio.current_time() - self._stall_phase
-        into = math.fmod(since, network.stall_every)
-        if since >= 0 and into < network.stall_for:
-            await trio.sleep(network.stall_for - into)
+            return Capacity(rate, until)
+        since = at + TICK - self._stall_phase
+        if since < 0:
+            return Capacity(rate, min(until, self._stall_phase))
+        begun = at + TICK - math.fmod(since, network.stall_every)
+        if at + TICK < begun + network.stall_for:
+            return Capacity(0.0, min(until, begun + network.stall_for))
+        return Capacity(rate, min(until, begun + network.stall_every))
 
 
 def cut(stream: trio.abc.Stream) -> None:

@@ -92,7 +92,7 @@ class RunContext:
         """Connect over the group's network, without authenticating. `DialFailed`."""
         stream, host, resource = await open_plain(
             self.endpoint.url,
-            receive_buffer=SHAPED_RECEIVE_BUFFER if self._network(name).bandwidth else None,
+            receive_buffer=SHAPED_RECEIVE_BUFFER if self._is_narrow(name) else None,
         )
         resource = path_or_default(resource, phone=phone)
         async with _ungrouped(self._shaped(name, stream, random)) as link:
@@ -114,14 +114,15 @@ class RunContext:
     async def _shaped(
         self, name: str, stream: trio.abc.Stream, random: Random
     ) -> AsyncIterator[trio.abc.Stream]:
-        """Put the group's network in front of a stream, unless it is perfect."""
-        if isinstance(stream, trio.SocketStream) and is_plain(self._network(name)):
+        """Put the group's network in front of a stream, unless it is perfect in all stages."""
+        is_perfect = all(map(is_plain, self.timeline.networks(name)))
+        if isinstance(stream, trio.SocketStream) and is_perfect:
             try:
                 yield stream
             finally:
                 await trio.aclose_forcefully(stream)
             return
-        async with open_network(stream, partial(self._network, name), random) as link:
+        async with open_network(stream, partial(self._network_at, name), random) as link:
             yield link
 
     @asynccontextmanager
@@ -136,8 +137,13 @@ class RunContext:
     def _counted(self, name: str, client: LoadClient) -> _CountedConnection:
         return _CountedConnection(self.run_stats.group(name), self._open[name], client)
 
-    def _network(self, name: str) -> Network:
-        return self.group(name).network
+    def _network_at(self, name: str, at: float) -> tuple[Network, float]:
+        network, until = self.timeline.network_at(name, at - self.epoch)
+        return network, self.epoch + until
+
+    def _is_narrow(self, name: str) -> bool:
+        """Whether the group's downloads are limited in any stage."""
+        return any(network.bandwidth is not None for network in self.timeline.networks(name))
 
 
 @define(eq=False)

@@ -18,6 +18,7 @@ from relay.load.scenario.schema import (
 COUNT = whole(0, 100_000)
 DURATION = "a duration such as 500ms, 10s or 5min"
 BANDWIDTH = "a bandwidth such as 500kbit/s or 1Mbit/s"
+QUEUE = "a size such as 256KiB or 4MiB"
 MAX_EXPONENT = 100
 """Exponent of `factor` after which a wait has reached `most` anyway; keeps it a float."""
 HOSTILE_KINDS = ("silent", "garbage", "bad-token", "not-reading", "half-frame", "pings")
@@ -52,9 +53,13 @@ class Network:
     """The simulated network of each connection; perfect by default."""
 
     bandwidth: float | None = key(units.bandwidth, BANDWIDTH, None)
-    """Bits per second, towards the client."""
+    """Bits per second, towards the client; 0 if nothing passes."""
     upload: float | None = key(units.bandwidth, BANDWIDTH, None)
-    """Bits per second, from the client."""
+    """Bits per second, from the client; likewise."""
+    queue: int | None = key(units.size, QUEUE, None)
+    """Bytes that wait in front of `bandwidth`, as in a router, and look received to the relay."""
+    upload_queue: int | None = key(units.size, QUEUE, None)
+    """Bytes that wait in front of `upload`, and look sent to the client."""
     delay: float = key(units.duration, DURATION, 0.0)
     """Seconds each way."""
     jitter: float = key(units.duration, DURATION, 0.0)
@@ -69,6 +74,10 @@ class Network:
     def __attrs_post_init__(self) -> None:
         if self.stall_every is not None and self.stall_for >= self.stall_every:
             raise ValueError("stall_for must be shorter than stall_every")
+        if self.queue is not None and self.bandwidth is None:
+            raise ValueError("queue needs bandwidth: it waits in front of it")
+        if self.upload_queue is not None and self.upload is None:
+            raise ValueError("upload_queue needs upload: it waits in front of it")
 
 
 @frozen

@@ -19,6 +19,7 @@ from attrs import define, field, frozen
 from relay.load.scenario.groups import (
     Arrival,
     Group,
+    Network,
     PhoneGroup,
     ServiceGroup,
 )
@@ -76,6 +77,16 @@ class Timeline:
 
     def stage_end(self, stage: int) -> float:
         return self.starts[stage + 1] if stage + 1 < len(self.starts) else self.end
+
+    def network_at(self, name: str, at: float) -> tuple[Network, float]:
+        """The network of a group at a time, and when another stage begins."""
+        stage = self.stage_at(at)
+        following = self.starts[stage + 1 : stage + 2]
+        return self.group_in(name, stage).network, following[0] if following else math.inf
+
+    def networks(self, name: str) -> list[Network]:
+        """The network of a group in each stage."""
+        return [self.group_in(name, stage).network for stage in range(len(self.starts))]
 
     def most(self, name: str) -> int:
         """The largest number of actors that the group has in any stage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay.load.actors.network import MAX_CHUNKS_IN_FLIGHT, ShapedLink, open_network
+from relay.load.actors.network import NetworkAt, ShapedLink, open_network
 from relay.load.scenario.groups import Network
 
 pytestmark = pytest.mark.mock_clock
@@ -18,10 +19,14 @@ MEGABIT = 1_000_000
 Far = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
 
 
+def at_all_times(network: Network) -> NetworkAt:
+    return lambda _: (network, math.inf)
+
+
 @asynccontextmanager
 async def shaped(network: Network) -> AsyncIterator[tuple[ShapedLink, Far]]:
     near, far = trio.testing.memory_stream_pair()
-    async with open_network(near, lambda: network, Random(1)) as link:
+    async with open_network(near, at_all_times(network), Random(1)) as link:
         yield link, far
 
 
@@ -91,7 +96,7 @@ async def test_a_stall_stops_everything_for_its_time() -> None:
             await link.receive_some()
             waits.append(trio.current_time() - start)
             await trio.sleep(0.5)
-    assert 2.4 < max(waits) <= 3.0
+    assert 2.4 < max(waits) <= 3.0 + 1e-9
     assert sum(wait > 0.1 for wait in waits) in range(4, 8)
 
 
@@ -99,7 +104,7 @@ async def test_a_link_is_cut_after_about_its_time_and_stays_so() -> None:
     lives = []
     for seed in range(30):
         near, far = trio.testing.memory_stream_pair()
-        async with open_network(near, lambda: Network(cut_every=20), Random(seed)) as link:
+        async with open_network(near, at_all_times(Network(cut_every=20)), Random(seed)) as link:
             start = trio.current_time()
             assert await link.receive_some() == b""
             lives.append(trio.current_time() - start)
@@ -112,14 +117,60 @@ async def test_a_link_is_cut_after_about_its_time_and_stays_so() -> None:
 
 async def test_what_was_said_last_still_leaves_a_link_with_a_delay() -> None:
     near, far = trio.testing.memory_stream_pair()
-    async with open_network(near, lambda: Network(delay=0.2), Random(1)) as link:
+    async with open_network(near, at_all_times(Network(delay=0.2)), Random(1)) as link:
         await link.send_all(b"goodbye")
     assert await receive(far, 7) == b"goodbye"
 
 
-async def test_a_link_holds_a_bounded_number_of_reads() -> None:
-    async with shaped(Network(delay=1e6)) as (link, far):
-        for _ in range(200):
-            await far.send_all(b"x")
-            await trio.testing.wait_all_tasks_blocked()
-        assert link._in_send.statistics().current_buffer_used == MAX_CHUNKS_IN_FLIGHT
+@pytest.mark.parametrize(("queue", "taken"), [(200_000, 200_000), (None, 4096)])
+async def test_a_queue_is_filled_at_once_and_only_then_does_the_sender_see_the_link(
+    queue: int | None, taken: int
+) -> None:
+    near, far = trio.testing.lockstep_stream_pair()  # it takes what is read
+    network = Network(bandwidth=MEGABIT, queue=queue)
+    async with open_network(near, at_all_times(network), Random(1)):
+        with trio.move_on_after(0.005):
+            await far.send_all(bytes(taken - 1))
+            assert trio.current_time() == 0
+            await far.send_all(bytes(4096))
+            raise AssertionError("more was taken than fits")
+        assert trio.current_time() == pytest.approx(0.005)
+
+
+async def test_an_upload_has_a_queue_of_its_own() -> None:
+    async with shaped(Network(upload=MEGABIT, upload_queue=500_000)) as (link, far):
+        await link.send_all(bytes(500_000))
+        assert trio.current_time() == 0
+        await link.send_all(bytes(125_000))
+        assert trio.current_time() == pytest.approx(1, rel=0.05)
+        await receive(far, 625_000)
+        assert trio.current_time() == pytest.approx(5, rel=0.02)
+
+
+async def test_a_network_changes_while_bytes_wait() -> None:
+    slow = Network(bandwidth=0, queue=500_000, delay=0.1)
+    fast = Network(bandwidth=MEGABIT, queue=500_000, delay=0.2)
+    near, far = trio.testing.memory_stream_pair()
+    changing = lambda at: (slow, 7.0) if at < 7 else (fast, math.inf)  # noqa: E731
+    async with open_network(near, changing, Random(1)) as link:
+        await far.send_all(bytes(250_000))
+        await receive(link, 250_000)
+        assert trio.current_time() == pytest.approx(9.2, rel=0.01)
+
+
+async def test_a_link_that_is_cut_loses_what_waits_in_it() -> None:
+    async with shaped(Network(bandwidth=MEGABIT, queue=500_000, delay=0.1)) as (link, far):
+        await far.send_all(bytes(250_000))
+        await trio.sleep(1)
+        link.cut()
+        assert await receive(link, 250_000) == b""
+        assert trio.current_time() < 1.2
+
+
+async def test_a_block_with_a_full_queue_ends_without_it() -> None:
+    network = Network(bandwidth=1000, upload=1000, queue=500_000, upload_queue=500_000)
+    async with shaped(network) as (link, far):
+        await far.send_all(bytes(500_000))
+        await link.send_all(bytes(500_000))
+        await trio.sleep(1)
+    assert trio.current_time() < 2

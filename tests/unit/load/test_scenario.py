@@ -81,6 +81,11 @@ def test_durations_sizes_and_bandwidths_are_read_with_their_units() -> None:
         ("[phones.alerts]", "phones.alerts: is the name of a figure: choose another name"),
         ("check = ['a < 3']\n[phones.a]", "check[0]: name a figure of a, as in a.frame_age.p99"),
         ("check = ['a.frame_age.p50 < 2 x wire']\n[phones.a]", "a has no network.bandwidth"),
+        ("[phones.a]\nnetwork = {queue = '4MiB'}", "a.network: queue needs bandwidth"),
+        ("[phones.a]\nnetwork = {upload_queue = '4MiB'}", "a.network: upload_queue needs upload"),
+        ("[phones.a]\nnetwork = {bandwidth = '1Mbit/s', queue = '4 Mb'}", "queue: expected a size"),
+        ("[phones.a]\nnetwork = {queu = '4MiB'}", "network.queu: there is no such key; did you mean"),
+        (f"{STAGE}network = {{queu = 3}}\n[phones.a]", "stages[0].change.a.network.queu: there is"),
         ("[phones.a]\n[viewers.v]\nwatch = 'a'\nmax_fps = -1", "max_fps: expected a number above"),
     ],
 )  # fmt: skip
