@@ -6,7 +6,10 @@ the end, also after a cancellation.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
+from heapq import merge
+from itertools import count
 
 import trio
 from attrs import frozen
@@ -44,6 +47,8 @@ class StatsUpdate:
 
     groups: dict[str, StatsDelta]
     observations: Observations
+    stage: str
+    """The stage in which it was seen; an update is sent at the end of each."""
 
 
 Emit = Callable[[StatsUpdate], Awaitable[None]]
@@ -71,7 +76,7 @@ async def play(context: RunContext, share: Share, actors: Sequence[Actor], emit:
             helpers.cancel_scope.cancel()
     finally:
         with trio.move_on_after(UPDATE_TIMEOUT, shield=True):
-            await emit(drain_update(context))
+            await emit(drain_update(context, context.timeline.stage_at(context.now())))
 
 
 def make_actors(context: RunContext, share: Share, factory: PayloadFactory) -> list[Actor]:
@@ -94,20 +99,22 @@ def make_actors(context: RunContext, share: Share, factory: PayloadFactory) -> l
     return made
 
 
-def drain_update(context: RunContext) -> StatsUpdate:
-    groups = {name: stats.drain() for name, stats in context.run_stats.groups.items()}
-    return StatsUpdate(groups, context.observations.drain())
+def drain_update(context: RunContext, stage: int) -> StatsUpdate:
+    name = context.timeline.scenario.stages[stage].name
+    groups = {group: stats.drain() for group, stats in context.run_stats.groups.items()}
+    return StatsUpdate(groups, context.observations.drain(), name)
 
 
 async def _send_updates(context: RunContext, emit: Emit) -> None:
-    due = 0.0
-    while True:
-        due += UPDATE_INTERVAL
+    stages = context.timeline.starts[1:]
+    stage = 0
+    for due in merge(count(UPDATE_INTERVAL, UPDATE_INTERVAL), stages):
         await trio.sleep_until(context.epoch + due)
         with trio.move_on_after(
             UPDATE_TIMEOUT, shield=True
         ):  # drained statistics must not get lost
-            await emit(drain_update(context))
+            await emit(drain_update(context, stage))
+        stage = bisect_right(stages, due)
 
 
 async def _measure_lateness(context: RunContext) -> None:

@@ -1,17 +1,18 @@
 """The checks of a scenario: thresholds for its figures. No I/O.
 
-[group.]figure[.statistic] comparison number[unit] [x wire]
+[group.]figure[.statistic] comparison number[unit] [x wire] [during stage]
 
 A figure that is a distribution of times needs a statistic (`p99`, `mean`, `max`). A figure that is
 a count may be compared with a percentage of the counts that it is a part of. `wire` is the time
-that a frame of the group takes on the group's bandwidth.
+that a frame of the group takes on the group's bandwidth. `during` limits a time to what arrived in
+a stage.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from attrs import frozen
@@ -23,6 +24,7 @@ from relay.load.units import TIME_UNITS, seconds_in_words
 _THRESHOLD = re.compile(
     r"\s*(?P<left>[a-z][a-z0-9_.-]*)\s*(?P<comparison><=|>=|==|!=|<|>)\s*"
     r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>us|ms|s|min|m|h|%)?\s*(?P<wire>[x\u00d7*]\s*wire)?\s*"
+    r"(?:\bduring\s+(?P<stage>\S.*?)\s*)?"
 )
 _STATISTIC = re.compile(r"p[0-9]{1,2}|p999|mean|max|min|count")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -55,9 +57,12 @@ class Threshold:
     number: float
     """Seconds for a time, a fraction for a percentage."""
     unit: Unit
+    stage: str | None = None
+    """The stage that it is about; None for the whole run."""
 
     def measured(self, run_stats: RunStats) -> float | None:
         """The figure's current value, in the unit of `number`; None if nothing was measured."""
+        run_stats = self._of_stage(run_stats)
         stats = run_stats.group(self.group) if self.group else run_stats.total()
         if self.statistic is not None:
             value = (
@@ -98,11 +103,15 @@ class Threshold:
                 return f"{value:.3g} x wire"
         return f"{value:g}"
 
+    def _of_stage(self, run_stats: RunStats) -> RunStats:
+        return run_stats if self.stage is None else run_stats.stages[self.stage]
+
     def _cannot_recover(self, run_stats: RunStats, value: float) -> bool:
         if self.comparison in {">", ">=", "!="}:
             return False
         if self.unit == "count":
             return value > self.number  # counts only grow
+        run_stats = self._of_stage(run_stats)
         stats = run_stats.group(self.group) if self.group else run_stats.total()
         if self.statistic is not None:
             return stats.times[self.figure].count >= MIN_VALUES
@@ -129,7 +138,13 @@ def evaluate_all(checks: Collection[Threshold], run_stats: RunStats) -> list[Che
     ]
 
 
-def parse_threshold(line: str, groups: Collection[str], *, scripted: bool = False) -> Threshold:
+def parse_threshold(
+    line: str,
+    groups: Collection[str],
+    *,
+    scripted: bool = False,
+    stages: Sequence[str] = (),
+) -> Threshold:
     """Read a line; `ValueError` says what is wrong.
 
     With a script, groups other than `groups` may exist.
@@ -153,6 +168,8 @@ def parse_threshold(line: str, groups: Collection[str], *, scripted: bool = Fals
         hint = suggestion(figure, {*COUNTS, *TIMES, *groups})
         raise ValueError(f"there is no figure or group {figure!r}{hint}")
     number, unit = _number(found, figure, statistic, group)
+    if found["stage"] is not None:
+        _check_stage(found["stage"], figure, stages)
     return Threshold(
         line=line.strip(),
         group=group,
@@ -161,7 +178,19 @@ def parse_threshold(line: str, groups: Collection[str], *, scripted: bool = Fals
         comparison=found["comparison"],
         number=number,
         unit=unit,
+        stage=found["stage"],
     )
+
+
+def _check_stage(stage: str, figure: str, stages: Sequence[str]) -> None:
+    if stage not in stages:
+        raise ValueError(f"there is no stage {stage!r}{suggestion(stage, stages)}")
+    if stages.count(stage) > 1:
+        raise ValueError(f"more than one stage is named {stage!r}")
+    if figure not in TIMES or figure == "gap":
+        raise ValueError(
+            f"{figure} is of the whole run: during needs another time, such as frame_age.p50"
+        )
 
 
 def _number(

@@ -195,6 +195,8 @@ class RunStats:
 
     links: Mapping[str, LinkCapacity] = field(factory=dict)
     groups: dict[str, GroupStats] = field(factory=dict)
+    stages: Mapping[str, RunStats] = field(factory=dict)
+    """What was measured during a stage, for the stages that a check names."""
 
     def group(self, name: str) -> GroupStats:
         found = self.groups.get(name)
@@ -202,10 +204,12 @@ class RunStats:
             found = self.groups[name] = GroupStats()
         return found
 
-    def add(self, deltas: Mapping[str, StatsDelta]) -> None:
-        """Add what a process saw, by group."""
+    def add(self, deltas: Mapping[str, StatsDelta], stage: str = "") -> None:
+        """Add what a process saw during a stage, by group."""
         for name, delta in deltas.items():
             self.group(name).add_delta(delta)
+        if stage in self.stages:
+            self.stages[stage].add(deltas)
 
     def total(self) -> GroupStats:
         total = GroupStats()

@@ -19,7 +19,7 @@ from relay.load.measures.process_usage import ProcessUsage
 from relay.load.measures.reconcile import reconcile
 from relay.load.measures.results import Outcome, RunResult, Second, group_result, second_of
 from relay.load.measures.stats import GroupStats, RunStats
-from relay.load.scenario.scenario import Scenario
+from relay.load.scenario.scenario import Scenario, links
 
 
 @define(eq=False)
@@ -54,10 +54,14 @@ class RunState:
     _usage: ProcessUsage | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.run_stats = RunStats(self.scenario.links)
+        stages = {check.stage for check in self.scenario.checks if check.stage is not None}
+        self.run_stats = RunStats(
+            links(self.scenario),
+            stages={name: RunStats(links(self.scenario, name)) for name in stages},
+        )
 
     def add(self, worker: int, update: StatsUpdate) -> None:
-        self.run_stats.add(update.groups)
+        self.run_stats.add(update.groups, update.stage)
         for name, delta in update.groups.items():
             (self._recent_generator if name == "generator" else self._recent).add_delta(delta)
         self._connected[worker] = {name: delta.connected for name, delta in update.groups.items()}

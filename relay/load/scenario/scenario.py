@@ -162,14 +162,6 @@ class Scenario:
         return any(not isinstance(group, HostileGroup) for group in self.groups.values())
 
     @property
-    def links(self) -> dict[str, LinkCapacity]:
-        """The network capacity of each group."""
-        return {
-            name: LinkCapacity(group.network.bandwidth, group.network.delay)
-            for name, group in self.groups.items()
-        }
-
-    @property
     def length(self) -> float:
         """Seconds from the start to the last frame."""
         return sum(float(stage.duration) for stage in self.stages)
@@ -213,26 +205,47 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
         folder=folder,
     )
     _check_groups(scenario, groups, place)
+    for number, stage in enumerate(scenario.stages):
+        for name in stage.change:
+            changed(scenario, number, name, place)  # finds errors before anything starts
     names = scenario.groups
     checks = []
     for number, line in enumerate(raw.check):
         try:
-            check = parse_threshold(line, names, scripted=raw.script is not None)
+            check = parse_threshold(
+                line,
+                names,
+                scripted=raw.script is not None,
+                stages=[stage.name for stage in scenario.stages],
+            )
             _check_wire(check, scenario)
             checks.append(check)
         except ValueError as problem:
             raise place.at(f"check[{number}]").error(str(problem)) from None
-    scenario = attrs.evolve(scenario, checks=tuple(checks))
-    for number, stage in enumerate(scenario.stages):
-        for name in stage.change:
-            changed(scenario, number, name, place)  # finds errors before anything starts
-    return scenario
+    return attrs.evolve(scenario, checks=tuple(checks))
+
+
+def links(scenario: Scenario, stage: str | None = None) -> dict[str, LinkCapacity]:
+    """The network capacity of each group at the start, or during a stage."""
+    number = _number_of(scenario, stage)
+    networks = {name: changed(scenario, number, name).network for name in scenario.groups}
+    return {
+        name: LinkCapacity(network.bandwidth, network.delay) for name, network in networks.items()
+    }
+
+
+def _number_of(scenario: Scenario, stage: str | None) -> int:
+    """The number of a stage; -1 before the changes of the first."""
+    return next((n for n, each in enumerate(scenario.stages) if each.name == stage), -1)
 
 
 def _check_wire(check: Threshold, scenario: Scenario) -> None:
-    group = scenario.groups.get(check.group or "")
-    if check.unit == "wire" and group is not None and group.network.bandwidth is None:
-        raise ValueError(f"{check.group} has no network.bandwidth, so it has no wire time")
+    if check.unit != "wire" or check.group not in scenario.groups:
+        return
+    bandwidth = links(scenario, check.stage)[check.group].bandwidth
+    if not bandwidth:
+        when = "" if check.stage is None else f" during {check.stage}"
+        raise ValueError(f"{check.group} has no network.bandwidth{when}, so it has no wire time")
 
 
 def changed(scenario: Scenario, stage: int, name: str, place: Place | None = None) -> Group:

@@ -84,7 +84,7 @@ def test_durations_sizes_and_bandwidths_are_read_with_their_units() -> None:
         ("[phones.a]\nnetwork = {queue = '4MiB'}", "a.network: queue needs bandwidth"),
         ("[phones.a]\nnetwork = {upload_queue = '4MiB'}", "a.network: upload_queue needs upload"),
         ("[phones.a]\nnetwork = {bandwidth = '1Mbit/s', queue = '4 Mb'}", "queue: expected a size"),
-        ("[phones.a]\nnetwork = {queu = '4MiB'}", "network.queu: there is no such key; did you mean"),
+        ("[phones.a]\nnetwork = {queu = '4MiB'}", "network.queu: there is no such key; did"),
         (f"{STAGE}network = {{queu = 3}}\n[phones.a]", "stages[0].change.a.network.queu: there is"),
         ("[phones.a]\n[viewers.v]\nwatch = 'a'\nmax_fps = -1", "max_fps: expected a number above"),
     ],
