@@ -12,7 +12,8 @@ from relay.load.actors.run_context import RunContext
 from relay.load.measures.observations import Observations
 from relay.load.measures.reconcile import reconcile
 from relay.load.measures.stats import RunStats
-from relay.load.scenario.scenario import links, parse_scenario
+from relay.load.run.run_state import stats_of
+from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schedule import Timeline
 
 
@@ -21,10 +22,10 @@ async def play_toml(
 ) -> tuple[RunStats, Observations]:
     """Run a scenario against a relay; the statistics are not reconciled yet."""
     scenario = parse_scenario(source, "test.toml", folder)
-    run_stats, observations = RunStats(links(scenario)), Observations()
+    run_stats, observations = stats_of(scenario), Observations()
 
     async def add(update: StatsUpdate) -> None:
-        run_stats.add(update.groups)
+        run_stats.add(update.groups, update.stage)
         observations.add(update.observations)
 
     context = RunContext(Timeline(scenario), endpoint, run)

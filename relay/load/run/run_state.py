@@ -22,6 +22,13 @@ from relay.load.measures.stats import GroupStats, RunStats
 from relay.load.scenario.scenario import Scenario, links
 
 
+def stats_of(scenario: Scenario) -> RunStats:
+    """The statistics of a run, still empty, with those of the stages that its checks name."""
+    names = {check.stage for check in scenario.checks if check.stage is not None}
+    stages = {name: RunStats(links(scenario, name)) for name in names}
+    return RunStats(links(scenario), stages=stages)
+
+
 @define(eq=False)
 class RunState:
     """What is known of a run so far."""
@@ -54,11 +61,7 @@ class RunState:
     _usage: ProcessUsage | None = None
 
     def __attrs_post_init__(self) -> None:
-        stages = {check.stage for check in self.scenario.checks if check.stage is not None}
-        self.run_stats = RunStats(
-            links(self.scenario),
-            stages={name: RunStats(links(self.scenario, name)) for name in stages},
-        )
+        self.run_stats = stats_of(self.scenario)
 
     def add(self, worker: int, update: StatsUpdate) -> None:
         self.run_stats.add(update.groups, update.stage)

@@ -73,6 +73,34 @@ def test_while_the_run_goes_on_only_what_cannot_be_mended_fails(line: str, verdi
 
 
 @pytest.mark.parametrize(
+    ("line", "verdict"),
+    [
+        ("slow.frame_age.p50 < 1s", "kept"),
+        ("slow.frame_age.p50 < 1s during the climb", "failed"),
+        ("slow.frame_age.p50 < 3s during  the climb ", "kept"),
+        ("slow.frame_age.p50 < 7 x wire during the climb", "failed"),
+        ("slow.frame_age.p50 < 9 x wire during the climb", "kept"),
+        ("frame_age.count == 10 during the climb", "kept"),
+        ("frame_age.max < 1s during rest", "failed"),
+    ],
+)
+def test_a_check_of_a_stage_counts_what_arrived_in_it_on_its_network(
+    line: str, verdict: str
+) -> None:
+    stages = {name: RunStats({"slow": LinkCapacity(2_000_000)}) for name in ("the climb", "rest")}
+    run_stats = RunStats({"slow": LinkCapacity(1_000_000)}, stages=stages)
+    for stage, age, number in (("before", 0.1, 90), ("the climb", 2.0, 10)):
+        seen = GroupStats()
+        for _ in range(number):
+            seen.time("frame_age").record(age)
+        seen.counts.update({"received": number, "frames.bytes": number * 62_500})
+        run_stats.add({"slow": seen.drain()}, stage)
+    check = parse_threshold(line, GROUPS, stages=tuple(stages))
+    assert check.evaluate(run_stats, final=True) == verdict
+    assert check.evaluate(run_stats, final=False) in {verdict, "unknown"}
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         ("frame_age < 200ms", "is a distribution: choose a statistic"),
@@ -87,11 +115,16 @@ def test_while_the_run_goes_on_only_what_cannot_be_mended_fails(line: str, verdi
         ("missed", "expected FIGURE < NUMBER"),
         ("missed <> 0", "expected FIGURE < NUMBER"),
         ("missed < -1", "expected FIGURE < NUMBER"),
+        ("missed < 1 durign climb", "expected FIGURE < NUMBER"),
+        ("frame_age.p50 < 1s during climp", "no stage 'climp'; did you mean climb?"),
+        ("frame_age.p50 < 1s during rest", "more than one stage is named 'rest'"),
+        ("missed < 1% during climb", "missed is of the whole run: during needs another time"),
+        ("gap.max < 1s during climb", "gap is of the whole run"),
     ],
 )
 def test_a_line_that_is_wrong_is_explained(line: str, words: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        parse_threshold(line, GROUPS)
+        parse_threshold(line, GROUPS, stages=("climb", "rest", "rest"))
     assert words in str(caught.value)
 
 

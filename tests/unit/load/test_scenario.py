@@ -12,6 +12,12 @@ from relay.load.scenario.scenario import load_scenario, parse_scenario
 from relay.load.scenario.schema import ScenarioError
 
 STAGE = "[[stages]]\nduration = '1s'\n[stages.change.a]\n"
+RADIO = "[phones.a]\nnetwork = {bandwidth = '1Mbit/s'}\n"
+TUNNEL = (
+    "[[stages]]\nduration = '1s'\nname = 'tunnel'\n"
+    "[stages.change.a]\nnetwork = {bandwidth = '0bit/s'}"
+)
+NO_WIRE = "a has no network.bandwidth during tunnel, so it has no wire time"
 
 
 def parse(source: str) -> object:
@@ -86,6 +92,8 @@ def test_durations_sizes_and_bandwidths_are_read_with_their_units() -> None:
         ("[phones.a]\nnetwork = {bandwidth = '1Mbit/s', queue = '4 Mb'}", "queue: expected a size"),
         ("[phones.a]\nnetwork = {queu = '4MiB'}", "network.queu: there is no such key; did"),
         (f"{STAGE}network = {{queu = 3}}\n[phones.a]", "stages[0].change.a.network.queu: there is"),
+        (f"check = ['frame_age.p50 < 1s during tunel']\n{RADIO}{TUNNEL}", "did you mean tunnel?"),
+        (f"check = ['a.frame_age.p50 < 2 x wire during tunnel']\n{RADIO}{TUNNEL}", NO_WIRE),
         ("[phones.a]\n[viewers.v]\nwatch = 'a'\nmax_fps = -1", "max_fps: expected a number above"),
     ],
 )  # fmt: skip
@@ -112,9 +120,9 @@ def test_each_example_is_right_and_says_in_its_first_line_what_it_is(path: Path)
     assert scenario.checks
 
 
-def test_all_eight_examples_are_there() -> None:
+def test_all_ten_examples_are_there() -> None:
     names = {path.stem for path in Path(str(EXAMPLES)).glob("*.toml")}
     assert names == {
         *("smoke", "morning-rush", "stadium", "doorbells", "bad-radio", "slow-viewers"),
-        *("soak", "hostile"),
+        *("soak", "hostile", "thin-links", "moving-train"),
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from relay.load.scenario.groups import Network
 from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schedule import Presence, Timeline
 
@@ -104,3 +106,23 @@ def test_a_service_raises_alerts_at_its_rate() -> None:
         due = list(line.alerts_due("s", 0, Presence(0.0, 1000.0)))
         assert len(due) == pytest.approx(5000, rel=0.05)
         assert due == sorted(due)
+
+
+def test_a_network_changes_with_its_stage() -> None:
+    line = timeline(
+        """
+        [phones.a]
+        network = { upload = "5Mbit/s" }
+        [[stages]]
+        duration = "10s"
+        [[stages]]
+        duration = "10s"
+        [stages.change.a]
+        network = { upload = "0bit/s", upload_queue = "1MiB" }
+        """
+    )
+    before, until = line.network_at("a", 9.9)
+    assert (before, until) == (Network(upload=5e6), 10.0)
+    after = Network(upload=0, upload_queue=1 << 20)
+    assert line.network_at("a", 10.0) == (after, math.inf)
+    assert line.networks("a") == [before, after]
