@@ -62,6 +62,33 @@ async def test_frames_stay_fresh_where_the_relay_paces_them_and_age_where_it_fil
     assert run_stats.total().counts["closes"] == 0
 
 
+UPLOAD = """
+duration = "3s"
+grace = "3s"
+[phones.p]
+fps = 5
+frames = "16KiB"
+network = { upload = "0.5Mbit/s", upload_queue = "1MiB", delay = "100ms" }
+[viewers.v]
+watch = "p"
+"""
+
+
+async def test_ages_count_from_the_capture_and_include_the_queue_of_the_phone(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    url = relay.url.replace("http", "ws", 1)
+    endpoint = Endpoint(url, (accounts.session("ann"),))
+    run_stats, _ = await play_toml(UPLOAD, endpoint, run=new_stream_id()[-8:])
+    ages = run_stats.group("v").time("frame_age")
+    youngest, oldest = ages.statistic("min"), ages.statistic("max")
+    assert youngest is not None
+    assert oldest is not None
+    assert youngest >= 0.36  # 262 ms on the wire and the delay
+    assert oldest - youngest > 0.5  # each frame finds 62 ms more in the queue than the one before
+    assert run_stats.group("p").counts["sent"] >= 12
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("queues", [False, True])
 @pytest.mark.parametrize("example", ["thin-links", "moving-train"])
