@@ -13,7 +13,7 @@ import trio.testing
 from relay.load.actors.bottleneck import (
     MAX_BYTES_ON_THE_WAY,
     MAX_PIECES,
-    PACKET_BYTES,
+    PIECE_BYTES,
     Bottleneck,
     Capacity,
 )
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mock_clock
 RATE = 125_000.0
 """Bytes a second."""
 DATA = bytes(range(256)) * 1000
-PACKET_SECONDS = PACKET_BYTES / RATE
+PIECE_SECONDS = PIECE_BYTES / RATE
 
 
 def bottleneck(
@@ -83,16 +83,16 @@ async def test_the_queue_takes_its_depth_at_once_and_then_what_leaves() -> None:
         await put_all(narrow, DATA[:20_000])
         assert trio.current_time() == start
         await put_all(narrow, DATA[20_000:145_000])
-        assert trio.current_time() - start == pytest.approx(1, abs=2 * PACKET_SECONDS)
+        assert trio.current_time() - start == pytest.approx(1, abs=2 * PIECE_SECONDS)
 
 
 async def test_an_idle_link_saves_nothing_up() -> None:
     narrow = bottleneck((0, RATE))
     async with running(narrow):
         await trio.sleep(60)
-        narrow.put(DATA[: 10 * PACKET_BYTES])
-        times = [at for at, _ in await arrivals(narrow, 10 * PACKET_BYTES)]
-        assert times == pytest.approx([number * PACKET_SECONDS for number in range(1, 11)])
+        narrow.put(DATA[: 10 * PIECE_BYTES])
+        times = [at for at, _ in await arrivals(narrow, 10 * PIECE_BYTES)]
+        assert times == pytest.approx([number * PIECE_SECONDS for number in range(1, 11)])
 
 
 async def test_a_late_wake_up_costs_no_rate() -> None:
@@ -106,7 +106,7 @@ async def test_a_late_wake_up_costs_no_rate() -> None:
 
 
 @pytest.mark.parametrize("slow", [RATE / 1000, RATE / 10])
-async def test_a_change_of_rate_holds_for_what_waits_and_in_the_middle_of_a_packet(
+async def test_a_change_of_rate_holds_for_what_waits_and_in_the_middle_of_a_piece(
     slow: float,
 ) -> None:
     narrow = bottleneck((0, RATE), (1, slow), (3, RATE * 2))
