@@ -23,8 +23,8 @@ class KeepAlive:
     """Pings a peer, and ends it when for too long it sent no byte and made no room for a waiting
     frame, or when a message that it has begun made no progress.
 
-    Any byte counts as a sign of life, since a pong may be late behind a large frame. While frames are
-    under way whose answers may take longer, it is given that time.
+    Any byte counts as a sign of life, since a pong may be late behind a large frame. While frames
+    are under way whose answers may take longer, it is given that time.
     """
 
     _peer: Peer

@@ -223,7 +223,8 @@ class Outlet:
 
     @property
     def answers_until(self) -> float:
-        """Until when the peer may well take to answer what was written: it may be long under way."""
+        """Until when the peer may well take to answer what was written, which may be long under
+        way."""
         return -math.inf if self.pacer is None else self.pacer.answers_until
 
     def stop(self) -> None:
