@@ -77,6 +77,16 @@ class Histogram:
 
 
 @define(eq=False)
+class LinkHistograms:
+    """What answers to pings say of the links to viewers."""
+
+    round_trip: Histogram = field(factory=Histogram)
+    """Seconds from a ping to its answer while no frame was under way."""
+    frame_delivery: Histogram = field(factory=Histogram)
+    """Seconds from accepting a frame to the answer to the ping behind it."""
+
+
+@define(eq=False)
 class Metrics:
     """Totals since the start, and what is open now."""
 
@@ -90,6 +100,7 @@ class Metrics:
     frames_accepted: int = 0
     frame_age: Histogram = field(factory=Histogram)
     """Seconds from accepting a frame to writing it to a consumer."""
+    links: LinkHistograms = field(factory=LinkHistograms)
     alerts_stored: int = 0
     alerts_delivered: int = 0
     alerts_removed: int = 0

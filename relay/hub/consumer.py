@@ -14,9 +14,10 @@ from relay.hub.frames.frame import Burst, EncodedBurst, Frame
 from relay.hub.ledger import Drop, Ledger, Totals
 from relay.hub.peer import ConsumingPeer
 from relay.hub.queues import MAX_LOSSLESS_FRAMES, FrameQueue, LatestQueue, LosslessQueue, TooSlow
-from relay.metrics import Histogram
+from relay.metrics import Metrics
 from relay.model.identity import Identity
 from relay.protocol.codec import Codec
+from relay.protocol.reports import LinkReport
 from relay.transport import wire
 from relay.transport.link import Buffer
 from relay.transport.outlet import MIN_HELD_BYTES, Outlet, Unready
@@ -43,7 +44,7 @@ class Consumer:
     wants_alerts: bool
     peer: ConsumingPeer
     outlet: Outlet
-    _ages: Histogram
+    _metrics: Metrics
     _flow_control: FlowControlOptions
     _lossless_bytes: int
     """Bytes that may wait under the policy `lossless`."""
@@ -103,6 +104,20 @@ class Consumer:
     def keeps_frames(self) -> bool:
         """Whether frames wait for it, or parts of one."""
         return self._waiting.count > 0 or self._unsent_parts is not None
+
+    def link(self) -> LinkReport | None:
+        """What is known of the link of its connection; None if that is not measured."""
+        pacer = self.outlet.pacer
+        if pacer is None or not pacer.answering:
+            return None
+        bandwidth = pacer.known_bandwidth(trio.current_time())
+        under_way = pacer.bytes_under_way if pacer.expects_answer else 0
+        return LinkReport(
+            round_trip_seconds=round(pacer.round_trip, 6) if pacer.has_round_trip else None,
+            bytes_per_second=None if bandwidth is None else round(bandwidth),
+            bytes_under_way=None if pacer.calm else under_way,
+            calm=pacer.calm,
+        )
 
     def has_parts_of(self, frame: Frame) -> bool:
         """Whether it has yet to send some parts of a frame."""
@@ -270,7 +285,7 @@ class Consumer:
     def _send(self, frame: Frame) -> Buffer | None:
         """The frame as it goes out, or the first part of it."""
         now = trio.current_time()
-        self._ages.observe(now - frame.accepted_at)
+        self._metrics.frame_age.observe(now - frame.accepted_at)
         if self.takes_parts and (parts := frame.parts(self.codec)) is not None:
             size = len(parts.whole)
             probed = self._wants_answer(size, now)
@@ -404,7 +419,8 @@ class Consumer:
         pacer = self._pacer
         if pacer is not None and (probed or not pacer.calm):
             calm = pacer.calm
-            pacer.frame_sent(frame.token if probed else None, size, now)
+            token = frame.token if probed else None
+            pacer.frame_sent(token, size, now, frame.accepted_at)
             self.outlet.give_turn(self)
             if pacer.calm is not calm:
                 self.outlet.tell_paced()
@@ -417,7 +433,7 @@ class Consumer:
 
     def _join_pacer(self) -> None:
         if not self.lossless:
-            self._pacer = self.outlet.pace(self)
+            self._pacer = self.outlet.pace(self, self._metrics.links)
             self._look_at_pacer()
 
     def _look_at_pacer(self) -> None:

@@ -258,6 +258,7 @@ class Stream:
                     written=consumer.ledger.written,
                     dropped={why.value: n for why, n in consumer.ledger.dropped.items()},
                     waiting=consumer.waiting_frames,
+                    link=consumer.link(),
                 )
                 for consumer in self.watchers
             ],

@@ -14,6 +14,7 @@ from msgspec import Meta
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Label = Annotated[str, Meta(max_length=1000)]
 Counts = Annotated[dict[Label, Count], Meta(max_length=1000)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class ReadyReport(msgspec.Struct, frozen=True):
@@ -68,6 +69,23 @@ class StatsReport(msgspec.Struct, frozen=True, kw_only=True):
     frames_to_consumers: FrameCounts
 
 
+class LinkReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The link to a connection that answers pings, as it was last measured.
+
+    Behind a proxy that answers pings itself it is the link to that proxy.
+    """
+
+    round_trip_seconds: Seconds | None = None
+    """The usual one; None until it is measured."""
+    bytes_per_second: Count | None = None
+    """What the link carries; None while frames are too small, or the link too fast, to measure
+    it."""
+    bytes_under_way: Count | None = None
+    """Bytes of frames that were sent and not yet answered; None while not all are counted."""
+    calm: bool = False
+    """Whether frames take next to no time on the link. Few of them are measured then."""
+
+
 class ConsumerReport(msgspec.Struct, frozen=True, kw_only=True):
     """One subscription, by the number of its connection."""
 
@@ -77,6 +95,9 @@ class ConsumerReport(msgspec.Struct, frozen=True, kw_only=True):
     written: Count
     dropped: Counts
     waiting: Count
+    link: LinkReport | None = None
+    """The link of its connection; None where it is not measured: the peer does not answer pings, or
+    has no subscription to frames with policy `latest`."""
 
 
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

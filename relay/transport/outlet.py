@@ -22,6 +22,7 @@ from typing import Protocol
 import trio
 from attrs import define, field
 
+from relay.metrics import LinkHistograms
 from relay.transport import wire
 from relay.transport.input_lag import input_lag
 from relay.transport.link import LOW_WATER_BYTES, Buffer, Link
@@ -157,10 +158,11 @@ class Outlet:
             (self._first if first else self._turns).append(source)
             self._wake()
 
-    def pace(self, source: PacedSource) -> Pacer:
-        """Tell a source of what the pacer learns, from now on."""
+    def pace(self, source: PacedSource, histograms: LinkHistograms) -> Pacer:
+        """Tell a source of what the pacer learns, from now on. The pacer of the first source counts
+        in `histograms` what it measures."""
         if self.pacer is None:
-            self.pacer = Pacer(input_lag)
+            self.pacer = Pacer(input_lag, histograms=histograms)
         if source not in self._paced:
             self._paced.append(source)
         return self.pacer

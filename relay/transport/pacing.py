@@ -44,6 +44,8 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from relay.metrics import LinkHistograms
+
 MAX_QUEUE_SECONDS = 0.005
 """Time that a frame may wait at the narrow place."""
 MAX_DELTA_QUEUE_SECONDS = 0.5
@@ -100,6 +102,8 @@ class _Probe:
     """When the answer should come."""
     counted: bool
     """Whether all that is sent after it is counted."""
+    accepted_at: float | None = None
+    """When the last frame of these was accepted, if that is known."""
 
 
 @define(eq=False)
@@ -154,6 +158,8 @@ class Pacer:
     calm: bool = False
     """Whether frames can be sent without asking or telling: the link is fast, or the peer does not
     answer. A frame with a probe is always told."""
+    _histograms: LinkHistograms | None = None
+    """Where to count what answers say, if anywhere."""
     _probes: OrderedDict[int, _Probe] = field(factory=OrderedDict)
     """Those under way by their tokens, in the order in which they were sent."""
     _probed_bytes: int = 0
@@ -177,6 +183,11 @@ class Pacer:
     """Whether nothing can be under way that was sent while the link was calm."""
 
     @property
+    def has_round_trip(self) -> bool:
+        """Whether the round trip has been measured."""
+        return bool(self._round_trips)
+
+    @property
     def bytes_under_way(self) -> int:
         """Bytes of frames that have not been answered, as far as they are counted."""
         return self._probed_bytes + self._pending_bytes
@@ -195,6 +206,13 @@ class Pacer:
                 size += first.size
                 seconds += busy
         return size / seconds
+
+    def known_bandwidth(self, now: float) -> float | None:
+        """The same where it is measured well: frames are not small, take some time on the link, and
+        their answers were not late by far."""
+        bandwidth, samples = self.bandwidth(now), self._samples
+        small = samples.size <= 2 * MIN_SAMPLE_BYTES * len(samples)
+        return None if small or self.calm or self._is_fast or self._doubtful else bandwidth
 
     def may_send(self, now: float, queue: float = MAX_QUEUE_SECONDS) -> bool:
         """Whether to send a frame now that may wait so many seconds at the narrow place."""
@@ -273,7 +291,9 @@ class Pacer:
         self._pinged_at = now
         self._add_probe(token, _Probe(0, now, now + self.round_trip, counted=True))
 
-    def frame_sent(self, token: int | None, size: int, now: float) -> None:
+    def frame_sent(
+        self, token: int | None, size: int, now: float, accepted_at: float | None = None
+    ) -> None:
         """Note that a frame was written, with a probe behind it or with None."""
         if self.calm or not self._pending_bytes or self._last_due <= now + self.round_trip:
             self._pending_bytes, self._pending_since = 0, now
@@ -282,10 +302,8 @@ class Pacer:
             self._strain(now)
         self._last_due = max(now + self.round_trip, self._last_due) + self._seconds(size, now)
         if token is not None and token not in self._probes:
-            self._add_probe(
-                token,
-                _Probe(self._pending_bytes, self._pending_since, self._last_due, not self.calm),
-            )
+            size, since, counted = self._pending_bytes, self._pending_since, not self.calm
+            self._add_probe(token, _Probe(size, since, self._last_due, counted, accepted_at))
             self._probed_bytes += self._pending_bytes
             self._pending_bytes = 0
             self._probed_at = now
@@ -316,6 +334,7 @@ class Pacer:
         if size:
             self._probed_bytes -= size
             self._measure_bandwidth(answered, now, late)
+            self._observe_delivery(answered, now)
         self._answered_at = now
         self._forecast(now)
         slow = size and self._seconds(size // len(answered), now) > CALM_SECONDS
@@ -360,8 +379,10 @@ class Pacer:
         self._strained_at = now
 
     def _measure_round_trip(self, now: float, seconds: float) -> None:
-        trips = self._round_trips
-        trips.append((now, max(0.0, seconds)))
+        trips, seconds = self._round_trips, max(0.0, seconds)
+        trips.append((now, seconds))
+        if self._histograms is not None:
+            self._histograms.round_trip.observe(seconds)
         while len(trips) > MAX_ROUND_TRIPS or (
             len(trips) > MIN_SAMPLES and now - trips[0][0] > ROUND_TRIP_LIFETIME
         ):
@@ -389,6 +410,12 @@ class Pacer:
             self._samples.clear()
         self._doubtful = very_late
         self._samples.add(now, max(best_size, MIN_SAMPLE_BYTES), best_seconds)
+
+    def _observe_delivery(self, answered: list[_Probe], now: float) -> None:
+        if self._histograms is not None:
+            for probe in answered:
+                if probe.accepted_at is not None:
+                    self._histograms.frame_delivery.observe(max(0.0, now - probe.accepted_at))
 
     def _busy_since(self, probe: _Probe) -> float:
         """Since when the narrow place is busy with this one, the first that is not answered."""

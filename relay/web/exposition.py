@@ -145,6 +145,18 @@ class Exposition(Collector):
             "Age of a frame when it is written to a consumer",
             self._metrics.frame_age,
         )
+        yield _histogram(
+            "frame_delivery_seconds",
+            "Time from accepting a frame to the consumer's answer to the ping behind it;"
+            " nearly all frames have one on slow links, few on fast links",
+            self._metrics.links.frame_delivery,
+        )
+        yield _histogram(
+            "link_round_trip_seconds",
+            "Round trips of pings that were sent to consumers while no frame was under way;"
+            " often on slow links, seldom on fast links",
+            self._metrics.links.round_trip,
+        )
 
     def _alerts_and_streams(self) -> Iterator[Metric]:
         metrics = self._metrics

@@ -246,7 +246,7 @@ class Session:
             wants_alerts=ALERT in consumes,
             peer=self._participant,
             outlet=self._peer.stream.outlet,
-            ages=self._context.metrics.frame_age,
+            metrics=self._context.metrics,
             flow_control=FlowControlOptions(message.policy, message.max_fps, message.window),
             lossless_bytes=self._context.lossless_bytes,
             totals=self._context.hub.totals,

@@ -39,6 +39,7 @@ class DistantViewer:
     """It acknowledges so many frames at once."""
     ack_delay: float = 0.0
     """Seconds after which it does."""
+    packet_bytes: int = PACKET_BYTES
     seqs: dict[str, list[int]] = field(factory=dict)
     """Of the frames of each stream."""
     ages: dict[str, list[float]] = field(factory=dict)
@@ -60,7 +61,7 @@ class DistantViewer:
         free_at = 0.0
         while True:
             await self.client.link.wait_readable()
-            data = self.client.link.incoming.get(PACKET_BYTES)
+            data = self.client.link.incoming.get(self.packet_bytes)
             free_at = max(free_at, trio.current_time()) + len(data) / self.rate
             network.send_nowait((free_at + DELAY, data))
 

@@ -89,9 +89,9 @@ async def test_figures_name_each_stream_and_each_of_its_consumers(relay: MemoryR
     assert list(live) == ["streamId", "status", "epoch", "frames", "producer", "consumers"]
     assert (live["streamId"], live["status"], live["frames"]) == ("front-door", "streaming", 1)
     assert live["producer"] == 1
-    assert live["consumers"] == [
-        {"connection": 2, "frames": 1, "written": 1, "dropped": {}, "waiting": 0}
-    ]
+    (consumer,) = live["consumers"]
+    counts = {"connection": 2, "frames": 1, "written": 1, "dropped": {}, "waiting": 0}
+    assert consumer == counts | {"link": {"roundTripSeconds": 0.0, "calm": True}}
     assert (unknown["status"], unknown["producer"], unknown["epoch"]) == ("offline", None, 0)
     assert read(body, FiguresReport, "/figures") == relay.hub.figures()
 
