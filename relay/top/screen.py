@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.logs.printable import printable
-from relay.top.snapshots import SnapshotDelta, StreamLine
+from relay.top.snapshots import SnapshotDelta, StreamLine, ViewerLine
 
 Value = TypeVar("Value")
 
@@ -31,6 +31,15 @@ STREAM_COLUMNS = {
     "waiting": 80,
 }
 """The columns beside a stream's name, with the least width of the terminal that shows them."""
+VIEWER_COLUMNS = {
+    "bandwidth": 32,
+    "round trip": 48,
+    "under way": 64,
+    "waiting": 80,
+}
+"""The same beside a viewer's number and stream."""
+MAX_VIEWERS = 20
+"""Those in a snapshot for which there is no screen to fill: the slowest links."""
 
 
 def screen(
@@ -45,12 +54,19 @@ def screen(
     parts: list[ConsoleRenderable] = [_head(url, delta, trouble)]
     if delta is not None:
         parts.append(_facts(delta))
+        streams, viewers = delta.streams(), delta.viewers()
+        room, viewers_room = len(streams), MAX_VIEWERS
         if live:
             taken = sum(len(console.render_lines(part)) for part in parts)
             room = max(MIN_ROWS, console.height - taken - 3)
-        else:
-            room = len(delta.now.figures.streams)
-        parts += _streams(delta.streams(), room, console.width)
+            viewers_room = max(room // 2, room - max(1, len(streams))) - 1
+            if viewers and viewers_room >= MIN_ROWS:
+                viewers_room = min(viewers_room, len(viewers))
+                room -= viewers_room + 1
+            else:
+                viewers = []
+        parts += _streams(streams, room, console.width)
+        parts += _viewers(viewers, viewers_room, console.width)
     if live:
         parts.append(Text(HINT, style="dim"))
     return Group(*parts)
@@ -151,6 +167,47 @@ def _streams(lines: list[StreamLine], room: int, width: int) -> Iterable[Console
         table.add_row(*(Text(cell, style=style) for cell in cells))
     left = len(lines) - len(shown)
     return [table, *([Text(f"and {left} more", style="dim")] if left else [])]
+
+
+def _viewers(lines: list[ViewerLine], room: int, width: int) -> Iterable[ConsoleRenderable]:
+    if not lines:
+        return []
+    columns = [name for name, least in VIEWER_COLUMNS.items() if width >= least]
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    table.add_column("viewer", no_wrap=True)
+    table.add_column("stream", ratio=1, no_wrap=True, overflow="ellipsis")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = lines if len(lines) <= room else lines[: room - 1]
+    for line in shown:
+        style = "dim" if line.link.calm else ""
+        stream = printable(line.stream_id) if line.streams == 1 else f"{line.streams} streams"
+        values = _link_values(line)
+        cells = (f"#{line.number}", stream, *(values[name] for name in columns))
+        table.add_row(*(Text(cell, style=style) for cell in cells))
+    left = len(lines) - len(shown)
+    return [table, *([Text(f"and {left} more viewers", style="dim")] if left else [])]
+
+
+def _link_values(line: ViewerLine) -> dict[str, str]:
+    """The cells of a viewer, by column."""
+    link = line.link
+    round_trip, under_way = link.round_trip_seconds, link.bytes_under_way
+    return {
+        "bandwidth": "enough" if link.calm else _bandwidth(link.bytes_per_second),
+        "round trip": "-" if round_trip is None else _seconds(round_trip),
+        "under way": "-" if under_way is None else f"{_number(under_way / 1024)} KiB",
+        "waiting": str(line.waiting),
+    }
+
+
+def _bandwidth(bytes_per_second: int | None) -> str:
+    if bytes_per_second is None:
+        return "-"
+    kilobits = bytes_per_second * 8 / 1000
+    if kilobits < 999.5:
+        return f"{_number(kilobits)} kbit/s"
+    return f"{_number(kilobits / 1000)} Mbit/s"
 
 
 def _values(line: StreamLine) -> dict[str, str]:

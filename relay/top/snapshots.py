@@ -7,7 +7,7 @@ from math import inf
 
 from attrs import define, field, frozen
 
-from relay.protocol.reports import FiguresReport, ReadyReport, StatsReport, StreamReport
+from relay.protocol.reports import FiguresReport, LinkReport, ReadyReport, StatsReport, StreamReport
 
 SUPERSEDED = "superseded"
 """The one drop that is no loss: the viewer got a newer frame instead."""
@@ -37,6 +37,21 @@ class StreamLine:
     written: float | None = None
     dropped: float | None = None
     """Frames per second, of all viewers together."""
+
+
+@frozen
+class ViewerLine:
+    """One connection that consumes streams and whose link is measured, as it is shown."""
+
+    number: int
+    """The number of the connection."""
+    stream_id: str
+    """One of the streams."""
+    streams: int
+    """How many there are."""
+    waiting: int
+    """Frames of all of them."""
+    link: LinkReport
 
 
 @define(eq=False)
@@ -111,6 +126,23 @@ class SnapshotDelta:
             lines, key=lambda line: (-(line.fps or 0), -line.viewers, line.status, line.stream_id)
         )
 
+    def viewers(self) -> list[ViewerLine]:
+        """All connections whose links are measured, the slowest links first."""
+        lines: dict[int, ViewerLine] = {}
+        for stream in self.now.figures.streams:
+            for each in stream.consumers:
+                if each.link is not None:
+                    known = lines.get(each.connection)
+                    streams, waiting = (0, 0) if known is None else (known.streams, known.waiting)
+                    lines[each.connection] = ViewerLine(
+                        each.connection,
+                        stream.stream_id,
+                        streams + 1,
+                        waiting + each.waiting,
+                        each.link,
+                    )
+        return sorted(lines.values(), key=_slowness)
+
     def _line(self, stream: StreamReport) -> StreamLine:
         viewers = stream.consumers
         waiting = sum(each.waiting for each in viewers)
@@ -127,6 +159,13 @@ class SnapshotDelta:
             written=self.rate(_written(stream), _written(before)),
             dropped=self.rate(_dropped(stream), _dropped(before)),
         )
+
+
+def _slowness(viewer: ViewerLine) -> tuple[bool, float, float, int]:
+    """Sorts viewers: by bandwidth, then those of unknown bandwidth, then those on calm links."""
+    link = viewer.link
+    bandwidth = inf if link.bytes_per_second is None else link.bytes_per_second
+    return (link.calm, bandwidth, -(link.round_trip_seconds or 0.0), viewer.number)
 
 
 def _written(stream: StreamReport) -> int:

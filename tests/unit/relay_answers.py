@@ -38,6 +38,11 @@ CONSUMER: dict[str, Any] = {
     "dropped": {"superseded": 10},
     "waiting": 1,
 }
+LINK: dict[str, Any] = {
+    "roundTripSeconds": 0.0412,
+    "bytesPerSecond": 30_000,
+    "bytesUnderWay": 16_100,
+}
 STREAM: dict[str, Any] = {
     "streamId": "front-door",
     "status": "streaming",

@@ -16,7 +16,7 @@ from relay.protocol.reports import FiguresReport, ReadyReport, StatsReport
 from relay.top.answers import NotARelay, read
 from relay.top.screen import screen
 from relay.top.snapshots import Snapshot, SnapshotDelta
-from tests.unit.relay_answers import CONSUMER, READY, STATS, STREAM
+from tests.unit.relay_answers import CONSUMER, LINK, READY, STATS, STREAM
 
 
 def look(
@@ -160,6 +160,93 @@ def test_the_name_of_a_stream_is_shown_on_narrow_terminals_too(width: int) -> No
     assert "front-door" in text
 
 
+def watched(*viewers: tuple[int, dict[str, Any] | None], stream_id: str = "door") -> dict[str, Any]:
+    """A stream with these connections as consumers, and their links."""
+    consumers = [{**CONSUMER, "connection": number, "link": link} for number, link in viewers]
+    return {**STREAM, "streamId": stream_id, "consumers": consumers}
+
+
+CALM = {"roundTripSeconds": 0.002, "calm": True}
+
+
+def lines_of_viewers(text: str) -> list[list[str]]:
+    """The words of each line of the table of viewers."""
+    return [line.split() for line in text.splitlines() if line.startswith("#")]
+
+
+def test_the_links_of_viewers_are_shown_the_slowest_first() -> None:
+    fast, slow = LINK | {"bytesPerSecond": 250_000}, LINK | {"bytesPerSecond": 1_000}
+    stream = watched((1, CALM), (2, {"bytesUnderWay": 0}), (3, fast), (4, slow), (5, None))
+    assert lines_of_viewers(shown(SnapshotDelta(look(1.0, stream)))) == [
+        ["#4", "door", "8", "kbit/s", "41", "ms", "15.7", "KiB", "1"],
+        ["#3", "door", "2", "Mbit/s", "41", "ms", "15.7", "KiB", "1"],
+        ["#2", "door", "-", "-", "0", "KiB", "1"],
+        ["#1", "door", "enough", "2", "ms", "-", "1"],
+    ]
+
+
+def test_a_viewer_of_several_streams_has_one_line() -> None:
+    streams = watched((7, LINK), stream_id="door"), watched((7, LINK), stream_id="hall")
+    ((*words, waiting),) = lines_of_viewers(shown(SnapshotDelta(look(1.0, *streams))))
+    assert words[:3] == ["#7", "2", "streams"]
+    assert waiting == "2"
+
+
+def test_where_no_link_is_measured_there_is_no_table_of_viewers() -> None:
+    """Nor in what an older relay answers, which says nothing of links."""
+    for stream in (STREAM, watched((1, None))):
+        assert "bandwidth" not in shown(SnapshotDelta(look(1.0, stream)))
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (30, ["viewer", "stream"]),
+        (40, ["viewer", "stream", "bandwidth"]),
+        (60, ["viewer", "stream", "bandwidth", "round", "trip"]),
+        (70, ["viewer", "stream", "bandwidth", "round", "trip", "under", "way"]),
+    ],
+)
+def test_on_narrow_terminals_fewer_columns_of_viewers_are_shown(
+    width: int, columns: list[str]
+) -> None:
+    text = shown(SnapshotDelta(look(1.0, watched((7, LINK)))), width=width)
+    (head,) = (line.split() for line in text.splitlines() if line.startswith("viewer "))
+    assert head == columns
+    assert "door" in text.partition("viewer ")[2]
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 30), (60, 24), (300, 80)])
+def test_many_streams_and_viewers_share_the_terminal(width: int, height: int) -> None:
+    streams = [watched((2 * n, LINK), (2 * n + 1, CALM), stream_id=f"s-{n}") for n in range(200)]
+    text = shown(SnapshotDelta(look(1.0, *streams)), width=width, height=height)
+    assert len(text.splitlines()) <= height
+    viewers = len(lines_of_viewers(text))
+    listed = sum(line.startswith("s-") for line in text.splitlines())
+    assert f"and {200 - listed} more\n" in text
+    assert f"and {400 - viewers} more viewers" in text
+    assert abs(listed - viewers) <= 2
+
+
+def test_where_there_is_no_room_for_viewers_streams_have_it_all() -> None:
+    streams = [watched((n, LINK), stream_id=f"s-{n}") for n in range(200)]
+    text = shown(SnapshotDelta(look(1.0, *streams)), width=100, height=19)
+    assert "bandwidth" not in text
+    assert sum(line.startswith("s-") for line in text.splitlines()) == 5
+
+
+def test_a_snapshot_that_fills_no_screen_has_the_slowest_viewers() -> None:
+    streams = [watched((n, LINK | {"bytesPerSecond": n}), stream_id=f"s-{n}") for n in range(200)]
+    console = Console(file=io.StringIO(), width=100)
+    delta = SnapshotDelta(look(1.0, *streams))
+    console.print(screen("http://localhost:3000", delta, None, console, live=False))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    numbers = [line[0] for line in lines_of_viewers(text)]
+    assert numbers == [f"#{n}" for n in range(19)]
+    assert "and 181 more viewers" in text
+
+
 HOSTILE = [
     "\x1b]0;owned\x07\x1b[2J\x1b[31m",
     "[bold red]x[/]",
@@ -175,7 +262,7 @@ def test_no_name_gets_at_the_terminal(name: str) -> None:
     delta = SnapshotDelta(
         look(
             2.0,
-            {**STREAM, "streamId": name, "status": name},
+            {**watched((1, LINK)), "streamId": name, "status": name},
             stats={
                 "endings": {name: 1},
                 "limits_hit": {name: 1},
@@ -193,7 +280,7 @@ def test_no_name_gets_at_the_terminal(name: str) -> None:
 
 @given(st.text(max_size=1000))
 def test_whatever_a_stream_is_called_its_line_is_printable(name: str) -> None:
-    text = shown(SnapshotDelta(look(2.0, {**STREAM, "streamId": name})))
+    text = shown(SnapshotDelta(look(2.0, watched((1, LINK), stream_id=name))))
     assert all(each.isprintable() or each == "\n" for each in text)
 
 
@@ -211,6 +298,9 @@ GARBAGE = [
     json.dumps({"streams": [{**STREAM, "frames": 10**400}]}).encode(),
     json.dumps({"streams": [{**STREAM, "frames": 1.5}]}).encode(),
     json.dumps({"streams": [{**STREAM, "streamId": "x" * 1001}]}).encode(),
+    json.dumps({"streams": [watched((1, {"roundTripSeconds": -1}))]}).encode(),
+    json.dumps({"streams": [watched((1, {"roundTripSeconds": 1e300}))]}).encode(),
+    json.dumps({"streams": [watched((1, {"bytesPerSecond": "x"}))]}).encode(),
 ]
 
 
