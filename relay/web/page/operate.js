@@ -1,12 +1,12 @@
 // Operate: statistics of the relay over HTTP, with small plots of the last minutes.
-import { count, make, makeFacts, say } from './dom.js';
+import { bits, count, duration, make, makeFacts, say } from './dom.js';
 import { makeOperator } from './operator.js';
 
 const POLL_INTERVAL = 2000; // ms
 const MAX_SAMPLES = 150; // five minutes
 const MAX_ROWS = 100;
 /** The columns of numbers, which are aligned on the right. */
-const NUMBERS = new Set(['Count', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued']);
+const NUMBERS = new Set(['Count', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued', 'Bandwidth', 'Round trip', 'Under way']);
 
 /** Shows the statistics; returns a function that leaves the view. */
 export function showOperate({ token }, content) {
@@ -20,13 +20,15 @@ export function showOperate({ token }, content) {
   const services = make('tbody');
   const endings = make('tbody');
   const streams = make('tbody');
+  const links = make('tbody');
   const note = make('p', { role: 'status', class: 'faint' });
   const refused = make('section', { class: 'card refused', role: 'alert', hidden: true });
   const panels = make('div', { class: 'panels' },
     ...Object.values(plots).map((plot) => plot.element),
     table('Background tasks', ['Task', 'State'], services),
     table('Closed connections', ['Reason', 'Count'], endings),
-    table('Streams', ['Stream', 'Status', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued', 'Producer'], streams, true));
+    table('Streams', ['Stream', 'Status', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued', 'Producer'], streams, true),
+    table('Links to viewers, the slowest first', ['Viewer', 'Stream', 'Bandwidth', 'Round trip', 'Under way', 'Queued'], links, true));
   content.append(make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Operate'), note), refused, facts, panels);
   let operator = null; // made once the token is known to be an operator's
   let before = null;
@@ -104,6 +106,7 @@ export function showOperate({ token }, content) {
       return [streamId, status, frames, consumers.length, sum((each) => each.written), sum(lost), sum((each) => each.waiting), producer ? `#${producer}` : '–'];
     });
     fill(streams, rows.slice(0, MAX_ROWS));
+    fill(links, linksOf(figures).slice(0, MAX_ROWS));
   }
 
   look();
@@ -134,6 +137,37 @@ function agesBetween(old, now) {
   });
 }
 
+/** The rows of the connections whose links are measured, the slowest first. */
+function linksOf({ streams }) {
+  const viewers = new Map(); // by the number of the connection
+  for (const { streamId, consumers } of streams) {
+    for (const { connection, link, waiting } of consumers.filter((each) => each.link)) {
+      const viewer = viewers.get(connection) ?? { connection, link, streamIds: [], waiting: 0 };
+      viewer.streamIds.push(streamId);
+      viewer.waiting += waiting;
+      viewers.set(connection, viewer);
+    }
+  }
+  const order = ({ link }) => (link.calm ? Infinity : link.bytesPerSecond ?? Number.MAX_VALUE);
+  const compare = (one, other) => (order(one) === order(other) ? one.connection - other.connection : order(one) - order(other));
+  const shown = (value, text) => new Figure(value === undefined ? '–' : text(value));
+  return [...viewers.values()].sort(compare).map(({ connection, link, streamIds, waiting }) => [
+    `#${connection}`,
+    streamIds.length === 1 ? streamIds[0] : `${count(streamIds.length)} streams`,
+    link.calm ? new Figure('enough') : shown(link.bytesPerSecond, (value) => bits(8 * value)),
+    shown(link.roundTripSeconds, (value) => duration(1000 * value)),
+    shown(link.bytesUnderWay, (value) => `${count(value / 1024)} KiB`),
+    waiting,
+  ]);
+}
+
+/** A number with its unit, which is aligned as numbers are. */
+class Figure {
+  constructor(text) {
+    this.text = text;
+  }
+}
+
 function table(title, columns, body, wide = false) {
   return make('section', { class: wide ? 'card wide' : 'card' }, make('h2', {}, title), make('div', { class: 'scroll', tabindex: wide ? 0 : undefined },
     make('table', {}, make('thead', {}, make('tr', {}, ...columns.map((name, index) => make('th', { scope: 'col', class: NUMBERS.has(name) ? 'number' : null }, name)))), body)));
@@ -141,7 +175,8 @@ function table(title, columns, body, wide = false) {
 
 function fill(body, rows) {
   const lines = rows.map((row) => make('tr', {}, ...row.map((value) => (
-    typeof value === 'number' ? make('td', { class: 'number' }, count(value)) : make('td', {}, String(value))))));
+    value instanceof Figure || typeof value === 'number'
+      ? make('td', { class: 'number' }, value.text ?? count(value)) : make('td', {}, String(value))))));
   body.replaceChildren(...(lines.length ? lines : [make('tr', {}, make('td', { class: 'faint' }, 'None'))]));
 }
 

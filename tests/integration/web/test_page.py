@@ -10,6 +10,7 @@ from tests.integration.accounts import Accounts
 from tests.integration.browser import raise_alert, visit
 from tests.integration.peers import new_stream_id
 from tests.integration.relay_process import RelayProcess
+from tests.unit.relay_answers import CONSUMER, LINK, STREAM
 
 
 def test_one_page_broadcasts_its_camera_and_another_watches_it(
@@ -197,6 +198,50 @@ def test_operators_see_figures_and_plots(
         connections = operator.page.get_by_role("img", name="Connections")
         expect(connections.locator("polyline").first).to_have_attribute(
             "points", re.compile(r"\d+\.\d+,\d+\.\d+ \d+\.\d+,\d+\.\d+")
+        )
+
+
+def test_operators_see_the_links_to_viewers(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    with (
+        visit(browser, relay) as phone,
+        visit(browser, relay) as viewer,
+        visit(browser, relay) as operator,
+    ):
+        phone.broadcast_as(token, stream_id)
+        viewer.watch_as(token, stream_id)
+        viewer.expect_moving_picture()
+        operator.enter(accounts.service("*", operate=True))
+        operator.go("Operate")
+        row = operator.page.get_by_role("row", name=re.compile(rf"#\d+ {stream_id}"))
+        expect(row).to_contain_text(re.compile(r"\d+ ms"))
+
+
+def test_the_slowest_links_are_first(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    dash = "\N{EN DASH}"
+    links = [{"calm": True, "roundTripSeconds": 0.002}, {}, LINK, None]
+    links.append(LINK | {"bytesPerSecond": 1_000, "bytesUnderWay": 0})
+    consumers = [CONSUMER | {"connection": n, "link": link} for n, link in enumerate(links, 1)]
+    streams = [
+        STREAM | {"consumers": consumers},
+        STREAM | {"streamId": "hall", "consumers": consumers[-1:]},
+    ]
+    with visit(browser, relay) as operator:
+        operator.page.route("**/figures", lambda route: route.fulfill(json={"streams": streams}))
+        operator.enter(accounts.service("*", operate=True))
+        operator.go("Operate")
+        rows = operator.page.get_by_role("row", name=re.compile("^#"))
+        expect(rows).to_have_text(
+            [
+                "#52 streams8 kbit/s41 ms0 KiB2",
+                "#3front-door240 kbit/s41 ms16 KiB1",
+                f"#2front-door{dash * 3}1",
+                f"#1front-doorenough2 ms{dash}1",
+            ]
         )
 
 
