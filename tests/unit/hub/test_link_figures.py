@@ -69,9 +69,10 @@ async def test_what_is_under_way_is_a_frame_and_then_nothing(relay: MemoryRelay)
         nursery.cancel_scope.cancel()
 
 
-async def test_of_a_calm_link_only_the_round_trip_is_known(relay: MemoryRelay) -> None:
+@pytest.mark.parametrize("rate", [2_000_000, FAST])
+async def test_of_a_calm_link_only_the_round_trip_is_known(relay: MemoryRelay, rate: float) -> None:
     phone = await relay.phone()
-    await watch(relay, distant(await relay.viewer(), FAST), [phone], 5)
+    await watch(relay, distant(await relay.viewer(), rate), [phone], 5)
     (link,) = links(relay)
     assert link == {"roundTripSeconds": pytest.approx(2 * DELAY, abs=0.01), "calm": True}
 
@@ -127,15 +128,22 @@ async def test_nothing_is_said_of_a_link_on_which_no_frame_may_be_left_out(
 
 async def test_frames_of_a_few_bytes_tell_no_bandwidth(relay: MemoryRelay) -> None:
     phone, client = await relay.phone(), await relay.viewer()
-    viewer = distant(client, 30_000)
+    viewer = distant(client, 10_000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(viewer.run)
-        for _ in range(50):
-            await phone.send({"type": "video-frame", "data": "AAAA"})
-            await trio.sleep(0.2)
+        await publish([phone], 2, fps=1)
+        await trio.sleep(2)
         (link,) = links(relay)
         assert link is not None
-        assert link["roundTripSeconds"] == pytest.approx(2 * DELAY, abs=0.01)
+        assert link["bytesPerSecond"] == pytest.approx(10_000, rel=0.2)
+        await publish([phone], 1, fps=1)
+        await trio.sleep(wire_time(10_000) + 2 * DELAY - 1)
+        for _ in range(6):
+            await phone.send({"type": "video-frame", "data": "AAAA"})
+            await trio.sleep(0.14)
+        (link,) = links(relay)
+        assert link is not None
+        assert "calm" not in link
         assert "bytesPerSecond" not in link
         nursery.cancel_scope.cancel()
 
@@ -221,4 +229,24 @@ async def test_one_answer_that_is_late_by_far_tells_no_bandwidth(relay: MemoryRe
         (link,) = links(relay)
         assert link is not None
         assert link["bytesPerSecond"] == pytest.approx(10_000, rel=0.2)
+        nursery.cancel_scope.cancel()
+
+
+async def test_frames_that_take_next_to_no_time_behind_a_gap_tell_no_bandwidth(
+    relay: MemoryRelay,
+) -> None:
+    phone, client = await relay.phone(), await relay.viewer()
+    viewer = distant(client, FAST)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish([phone], 3)
+        viewer.rate = 50_000
+        await publish([phone], 0.5)
+        viewer.rate = FAST
+        await trio.sleep(0.5)
+        await publish([phone], 0.6)
+        (link,) = links(relay)
+        assert link is not None
+        assert "calm" not in link
+        assert "bytesPerSecond" not in link
         nursery.cancel_scope.cancel()
