@@ -154,7 +154,7 @@ class Exposition(Collector):
         yield _histogram(
             "link_round_trip_seconds",
             "Round trips of pings that were sent to consumers while no frame was under way;"
-            " often on slow links, seldom on fast links",
+            " every few seconds at least on slow links, seldom on fast links",
             self._metrics.links.round_trip,
         )
 
