@@ -221,7 +221,7 @@ class Outlet:
     def expects_pong(self) -> bool:
         """Whether a pong is to come for what was written. Another ping now might be answered in its
         place: a peer may answer only the last."""
-        return not self._tail and self.answers_until > -math.inf
+        return not self._tail and self.pacer is not None and self.pacer.expects_answer
 
     @property
     def answers_until(self) -> float:

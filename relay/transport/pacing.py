@@ -241,10 +241,15 @@ class Pacer:
         return max(now, min(self._last_due - self.round_trip - queue, self._given_up_at))
 
     @property
+    def expects_answer(self) -> bool:
+        """Whether the peer is going to answer a probe that is under way."""
+        return self.answering and bool(self._probes)
+
+    @property
     def answers_until(self) -> float:
         """Until when the peer may well take to answer a probe that is under way; -inf if no answer
         is expected."""
-        return self._given_up_at if self.answering and self._probes else -math.inf
+        return self._given_up_at if self.expects_answer else -math.inf
 
     @property
     def _given_up_at(self) -> float:
