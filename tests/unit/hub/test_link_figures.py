@@ -14,6 +14,7 @@ import trio.testing
 from tests.unit.hub.test_paced_viewers import (
     DELAY,
     FRAME_BYTES,
+    PACKET_BYTES,
     DistantViewer,
     publish,
     publish_deltas,
@@ -27,11 +28,12 @@ pytestmark = pytest.mark.mock_clock
 
 FAST = 10_000_000
 PACKET_SECONDS = 0.004
-"""Time of one packet on the link: a ping may be in one with the beginning of a frame."""
+"""The most time of one packet on the link: a ping may be in one with the beginning of a frame."""
 
 
 def distant(client: Client, rate: float, **options: Any) -> DistantViewer:
-    return DistantViewer(client, rate, packet_bytes=round(rate * PACKET_SECONDS), **options)
+    packet_bytes = min(PACKET_BYTES, round(rate * PACKET_SECONDS))
+    return DistantViewer(client, rate, packet_bytes=packet_bytes, **options)
 
 
 def links(relay: MemoryRelay, stream_id: str = "front-door") -> list[dict[str, Any] | None]:
@@ -229,24 +231,4 @@ async def test_one_answer_that_is_late_by_far_tells_no_bandwidth(relay: MemoryRe
         (link,) = links(relay)
         assert link is not None
         assert link["bytesPerSecond"] == pytest.approx(10_000, rel=0.2)
-        nursery.cancel_scope.cancel()
-
-
-async def test_frames_that_take_next_to_no_time_behind_a_gap_tell_no_bandwidth(
-    relay: MemoryRelay,
-) -> None:
-    phone, client = await relay.phone(), await relay.viewer()
-    viewer = distant(client, FAST)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(viewer.run)
-        await publish([phone], 3)
-        viewer.rate = 50_000
-        await publish([phone], 0.5)
-        viewer.rate = FAST
-        await trio.sleep(0.5)
-        await publish([phone], 0.6)
-        (link,) = links(relay)
-        assert link is not None
-        assert "calm" not in link
-        assert "bytesPerSecond" not in link
         nursery.cancel_scope.cancel()

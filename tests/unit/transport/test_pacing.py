@@ -417,3 +417,19 @@ def test_a_peer_that_stops_answering_after_a_long_gap_is_soon_given_up() -> None
     assert pacer.room_at(101.0) < 101 + MAX_ANSWER_DELAY + 64 * KIB / MIN_BANDWIDTH
     assert pacer.may_send(101 + MAX_ANSWER_DELAY + 64 * KIB / MIN_BANDWIDTH)
     assert not pacer.answering
+
+
+def test_a_bandwidth_is_known_well_only_where_frames_take_some_time() -> None:
+    pacer = Pacer()
+    pacer.ping_sent(1, 0.0)
+    pacer.frame_sent(2, 100_000, 0.0)
+    assert pacer.known_bandwidth(0.05) is None
+    pacer.answer(1, 0.1)
+    pacer.answer(2, 1.1)
+    assert pacer.known_bandwidth(1.1) == pytest.approx(100_000)
+    for number in range(4):  # answered at once: this link is fast, though it was not a second ago
+        pacer.frame_sent(4 + number, 100_000, 1.2 + number / 10)
+        pacer.answer(4 + number, 1.3 + number / 10)
+    assert not pacer.calm
+    assert pacer.bandwidth(1.8) is not None
+    assert pacer.known_bandwidth(1.8) is None
