@@ -21,7 +21,12 @@ from relay.protocol.reports import LinkReport
 from relay.transport import wire
 from relay.transport.link import Buffer
 from relay.transport.outlet import MIN_HELD_BYTES, Outlet, Unready
-from relay.transport.pacing import MAX_DELTA_QUEUE_SECONDS, MAX_QUEUE_SECONDS, Pacer
+from relay.transport.pacing import (
+    MAX_CALM_PROBE_INTERVAL,
+    MAX_DELTA_QUEUE_SECONDS,
+    MAX_QUEUE_SECONDS,
+    Pacer,
+)
 
 CLOSED, NEEDS_KEYFRAME, THINNED, WINDOWED, PACED = 1, 2, 4, 8, 16
 """Why not every frame may be written as soon as the connection is idle: bits, so that one look
@@ -426,10 +431,14 @@ class Consumer:
                 self.outlet.tell_paced()
 
     @property
-    def watched_closely(self) -> bool:
-        """Whether its link should be measured often though it is calm."""
-        pacer = self._pacer
-        return pacer is not None and pacer.calm and pacer.may_soon_be_too_slow
+    def probe_interval(self) -> float:
+        """Seconds after which it is to be offered a frame that may go with a probe."""
+        return MAX_CALM_PROBE_INTERVAL if self._pacer is None else self._pacer.probe_interval
+
+    def look_for_answer(self, now: float) -> None:
+        """Look whether the answer to a probe is missing."""
+        if self._pacer is not None and self._pacer.notices_delay(now):
+            self.outlet.tell_paced()
 
     def _join_pacer(self) -> None:
         if not self.lossless:

@@ -16,7 +16,7 @@ from relay.hub.frames.frame import Burst, Frame
 from relay.hub.ledger import Totals
 from relay.metrics import Metrics
 from relay.transport.outlet import MIN_HELD_BYTES
-from relay.transport.pacing import CALM_PROBE_INTERVAL, MIN_CALM_PROBE_INTERVAL
+from relay.transport.pacing import CALM_PROBE_INTERVAL
 
 SLICE = 64
 """Offers made before other tasks get a turn."""
@@ -36,6 +36,8 @@ class FanOut:
     """Whether a frame came after it, or it was given up."""
     _probe_at: float = -math.inf
     """When the next frames are offered that go with a probe."""
+    _look_at: float = -math.inf
+    """When answers are next looked for."""
     _probing: bool = False
     """Whether those that are offered now do."""
     _since_pause: int = 0
@@ -134,12 +136,18 @@ class FanOut:
                 return
 
     def _choose_probed(self, accepted_at: float) -> None:
-        """Choose frames that go with a probe on calm links: few, since an answer costs much."""
+        """Choose frames that go with a probe on calm links: few, since an answer costs much.
+        Missing answers are looked for more often."""
         self._probing = accepted_at >= self._probe_at
         if self._probing:
-            nearly_slow = any(consumer.watched_closely for consumer in self.audience)
-            interval = MIN_CALM_PROBE_INTERVAL if nearly_slow else CALM_PROBE_INTERVAL
-            self._probe_at = accepted_at + interval
+            intervals = (consumer.probe_interval for consumer in self.audience)
+            self._probe_at = accepted_at + min(intervals, default=0.0)
+        elif accepted_at >= self._look_at:
+            for consumer in self.audience:
+                consumer.look_for_answer(accepted_at)
+        else:
+            return
+        self._look_at = accepted_at + CALM_PROBE_INTERVAL
 
     def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
         if isinstance(offered, Frame):

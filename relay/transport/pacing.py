@@ -80,6 +80,8 @@ PROBE_SECONDS = 0.01
 CALM_PROBE_INTERVAL, MIN_CALM_PROBE_INTERVAL, CALM_PROBE_BYTES = 0.25, 0.05, 128 * 1024
 """On a calm link a probe is sent after 0.25 s; after 0.05 s, if so many bytes would take that long:
 such a link may soon be too slow."""
+MAX_CALM_PROBE_INTERVAL = 1.0
+"""The same where frames take less than `FAST_SECONDS`: there an answer costs more than it tells."""
 EARLY = 0.8
 """The part of these intervals after which a frame that is chosen for a probe gets one."""
 
@@ -287,9 +289,7 @@ class Pacer:
         if not self.calm:
             size += self._pending_bytes
             return elapsed >= PROBE_SECONDS or self._seconds(size, now) >= PROBE_SECONDS
-        nearly_slow = self.may_soon_be_too_slow
-        interval = MIN_CALM_PROBE_INTERVAL if nearly_slow else CALM_PROBE_INTERVAL
-        return elapsed >= EARLY * interval
+        return elapsed >= EARLY * self.probe_interval
 
     def ping_sent(self, token: int, now: float) -> None:
         """Note that a ping was written ahead of a frame. Call this when one was wanted."""
@@ -303,8 +303,7 @@ class Pacer:
         if self.calm or not self._pending_bytes or self._last_due <= now + self.round_trip:
             self._pending_bytes, self._pending_since = 0, now
         self._pending_bytes += size
-        if self.calm and self.answering and self._is_overdue(now):
-            self._strain(now)
+        self.notices_delay(now)
         self._last_due = max(now + self.round_trip, self._last_due) + self._seconds(size, now)
         if token is not None and token not in self._probes:
             size, since, counted = self._pending_bytes, self._pending_since, not self.calm
@@ -361,6 +360,20 @@ class Pacer:
         """Whether the link should be measured often though it is calm."""
         samples = self._samples
         return samples.seconds * CALM_PROBE_BYTES > samples.size * MIN_CALM_PROBE_INTERVAL
+
+    def notices_delay(self, now: float) -> bool:
+        """Whether an answer is missing on a link that was calm up to now."""
+        missing = self.calm and self.answering and self._is_overdue(now)
+        if missing:
+            self._strain(now)
+        return missing
+
+    @property
+    def probe_interval(self) -> float:
+        """Seconds between two probes on a calm link; others are asked for each frame."""
+        if not self.calm or self._is_fast:
+            return MAX_CALM_PROBE_INTERVAL
+        return MIN_CALM_PROBE_INTERVAL if self.may_soon_be_too_slow else CALM_PROBE_INTERVAL
 
     @property
     def _is_fast(self) -> bool:

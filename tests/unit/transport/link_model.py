@@ -11,7 +11,7 @@ from statistics import median
 
 from attrs import define, field, frozen
 
-from relay.transport.pacing import CALM_PROBE_INTERVAL, MIN_CALM_PROBE_INTERVAL, Pacer
+from relay.transport.pacing import CALM_PROBE_INTERVAL, Pacer
 
 PING_BYTES = 10
 
@@ -95,6 +95,8 @@ class Sender:
     _untold: int = 0
     """Bytes that were sent without telling the pacer, since the link was calm."""
     _told_at: float = -math.inf
+    _looked_at: float = -math.inf
+    """When it last looked whether an answer is missing."""
 
     def run(self, seconds: float) -> list[Delivery]:
         """Run up to this time, and return all frames that have arrived."""
@@ -150,10 +152,12 @@ class Sender:
         if pacer is None:
             return None
         self._untold += self.frame_size
-        nearly_slow = pacer.may_soon_be_too_slow
-        interval = MIN_CALM_PROBE_INTERVAL if nearly_slow else CALM_PROBE_INTERVAL
-        if pacer.calm and now < self._told_at + interval:
+        if pacer.calm and now < self._told_at + pacer.probe_interval:
+            if now >= self._looked_at + CALM_PROBE_INTERVAL:
+                self._looked_at = now
+                pacer.notices_delay(now)
             return None
+        self._looked_at = now
         self._number += 2
         ping, probe = self._number, self._number + 1
         if pacer.wants_ping(now):
