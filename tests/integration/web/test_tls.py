@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import random
 import signal
 import socket
@@ -17,6 +18,9 @@ import pytest
 import trio
 import trustme
 
+from relay.client import Frame, connect
+from relay.load.actors.network import ShapedLink
+from relay.load.scenario.groups import Network
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.relay_process import (
@@ -281,3 +285,41 @@ def test_a_certificate_that_is_no_good_is_explained_in_a_line(tmp_path: Path) ->
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.count("\n") == 1
         assert words in done.stderr
+
+
+async def test_behind_a_deep_queue_frames_are_as_fresh_as_the_link_over_tls(
+    relay: RelayProcess, files: Files, accounts: Accounts
+) -> None:
+    thin = Network(bandwidth=2e6, queue=4 << 20, delay=0.02)
+    frame, wire_seconds = bytes(50_000), 50_000 * 4 / 3 / 250_000
+    token, stream_id, url = accounts.session(), new_stream_id(), relay.url.replace("http", "ws", 1)
+    ages: list[float] = []
+    below: list[trio.abc.Stream] = []
+    async with trio.open_nursery() as carrying:
+
+        def over_thin_link(stream: trio.abc.Stream) -> ShapedLink:
+            below.append(stream)
+            link = ShapedLink(stream, lambda _: (thin, math.inf), random.Random(1))
+            for carry in (link.carry_in, link.carry_out, link.down.run, link.up.run):
+                carrying.start_soon(carry)
+            return link
+
+        async def watch() -> None:
+            async with connect(url, token, tls=files.trust(), wrap=over_thin_link) as viewer:
+                await viewer.subscribe(stream_id, window=None)
+                async for event in viewer:
+                    if isinstance(event, Frame):
+                        ages.append(trio.current_time() - event.timestamp)  # noqa: PERF401
+
+        async with connect(url, token, tls=files.trust()) as phone, trio.open_nursery() as nursery:
+            await phone.register(stream_id)
+            nursery.start_soon(watch)
+            for _ in range(90):
+                await phone.send_frame(frame, timestamp=trio.current_time())
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+        await trio.aclose_forcefully(below[0])
+        carrying.cancel_scope.cancel()
+    assert len(ages) >= 8  # of about 20 that the link carries
+    # Queued, the last would be 3 s old.
+    assert min(ages[-3:]) < 2.5 * wire_seconds + 0.3
