@@ -803,6 +803,11 @@ export class Uplink {
     return this._lastDue - time <= this.roundTrip + MAX_QUEUE_TIME;
   }
 
+  /** Of frames that have not come yet, as far as is known. */
+  get bytesUnderWay() {
+    return this._frames.reduce((sum, { size }) => sum + size, 0);
+  }
+
   /** Whether the first frames are under way, and their answer may still come. */
   isUntried(time) {
     return this._samples.length === 0 && this._frames.length > 0 && time - this._frames[0].sentAt < FIRST_ANSWER;
@@ -1007,7 +1012,9 @@ class Publication {
   get hasRoom() {
     const link = this._client._link;
     if (!this.registered || !link?.ready) return false;
-    return this._uplink?.hasRoom(now()) ?? !this._isFull(link);
+    const room = this._uplink?.hasRoom(now()) ?? null;
+    if (room === null) return !this._isFull(link);
+    return room && this._uplink.bytesUnderWay <= this._client._settings.maxBuffered;
   }
 
   /** Bytes a second that the connection carries to the relay, or null while that is not known. */

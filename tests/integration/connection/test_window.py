@@ -178,4 +178,4 @@ async def test_a_fast_viewer_loses_nothing_by_its_window_over_a_long_way(
         after = (await relay.stats())["frames_to_consumers"]
     # What the relay left out; the client itself may skip to the newest of those that wait in it.
     # A viewer that a busy machine lets answer late seems to have a slower link for a moment.
-    assert after["written"] - before["written"] >= sent - 3
+    assert after["written"] - before["written"] >= sent - 6
