@@ -250,6 +250,8 @@ class WebSocket:
 async def _read_into(socket: trio.socket.SocketType, view: memoryview) -> int:
     """Read without giving way afterwards: the buffer is for all."""
     while True:
+        if socket.fileno() < 0:  # somebody closed it while nobody waited for it
+            raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(socket)
         with suppress(BlockingIOError):
             return os.readv(socket.fileno(), [view])

@@ -55,9 +55,9 @@ class LyingRelay:
     _nursery: trio.Nursery | None = None
 
     async def serve(self, request: trio_websocket.WebSocketRequest) -> None:
-        socket = await request.accept()
         stream = ""
         with suppress(trio_websocket.ConnectionClosed):
+            socket = await request.accept()
             while True:
                 message = json.loads(await socket.get_message())
                 if self.lies.silent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as stdlib_socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -269,3 +270,11 @@ async def test_what_came_with_a_ping_is_handed_on_though_the_pong_cannot_be_sent
         await trio.aclose_forcefully(server.stream)
         with trio.fail_after(1):
             assert await socket.receive() == "the last word"
+
+
+async def test_a_socket_that_somebody_has_closed_is_a_connection_that_ended() -> None:
+    ours, theirs = stdlib_socket.socketpair()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    stream.socket.close()
+    with theirs, pytest.raises(Closed):
+        await WebSocket(stream).read(lambda _: None)
