@@ -371,9 +371,9 @@ class Pacer:
     @property
     def probe_interval(self) -> float:
         """Seconds between two probes on a calm link; others are asked for each frame."""
-        if not self.calm or self._is_fast:
-            return MAX_CALM_PROBE_INTERVAL
-        return MIN_CALM_PROBE_INTERVAL if self.may_soon_be_too_slow else CALM_PROBE_INTERVAL
+        if self.calm and self.may_soon_be_too_slow:  # also where frames are small
+            return MIN_CALM_PROBE_INTERVAL
+        return MAX_CALM_PROBE_INTERVAL if not self.calm or self._is_fast else CALM_PROBE_INTERVAL
 
     @property
     def _is_fast(self) -> bool:

@@ -435,3 +435,13 @@ def test_a_bandwidth_is_known_well_only_where_frames_take_some_time() -> None:
     assert not pacer.calm
     assert pacer.bandwidth(1.8) is not None
     assert pacer.known_bandwidth(1.8) is None
+
+
+def test_a_link_of_middling_speed_is_measured_often_though_small_frames_take_no_time() -> None:
+    sender = Sender(constant(10), 2 * KIB, fps=50)
+    sender.run(5)
+    assert sender.pacer is not None
+    assert sender.pacer.calm
+    probes = sender.probes
+    sender.run(15)
+    assert sender.probes - probes >= 10 / 0.1
