@@ -362,7 +362,7 @@ class Pacer:
         return samples.seconds * CALM_PROBE_BYTES > samples.size * MIN_CALM_PROBE_INTERVAL
 
     def notices_delay(self, now: float) -> bool:
-        """Whether an answer is missing on a link that was calm up to now."""
+        """Whether an answer is missing on a link that was calm up to now; then it is no more."""
         missing = self.calm and self.answering and self._is_overdue(now)
         if missing:
             self._strain(now)
