@@ -293,7 +293,7 @@ class Consumer:
         self._metrics.frame_age.observe(now - frame.accepted_at)
         if self.takes_parts and (parts := frame.parts(self.codec)) is not None:
             size = len(parts.whole)
-            probed = self._wants_answer(size, now)
+            probed = self._wants_answer(size, now, waited=True)
             if probed:
                 parts = parts.probed
             self._begin_parts(frame, parts.after(0))
@@ -302,7 +302,7 @@ class Consumer:
         encoded = frame.encoded(self.codec)
         assert encoded is not None
         size = len(encoded)
-        probed = self._wants_answer(size, now)
+        probed = self._wants_answer(size, now, waited=True)
         if size >= MIN_HELD_BYTES:
             self._hold(frame)
         if probed:
@@ -411,9 +411,10 @@ class Consumer:
             pacer.ping_sent(token, now)
         return written
 
-    def _wants_answer(self, size: int, now: float) -> bool:
-        """Whether to send a probe with the frame that is sent now."""
-        return self._pacer is not None and self._pacer.wants_probe(size, now)
+    def _wants_answer(self, size: int, now: float, *, waited: bool = False) -> bool:
+        """Whether to send a probe with the frame that is sent now, at once or after it waited."""
+        pacer = self._pacer
+        return pacer is not None and pacer.wants_probe(size, now, waited=waited)
 
     def _note_sent(self, frame: Frame, size: int, now: float, *, probed: bool) -> None:
         """Count a frame that was written, with a probe behind it or without."""

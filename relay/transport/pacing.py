@@ -80,8 +80,9 @@ PROBE_SECONDS = 0.01
 CALM_PROBE_INTERVAL, MIN_CALM_PROBE_INTERVAL, CALM_PROBE_BYTES = 0.25, 0.05, 128 * 1024
 """On a calm link a probe is sent after 0.25 s; after 0.05 s, if so many bytes would take that long:
 such a link may soon be too slow."""
-MAX_CALM_PROBE_INTERVAL = 1.0
-"""The same where frames take less than `FAST_SECONDS`: there an answer costs more than it tells."""
+MAX_CALM_PROBE_INTERVAL = 2.0
+"""The same where each frame took less than `FAST_SECONDS`: there an answer costs more than it tells.
+When such a link becomes slower, frames soon have to wait for it, and these are probed as others."""
 EARLY = 0.8
 """The part of these intervals after which a frame that is chosen for a probe gets one."""
 
@@ -131,6 +132,11 @@ class _Samples:
         samples = self._samples
         while len(samples) > MIN_SAMPLES and now - samples[0][0] > SAMPLE_LIFETIME:
             self._remove_oldest()
+
+    @property
+    def longest(self) -> float:
+        """The seconds of the one that took the longest."""
+        return max((seconds for _, _, seconds in self._samples), default=0.0)
 
     def clear(self) -> None:
         self._samples.clear()
@@ -277,8 +283,9 @@ class Pacer:
         alone = self._all_counted and not self.calm and not self._probes
         return alone and now >= self._last_due and now >= self._pinged_at + MIN_PING_PAUSE
 
-    def wants_probe(self, size: int, now: float) -> bool:
-        """Whether to write a probe behind a frame of this size."""
+    def wants_probe(self, size: int, now: float, *, waited: bool = False) -> bool:
+        """Whether to write a probe behind a frame of this size; `waited`: the link did not take the
+        frame when it was offered, and may have become slower."""
         if self.calm and now < self._probed_at + EARLY * MIN_CALM_PROBE_INTERVAL:
             return False
         if self._is_full:
@@ -289,7 +296,8 @@ class Pacer:
         if not self.calm:
             size += self._pending_bytes
             return elapsed >= PROBE_SECONDS or self._seconds(size, now) >= PROBE_SECONDS
-        return elapsed >= EARLY * self.probe_interval
+        interval = self.probe_interval
+        return elapsed >= EARLY * (min(interval, CALM_PROBE_INTERVAL) if waited else interval)
 
     def ping_sent(self, token: int, now: float) -> None:
         """Note that a ping was written ahead of a frame. Call this when one was wanted."""
@@ -373,7 +381,9 @@ class Pacer:
         """Seconds between two probes on a calm link; others are asked for each frame."""
         if self.calm and self.may_soon_be_too_slow:  # also where frames are small
             return MIN_CALM_PROBE_INTERVAL
-        return MAX_CALM_PROBE_INTERVAL if not self.calm or self._is_fast else CALM_PROBE_INTERVAL
+        if self.calm and self._samples.longest > FAST_SECONDS:
+            return CALM_PROBE_INTERVAL
+        return MAX_CALM_PROBE_INTERVAL
 
     @property
     def _is_fast(self) -> bool:

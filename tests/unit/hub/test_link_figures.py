@@ -193,7 +193,7 @@ async def test_few_frames_on_a_fast_link_are_in_the_histograms(relay: MemoryRela
     delivery = relay.metrics.links.frame_delivery
     before = sum(delivery.counts)
     await watch(relay, viewer, [phone], 10)
-    assert 8 <= sum(delivery.counts) - before <= 41  # one in 0.25 to 1 s, of 100
+    assert 4 <= sum(delivery.counts) - before <= 41  # one in 0.25 to 2 s, of 100
 
 
 async def test_each_frame_that_one_answer_confirms_is_in_the_histogram(

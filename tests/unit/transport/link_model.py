@@ -136,7 +136,7 @@ class Sender:
 
     def _send(self, now: float, captured: float) -> None:
         self._waiting = None
-        size, token = self.frame_size, self._probe(now)
+        size, token = self.frame_size, self._probe(now, waited=now > captured)
         self._unanswered += size
         waited = max(0.0, self._free_at - now - self.link.delay)
         arrived = self._carry(size, token, now)
@@ -146,13 +146,14 @@ class Sender:
     def _count_answered(self, now: float) -> None:
         self._unanswered -= self.frame_size
 
-    def _probe(self, now: float) -> int | None:
-        """Tell the pacer of a frame, as a fan-out does: of few, while the link is calm."""
+    def _probe(self, now: float, *, waited: bool) -> int | None:
+        """Tell the pacer of a frame, as a fan-out does: of few, while the link is calm, but of all
+        that had to wait."""
         pacer = self.pacer
         if pacer is None:
             return None
         self._untold += self.frame_size
-        if pacer.calm and now < self._told_at + pacer.probe_interval:
+        if pacer.calm and not waited and now < self._told_at + pacer.probe_interval:
             if now >= self._looked_at + CALM_PROBE_INTERVAL:
                 self._looked_at = now
                 pacer.notices_delay(now)
@@ -165,7 +166,7 @@ class Sender:
             self.pings += 1
             self._carry(PING_BYTES, ping, now)
         told, self._untold, self._told_at = self._untold if pacer.calm else self.frame_size, 0, now
-        if not pacer.wants_probe(told, now):
+        if not pacer.wants_probe(told, now, waited=waited):
             pacer.frame_sent(None, told, now)
             return None
         pacer.frame_sent(probe, self.frame_size, now)

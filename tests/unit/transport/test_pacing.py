@@ -42,8 +42,11 @@ def constant(megabits: float, *, delay: float = 0.02, jitter: float = 0.0) -> Li
     return LinkModel([(0.0, megabits * MBIT)], delay, jitter)
 
 
-def stepping(*steps: tuple[float, float], jitter: float = 0.0) -> LinkModel:
-    return LinkModel([(start, megabits * MBIT) for start, megabits in steps], jitter=jitter)
+def stepping(
+    *steps: tuple[float, float], jitter: float = 0.0, depth: float = 4 << 20
+) -> LinkModel:
+    rates = [(start, megabits * MBIT) for start, megabits in steps]
+    return LinkModel(rates, jitter=jitter, depth=depth)
 
 
 def sent_after(deliveries: Sequence[Delivery], start: float) -> list[Delivery]:
@@ -166,7 +169,8 @@ def test_a_link_that_becomes_very_slow_is_noticed_though_it_was_calm(
     deliveries = sender.run(35)
     slow = size / (0.5 * MBIT)
     # A probe is sent, and a quarter of a second later its answer is missed.
-    seconds = 0.25 + (1.0 if size < rate * MBIT * FAST_SECONDS else 0.25)
+    seems_fast = size < rate * MBIT * FAST_SECONDS
+    seconds = 0.25 + (2.0 if seems_fast else 0.25)
     assert max(each.waited for each in deliveries) < seconds * 25 * slow
     assert sender.longest_round_trip < 0.041 + 2 * jitter
     steady = [each for each in sent_after(deliveries, 7 + seconds * 25 * slow) if each.sent < 29.9]
@@ -174,6 +178,19 @@ def test_a_link_that_becomes_very_slow_is_noticed_though_it_was_calm(
     assert max(each.waited for each in steady) < 0.02 + 2 * jitter
     back = 31.2 + 2 * slow
     assert len(sent_after(deliveries, back)) >= 0.98 * (35 - back) * 25 - 1
+
+
+def test_a_very_fast_link_that_takes_no_more_frames_is_measured_at_once() -> None:
+    link = stepping((0.0, 300), (6.0, 1), depth=128 * KIB)  # TCP keeps no more under way
+    sender = Sender(link, 32 * KIB, fps=25)
+    sender.run(5.9)
+    assert sender.pacer is not None
+    assert sender.pacer.probe_interval > 1
+    held_back = 6.0 + 128 / 32 / 25  # when that much is under way
+    deliveries = sender.run(20)
+    steady = sent_after(deliveries, held_back + 2 * 128 * KIB / MBIT)
+    assert len(steady) > 10
+    assert max(each.waited for each in steady) < 0.02
 
 
 @pytest.mark.parametrize("jitter", [0.03, 0.08])
