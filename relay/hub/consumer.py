@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from functools import partial
 from itertools import count
@@ -22,13 +23,14 @@ from relay.transport import wire
 from relay.transport.link import Buffer
 from relay.transport.outlet import MIN_HELD_BYTES, Outlet, Unready
 from relay.transport.pacing import (
-    MAX_CALM_PROBE_INTERVAL,
+    CALM_PROBE_INTERVAL,
+    EARLY,
     MAX_DELTA_QUEUE_SECONDS,
     MAX_QUEUE_SECONDS,
     Pacer,
 )
 
-CLOSED, NEEDS_KEYFRAME, THINNED, WINDOWED, PACED = 1, 2, 4, 8, 16
+CLOSED, NEEDS_KEYFRAME, THINNED, WINDOWED, PACED, PROBE_DUE = 1, 2, 4, 8, 16, 32
 """Why not every frame may be written as soon as the connection is idle: bits, so that one look
 tells that there is no reason, as it nearly always is."""
 
@@ -56,6 +58,8 @@ class Consumer:
     _totals: Totals
     in_line: bool = False
     obstacles: int = 0
+    look_at: float = -math.inf
+    """When `look_at_link` is to be called, by Trio's clock."""
     written_at_once: int = 0
     """Frames that were accepted and written in one pass over the audience, since the ledger was
     last read."""
@@ -164,6 +168,7 @@ class Consumer:
         """
         if self.obstacles & CLOSED:
             return False
+        self.obstacles &= ~PROBE_DUE  # from here on the pacer is asked
         self._count_accepted()
         if frame.keyframe is not None:
             self._queue_seconds = MAX_DELTA_QUEUE_SECONDS
@@ -197,14 +202,13 @@ class Consumer:
         if self.outlet.held is frame:
             frame.note_slow(self.peer)
 
-    def offer_burst(self, burst: Burst, *, probing: bool = False) -> int:
-        """Offer frames that arrived together, in one write if possible, unless some are to go with
-        a probe; returns the number written.
+    def offer_burst(self, burst: Burst) -> int:
+        """Offer frames that arrived together, in one write if possible; returns the number written.
 
         Those that the link does not take at once are offered one by one: they may be skipped.
         """
         begun = 0
-        in_the_way = probing or self.obstacles or self._waiting.count or burst.missing_reference
+        in_the_way = self.obstacles or self._waiting.count or burst.missing_reference
         if not (in_the_way or (self.takes_parts and burst.has_long)):
             encoded = burst.encoded(self.codec)
             if encoded is not None:
@@ -431,15 +435,18 @@ class Consumer:
             if pacer.calm is not calm:
                 self.outlet.tell_paced()
 
-    @property
-    def probe_interval(self) -> float:
-        """Seconds after which it is to be offered a frame that may go with a probe."""
-        return MAX_CALM_PROBE_INTERVAL if self._pacer is None else self._pacer.probe_interval
-
-    def look_for_answer(self, now: float) -> None:
-        """Look whether the answer to a probe is missing."""
-        if self._pacer is not None and self._pacer.notices_delay(now):
+    def look_at_link(self, now: float) -> None:
+        """Look, while the link is calm, whether an answer is missing, and whether the next frame is
+        to go with a probe."""
+        pacer = self._pacer
+        if pacer is None or not pacer.calm:
+            self.look_at = now + CALM_PROBE_INTERVAL
+        elif pacer.notices_delay(now):
             self.outlet.tell_paced()
+        else:
+            if pacer.wants_probe(0, now):
+                self.obstacles |= PROBE_DUE
+            self.look_at = now + EARLY * min(pacer.probe_interval, CALM_PROBE_INTERVAL)
 
     def _join_pacer(self) -> None:
         if not self.lossless:

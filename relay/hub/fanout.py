@@ -16,7 +16,7 @@ from relay.hub.frames.frame import Burst, Frame
 from relay.hub.ledger import Totals
 from relay.metrics import Metrics
 from relay.transport.outlet import MIN_HELD_BYTES
-from relay.transport.pacing import CALM_PROBE_INTERVAL
+from relay.transport.pacing import EARLY, MIN_CALM_PROBE_INTERVAL
 
 SLICE = 64
 """Offers made before other tasks get a turn."""
@@ -34,12 +34,8 @@ class FanOut:
     """The last frame that stands for itself, for newcomers."""
     _behind_latest: bool = False
     """Whether a frame came after it, or it was given up."""
-    _probe_at: float = -math.inf
-    """When the next frames are offered that go with a probe."""
     _look_at: float = -math.inf
-    """When answers are next looked for."""
-    _probing: bool = False
-    """Whether those that are offered now do."""
+    """When links are next looked at."""
     _since_pause: int = 0
     """Offers since other tasks last got a turn."""
     _publishing: trio.Lock | None = None
@@ -68,7 +64,7 @@ class FanOut:
         offered to everybody, unless the stream ends meanwhile.
         """
         self._remember(frames)
-        self._choose_probed(frames[-1].accepted_at)
+        self._look_at_links(frames[-1].accepted_at)
         audience, step, epoch = self.audience, max(1, SLICE // len(frames)), self._epochs
         offered = frames[0] if len(frames) == 1 else Burst(frames)
         if len(audience) <= step:
@@ -135,19 +131,14 @@ class FanOut:
                 frame.keep()
                 return
 
-    def _choose_probed(self, accepted_at: float) -> None:
-        """Choose frames that go with a probe on calm links: few, since an answer costs much.
-        Missing answers are looked for more often."""
-        self._probing = accepted_at >= self._probe_at
-        if self._probing:
-            intervals = (consumer.probe_interval for consumer in self.audience)
-            self._probe_at = accepted_at + min(intervals, default=0.0)
-        elif accepted_at >= self._look_at:
+    def _look_at_links(self, now: float) -> None:
+        """Find out now and then whose next frame is to go with a probe, on calm links: few are,
+        since an answer costs much."""
+        if now >= self._look_at:
+            self._look_at = now + EARLY * MIN_CALM_PROBE_INTERVAL
             for consumer in self.audience:
-                consumer.look_for_answer(accepted_at)
-        else:
-            return
-        self._look_at = accepted_at + CALM_PROBE_INTERVAL
+                if now >= consumer.look_at:
+                    consumer.look_at_link(now)
 
     def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
         if isinstance(offered, Frame):
@@ -155,9 +146,7 @@ class FanOut:
             written = self._offer_frame(offered, audience)
         else:
             frames, accepted_at = len(offered.frames), offered.frames[0].accepted_at
-            written = sum(
-                consumer.offer_burst(offered, probing=self._probing) for consumer in audience
-            )
+            written = sum(consumer.offer_burst(offered) for consumer in audience)
         # One look at the clock for all of them; it errs on the side of older.
         self._metrics.frame_age.observe(trio.current_time() - accepted_at, written)
         self._since_pause += frames * max(1, len(audience))
@@ -169,7 +158,7 @@ class FanOut:
         touched for that has left the caches since the frame before. So of a consumer it asks only
         whether anything is in the way, and tries to write.
         """
-        if self._probing or frame.missing_reference:  # such a frame is of no use to anybody
+        if frame.missing_reference:  # such a frame is of no use to anybody
             return sum(consumer.offer(frame) for consumer in audience)
         written = at_once = size = 0
         codec, encoded = None, None
