@@ -131,7 +131,7 @@ async def test_a_small_stream_is_served_in_the_middle_of_a_publish_to_many(
     await small.send({"type": "video-frame", "data": "A" * 100})
     await viewer.receive_type("video-frame")
     # It is read and written, and the client has its turns, to answer a ping, too: few slices each.
-    assert offers(relay) <= 7 * SLICE
+    assert offers(relay) <= 8 * SLICE
 
 
 async def test_a_small_stream_waits_a_slice_for_each_large_one(relay: MemoryRelay) -> None:
