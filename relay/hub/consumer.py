@@ -12,6 +12,7 @@ from attrs import define, field
 
 from relay.hub.flow_control import FlowControlOptions, Pace, Window
 from relay.hub.frames.frame import Burst, EncodedBurst, Frame
+from relay.hub.keyframe_requests import KeyframeRequests
 from relay.hub.ledger import Drop, Ledger, Totals
 from relay.hub.peer import ConsumingPeer
 from relay.hub.queues import MAX_LOSSLESS_FRAMES, FrameQueue, LatestQueue, LosslessQueue, TooSlow
@@ -56,6 +57,8 @@ class Consumer:
     _lossless_bytes: int
     """Bytes that may wait under the policy `lossless`."""
     _totals: Totals
+    keyframe_requests: KeyframeRequests | None = None
+    """Of the stream, once it is watched."""
     in_line: bool = False
     obstacles: int = 0
     look_at: float = -math.inf
@@ -144,8 +147,8 @@ class Consumer:
 
     def drop_waiting(self) -> None:
         """Drop the frame that waits, for want of room."""
-        if self._take_waiting() is not None:
-            self._drop(Drop.NO_ROOM)
+        if (frame := self._take_waiting()) is not None:
+            self._drop(frame, Drop.NO_ROOM)
 
     def drop_parts(self) -> None:
         """Leave out the rest of a frame of which the peer has some parts, for want of room."""
@@ -173,19 +176,24 @@ class Consumer:
         if frame.keyframe is not None:
             self._queue_seconds = MAX_DELTA_QUEUE_SECONDS
         if self._is_undecodable(frame):
-            self._drop(Drop.UNDECODABLE)
+            self._drop(frame, Drop.UNDECODABLE)
+            self._ask_for_keyframe()
         elif self._frame_rate is not None and not self._frame_rate.is_due(trio.current_time()):
-            self._drop(Drop.THINNED)
+            self._drop(frame, Drop.THINNED)
         elif frame.is_large and not self._is_encoded(frame):
             self.obstacles &= ~NEEDS_KEYFRAME
             self._let_wait(frame, frame.size)  # the writer encodes it, and lets others go on
         elif self.takes_parts and (parts := frame.parts(self.codec)) is not None:
             return self._offer_parts(frame, parts)
         elif (encoded := frame.encoded(self.codec)) is None:
-            self._drop(Drop.UNENCODABLE)
+            self._drop(frame, Drop.UNENCODABLE)
         else:
             self.obstacles &= ~NEEDS_KEYFRAME
-            if not self._waiting.count and self._may_send() and self._write_now(frame, encoded):
+            if (
+                not self._waiting.count
+                and self._may_send(frame)
+                and self._write_now(frame, encoded)
+            ):
                 self.note_held(frame)
                 return True
             self._let_wait(frame, len(encoded))
@@ -231,8 +239,8 @@ class Consumer:
             return
         if self._take_unready() is not None:
             self._count_dropped(Drop.SUPERSEDED)
-        if self._take_waiting() is not None:
-            self._drop(Drop.SUPERSEDED)
+        if (frame := self._take_waiting()) is not None:
+            self._drop(frame, Drop.SUPERSEDED)
         elif cut_off:
             self.obstacles |= NEEDS_KEYFRAME
 
@@ -280,7 +288,7 @@ class Consumer:
             return None
         self._take_unready()
         if (frame.parts if self.takes_parts else frame.encoded)(self.codec) is None:
-            self._drop(Drop.UNENCODABLE)
+            self._drop(frame, Drop.UNENCODABLE)
             return None
         first = self._send(frame)
         if self.waiting():
@@ -323,7 +331,8 @@ class Consumer:
         self.outlet.stop_pacing(self)
         self._end_parts()
         while self._take_unready() is not None or self._take_waiting() is not None:
-            self._drop(Drop.LEFT)
+            self._count_dropped(Drop.LEFT)
+            self.obstacles |= NEEDS_KEYFRAME
 
     def reopen(self) -> None:
         """Accept frames again, as a new consumer would."""
@@ -338,9 +347,9 @@ class Consumer:
     def _offer_parts(self, frame: Frame, parts: EncodedBurst) -> bool:
         """Offer a frame that is sent in parts; see `offer`."""
         self.obstacles &= ~NEEDS_KEYFRAME
-        if not self._waiting.count and self._unsent_parts is None and self._may_send():
+        if not self._waiting.count and self._unsent_parts is None and self._may_send(frame):
             now, size = trio.current_time(), len(parts.whole)
-            if self._ping(now) and not self._may_send():
+            if self._ping(now) and not self._may_send(frame):
                 self._let_wait(frame, size)
                 return False
             probed = self._wants_answer(size, now)
@@ -377,22 +386,34 @@ class Consumer:
         if cut_off:
             self.outlet.expect_no_answers()
 
-    def _may_send(self) -> bool:
+    def _may_send(self, frame: Frame | None = None) -> bool:
+        """Whether to send a frame now; without one, the frame that waits."""
         if self._window is not None and not self._window.is_open:
             return False
         pacer = self._pacer
         if pacer is None or pacer.calm:
             return True
-        now = trio.current_time()
-        if pacer.may_send(now, self._queue_seconds):
+        now, queue_seconds = trio.current_time(), self._queue_seconds
+        if self._waiting.discardable if frame is None else frame.is_discardable:
+            queue_seconds = MAX_QUEUE_SECONDS  # what may queue is for those that others build on
+        if pacer.may_send(now, queue_seconds):
             return True
-        self.outlet.recheck_at(pacer.room_at(now, self._queue_seconds))
+        self.outlet.recheck_at(pacer.room_at(now, queue_seconds))
         return False
+
+    def _ask_for_keyframe(self) -> None:
+        """Ask for what can be decoded, as soon as it can be sent. A consumer that wants fewer
+        frames leaves out what others build on all the time, and waits for those that come."""
+        requests = self.keyframe_requests
+        if requests is None or self._frame_rate is not None:
+            return
+        if not self.keeps_frames and self._may_send():
+            requests.make(self.identity.sender)
 
     def _write_now(self, frame: Frame, encoded: Buffer) -> bool:
         """Write a frame, with the probes that the pacer wants, if the connection is idle."""
         now, size = trio.current_time(), len(encoded)
-        if self._ping(now) and not self._may_send():
+        if self._ping(now) and not self._may_send(frame):
             return False
         probed = self._wants_answer(size, now)
         if probed:
@@ -469,17 +490,17 @@ class Consumer:
         try:
             displaced = self._waiting.add(frame, size)
         except TooSlow:
-            self._drop(Drop.LEFT)
+            self._drop(frame, Drop.LEFT)
             self.give_up()
             return
         if displaced is frame:
-            self._drop(Drop.SUPERSEDED)
+            self._drop(frame, Drop.SUPERSEDED)
         else:
             frame.keep()
             if displaced is None:
                 self._totals.waiting += 1
             else:
-                # By a frame that builds on none, so there is nothing to wait for.
+                # Nothing builds on it any more, or ever did, so there is nothing to wait for.
                 self._count_dropped(Drop.SUPERSEDED)
         if self.waiting():
             self.outlet.line_up(self)
@@ -506,9 +527,10 @@ class Consumer:
             self._totals.waiting -= 1
         return frame
 
-    def _drop(self, why: Drop) -> None:
+    def _drop(self, frame: Frame, why: Drop) -> None:
         self._count_dropped(why)
-        self.obstacles |= NEEDS_KEYFRAME
+        if not frame.is_discardable:
+            self.obstacles |= NEEDS_KEYFRAME
 
     def _count_accepted(self) -> None:
         self._ledger.accepted += 1

@@ -32,8 +32,9 @@ class FanOut:
     """Replaced, never changed, so that a publish may yield."""
     keyframe: Frame | None = None
     """The last frame that stands for itself, for newcomers."""
-    _behind_latest: bool = False
-    """Whether a frame came after it, or it was given up."""
+    behind_latest: bool = False
+    """Whether newcomers have to wait for the next one: frames that others build on came after it,
+    or it was given up."""
     _look_at: float = -math.inf
     """When links are next looked at."""
     _since_pause: int = 0
@@ -110,26 +111,28 @@ class FanOut:
         frame = self.keyframe
         if frame is not None and consumer.offer(frame):
             self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
-        if self._behind_latest:
+        if self.behind_latest:
             consumer.skip_to_keyframe()
 
     def forget_frames(self) -> None:
         """Forget the latest frames, so that new consumers get none of them."""
-        self.keyframe, self._behind_latest = None, False
+        self.keyframe, self.behind_latest = None, False
         self._epochs += 1
 
     def give_up_keyframe(self) -> None:
         """Keep no frame for newcomers, who begin with the next one that stands for itself."""
-        self.keyframe, self._behind_latest = None, True
+        self.keyframe, self.behind_latest = None, True
 
     def _remember(self, frames: Sequence[Frame]) -> None:
         """Keep the last frame that stands for itself, for newcomers."""
-        self._behind_latest = frames[-1].is_delta
+        behind = False
         for frame in reversed(frames):
             if not frame.is_delta:
-                self.keyframe = frame
+                self.keyframe, self.behind_latest = frame, behind
                 frame.keep()
                 return
+            behind = behind or not frame.is_discardable
+        self.behind_latest = self.behind_latest or behind
 
     def _look_at_links(self, now: float) -> None:
         """Find out now and then whose next frame is to go with a probe, on calm links: few are,

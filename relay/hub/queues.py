@@ -24,6 +24,9 @@ class FrameQueue(Protocol):
     count: int
     """Frames that wait."""
 
+    discardable: bool
+    """Whether nothing builds on the frame that waits."""
+
     def add(self, frame: Frame, size: int) -> Frame | None:
         """Add a frame; returns the frame that is dropped for it, which may be the frame itself."""
 
@@ -40,11 +43,12 @@ class LatestQueue:
 
     count: int = 0
     since: float = 0.0
+    discardable: bool = False
     _channel: tuple[trio.MemorySendChannel[Frame], trio.MemoryReceiveChannel[Frame]] | None = None
     """None before the first frame waits: most subscriptions never need it."""
 
     def add(self, frame: Frame, size: int) -> Frame | None:  # noqa: ARG002 (one frame)
-        if self.count and frame.is_delta:
+        if self.count and frame.is_delta and not self.discardable:
             # It builds on the frame that waits, or on one behind it: that one must go first.
             return frame
         displaced = self.take()
@@ -52,6 +56,7 @@ class LatestQueue:
             self._channel = trio.open_memory_channel[Frame](1)
         self._channel[0].send_nowait(frame)
         self.count, self.since = 1, frame.accepted_at
+        self.discardable = frame.is_discardable
         return displaced
 
     def take(self) -> Frame | None:
@@ -66,6 +71,7 @@ class LosslessQueue(ByteQueue[Frame]):
     """Holds all frames in order, up to a bound in bytes."""
 
     since: float = 0.0
+    discardable: bool = False
 
     def add(self, frame: Frame, size: int) -> Frame | None:
         """Raises `TooSlow` when there is no room; an empty queue takes a frame of any size."""

@@ -15,6 +15,7 @@ from relay.hub.consumer import Consumer
 from relay.hub.fanout import FanOut
 from relay.hub.frames.frame import Frame, bursts
 from relay.hub.frames.frame_budget import FrameAccount
+from relay.hub.keyframe_requests import KeyframeRequests
 from relay.hub.ledger import Totals
 from relay.hub.observers import Observers
 from relay.hub.peer import Producer
@@ -25,6 +26,7 @@ from relay.protocol.messages import (
     Error,
     ErrorCode,
     Metadata,
+    Notice,
     Status,
     StreamStatus,
     VideoFrame,
@@ -68,6 +70,7 @@ class Stream:
     counting: bool = False
     """Whether that call is scheduled."""
     _told_count: int = 0
+    _keyframe_requests: KeyframeRequests = field(init=False)
     _switches: DebtBucket | None = None
     """Limits how often the producer is told at once that there are viewers, or none."""
     _awaiting_keyframe: bool = True
@@ -76,6 +79,7 @@ class Stream:
 
     def __attrs_post_init__(self) -> None:
         self.fanout = FanOut(self._metrics, self._totals)
+        self._keyframe_requests = KeyframeRequests(self.stream_id, self._notify_producer)
 
     @property
     def live(self) -> bool:
@@ -148,9 +152,12 @@ class Stream:
     def watch(self, consumer: Consumer) -> None:
         """Add a consumer; if it may see the stream, the latest frame is offered at once."""
         self.watchers[consumer] = None
+        consumer.keyframe_requests = self._keyframe_requests
         if self._serves(consumer):
             self._set_audience((*self.fanout.audience, consumer))
             self.fanout.welcome(consumer)
+            if self.fanout.behind_latest:
+                self._keyframe_requests.make(consumer.identity.sender)
             self._keep_within_budget()
 
     def reveal(self, consumer: Consumer) -> None:
@@ -286,6 +293,10 @@ class Stream:
                     consumers=len(self.fanout.audience),
                 )
             )
+
+    def _notify_producer(self, notice: Notice) -> None:
+        if self.producer is not None:
+            self.producer.tell(notice)
 
     def tell_count(self) -> None:
         """Tell the producer the number of consumers if it has changed since."""

@@ -172,6 +172,8 @@ class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     stream_id: StreamId | None = None
     timestamp: Milliseconds | None = None
     keyframe: bool | None = None
+    discardable: bool | None = None
+    """Of a frame that is no keyframe: whether nothing builds on it."""
     metadata: Raw = field(default_factory=NO_METADATA.copy)  # which is itself, without a call
     """An encoded object, passed on unchanged."""
 
@@ -207,6 +209,7 @@ class VideoFrameEvent(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     """The timestamp of the producer, or the time of receipt."""
     received_at: int
     keyframe: bool | None = None
+    discardable: bool | None = None
     metadata: Raw | None = None
     data: Raw
     """Unchanged where producer and consumer use the same encoding."""
@@ -268,7 +271,9 @@ class Error(Event, frozen=True, kw_only=True, tag="error"):
 
 
 class Notice(Event, frozen=True, kw_only=True, tag="notice"):
-    code: Literal["SERVER_RESTARTING", "SESSION_EXPIRING"]
+    code: Literal["SERVER_RESTARTING", "SESSION_EXPIRING", "KEYFRAME_WANTED"]
+    stream_id: str | None = None
+    """The stream of which a keyframe is wanted."""
     retry_after: int | None = None
     expires_at: int | None = None
     timestamp: int = field(default_factory=now_ms)

@@ -67,6 +67,11 @@ class Frame:
         return self.message.keyframe is False
 
     @property
+    def is_discardable(self) -> bool:
+        """Whether it may be left out alone: it is a delta on which nothing builds."""
+        return self.message.discardable is True and self.message.keyframe is False
+
+    @property
     def size(self) -> int:
         """The bytes of its content, as it came."""
         message = self.message
@@ -262,6 +267,7 @@ class Frame:
             timestamp=self.received_at if message.timestamp is None else message.timestamp,
             received_at=self.received_at,
             keyframe=message.keyframe,
+            discardable=message.discardable,
             metadata=metadata,
             data=data,
         )

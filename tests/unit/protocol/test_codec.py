@@ -97,6 +97,7 @@ requests = st.one_of(
         streamId=stream_ids,
         timestamp=times,
         keyframe=st.booleans(),
+        discardable=st.booleans(),
         metadata=metadata,
     ),
     only_some(

@@ -62,6 +62,7 @@ OPTIONAL = [
         "streamId": None,
         "timestamp": None,
         "keyframe": None,
+        "discardable": None,
         "metadata": None,
     },
     {
