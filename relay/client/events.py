@@ -27,6 +27,8 @@ class Frame:
     encoded: str = field(repr=False)
     """The picture in base64, as JSON carries it; empty in MessagePack."""
     keyframe: bool | None = None
+    discardable: bool | None = None
+    """Of a frame that is no keyframe: whether no other frame builds on it."""
     metadata: Mapping[str, Any] | None = None
     epoch: int = 0
     """The epoch of the stream in which `seq` counts; set by a `RelayClient` only."""
@@ -80,6 +82,8 @@ class Notice:
     expires_at: int | None = None
     retry_after: RetryAfter | None = None
     """A minimum, ms."""
+    stream_id: str | None = None
+    """The stream of which a keyframe is wanted."""
 
 
 @frozen

@@ -180,6 +180,7 @@ class SimpleClient:
         stream_id: str | None = None,
         timestamp: float | None = None,
         keyframe: bool | None = None,
+        discardable: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Send a frame of the registered stream; returns once the kernel has it.
@@ -194,6 +195,7 @@ class SimpleClient:
                 stream_id=stream_id,
                 timestamp=now_ms() if timestamp is None else timestamp,
                 keyframe=keyframe,
+                discardable=discardable,
                 metadata=metadata,
             )
 

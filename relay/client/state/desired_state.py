@@ -12,7 +12,7 @@ from attrs import define, field
 
 from relay.client.connection.connection import ClientConnection, PendingRequest
 from relay.client.errors import ClientClosed
-from relay.client.events import Alert, AlertAccepted, Event, Frame, FramesReceived, Status
+from relay.client.events import Alert, AlertAccepted, Event, Frame, FramesReceived, Notice, Status
 from relay.client.reconnect_policy import ReconnectPolicy
 from relay.client.state.alert_feed import AlertFeeds
 from relay.client.state.alert_outbox import AlertOutbox, PendingAlert
@@ -78,7 +78,7 @@ class DesiredState:
             case Alert():
                 if feed := self._feeds.get(event.stream_id):
                     feed.receive(event)
-            case Status(consumers=int()) | FramesReceived():
+            case Status(consumers=int()) | FramesReceived() | Notice(code="KEYFRAME_WANTED"):
                 publication = self.publication
                 if publication is not None and publication.stream_id == event.stream_id:
                     publication.receive(event)

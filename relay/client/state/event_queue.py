@@ -47,6 +47,13 @@ class Demand:
 
 
 @frozen
+class KeyframeWanted:
+    """A viewer of the published stream waits for a keyframe: send one soon."""
+
+    stream_id: str
+
+
+@frozen
 class StreamEntry:
     """A live stream that this client may watch."""
 
@@ -71,6 +78,7 @@ ClientEvent = (
     | Authenticated
     | Registered
     | Demand
+    | KeyframeWanted
     | StateChange
     | Streams
 )

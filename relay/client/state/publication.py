@@ -12,15 +12,16 @@ from attrs import define, field
 from relay.client.connection.connection import ClientConnection, PendingRequest
 from relay.client.connection.messages import Fields, read
 from relay.client.errors import ClientClosed, ServerError
-from relay.client.events import FramesReceived, Problem, Registered, Status
+from relay.client.events import FramesReceived, Notice, Problem, Registered, Status
 from relay.client.reconnect_policy import ReconnectPolicy
 from relay.client.state.alert_feed import AlertFeeds
-from relay.client.state.event_queue import Demand, EventQueue
+from relay.client.state.event_queue import Demand, EventQueue, KeyframeWanted
 from relay.client.state.picture_plan import PicturePlan, PicturePlanner
 from relay.client.state.settle import settle
 from relay.client.state.uplink import Uplink
 from relay.errors import RelayError
 from relay.protocol.messages import now_ms
+from relay.transport.pacing import MAX_DELTA_QUEUE_SECONDS, MAX_QUEUE_SECONDS
 
 WINDOW = 4
 """Asks the relay to say what has come; the number has no other meaning."""
@@ -49,6 +50,8 @@ class Publication:
     _connection: ClientConnection | None = field(default=None, init=False)
     _broken: bool = field(default=True, init=False)
     """Whether a frame was skipped: delta frames are of no use until the next keyframe."""
+    _wanted: bool = field(default=False, init=False)
+    """Whether the relay has asked for a keyframe."""
     _uplink: Uplink | None = field(default=None, init=False)
     """None while there is no relay that says what has come."""
     _planner: PicturePlanner = field(factory=PicturePlanner, init=False)
@@ -66,10 +69,13 @@ class Publication:
     def has_room(self) -> bool:
         """Whether a frame would be sent now: the stream is registered, and nothing is in transit
         that would hold it up."""
-        connection = self._connection
-        if connection is None or connection.ending is not None or not self.registered:
-            return False
-        return not self._is_full(connection)
+        return self._has_room(MAX_QUEUE_SECONDS)
+
+    @property
+    def needs_keyframe(self) -> bool:
+        """Whether the next frame should be a keyframe, where frames build on one another: nothing
+        was sent on this connection, a frame was skipped, or the relay has asked for one."""
+        return self._broken or self._wanted
 
     @property
     def bandwidth(self) -> float | None:
@@ -95,14 +101,22 @@ class Publication:
         *,
         timestamp: float | None = None,
         keyframe: bool | None = None,
+        discardable: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
         """Send a frame, or skip it while earlier ones are in transit: it would arrive too late.
-        Returns whether it was sent."""
+        Returns whether it was sent.
+
+        Where frames build on one another, those with `keyframe` may queue for half a second, unless
+        they are `discardable`: nothing builds on these.
+        """
         connection = self._connection
-        if not self.has_room or (self._broken and keyframe is False):
+        breaks_others = keyframe is not False or not discardable
+        may_queue = keyframe is not None and breaks_others
+        room = self._has_room(MAX_DELTA_QUEUE_SECONDS if may_queue else MAX_QUEUE_SECONDS)
+        if not room or (self._broken and keyframe is False):
             self.skipped += 1
-            self._broken = True
+            self._broken = self._broken or breaks_others
             return False
         assert connection is not None
         if self._uplink is not None and self._uplink.wants_question(trio.current_time()):
@@ -113,9 +127,11 @@ class Publication:
             data=data,
             timestamp=now_ms() if timestamp is None else timestamp,
             keyframe=keyframe,
+            discardable=discardable,
             metadata=metadata,
         )
         self._broken = False
+        self._wanted = self._wanted and keyframe is False
         self.sent += 1
         if self._planned:
             self._planned = False
@@ -151,7 +167,7 @@ class Publication:
         """Ask to become the producer, on a connection that may be another one."""
         self._connection = connection
         self._confirming, self._confirmed, self._broken = False, 0, True
-        self._counted = False
+        self._counted = self._wanted = False
         feed = self._feeds.get(self.stream_id) if self.alerts else None
         if feed is None:
             return self._ask(connection)
@@ -170,8 +186,13 @@ class Publication:
         if answer is not None:
             self._on_registered(answer, connection)
 
-    def receive(self, event: Status | FramesReceived) -> None:
+    def receive(self, event: Status | FramesReceived | Notice) -> None:
         """Note what the relay says about the stream."""
+        if isinstance(event, Notice):
+            self._wanted = True
+            assert self.stream_id is not None
+            self._queue.put(KeyframeWanted(self.stream_id))
+            return
         if isinstance(event, FramesReceived):
             if self._uplink is not None:
                 self._uplink.frames_received(event.frames, trio.current_time())
@@ -224,14 +245,20 @@ class Publication:
                 raise self._error
             await self._changed.wait()
 
-    def _is_full(self, connection: ClientConnection) -> bool:
+    def _has_room(self, queue_seconds: float) -> bool:
+        connection = self._connection
+        if connection is None or connection.ending is not None or not self.registered:
+            return False
+        return not self._is_full(connection, queue_seconds)
+
+    def _is_full(self, connection: ClientConnection, queue_seconds: float) -> bool:
         """Bytes that the kernel has not taken wait in the connection; bytes in buffers beyond show
         in what the relay has not confirmed."""
         limit = self._policy.max_buffered_bytes
         uplink = self._uplink
         if uplink is not None:
             full = max(connection.bytes_unsent, uplink.bytes_under_way) > limit
-            return full or not uplink.has_room(trio.current_time())
+            return full or not uplink.has_room(trio.current_time(), queue_seconds)
         return connection.bytes_unsent > limit or (
             self._confirming and connection.bytes_queued - self._confirmed > limit
         )

@@ -124,7 +124,7 @@ class Subscription:
         limit = self.terms.frame_limit
         full = latest and self._queue.waiting_frames(self.stream_id) >= limit
         if frame.keyframe is False and (full or self._broken):
-            self._broken = True
+            self._broken = self._broken or not frame.discardable
             self.acknowledge(frame, self._connection)
             return
         self._broken = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from relay.transport.pacing import Pacer
+from relay.transport.pacing import MAX_QUEUE_SECONDS, Pacer
 
 
 @define(eq=False)
@@ -28,9 +28,9 @@ class Uplink:
         """Bytes a second that the link carries; None while that is not known."""
         return self._pacer.bandwidth(now)
 
-    def has_room(self, now: float) -> bool:
-        """Whether a frame that is sent now would wait nowhere on its way."""
-        return self._pacer.may_send(now)
+    def has_room(self, now: float, queue_seconds: float = MAX_QUEUE_SECONDS) -> bool:
+        """Whether a frame that is sent now would wait no longer than this on its way."""
+        return self._pacer.may_send(now, queue_seconds)
 
     def frame_sent(self, size: int, now: float) -> None:
         self._frames += 1

@@ -124,7 +124,9 @@ export interface StateChange {
 
 export interface Notice {
   type: 'notice';
-  code: 'SESSION_EXPIRING' | 'SERVER_RESTARTING' | (string & {});
+  code: 'SESSION_EXPIRING' | 'SERVER_RESTARTING' | 'KEYFRAME_WANTED' | (string & {});
+  /** The stream of which a keyframe is wanted. */
+  streamId?: string;
   expiresAt?: number;
   retryAfter?: number;
   timestamp: number;
@@ -152,6 +154,7 @@ export interface Frame {
   /** The relay's clock: `client.relayNow() - receivedAt` is the age. */
   receivedAt: number;
   keyframe?: boolean;
+  discardable?: boolean;
   metadata?: Metadata;
   /** A view into the received message: copy it to change it or to transfer its buffer. */
   data: Uint8Array<ArrayBuffer>;
@@ -221,6 +224,8 @@ export interface PublishOptions {
   onRegistered?: (streamId: string) => void;
   /** Called when the number of viewers changes: stop the camera at 0, start it above. */
   onDemand?: (consumers: number) => void;
+  /** Called when a viewer waits for a keyframe: make one soon. See `Publication.needsKeyframe`. */
+  onKeyframeWanted?: () => void;
   onAlert?: (alert: Alert) => void;
   onStatus?: (status: { streamId: string; status: StreamStatus; consumers: number; epoch: number }) => void;
   /** Called if the stream is rejected, for instance because its id is taken. Without it, `problem` is emitted. */
@@ -234,6 +239,8 @@ export interface FrameOptions {
   timestamp?: number;
   /** For codecs with delta frames: whether this frame can be decoded alone. */
   keyframe?: boolean;
+  /** Of a delta frame: whether no other frame builds on it. Slow viewers lose these first. */
+  discardable?: boolean;
   metadata?: Metadata;
 }
 
@@ -258,6 +265,12 @@ export interface Publication {
   readonly skipped: number;
   /** Whether a frame would be sent now, and not skipped. */
   readonly hasRoom: boolean;
+  /**
+   * For codecs with delta frames: whether the next frame should be a keyframe, because it is the
+   * first of a connection, a frame on which others build was skipped, or the relay asked for one.
+   * Until then, delta frames may be skipped.
+   */
+  readonly needsKeyframe: boolean;
   /** Bytes a second that the connection to the relay carries; null while unknown, and with older relays. */
   readonly bandwidth: number | null;
   /**
@@ -270,7 +283,8 @@ export interface Publication {
   next(wanted?: { fps?: number }): Omit<PicturePlan, 'width'> | null;
   /**
    * Sends a frame (bytes or base64), or skips it while earlier frames are in transit. Returns
-   * whether it was sent. Frames are never queued.
+   * whether it was sent. Frames are never queued, except those on which others build: with
+   * `keyframe` and not `discardable`, up to half a second, so plan before you encode.
    */
   sendFrame(data: Uint8Array | ArrayBuffer | string, options?: FrameOptions): boolean;
   /** Ends the stream by reconnecting, since a stream lasts as long as its connection. */

@@ -642,7 +642,7 @@ class Subscription {
   }
 
   _take(message, link) {
-    const { seq, keyframe } = message;
+    const { seq, keyframe, discardable } = message;
     if (!this.epoch) return; // from an earlier subscription
     const time = now();
     const ackBy = time - this._arrivedAt < ACK_DELAY ? time + ACK_DELAY : time;
@@ -655,7 +655,7 @@ class Subscription {
     }
     const full = this._terms.policy === 'latest' && this._frames.length >= (this._terms.window ?? 1);
     if (keyframe === false && (full || this._broken)) {
-      this._broken = true; // delta frames after a skipped frame cannot be decoded
+      if (discardable !== true) this._broken = true; // delta frames after a skipped frame cannot be decoded
       this._acknowledge(seq, link, this.epoch, ackBy);
       return;
     }
@@ -730,6 +730,7 @@ function termsOf({ policy = 'latest', maxFps, window }) {
 }
 
 const MAX_QUEUE_TIME = 5; // ms that a frame may wait at the narrow place
+const MAX_DELTA_QUEUE_TIME = 500; // ms, where others build on it: to skip it costs all up to the next keyframe
 const MAX_OVERDUE = 15; // ms, besides jitter, by which the oldest answer may be overdue while frames are sent
 const VERY_LATE = 125; // ms: a later answer says that the link has changed, or had a gap
 const SAMPLE_LIFETIME = 600; // ms, while there are more than MIN_SAMPLES
@@ -800,7 +801,12 @@ export class Uplink {
     const [first] = this._frames;
     if (first === undefined) return true;
     if (time > first.due + MAX_OVERDUE + 2 * this.jitter || this._mustRunEmpty(time)) return false;
-    return this._lastDue - time <= this.roundTrip + MAX_QUEUE_TIME;
+    return this.queueTime(time) <= MAX_QUEUE_TIME;
+  }
+
+  /** How long a frame that is sent now would wait at the narrow place, as far as is known. */
+  queueTime(time) {
+    return Math.max(0, this._lastDue - time - this.roundTrip);
   }
 
   /** Of frames that have not come yet, as far as is known. */
@@ -999,6 +1005,7 @@ class Publication {
     this._client = client;
     this._options = options;
     this._broken = true; // delta frames after an unsent frame cannot be decoded
+    this._wanted = false; // whether the relay has asked for a keyframe
     this._bytes = 0; // bytes of frames sent on this connection
     this._confirmed = 0; // bytes of them that the relay has received
     this._asking = false;
@@ -1015,6 +1022,14 @@ class Publication {
     const room = this._uplink?.hasRoom(now()) ?? null;
     if (room === null) return !this._isFull(link);
     return room && this._uplink.bytesUnderWay <= this._client._settings.maxBuffered;
+  }
+
+  /**
+   * Whether the next frame should be a keyframe, where frames build on one another: nothing was sent
+   * on this connection, a frame was skipped, or the relay has asked for one.
+   */
+  get needsKeyframe() {
+    return this._broken || this._wanted;
   }
 
   /** Bytes a second that the connection carries to the relay, or null while that is not known. */
@@ -1044,17 +1059,17 @@ class Publication {
 
   /**
    * Sends a frame, or skips it while earlier frames are still in transit: a queued frame is an old
-   * picture. Returns whether it was sent.
+   * picture. Frames on which others build may queue for a while. Returns whether it was sent.
    */
-  sendFrame(data, { timestamp = Date.now(), keyframe, metadata } = {}) {
+  sendFrame(data, { timestamp = Date.now(), keyframe, discardable, metadata } = {}) {
     const link = this._client._link;
-    if (!this.hasRoom || (this._broken && keyframe === false)) {
-      this.skipped += 1;
-      this._broken = true;
-      return false;
+    const alone = keyframe === undefined || (keyframe === false && discardable === true);
+    if (!(this.hasRoom || (!alone && this._mayQueue)) || (this._broken && keyframe === false)) {
+      return this._skip(keyframe === false && discardable === true);
     }
     const message = { type: 'video-frame', data: link.binary ? asBytes(data) : asBase64(data), timestamp };
     if (keyframe !== undefined) message.keyframe = keyframe;
+    if (discardable !== undefined) message.discardable = discardable;
     if (metadata !== undefined) message.metadata = metadata;
     const uplink = this._uplink;
     const time = now();
@@ -1063,14 +1078,11 @@ class Publication {
       this._confirm(link, () => uplink.questionAnswered(now()));
     }
     const before = link.bytesSent;
-    if (!link.send(message)) {
-      this.skipped += 1;
-      this._broken = true;
-      return false;
-    }
+    if (!link.send(message)) return this._skip(false);
     const size = link.bytesSent - before;
     this._bytes += size;
     this._broken = false;
+    if (keyframe !== false) this._wanted = false;
     this.sent += 1;
     if (this._plan?.timestamp === timestamp) this._ladder.learn(this._plan.step, size);
     if (this.bandwidth === null) this._confirm(link);
@@ -1085,6 +1097,21 @@ class Publication {
     this.registered = false;
     this._client._unfeed(this);
     this._client._stopPublishing(this);
+  }
+
+  _skip(discardable) {
+    this.skipped += 1;
+    if (!discardable) this._broken = true;
+    return false;
+  }
+
+  /** Whether the connection would take a frame that may queue for a while. */
+  get _mayQueue() {
+    const link = this._client._link;
+    const time = now();
+    if (!this.registered || !link?.ready || !(this._uplink?.bandwidth(time) > 0)) return false;
+    return this._uplink.queueTime(time) <= MAX_DELTA_QUEUE_TIME
+      && this._uplink.bytesUnderWay <= this._client._settings.maxBuffered;
   }
 
   /**
@@ -1111,6 +1138,7 @@ class Publication {
     this._asking = false;
     this._bytes = this._confirmed = 0;
     this._broken = true;
+    this._wanted = false;
     this._enter(link);
   }
 
@@ -1161,6 +1189,11 @@ class Publication {
     this.consumers = consumers;
     call(this._options.onStatus, { streamId: this.streamId, status, consumers, epoch });
     if (changed) call(this._options.onDemand, consumers);
+  }
+
+  _wantKeyframe() {
+    this._wanted = true;
+    call(this._options.onKeyframeWanted);
   }
 
   _lost() {
@@ -1433,6 +1466,9 @@ export class RelayClient {
       case 'notice':
         this._emit('notice', message);
         if (message.code === 'SESSION_EXPIRING') this._renew(this._link, message.expiresAt);
+        if (message.code === 'KEYFRAME_WANTED' && this._publication?.streamId === message.streamId) {
+          this._publication._wantKeyframe();
+        }
         break;
       case 'error':
         this._emit('problem', errorOf(message));

@@ -33,6 +33,7 @@ subscription.update({ maxFps: null, onFrame: null });
 
 const publication: Publication = client.publish({ onDemand: (consumers: number) => consumers > 0 });
 export const sent: boolean = publication.sendFrame(new Uint8Array(3), { keyframe: true });
+export const key: boolean = publication.sendFrame(new Uint8Array(3), { keyframe: !publication.needsKeyframe, discardable: true });
 const plan = publication.next({ fps: 15, width: 1280 });
 if (plan !== null) publication.sendFrame(new Uint8Array(plan.width), plan);
 export const quality: number | undefined = publication.next()?.quality;

@@ -6,7 +6,15 @@ import pytest
 import trio
 import trio.testing
 
-from relay.client import ClientClosed, Demand, Problem, ReconnectPolicy, Registered, ServerError
+from relay.client import (
+    ClientClosed,
+    Demand,
+    KeyframeWanted,
+    Problem,
+    ReconnectPolicy,
+    Registered,
+    ServerError,
+)
 from tests.unit.client.scripted_relay import (
     ScriptedRelay,
     demand,
@@ -138,6 +146,51 @@ async def test_a_delta_frame_is_not_sent_after_one_that_was_skipped(
         assert not phone.send_frame(b"d", keyframe=False)
         assert phone.send_frame(b"k", keyframe=True)
         assert phone.send_frame(b"d", keyframe=False)
+
+
+async def test_a_phone_is_told_that_a_keyframe_is_wanted_until_it_has_sent_one(
+    scripted: ScriptedRelay,
+) -> None:
+    async with open_client(scripted) as client:
+        phone = client.publish("door")
+        server = await scripted.login()
+        await registered(server)
+        await phone.ready()
+        assert phone.needs_keyframe, "nothing was sent on this connection"
+        assert phone.send_frame(b"k", keyframe=True)
+        assert not phone.needs_keyframe
+        await server.send("notice", code="KEYFRAME_WANTED", streamId="other", timestamp=1)
+        await server.send("notice", code="KEYFRAME_WANTED", streamId="door", timestamp=1)
+        assert (await next_of(client, KeyframeWanted)).stream_id == "door"
+        assert phone.send_frame(b"d", keyframe=False)
+        assert phone.needs_keyframe
+        assert phone.send_frame(b"k", keyframe=True)
+        assert not phone.needs_keyframe
+
+
+async def test_a_discardable_frame_that_is_skipped_breaks_no_other(
+    scripted: ScriptedRelay,
+) -> None:
+    async with open_client(scripted) as client:
+        phone = client.publish("door")
+        server = await scripted.login()
+        await server.answer(streamId="door", window=4)
+        await phone.ready()
+        assert phone.send_frame(bytes(10_000), keyframe=True)
+        question = await server.receive()
+        await server.send("success", id=question["id"], code="UNSUBSCRIBED", message="no")
+        await trio.sleep(1)
+        await server.send("received", streamId="door", frames=1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert phone.bandwidth is not None
+        assert phone.bandwidth < 20_000
+        sent = [phone.send_frame(bytes(1000), keyframe=False) for _ in range(3)]
+        assert all(sent), "frames that others build on may queue for a while"
+        assert not phone.send_frame(b"d", keyframe=False, discardable=True)
+        assert not phone.needs_keyframe
+        assert phone.send_frame(b"d", keyframe=False)
+        assert not phone.send_frame(b"a picture that stands alone")
+        assert phone.needs_keyframe
 
 
 async def test_a_stream_that_is_taken_is_a_problem_and_stopping_one_makes_room(
