@@ -27,7 +27,9 @@ MEDIA_TYPES = {
 PAGE_FILES = (
     "alerts.js",
     "broadcast.js",
+    "decoder.js",
     "dom.js",
+    "encoder.js",
     "icon.svg",
     "operate.js",
     "operator.js",

@@ -150,7 +150,8 @@ class Hostile:
             case 8:
                 return {"type": "streams", "id": random.choice([1, "one", 1.5])}
             case 9:
-                delta = {"keyframe": random.choice([True, False]), "timestamp": 12}
+                kind = {"discardable": True} if random.random() < 0.5 else {}
+                delta = {"keyframe": random.choice([True, False]), "timestamp": 12, **kind}
                 return {"type": "video-frame", "data": data, **delta}
             case _:
                 return {"type": "video-frame", "data": data}

@@ -1,9 +1,11 @@
 // Broadcast: streams the camera of this device while somebody is watching.
 import { makeAlertList, popUp } from './alerts.js';
+import { BitRate, Encoder, findCodecs, widthsUpTo } from './encoder.js';
 import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow, tabStore } from './dom.js';
 
 const AUTOMATIC = 'automatic';
 const BEST = { width: 1280, quality: 0.8 }; // of what is chosen automatically
+const JPEG = { id: 'jpeg', name: 'JPEG pictures' };
 const JPEG_QUALITY = 0.72; // with a fixed width
 const ROOM_PAUSE = 15; // ms until the connection is asked again whether it has room
 const MANY_PAUSES = 10; // a second: the connection is what limits the pictures
@@ -60,13 +62,24 @@ class Broadcast {
     this._waits = new Rate(); // for room on the connection
     this._plan = null; // of the last picture
     this._canvas = document.createElement('canvas');
+    this._kinds = [JPEG]; // in which pictures can be encoded, the best first
+    this._encoder = null; // of a video codec
+    this._bitRate = new BitRate();
     this._build();
+    this._found = findCodecs().then((kinds) => this._offer([...kinds, JPEG]));
+  }
+
+  /** Lets the user choose among these. */
+  _offer(kinds) {
+    this._kinds = kinds;
+    this._codec.replaceChildren(...kinds.map(({ id, name }) => make('option', { value: id }, name)));
   }
 
   _build() {
     const remembered = tabStore.get('relay-stream') ?? `camera-${Math.random().toString(36).slice(2, 8)}`;
     this._id = make('input', { value: remembered, pattern: '[A-Za-z0-9._:\\-]{1,128}', required: true, autocapitalize: 'off', spellcheck: 'false', title: '1 to 128 letters, digits or - . _ :' });
     this._width = makeSelect([[AUTOMATIC, 'Automatic'], ['640', '640 pixels'], ['960', '960 pixels'], ['1280', '1280 pixels']], AUTOMATIC);
+    this._codec = makeSelect([[JPEG.id, JPEG.name]], JPEG.id);
     this._fps = makeSelect([['5', '5'], ['10', '10'], ['15', '15'], ['25', '25']], '15');
     this._facing = makeSelect([['environment', 'Back'], ['user', 'Front']], 'environment');
     this._video = make('video', { muted: true, playsinline: true, 'aria-label': 'Camera preview' });
@@ -80,7 +93,7 @@ class Broadcast {
     this._set = set;
     this._sends = make('p', { class: 'faint' });
     this._fields = make('div', { class: 'fields' }, makeField('Stream id', this._id), makeField('Camera', this._facing),
-      makeField('Width and quality', this._width), makeField('Frames per second', this._fps));
+      makeField('Width and quality', this._width), makeField('Frames per second', this._fps), makeField('Encoding', this._codec));
     this._side = make('div', { class: 'side' });
     const form = make('form', { class: 'card', onsubmit: (event) => { event.preventDefault(); this.start(); } },
       this._fields, make('div', { class: 'buttons' }, this._start, this._stop), this._says);
@@ -94,6 +107,7 @@ class Broadcast {
   async start() {
     this._wrong.hidden = true;
     this._start.disabled = this._starting = true;
+    await this._found;
     try {
       this._media = await navigator.mediaDevices.getUserMedia({
         audio: false,
@@ -133,29 +147,13 @@ class Broadcast {
   };
 
   _connect() {
-    const streamId = this._id.value.trim();
-    tabStore.set('relay-stream', streamId);
-    const alerts = makeAlertList(streamId, this._session.token);
-    let asked = false;
-    this._side.replaceChildren(alerts.element);
+    this._streamId = this._id.value.trim();
+    tabStore.set('relay-stream', this._streamId);
+    this._alerts = makeAlertList(this._streamId, this._session.token);
+    this._asked = false;
+    this._side.replaceChildren(this._alerts.element);
     this._client = this._session.connect({ path: '/streams/register' });
-    this._publication = this._client.publish({
-      streamId,
-      metadata: { codec: 'jpeg', mimeType: 'image/jpeg', device: 'browser' },
-      onRegistered: () => {
-        if (!asked) alerts.loadEarlier(); // only once, not after each reconnect
-        asked = true;
-      },
-      onDemand: () => this.refresh(),
-      onAlert: (alert) => {
-        alerts.add(alert);
-        popUp(alert);
-      },
-      onError: (error) => {
-        this.stop();
-        this._refuse('The relay rejected the stream', `${error.message}.`);
-      },
-    });
+    this._publish();
     this._client.on('state', ({ state, error }) => {
       if (state === 'closed' && error?.code !== 'CLOSED') {
         this.stop();
@@ -166,6 +164,52 @@ class Broadcast {
     this._client.connect().catch(() => {}); // reported by `state`
   }
 
+  _publish() {
+    const kind = this._kinds.find(({ id }) => id === this._codec.value);
+    const what = kind === JPEG ? { codec: 'jpeg', mimeType: 'image/jpeg' } : { codec: kind.codec };
+    this._publication = this._client.publish({
+      streamId: this._streamId,
+      metadata: { ...what, device: 'browser' },
+      onRegistered: () => {
+        if (!this._asked) this._alerts.loadEarlier(); // only once, not after each reconnect
+        this._asked = true;
+      },
+      onDemand: () => this.refresh(),
+      onAlert: (alert) => {
+        this._alerts.add(alert);
+        popUp(alert);
+      },
+      onError: (error) => {
+        this.stop();
+        this._refuse('The relay rejected the stream', `${error.message}.`);
+      },
+    });
+    if (kind !== JPEG) this._openEncoder(kind);
+  }
+
+  _openEncoder(kind) {
+    const encoder = this._encoder = new Encoder(kind, {
+      onFrame: ({ data, ...about }) => {
+        if (this._encoder === encoder && this._publication.sendFrame(data, about)) this._count(data);
+      },
+      onError: (error) => { if (this._encoder === encoder) this._replace(kind, error); },
+    });
+  }
+
+  /** An encoder has failed: begin again with another one. JPEG is there in any case. */
+  _replace(kind, error) {
+    console.warn(`${kind.name}: ${error.message}`);
+    this._closeEncoder();
+    this._offer(this._kinds.filter((each) => each !== kind));
+    this._publication.stop();
+    this._publish();
+  }
+
+  _closeEncoder() {
+    this._encoder?.close();
+    this._encoder = null;
+  }
+
   get _automatic() { return this._width.value === AUTOMATIC; }
   get _widest() { return this._automatic ? BEST.width : Number(this._width.value); }
 
@@ -173,10 +217,20 @@ class Broadcast {
   _planNext() {
     const fps = Number(this._fps.value);
     const width = Math.min(this._widest, this._video.videoWidth);
-    if (!width) return null; // the camera is not ready
+    if (!width || this._video.readyState < 2) return null; // the camera is not ready
+    if (this._encoder !== null) return this._planVideo(fps, width);
     if (this._automatic) return this._publication.next({ fps, width });
     const { consumers, hasRoom } = this._publication;
     return consumers && hasRoom ? { width, quality: JPEG_QUALITY, timestamp: Date.now() } : null;
+  }
+
+  _planVideo(fps, widest) {
+    const plan = this._encoder.busy ? null : this._publication.next({ fps });
+    if (plan === null) return null;
+    const { bandwidth, needsKeyframe } = this._publication;
+    const widths = this._automatic ? widthsUpTo(widest) : [widest];
+    const rate = this._bitRate.plan({ bandwidth, widths, fps, time: performance.now() });
+    return { ...rate, fps, timestamp: plan.timestamp, keyframe: needsKeyframe };
   }
 
   /** Sends pictures, at the chosen rate at most. */
@@ -191,6 +245,13 @@ class Broadcast {
       setTimeout(() => this._next(), watched ? ROOM_PAUSE : period);
       return;
     }
+    const again = () => setTimeout(() => this._next(), Math.max(0, period - (performance.now() - began)));
+    if (this._encoder !== null) {
+      this._plan = plan;
+      this._encodeVideo(plan);
+      again();
+      return;
+    }
     const { videoWidth, videoHeight } = this._video;
     this._canvas.width = plan.width;
     this._canvas.height = Math.round(videoHeight * (plan.width / videoWidth));
@@ -199,17 +260,30 @@ class Broadcast {
       const data = blob && new Uint8Array(await blob.arrayBuffer());
       if (data && this.going && this._publication.sendFrame(data, plan)) {
         this._plan = plan;
-        this._rate.add();
-        this._bytes.add(data.length);
+        this._count(data);
       }
-      setTimeout(() => this._next(), Math.max(0, period - (performance.now() - began)));
+      again();
     }, 'image/jpeg', plan.quality);
+  }
+
+  _encodeVideo(plan) {
+    try {
+      this._encoder.encode(this._video, plan);
+    } catch (error) {
+      this._replace(this._kinds.find(({ id }) => id === this._codec.value), error);
+    }
+  }
+
+  _count(data) {
+    this._rate.add();
+    this._bytes.add(data.length);
   }
 
   /** What is sent, and why it is not more. */
   _explain() {
     const { width, quality } = this._plan;
-    const best = width === Math.min(this._widest, this._video.videoWidth) && (!this._automatic || quality === BEST.quality);
+    const best = this._plan.best
+      ?? (width === Math.min(this._widest, this._video.videoWidth) && (!this._automatic || quality === BEST.quality));
     let why = this._automatic ? 'the best quality' : 'as you chose';
     if (!best || this._waits.perSecond > MANY_PAUSES) why = 'the connection takes no more';
     if (this._automatic && this._publication.bandwidth === null) why = 'how much the connection takes is not known';
@@ -221,6 +295,7 @@ class Broadcast {
     if (!this.going) return;
     this.going = false;
     this._release();
+    this._closeEncoder();
     this._client.close();
     document.removeEventListener('visibilitychange', this._holdScreen);
     this._lock?.release().catch(() => {});

@@ -1,5 +1,6 @@
 // Watch: a grid of the streams that the user may watch, and a view of one stream.
 import { makeAlertList, popUp } from './alerts.js';
+import { videoCodecOf } from './decoder.js';
 import { bits, count, duration, make, makeFacts, makeField, makeSelect, say } from './dom.js';
 import { Screen } from './screen.js';
 
@@ -33,7 +34,7 @@ export function showGrid({ client }, content) {
   function update(streams) {
     const there = new Set(streams.map(({ streamId }) => streamId));
     for (const [streamId, tile] of tiles) if (!there.has(streamId)) tile.setStatus('offline');
-    for (const { streamId, status } of streams) {
+    for (const { streamId, status, metadata } of streams) {
       if (!tiles.has(streamId) && (tiles.size < MAX_TILES || makeRoom(there))) {
         const tile = makeTile(client, streamId);
         tiles.set(streamId, tile);
@@ -41,6 +42,7 @@ export function showGrid({ client }, content) {
         sight.observe(tile.element);
       }
       tiles.get(streamId)?.setStatus(status);
+      tiles.get(streamId)?.describe(metadata);
     }
     empty.hidden = tiles.size > 0;
     const left = streams.filter(({ streamId }) => !tiles.has(streamId)).length;
@@ -76,8 +78,15 @@ function makeTile(client, streamId) {
   const element = make('li', { 'data-stream': streamId }, make('a', { class: 'tile', href: `#watch/${encodeURIComponent(streamId)}` },
     screen.element, make('div', { class: 'text' }, make('span', { class: 'name' }, streamId), chip, figures)));
   const subscription = client.subscribe(streamId, { onAlert: popUp, maxFps: TILE_FPS });
+  screen.follow(subscription);
+  let maxFps = TILE_FPS;
   return {
     element,
+    /** Of a video that is thinned, only the keyframes could be shown. */
+    describe(metadata) {
+      const wanted = videoCodecOf(metadata) === null ? TILE_FPS : null;
+      if (wanted !== maxFps) subscription.update({ maxFps: maxFps = wanted });
+    },
     setStatus(status) {
       chip.dataset.status = status;
       say(chip, status === 'streaming' ? 'Live' : status === 'online' ? 'Online' : 'Offline');
@@ -85,6 +94,7 @@ function makeTile(client, streamId) {
     },
     look(inSight) {
       subscription.update({ onFrame: inSight ? screen.show : null });
+      screen.stop();
     },
     refresh() {
       screen.refresh();
@@ -92,6 +102,7 @@ function makeTile(client, streamId) {
     },
     leave() {
       subscription.unsubscribe();
+      screen.stop();
     },
   };
 }
@@ -123,7 +134,8 @@ export function showStream({ client, token }, content, streamId) {
       alerts.add(alert);
       popUp(alert);
     },
-    onStatus: ({ status }) => {
+    onStatus: ({ status, metadata }) => {
+      fps.disabled = videoCodecOf(metadata) !== null;
       chip.dataset.status = status;
       say(chip, STATUS[status]);
       screen.setStatus(status);
@@ -133,6 +145,7 @@ export function showStream({ client, token }, content, streamId) {
       wrong.hidden = false;
     },
   });
+  screen.follow(subscription);
   alerts.loadEarlier();
   const timer = setInterval(() => {
     screen.refresh();
@@ -150,5 +163,6 @@ export function showStream({ client, token }, content, streamId) {
     clearInterval(timer);
     removeEventListener('keydown', leaveByKey);
     subscription.unsubscribe();
+    screen.stop();
   };
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.integration.accounts import Accounts
@@ -36,14 +37,16 @@ def test_one_page_broadcasts_its_camera_and_another_watches_it(
         viewer.problems.clear()
 
 
+@pytest.mark.parametrize("encoding", ["JPEG pictures", "VP8"])
 def test_a_broadcaster_may_fix_the_width(
-    browser: Browser, relay: RelayProcess, accounts: Accounts
+    browser: Browser, relay: RelayProcess, accounts: Accounts, encoding: str
 ) -> None:
     token, stream_id = accounts.session("ann"), new_stream_id()
     with visit(browser, relay) as phone, visit(browser, relay) as viewer:
         phone.enter(token)
         phone.go("Broadcast")
         phone.page.get_by_label("Width and quality").select_option("640 pixels")
+        phone.page.get_by_label("Encoding").select_option(encoding)
         phone.broadcast(stream_id)
         viewer.watch_as(token, stream_id)
         viewer.expect_text(re.compile(r"^640 . 360$"))
