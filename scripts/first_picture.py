@@ -51,6 +51,7 @@ def page(relay: Target, visits: int) -> None:
         camera.get_by_role("button", name="Connect").click()
         camera.get_by_role("link", name="Broadcast", exact=True).click()
         camera.get_by_label("Stream id").fill(STREAM)
+        camera.get_by_label("Encoding").select_option("jpeg")
         camera.get_by_role("button", name="Start broadcasting").click()
         camera.get_by_text("Paused, because nobody is watching").wait_for()
         seen = [_visit(browser, url, relay.token) for _ in range(visits)]

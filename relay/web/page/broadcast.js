@@ -63,6 +63,7 @@ class Broadcast {
     this._plan = null; // of the last picture
     this._canvas = document.createElement('canvas');
     this._kinds = [JPEG]; // in which pictures can be encoded, the best first
+    this._chosen = null; // by the user
     this._encoder = null; // of a video codec
     this._bitRate = new BitRate();
     this._build();
@@ -72,14 +73,15 @@ class Broadcast {
   /** Lets the user choose among these. */
   _offer(kinds) {
     this._kinds = kinds;
-    this._codec.replaceChildren(...kinds.map(({ id, name }) => make('option', { value: id }, name)));
+    const options = kinds.map(({ id, name }) => make('option', { value: id, selected: id === this._chosen }, name));
+    this._codec.replaceChildren(...options);
   }
 
   _build() {
     const remembered = tabStore.get('relay-stream') ?? `camera-${Math.random().toString(36).slice(2, 8)}`;
     this._id = make('input', { value: remembered, pattern: '[A-Za-z0-9._:\\-]{1,128}', required: true, autocapitalize: 'off', spellcheck: 'false', title: '1 to 128 letters, digits or - . _ :' });
     this._width = makeSelect([[AUTOMATIC, 'Automatic'], ['640', '640 pixels'], ['960', '960 pixels'], ['1280', '1280 pixels']], AUTOMATIC);
-    this._codec = makeSelect([[JPEG.id, JPEG.name]], JPEG.id);
+    this._codec = makeSelect([[JPEG.id, JPEG.name]], JPEG.id, (value) => { this._chosen = value; });
     this._fps = makeSelect([['5', '5'], ['10', '10'], ['15', '15'], ['25', '25']], '15');
     this._facing = makeSelect([['environment', 'Back'], ['user', 'Front']], 'environment');
     this._video = make('video', { muted: true, playsinline: true, 'aria-label': 'Camera preview' });
