@@ -73,7 +73,7 @@ export class Encoder {
     this._kind = kind;
     this._options = null;
     this._keyframeAt = -Infinity; // when the last one was encoded
-    this._encodingKey = false;
+    this._keyframeFor = null; // timestamp of the picture that is being encoded as a keyframe
     this._encoder = new VideoEncoder({
       output: (chunk, metadata) => {
         if (metadata?.decoderConfig?.description) {
@@ -81,7 +81,8 @@ export class Encoder {
           return;
         }
         const keyframe = chunk.type === 'key';
-        if (keyframe) this._encodingKey = false;
+        // Encoders may drop a picture: then the keyframe is still to come.
+        if (this._keyframeFor !== null && chunk.timestamp >= this._keyframeFor) this._keyframeFor = null;
         const data = new Uint8Array(chunk.byteLength);
         chunk.copyTo(data);
         const discardable = !keyframe && metadata?.svc?.temporalLayerId > 0 && { discardable: true };
@@ -102,9 +103,9 @@ export class Encoder {
     const height = even(video.videoHeight * (width / video.videoWidth));
     const resized = this._configure({ width: even(width), height, bitrate, framerate: fps });
     const time = performance.now();
-    const keyFrame = resized || (!this._encodingKey && (keyframe || time - this._keyframeAt >= KEYFRAME_INTERVAL));
+    const keyFrame = resized || (this._keyframeFor === null && (keyframe || time - this._keyframeAt >= KEYFRAME_INTERVAL));
     if (keyFrame) {
-      this._encodingKey = true;
+      this._keyframeFor = 1000 * timestamp;
       this._keyframeAt = time;
     }
     const picture = new VideoFrame(video, { timestamp: 1000 * timestamp });

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.integration.accounts import Accounts
 from tests.integration.browser import Visitor, visit
@@ -62,12 +62,25 @@ def test_a_viewer_that_comes_late_need_not_wait_for_the_next_keyframe_of_the_cam
 ) -> None:
     """The camera makes one every ten minutes here."""
     token, stream_id = accounts.session("ann"), new_stream_id()
-    with on_air(browser, relay, token, stream_id, "VP8") as phone:
-        phone.page.evaluate("() => { performance.now = () => 600_000; }")
-        with visit(browser, relay) as first, visit(browser, relay) as second:
-            for viewer in (first, second):
-                viewer.watch_as(token, stream_id)
-                viewer.expect_moving_picture()
+
+    def make_keyframes_rare(route: Route) -> None:
+        response = route.fetch()
+        text = response.text()
+        assert "KEYFRAME_INTERVAL = 5000;" in text
+        rare = text.replace("KEYFRAME_INTERVAL = 5000;", "KEYFRAME_INTERVAL = 600_000;")
+        route.fulfill(response=response, body=rare)
+
+    with visit(browser, relay) as phone, visit(browser, relay) as viewer:
+        phone.page.route("**/page/encoder.js", make_keyframes_rare)
+        phone.page.reload()
+        phone.enter(token)
+        choose(phone, "VP8")
+        phone.broadcast(stream_id, fps=10)
+        viewer.watch_as(token, stream_id)
+        viewer.expect_moving_picture()
+        with visit(browser, relay) as late:
+            late.watch_as(token, stream_id)
+            late.expect_moving_picture()
 
 
 def test_a_browser_that_cannot_decode_says_so(

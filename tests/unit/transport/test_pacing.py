@@ -42,9 +42,7 @@ def constant(megabits: float, *, delay: float = 0.02, jitter: float = 0.0) -> Li
     return LinkModel([(0.0, megabits * MBIT)], delay, jitter)
 
 
-def stepping(
-    *steps: tuple[float, float], jitter: float = 0.0, depth: float = 4 << 20
-) -> LinkModel:
+def stepping(*steps: tuple[float, float], jitter: float = 0.0, depth: float = 4 << 20) -> LinkModel:
     rates = [(start, megabits * MBIT) for start, megabits in steps]
     return LinkModel(rates, jitter=jitter, depth=depth)
 
