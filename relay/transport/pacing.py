@@ -81,8 +81,9 @@ CALM_PROBE_INTERVAL, MIN_CALM_PROBE_INTERVAL, CALM_PROBE_BYTES = 0.25, 0.05, 128
 """On a calm link a probe is sent after 0.25 s; after 0.05 s, if so many bytes would take that long:
 such a link may soon be too slow."""
 MAX_CALM_PROBE_INTERVAL = 2.0
-"""The same where each frame took less than `FAST_SECONDS`: there an answer costs more than it tells.
-When such a link becomes slower, frames soon have to wait for it, and these are probed as others."""
+"""The same where each frame took less than `FAST_SECONDS`: there an answer costs more than it
+tells. When such a link becomes slower, frames soon have to wait for it, and these are probed as
+others."""
 EARLY = 0.8
 """The part of these intervals after which a frame that is chosen for a probe gets one."""
 
@@ -221,6 +222,14 @@ class Pacer:
         bandwidth, samples = self.bandwidth(now), self._samples
         small = samples.size <= 2 * MIN_SAMPLE_BYTES * len(samples)
         return None if small or self.calm or self._is_fast or self._doubtful else bandwidth
+
+    def is_in_doubt(self, now: float) -> bool:
+        """Whether the last answer was late by far, or the next one is already: then the link has
+        changed, or had a gap."""
+        if self._doubtful or not self._samples or not self._probes:
+            return self._doubtful
+        first = next(iter(self._probes.values()))
+        return now - self._lag() > first.due + LATE_SECONDS
 
     def may_send(self, now: float, queue: float = MAX_QUEUE_SECONDS) -> bool:
         """Whether to send a frame now that may wait so many seconds at the narrow place."""

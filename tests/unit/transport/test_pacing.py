@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from relay.transport.pacing import (
     CALM_AFTER,
     FAST_SECONDS,
+    LATE_SECONDS,
     MAX_ANSWER_DELAY,
     MAX_PROBES,
     MAX_QUEUE_SECONDS,
@@ -355,6 +356,24 @@ def test_while_an_answer_is_missing_the_bandwidth_falls() -> None:
     assert known[0] == pytest.approx(5 * MBIT, rel=0.05)
     assert known == sorted(known, reverse=True)
     assert known[-1] < 0.5 * MBIT
+
+
+def test_a_bandwidth_is_in_doubt_while_an_answer_is_late_and_until_the_next() -> None:
+    pacer = Pacer()
+    assert not pacer.is_in_doubt(0.0)
+    pacer.ping_sent(1, 0.0)
+    pacer.frame_sent(2, 10_000, 0.0)
+    pacer.answer(1, 0.1)
+    assert not pacer.is_in_doubt(10.0)  # nothing is known by which it could be late
+    pacer.answer(2, 0.2)
+    pacer.frame_sent(4, 10_000, 1.0)
+    assert not pacer.is_in_doubt(1.2 + 0.99 * LATE_SECONDS)
+    assert pacer.is_in_doubt(1.2 + 1.01 * LATE_SECONDS)
+    pacer.answer(4, 1.4)
+    assert pacer.is_in_doubt(1.4)
+    pacer.frame_sent(6, 10_000, 1.5)
+    pacer.answer(6, 1.7)
+    assert not pacer.is_in_doubt(1.7)
 
 
 def test_a_frame_of_half_a_minute_is_followed_by_the_next() -> None:

@@ -1,0 +1,1 @@
+"""Pictures in several sizes: which of them a subscription gets."""
