@@ -50,6 +50,27 @@ class Limit(StrEnum):
     SUBSCRIPTIONS_OF_USER = "subscriptions_of_user"
 
 
+class RenditionOutcome(StrEnum):
+    """What became of a picture that was to be made smaller."""
+
+    MADE = "made"
+    UNSUITABLE = "unsuitable"
+    """It is no usual JPEG, or too large."""
+    UNDECODABLE = "undecodable"
+    KILLED = "killed"
+    """It took the worker process too long."""
+    CRASHED = "crashed"
+    """The worker process ended, or its answer was wrong."""
+    BANNED = "banned"
+    """Its owner's pictures killed or crashed a worker not long ago."""
+    OVER_BUDGET = "over_budget"
+    """There was no room for it."""
+    UNAVAILABLE = "unavailable"
+    """There was no worker process in time."""
+    CANCELLED = "cancelled"
+    """It was not wanted any more."""
+
+
 @define(eq=False)
 class Histogram:
     """Counts values by upper bounds."""
@@ -101,6 +122,10 @@ class Metrics:
     frame_age: Histogram = field(factory=Histogram)
     """Seconds from accepting a frame to writing it to a consumer."""
     links: LinkHistograms = field(factory=LinkHistograms)
+    renditions: Counter[RenditionOutcome] = field(factory=Counter)
+    """Pictures that were to be made smaller."""
+    rendition_time: Histogram = field(factory=Histogram)
+    """Seconds that the worker process had a picture, in all its sizes, if they were made."""
     alerts_stored: int = 0
     alerts_delivered: int = 0
     alerts_removed: int = 0
@@ -112,6 +137,8 @@ class Metrics:
     webhook_alerts: Counter[str] = field(factory=Counter)
     """By the outcome of an attempt."""
     limits_hit: Counter[Limit] = field(factory=Counter)
+    layer_switches: Counter[str] = field(factory=Counter)
+    """By direction, `up` or `down`."""
     endings: Counter[Ending] = field(factory=Counter)
     auth_attempts: Counter[str] = field(factory=Counter)
     """By outcome."""

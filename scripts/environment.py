@@ -68,7 +68,8 @@ def say(text: str) -> None:
 
 def provide_application(*, for_tests: bool) -> None:
     musl = any("musl" in str(sysconfig.get_config_var(name)) for name in ("SOABI", "MULTIARCH"))
-    extras = ["demo", *([] if musl else ["embedded"]), *(["test"] if for_tests else [])]
+    with_wheels = [] if musl else ["embedded", "renditions"]
+    extras = ["demo", *with_wheels, *(["test"] if for_tests else [])]
     install(
         APPLICATION,
         ["run", "test"] if for_tests else ["run"],

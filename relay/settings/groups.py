@@ -68,6 +68,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "frame_buffer_per_user",
         "lossless_buffer",
     ),
+    "Smaller pictures for slow viewers": (
+        "renditions",
+        "rendition_cores",
+        "layers_for_old_clients",
+    ),
     "Rate limits and bans": (
         "connection_rate",
         "message_rate",

@@ -73,6 +73,9 @@ Count = Annotated[int, Meta(ge=1, le=100, title="N", description="a whole number
 Days = Annotated[
     int, Meta(ge=1, le=36_500, title="DAYS", description="a number of days from 1 to 36500")
 ]
+Cores = Annotated[
+    float, Meta(ge=0, le=1, title="CORES", description="a number of processor cores from 0 to 1")
+]
 Name = Annotated[
     str, Meta(min_length=1, max_length=63, title="NAME", description="1 to 63 characters")
 ]
@@ -243,6 +246,13 @@ class Settings:
         256 << 20, "Bytes of frames kept for viewers of one user's streams"
     )
     lossless_buffer: Size = _setting(4 << 20, "Maximum bytes queued for a lossless viewer")
+    renditions: Literal["auto", "off"] = _setting(
+        "auto", "Smaller pictures for slow viewers; auto makes them if simplejpeg is installed"
+    )
+    rendition_cores: Cores = _setting(0.5, "Share of a processor core that renditions may use")
+    layers_for_old_clients: Literal["on", "off"] = _setting(
+        "on", "Whether viewers whose client knows no layers get smaller pictures on a slow link"
+    )
     ping_interval: Seconds = _setting(25.0, "Time between pings to each client")
     idle_timeout: Seconds = _setting(120.0, "Close clients that have been silent for this long")
     stall_timeout: Seconds = _setting(

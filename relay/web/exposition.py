@@ -25,7 +25,7 @@ from relay.audit.log import AuditLog
 from relay.concurrency.supervisor import Supervisor, TaskState
 from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
-from relay.metrics import Histogram, Limit, Metrics
+from relay.metrics import Histogram, Limit, Metrics, RenditionOutcome
 from relay.protocol.endings import Ending
 from relay.protocol.messages import StreamStatus
 from relay.transport.budget import Budget
@@ -64,6 +64,7 @@ class Exposition(Collector):
         yield from self._connections()
         yield from self._verification()
         yield from self._frames()
+        yield from self._renditions()
         yield from self._alerts_and_streams()
         yield from self._services()
 
@@ -139,6 +140,13 @@ class Exposition(Collector):
             "reason",
             ((drop.value, frames.dropped.get(drop, 0)) for drop in Drop),
         )
+        switches = self._metrics.layer_switches
+        yield _counters(
+            "layer_switches",
+            "Times a consumer was given a larger layer of a stream, or a smaller one",
+            "direction",
+            ((each, switches[each]) for each in ("up", "down")),
+        )
         yield _gauge("frames_waiting", "Frames that wait for a consumer", frames.waiting)
         yield _histogram(
             "frame_age_seconds",
@@ -156,6 +164,19 @@ class Exposition(Collector):
             "Round trips of pings that were sent to consumers while no frame was under way;"
             " every few seconds at least on slow links, seldom on fast links",
             self._metrics.links.round_trip,
+        )
+
+    def _renditions(self) -> Iterator[Metric]:
+        yield _counters(
+            "renditions",
+            "Pictures to be made smaller for slow viewers",
+            "outcome",
+            ((each.value, self._metrics.renditions[each]) for each in RenditionOutcome),
+        )
+        yield _histogram(
+            "rendition_seconds",
+            "Time to make a picture smaller, in all the sizes wanted",
+            self._metrics.rendition_time,
         )
 
     def _alerts_and_streams(self) -> Iterator[Metric]:

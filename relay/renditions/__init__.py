@@ -1,0 +1,1 @@
+"""Smaller JPEG pictures made from JPEG pictures, in a process of their own."""
