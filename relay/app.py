@@ -31,6 +31,7 @@ from relay.operators.setup import OperatorParts
 from relay.postgres.store import Store, open_store
 from relay.process.rlimit import raise_open_file_limit
 from relay.process.signals import handle_hangup
+from relay.renditions.setup import make_renderer
 from relay.server import Server
 from relay.settings.settings import Settings
 from relay.transport.budget import Budget
@@ -52,7 +53,7 @@ __all__ = ["open_store", "serve"]
 OPTIONAL_TASKS = frozenset(
     {
         *("audit", "audit-lines", "alert-retention", "webhooks", "session-table"),
-        *("operator", "stream-reclaim"),
+        *("operator", "stream-reclaim", "renditions"),
     }
 )
 """Without these, relay is ready all the same."""
@@ -87,7 +88,9 @@ async def serve(
     try:
         metrics, guard, activity = Metrics(), Guard.build(settings), Activity()
         budget = FrameBudget(settings.frame_buffer, settings.frame_buffer_per_user)
-        hub = Hub(metrics, settings.offline_grace, budget)
+        renderer = make_renderer(settings, metrics)
+        used = renderer if renderer.available else None
+        hub = Hub(metrics, settings.offline_grace, budget, renderer=used)
         async with (
             open_store(settings, exclusive=True) as store,
             nullcontext(OperatorParts.build(settings, hub, store)) as operators,
@@ -111,7 +114,11 @@ async def serve(
             audit = open_audit(settings, store.audit)
             alarms = Alarms()
             supervisor = Supervisor(
-                {"alarms": alarms, **auth.tasks, **operators.tasks, **alerts.tasks, **audit.tasks},
+                {
+                    "alarms": alarms,
+                    **({"renditions": renderer} if renderer.available else {}),
+                    **{**auth.tasks, **operators.tasks, **alerts.tasks, **audit.tasks},
+                },
                 optional=OPTIONAL_TASKS,
                 timeout=PROGRESS_TIMEOUT
                 + MAX_QUERIES_PER_STEP * (settings.connect_timeout + settings.statement_timeout),
@@ -205,6 +212,7 @@ def _make_server(
         metrics,
         settings.lossless_buffer,
         limits,
+        layers_for_old_clients=settings.layers_for_old_clients == "on",
     )
     timing = Timing(
         auth_timeout=settings.auth_timeout,

@@ -79,6 +79,8 @@ class SessionContext:
     lossless_bytes: int
     """Bytes that may wait for a consumer that must not miss a frame."""
     limits: SessionLimits = field(factory=SessionLimits)
+    layers_for_old_clients: bool = True
+    """Whether a consumer that says nothing of layers gets smaller ones on a slow link."""
 
 
 @frozen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from functools import partial
 from itertools import count
 
@@ -13,6 +14,9 @@ from attrs import define, field
 from relay.hub.flow_control import FlowControlOptions, Pace, Window
 from relay.hub.frames.frame import Burst, EncodedBurst, Frame
 from relay.hub.keyframe_requests import KeyframeRequests
+from relay.hub.layers.choice import LayerChoice
+from relay.hub.layers.layer_set import LayerSet
+from relay.hub.layers.selection import LayerSelection
 from relay.hub.ledger import Drop, Ledger, Totals
 from relay.hub.peer import ConsumingPeer
 from relay.hub.queues import MAX_LOSSLESS_FRAMES, FrameQueue, LatestQueue, LosslessQueue, TooSlow
@@ -31,9 +35,16 @@ from relay.transport.pacing import (
     Pacer,
 )
 
-CLOSED, NEEDS_KEYFRAME, THINNED, WINDOWED, PACED, PROBE_DUE = 1, 2, 4, 8, 16, 32
+CLOSED, NEEDS_KEYFRAME, THINNED, WINDOWED, PACED, PROBE_DUE, LAYERED = 1, 2, 4, 8, 16, 32, 64
 """Why not every frame may be written as soon as the connection is idle: bits, so that one look
 tells that there is no reason, as it nearly always is."""
+
+MAX_PICTURES_BEHIND = 3
+"""Pictures by which the first frame may be older than the latest one."""
+RISE_INTERVAL = 1.0
+"""Seconds between steps up to a larger layer, of subscriptions that share a connection."""
+RATE_SECONDS = 1.0
+"""Over which the bytes that are sent are averaged."""
 
 _ping_tokens = count(2, 2)
 """Those of frames are odd."""
@@ -82,6 +93,11 @@ class Consumer:
     """Of the connection; None for one that must miss no frame."""
     _queue_seconds: float = MAX_QUEUE_SECONDS
     """Time that its frames may wait at the narrow place of the link."""
+    _byte_rate: float = 0.0
+    _sent_at: float = 0.0
+    """When that was reckoned."""
+    _selection: LayerSelection | None = None
+    """Of the layers of the stream; None if it has none, or if nothing is to choose."""
 
     def __attrs_post_init__(self) -> None:
         self.codec, self.takes_parts = self.peer.codec, self.peer.takes_parts
@@ -110,7 +126,9 @@ class Consumer:
 
     @property
     def waiting_frames(self) -> int:
-        return self._waiting.count + (self._unready is not None)
+        selection = self._selection
+        awaited = selection is not None and selection.awaited is not None
+        return self._waiting.count + (self._unready is not None) + awaited
 
     @property
     def keeps_frames(self) -> bool:
@@ -158,6 +176,29 @@ class Consumer:
             self._end_parts()
             self.obstacles |= NEEDS_KEYFRAME
 
+    @property
+    def may_want_smaller(self) -> bool:
+        """Whether it may have a use for smaller pictures."""
+        options = self._flow_control
+        restricted = options.max_width is not None or options.layer is not None
+        return restricted or bool(self.obstacles & (PACED | LAYERED))
+
+    def use_layers(self, layers: LayerSet | None, seq: int) -> None:
+        """Get one of these layers of each picture behind `seq`, or what comes if there are none."""
+        self._leave_layers()
+        options = self._flow_control
+        fixed = self.lossless or not options.adapts
+        if layers is None or (fixed and not layers.from_producer):
+            return
+        choice = LayerChoice(
+            begins_with_largest=fixed or not layers.from_producer,
+            max_width=options.max_width,
+            layer=None if options.layer is None else layers.index_of(options.layer),
+        )
+        choice.revise(layers.options())
+        self._selection = LayerSelection(layers, choice, seq)
+        self._follow_choice(self._selection)
+
     def would_take(self, frame: Frame) -> bool:
         """Whether a frame would be sent, or wait, if it were offered now."""
         if self.obstacles & CLOSED or self._is_undecodable(frame):
@@ -172,14 +213,156 @@ class Consumer:
         if self.obstacles & CLOSED:
             return False
         self.obstacles &= ~PROBE_DUE  # from here on the pacer is asked
+        if self._selection is None or frame.layer is None:
+            return self._begins(frame) and self._send_or_queue(frame)
+        return self._is_chosen(frame, self._selection) and self._send_or_queue(frame)
+
+    def awaits(self, seq: int) -> bool:
+        """Whether it waits for a frame of this picture."""
+        selection = self._selection
+        return (
+            selection is not None and selection.awaited is not None and selection.awaited_seq == seq
+        )
+
+    def offer_awaited(self, seq: int, frames: Mapping[int, Frame]) -> bool:
+        """Offer what there is of a picture that it awaits, by layers; returns whether a frame was
+        written."""
+        selection = self._selection
+        if selection is None or selection.awaited is None or not self.awaits(seq):
+            return False
+        frame = frames.get(selection.awaited)
+        if frame is None:
+            self._miss_awaited(selection)
+            return False
+        self._take_awaited(selection)
+        return self._send_or_queue(frame)
+
+    def first_frame(self, latest: Frame | None, by_layer: Mapping[int, Frame]) -> Frame | None:
+        """The frame to begin with: the latest, in the layer that suits it if that is as new."""
+        if latest is None or self._selection is None:
+            return latest
+        suitable = by_layer.get(self._selection.choice.target)
+        is_new = suitable is not None and suitable.seq >= latest.seq - MAX_PICTURES_BEHIND
+        return suitable if is_new else latest
+
+    def welcome(self, frame: Frame) -> bool:
+        """Offer the first frame, whatever layer it is of; returns whether it was written."""
+        selection = self._selection
+        if self.obstacles & CLOSED or not self._begins(frame):
+            return False
+        if selection is not None and frame.layer is not None:
+            selection.seq = frame.seq
+        return self._send_or_queue(frame)
+
+    def _begins(self, frame: Frame) -> bool:
+        """Count a picture, and drop it if it is of no use now."""
         self._count_accepted()
         if frame.keyframe is not None:
             self._queue_seconds = MAX_DELTA_QUEUE_SECONDS
-        if self._is_undecodable(frame):
+        if frame.layer is None and self._is_undecodable(frame):
             self._drop(frame, Drop.UNDECODABLE)
             self._ask_for_keyframe()
         elif self._frame_rate is not None and not self._frame_rate.is_due(trio.current_time()):
             self._drop(frame, Drop.THINNED)
+        else:
+            return True
+        return False
+
+    def _is_chosen(self, frame: Frame, selection: LayerSelection) -> bool:
+        """Whether this is the frame of its picture to send. The choice is made with the first."""
+        layer = frame.layer
+        assert layer is not None
+        if selection.awaited == layer.index and selection.awaited_seq == frame.seq:
+            self._take_awaited(selection)
+            return True
+        if frame.seq <= selection.seq:
+            return False  # another layer of a picture that was decided on
+        selection.seq = frame.seq
+        if not self._begins(frame):
+            return False
+        chosen = self._choose_layer(selection, frame)
+        if chosen == layer.index:
+            self._miss_awaited(selection)
+            return True
+        if layer.may_be_followed_by(chosen):
+            self._miss_awaited(selection)
+            selection.await_frame(chosen, frame.seq)
+            self._totals.waiting += 1
+        else:
+            self._count_dropped(Drop.NO_LAYER)
+        return False
+
+    def _choose_layer(self, selection: LayerSelection, frame: Frame) -> int:
+        """The layer for the picture that begins with this frame, by what the link carries."""
+        choice, now, pacer = selection.choice, trio.current_time(), self._pacer
+        before, beside = choice.target, self.outlet.paced_beside(self)
+        chosen = choice.choose(
+            now,
+            selection.layers.options(),
+            bandwidth=self._bandwidth(now),
+            late=self._flow_control.adapts and pacer is not None and pacer.is_in_doubt(now),
+            period=self._flow_control.period or 0.0,
+            others=sum(each.byte_rate(now) for each in beside) * selection.layers.period,
+            round_trip=0.0 if pacer is None else pacer.round_trip,
+            may_rise=all(now - each.raised_at > RISE_INTERVAL for each in beside),
+        )
+        if choice.target != before:
+            self._metrics.layer_switches["up" if choice.target > before else "down"] += 1
+        self._follow_choice(selection)
+        if not frame.is_delta or selection.sent in {None, chosen}:
+            return chosen
+        # Deltas go on in their layer; all layers of a picture are keyframes, or none.
+        if self.keyframe_requests is not None:
+            self.keyframe_requests.make(self.identity.sender)
+        return selection.sent
+
+    def _bandwidth(self, now: float) -> float | None:
+        """Bytes a second that the link carries: infinite where it need not be known, None while it
+        may become known."""
+        pacer, adapts = self._pacer, self._flow_control.adapts
+        if pacer is None or not adapts or (pacer.calm and not pacer.answering):
+            return math.inf
+        return pacer.bandwidth(now)
+
+    def _follow_choice(self, selection: LayerSelection) -> None:
+        """Ask for the layers that are needed, and for a look at each picture if there is more than
+        one to choose from."""
+        selection.update_needs()
+        if selection.takes_largest:
+            self.obstacles &= ~LAYERED
+        else:
+            self.obstacles |= LAYERED
+
+    def _continues_layer(self, frame: Frame) -> bool:
+        """Whether a frame of a layer can be decoded behind what was sent; then it is sent."""
+        if frame.layer is None or self._selection is None:
+            return True
+        if self._is_undecodable(frame):
+            return False
+        self._selection.sent = frame.layer.index
+        return True
+
+    def _take_awaited(self, selection: LayerSelection) -> None:
+        selection.awaited = None
+        self._totals.waiting -= 1
+
+    def _miss_awaited(self, selection: LayerSelection) -> None:
+        """Give up the frame of an earlier picture, if one is awaited."""
+        if selection.awaited is not None:
+            self._take_awaited(selection)
+            self._count_dropped(Drop.NO_LAYER)
+
+    def _leave_layers(self) -> None:
+        if self._selection is not None:
+            self._miss_awaited(self._selection)
+            self._selection.leave()
+            self._selection = None
+            self.obstacles &= ~LAYERED
+
+    def _send_or_queue(self, frame: Frame) -> bool:
+        if not self._continues_layer(frame):
+            self._drop(frame, Drop.UNDECODABLE)
+            self._ask_for_keyframe()
         elif frame.is_large and not self._is_encoded(frame):
             self.obstacles &= ~NEEDS_KEYFRAME
             self._let_wait(frame, frame.size)  # the writer encodes it, and lets others go on
@@ -231,6 +414,7 @@ class Consumer:
     def begin_epoch(self) -> None:
         """Begin a new epoch of the stream: no frame of the last one may come after its status."""
         self._queue_seconds = MAX_QUEUE_SECONDS
+        self._leave_layers()
         self._renew_window()
         cut_off = self._unsent_parts is not None
         self._end_parts()
@@ -333,6 +517,7 @@ class Consumer:
         while self._take_unready() is not None or self._take_waiting() is not None:
             self._count_dropped(Drop.LEFT)
             self.obstacles |= NEEDS_KEYFRAME
+        self._leave_layers()
 
     def reopen(self) -> None:
         """Accept frames again, as a new consumer would."""
@@ -341,8 +526,13 @@ class Consumer:
         self._renew_window()
 
     def _is_undecodable(self, frame: Frame) -> bool:
-        builds_on_nothing = self.obstacles & NEEDS_KEYFRAME or frame.missing_reference
-        return bool(builds_on_nothing) and frame.is_delta
+        if not frame.is_delta:
+            return False
+        selection = self._selection
+        if selection is not None and frame.layer is not None:
+            if selection.sent != frame.layer.index:
+                return True
+        return bool(self.obstacles & NEEDS_KEYFRAME) or frame.missing_reference
 
     def _offer_parts(self, frame: Frame, parts: EncodedBurst) -> bool:
         """Offer a frame that is sent in parts; see `offer`."""
@@ -449,12 +639,23 @@ class Consumer:
             self._window.sent(frame.seq)
         pacer = self._pacer
         if pacer is not None and (probed or not pacer.calm):
+            self._byte_rate = self.byte_rate(now) + size / RATE_SECONDS
+            self._sent_at = now
             calm = pacer.calm
             token = frame.token if probed else None
             pacer.frame_sent(token, size, now, frame.accepted_at)
             self.outlet.give_turn(self)
             if pacer.calm is not calm:
                 self.outlet.tell_paced()
+
+    def byte_rate(self, now: float) -> float:
+        """The bytes a second that it sends, about, while the link is not calm."""
+        return self._byte_rate * math.exp((self._sent_at - now) / RATE_SECONDS)
+
+    @property
+    def raised_at(self) -> float:
+        """When it last took a larger layer than before."""
+        return -math.inf if self._selection is None else self._selection.choice.raised_at
 
     def look_at_link(self, now: float) -> None:
         """Look, while the link is calm, whether an answer is missing, and whether the next frame is

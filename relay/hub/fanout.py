@@ -6,10 +6,10 @@ Where the frames come from, a producer on this relay or another node, makes no d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from relay.hub.consumer import Consumer
 from relay.hub.frames.frame import Burst, Frame
@@ -32,6 +32,8 @@ class FanOut:
     """Replaced, never changed, so that a publish may yield."""
     keyframe: Frame | None = None
     """The last frame that stands for itself, for newcomers."""
+    layer_frames: dict[int, Frame] = field(factory=dict)
+    """The same by layer, in a stream that has layers."""
     behind_latest: bool = False
     """Whether newcomers have to wait for the next one: frames that others build on came after it,
     or it was given up."""
@@ -108,8 +110,8 @@ class FanOut:
         """
         if self._welcomed is not None:
             self._welcomed.add(consumer)
-        frame = self.keyframe
-        if frame is not None and consumer.offer(frame):
+        frame = consumer.first_frame(self.keyframe, self.layer_frames)
+        if frame is not None and consumer.welcome(frame):
             self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
         if self.behind_latest:
             consumer.skip_to_keyframe()
@@ -117,14 +119,20 @@ class FanOut:
     def forget_frames(self) -> None:
         """Forget the latest frames, so that new consumers get none of them."""
         self.keyframe, self.behind_latest = None, False
+        self.layer_frames.clear()
         self._epochs += 1
 
     def give_up_keyframe(self) -> None:
         """Keep no frame for newcomers, who begin with the next one that stands for itself."""
         self.keyframe, self.behind_latest = None, True
+        self.layer_frames.clear()
 
     def _remember(self, frames: Sequence[Frame]) -> None:
         """Keep the last frame that stands for itself, for newcomers."""
+        for frame in frames:
+            if frame.layer is not None and not frame.is_delta:
+                self.layer_frames[frame.layer.index] = frame
+                frame.keep()
         behind = False
         for frame in reversed(frames):
             if not frame.is_delta:
@@ -133,6 +141,26 @@ class FanOut:
                 return
             behind = behind or not frame.is_discardable
         self.behind_latest = self.behind_latest or behind
+
+    async def offer_awaited(self, seq: int, frames: Mapping[int, Frame]) -> None:
+        """Offer the frames of a picture that were not there when it began, by their layers, to
+        those who await them. Yields to other tasks as `publish` does."""
+        epoch, accepted_at = self._epochs, trio.current_time()
+        for frame in frames.values():
+            frame.keep()
+            accepted_at = frame.accepted_at
+            assert frame.layer is not None
+            self.layer_frames[frame.layer.index] = frame
+        for consumer in self.audience:
+            if self._since_pause >= SLICE:
+                await self.pause()
+            if self._epochs != epoch:
+                return
+            if consumer.awaits(seq):
+                if consumer.offer_awaited(seq, frames):
+                    age = trio.current_time() - accepted_at
+                    self._metrics.frame_age.observe(age)
+                self._since_pause += 1
 
     def _look_at_links(self, now: float) -> None:
         """Find out now and then whose next frame is to go with a probe, on calm links: few are,

@@ -24,6 +24,12 @@ class FlowControlOptions:
     max_fps: float | None = None
     window: int | None = None
     """Frames that may be in flight without an `ack`; None if there are no acknowledgements."""
+    max_width: int | None = None
+    """Pixels of the widest layer that it has a use for."""
+    layer: str | None = None
+    """The only layer that it wants."""
+    adapts: bool = True
+    """Whether it gets a smaller layer where its link does not carry the largest."""
 
     @property
     def period(self) -> float | None:

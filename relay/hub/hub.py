@@ -8,13 +8,14 @@ stream.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
 import trio
 from attrs import define, field
 
 from relay.hub.consumer import Consumer
 from relay.hub.frames.frame_budget import FrameBudget
+from relay.hub.layers.renditions import PictureRenderer, Renditions
 from relay.hub.ledger import Totals
 from relay.hub.live_streams import LiveStreams
 from relay.hub.observers import Observers, is_wide
@@ -23,7 +24,7 @@ from relay.hub.stream import Stream
 from relay.metrics import Metrics
 from relay.model import permissions
 from relay.model.identity import Identity
-from relay.protocol.messages import AlertEvent, Metadata, StreamStatus, now_ms
+from relay.protocol.messages import AlertEvent, Layer, Metadata, StreamStatus, now_ms
 from relay.protocol.reports import FiguresReport, FrameCounts, StreamCounts
 
 COUNT_INTERVAL = 1.0
@@ -45,6 +46,8 @@ class Hub:
     totals: Totals = field(factory=Totals)
     _subscriptions: Counter[str] = field(factory=Counter)
     """By user or service."""
+    renderer: PictureRenderer | None = None
+    """Makes smaller pictures for viewers on slow links; None if nothing does."""
     on_register: Callable[[str], object] = field(default=lambda _stream_id: None)
     """Called with the id of each stream that is registered."""
     _last_epoch: int = 0
@@ -61,9 +64,14 @@ class Hub:
             self._nursery = None
 
     def register(
-        self, stream_id: str, owner_id: str, producer: Producer, metadata: Metadata | None
+        self,
+        stream_id: str,
+        owner_id: str,
+        producer: Producer,
+        metadata: Metadata | None,
+        layers: Sequence[Layer] | None = None,
     ) -> Stream | None:
-        """Make a connection the producer of a stream.
+        """Make a connection the producer of a stream, with these layers of each picture if any.
 
         None when a connection that was accepted later produces it already. One that was accepted
         earlier is superseded. The caller has made sure that the owner owns the stream; a live
@@ -80,11 +88,11 @@ class Hub:
             stream.grace.cancel()
             stream.grace = None
         if stream.live:
-            stream.continue_with(producer, metadata)
+            stream.continue_with(producer, metadata, layers)
         else:
             self._last_epoch = max(self._last_epoch + 1, now_ms())
             account = self.frame_budget.account(owner_id)
-            stream.start(self._last_epoch, owner_id, producer, metadata, account)
+            stream.start(self._last_epoch, owner_id, producer, metadata, account, layers)
             self._live.add(stream_id, owner_id)
         if before is not None and before is not producer:
             before.superseded()
@@ -270,6 +278,8 @@ class Hub:
                 self._observers,
                 self.totals,
                 on_recount=self._recount,
+                renditions=None if self.renderer is None else Renditions(self.renderer),
+                start_soon=self._start_soon,
             )
         return stream
 
@@ -281,6 +291,10 @@ class Hub:
         if self._nursery is not None:
             stream.counting = True
             self._nursery.start_soon(wait)
+
+    def _start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(task)
 
     def _forget(self, stream: Stream) -> None:
         if not stream.watchers and not stream.live:

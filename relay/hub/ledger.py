@@ -23,6 +23,8 @@ class Drop(StrEnum):
     """The consumer asked for fewer."""
     UNDECODABLE = "undecodable"
     """It builds on a frame that was dropped."""
+    NO_LAYER = "no_layer"
+    """The picture did not come in the layer that fits its link."""
     UNENCODABLE = "unencodable"
     """Its data cannot be put into the consumer's encoding."""
     NO_ROOM = "no_room"

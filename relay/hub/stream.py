@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 from attrs import define, field
 
@@ -16,6 +18,8 @@ from relay.hub.fanout import FanOut
 from relay.hub.frames.frame import Frame, bursts
 from relay.hub.frames.frame_budget import FrameAccount
 from relay.hub.keyframe_requests import KeyframeRequests
+from relay.hub.layers.layer_set import LayerSet, PictureLayer, StreamLayer
+from relay.hub.layers.renditions import RenditionJob, Renditions
 from relay.hub.ledger import Totals
 from relay.hub.observers import Observers
 from relay.hub.peer import Producer
@@ -25,6 +29,7 @@ from relay.protocol.codec import JSON_CODEC, Codec
 from relay.protocol.messages import (
     Error,
     ErrorCode,
+    Layer,
     Metadata,
     Notice,
     Status,
@@ -37,6 +42,22 @@ from relay.protocol.reports import ConsumerReport, StreamReport
 SWITCH_RATE, MAX_SWITCHES = 1.0, 4.0
 """How often a second, and in a row, a producer is told at once that somebody watches or nobody: a
 viewer that comes and goes must not take its link."""
+
+log = structlog.get_logger()
+
+
+@define(eq=False)
+class Picture:
+    """The layers that have come of one picture."""
+
+    timestamp: float | None = None
+    indexes: set[int] = field(factory=set)
+
+    def goes_on_with(self, timestamp: float | None, index: int) -> bool:
+        """Whether a frame is another layer of it; without a timestamp it never is."""
+        return (
+            timestamp is not None and timestamp == self.timestamp and index not in self.indexes
+        )
 
 
 @define(eq=False)
@@ -69,8 +90,18 @@ class Stream:
     """The audience is not as large as the producer was told: call `tell_count` before long."""
     counting: bool = False
     """Whether that call is scheduled."""
+    layers: LayerSet | None = None
+    """Those that the producer registered."""
+    renditions: Renditions | None = None
+    """Those that the relay makes where the producer registered none; None if it makes none."""
+    start_soon: Callable[[Callable[[], Awaitable[None]]], object] = lambda _task: None
+    """Starts a task of the hub."""
+    _registered_layers: Sequence[Layer] | None = None
+    _picture: Picture = field(factory=lambda: Picture())
+    """The picture that came last, in a stream with layers."""
     _told_count: int = 0
     _keyframe_requests: KeyframeRequests = field(init=False)
+    _told_layers: Sequence[str] | None = None
     _switches: DebtBucket | None = None
     """Limits how often the producer is told at once that there are viewers, or none."""
     _awaiting_keyframe: bool = True
@@ -103,7 +134,10 @@ class Stream:
             frames = self._accept(burst, producer.codec)
             if frames[0].is_large and not await self._has_encoded(frames[0], producer):
                 continue
+            job = self._plan_renditions(frames)
             await fanout.publish(frames)
+            if job is not None:
+                self.start_soon(partial(self._render, job))
             self._keep_within_budget()
             if not (self._told_unencodable or producer.codec.binary) and any(
                 frame.unencodable for frame in frames
@@ -132,9 +166,14 @@ class Stream:
         assert self.account is not None
         frames = []
         for message in messages:
-            self.seq += 1
-            frame = Frame(self.stream_id, self.seq, received_at, now, message, codec, self.account)
+            layer = self._begin_frame(message)
+            frame = Frame(
+                *(self.stream_id, self.seq, received_at, now, message, codec, self.account),
+                layer=layer,
+            )
             frames.append(frame)
+            if layer is not None and self.layers is not None:
+                self.layers.note(layer.index, frame.size)
             if message.keyframe is not False:
                 self._awaiting_keyframe = False
             elif self._awaiting_keyframe:
@@ -143,6 +182,65 @@ class Stream:
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
         return frames
+
+    def _begin_frame(self, message: VideoFrame) -> PictureLayer | None:
+        """Count a picture if one begins with this frame; returns which layer of it this is."""
+        layers = self.layers
+        if layers is None:
+            self.seq += 1
+            return None
+        found = None if message.layer is None else layers.index_of(message.layer)
+        index = layers.top if found is None else found
+        if not self._picture.goes_on_with(message.timestamp, index):
+            self._picture = Picture(message.timestamp)
+            self.seq += 1
+            layers.begin_picture(self.seq)
+        self._picture.indexes.add(index)
+        return PictureLayer(index, layers.layers[index].id)
+
+    def has_layer(self, layer_id: str) -> bool:
+        """Whether the producer registered this layer."""
+        return self.layers is not None and self.layers.index_of(layer_id) is not None
+
+    def _plan_renditions(self, frames: Sequence[Frame]) -> RenditionJob | None:
+        """Say which smaller pictures are to be made of the newest of these frames, if any."""
+        renditions, newest = self.renditions, frames[-1]
+        if renditions is None or self.layers is not None:
+            return None
+        if renditions.look_at(newest, self._may_want_renditions):
+            self._use_layers(renditions.layers, frames[0].seq - 1)
+        for frame in frames[:-1]:
+            renditions.note(frame)
+        assert self.owner_id is not None
+        return renditions.plan(newest, self.owner_id)
+
+    def _may_want_renditions(self) -> bool:
+        return any(each.may_want_smaller for each in self.fanout.audience)
+
+    async def _render(self, job: RenditionJob) -> None:
+        """Make smaller pictures, and give them to those who await them."""
+        assert self.renditions is not None
+        assert self.owner_id is not None
+        epoch = self.epoch
+        try:
+            frames = await self.renditions.make(job, self.owner_id)
+            if self.live and self.epoch == epoch:
+                await self.fanout.offer_awaited(job.frame.seq, frames)
+                self._keep_within_budget()
+        except Exception:  # whatever it fails with, other streams go on
+            log.exception("renditions failed", stream_id=self.stream_id)
+
+    def _use_layers(self, layers: LayerSet | None, seq: int) -> None:
+        """Let the audience choose from these layers of pictures behind `seq`."""
+        self.fanout.layer_frames.clear()
+        for consumer in self.fanout.audience:
+            consumer.use_layers(layers, seq)
+
+    @property
+    def _current_layers(self) -> LayerSet | None:
+        if self.layers is not None:
+            return self.layers
+        return None if self.renditions is None else self.renditions.layers
 
     def skip(self, producer: Producer) -> None:
         """Note that frames of the producer were dropped before they arrived here."""
@@ -154,6 +252,7 @@ class Stream:
         self.watchers[consumer] = None
         consumer.keyframe_requests = self._keyframe_requests
         if self._serves(consumer):
+            consumer.use_layers(self._current_layers, self.seq - 1)
             self._set_audience((*self.fanout.audience, consumer))
             self.fanout.welcome(consumer)
             if self.fanout.behind_latest:
@@ -189,6 +288,7 @@ class Stream:
         producer: Producer,
         metadata: Metadata | None,
         account: FrameAccount,
+        layers: Sequence[Layer] | None = None,
     ) -> None:
         """Begin a new epoch of the stream."""
         self.enter(account)
@@ -197,6 +297,9 @@ class Stream:
         self._told_unencodable = False
         for consumer in self.fanout.audience:
             consumer.begin_epoch()
+        if self.renditions is not None:
+            self.renditions.forget()
+        self._register_layers(layers)
         self.change_owner(owner_id)
         self.producer, self._awaiting_keyframe = producer, True
         self.set_status(StreamStatus.ONLINE, metadata)
@@ -220,16 +323,56 @@ class Stream:
                 consumer.close()
             elif sees and consumer not in before:
                 consumer.reopen()
+                consumer.use_layers(self._current_layers, self.seq)
         self._set_audience(tuple(filter(self._serves, self.watchers)))
 
-    def continue_with(self, producer: Producer, metadata: Metadata | None) -> None:
-        """Go on with this producer; consumers notice nothing except changed metadata."""
+    def continue_with(
+        self,
+        producer: Producer,
+        metadata: Metadata | None,
+        layers: Sequence[Layer] | None = None,
+    ) -> None:
+        """Go on with this producer; consumers notice nothing except changed metadata, and other
+        layers."""
         if producer is not self.producer:
             self._awaiting_keyframe, self._told_unencodable = True, False
+            self._picture = Picture()
+        if layers != self._registered_layers:
+            self._register_layers(layers)
         self.producer, before = producer, self.metadata
         if metadata != before:
             self._describe(metadata)
             self._tell_watchers({} if metadata is None else metadata)
+
+    def _register_layers(self, layers: Sequence[Layer] | None) -> None:
+        """Expect these layers of each picture from now on, or frames without layers."""
+        self._registered_layers, self._told_layers = layers, None
+        self._picture = Picture()
+        self.layers = None
+        if layers is not None:
+            known = [StreamLayer(layer.id, layer.width) for layer in layers]
+            self.layers = LayerSet(known, from_producer=True, on_need=self._needs_changed)
+        self._use_layers(self._current_layers, self.seq)
+
+    @property
+    def registered_layers(self) -> Sequence[Layer] | None:
+        """As the producer named them."""
+        return self._registered_layers
+
+    def _needs_changed(self) -> None:
+        """Tell the producer, at once if a layer is needed that it does not send yet."""
+        if self.layers is None or self._told_layers is None:
+            return
+        if set(self.needed_layers()) - set(self._told_layers) and self._may_tell_at_once():
+            self.tell_producer()
+        elif not self.counting:
+            self.on_recount(self)
+
+    def needed_layers(self) -> list[str]:
+        """The layers of the producer that somebody needs, by their ids."""
+        if self.layers is None or not self.fanout.audience:
+            return []
+        return [self.layers.layers[index].id for index in self.layers.needed()]
 
     def _describe(self, metadata: Metadata | None) -> None:
         self.metadata = metadata
@@ -237,6 +380,7 @@ class Stream:
 
     def end(self) -> None:
         self.producer = None
+        self._register_layers(None)
         self.fanout.forget_frames()
         self._describe(None)  # those who watch it keep the stream
         self.set_status(StreamStatus.OFFLINE)
@@ -284,6 +428,7 @@ class Stream:
     def tell_producer(self) -> None:
         """Tell the producer how many consume its frames."""
         self._told_count = len(self.fanout.audience)
+        self._told_layers = None if self.layers is None else self.needed_layers()
         if self.producer is not None:
             self.producer.tell_status(
                 Status(
@@ -291,6 +436,7 @@ class Stream:
                     epoch=self.epoch,
                     status=self.status,
                     consumers=len(self.fanout.audience),
+                    layers=self._told_layers,
                 )
             )
 
@@ -299,10 +445,14 @@ class Stream:
             self.producer.tell(notice)
 
     def tell_count(self) -> None:
-        """Tell the producer the number of consumers if it has changed since."""
+        """Tell the producer the number of consumers, and the layers that they need, if these have
+        changed since."""
         self.counting = False
-        if len(self.fanout.audience) != self._told_count:
+        layers = None if self.layers is None else self.needed_layers()
+        if len(self.fanout.audience) != self._told_count or layers != self._told_layers:
             self.tell_producer()
+        if self.layers is not None and self.layers.is_lingering:
+            self.on_recount(self)
 
     def _tell_watchers(self, metadata: Metadata | None) -> None:
         packed: dict[Codec, Any] = {}  # encoded once, however many watch

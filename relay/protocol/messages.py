@@ -27,6 +27,10 @@ Milliseconds = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 _RATE = Meta(gt=0, le=1000)
 Position = Annotated[int, _RANGE]
 """The `alertId` of the last alert that a client has, or 0."""
+LAYER_ID_RULE = "1 to 16 characters of A-Z a-z 0-9 - . _"
+LayerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,16}(?!\n)$", description=LAYER_ID_RULE)]
+Width = Annotated[int, Meta(ge=1, le=65535)]
+"""Pixels."""
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
 RequestId = Annotated[str, Meta(max_length=256)] | int | float | None
 MAX_ALERT_LENGTH = 8192
@@ -119,6 +123,13 @@ class Auth(Request, frozen=True, kw_only=True, tag=AUTH):
         return [("token", ...)]
 
 
+class Layer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A size in which the producer sends each picture, or some of them."""
+
+    id: LayerId
+    width: Width | None = None
+
+
 class Register(Request, frozen=True, kw_only=True, tag=REGISTER):
     stream_id: StreamId | None = None
     client_type: str | None = None
@@ -127,6 +138,8 @@ class Register(Request, frozen=True, kw_only=True, tag=REGISTER):
     metadata: CheckedMetadata = None
     window: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Asks for `received` messages."""
+    layers: Annotated[list[Layer], Meta(min_length=1, max_length=4)] | None = None
+    """The cheapest first."""
     alerts_after: Position | None = None
 
 
@@ -138,6 +151,10 @@ class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
     policy: Literal["latest", "lossless"] = "latest"
     max_fps: Annotated[int, Meta(ge=1, le=1000)] | Annotated[float, _RATE] | None = None
     window: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    max_width: Width | None = None
+    """No wider layer than this, if there is one that is not."""
+    layer: LayerId | None = None
+    """The only layer that the consumer wants; while it does not flow, the nearest smaller."""
     alerts_after: Position | None = None
     """Replay the alerts behind this one before any live one is sent."""
 
@@ -174,6 +191,7 @@ class VideoFrame(Request, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     keyframe: bool | None = None
     discardable: bool | None = None
     """Of a frame that is no keyframe: whether nothing builds on it."""
+    layer: LayerId | None = None
     metadata: Raw = field(default_factory=NO_METADATA.copy)  # which is itself, without a call
     """An encoded object, passed on unchanged."""
 
@@ -210,6 +228,8 @@ class VideoFrameEvent(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     received_at: int
     keyframe: bool | None = None
     discardable: bool | None = None
+    layer: str | None = None
+    """Of a stream with layers, and of what the relay made smaller."""
     metadata: Raw | None = None
     data: Raw
     """Unchanged where producer and consumer use the same encoding."""
@@ -230,6 +250,8 @@ class Status(Event, frozen=True, kw_only=True, tag="status"):
     """The epoch of the stream that `seq` counts in; 0 while the stream has none."""
     status: StreamStatus
     consumers: int | None = None
+    layers: list[str] | None = None
+    """To a producer with layers: those that somebody needs."""
     metadata: Metadata | None = None
     """Sent to consumers when an epoch begins or the metadata changes; `{}` when it is gone."""
     timestamp: int = field(default_factory=now_ms)
@@ -258,6 +280,8 @@ class Success(Event, frozen=True, kw_only=True, tag="success"):
     streams: list[StreamEntry] | None = None
     window: int | None = None
     """Repeated by a relay that sends `received` messages."""
+    layers: list[str] | None = None
+    """Repeated by a relay that knows of layers."""
     timestamp: int = field(default_factory=now_ms)
 
 

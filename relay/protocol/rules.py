@@ -38,6 +38,10 @@ def checked(message: ClientMessage, encoding: Encoding, *, large: bool) -> Clien
         raise _refuse(message, NON_FRAME_TOO_LARGE)
     if isinstance(message, Register | Alert) and isinstance(message.metadata, msgspec.Raw):
         force_setattr(message, "metadata", _metadata(message, message.metadata, encoding))
+    if isinstance(message, Register) and message.layers is not None:
+        ids = [layer.id for layer in message.layers]
+        if len(set(ids)) < len(ids):
+            raise _refuse(message, "Expected each `id` once - at `$.layers`")
     if isinstance(message, Alert):
         _check_storable(message)
         if isinstance(message.timestamp, float):

@@ -52,6 +52,13 @@ class Source(Protocol):
 class PacedSource(Source, Protocol):
     """A source that asks the pacer before it sends."""
 
+    @property
+    def raised_at(self) -> float:
+        """When it last took larger frames than before, by Trio's clock."""
+
+    def byte_rate(self, now: float) -> float:
+        """The bytes a second that it sends, about."""
+
     def pacer_changed(self) -> None:
         """Look again whether to send, since the pacer knows more than before."""
 
@@ -166,6 +173,10 @@ class Outlet:
         if source not in self._paced:
             self._paced.append(source)
         return self.pacer
+
+    def paced_beside(self, source: PacedSource) -> list[PacedSource]:
+        """The other paced sources, which share the link."""
+        return [each for each in self._paced if each is not source]
 
     def stop_pacing(self, source: PacedSource) -> None:
         """Tell a source nothing more; for one that sends nothing more."""

@@ -58,7 +58,8 @@ class Publisher:
             return True
         if message.stream_id != stream.stream_id:
             return frame.stream_id != stream.stream_id
-        return message.metadata != stream.metadata
+        same_layers = message.layers == stream.registered_layers
+        return message.metadata != stream.metadata or not same_layers
 
     async def register(self, message: Register) -> str | None:
         """Answer the request; returns the id of the stream if it was registered."""
@@ -123,7 +124,9 @@ class Publisher:
     def _produce(self, message: Register, stream_id: str, owner_id: str) -> str | None:
         hub, before, participant = self._context.hub, self._stream, self._participant
         other = hub.producer(stream_id)
-        stream = hub.register(stream_id, owner_id, participant, message.metadata)
+        stream = hub.register(
+            stream_id, owner_id, participant, message.metadata, message.layers
+        )
         if stream is None:
             reason = "a newer connection produces it"
             self._peer.record(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
@@ -147,6 +150,7 @@ class Publisher:
                 stream_id=stream_id,
                 epoch=stream.epoch,
                 window=message.window,
+                layers=message.layers and [layer.id for layer in message.layers],
             )
         )
         stream.tell_producer()
@@ -165,6 +169,9 @@ class Publisher:
             elif frame.stream_id is not None and frame.stream_id != stream.stream_id:
                 text = "This connection registered another stream"
                 self._remind(frame, ErrorCode.UNAUTHORIZED, text)
+            elif frame.layer is not None and not stream.has_layer(frame.layer):
+                text = "This stream was registered without such a layer"
+                self._remind(frame, ErrorCode.INVALID_MESSAGE, text)
             else:
                 own.append(frame)
         if stream is not None:

@@ -247,7 +247,7 @@ class Session:
             peer=self._participant,
             outlet=self._peer.stream.outlet,
             metrics=self._context.metrics,
-            flow_control=FlowControlOptions(message.policy, message.max_fps, message.window),
+            flow_control=self._flow_control(message),
             lossless_bytes=self._context.lossless_bytes,
             totals=self._context.hub.totals,
         )
@@ -270,6 +270,17 @@ class Session:
         if before is not None:  # after that, so that the producer sees no gap between the two
             self._context.hub.unsubscribe(*before)
         return self._alerts.promise(message, stream_id, wants_alerts=consumer.wants_alerts)
+
+    def _flow_control(self, message: Subscribe) -> FlowControlOptions:
+        knows_layers = message.max_width is not None or message.layer is not None
+        return FlowControlOptions(
+            message.policy,
+            message.max_fps,
+            message.window,
+            message.max_width,
+            message.layer,
+            adapts=knows_layers or self._context.layers_for_old_clients,
+        )
 
     def _user_has_too_many(self, message: Subscribe) -> bool:
         """Refuse a subscription if the user has too many, some perhaps on connections that are gone

@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from relay.concurrency.time_slice import TimeSlice
 from relay.hub.frames.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget, KeptBytes
+from relay.hub.layers.layer_set import PictureLayer
 from relay.hub.peer import ConsumingPeer
 from relay.protocol.codec import Codec
 from relay.protocol.messages import NO_METADATA, MalformedFrame, VideoFrame, VideoFrameEvent
@@ -47,6 +48,8 @@ class Frame:
     """Counts its bytes from `keep` on, as long as anybody holds it."""
     missing_reference: bool = False
     """Whether it builds on a frame that never arrived."""
+    layer: PictureLayer | None = None
+    """Which layer of the picture it is; None in a stream without layers."""
     _kept: KeptBytes | None = field(default=None, init=False, repr=False)
     _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
     _parts: dict[Codec, EncodedBurst | None] | None = field(default=None, repr=False)
@@ -268,6 +271,7 @@ class Frame:
             received_at=self.received_at,
             keyframe=message.keyframe,
             discardable=message.discardable,
+            layer=None if self.layer is None else self.layer.id,
             metadata=metadata,
             data=data,
         )

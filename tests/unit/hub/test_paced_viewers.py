@@ -44,6 +44,8 @@ class DistantViewer:
     """Of the frames of each stream."""
     ages: dict[str, list[float]] = field(factory=dict)
     """Of the frames of each stream, in seconds."""
+    layers: dict[str, list[str | None]] = field(factory=dict)
+    """Of the frames of each stream."""
     pings: int = 0
 
     async def run(self) -> None:
@@ -82,6 +84,7 @@ class DistantViewer:
             self.ages.setdefault(message["streamId"], []).append(age)
             seqs = self.seqs.setdefault(message["streamId"], [])
             seqs.append(message["seq"])
+            self.layers.setdefault(message["streamId"], []).append(message.get("layer"))
             if self.acknowledges and len(seqs) % self.ack_every == 0:
                 ack = {"type": "ack", "streamId": message["streamId"], "seq": message["seq"]}
                 data = self.client.protocol.send(events.TextMessage(json.dumps(ack)))

@@ -5,6 +5,7 @@ from tests.unit.memory.audit import MemoryAuditStore
 from tests.unit.memory.client import Client, Closed
 from tests.unit.memory.link import SIZE, MemoryLink, SocketBuffer, link_pair
 from tests.unit.memory.relay import MemoryRelay, open_relay
+from tests.unit.memory.renderer import MemoryRenderer, jpeg
 from tests.unit.memory.verifier import (
     ANN,
     BOB,
@@ -26,9 +27,11 @@ __all__ = [
     "MemoryChangeFeed",
     "MemoryLink",
     "MemoryRelay",
+    "MemoryRenderer",
     "MemoryStreamOwners",
     "MemoryVerifier",
     "SocketBuffer",
+    "jpeg",
     "link_pair",
     "open_relay",
     "user",

@@ -54,6 +54,7 @@ class MemoryRelay:
     owner_watch: OwnerWatch = field(init=False)
     connections: list[Connection] = field(factory=list)
     http_served: int = 0
+    layers_for_old_clients: bool = True
     audit_store: MemoryAuditStore = field(factory=MemoryAuditStore)
     audit: AuditLog = field(init=False)
     alarms: Alarms = field(factory=Alarms)
@@ -89,6 +90,7 @@ class MemoryRelay:
             self.metrics,
             lossless_bytes=64 * 1024,
             limits=self.guard.session_limits,
+            layers_for_old_clients=self.layers_for_old_clients,
         )
         verifier = ConsistentVerifier(
             *(

@@ -1,0 +1,308 @@
+"""Smaller pictures that the relay makes, for viewers on slow links, of a phone's JPEG pictures."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from statistics import median
+from typing import Any
+
+import pytest
+import trio
+from attrs import define, field
+
+from relay.hub.layers.renditions import FAILURE_PAUSE
+from relay.renditions.jpeg_header import read_size
+from tests.unit.hub.layers.test_layered_streams import FPS, check_ledger, received
+from tests.unit.hub.test_paced_viewers import DELAY, DistantViewer
+from tests.unit.memory import Client, MemoryRelay, MemoryRenderer, jpeg
+
+pytestmark = pytest.mark.mock_clock
+
+ENDLESS, MBIT = 10_000_000.0, 125_000.0
+SIZE = 50_000
+"""Bytes of a picture that is 1280 pixels wide; as JSON a third more."""
+
+
+@define(eq=False)
+class MeasuringViewer(DistantViewer):
+    """It notes the widths of pictures, too."""
+
+    widths: list[int | None] = field(factory=list)
+
+    def _read(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
+        if message["type"] == "video-frame":
+            size = read_size(base64.b64decode(message["data"]))
+            self.widths.append(None if size is None else size[0])
+        super()._read(message, nursery)
+
+
+@define(eq=False)
+class Picture:
+    """What a phone sends, again and again."""
+
+    data: bytes = field(factory=lambda: jpeg(1280, 720, SIZE))
+    fields: dict[str, Any] = field(factory=dict)
+
+    def frame(self) -> dict[str, Any]:
+        timestamp = round(trio.current_time() * 1000)
+        data = base64.b64encode(self.data).decode()
+        return {"type": "video-frame", "timestamp": timestamp, "data": data, **self.fields}
+
+
+async def publish(
+    phone: Client, seconds: float, picture: Picture | None = None, fps: float = FPS
+) -> None:
+    for _ in range(round(seconds * fps)):
+        await phone.send((picture or Picture()).frame())
+        await trio.sleep(1 / fps)
+
+
+async def watch(
+    relay: MemoryRelay,
+    phone: Client,
+    seconds: float,
+    *viewers: DistantViewer,
+    picture: Picture | None = None,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        for viewer in viewers:
+            nursery.start_soon(viewer.run)
+        await publish(phone, seconds, picture)
+        nursery.cancel_scope.cancel()
+    check_ledger(relay)
+
+
+@pytest.fixture
+def renderer(relay: MemoryRelay) -> MemoryRenderer:
+    relay.hub.renderer = MemoryRenderer()
+    return relay.hub.renderer
+
+
+@pytest.mark.parametrize(
+    ("megabits", "layer", "fps"), [(1, "320", 11), (3, "640", 8), (25, None, 23)]
+)
+async def test_a_viewer_gets_the_largest_picture_that_its_link_carries(
+    relay: MemoryRelay, renderer: MemoryRenderer, megabits: float, layer: str | None, fps: float
+) -> None:
+    phone, client = await relay.phone(), await relay.viewer()
+    viewer = DistantViewer(client, megabits * MBIT)
+    await watch(relay, phone, 15, viewer)
+    layers, ages = viewer.layers["front-door"], viewer.ages["front-door"]
+    late = layers[len(layers) // 3 :]
+    assert late.count(layer) >= 0.95 * len(late)
+    assert len(late) >= fps * 10 * 0.95
+    assert median(ages[-50:]) < 0.2
+    seqs = viewer.seqs["front-door"]
+    assert seqs == sorted(set(seqs))
+
+
+async def test_nothing_is_made_while_nobody_needs_it(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), ENDLESS)
+    await watch(relay, phone, 5, viewer)
+    assert renderer.made == []
+    assert set(viewer.layers["front-door"]) == {None}
+
+
+async def test_nothing_is_made_any_more_when_the_slow_viewer_has_left(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, fast = await relay.phone(), DistantViewer(await relay.viewer(), ENDLESS)
+    client = await relay.viewer()
+    slow = DistantViewer(client, MBIT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fast.run)
+        nursery.start_soon(slow.run)
+        await publish(phone, 6)
+        assert renderer.made
+        await client.send({"type": "unsubscribe", "streamId": "front-door"})
+        await publish(phone, 3)
+        before = len(renderer.made)
+        await publish(phone, 3)
+        nursery.cancel_scope.cancel()
+    assert len(renderer.made) == before
+    assert fast.seqs["front-door"][-1] >= 12 * FPS - 2
+    check_ledger(relay)
+
+
+async def test_slow_viewers_share_what_is_made(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone = await relay.phone()
+    viewers = [DistantViewer(await relay.viewer(), MBIT) for _ in range(4)]
+    await watch(relay, phone, 10, *viewers)
+    assert len(renderer.made) <= 10 * FPS
+    for viewer in viewers:
+        assert viewer.layers["front-door"][-40:] == ["320"] * 40
+
+
+async def test_who_does_not_get_a_rendition_gets_what_its_link_carries_of_the_original(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), MBIT)
+    renderer.has_room = False
+    await watch(relay, phone, 30, viewer)
+    seconds = SIZE * 4 / 3 / MBIT
+    assert set(viewer.layers["front-door"]) == {None}
+    assert len(viewer.seqs["front-door"]) >= 0.8 * 30 / seconds - 3
+    assert median(viewer.ages["front-door"][3:]) < 1.2 * seconds + DELAY + 1 / FPS
+
+
+async def test_pictures_of_which_nothing_can_be_made_are_tried_now_and_then(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), MBIT)
+    renderer.fails = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish(phone, 30)
+        assert 3 <= renderer.tried <= 3 * (30 / FAILURE_PAUSE + 1)
+        assert len(viewer.seqs["front-door"]) >= 30
+        renderer.fails = False
+        await publish(phone, 15)
+        nursery.cancel_scope.cancel()
+    assert viewer.layers["front-door"][-20:] == ["320"] * 20
+    check_ledger(relay)
+
+
+async def test_the_newest_picture_is_made_when_the_renderer_is_slow(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    renderer.seconds = 0.11
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), MBIT)
+    await watch(relay, phone, 15, viewer)
+    assert viewer.layers["front-door"][-40:] == ["320"] * 40
+    late = viewer.seqs["front-door"][-40:]
+    assert {after - before for before, after in itertools.pairwise(late)} == {3}
+    assert median(viewer.ages["front-door"][-40:]) < 0.11 + 0.12
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Picture(b"not a JPEG".ljust(SIZE)),
+        Picture(jpeg(1280, 720, SIZE)[:2].ljust(SIZE, b"\xff")),
+        Picture(jpeg(5000, 720, SIZE)),
+        Picture(jpeg(320, 240, SIZE)),
+        Picture(fields={"keyframe": True}),
+    ],
+    ids=["other", "no size", "too large", "too small", "keyframes"],
+)
+async def test_of_other_pictures_nothing_is_made(
+    relay: MemoryRelay, renderer: MemoryRenderer, picture: Picture
+) -> None:
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), MBIT)
+    await watch(relay, phone, 10, viewer, picture=picture)
+    assert renderer.made == []
+    assert len(viewer.seqs["front-door"]) >= 10
+
+
+async def test_pictures_may_change_their_size(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), MBIT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        for width, layer in ((1280, "320"), (640, "320"), (320, None), (1920, "320")):
+            picture = Picture(jpeg(width, 480, int(SIZE * (width / 1280) ** 1.5)))
+            await publish(phone, 8, picture)
+            assert viewer.layers["front-door"][-30:] == [layer] * 30
+        nursery.cancel_scope.cancel()
+    seqs = viewer.seqs["front-door"]
+    assert seqs == sorted(set(seqs))
+    check_ledger(relay)
+
+
+@pytest.mark.parametrize(
+    ("terms", "width"),
+    [
+        ({"maxWidth": 320}, 320),
+        ({"maxWidth": 700}, 640),
+        ({"maxWidth": 1280}, 1280),
+        ({"layer": "640"}, 640),
+        ({"layer": "original"}, 1280),
+        ({"maxWidth": 320, "policy": "lossless"}, 1280),
+    ],
+)
+async def test_a_viewer_may_ask_for_smaller_pictures_on_any_link(
+    relay: MemoryRelay, renderer: MemoryRenderer, terms: dict[str, Any], width: int
+) -> None:
+    phone, viewer = await relay.phone(), MeasuringViewer(await relay.viewer(**terms), ENDLESS)
+    await watch(relay, phone, 3, viewer)
+    assert viewer.widths[-40:] == [width] * 40
+    seqs = viewer.seqs["front-door"]
+    assert seqs == sorted(set(seqs))
+
+
+async def test_a_rendition_has_all_that_its_picture_had(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, old = await relay.phone(), await relay.viewer(maxWidth=320)
+    binary = await relay.viewer(maxWidth=320, msgpack=True)
+    fields = {"metadata": {"lens": "wide"}, "timestamp": 123_456}
+    for _ in range(10):
+        await phone.send({**Picture().frame(), **fields})
+        await trio.sleep(0.1)
+    for viewer in (old, binary):
+        frame = (await received(viewer))[-1]
+        assert frame.pop("data")
+        assert frame["seq"] == 10
+        assert frame["layer"] == "320"
+        assert frame["timestamp"] == 123_456
+        assert frame["metadata"] == {"lens": "wide"}
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+async def test_renditions_are_made_of_pictures_in_either_encoding(
+    relay: MemoryRelay, renderer: MemoryRenderer, codec: str
+) -> None:
+    phone = await relay.phone(msgpack=codec == "msgpack")
+    viewer = await relay.viewer(maxWidth=320)
+    frame = Picture().frame()
+    if codec == "msgpack":
+        frame["data"] = Picture().data
+    for _ in range(10):
+        await phone.send(frame)
+        await trio.sleep(0.1)
+    frames = await received(viewer)
+    assert frames[-1]["layer"] == "320"
+
+
+async def test_viewers_who_know_no_layers_can_be_left_alone(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    relay.layers_for_old_clients = False
+    phone = await relay.phone()
+    old = DistantViewer(await relay.viewer(), MBIT)
+    new = DistantViewer(await relay.viewer(maxWidth=4000), MBIT)
+    await watch(relay, phone, 10, old, new)
+    assert set(old.layers["front-door"]) == {None}
+    assert new.layers["front-door"][-20:] == ["320"] * 20
+
+
+async def test_a_rendition_that_comes_after_the_end_of_its_epoch_is_thrown_away(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    renderer.seconds = 8.0
+    phone, viewer = await relay.phone(), await relay.viewer(maxWidth=320)
+    await publish(phone, 1.5, fps=10)
+    phone.link.close()
+    await trio.sleep(5.5)
+    phone = await relay.phone()
+    await publish(phone, 5, fps=10)
+    frames = await received(viewer)
+    assert len(renderer.made) == 1
+    assert not [each for each in frames if each.get("layer") == "320"]
+    check_ledger(relay)
+
+
+async def test_a_renderer_that_breaks_harms_no_stream(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    renderer.problem = ZeroDivisionError()
+    phone = await relay.phone()
+    viewer = DistantViewer(await relay.viewer(maxWidth=320), ENDLESS)
+    await watch(relay, phone, 10, viewer)
+    assert len(viewer.seqs["front-door"]) >= 5 * FPS
