@@ -14,7 +14,6 @@ from attrs import define, field
 from relay.hub.flow_control import FlowControlOptions, Pace, Window
 from relay.hub.frames.frame import Burst, EncodedBurst, Frame
 from relay.hub.keyframe_requests import KeyframeRequests
-from relay.hub.layers.choice import LayerChoice
 from relay.hub.layers.layer_set import LayerSet
 from relay.hub.layers.selection import LayerSelection
 from relay.hub.ledger import Drop, Ledger, Totals
@@ -41,8 +40,6 @@ tells that there is no reason, as it nearly always is."""
 
 MAX_PICTURES_BEHIND = 3
 """Pictures by which the first frame may be older than the latest one."""
-RISE_INTERVAL = 1.0
-"""Seconds between steps up to a larger layer, of subscriptions that share a connection."""
 RATE_SECONDS = 1.0
 """Over which the bytes that are sent are averaged."""
 
@@ -187,16 +184,10 @@ class Consumer:
         """Get one of these layers of each picture behind `seq`, or what comes if there are none."""
         self._leave_layers()
         options = self._flow_control
-        fixed = self.lossless or not options.adapts
-        if layers is None or (fixed and not layers.from_producer):
+        adapts = options.adapts and not self.lossless
+        if layers is None or not (adapts or layers.from_producer):
             return
-        choice = LayerChoice(
-            begins_with_largest=fixed or not layers.from_producer,
-            max_width=options.max_width,
-            layer=None if options.layer is None else layers.index_of(options.layer),
-        )
-        choice.revise(layers.options())
-        self._selection = LayerSelection(layers, choice, seq)
+        self._selection = LayerSelection.begin(layers, seq, options, adapts=adapts)
         self._follow_choice(self._selection)
 
     def would_take(self, frame: Frame) -> bool:
@@ -293,21 +284,12 @@ class Consumer:
         return False
 
     def _choose_layer(self, selection: LayerSelection, frame: Frame) -> int:
-        """The layer for the picture that begins with this frame, by what the link carries."""
-        choice, now, pacer = selection.choice, trio.current_time(), self._pacer
-        before, beside = choice.target, self.outlet.paced_beside(self)
-        chosen = choice.choose(
-            now,
-            selection.layers.options(),
-            bandwidth=self._bandwidth(now),
-            late=self._flow_control.adapts and pacer is not None and pacer.is_in_doubt(now),
-            period=self._flow_control.period or 0.0,
-            others=sum(each.byte_rate(now) for each in beside) * selection.layers.period,
-            round_trip=0.0 if pacer is None else pacer.round_trip,
-            may_rise=all(now - each.raised_at > RISE_INTERVAL for each in beside),
-        )
-        if choice.target != before:
-            self._metrics.layer_switches["up" if choice.target > before else "down"] += 1
+        """The layer for the picture that begins with this frame."""
+        before = selection.choice.target
+        chosen = selection.choose(self._pacer, self.outlet.paced_beside(self))
+        target = selection.choice.target
+        if target != before:
+            self._metrics.layer_switches["up" if target > before else "down"] += 1
         self._follow_choice(selection)
         if not frame.is_delta or selection.sent in {None, chosen}:
             return chosen
@@ -315,14 +297,6 @@ class Consumer:
         if self.keyframe_requests is not None:
             self.keyframe_requests.make(self.identity.sender)
         return selection.sent
-
-    def _bandwidth(self, now: float) -> float | None:
-        """Bytes a second that the link carries: infinite where it need not be known, None while it
-        may become known."""
-        pacer, adapts = self._pacer, self._flow_control.adapts
-        if pacer is None or not adapts or (pacer.calm and not pacer.answering):
-            return math.inf
-        return pacer.bandwidth(now)
 
     def _follow_choice(self, selection: LayerSelection) -> None:
         """Ask for the layers that are needed, and for a look at each picture if there is more than

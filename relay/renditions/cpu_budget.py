@@ -1,8 +1,8 @@
-"""Bounds the CPU time that may be spent in any second."""
+"""Bounds the CPU time that may be spent in any second, and shares it among users."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 from attrs import define, field
 
@@ -12,23 +12,40 @@ BUDGET_WINDOW = 1.0
 
 @define(eq=False)
 class CpuBudget:
-    """CPU seconds spent within the last second, against so many cores."""
+    """CPU seconds spent within the last second, against so many cores.
+
+    Those who asked within that second have equal shares, so that one of them with many streams
+    leaves the others theirs.
+    """
 
     cores: float
-    _spent: deque[tuple[float, float]] = field(factory=deque)
-    """Times, and CPU seconds."""
-    _total: float = 0.0
+    _spent: deque[tuple[float, float, str]] = field(factory=deque)
+    """Times, CPU seconds, and for whom."""
+    _spent_for: Counter[str] = field(factory=Counter)
+    _asked_at: dict[str, float] = field(factory=dict)
+    """Who asked when, the latest last."""
 
-    def spend(self, now: float, seconds: float) -> None:
+    def spend(self, now: float, seconds: float, owner_id: str) -> None:
         """Note CPU seconds that were spent up to now."""
-        self._spent.append((now, seconds))
-        self._total += seconds
+        self._spent.append((now, seconds, owner_id))
+        self._spent_for[owner_id] += seconds
 
-    def has_room(self, now: float) -> bool:
-        """Whether less has been spent than the budget allows. The next piece of work may exceed
-        it, and then delays those behind it."""
-        while self._spent and self._spent[0][0] <= now - BUDGET_WINDOW:
-            self._total -= self._spent.popleft()[1]
+    def has_room(self, now: float, owner_id: str) -> bool:
+        """Whether less has been spent, in all and for this owner, than the budget allows. The next
+        piece of work may exceed it, and then delays those behind it."""
+        self._asked_at.pop(owner_id, None)
+        self._asked_at[owner_id] = now
+        self._forget_before(now - BUDGET_WINDOW)
+        allowed = self.cores * BUDGET_WINDOW
+        if sum(self._spent_for.values()) >= allowed:
+            return False
+        return self._spent_for[owner_id] < allowed / len(self._asked_at)
+
+    def _forget_before(self, start: float) -> None:
+        while self._spent and self._spent[0][0] <= start:
+            _, seconds, owner_id = self._spent.popleft()
+            self._spent_for[owner_id] -= seconds
         if not self._spent:
-            self._total = 0.0  # instead of what rounding left
-        return self._total < self.cores * BUDGET_WINDOW
+            self._spent_for.clear()  # and what rounding left
+        while self._asked_at[first := next(iter(self._asked_at))] <= start:
+            del self._asked_at[first]

@@ -45,8 +45,8 @@ PICTURE_TIMEOUT = 1.0
 worker may use of that is `PICTURE_CPU_SECONDS`, which the kernel watches."""
 TURN_TIMEOUT = 2.0
 """Seconds in which a picture's turn has to come; later it is too old for a live view."""
-MAX_WAITING_PICTURES = 8
-"""Pictures that wait for their turn."""
+MAX_WAITING_PICTURES, MAX_WAITING_PICTURES_OF_OWNER = 8, 2
+"""Pictures that wait for their turn, in all and of one user."""
 MAX_PICTURE_BYTES = 16 << 20
 OWNER_BAN = 600.0
 """Seconds without renditions for the owner of a picture that killed or crashed a worker."""
@@ -155,7 +155,12 @@ class Renderer:
             return RenditionOutcome.UNAVAILABLE
         if self._is_banned(owner_id, now):
             return RenditionOutcome.BANNED
-        if len(self._waiting) >= MAX_WAITING_PICTURES or not self._budget.has_room(now):
+        waiting_of_owner = sum(job.owner_id == owner_id for job in self._waiting)
+        if (
+            len(self._waiting) >= MAX_WAITING_PICTURES
+            or waiting_of_owner >= MAX_WAITING_PICTURES_OF_OWNER
+            or not self._budget.has_room(now, owner_id)
+        ):
             return RenditionOutcome.OVER_BUDGET
         return None
 
@@ -214,7 +219,7 @@ class Renderer:
             with self.progress, self._blaming(job):
                 answer = await _ask(worker, job)
             now = trio.current_time()
-            self._budget.spend(now, answer.cpu_seconds)
+            self._budget.spend(now, answer.cpu_seconds, job.owner_id)
             job.made = answer.pictures
             job.outcome = RenditionOutcome.UNDECODABLE
             if job.made:
@@ -232,7 +237,7 @@ class Renderer:
             too_slow = isinstance(problem, WorkerTooSlow)
             job.outcome = RenditionOutcome.KILLED if too_slow else RenditionOutcome.CRASHED
             now = trio.current_time()
-            self._budget.spend(now, PICTURE_CPU_SECONDS)
+            self._budget.spend(now, PICTURE_CPU_SECONDS, job.owner_id)
             self._ban(job.owner_id, now)
             log.warning(
                 "no renditions for a user: a picture made the worker fail",

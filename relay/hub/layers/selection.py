@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import trio
 from attrs import define, field
 
+from relay.hub.flow_control import FlowControlOptions
 from relay.hub.layers.choice import LayerChoice
 from relay.hub.layers.layer_set import LayerSet
+from relay.transport.outlet import PacedSource
+from relay.transport.pacing import Pacer
+
+RISE_INTERVAL = 1.0
+"""Seconds between steps up to a larger layer, of subscriptions that share a connection."""
 
 
 @define(eq=False)
@@ -14,8 +25,12 @@ class LayerSelection:
 
     layers: LayerSet
     choice: LayerChoice
-    seq: int = 0
+    seq: int
     """Of the last picture that was begun."""
+    _period: float
+    """The least seconds between two pictures."""
+    _adapts: bool
+    """Whether it goes by what the link carries."""
     awaited: int | None = None
     """The layer of a picture whose frame is still to come."""
     awaited_seq: int = 0
@@ -24,6 +39,41 @@ class LayerSelection:
     """The layer of the last frame that went out: deltas build on it."""
     _needs: frozenset[int] = field(default=frozenset(), init=False)
     """The layers that are asked for."""
+
+    @classmethod
+    def begin(
+        cls, layers: LayerSet, seq: int, options: FlowControlOptions, *, adapts: bool
+    ) -> Self:
+        """Choose from these layers of each picture behind `seq`."""
+        choice = LayerChoice(
+            begins_with_largest=not (adapts and layers.from_producer),
+            max_width=options.max_width,
+            layer=None if options.layer is None else layers.index_of(options.layer),
+        )
+        choice.revise(layers.options())
+        return cls(layers, choice, seq, options.period or 0.0, adapts)
+
+    def choose(self, pacer: Pacer | None, beside: Sequence[PacedSource]) -> int:
+        """The layer for the picture that begins now. `beside` are the other subscriptions of the
+        connection that is paced, if it is."""
+        now = trio.current_time()
+        return self.choice.choose(
+            now,
+            self.layers.options(),
+            bandwidth=self._bandwidth(pacer, now),
+            late=self._adapts and pacer is not None and pacer.is_in_doubt(now),
+            period=self._period,
+            others=sum(each.byte_rate(now) for each in beside) * self.layers.period,
+            round_trip=0.0 if pacer is None else pacer.round_trip,
+            may_rise=all(now - each.raised_at > RISE_INTERVAL for each in beside),
+        )
+
+    def _bandwidth(self, pacer: Pacer | None, now: float) -> float | None:
+        """Bytes a second that the link carries: infinite where it need not be known, None while it
+        may become known."""
+        if pacer is None or not self._adapts or (pacer.calm and not pacer.answering):
+            return math.inf
+        return pacer.bandwidth(now)
 
     @property
     def restricted(self) -> bool:

@@ -360,13 +360,27 @@ async def test_only_so_many_pictures_wait(workers: list[trio.Process]) -> None:
         await bench.render("ana")
         workers[0].send_signal(signal.SIGSTOP)
         async with trio.open_nursery() as nursery:
-            for _ in range(renderer_module.MAX_WAITING_PICTURES + 1):
-                assert bench.can_render("ana")
-                nursery.start_soon(bench.render, "ana")
+            for number in range(renderer_module.MAX_WAITING_PICTURES + 1):
+                assert bench.can_render(f"user-{number}")
+                nursery.start_soon(bench.render, f"user-{number}")
                 await trio.testing.wait_all_tasks_blocked()
             assert not bench.can_render("ana")
             workers[0].send_signal(signal.SIGCONT)
         await bench.until_can_render("ana")
+
+
+async def test_few_pictures_of_one_user_wait(workers: list[trio.Process]) -> None:
+    async with open_bench() as bench:
+        await bench.render("ana")
+        workers[0].send_signal(signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            for _ in range(renderer_module.MAX_WAITING_PICTURES_OF_OWNER + 1):
+                assert bench.can_render("ana")
+                nursery.start_soon(bench.render, "ana")
+                await trio.testing.wait_all_tasks_blocked()
+            assert not bench.can_render("ana")
+            assert bench.can_render("ben")
+            workers[0].send_signal(signal.SIGCONT)
 
 
 async def test_an_idle_worker_ends_and_the_next_picture_starts_another(
