@@ -174,6 +174,12 @@ class Consumer:
             self.obstacles |= NEEDS_KEYFRAME
 
     @property
+    def layer(self) -> str | None:
+        """The layer that it is to get, by its id; None where nothing is to choose."""
+        selection = self._selection
+        return None if selection is None else selection.layers.layers[selection.choice.target].id
+
+    @property
     def may_want_smaller(self) -> bool:
         """Whether it may have a use for smaller pictures."""
         options = self._flow_control

@@ -409,6 +409,7 @@ class Stream:
                     written=consumer.ledger.written,
                     dropped={why.value: n for why, n in consumer.ledger.dropped.items()},
                     waiting=consumer.waiting_frames,
+                    layer=consumer.layer,
                     link=consumer.link(),
                 )
                 for consumer in self.watchers

@@ -95,6 +95,8 @@ class ConsumerReport(msgspec.Struct, frozen=True, kw_only=True):
     written: Count
     dropped: Counts
     waiting: Count
+    layer: Label | None = None
+    """The layer that it is to get; None in a stream without layers, or where nothing is chosen."""
     link: LinkReport | None = None
     """The link of its connection; None where it is not measured: the peer does not answer pings, or
     has no subscription to frames with policy `latest`."""

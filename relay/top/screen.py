@@ -36,6 +36,7 @@ VIEWER_COLUMNS = {
     "round trip": 48,
     "under way": 64,
     "waiting": 80,
+    "layer": 90,
 }
 """The same beside a viewer's number and stream."""
 MAX_VIEWERS = 20
@@ -197,6 +198,7 @@ def _link_values(line: ViewerLine) -> dict[str, str]:
         "bandwidth": "enough" if link.calm else _bandwidth(link.bytes_per_second),
         "round trip": "-" if round_trip is None else _seconds(round_trip),
         "under way": "-" if under_way is None else f"{_number(under_way / 1024)} KiB",
+        "layer": "-" if line.layer is None else printable(line.layer),
         "waiting": str(line.waiting),
     }
 

@@ -51,6 +51,8 @@ class ViewerLine:
     """How many there are."""
     waiting: int
     """Frames of all of them."""
+    layer: str | None
+    """The layer that it gets, of one of them."""
     link: LinkReport
 
 
@@ -139,6 +141,7 @@ class SnapshotDelta:
                         stream.stream_id,
                         streams + 1,
                         waiting + each.waiting,
+                        each.layer,
                         each.link,
                     )
         return sorted(lines.values(), key=_slowness)

@@ -28,7 +28,7 @@ export function showOperate({ token }, content) {
     table('Background tasks', ['Task', 'State'], services),
     table('Closed connections', ['Reason', 'Count'], endings),
     table('Streams', ['Stream', 'Status', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued', 'Producer'], streams, true),
-    table('Links to viewers, the slowest first', ['Viewer', 'Stream', 'Bandwidth', 'Round trip', 'Under way', 'Queued'], links, true));
+    table('Links to viewers, the slowest first', ['Viewer', 'Stream', 'Layer', 'Bandwidth', 'Round trip', 'Under way', 'Queued'], links, true));
   content.append(make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Operate'), note), refused, facts, panels);
   let operator = null; // made once the token is known to be an operator's
   let before = null;
@@ -141,8 +141,8 @@ function agesBetween(old, now) {
 function linksOf({ streams }) {
   const viewers = new Map(); // by the number of the connection
   for (const { streamId, consumers } of streams) {
-    for (const { connection, link, waiting } of consumers.filter((each) => each.link)) {
-      const viewer = viewers.get(connection) ?? { connection, link, streamIds: [], waiting: 0 };
+    for (const { connection, layer, link, waiting } of consumers.filter((each) => each.link)) {
+      const viewer = viewers.get(connection) ?? { connection, layer, link, streamIds: [], waiting: 0 };
       viewer.streamIds.push(streamId);
       viewer.waiting += waiting;
       viewers.set(connection, viewer);
@@ -151,9 +151,10 @@ function linksOf({ streams }) {
   const order = ({ link }) => (link.calm ? Infinity : link.bytesPerSecond ?? Number.MAX_VALUE);
   const compare = (one, other) => (order(one) === order(other) ? one.connection - other.connection : order(one) - order(other));
   const shown = (value, text) => new Figure(value === undefined ? '–' : text(value));
-  return [...viewers.values()].sort(compare).map(({ connection, link, streamIds, waiting }) => [
+  return [...viewers.values()].sort(compare).map(({ connection, layer, link, streamIds, waiting }) => [
     `#${connection}`,
     streamIds.length === 1 ? streamIds[0] : `${count(streamIds.length)} streams`,
+    layer ?? '–',
     link.calm ? new Figure('enough') : shown(link.bytesPerSecond, (value) => bits(8 * value)),
     shown(link.roundTripSeconds, (value) => duration(1000 * value)),
     shown(link.bytesUnderWay, (value) => `${count(value / 1024)} KiB`),

@@ -162,7 +162,9 @@ def test_the_name_of_a_stream_is_shown_on_narrow_terminals_too(width: int) -> No
 
 def watched(*viewers: tuple[int, dict[str, Any] | None], stream_id: str = "door") -> dict[str, Any]:
     """A stream with these connections as consumers, and their links."""
-    consumers = [{**CONSUMER, "connection": number, "link": link} for number, link in viewers]
+    consumers = [
+        {**CONSUMER, "connection": number, "layer": "m", "link": link} for number, link in viewers
+    ]
     return {**STREAM, "streamId": stream_id, "consumers": consumers}
 
 
@@ -178,16 +180,16 @@ def test_the_links_of_viewers_are_shown_the_slowest_first() -> None:
     fast, slow = LINK | {"bytesPerSecond": 250_000}, LINK | {"bytesPerSecond": 1_000}
     stream = watched((1, CALM), (2, {"bytesUnderWay": 0}), (3, fast), (4, slow), (5, None))
     assert lines_of_viewers(shown(SnapshotDelta(look(1.0, stream)))) == [
-        ["#4", "door", "8", "kbit/s", "41", "ms", "15.7", "KiB", "1"],
-        ["#3", "door", "2", "Mbit/s", "41", "ms", "15.7", "KiB", "1"],
-        ["#2", "door", "-", "-", "0", "KiB", "1"],
-        ["#1", "door", "enough", "2", "ms", "-", "1"],
+        ["#4", "door", "8", "kbit/s", "41", "ms", "15.7", "KiB", "1", "m"],
+        ["#3", "door", "2", "Mbit/s", "41", "ms", "15.7", "KiB", "1", "m"],
+        ["#2", "door", "-", "-", "0", "KiB", "1", "m"],
+        ["#1", "door", "enough", "2", "ms", "-", "1", "m"],
     ]
 
 
 def test_a_viewer_of_several_streams_has_one_line() -> None:
     streams = watched((7, LINK), stream_id="door"), watched((7, LINK), stream_id="hall")
-    ((*words, waiting),) = lines_of_viewers(shown(SnapshotDelta(look(1.0, *streams))))
+    ((*words, waiting, _),) = lines_of_viewers(shown(SnapshotDelta(look(1.0, *streams))))
     assert words[:3] == ["#7", "2", "streams"]
     assert waiting == "2"
 

@@ -91,7 +91,7 @@ async def test_figures_name_each_stream_and_each_of_its_consumers(relay: MemoryR
     assert live["producer"] == 1
     (consumer,) = live["consumers"]
     counts = {"connection": 2, "frames": 1, "written": 1, "dropped": {}, "waiting": 0}
-    assert consumer == counts | {"link": {"roundTripSeconds": 0.0, "calm": True}}
+    assert consumer == counts | {"layer": None, "link": {"roundTripSeconds": 0.0, "calm": True}}
     assert (unknown["status"], unknown["producer"], unknown["epoch"]) == ("offline", None, 0)
     assert read(body, FiguresReport, "/figures") == relay.hub.figures()
 

@@ -166,6 +166,16 @@ async def test_subscriptions_of_one_connection_share_its_link(relay: MemoryRelay
         assert median(viewer.ages[name][-100:]) < 0.15
 
 
+async def test_operators_see_which_layer_each_viewer_is_to_get(relay: MemoryRelay) -> None:
+    await register(relay)
+    await relay.viewer(layer="m")
+    await relay.phone("other")
+    await relay.viewer("other")
+    streams = {each.stream_id: each.consumers for each in relay.hub.figures().streams}
+    assert [each.layer for each in streams["front-door"]] == ["m"]
+    assert [each.layer for each in streams["other"]] == [None]
+
+
 # -- what a picture is
 
 
