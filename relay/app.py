@@ -117,7 +117,10 @@ async def serve(
                 {
                     "alarms": alarms,
                     **({"renditions": renderer} if renderer.available else {}),
-                    **{**auth.tasks, **operators.tasks, **alerts.tasks, **audit.tasks},
+                    **auth.tasks,
+                    **operators.tasks,
+                    **alerts.tasks,
+                    **audit.tasks,
                 },
                 optional=OPTIONAL_TASKS,
                 timeout=PROGRESS_TIMEOUT

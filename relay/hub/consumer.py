@@ -509,9 +509,9 @@ class Consumer:
         if not frame.is_delta:
             return False
         selection = self._selection
-        if selection is not None and frame.layer is not None:
-            if selection.sent != frame.layer.index:
-                return True
+        layer = None if selection is None else frame.layer
+        if selection is not None and layer is not None and selection.sent != layer.index:
+            return True
         return bool(self.obstacles & NEEDS_KEYFRAME) or frame.missing_reference
 
     def _offer_parts(self, frame: Frame, parts: EncodedBurst) -> bool:

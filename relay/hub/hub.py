@@ -69,6 +69,7 @@ class Hub:
         owner_id: str,
         producer: Producer,
         metadata: Metadata | None,
+        *,
         layers: Sequence[Layer] | None = None,
     ) -> Stream | None:
         """Make a connection the producer of a stream, with these layers of each picture if any.
@@ -88,11 +89,11 @@ class Hub:
             stream.grace.cancel()
             stream.grace = None
         if stream.live:
-            stream.continue_with(producer, metadata, layers)
+            stream.continue_with(producer, metadata, layers=layers)
         else:
             self._last_epoch = max(self._last_epoch + 1, now_ms())
             account = self.frame_budget.account(owner_id)
-            stream.start(self._last_epoch, owner_id, producer, metadata, account, layers)
+            stream.start(self._last_epoch, owner_id, producer, metadata, account, layers=layers)
             self._live.add(stream_id, owner_id)
         if before is not None and before is not producer:
             before.superseded()

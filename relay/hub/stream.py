@@ -55,9 +55,7 @@ class Picture:
 
     def goes_on_with(self, timestamp: float | None, index: int) -> bool:
         """Whether a frame is another layer of it; without a timestamp it never is."""
-        return (
-            timestamp is not None and timestamp == self.timestamp and index not in self.indexes
-        )
+        return timestamp is not None and timestamp == self.timestamp and index not in self.indexes
 
 
 @define(eq=False)
@@ -97,7 +95,7 @@ class Stream:
     start_soon: Callable[[Callable[[], Awaitable[None]]], object] = lambda _task: None
     """Starts a task of the hub."""
     _registered_layers: Sequence[Layer] | None = None
-    _picture: Picture = field(factory=lambda: Picture())
+    _picture: Picture = field(factory=Picture)
     """The picture that came last, in a stream with layers."""
     _told_count: int = 0
     _keyframe_requests: KeyframeRequests = field(init=False)
@@ -288,6 +286,7 @@ class Stream:
         producer: Producer,
         metadata: Metadata | None,
         account: FrameAccount,
+        *,
         layers: Sequence[Layer] | None = None,
     ) -> None:
         """Begin a new epoch of the stream."""
@@ -330,6 +329,7 @@ class Stream:
         self,
         producer: Producer,
         metadata: Metadata | None,
+        *,
         layers: Sequence[Layer] | None = None,
     ) -> None:
         """Go on with this producer; consumers notice nothing except changed metadata, and other

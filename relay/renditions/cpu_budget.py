@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import defaultdict, deque
 
 from attrs import define, field
 
@@ -21,7 +21,7 @@ class CpuBudget:
     cores: float
     _spent: deque[tuple[float, float, str]] = field(factory=deque)
     """Times, CPU seconds, and for whom."""
-    _spent_for: Counter[str] = field(factory=Counter)
+    _spent_for: defaultdict[str, float] = field(factory=lambda: defaultdict(float))
     _asked_at: dict[str, float] = field(factory=dict)
     """Who asked when, the latest last."""
 

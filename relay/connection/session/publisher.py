@@ -125,7 +125,7 @@ class Publisher:
         hub, before, participant = self._context.hub, self._stream, self._participant
         other = hub.producer(stream_id)
         stream = hub.register(
-            stream_id, owner_id, participant, message.metadata, message.layers
+            stream_id, owner_id, participant, message.metadata, layers=message.layers
         )
         if stream is None:
             reason = "a newer connection produces it"
@@ -150,7 +150,7 @@ class Publisher:
                 stream_id=stream_id,
                 epoch=stream.epoch,
                 window=message.window,
-                layers=message.layers and [layer.id for layer in message.layers],
+                layers=None if message.layers is None else [each.id for each in message.layers],
             )
         )
         stream.tell_producer()

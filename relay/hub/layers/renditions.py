@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 from relay.hub.frames.frame import Frame
 from relay.hub.layers.layer_set import LayerSet, PictureLayer, StreamLayer
 from relay.protocol.codec import MSGPACK_CODEC
-from relay.protocol.messages import MalformedFrame, VideoFrame
+from relay.protocol.messages import NO_METADATA, MalformedFrame, VideoFrame
 from relay.renditions.jpeg_header import Size, read_renderable_size
 from relay.renditions.sizes import plan_sizes
 from relay.transport.link import Buffer
@@ -172,7 +172,7 @@ def _rendition(frame: Frame, layer_id: str, index: int, picture: bytes) -> Frame
     message = frame.message
     data = MSGPACK_CODEC.pack(picture)
     metadata = message.metadata
-    if frame.codec is not MSGPACK_CODEC and len(memoryview(metadata)):
+    if frame.codec is not MSGPACK_CODEC and metadata is not NO_METADATA:
         metadata = MSGPACK_CODEC.pack(frame.codec.read(metadata))
     smaller = VideoFrame(data=data, timestamp=message.timestamp, metadata=metadata)
     return Frame(

@@ -81,6 +81,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
             "alert-retention",
             "alert-dispatch",
             "audit",
+            "renditions",
         ),
     }
     assert set(services.values()) == {"running"}

@@ -63,7 +63,7 @@ def test_no_figure_is_cut_on_a_phone(
         phone.enter(token)
         phone.broadcast(stream_id)
         viewer.watch_as(token, stream_id)
-        viewer.expect_text(re.compile(r"[\d.]+ Mbit/s"))
+        viewer.expect_text(re.compile(r"[\d.]+ [kM]bit/s"))
         cut = viewer.page.evaluate(
             "() => [...document.querySelectorAll('dd')]"
             ".filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.textContent)"

@@ -32,7 +32,7 @@ class MemoryRenderer:
     made: list[tuple[str, int]] = field(factory=list)
     """The owner and the width of each picture that was made."""
 
-    def can_render(self, owner_id: str, now: float) -> bool:  # noqa: ARG002 (as the real one)
+    def can_render(self, owner_id: str, now: float) -> bool:
         return self.has_room
 
     async def render(

@@ -1,4 +1,4 @@
-"""Streams whose producer sends each picture in several sizes: each viewer gets the one that fits."""
+"""Streams whose producer sends each picture in several sizes: each viewer gets one that fits."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ async def publish(
         await trio.sleep(1 / FPS)
 
 
-async def watch(
-    relay: MemoryRelay, phone: Client, seconds: float, *viewers: DistantViewer
-) -> None:
+async def watch(relay: MemoryRelay, phone: Client, seconds: float, *viewers: DistantViewer) -> None:
     async with trio.open_nursery() as nursery:
         for viewer in viewers:
             nursery.start_soon(viewer.run)
@@ -113,9 +111,7 @@ async def test_viewers_with_different_links_get_different_layers_of_the_same_pic
     relay: MemoryRelay,
 ) -> None:
     phone = await register(relay)
-    thin, fast = [
-        DistantViewer(await relay.viewer(), rate) for rate in (125_000, ENDLESS)
-    ]
+    thin, fast = [DistantViewer(await relay.viewer(), rate) for rate in (125_000, ENDLESS)]
     await watch(relay, phone, 20, thin, fast)
     assert set(thin.layers["front-door"]) == {"l"}
     assert set(fast.layers["front-door"][-100:]) == {"h"}

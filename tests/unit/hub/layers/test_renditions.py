@@ -199,9 +199,7 @@ async def test_of_other_pictures_nothing_is_made(
     assert len(viewer.seqs["front-door"]) >= 10
 
 
-async def test_pictures_may_change_their_size(
-    relay: MemoryRelay, renderer: MemoryRenderer
-) -> None:
+async def test_pictures_may_change_their_size(relay: MemoryRelay, renderer: MemoryRenderer) -> None:
     phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), MBIT)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(viewer.run)
