@@ -27,10 +27,11 @@ from relay.client.state.event_queue import (
     StreamEntry,
     Streams,
 )
-from relay.client.state.picture_plan import PicturePlan
+from relay.client.state.picture_plan import PicturePlan, PlannedPicture
 from relay.client.state.publication import Publication
 from relay.client.state.subscription import Subscription
 from relay.client.tokens import TokenRequest, TokenSource, TokenUnavailable
+from relay.protocol.messages import Layer
 
 __all__ = [
     "Alert",
@@ -45,9 +46,11 @@ __all__ = [
     "Event",
     "Frame",
     "KeyframeWanted",
+    "Layer",
     "Meter",
     "Notice",
     "PicturePlan",
+    "PlannedPicture",
     "Problem",
     "Publication",
     "ReconnectPolicy",

@@ -29,6 +29,9 @@ class Frame:
     keyframe: bool | None = None
     discardable: bool | None = None
     """Of a frame that is no keyframe: whether no other frame builds on it."""
+    layer: str | None = None
+    """Of a stream with layers: which one this is. Of a smaller picture that the relay made: its
+    width."""
     metadata: Mapping[str, Any] | None = None
     epoch: int = 0
     """The epoch of the stream in which `seq` counts; set by a `RelayClient` only."""
@@ -69,6 +72,8 @@ class Status:
     status: str
     timestamp: int
     consumers: int | None = None
+    layers: tuple[str, ...] | None = None
+    """For a producer with layers: the ids of those that somebody needs."""
     metadata: Mapping[str, Any] | None = None
     """The stream's metadata, if it has changed."""
 
@@ -125,6 +130,8 @@ class Registered:
     """This connection is the producer of the stream."""
 
     stream_id: str
+    layers: tuple[str, ...] | None = None
+    """The ids of its layers; None from a relay that knows of none."""
 
 
 @frozen

@@ -32,7 +32,7 @@ from relay.client.state.subscription import DeliveryPolicy, Subscription, Subscr
 from relay.client.tokens import TokenSource
 from relay.client.websocket import WebSocket
 from relay.concurrency.background import open_background
-from relay.protocol.messages import now_ms
+from relay.protocol.messages import Layer, now_ms
 
 
 @asynccontextmanager
@@ -114,15 +114,19 @@ class RelayClient:
         policy: DeliveryPolicy = "latest",
         max_fps: float | None = None,
         window: int | None = None,
+        max_width: int | None = None,
+        layer: str | None = None,
         history: int = 0,
     ) -> Subscription:
         """Subscribe to a stream: `Frame`, `Alert` and `Status` events. One subscription per stream.
 
         `history` is the number of earlier alerts to begin with, at most 500. `window` is the number
-        of frames that may be unacknowledged: 4 by default, 32 with `lossless`.
+        of frames that may be unacknowledged: 4 by default, 32 with `lossless`. Of a stream with
+        layers comes the largest that the link carries, no wider than `max_width` pixels, or `layer`
+        alone.
         """
         self._lifecycle.check_open()
-        terms = SubscriptionTerms(frames, alerts, policy, max_fps, window)
+        terms = SubscriptionTerms(frames, alerts, policy, max_fps, window, max_width, layer)
         return self._lifecycle.desired.subscribe(stream_id, terms, history)
 
     def publish(
@@ -130,14 +134,15 @@ class RelayClient:
         stream_id: str | None = None,
         *,
         metadata: Mapping[str, Any] | None = None,
+        layers: Sequence[Layer] = (),
         alerts: bool = False,
     ) -> Publication:
         """Publish a stream: `Registered` and `Demand` events, and its `Alert`s if `alerts`. One per
-        client. Without an id, the relay chooses one. Raises `ValueError` for metadata that cannot
-        be sent."""
+        client. Without an id, the relay chooses one. `layers` are the sizes in which each picture
+        can be sent, the smallest first. Raises `ValueError` for metadata that cannot be sent."""
         self._lifecycle.check_open()
         check("register", metadata=metadata)
-        return self._lifecycle.desired.publish(stream_id, metadata, alerts=alerts)
+        return self._lifecycle.desired.publish(stream_id, metadata, layers, alerts=alerts)
 
     def watch_streams(self) -> None:
         """Request `Streams` events: the live streams that the user may watch, after each change."""

@@ -9,7 +9,7 @@ async with connect("ws://localhost:3000", token) as client:
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ from relay.client.events import (
 )
 from relay.client.websocket import NORMAL_CLOSURE, WebSocket
 from relay.concurrency.background import open_background
-from relay.protocol.messages import now_ms
+from relay.protocol.messages import Layer, now_ms
 
 T = TypeVar("T")
 
@@ -111,8 +111,14 @@ class SimpleClient:
         produces: Collection[str] = ("video-frame",),
         consumes: Collection[str] = ("alert",),
         metadata: Mapping[str, Any] | None = None,
+        layers: Sequence[Layer] | None = None,
     ) -> Registered:
-        """Become the producer of this stream, or of a new one."""
+        """Become the producer of this stream, or of a new one.
+
+        With `layers`, the cheapest first, each `Status` says which of them somebody needs; the
+        answer repeats them, unless the relay knows of none: then send the largest alone, without
+        `layer`.
+        """
         return await self._request(
             Registered,
             "register",
@@ -120,6 +126,7 @@ class SimpleClient:
             produces=list(produces),
             consumes=list(consumes),
             metadata=metadata,
+            layers=layers,
         )
 
     async def subscribe(
@@ -128,8 +135,11 @@ class SimpleClient:
         *,
         consumes: Collection[str] = ("video-frame", "alert"),
         window: int | None = DEFAULT_WINDOW,
+        max_width: int | None = None,
+        layer: str | None = None,
     ) -> Subscribed:
-        """Watch a stream.
+        """Watch a stream: the largest layer that the link carries, no wider than `max_width`
+        pixels, or this `layer`.
 
         `window` is the number of frames that may be unacknowledged; this client acknowledges each
         frame when it has arrived. None means no limit: all buffers on the way may fill up.
@@ -139,7 +149,13 @@ class SimpleClient:
         else:
             self._epochs.setdefault(stream_id, 0)
         return await self._request(
-            Subscribed, "subscribe", stream_id=stream_id, consumes=list(consumes), window=window
+            Subscribed,
+            "subscribe",
+            stream_id=stream_id,
+            consumes=list(consumes),
+            window=window,
+            max_width=max_width,
+            layer=layer,
         )
 
     async def unsubscribe(self, stream_id: str) -> Unsubscribed:
@@ -181,12 +197,14 @@ class SimpleClient:
         timestamp: float | None = None,
         keyframe: bool | None = None,
         discardable: bool | None = None,
+        layer: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Send a frame of the registered stream; returns once the kernel has it.
 
         There is no answer: a refusal comes as a `Problem` event. `timestamp` is in ms, now by
-        default. Cancelled halfway, this breaks the connection.
+        default; frames of one picture in several layers have the same. Cancelled halfway, this
+        breaks the connection.
         """
         with self._reading_on():
             await self._connection.send(
@@ -196,6 +214,7 @@ class SimpleClient:
                 timestamp=now_ms() if timestamp is None else timestamp,
                 keyframe=keyframe,
                 discardable=discardable,
+                layer=layer,
                 metadata=metadata,
             )
 

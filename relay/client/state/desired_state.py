@@ -5,7 +5,7 @@ It outlives connections: `begin` asks a new one for all of it, and `receive` sor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -18,8 +18,10 @@ from relay.client.state.alert_feed import AlertFeeds
 from relay.client.state.alert_outbox import AlertOutbox, PendingAlert
 from relay.client.state.event_queue import EventQueue
 from relay.client.state.publication import Publication
+from relay.client.state.published_layers import PublishedLayers
 from relay.client.state.stream_list import StreamList
 from relay.client.state.subscription import Subscription, SubscriptionTerms
+from relay.protocol.messages import Layer
 
 
 @define(eq=False)
@@ -113,12 +115,18 @@ class DesiredState:
         return subscription
 
     def publish(
-        self, stream_id: str | None, metadata: Mapping[str, Any] | None, *, alerts: bool
+        self,
+        stream_id: str | None,
+        metadata: Mapping[str, Any] | None,
+        layers: Sequence[Layer] = (),
+        *,
+        alerts: bool,
     ) -> Publication:
         if self.publication is not None:
             raise ValueError("a client publishes one stream: stop() it first")
         publication = Publication(
-            stream_id, metadata, alerts, self.queue, self._feeds, self._policy
+            *(stream_id, metadata, PublishedLayers(tuple(layers)), alerts),
+            *(self.queue, self._feeds, self._policy),
         )
         self._publication = publication
         if alerts and stream_id is not None:

@@ -40,10 +40,12 @@ class StateChange:
 
 @frozen
 class Demand:
-    """The number of viewers of the published stream has changed."""
+    """The number of viewers of the published stream has changed, or which layers they need."""
 
     stream_id: str
     consumers: int
+    layers: tuple[str, ...] = ()
+    """The ids of the layers that somebody needs, the smallest first; empty without layers."""
 
 
 @frozen

@@ -32,25 +32,47 @@ AREA_EXPONENT = 0.85
 """Bytes grow a little slower than the area, since more of a larger picture is smooth."""
 
 PERIODS, MIN_SECONDS, MAX_SECONDS = 0.95, 0.03, 0.08
-"""The time that a picture may take on the link, in periods of the wanted rate, and its bounds: the
-link has to be free again when the camera has the next one."""
+"""The time that a picture may take on the link with all its layers, in periods of the wanted rate,
+and its bounds: the link has to be free again when the camera has the next one."""
 SPARE, UP_INTERVAL, MAX_RISE = 1.2, 0.2, 1.5
 """A larger picture must leave a fifth of the time; seconds between two steps up, and by how much
 the bytes of a picture may grow with one."""
 NEWEST_SHARE = 0.3
 """Of the last picture in what is known of the bytes."""
+USUAL_QUALITY = 0.69
+"""Of all layers of a picture but the largest."""
+
+
+@frozen
+class PlannedPicture:
+    """The next picture as one layer."""
+
+    layer: str | None
+    """The id of the layer; None for a stream without layers."""
+    width: int
+    """Pixels."""
+    quality: float
+    """Of the JPEG encoder, from 0 to 1."""
 
 
 @frozen
 class PicturePlan:
     """The picture to take and send next."""
 
-    width: int
-    """Pixels."""
-    quality: float
-    """Of the JPEG encoder, from 0 to 1."""
+    pictures: tuple[PlannedPicture, ...]
+    """One for each layer to send, the smallest first: send them in this order."""
     timestamp: int
     """ms since the Unix epoch: for `send_frame`, if the picture is taken now."""
+
+    @property
+    def width(self) -> int:
+        """Pixels, of the largest layer."""
+        return self.pictures[-1].width
+
+    @property
+    def quality(self) -> float:
+        """Of the largest layer."""
+        return self.pictures[-1].quality
 
 
 @frozen
@@ -77,25 +99,39 @@ def ladder(width: int) -> tuple[PictureSize, ...]:
     return tuple(steps)
 
 
+def picture_budget(bandwidth: float, fps: float) -> float:
+    """The bytes of one picture with all its layers, on a link of so many bytes a second."""
+    return bandwidth * min(max(PERIODS / fps, MIN_SECONDS), MAX_SECONDS)
+
+
+@cache
+def usual_step(width: int) -> PictureSize:
+    """The step of this width with the usual quality."""
+    return next(step for step in ladder(width) if step.quality == USUAL_QUALITY)
+
+
 @define(eq=False)
 class PicturePlanner:
-    """Plans the pictures of one stream."""
+    """Plans the pictures of one stream, or of one layer of it."""
 
+    bytes_per_cost: float | None = None
+    """As far as is known. Before the first picture, of other layers."""
     _step: PictureSize | None = None
     """That of the last plan."""
-    _bytes_per_cost: float | None = None
+    _sent_step: PictureSize | None = None
+    """That of the last picture."""
     _stepped_up_at: float = float("-inf")
 
-    def plan(self, fps: float, width: int, bandwidth: float | None, now: float) -> PictureSize:
+    def plan(self, width: int, budget: float | None, now: float) -> PictureSize:
         """Choose a step for a picture that is taken now, of at most this width.
 
-        `bandwidth` is in bytes a second, None while it is not known; `now` is of any clock.
+        `budget` are the bytes that it may take, None while that is not known; `now` is of any
+        clock.
         """
         steps = ladder(width)
         at = self._index(steps)
-        if bandwidth is not None and self._bytes_per_cost is not None:
-            seconds = min(max(PERIODS / fps, MIN_SECONDS), MAX_SECONDS)
-            affordable = bandwidth * seconds / self._bytes_per_cost
+        if budget is not None and self.bytes_per_cost is not None:
+            affordable = budget / self.bytes_per_cost
             fits = (n for n, step in enumerate(steps) if step.cost <= affordable)
             largest = next(fits, len(steps) - 1)
             may_rise = now >= self._stepped_up_at + UP_INTERVAL
@@ -111,11 +147,34 @@ class PicturePlanner:
         self._step = steps[at]
         return self._step
 
-    def picture_sent(self, size: int) -> None:
-        """Note the bytes of the picture that was planned last."""
-        if self._step is not None and size:
-            new, known = size / self._step.cost, self._bytes_per_cost
-            self._bytes_per_cost = new if known is None else known + NEWEST_SHARE * (new - known)
+    def plan_usual(self, width: int) -> PictureSize:
+        """Choose the step of a layer that is not the largest of its picture."""
+        self._step = usual_step(width)
+        return self._step
+
+    def bytes_of(self, step: PictureSize) -> float:
+        """What a picture is expected to take; 0 while nothing is known."""
+        return step.cost * (self.bytes_per_cost or 0.0)
+
+    @property
+    def has_sent(self) -> bool:
+        return self._sent_step is not None
+
+    def picture_sent(self, size: int) -> float:
+        """Note the bytes of the picture that was planned last.
+
+        Returns by what factor pictures of the scene have become larger, if that shows.
+        """
+        if self._step is None or not size:
+            return 1.0
+        new, known = size / self._step.cost, self.bytes_per_cost
+        is_same, is_first = self._step == self._sent_step, not self.has_sent
+        self._sent_step = self._step
+        if known is None or is_first:
+            self.bytes_per_cost = new
+            return 1.0
+        self.bytes_per_cost = known + NEWEST_SHARE * (new - known)
+        return self.bytes_per_cost / known if is_same else 1.0
 
     def _index(self, steps: tuple[PictureSize, ...]) -> int:
         """Of the step as it was; of one in the middle at first."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from relay.client.connection.connection import ClientConnection, PendingRequest
 from relay.client.connection.messages import Fields, read
@@ -16,7 +16,9 @@ from relay.client.events import FramesReceived, Notice, Problem, Registered, Sta
 from relay.client.reconnect_policy import ReconnectPolicy
 from relay.client.state.alert_feed import AlertFeeds
 from relay.client.state.event_queue import Demand, EventQueue, KeyframeWanted
-from relay.client.state.picture_plan import PicturePlan, PicturePlanner
+from relay.client.state.layer_plan import LayerPlanner
+from relay.client.state.picture_plan import PicturePlan, PlannedPicture, picture_budget
+from relay.client.state.published_layers import PublishedLayers
 from relay.client.state.settle import settle
 from relay.client.state.uplink import Uplink
 from relay.errors import RelayError
@@ -27,6 +29,17 @@ WINDOW = 4
 """Asks the relay to say what has come; the number has no other meaning."""
 
 
+@frozen
+class _PublishedPicture:
+    """The picture of which frames are sent: all of its layers, or none."""
+
+    timestamp: float
+    fits: bool
+    """Whether there was room for it."""
+    layers: set[str | None] = field(factory=set)
+    """Those that have come."""
+
+
 @define(eq=False)
 class Publication:
     """A stream made by `RelayClient.publish`. It lasts until `stop`, or until the relay refuses it
@@ -35,6 +48,7 @@ class Publication:
     stream_id: str | None
     """Known once registered."""
     metadata: Mapping[str, Any] | None
+    _layers: PublishedLayers
     alerts: bool
     _queue: EventQueue
     _feeds: AlertFeeds
@@ -48,18 +62,22 @@ class Publication:
     """Frames, so far."""
     active: bool = True
     _connection: ClientConnection | None = field(default=None, init=False)
-    _broken: bool = field(default=True, init=False)
-    """Whether a frame was skipped: delta frames are of no use until the next keyframe."""
+    _intact: set[str | None] = field(factory=set, init=False)
+    """The layers whose last frame was sent: in others, delta frames are of no use until the next
+    keyframe."""
     _wanted: bool = field(default=False, init=False)
     """Whether the relay has asked for a keyframe."""
+    _picture: _PublishedPicture | None = field(default=None, init=False)
     _uplink: Uplink | None = field(default=None, init=False)
     """None while there is no relay that says what has come."""
-    _planner: PicturePlanner = field(factory=PicturePlanner, init=False)
-    _planned: bool = field(default=False, init=False)
-    """Whether a picture was planned and not sent yet."""
+    _planner: LayerPlanner = field(factory=LayerPlanner, init=False)
+    _planned: set[str | None] = field(factory=set, init=False)
+    """The layers of the last plan that were not sent yet."""
     _confirmed: int = field(default=0, init=False)
     """Bytes of this connection that the relay has certainly read."""
     _confirming: bool = field(default=False, init=False)
+    _told_layers: tuple[str, ...] = field(default=(), init=False)
+    """Those of the last `Demand`."""
     _counted: bool = field(default=False, init=False)
     """Whether `consumers` is of this connection."""
     _changed: trio.Event = field(factory=trio.Event, init=False)
@@ -74,8 +92,10 @@ class Publication:
     @property
     def needs_keyframe(self) -> bool:
         """Whether the next frame should be a keyframe, where frames build on one another: nothing
-        was sent on this connection, a frame was skipped, or the relay has asked for one."""
-        return self._broken or self._wanted
+        was sent on this connection, a frame was skipped, the relay has asked for one, or somebody
+        needs a layer of which nothing was sent."""
+        is_broken = not self._intact or not self._intact.issuperset(self.wanted_layers)
+        return is_broken or self._wanted
 
     @property
     def bandwidth(self) -> float | None:
@@ -83,17 +103,30 @@ class Publication:
         while that is not known."""
         return None if self._uplink is None else self._uplink.bandwidth(trio.current_time())
 
-    def next(self, *, fps: float, width: int) -> PicturePlan | None:
+    @property
+    def wanted_layers(self) -> tuple[str, ...]:
+        """The ids of the layers that somebody needs now, the smallest first: encode only these.
+        Empty for a stream without layers."""
+        return self._layers.wanted if self._counted and self.consumers else ()
+
+    def next(self, *, fps: float, width: int | None = None) -> PicturePlan | None:
         """Plan the next picture of a camera that would take `fps` a second of `width` pixels.
 
         None: take no picture now, since nobody is watching or there is no room for it. Otherwise it
-        says how large the picture may be to arrive at that rate. Send it with `send_frame`.
+        says how large the picture may be to arrive at that rate, for each layer that somebody
+        needs. Send it with `send_frame`. `width` may be left out if all layers have one.
         """
         if not (self._counted and self.consumers > 0 and self.has_room):
             return None
-        step = self._planner.plan(fps, width, self.bandwidth, trio.current_time())
-        self._planned = True
-        return PicturePlan(step.width, step.quality, now_ms())
+        widths = self._layers.widths(width)
+        if not widths:
+            return None
+        bandwidth = self.bandwidth
+        budget = None if bandwidth is None else picture_budget(bandwidth, fps)
+        steps = self._planner.plan(widths, budget, trio.current_time())
+        self._planned = set(steps)
+        pictures = (PlannedPicture(id_, step.width, step.quality) for id_, step in steps.items())
+        return PicturePlan(tuple(pictures), now_ms())
 
     def send_frame(
         self,
@@ -102,45 +135,49 @@ class Publication:
         timestamp: float | None = None,
         keyframe: bool | None = None,
         discardable: bool | None = None,
+        layer: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
         """Send a frame, or skip it while earlier ones are in transit: it would arrive too late.
         Returns whether it was sent.
 
+        Frames of different layers with the same `timestamp` are one picture: all of them are sent,
+        or none. Without `layer` a frame is of the largest. A relay that knows of no layers is sent
+        only that one. Raises `ValueError` for a layer that was not published.
+
         Where frames build on one another, those with `keyframe` may queue for half a second, unless
         they are `discardable`: nothing builds on these.
         """
-        connection = self._connection
+        layer_id = self._layers.id_of(layer)
+        timestamp = now_ms() if timestamp is None else timestamp
         breaks_others = keyframe is not False or not discardable
         may_queue = keyframe is not None and breaks_others
-        room = self._has_room(MAX_DELTA_QUEUE_SECONDS if may_queue else MAX_QUEUE_SECONDS)
-        if not room or (self._broken and keyframe is False):
+        queue_seconds = MAX_DELTA_QUEUE_SECONDS if may_queue else MAX_QUEUE_SECONDS
+        if not self._layers.takes(layer_id):
             self.skipped += 1
-            self._broken = self._broken or breaks_others
             return False
-        assert connection is not None
-        if self._uplink is not None and self._uplink.wants_question(trio.current_time()):
-            self._ask_ahead(self._uplink, connection)
-        before = connection.bytes_queued
-        connection.send_soon(
-            "video-frame",
+        if not self._has_room_for(layer_id, timestamp, queue_seconds):
+            self.skipped += 1
+            if breaks_others:
+                self._intact.clear()
+            return False
+        if keyframe is False and layer_id not in self._intact:
+            self.skipped += 1
+            return False
+        size = self._write(
             data=data,
-            timestamp=now_ms() if timestamp is None else timestamp,
+            timestamp=timestamp,
             keyframe=keyframe,
             discardable=discardable,
+            layer=layer_id if self._layers.known else None,
             metadata=metadata,
         )
-        self._broken = False
+        self._intact.add(layer_id)
         self._wanted = self._wanted and keyframe is False
         self.sent += 1
-        if self._planned:
-            self._planned = False
-            self._planner.picture_sent(len(data))
-        if self._uplink is not None:
-            self._uplink.frame_sent(connection.bytes_queued - before, trio.current_time())
-        elif not self._confirming:
-            self._confirming = True
-            connection.start(self._confirm, connection)
+        if layer_id in self._planned:
+            self._planned.remove(layer_id)
+            self._planner.picture_sent(layer_id, size)
         return True
 
     async def ready(self) -> None:
@@ -166,8 +203,11 @@ class Publication:
     def register(self, connection: ClientConnection) -> PendingRequest:
         """Ask to become the producer, on a connection that may be another one."""
         self._connection = connection
-        self._confirming, self._confirmed, self._broken = False, 0, True
-        self._counted = self._wanted = False
+        self._confirming, self._confirmed = False, 0
+        self._counted, self._layers.needed = False, None
+        self._wanted = False
+        self._intact.clear()
+        self._picture = None
         feed = self._feeds.get(self.stream_id) if self.alerts else None
         if feed is None:
             return self._ask(connection)
@@ -197,16 +237,18 @@ class Publication:
             if self._uplink is not None:
                 self._uplink.frames_received(event.frames, trio.current_time())
             return
-        consumers = event.consumers or 0
-        self._counted = True
-        if consumers != self.consumers:
-            self.consumers = consumers
-            self._queue.put(Demand(event.stream_id, consumers))
+        before = self.consumers, self._told_layers
+        self._counted, self.consumers = True, event.consumers or 0
+        self._layers.needed = event.layers if self._layers.known else None
+        self._told_layers = self.wanted_layers
+        if before != (self.consumers, self._told_layers):
+            self._queue.put(Demand(event.stream_id, self.consumers, self._told_layers))
         self._tell()
 
     def lose(self) -> None:
         """The connection is gone."""
         self._connection, self.registered, self._uplink = None, False, None
+        self._picture = None
 
     def end(self, error: RelayError) -> None:
         self.active = self.registered = False
@@ -216,12 +258,14 @@ class Publication:
         self._tell()
 
     def _on_registered(self, answer: Fields, connection: ClientConnection) -> None:
-        self.stream_id = stream_id = read(Registered, answer).stream_id
+        registered = read(Registered, answer)
+        self.stream_id = stream_id = registered.stream_id
+        self._layers.known = registered.layers is not None
         if answer.get("window") is not None and self._uplink is None:
             self._uplink = Uplink()
         self.registered = True
         self._tell()
-        self._queue.put(Registered(stream_id))
+        self._queue.put(registered)
         if self.alerts:
             is_new = self._feeds.get(stream_id) is None
             feed = self._feeds.publish(stream_id)
@@ -235,6 +279,7 @@ class Publication:
             produces=["video-frame"],
             consumes=["alert"] if self.alerts else [],
             metadata=self.metadata,
+            layers=self._layers.layers or None,
             window=WINDOW,
         )
 
@@ -250,6 +295,31 @@ class Publication:
         if connection is None or connection.ending is not None or not self.registered:
             return False
         return not self._is_full(connection, queue_seconds)
+
+    def _has_room_for(self, layer_id: str | None, timestamp: float, queue_seconds: float) -> bool:
+        """Whether there is room, or was for other layers of the same picture."""
+        picture = self._picture
+        if picture is None or picture.timestamp != timestamp or layer_id in picture.layers:
+            picture = self._picture = _PublishedPicture(timestamp, self._has_room(queue_seconds))
+        picture.layers.add(layer_id)
+        connection = self._connection
+        return picture.fits and connection is not None and connection.ending is None
+
+    def _write(self, **fields: object) -> int:
+        """Send a frame, and note it; returns its bytes."""
+        connection, uplink = self._connection, self._uplink
+        assert connection is not None
+        if uplink is not None and uplink.wants_question(trio.current_time()):
+            self._ask_ahead(uplink, connection)
+        before = connection.bytes_queued
+        connection.send_soon("video-frame", **fields)
+        size = connection.bytes_queued - before
+        if uplink is not None:
+            uplink.frame_sent(size, trio.current_time())
+        elif not self._confirming:
+            self._confirming = True
+            connection.start(self._confirm, connection)
+        return size
 
     def _is_full(self, connection: ClientConnection, queue_seconds: float) -> bool:
         """Bytes that the kernel has not taken wait in the connection; bytes in buffers beyond show

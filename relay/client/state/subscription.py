@@ -32,6 +32,10 @@ class SubscriptionTerms:
     max_fps: float | None = None
     window: int | None = None
     """None: `LATEST_WINDOW`, or `LOSSLESS_WINDOW`."""
+    max_width: int | None = None
+    """Pixels: no wider layer, if there is one that is not."""
+    layer: str | None = None
+    """The id of the only layer that is wanted; None: the largest that the link carries."""
 
     @property
     def frame_limit(self) -> int:
@@ -45,6 +49,8 @@ class SubscriptionTerms:
             "policy": self.policy,
             "max_fps": self.max_fps,
             "window": self.frame_limit,
+            "max_width": self.max_width,
+            "layer": self.layer,
         }
 
 

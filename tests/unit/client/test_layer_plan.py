@@ -1,0 +1,86 @@
+"""A phone with layers behind a thin uplink: the needed ones within what the link carries."""
+
+from __future__ import annotations
+
+from itertools import groupby, pairwise
+
+import pytest
+
+from relay.client.state.layer_plan import LayerPlanner
+from tests.unit.client.phone_model import FULL_BYTES, MBIT, Phone, Picture, age, between
+from tests.unit.transport.link_model import LinkModel
+
+WIDTHS: dict[str | None, int] = {"l": 320, "m": 640, "h": 1280}
+ALL = ("l", "m", "h")
+
+
+def layers_of(pictures: list[Picture]) -> list[tuple[str | None, ...]]:
+    """Of each picture, in the order in which they were sent."""
+    by_picture = groupby(pictures, lambda each: each.taken)
+    return [tuple(each.layer for each in frames) for _, frames in by_picture]
+
+
+@pytest.mark.parametrize("delay", [0.01, 0.05])
+@pytest.mark.parametrize(
+    ("rate", "layers"), [(0.5, ("l",)), (1, ("l",)), (2, ("l",)), (6, ("l", "m")), (25, ALL)]
+)
+def test_a_picture_has_the_layers_that_the_link_carries_and_is_fresh(
+    rate: float, layers: tuple[str, ...], delay: float
+) -> None:
+    phone = Phone(LinkModel([(0.0, rate * MBIT)], delay), fps=15, widths=WIDTHS)
+    frames = between(phone.run(30), 10, 29)
+    sent = layers_of(frames)
+    assert sent.count(layers) > 0.95 * len(sent)
+    assert len(sent) >= (0.45 if rate < 1 else 0.9) * 15 * 19
+    assert age([each for each in frames if each.layer == layers[-1]]) < 0.11 + delay
+    carried = sum(FULL_BYTES * each.step.cost for each in frames) / 19
+    assert rate == 25 or carried > 0.45 * rate * MBIT
+
+
+@pytest.mark.parametrize("rate", [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20])
+def test_layers_do_not_come_and_go_on_a_link_that_does_not_change(rate: float) -> None:
+    phone = Phone(LinkModel([(0.0, rate * MBIT)], 0.02), fps=15, widths=WIDTHS)
+    sent = layers_of(between(phone.run(40), 8, 39))
+    changes = sum(before != after for before, after in pairwise(sent))
+    assert changes <= 4, set(sent)
+
+
+def test_the_large_layer_goes_on_a_link_that_becomes_slow_and_comes_back_with_it() -> None:
+    link = LinkModel([(0.0, 30 * MBIT), (10.0, 0.7 * MBIT), (20.0, 30 * MBIT)])
+    frames = Phone(link, fps=15, widths=WIDTHS).run(30)
+    assert set(layers_of(between(frames, 6, 10))) == {ALL}
+    slow = between(frames, 12.5, 20)
+    assert set(layers_of(slow)) == {("l",)}
+    assert age(slow) < 0.15
+    assert set(layers_of(between(frames, 25, 29))) == {ALL}
+
+
+def test_a_layer_that_is_needed_alone_takes_all_that_the_link_carries() -> None:
+    frames = between(Phone(LinkModel([(0.0, 3 * MBIT)]), fps=15, widths={"h": 1280}).run(20), 5, 19)
+    assert {each.layer for each in frames} == {"h"}
+    assert max(each.step.width for each in frames) < 1280
+    assert len(frames) >= 0.9 * 15 * 14
+
+
+def test_the_other_layers_have_their_width_and_the_usual_quality() -> None:
+    phone = Phone(LinkModel([(0.0, 100 * MBIT)]), fps=15, widths=WIDTHS)
+    last = between(phone.run(20), 15, 19)[-30:]
+    steps = {each.layer: (each.step.width, each.step.quality) for each in last}
+    assert steps == {"l": (320, 0.69), "m": (640, 0.69), "h": (1280, 0.8)}
+
+
+def test_a_layer_hardly_wider_than_the_one_below_is_left_out() -> None:
+    phone = Phone(LinkModel([(0.0, 100 * MBIT)]), fps=15, widths={"m": 640, "h": 900})
+    assert set(layers_of(phone.run(10))) == {("m",)}
+
+
+def test_a_layer_that_is_left_out_is_expected_to_grow_with_the_scene() -> None:
+    planner = LayerPlanner()
+    for number in range(40):
+        for layer, step in planner.plan(WIDTHS, 1e6, number / 10).items():
+            planner.picture_sent(layer, round(FULL_BYTES * step.cost))
+    for number in range(40, 80):  # four times the bytes, seen in the layer below alone
+        for layer, step in planner.plan({"l": 320, "m": 640}, 1e6, number / 10).items():
+            planner.picture_sent(layer, round(4 * FULL_BYTES * step.cost))
+    enough_before = 1.5 * FULL_BYTES
+    assert "h" not in planner.plan(WIDTHS, enough_before, 8.0)
