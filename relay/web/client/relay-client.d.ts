@@ -155,6 +155,8 @@ export interface Frame {
   receivedAt: number;
   keyframe?: boolean;
   discardable?: boolean;
+  /** Of a stream with layers: which one this is. Of a smaller picture that the relay made: its width. */
+  layer?: string;
   metadata?: Metadata;
   /** A view into the received message: copy it to change it or to transfer its buffer. */
   data: Uint8Array<ArrayBuffer>;
@@ -189,6 +191,13 @@ export interface Terms {
    * within 20 ms. `null` means no limit, for `latest` only.
    */
   window?: number | null;
+  /**
+   * The widest picture that is of use, in pixels: of a tile, its width times `devicePixelRatio`. The
+   * relay sends no layer that is wider, if there is one that is not. `null` means no limit.
+   */
+  maxWidth?: number | null;
+  /** This layer of the stream; while it does not come, the nearest smaller one. `null`: the largest that the link carries. */
+  layer?: string | null;
 }
 
 export interface SubscribeOptions extends Terms {
@@ -216,18 +225,37 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
+/** A size in which a stream's pictures are sent. */
+export interface Layer {
+  /** 1 to 16 characters of `A-Z a-z 0-9 - . _`. */
+  id: string;
+  /** Pixels. */
+  width?: number;
+}
+
 export interface PublishOptions {
   /** Without it, the relay chooses one. */
   streamId?: string;
+  /** Sizes in which each picture can be sent: 1 to 4, the smallest first. Each viewer gets the largest that its link carries. */
+  layers?: readonly Layer[];
   /** Sent to subscribers: MIME type, size, device. */
   metadata?: Metadata;
   onRegistered?: (streamId: string) => void;
-  /** Called when the number of viewers changes: stop the camera at 0, start it above. */
-  onDemand?: (consumers: number) => void;
+  /**
+   * Called when the number of viewers changes: stop the camera at 0, start it above. Also when other
+   * layers are needed than before; see `Publication.layers`.
+   */
+  onDemand?: (consumers: number, layers: readonly string[]) => void;
   /** Called when a viewer waits for a keyframe: make one soon. See `Publication.needsKeyframe`. */
   onKeyframeWanted?: () => void;
   onAlert?: (alert: Alert) => void;
-  onStatus?: (status: { streamId: string; status: StreamStatus; consumers: number; epoch: number }) => void;
+  onStatus?: (status: {
+    streamId: string;
+    status: StreamStatus;
+    consumers: number;
+    epoch: number;
+    layers?: readonly string[];
+  }) => void;
   /** Called if the stream is rejected, for instance because its id is taken. Without it, `problem` is emitted. */
   onError?: (error: RelayError) => void;
   /** Number of earlier alerts to begin with; 0 by default. */
@@ -241,16 +269,31 @@ export interface FrameOptions {
   keyframe?: boolean;
   /** Of a delta frame: whether no other frame builds on it. Slow viewers lose these first. */
   discardable?: boolean;
+  /** Of a stream with layers: which one this is; the largest by default. Frames of one picture have the same `timestamp`. */
+  layer?: string | undefined;
   metadata?: Metadata;
 }
 
-/** A picture to take. Pass the plan to `sendFrame` with the picture, so that the client learns its size. */
-export interface PicturePlan {
+/** A picture to encode, as one layer of a plan. */
+export interface PlannedPicture {
+  /** Missing for a stream without layers. */
+  readonly layer?: string | undefined;
   readonly width: number;
   /** Of the JPEG encoder, 0.3 to 0.8. */
   readonly quality: number;
+}
+
+/**
+ * A picture to take. `width` and `quality` are those of its largest layer. Pass the timestamp of the
+ * plan to `sendFrame` with the picture, so that the client learns its size.
+ */
+export interface PicturePlan<Picture = PlannedPicture> {
+  readonly width: number;
+  readonly quality: number;
   /** Time of the plan, ms since 1970. */
   readonly timestamp: number;
+  /** One for each layer to send, the smallest first: send them in this order. A single one without layers. */
+  readonly pictures: readonly Picture[];
 }
 
 export interface Publication {
@@ -259,6 +302,8 @@ export interface Publication {
   /** Whether frames can be sent now. */
   readonly registered: boolean;
   readonly consumers: number;
+  /** The ids of the layers that somebody needs now, the smallest first: encode only these. Empty without layers. */
+  readonly layers: readonly string[];
   readonly active: boolean;
   /** Number of frames sent. */
   readonly sent: number;
@@ -267,7 +312,8 @@ export interface Publication {
   readonly hasRoom: boolean;
   /**
    * For codecs with delta frames: whether the next frame should be a keyframe, because it is the
-   * first of a connection, a frame on which others build was skipped, or the relay asked for one.
+   * first of a connection, a frame on which others build was skipped, the relay asked for one, or
+   * somebody needs a layer of which nothing was sent.
    * Until then, delta frames may be skipped.
    */
   readonly needsKeyframe: boolean;
@@ -275,16 +321,19 @@ export interface Publication {
   readonly bandwidth: number | null;
   /**
    * Plans the next picture so that it arrives in time: width and quality follow what the connection
-   * carries, up to the width given and to so many pictures a second (15 by default). Without a
-   * width, only the quality is planned. Returns null if no picture should be taken now, because
-   * nobody watches or there is no room; then ask again soon, for instance after 15 ms.
+   * carries, up to the width given and to so many pictures a second (15 by default). For a stream
+   * with layers it plans those that somebody needs; layers have their own width. Without any width,
+   * only the quality is planned. Returns null if no picture should be taken now, because nobody
+   * watches or there is no room; then ask again soon, for instance after 15 ms.
    */
   next(wanted: { fps?: number; width: number }): PicturePlan | null;
-  next(wanted?: { fps?: number }): Omit<PicturePlan, 'width'> | null;
+  next(wanted?: { fps?: number }): (Omit<PicturePlan<Partial<PlannedPicture> & { quality: number }>, 'width'> & { width?: number }) | null;
   /**
    * Sends a frame (bytes or base64), or skips it while earlier frames are in transit. Returns
    * whether it was sent. Frames are never queued, except those on which others build: with
-   * `keyframe` and not `discardable`, up to half a second, so plan before you encode.
+   * `keyframe` and not `discardable`, up to half a second, so plan before you encode. Of one picture
+   * all layers are sent, or none. To a relay that knows no layers only the largest is sent. Throws for
+   * a layer that was not published.
    */
   sendFrame(data: Uint8Array | ArrayBuffer | string, options?: FrameOptions): boolean;
   /** Ends the stream by reconnecting, since a stream lasts as long as its connection. */

@@ -54,6 +54,7 @@ const DEFAULTS = {
 };
 const WINDOW = 4;
 const LOSSLESS_WINDOW = 32;
+const MOST_WIDTH = 65_535; // pixels
 const ACK_DELAY = 20; // ms: frames that come closer together are acknowledged in pairs
 const MOST_ALERTS_WAITING = 1000;
 const STEADY = 5_000; // ms a connection must last before the backoff starts over
@@ -557,7 +558,7 @@ class Subscription {
     if (options.onAlert) client._feed(this, options.onAlert, options.history);
   }
 
-  /** Changes the terms: policy, maxFps, window; and whether there are frames, by `onFrame`. */
+  /** Changes the terms: policy, maxFps, window, maxWidth, layer; and whether there are frames, by `onFrame`. */
   update(options) {
     if (options.onAlert !== undefined) throw new TypeError('onAlert cannot be changed: unsubscribe and subscribe again');
     const before = this._options.onFrame;
@@ -723,10 +724,17 @@ class Subscription {
   }
 }
 
-function termsOf({ policy = 'latest', maxFps, window }) {
+function termsOf({ policy = 'latest', maxFps, window, maxWidth, layer }) {
   const usual = policy === 'latest' ? WINDOW : LOSSLESS_WINDOW;
   const size = window === undefined || (window === null && policy !== 'latest') ? usual : window;
-  return { policy, ...(maxFps ? { maxFps } : {}), ...(size ? { window: size } : {}) };
+  return {
+    policy,
+    ...(maxFps ? { maxFps } : {}),
+    ...(size ? { window: size } : {}),
+    // That of an element times `devicePixelRatio` may be a fraction, or 0 while it is hidden.
+    ...(maxWidth == null ? {} : { maxWidth: Math.min(MOST_WIDTH, Math.max(1, Math.ceil(maxWidth))) }),
+    ...(layer ? { layer } : {}),
+  };
 }
 
 const MAX_QUEUE_TIME = 5; // ms that a frame may wait at the narrow place
@@ -909,8 +917,10 @@ const recent = (values, lifetime, time) => values.filter(({ at }, index) => (
   values.length - index <= MIN_SAMPLES || time - at <= lifetime));
 const sum = (values, name) => values.reduce((total, each) => total + each[name], 0);
 
-const PERIODS_PER_PICTURE = 1.25; // for which a picture may keep the link busy, within
-const [SHORTEST_PICTURE, LONGEST_PICTURE] = [40, 80]; // ms
+// Periods for which a picture may keep the link busy, all layers together: it has to be free again
+// when the camera has the next one.
+const PERIODS_PER_PICTURE = 0.95;
+const [SHORTEST_PICTURE, LONGEST_PICTURE] = [30, 80]; // ms: its bounds
 const QUALITIES = [0.8, 0.75, 0.69, 0.61, 0.5, 0.39, 0.3]; // of JPEG: each takes about 12 % fewer bytes
 const STEP_SHARE = 0.88;
 const WIDTHS = [1280, 960, 640, 480, 320];
@@ -918,6 +928,8 @@ const WIDTH_EXPONENT = 1.63; // by which bytes grow with the width
 const RISE_AFTER = 200; // ms with room to spare
 const [SPARE, MAX_RISE] = [1.2, 1.5]; // of bytes
 const LEARNING = 0.5; // weight of one picture, when the scene changes
+const USUAL_STEP = 2; // of all layers of a picture but the largest: their own width, at quality 0.69
+const MIN_WIDTH_RATIO = 1.5; // of the largest layer of a picture to the one below
 
 /**
  * Chooses width and quality of pictures by what they may take, on a ladder from the best picture
@@ -937,13 +949,14 @@ export class Ladder {
     this.steps = stepsFrom(width);
     this._at = this.steps.length >> 1;
     this._sizes = this.steps.map(({ share }) => share);
+    this._isSized = false; // whether these are bytes, not shares
     this._learned = null; // the step of the last picture
     this._spareSince = null;
   }
 
   /** The step for a picture of so many bytes; where it is while the budget is null. */
   choose(budget, time) {
-    if (budget === null || this._learned === null) return this.steps[this._at];
+    if (budget === null || !this._isSized) return this.steps[this._at];
     const fits = this._sizes.findIndex((size, index) => index >= this._at && size <= budget);
     if (fits !== this._at) {
       this._at = fits === -1 ? this.steps.length - 1 : fits;
@@ -968,16 +981,112 @@ export class Ladder {
     return this.steps.at(-1);
   }
 
-  /** A picture of a step took so many bytes. */
+  /** The step of a layer that is not the largest of its picture. */
+  usual() {
+    this._at = Math.min(USUAL_STEP, this.steps.length - 1);
+    this._spareSince = null;
+    return this.steps[this._at];
+  }
+
+  /** What a picture of a step takes, as far as is known; null before the first picture. */
+  sizeOf(step) {
+    return this._isSized ? this._sizes[this.steps.indexOf(step)] : null;
+  }
+
+  /** Before the first picture: the largest one would take so many bytes, by what other layers take. */
+  expect(size) {
+    if (this._learned !== null) return;
+    this._sizes = this.steps.map(({ share }) => share * size);
+    this._isSized = true;
+  }
+
+  /** Pictures of other layers take so many times the bytes now. */
+  scale(factor) {
+    this._sizes = this._sizes.map((size) => size * factor);
+  }
+
+  /** A picture of a step took so many bytes. Returns by what factor the scene has changed, if that shows. */
   learn(step, size) {
     const [at, last] = [this.steps.indexOf(step), this._learned];
     const ratio = size / this._sizes[at];
-    this._sizes = this._sizes.map((each, index) => {
-      if (last === null) return each * ratio;
-      if (at === last) return each * (1 + LEARNING * (ratio - 1));
-      return (at > last ? index >= at : index <= at) ? each * ratio : each;
-    });
+    const change = at === last ? 1 + LEARNING * (ratio - 1) : 1;
+    if (last === null) this.scale(ratio);
+    else if (at === last) this.scale(change);
+    else {
+      this._sizes = this._sizes.map((each, index) => (
+        (at > last ? index >= at : index <= at) ? each * ratio : each));
+    }
     this._learned = at;
+    this._isSized = true;
+    return change;
+  }
+}
+
+/**
+ * Divides what a picture may take among its layers, `[{ id, width }]`, the smallest first. All but
+ * the largest are of their usual quality, and the largest takes the rest, as its ladder says. If
+ * that would not make it 1.5 times as wide as the one below, it is left out, and the one below is the
+ * largest. A stream without layers has a single one, without an id.
+ *
+ * What a layer takes that is left out is estimated from those that are sent.
+ */
+export class LayerPlanner {
+  constructor() {
+    this._ladders = new Map(); // by id
+    this._plan = new Map(); // the steps of the last picture by id, the smallest first
+  }
+
+  /** The steps of a picture that may take so many bytes: a `Map` by id; a null budget is unknown. */
+  plan(layers, budget, time) {
+    const ladders = layers.map((layer) => this._ladderOf(layer));
+    this._estimate();
+    const before = this._plan;
+    this._plan = new Map();
+    for (let top = layers.length - 1; top > 0; top -= 1) {
+      const below = ladders.slice(0, top);
+      const usual = below.map((ladder) => ladder.sizeOf(ladder.steps[USUAL_STEP]));
+      const rest = budget === null ? null : budget - usual.reduce((total, size) => total + size, 0);
+      const step = ladders[top].choose(rest, time);
+      const spare = before.has(layers[top].id) ? 1 : SPARE;
+      const tooLarge = rest !== null && ladders[top].sizeOf(step) * spare > rest;
+      if (tooLarge || step.width < MIN_WIDTH_RATIO * layers[top - 1].width) continue;
+      below.forEach((ladder, index) => this._plan.set(layers[index].id, ladder.usual()));
+      this._plan.set(layers[top].id, step);
+      return this._plan;
+    }
+    return this._plan.set(layers[0].id, ladders[0].choose(budget, time));
+  }
+
+  /** The least picture, while it is in doubt what the link carries. */
+  least([layer]) {
+    this._plan = new Map([[layer.id, this._ladderOf(layer).least()]]);
+    return this._plan;
+  }
+
+  /** The frame of a layer of the last picture took so many bytes. */
+  learn(id, size) {
+    const step = this._plan.get(id);
+    if (step === undefined) return; // it was not planned
+    const change = this._ladders.get(id).learn(step, size);
+    if (id !== [...this._plan.keys()].at(-1)) return;
+    for (const [other, ladder] of this._ladders) if (!this._plan.has(other)) ladder.scale(change);
+  }
+
+  _ladderOf({ id, width }) {
+    const known = this._ladders.get(id);
+    if (known === undefined || known.width !== width) this._ladders.set(id, new Ladder(width));
+    return this._ladders.get(id);
+  }
+
+  /** Estimates what layers take of which nothing was sent. */
+  _estimate() {
+    const ladders = [...this._ladders.values()];
+    const known = ladders.find((ladder) => ladder._learned !== null);
+    if (known === undefined) return;
+    for (const ladder of ladders) {
+      const ratio = (ladder.width / known.width) ** WIDTH_EXPONENT;
+      ladder.expect(known.sizeOf(known.steps[0]) * (ratio || 1));
+    }
   }
 }
 
@@ -1004,14 +1113,17 @@ class Publication {
     this.active = true;
     this._client = client;
     this._options = options;
-    this._broken = true; // delta frames after an unsent frame cannot be decoded
+    this._intact = new Set(); // layers whose last frame was sent: others send no delta frames
     this._wanted = false; // whether the relay has asked for a keyframe
+    this._picture = null; // the last one, of which all layers are sent or none: { timestamp, layers, sent }
+    this._knowsLayers = false; // whether the relay does
+    this._needed = null; // ids of layers, as the relay said
     this._bytes = 0; // bytes of frames sent on this connection
     this._confirmed = 0; // bytes of them that the relay has received
     this._asking = false;
     this._uplink = null; // where the relay says which frames have come
-    this._ladder = null;
-    this._plan = null; // the last one
+    this._planner = new LayerPlanner();
+    this._plannedAt = null; // the timestamp of the last plan
     if (options.onAlert && this.streamId) client._feed(this, options.onAlert, options.history);
   }
 
@@ -1026,10 +1138,12 @@ class Publication {
 
   /**
    * Whether the next frame should be a keyframe, where frames build on one another: nothing was sent
-   * on this connection, a frame was skipped, or the relay has asked for one.
+   * on this connection, a frame was skipped, the relay has asked for one, or somebody needs a layer
+   * of which nothing was sent.
    */
   get needsKeyframe() {
-    return this._broken || this._wanted;
+    const isIntact = this._intact.size > 0 && this.layers.every((id) => this._intact.has(id));
+    return !isIntact || this._wanted;
   }
 
   /** Bytes a second that the connection carries to the relay, or null while that is not known. */
@@ -1037,39 +1151,73 @@ class Publication {
     return this._uplink?.bandwidth(now()) ?? null;
   }
 
+  /** The ids of the layers that somebody needs now, the smallest first; none without layers. */
+  get layers() {
+    const layers = this._options.layers ?? [];
+    if (!this.consumers || layers.length === 0) return [];
+    // A relay that says nothing of layers gets the largest; the only layer never stops for its list.
+    if (this._needed === null || layers.length === 1) return [layers.at(-1).id];
+    return layers.map(({ id }) => id).filter((id) => this._needed.includes(id));
+  }
+
   /**
    * Plans the next picture, so that it arrives soon enough for so many pictures a second: its width,
-   * up to the given one, and its quality. Without `width` only the quality is chosen. Returns null
-   * if no picture should be taken now: nobody watches, or there is no room.
+   * up to the given one, and its quality, for each layer that somebody needs. Without any width only
+   * the quality is chosen. Returns null if no picture should be taken now: nobody watches, or there
+   * is no room.
    */
   next({ fps = 15, width } = {}) {
     const time = now();
     if (!this.consumers || !this.hasRoom || this._uplink?.isUntried(time)) return null;
+    const layers = this._layersWithin(width);
+    if (layers.length === 0) return null;
     const { bandwidth } = this;
     const limit = Math.min(LONGEST_PICTURE, Math.max(SHORTEST_PICTURE, PERIODS_PER_PICTURE * 1000 / fps));
-    if (this._ladder === null || this._ladder.width !== width) this._ladder = new Ladder(width);
-    const step = bandwidth !== null && this._uplink.late > limit + 2 * this._uplink.jitter
-      ? this._ladder.least()
-      : this._ladder.choose(bandwidth === null ? null : bandwidth * limit / 1000, time);
-    const { quality } = step;
-    const plan = { ...(width === undefined ? {} : { width: step.width }), quality, timestamp: Date.now() };
-    this._plan = { timestamp: plan.timestamp, step };
-    return plan;
+    const isLate = bandwidth !== null && this._uplink.late > limit + 2 * this._uplink.jitter;
+    const budget = bandwidth === null ? null : bandwidth * limit / 1000;
+    const steps = isLate ? this._planner.least(layers) : this._planner.plan(layers, budget, time);
+    const pictures = [...steps].map(([layer, step]) => ({
+      ...(layer === undefined ? {} : { layer }),
+      ...(step.width === undefined ? {} : { width: step.width }),
+      quality: step.quality,
+    }));
+    const { layer: _, ...largest } = pictures.at(-1);
+    this._plannedAt = Date.now();
+    return { ...largest, timestamp: this._plannedAt, pictures };
   }
 
   /**
    * Sends a frame, or skips it while earlier frames are still in transit: a queued frame is an old
-   * picture. Frames on which others build may queue for a while. Returns whether it was sent.
+   * picture. Frames on which others build may queue for a while. Returns whether it was sent. Frames
+   * of different layers with the same timestamp are one picture: all of them are sent, or none.
    */
-  sendFrame(data, { timestamp = Date.now(), keyframe, discardable, metadata } = {}) {
-    const link = this._client._link;
-    const alone = keyframe === undefined || (keyframe === false && discardable === true);
-    if (!(this.hasRoom || (!alone && this._mayQueue)) || (this._broken && keyframe === false)) {
-      return this._skip(keyframe === false && discardable === true);
+  sendFrame(data, { timestamp = Date.now(), keyframe, discardable, layer, metadata } = {}) {
+    const id = this._layerId(layer);
+    const breaksOthers = keyframe !== false || discardable !== true;
+    if (this._options.layers?.length && !this._knowsLayers && id !== this._options.layers.at(-1).id) {
+      return this._skip();
     }
+    if (!this._hasRoomFor(id, timestamp, keyframe !== undefined && breaksOthers)) {
+      if (breaksOthers) this._intact.clear();
+      return this._skip();
+    }
+    if (keyframe === false && !this._intact.has(id)) return this._skip();
+    if (!this._write({ data, timestamp, keyframe, discardable, id, metadata })) {
+      this._intact.clear();
+      return this._skip();
+    }
+    this._intact.add(id);
+    if (keyframe !== false) this._wanted = false;
+    this.sent += 1;
+    return true;
+  }
+
+  _write({ data, timestamp, keyframe, discardable, id, metadata }) {
+    const link = this._client._link;
     const message = { type: 'video-frame', data: link.binary ? asBytes(data) : asBase64(data), timestamp };
     if (keyframe !== undefined) message.keyframe = keyframe;
     if (discardable !== undefined) message.discardable = discardable;
+    if (id !== undefined && this._knowsLayers) message.layer = id;
     if (metadata !== undefined) message.metadata = metadata;
     const uplink = this._uplink;
     const time = now();
@@ -1078,16 +1226,40 @@ class Publication {
       this._confirm(link, () => uplink.questionAnswered(now()));
     }
     const before = link.bytesSent;
-    if (!link.send(message)) return this._skip(false);
+    if (!link.send(message)) return false;
     const size = link.bytesSent - before;
     this._bytes += size;
-    this._broken = false;
-    if (keyframe !== false) this._wanted = false;
-    this.sent += 1;
-    if (this._plan?.timestamp === timestamp) this._ladder.learn(this._plan.step, size);
+    if (this._plannedAt === timestamp) this._planner.learn(id, size);
     if (this.bandwidth === null) this._confirm(link);
     uplink?.frameSent(size, time);
     return true;
+  }
+
+  /** The id of the layer that a frame belongs to; undefined for a stream without layers. */
+  _layerId(layer) {
+    const layers = this._options.layers ?? [];
+    const found = layer === undefined ? layers.at(-1) : layers.find(({ id }) => id === layer);
+    if (found === undefined && layer !== undefined) throw new RelayError('INVALID_MESSAGE', `There is no layer ${layer}`);
+    return found?.id;
+  }
+
+  /** The layers to send, no wider than this. */
+  _layersWithin(width) {
+    const layers = this._options.layers ?? [];
+    if (layers.length === 0) return [{ id: undefined, width }];
+    const needed = this.layers;
+    return layers.filter(({ id }) => needed.includes(id)).map((each) => (
+      { id: each.id, width: Math.min(each.width ?? Infinity, width ?? Infinity) }
+    )).map((each) => ({ ...each, width: Number.isFinite(each.width) ? each.width : undefined }));
+  }
+
+  /** Whether a frame can be sent: there is room, or it is of a picture of which other layers were sent. */
+  _hasRoomFor(id, timestamp, mayQueue) {
+    const picture = this._picture;
+    const continues = picture?.timestamp === timestamp && !picture.layers.has(id);
+    if (!continues) this._picture = { timestamp, layers: new Set(), sent: this.hasRoom || (mayQueue && this._mayQueue) };
+    this._picture.layers.add(id);
+    return this._picture.sent;
   }
 
   /** Ends the stream by reconnecting without it. */
@@ -1099,9 +1271,8 @@ class Publication {
     this._client._stopPublishing(this);
   }
 
-  _skip(discardable) {
+  _skip() {
     this.skipped += 1;
-    if (!discardable) this._broken = true;
     return false;
   }
 
@@ -1137,8 +1308,9 @@ class Publication {
   _start(link) {
     this._asking = false;
     this._bytes = this._confirmed = 0;
-    this._broken = true;
+    this._intact.clear();
     this._wanted = false;
+    this._picture = null;
     this._enter(link);
   }
 
@@ -1150,15 +1322,18 @@ class Publication {
   }
 
   _register(link) {
-    const { metadata, onAlert, onError } = this._options;
+    const { metadata, layers, onAlert, onError } = this._options;
     const request = {
       type: 'register', produces: ['video-frame'], consumes: onAlert ? ['alert'] : [], window: WINDOW,
     };
     if (this.streamId !== undefined) request.streamId = this.streamId;
     if (metadata !== undefined) request.metadata = metadata;
-    link.ask(request, ({ streamId, window }) => {
+    if (layers?.length) request.layers = layers;
+    link.ask(request, ({ streamId, window, layers: known }) => {
       if (!this.active) return;
       this.registered = true;
+      this._knowsLayers = known !== undefined;
+      if (!this._knowsLayers) this._needed = null; // an older relay than the last one
       this._uplink = window === undefined ? null : new Uplink();
       if (this.streamId === undefined) {
         this.streamId = streamId;
@@ -1184,11 +1359,13 @@ class Publication {
     });
   }
 
-  _demand({ status, consumers, epoch }) {
-    const changed = consumers !== this.consumers;
+  _demand({ status, consumers, epoch, layers }) {
+    const before = [this.consumers, ...this.layers];
     this.consumers = consumers;
-    call(this._options.onStatus, { streamId: this.streamId, status, consumers, epoch });
-    if (changed) call(this._options.onDemand, consumers);
+    this._needed = this._knowsLayers ? layers ?? null : null;
+    const after = [consumers, ...this.layers];
+    call(this._options.onStatus, { streamId: this.streamId, status, consumers, epoch, ...(layers && { layers }) });
+    if (String(before) !== String(after)) call(this._options.onDemand, consumers, this.layers);
   }
 
   _wantKeyframe() {
@@ -1199,6 +1376,7 @@ class Publication {
   _lost() {
     this.registered = false;
     this._uplink = null;
+    this._picture = null;
   }
 }
 

@@ -1,4 +1,5 @@
-"""The code in docs/clients.md: TypeScript is compiled, what can run runs against a relay."""
+"""The code in docs/clients.md and docs/slow-networks.md: TypeScript is compiled, what can run runs
+against a relay."""
 
 from __future__ import annotations
 
@@ -19,8 +20,11 @@ from tests.integration.peers import login, new_stream_id
 from tests.integration.relay_process import PATIENCE, PROJECT, RelayProcess
 from tests.integration.slow_proxy import SlowProxy, slow_link
 
-PAGE = (PROJECT / "docs" / "clients.md").read_text("utf-8")
-BLOCKS = dict(re.findall(r"^```\w+ (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+PAGES = [
+    (PROJECT / "docs" / name).read_text("utf-8") for name in ("clients.md", "slow-networks.md")
+]
+BLOCK = re.compile(r"^```\w+ (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = {name: code for page in PAGES for name, code in BLOCK.findall(page)}
 CLIENT = PROJECT / "relay" / "web" / "client"
 
 
@@ -33,15 +37,19 @@ def provide_modules(folder: Path) -> None:
     (folder / "package.json").write_text('{"type": "module"}')
 
 
-def test_the_page_has_the_code_that_is_tested_here() -> None:
+def test_the_pages_have_the_code_that_is_tested_here() -> None:
     assert set(BLOCKS) == {
         "session.ts",
         "broadcast.ts",
+        "layers.ts",
         "viewer.ts",
         "watch.mjs",
         "watch.py",
         "phone.py",
         "own.py",
+        "layers.py",
+        "tile.ts",
+        "tile.py",
     }
 
 
@@ -117,6 +125,23 @@ async def test_the_phone_of_the_page_streams_while_somebody_watches(
         first = await viewer.receive_type("video-frame")
         second = await viewer.receive_type("video-frame")
         assert (first["seq"], second["seq"]) == (1, 2)
+
+
+async def test_phone_and_tile_of_the_page_use_layers(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    async with (
+        run_block("layers.py", tmp_path, relay, token, stream_id),
+        run_block("tile.py", tmp_path, relay, token, stream_id) as tile,
+    ):
+        assert await tile.line("layer l:") == "a picture of 320 pixels"
+        async with login(relay, token) as viewer:
+            large = {"consumes": ["video-frame"], "layer": "h"}
+            await viewer.send({"type": "subscribe", "streamId": stream_id, **large})
+            while (await viewer.receive_type("video-frame"))["layer"] != "h":
+                pass
+        assert await tile.line("layer l:") == "a picture of 320 pixels"
 
 
 async def test_a_client_of_ones_own_sees_a_frame_that_takes_longer_than_its_patience(

@@ -34,10 +34,12 @@ export function stopTime(context) {
  * A relay with one viewer. Its link up has a narrow place, first in, first out, that carries
  * `rate(ms)` bytes a second, with a queue of any depth; then it takes `delay(ms)` ms and up to `jitter`
  * more in each direction, in order. `answer(frames, say)` is called when a frame has come: a relay
- * that says nothing of `window` gives null.
+ * that says nothing of `window` gives null. `needed` are the layers that the viewer needs: a relay
+ * that knows of no layers gives null.
  */
 export function makeRelay(time, {
   rate, delay = () => 20, jitter = 0, seed = 1, answer = (frames, say) => say(frames), onReceive = () => {},
+  needed = null,
 }) {
   const random = makeRandom(seed);
   const relay = { frames: [], acks: [], underWay: 0, socket: null };
@@ -65,22 +67,27 @@ export function makeRelay(time, {
   }
 
   function receive(message, size) {
-    const { type, id, streamId, timestamp } = message;
+    const { type, id, streamId, timestamp, layer } = message;
     onReceive(message, say);
     if (type === 'video-frame') {
       relay.underWay -= size;
-      relay.frames.push({ at: time.now, age: Date.now() - timestamp, size, ...message.metadata });
+      relay.frames.push({ at: time.now, age: Date.now() - timestamp, size, timestamp, layer, ...message.metadata });
       answer?.(relay.frames.length - relay.before, (frames) => say({ type: 'received', streamId: 's', frames }));
     } else if (type === 'ack') relay.acks.push({ at: time.now, ...message });
     else if (type === 'register') {
       relay.before = relay.frames.length;
-      say({ type: 'success', id, code: 'REGISTERED', streamId, epoch: 1, ...(answer && { window: message.window }) });
-      say({ type: 'status', streamId, epoch: 1, status: 'online', consumers: 1 });
+      relay.registered = message;
+      const layers = needed && message.layers?.map((each) => each.id);
+      say({ type: 'success', id, code: 'REGISTERED', streamId, epoch: 1, ...(answer && { window: message.window }), ...(layers && { layers }) });
+      relay.need(layers ? needed : null);
     } else if (type === 'unsubscribe') say({ type: 'error', id, code: 'INVALID_MESSAGE', message: '' });
     else say({ type: 'success', id, epoch: 1 });
   }
 
   relay.say = say;
+  relay.need = (layers, consumers = 1) => {
+    say({ type: 'status', streamId: 's', epoch: 1, status: 'online', consumers, ...(layers && { layers }) });
+  };
   relay.WebSocket = class WebSocket {
     protocol = 'relay.v1.msgpack';
     readyState = 0;
@@ -113,12 +120,12 @@ export function makeRelay(time, {
 }
 
 /** A client that publishes to this relay, once it has a viewer. */
-export async function publish(context, time, relay, options = {}) {
+export async function publish(context, time, relay, options = {}, stream = {}) {
   const client = new RelayClient({
     url: 'ws://relay', token: 't', WebSocket: relay.WebSocket, backoff: { first: 10, most: 10 }, ...options,
   });
   context.after(() => client.close());
-  const publication = client.publish({ streamId: 's' });
+  const publication = client.publish({ streamId: 's', ...stream });
   client.connect();
   while (publication.consumers === 0) await time.run(1);
   return publication;
@@ -150,10 +157,13 @@ export function film(time, publication, {
     if (plan === null) return;
     nextAt = Math.max(nextAt + 1000 / wanted.fps, time.now);
     busy = true;
-    const size = Math.round(sizeOf(plan) * scene(time.now) * (0.9 + 0.2 * random()));
+    const noise = scene(time.now) * (0.9 + 0.2 * random());
     setTimeout(() => {
       busy = false;
-      publication.sendFrame(new Uint8Array(size), { timestamp: plan.timestamp, metadata: plan });
+      for (const { layer, ...picture } of plan.pictures) {
+        const data = new Uint8Array(Math.round(sizeOf(picture) * noise));
+        publication.sendFrame(data, { timestamp: plan.timestamp, layer, metadata: picture });
+      }
     }, encoding);
   };
 }

@@ -30,6 +30,7 @@ const subscription = client.subscribe('front-door', {
   history: 10,
 });
 subscription.update({ maxFps: null, onFrame: null });
+subscription.update({ maxWidth: 320 * devicePixelRatio, layer: null });
 
 const publication: Publication = client.publish({ onDemand: (consumers: number) => consumers > 0 });
 export const sent: boolean = publication.sendFrame(new Uint8Array(3), { keyframe: true });
@@ -37,6 +38,16 @@ export const key: boolean = publication.sendFrame(new Uint8Array(3), { keyframe:
 const plan = publication.next({ fps: 15, width: 1280 });
 if (plan !== null) publication.sendFrame(new Uint8Array(plan.width), plan);
 export const quality: number | undefined = publication.next()?.quality;
+export const layered = new RelayClient({ url: 'wss://relay.example.org', token: 't' }).publish({
+  layers: [{ id: 'l', width: 320 }, { id: 'h', width: 1280 }],
+  onDemand: (_: number, layers: readonly string[]) => layers.includes('h'),
+});
+const wanted = layered.next({ fps: 15, width: 1280 });
+if (wanted !== null) {
+  const { pictures, timestamp } = wanted;
+  for (const { layer, width } of pictures) layered.sendFrame(new Uint8Array(width), { layer, timestamp });
+}
+export const widths: (number | undefined)[] | undefined = layered.next()?.pictures.map(({ width }) => width);
 export const carried: number | null = publication.hasRoom ? publication.bandwidth : null;
 client.watchStreams((streams: StreamEntry[]) => streams.map(({ streamId }) => streamId));
 export const accepted: Promise<{ alertId: number }> = client.alert({ streamId: 's', message: 'm', severity: 'high' });
@@ -50,6 +61,8 @@ client.on('frame', () => {});
 client.subscribe('s', { policy: 'oldest' });
 // @ts-expect-error: a frame is bytes or base64
 publication.sendFrame(5);
+// @ts-expect-error: a layer has an id
+client.publish({ layers: [{ width: 320 }] });
 // @ts-expect-error: there is no such severity
 client.alert({ streamId: 's', message: 'm', severity: 'urgent' });
 // @ts-expect-error: only the relay says so
