@@ -351,3 +351,32 @@ test('what cannot work is refused at once', () => {
   closed.close();
   for (const act of [() => closed.subscribe('s'), () => closed.publish({})]) assert.throws(act, { code: 'CLOSED' });
 });
+
+test('viewers get the layers that they ask for, and the phone sends only these', async (context) => {
+  const streamId = newStreamId();
+  const [phone, one, other] = [open(context), open(context), open(context)];
+  await Promise.all([phone.connect(), one.connect(), other.connect()]);
+  const layers = [{ id: 'l', width: 320 }, { id: 'm', width: 640 }, { id: 'h', width: 1280 }];
+  const publication = phone.publish({ streamId, layers });
+  const seen = { one: [], other: [] };
+  const sent = new Set();
+  const timer = setInterval(() => {
+    const plan = publication.next({ fps: 50 });
+    for (const { layer, width } of plan?.pictures ?? []) {
+      sent.add(layer);
+      publication.sendFrame(new Uint8Array(width), { layer, timestamp: plan.timestamp });
+    }
+  }, 20);
+  context.after(() => clearInterval(timer));
+  const tile = one.subscribe(streamId, { maxWidth: 320, onFrame: (frame) => seen.one.push(frame) });
+  await until(() => seen.one.length > 5);
+  assert.deepEqual([...sent], ['l']);
+  other.subscribe(streamId, { layer: 'h', onFrame: (frame) => seen.other.push(frame) });
+  await until(() => seen.other.at(-1)?.layer === 'h');
+  assert.deepEqual(publication.layers, ['l', 'h']);
+  tile.update({ maxWidth: 640 });
+  await until(() => seen.one.at(-1).layer === 'm');
+  const numbers = seen.one.map(({ seq }) => seq);
+  assert.deepEqual(numbers, [...new Set(numbers)].sort((a, b) => a - b), 'a picture came twice');
+  assert.ok(seen.one.every(({ layer, data }) => data.length <= { l: 320, m: 640 }[layer]));
+});

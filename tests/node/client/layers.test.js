@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { film, makeRelay, median, publish, stopTime } from './virtual.js';
+import { film, makeRelay, median, publish, sizeOf, stopTime } from './virtual.js';
 import { LayerPlanner, RelayError } from '../../../relay/web/client/relay-client.js';
 
 const MBIT = 125_000; // bytes
@@ -176,6 +176,36 @@ test('layers without a width have the one that is asked for, or only a quality',
   const ids = (budget, at) => [...planner.plan(layers, budget, at).keys()];
   assert.deepEqual(ids(20_000, 1), ['a', 'b']);
   assert.deepEqual(ids(100, 2), ['a']);
+});
+
+/** Sends a picture of a planner, of a scene that takes so many bytes. */
+function send(planner, layers, budget, at, scene = 1) {
+  for (const [id, { width, quality }] of planner.plan(layers, budget, at)) planner.learn(id, scene * sizeOf({ width, quality }));
+}
+
+test('a layer that is not sent is expected to grow with the scene', () => {
+  const planner = new LayerPlanner();
+  for (let turn = 0; turn < 40; turn += 1) send(planner, LAYERS, 1e6, 100 * turn);
+  for (let turn = 40; turn < 80; turn += 1) send(planner, LAYERS.slice(0, 2), 1e6, 100 * turn, 4);
+  const others = 4 * (sizeOf({ width: 320, quality: 0.69 }) + sizeOf({ width: 640, quality: 0.69 }));
+  assert.ok(!planner.plan(LAYERS, others + 1.3 * sizeOf({ width: 1280, quality: 0.8 }), 8000).has('h'));
+});
+
+test('a layer that was never sent is expected to take what others do', () => {
+  const planner = new LayerPlanner();
+  for (let turn = 0; turn < 10; turn += 1) send(planner, LAYERS.slice(0, 1), 15_000, 100 * turn);
+  assert.deepEqual([...planner.plan(LAYERS, 15_000, 1000).keys()], ['l']);
+});
+
+test('a layer that was left out comes back with room to spare', () => {
+  const planner = new LayerPlanner();
+  const layers = [{ id: 'tiny', width: 100 }, { id: 'large', width: 1280 }];
+  send(planner, layers, 1e6, 0);
+  let budget = 1e6;
+  while (planner.plan(layers, budget, 0).has('large')) budget *= 0.99;
+  const leftOutAt = budget;
+  while (!planner.plan(layers, budget, 0).has('large')) budget *= 1.01;
+  assert.ok(budget > 1.15 * leftOutAt, `${budget} after ${leftOutAt}`);
 });
 
 test('subscriptions say what they can show', async (context) => {

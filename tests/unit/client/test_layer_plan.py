@@ -74,13 +74,38 @@ def test_a_layer_hardly_wider_than_the_one_below_is_left_out() -> None:
     assert set(layers_of(phone.run(10))) == {("m",)}
 
 
-def test_a_layer_that_is_left_out_is_expected_to_grow_with_the_scene() -> None:
+def send(planner: LayerPlanner, widths: dict[str | None, int], budget: float, now: float) -> None:
+    """Send a picture of a usual scene."""
+    for layer, step in planner.plan(widths, budget, now).items():
+        planner.picture_sent(layer, round(FULL_BYTES * step.cost))
+
+
+def test_a_layer_that_is_not_sent_is_expected_to_grow_with_the_scene() -> None:
     planner = LayerPlanner()
     for number in range(40):
-        for layer, step in planner.plan(WIDTHS, 1e6, number / 10).items():
-            planner.picture_sent(layer, round(FULL_BYTES * step.cost))
-    for number in range(40, 80):  # four times the bytes, seen in the layer below alone
+        send(planner, WIDTHS, 1e6, number / 10)
+    for number in range(40, 80):  # four times the bytes, seen in the layers below alone
         for layer, step in planner.plan({"l": 320, "m": 640}, 1e6, number / 10).items():
             planner.picture_sent(layer, round(4 * FULL_BYTES * step.cost))
-    enough_before = 1.5 * FULL_BYTES
+    enough_before = 2.5 * FULL_BYTES
     assert "h" not in planner.plan(WIDTHS, enough_before, 8.0)
+
+
+def test_a_layer_that_was_never_sent_is_expected_to_take_what_others_do() -> None:
+    planner = LayerPlanner()
+    for number in range(10):
+        send(planner, {"l": 320}, 0.1 * FULL_BYTES, number / 10)
+    assert list(planner.plan(WIDTHS, 0.1 * FULL_BYTES, 1.0)) == ["l"]
+
+
+def test_a_layer_that_was_left_out_comes_back_with_room_to_spare() -> None:
+    planner = LayerPlanner()
+    widths: dict[str | None, int] = {"tiny": 100, "large": 1280}
+    send(planner, widths, 1e6, 0.0)
+    budget = 1e6
+    while "large" in planner.plan(widths, budget, 0.0):
+        budget *= 0.99
+    left_out_at = budget
+    while "large" not in planner.plan(widths, budget, 0.0):
+        budget *= 1.01
+    assert budget > 1.1 * left_out_at
