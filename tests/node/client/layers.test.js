@@ -152,6 +152,19 @@ test('of one picture all layers are sent or none', async (context) => {
   assert.deepEqual(relay.frames.slice(-2).map(({ layer }) => layer), ['m', 'h']);
 });
 
+test('a keyframe is needed once for each layer that somebody needs', async (context) => {
+  const { time, relay, publication } = await open(context, { needed: ['m'] });
+  const send = (timestamp, layer) => publication.sendFrame(new Uint8Array(9), { timestamp, layer, keyframe: true });
+  assert.equal(publication.needsKeyframe, true);
+  send(1, 'm');
+  assert.equal(publication.needsKeyframe, false);
+  relay.need(['l', 'm']);
+  await time.run(100);
+  assert.equal(publication.needsKeyframe, true);
+  for (const layer of ['l', 'm']) send(2, layer);
+  assert.equal(publication.needsKeyframe, false);
+});
+
 test('a frame without a layer is of the largest, and one of an unknown layer is refused', async (context) => {
   const { time, relay, publication } = await open(context);
   assert.equal(publication.sendFrame(new Uint8Array(5)), true);

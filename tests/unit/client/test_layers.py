@@ -162,6 +162,24 @@ async def test_a_layer_sends_no_delta_after_a_frame_that_was_skipped(
         assert phone.send_frame(b"d", layer="m", timestamp=2, keyframe=False)
 
 
+async def test_a_keyframe_is_needed_once_for_each_layer_that_somebody_needs(
+    scripted: ScriptedRelay,
+) -> None:
+    async with open_client(scripted) as client:
+        phone = client.publish("door", layers=LAYERS)
+        server = await scripted.login()
+        await accept(server, ["m"])
+        await phone.wanted()
+        assert phone.needs_keyframe
+        assert phone.send_frame(b"k", layer="m", timestamp=1, keyframe=True)
+        assert not phone.needs_keyframe
+        await need(server, ["l", "m"])
+        assert phone.needs_keyframe
+        for layer in ("l", "m"):
+            assert phone.send_frame(b"k", layer=layer, timestamp=2, keyframe=True)
+        assert not phone.needs_keyframe
+
+
 async def test_a_frame_without_a_layer_is_of_the_largest_and_an_unknown_one_is_refused(
     scripted: ScriptedRelay,
 ) -> None:
