@@ -47,7 +47,7 @@ log = structlog.get_logger()
 
 
 @define(eq=False)
-class Picture:
+class LastPicture:
     """The layers that have come of one picture."""
 
     timestamp: float | None = None
@@ -95,7 +95,7 @@ class Stream:
     start_soon: Callable[[Callable[[], Awaitable[None]]], object] = lambda _task: None
     """Starts a task of the hub."""
     _registered_layers: Sequence[Layer] | None = None
-    _picture: Picture = field(factory=Picture)
+    _picture: LastPicture = field(factory=LastPicture)
     """The picture that came last, in a stream with layers."""
     _told_count: int = 0
     _keyframe_requests: KeyframeRequests = field(init=False)
@@ -190,7 +190,7 @@ class Stream:
         found = None if message.layer is None else layers.index_of(message.layer)
         index = layers.top if found is None else found
         if not self._picture.goes_on_with(message.timestamp, index):
-            self._picture = Picture(message.timestamp)
+            self._picture = LastPicture(message.timestamp)
             self.seq += 1
             layers.begin_picture(self.seq)
         self._picture.indexes.add(index)
@@ -336,7 +336,7 @@ class Stream:
         layers."""
         if producer is not self.producer:
             self._awaiting_keyframe, self._told_unencodable = True, False
-            self._picture = Picture()
+            self._picture = LastPicture()
         if layers != self._registered_layers:
             self._register_layers(layers)
         self.producer, before = producer, self.metadata
@@ -347,7 +347,7 @@ class Stream:
     def _register_layers(self, layers: Sequence[Layer] | None) -> None:
         """Expect these layers of each picture from now on, or frames without layers."""
         self._registered_layers, self._told_layers = layers, None
-        self._picture = Picture()
+        self._picture = LastPicture()
         self.layers = None
         if layers is not None:
             known = [StreamLayer(layer.id, layer.width) for layer in layers]
