@@ -88,7 +88,7 @@ def make_actors(context: RunContext, share: Share, factory: PayloadFactory) -> l
             for presence in presences[number]:
                 match group:
                     case PhoneGroup():
-                        payloads = factory.payloads(group.frames, scenario.folder, name, number)
+                        payloads = factory.payloads(group, scenario.folder, name, number)
                         made.append(Phone(context, name, number, presence, payloads=payloads))
                     case ViewerGroup():
                         made.append(Viewer(context, name, number, presence))

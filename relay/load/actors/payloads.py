@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 from relay.errors import RelayError
 from relay.load.measures.integrity import MARK_SIZE
-from relay.load.scenario.groups import FrameSource
+from relay.load.scenario.groups import FrameSource, PhoneGroup, PhoneLayer
 from relay.load.scenario.schedule import Presence, Timeline
 
 NOISE_BYTES = 4 * 1024 * 1024
@@ -30,8 +30,8 @@ TRACE_FORMAT = "relay-trace-1"
 class Payloads(Protocol):
     """The frames of one phone."""
 
-    def body(self, number: int) -> bytes:
-        """The content of a frame, without its mark."""
+    def body(self, number: int, layer: int, *, is_delta: bool) -> bytes:
+        """The content of a frame, without its mark; `layer` is 0 where there are none."""
 
     def due(
         self, timeline: Timeline, name: str, number: int, presence: Presence
@@ -54,11 +54,11 @@ class SyntheticFrames(_AtFps):
     noise: bytes = field(repr=False)
     random: Random
 
-    def body(self, number: int) -> bytes:
-        return cut_noise(self.noise, self._size(), number)
+    def body(self, number: int, layer: int, *, is_delta: bool) -> bytes:  # noqa: ARG002 (one size)
+        return cut_noise(self.noise, self._size(is_delta=is_delta), number)
 
-    def _size(self) -> int:
-        size = self.frames.size or 0
+    def _size(self, *, is_delta: bool) -> int:
+        size = (self.frames.delta_size if is_delta else self.frames.size) or 0
         if self.frames.most is not None:
             return self.random.randint(size, self.frames.most)
         if self.frames.spread is not None:
@@ -69,12 +69,25 @@ class SyntheticFrames(_AtFps):
 
 
 @define(eq=False)
+class LayeredFrames(_AtFps):
+    """Incompressible frames, as large as their layer."""
+
+    layers: Sequence[PhoneLayer]
+    noise: bytes = field(repr=False)
+
+    def body(self, number: int, layer: int, *, is_delta: bool) -> bytes:
+        of = self.layers[layer]
+        size = (of.delta_size if is_delta else None) or of.size
+        return cut_noise(self.noise, size, number * len(self.layers) + layer)
+
+
+@define(eq=False)
 class VideoFrames(_AtFps):
     """The pictures of a video, in a loop."""
 
     pictures: list[bytes] = field(repr=False)
 
-    def body(self, number: int) -> bytes:
+    def body(self, number: int, layer: int, *, is_delta: bool) -> bytes:  # noqa: ARG002 (one kind)
         return self.pictures[number % len(self.pictures)]
 
 
@@ -106,7 +119,7 @@ class RecordedFrames:
     trace: Trace
     noise: bytes = field(repr=False)
 
-    def body(self, number: int) -> bytes:
+    def body(self, number: int, layer: int, *, is_delta: bool) -> bytes:  # noqa: ARG002 (one kind)
         frame = self.trace.frames[number % len(self.trace.frames)]
         if frame.data is not None:
             return base64.b64decode(frame.data)
@@ -144,8 +157,12 @@ class PayloadFactory:
     _pictures: dict[Path, list[bytes]] = field(factory=dict, repr=False)
     _traces: dict[Path, Trace] = field(factory=dict, repr=False)
 
-    def payloads(self, frames: FrameSource, folder: Path, name: str, number: int) -> Payloads:
+    def payloads(self, phones: PhoneGroup, folder: Path, name: str, number: int) -> Payloads:
         """Read and decode, which blocks: call it in a thread. `RelayError` if a file is bad."""
+        frames = phones.frames
+        if phones.layers:
+            noise = self._enough_noise(max(layer.size for layer in phones.layers))
+            return LayeredFrames(phones.layers, noise)
         if frames.video is not None:
             return VideoFrames(self._video(folder / Path(frames.video).expanduser()))
         if frames.recording is not None:

@@ -22,16 +22,23 @@ class Viewer(StreamActor):
     async def play(self, client: LoadClient) -> None:
         group = self.group
         assert isinstance(group, ViewerGroup)
-        options = {"policy": group.policy, "maxFps": group.max_fps, "window": group.window}
+        options = {
+            "policy": group.policy,
+            "maxFps": group.max_fps,
+            "window": group.window,
+            "maxWidth": group.max_width,
+            "layer": group.layer,
+        }
         given = {key: value for key, value in options.items() if value is not None}
         if group.policy == "latest":
             given.pop("policy")
         self._acks = client.acks if group.window else None
         phones = self.context.timeline.most(group.watch)
+        layers = self.context.timeline.scenario.phones[group.watch].layer_ids
         for offset in range(min(group.each, phones)):
             number = (self.number * group.each + offset) % phones
             stream = self.context.stream_id(group.watch, number)
-            checker = FrameChecker(self.context.run_id, number, self.stats.counts)
+            checker = FrameChecker(self.context.run_id, number, self.stats.counts, layers)
             self.watches[stream] = StreamWatch(stream, self.context.now(), checker)
             await client.request(
                 "subscribe", streamId=stream, consumes=["video-frame", "alert"], **given
@@ -52,7 +59,7 @@ class Viewer(StreamActor):
             return
         checker = watch.checker
         is_first = checker.last is None
-        mark = checker.check(incoming.data or b"", incoming.seq)
+        mark = checker.check(incoming.data or b"", incoming.seq, incoming.layer)
         if self._acks is not None:
             self._acks.append({"streamId": watch.stream, "seq": incoming.seq})
         if mark is None:

@@ -9,7 +9,7 @@ from relay.load.measures.ledger import LedgerLine
 from relay.load.measures.stats import RunStats
 
 INTEGRITY_COUNTS = (
-    *("torn", "doubled", "disordered", "foreign", "lost"),
+    *("torn", "doubled", "disordered", "foreign", "lost", "mislabeled", "undecodable"),
     *("alerts.doubled", "alerts.lost"),
 )
 """Counts that must be 0."""

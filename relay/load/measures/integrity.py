@@ -9,12 +9,14 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 
 from attrs import define, field, frozen
 
 MAGIC = b"rlmk"
-_MARK = struct.Struct("<4s8sIHIQI")
-"""Magic, run, stream, connection, number, due in microseconds, length of the body."""
+_MARK = struct.Struct("<4s8sIHIQBII")
+"""Magic, run, stream, connection, number, due in microseconds, layer (from 1 on; 0 for none), base
+(0 for none), length of the body."""
 _SUM = struct.Struct("<I")
 MARK_SIZE = _MARK.size + _SUM.size
 MAX_GAPS = 4096
@@ -31,9 +33,13 @@ class FrameMark:
     connection: int
     """Number of the phone's connection."""
     number: int
-    """Number of the frame in its stream, over all connections."""
+    """Number of the picture in its stream, over all connections, from 1 on."""
     due: float
     """Seconds after the start of the run."""
+    layer: int | None = None
+    """Which of its picture's layers it is, the smallest being 0; None without layers."""
+    base: int | None = None
+    """Number of the picture whose frame in the same layer it builds on; None if on none."""
 
 
 def append_mark(body: bytes, mark: FrameMark) -> bytes:
@@ -45,6 +51,8 @@ def append_mark(body: bytes, mark: FrameMark) -> bytes:
         mark.connection % CONNECTION_MODULUS,
         mark.number,
         round(mark.due * 1_000_000),
+        0 if mark.layer is None else mark.layer + 1,
+        mark.base or 0,
         len(body),
     )
     return b"".join((body, about, _SUM.pack(zlib.crc32(about, zlib.crc32(body)))))
@@ -55,13 +63,16 @@ def read_mark(data: bytes | memoryview) -> FrameMark | None:
     size = len(data)
     if size < MARK_SIZE:
         return None
-    magic, run, stream, connection, number, due, length = _MARK.unpack_from(data, size - MARK_SIZE)
+    magic, *about, layer, base, length = _MARK.unpack_from(data, size - MARK_SIZE)
+    run, stream, connection, number, due = about
     (checksum,) = _SUM.unpack_from(data, size - _SUM.size)
     if magic != MAGIC or length != size - MARK_SIZE:
         return None
     if zlib.crc32(memoryview(data)[: size - _SUM.size]) != checksum:
         return None
-    return FrameMark(run, stream, connection, number, due / 1_000_000)
+    return FrameMark(
+        run, stream, connection, number, due / 1_000_000, layer - 1 if layer else None, base or None
+    )
 
 
 @define(eq=False)
@@ -74,14 +85,21 @@ class FrameChecker:
     run: bytes
     stream: int
     counts: Counter[str]
+    layers: Sequence[str] = ()
+    """Those of the stream, by their ids, the smallest first."""
     first: int | None = None
     last: FrameMark | None = None
     _seq: int = 0
+    _decodable: bool = False
+    """Whether a delta may build on the last frame."""
     _gaps: OrderedDict[int, str] = field(factory=OrderedDict)
     """Missing numbers, and whether they were counted as missed or lost."""
 
-    def check(self, data: bytes | memoryview, seq: int) -> FrameMark | None:
-        """Count a frame; returns its mark if it is undamaged, of this stream, and new."""
+    def check(
+        self, data: bytes | memoryview, seq: int, layer: str | None = None
+    ) -> FrameMark | None:
+        """Count a frame, which came as one of this layer; returns its mark if it is undamaged, of
+        this stream, and the first of its picture."""
         counts = self.counts
         counts["received"] += 1
         mark = read_mark(data)
@@ -97,10 +115,33 @@ class FrameChecker:
         elif mark.number <= last.number:
             self._count_late(mark)
             return None
+        elif mark.layer is not None and seq == self._seq and mark.connection == last.connection:
+            counts["doubled"] += 1  # two pictures as layers of one
+            return None
         elif mark.number != last.number + 1:
             self._count_gap(last, mark, seq)
+        if mark.layer is not None or layer is not None:
+            counts["mislabeled"] += layer != self._layer_of(mark)
+        self._check_base(mark)
         self.last, self._seq = mark, seq
         return mark
+
+    def _layer_of(self, mark: FrameMark) -> str | None:
+        """The id of the layer in which a frame was sent."""
+        ids = dict(enumerate(self.layers))
+        return None if mark.layer is None else ids.get(mark.layer, "?")
+
+    def _check_base(self, mark: FrameMark) -> None:
+        """Count a delta that comes without the frame that it builds on."""
+        last = self.last
+        self._decodable = mark.base is None or (
+            self._decodable
+            and last is not None
+            and (last.connection, last.layer, last.number)
+            == (mark.connection, mark.layer, mark.base)
+        )
+        if not self._decodable:
+            self.counts["undecodable"] += 1
 
     def _count_gap(self, last: FrameMark, mark: FrameMark, seq: int) -> None:
         missing = mark.number - last.number - 1

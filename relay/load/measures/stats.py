@@ -25,6 +25,8 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
     "doubled": ("received",),
     "disordered": ("received",),
     "foreign": ("received",),
+    "mislabeled": ("received",),
+    "undecodable": ("received",),
     "unserved": (),
     "connect.done": ("connect.done", "connect.failed"),
     "connect.failed": ("connect.done", "connect.failed"),

@@ -25,7 +25,7 @@ SUMMARY_COLUMNS = (
 )
 MIN_REPORTED_GAP = 2.0
 """Seconds without a frame from which on the summary mentions a gap."""
-INTEGRITY_FAULTS = ("torn", "doubled", "disordered", "foreign")
+INTEGRITY_FAULTS = ("torn", "doubled", "disordered", "foreign", "mislabeled", "undecodable")
 
 
 def print_summary(console: Console, result: RunResult) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
 from attrs import frozen
 
 from relay.load import units
@@ -11,6 +15,7 @@ from relay.load.scenario.schema import (
     nested,
     one_of,
     switch,
+    tables,
     text,
     whole,
 )
@@ -21,6 +26,10 @@ BANDWIDTH = "a bandwidth such as 500kbit/s or 1Mbit/s"
 QUEUE = "a size such as 256KiB or 4MiB"
 MAX_EXPONENT = 100
 """Exponent of `factor` after which a wait has reached `most` anyway; keeps it a float."""
+FRAME_SIZE = "a size such as 16KiB"
+LAYER_WIDTH = "a whole number, 1 to 65535"
+LAYER_ID = "1 to 16 letters, digits, dashes, dots and underscores"
+MAX_LAYERS = 4
 HOSTILE_KINDS = ("silent", "garbage", "bad-token", "not-reading", "half-frame", "pings")
 
 
@@ -117,16 +126,19 @@ class FrameSource:
     """With `size`: sizes are uniform between the two."""
     spread: float | None = key(units.number, "a number such as 0.3", None)
     """With `size` as the median: sizes are log-normal with this sigma."""
+    delta_size: int | None = key(units.size, FRAME_SIZE, None)
+    """With `size`, which is that of keyframes."""
     video: str | None = key(text, "the name of a video file", None)
     recording: str | None = key(text, "the name of a file made by `relay load record`", None)
 
     def __attrs_post_init__(self) -> None:
         if sum(each is not None for each in (self.size, self.video, self.recording)) != 1:
             raise ValueError("use one of size, video and recording")
-        if self.size is None and (self.most is not None or self.spread is not None):
-            raise ValueError("most and spread need size")
-        if self.most is not None and self.spread is not None:
-            raise ValueError("use one of most and spread")
+        further = (self.most, self.spread, self.delta_size)
+        if self.size is None and any(each is not None for each in further):
+            raise ValueError("most, spread and delta_size need size")
+        if self.most is not None and (self.spread is not None or self.delta_size is not None):
+            raise ValueError("use most without spread and delta_size")
         if self.most is not None and self.size is not None and self.most < self.size:
             raise ValueError("most must not be less than size")
         if self.spread is not None and not 0 < self.spread <= 3:
@@ -138,6 +150,27 @@ def _short_frames(value: object) -> FrameSource:
         return FrameSource(size=units.size(value))
     except ValueError:
         raise ValueError("a size such as 16KiB, or a table") from None
+
+
+def _layer_id(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,16}", value):
+        return value
+    raise ValueError
+
+
+@frozen
+class PhoneLayer:
+    """One of the sizes in which a phone sends each picture."""
+
+    id: str = key(_layer_id, LAYER_ID)
+    size: int = key(units.size, FRAME_SIZE)
+    """Bytes; those of keyframes if there are deltas."""
+    width: int | None = key(whole(1, 65535), LAYER_WIDTH, None)
+    """Pixels."""
+    delta_size: int | None = key(units.size, FRAME_SIZE, None)
+
+
+DEFAULT_FRAMES = FrameSource(size=16 * 1024)
 
 
 @frozen(kw_only=True)
@@ -155,7 +188,12 @@ class Group:
 @frozen(kw_only=True)
 class PhoneGroup(Group):
     fps: float = key(units.number, "a number from 0 to 1000", 10.0)
-    frames: FrameSource = nested(FrameSource, FrameSource(size=16 * 1024), short=_short_frames)
+    frames: FrameSource = nested(FrameSource, DEFAULT_FRAMES, short=_short_frames)
+    layers: tuple[PhoneLayer, ...] = tables(PhoneLayer)
+    """In place of `frames`: the sizes of each picture, the smallest first."""
+    keyframe_every: int | None = key(whole(1, 100_000), "a whole number, 1 to 100000", None)
+    """Pictures from one keyframe to the next, between which there are deltas; None without
+    deltas."""
     encoding: str = key(one_of("msgpack", "json"), '"msgpack" or "json"', "json")
     backlog: float = key(units.positive_duration, DURATION, 2.0)
     """Seconds that a frame may be late because the network is too slow; the phone withholds later
@@ -164,6 +202,36 @@ class PhoneGroup(Group):
     def __attrs_post_init__(self) -> None:
         if not 0 <= self.fps <= 1000:
             raise ValueError("fps must be from 0 to 1000")
+        if self.layers and self.frames is not DEFAULT_FRAMES:
+            raise ValueError("use one of frames and layers")
+        _check_layers(self.layers)
+        _check_deltas(self.layers or (self.frames,), self.keyframe_every)
+
+    @property
+    def layer_ids(self) -> tuple[str, ...]:
+        return tuple(layer.id for layer in self.layers)
+
+
+def _check_layers(layers: Sequence[PhoneLayer]) -> None:
+    ids = [layer.id for layer in layers]
+    if len(ids) > MAX_LAYERS:
+        raise ValueError(f"layers must be {MAX_LAYERS} at most")
+    if len(set(ids)) < len(ids):
+        raise ValueError("layers must have different ids")
+    for smaller, larger in pairwise(layers):
+        if smaller.size > larger.size or (smaller.width or 0) > (
+            larger.width or smaller.width or 0
+        ):
+            raise ValueError("layers must begin with the smallest")
+
+
+def _check_deltas(sources: Sequence[FrameSource | PhoneLayer], keyframe_every: int | None) -> None:
+    with_deltas = [source.delta_size is not None for source in sources]
+    if keyframe_every is None and any(with_deltas):
+        raise ValueError("delta_size needs keyframe_every")
+    if keyframe_every is not None and not all(with_deltas):
+        where = "each layer" if isinstance(sources[0], PhoneLayer) else "frames"
+        raise ValueError(f"keyframe_every needs delta_size in {where}")
 
 
 @frozen(kw_only=True)
@@ -176,6 +244,10 @@ class ViewerGroup(Group):
     max_fps: float | None = key(units.above_zero, "a number above 0", None)
     window: int | None = key(whole(1, 1000), "a whole number, 1 to 1000", None)
     """Frames in flight; the viewer acknowledges each."""
+    max_width: int | None = key(whole(1, 65535), LAYER_WIDTH, None)
+    """Pixels of the widest layer that the viewer wants."""
+    layer: str | None = key(_layer_id, LAYER_ID, None)
+    """The only layer that the viewer wants."""
 
 
 @frozen(kw_only=True)

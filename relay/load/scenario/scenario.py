@@ -120,6 +120,8 @@ KINDS: dict[Kind, type[Group]] = {
     "services": ServiceGroup,
     "hostiles": HostileGroup,
 }
+RENDITIONS = ("320", "640")
+"""The layers that the relay makes of JPEG pictures where the phone sends none."""
 CHANGEABLE = {"count", "fps", "rate", "network", "arrival"}
 
 
@@ -323,6 +325,17 @@ def _check_watched(
                 where = place.at(f"{kind}.{name}.watch")
                 hint = suggestion(watched, scenario.phones) if scenario.phones else ""
                 raise where.error(f"there is no group of phones named {watched!r}{hint}")
+            wanted = getattr(group, "layer", None)
+            if watched is not None and wanted is not None:
+                where = place.at(f"{kind}.{name}.layer")
+                _check_layer(wanted, scenario.phones[watched], where)
+
+
+def _check_layer(layer: str, phones: PhoneGroup, where: Place) -> None:
+    """Refuse a layer that neither the phones nor the relay would make."""
+    known = phones.layer_ids or RENDITIONS
+    if layer not in known:
+        raise where.error(f"there is no layer {layer!r}{suggestion(layer, known)}")
 
 
 def _check_mentioned(scenario: Scenario, names: list[str], place: Place) -> None:

@@ -43,6 +43,9 @@ class Place:
     def at(self, key: str) -> Place:
         return Place(self.file, f"{self.path}.{key}" if self.path else key)
 
+    def item(self, number: int) -> Place:
+        return Place(self.file, f"{self.path}[{number}]")
+
     def error(self, problem: str) -> ScenarioError:
         return ScenarioError(f"{self.file}: {self.path}" if self.path else self.file, problem)
 
@@ -58,6 +61,11 @@ def key(read: Reader, expected: str, default: Any = MISSING, *, factory: Any = N
 def nested(cls: type, default: Any = MISSING, *, short: Reader | None = None) -> Any:
     """Declare a key that holds a table, or a shorter value that `short` reads."""
     return attrs.field(default=default, metadata={"cls": cls, "short": short})
+
+
+def tables(cls: type) -> Any:
+    """Declare a key that holds a list of tables; empty by default."""
+    return attrs.field(default=(), metadata={"cls_of_each": cls})
 
 
 def read_table(cls: type[T], table: object, place: Place) -> T:
@@ -92,6 +100,10 @@ def shown(value: object) -> str:
 
 def _read_value(attribute: attrs.Attribute[Any], value: object, place: Place) -> Any:
     metadata = attribute.metadata
+    if cls := metadata.get("cls_of_each"):
+        if not isinstance(value, list):
+            raise place.error(f"expected a list of tables, not {shown(value)}")
+        return tuple(read_table(cls, each, place.item(n)) for n, each in enumerate(value))
     if cls := metadata.get("cls"):
         if metadata["short"] is not None and not isinstance(value, Mapping):
             try:

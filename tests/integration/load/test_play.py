@@ -12,6 +12,7 @@ import trio
 from relay.demo.video import default_video
 from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.payloads import RecordedFrames, read_trace
+from relay.load.measures.builtin_checks import INTEGRITY_COUNTS
 from relay.load.measures.stats import RunStats
 from relay.load.record import record
 from tests.integration.accounts import Accounts
@@ -164,7 +165,7 @@ async def test_a_session_is_recorded_and_replayed_at_its_own_pace(
     assert recorder.missed == 0
     trace = read_trace(path)
     assert len(trace.frames) == recorder.frames
-    body = RecordedFrames(trace, b"").body(0)
+    body = RecordedFrames(trace, b"").body(0, 0, is_delta=False)
     assert body == body[:1] * (100 + body[0])
     source = """
         duration = "1s"
@@ -241,3 +242,38 @@ def test_tokens_are_given_out_in_turn(sessions: int) -> None:
     assert {endpoint.token(number) for number in range(9)} == set("abc"[:sessions])
     assert endpoint.token(5, service=True) == "s"
     assert "tokens" not in repr(attrs.evolve(endpoint))
+
+
+async def test_each_viewer_gets_one_layer_of_each_picture_as_its_link_and_its_terms_allow(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    source = """
+        duration = "4s"
+        [phones.p]
+        fps = 20
+        keyframe_every = 10
+        layers = [
+            { id = "l", width = 320, size = "8KiB", delta_size = "2KiB" },
+            { id = "m", width = 640, size = "24KiB", delta_size = "6KiB" },
+            { id = "h", width = 1280, size = "64KiB", delta_size = "32KiB" },
+        ]
+        [viewers.fast]
+        watch = "p"
+        count = 2
+        [viewers.tile]
+        watch = "p"
+        encoding = "json"
+        max_width = 640
+        [viewers.menu]
+        watch = "p"
+        layer = "l"
+        [viewers.slow]
+        watch = "p"
+        network = { bandwidth = "0.5Mbit/s" }
+        """
+    run_stats = await play_here(source, relay, accounts)
+    total = run_stats.total()
+    assert not any(total.counts[fault] for fault in INTEGRITY_COUNTS)
+    assert total.errors == {}
+    for name in ("fast", "tile", "menu", "slow"):
+        assert run_stats.group(name).counts["received"] > 10

@@ -30,6 +30,21 @@ def frame(number: int, *, stream: int = 0, connection: int = 1, run: bytes = RUN
     return append_mark(b"picture", mark(number, stream=stream, connection=connection, run=run))
 
 
+def layer_frame(
+    number: int, layer: int | None = None, base: int | None = None, connection: int = 1
+) -> bytes:
+    about = FrameMark(RUN, 0, connection, number, number / 10, layer, base)
+    return append_mark(b"picture", about)
+
+
+def check_layers(frames: Iterable[tuple[bytes, int, str | None]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    checker = FrameChecker(RUN, 0, counts, ("l", "m"))
+    for data, seq, layer in frames:
+        checker.check(data, seq, layer)
+    return +counts
+
+
 def check(frames: Iterable[tuple[bytes, int]]) -> Counter[str]:
     counts: Counter[str] = Counter()
     checker = FrameChecker(RUN, 0, counts)
@@ -38,11 +53,17 @@ def check(frames: Iterable[tuple[bytes, int]]) -> Counter[str]:
     return +counts
 
 
-@given(st.binary(max_size=300), st.integers(0, 1 << 30), st.integers(1, 1 << 30))
+@given(
+    st.binary(max_size=300),
+    st.integers(0, 1 << 30),
+    st.integers(1, 1 << 30),
+    st.none() | st.integers(0, 3),
+    st.none() | st.integers(1, 1 << 30),
+)
 def test_a_sealed_frame_begins_with_its_body_and_tells_its_mark(
-    body: bytes, stream: int, number: int
+    body: bytes, stream: int, number: int, layer: int | None, base: int | None
 ) -> None:
-    given_mark = FrameMark(RUN, stream, 3, number, 12.345678)
+    given_mark = FrameMark(RUN, stream, 3, number, 12.345678, layer, base)
     data = append_mark(body, given_mark)
     assert data[: len(body)] == body
     assert len(data) == len(body) + MARK_SIZE
@@ -92,6 +113,53 @@ def test_a_frame_of_another_stream_or_run_is_foreign_and_a_broken_one_torn() -> 
     assert check([(frame(1, stream=1), 1)]) == {"received": 1, "foreign": 1}
     assert check([(frame(1, run=b"run-5678"), 1)]) == {"received": 1, "foreign": 1}
     assert check([(b"", 1), (b"x" * 100, 2)]) == {"received": 2, "torn": 2}
+
+
+def test_a_viewer_that_changes_its_layer_from_picture_to_picture_misses_nothing() -> None:
+    frames = [(layer_frame(1, 0), 1, "l"), (layer_frame(2, 1), 2, "m"), (layer_frame(3, 0), 3, "l")]
+    assert check_layers(frames) == {"received": 3}
+
+
+def test_two_layers_of_one_picture_are_one_too_many() -> None:
+    frames = [(layer_frame(1, 0), 1, "l"), (layer_frame(1, 1), 1, "m")]
+    assert check_layers(frames) == {"received": 2, "doubled": 1}
+    as_one = [(layer_frame(1, 0), 1, "l"), (layer_frame(2, 1), 1, "m")]
+    assert check_layers(as_one) == {"received": 2, "doubled": 1}
+    other_epoch = [(layer_frame(1, 0), 1, "l"), (layer_frame(2, 1, connection=2), 1, "m")]
+    assert check_layers(other_epoch) == {"received": 2}
+
+
+@pytest.mark.parametrize("label", ["l", "x", None])
+def test_a_frame_that_came_as_another_layer_than_it_is_was_mislabeled(label: str | None) -> None:
+    assert check_layers([(layer_frame(1, 1), 1, label)]) == {"received": 1, "mislabeled": 1}
+    assert check_layers([(layer_frame(1, 7), 1, label)])["mislabeled"] == 1
+    assert check_layers([(layer_frame(1, 1), 1, "m")])["mislabeled"] == 0
+
+
+def test_a_frame_of_a_stream_without_layers_comes_as_none() -> None:
+    assert check_layers([(layer_frame(1), 1, None)]) == {"received": 1}
+    assert check_layers([(layer_frame(1), 1, "l")])["mislabeled"] == 1
+
+
+def test_a_delta_can_be_decoded_behind_what_it_builds_on_only() -> None:
+    whole = [layer_frame(1), layer_frame(2, base=1), layer_frame(3, base=2), layer_frame(4)]
+    assert check_layers((data, n, None) for n, data in enumerate(whole)) == {"received": 4}
+    first = [(layer_frame(2, base=1), 2, None)]
+    assert check_layers(first) == {"received": 1, "undecodable": 1}
+    gap = [(layer_frame(1), 1, None), (layer_frame(3, base=2), 3, None)]
+    assert check_layers(gap) == {"received": 2, "missed": 1, "undecodable": 1}
+    onward = [*gap, (layer_frame(4, base=3), 4, None), (layer_frame(5), 5, None)]
+    assert check_layers(onward) == {"received": 4, "missed": 1, "undecodable": 2}
+
+
+def test_a_delta_builds_on_no_frame_of_another_layer_or_connection() -> None:
+    other_layer = [(layer_frame(1, 0), 1, "l"), (layer_frame(2, 1, base=1), 2, "m")]
+    assert check_layers(other_layer) == {"received": 2, "undecodable": 1}
+    switched = [(layer_frame(1, 0), 1, "l"), (layer_frame(2, 1), 2, "m")]
+    behind = [*switched, (layer_frame(3, 1, base=2), 3, "m")]
+    assert check_layers(behind) == {"received": 3}
+    reconnected = [(layer_frame(1), 1, None), (layer_frame(2, base=1, connection=2), 2, None)]
+    assert check_layers(reconnected) == {"received": 2, "undecodable": 1}
 
 
 def test_a_checker_remembers_a_bounded_number_of_gaps() -> None:

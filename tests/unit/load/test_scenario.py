@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli.load import EXAMPLES
-from relay.load.scenario.groups import FrameSource, Network, PhoneGroup
+from relay.load.scenario.groups import FrameSource, Network, PhoneGroup, PhoneLayer
 from relay.load.scenario.scenario import load_scenario, parse_scenario
 from relay.load.scenario.schema import ScenarioError
 
@@ -17,6 +17,8 @@ TUNNEL = (
     "[[stages]]\nduration = '1s'\nname = 'tunnel'\n"
     "[stages.change.a]\nnetwork = {bandwidth = '0bit/s'}"
 )
+LAYERS = "[phones.a]\nlayers = [{id = 'l', size = 9}, {id = 'm', size = 99}]\n"
+FIVE = [f"{{id = 'l{number}', size = 9}}" for number in range(5)]
 NO_WIRE = "a has no network.bandwidth during tunnel, so it has no wire time"
 
 
@@ -44,6 +46,31 @@ def test_durations_sizes_and_bandwidths_are_read_with_their_units() -> None:
     assert front.network == Network(bandwidth=1e6, delay=0.04)
     assert front.arrival.rate == 0.5
     assert scenario.target.start
+
+
+def test_layers_and_deltas_are_read_with_their_sizes() -> None:
+    scenario = parse_scenario(
+        """
+        [phones.a]
+        keyframe_every = 50
+        layers = [
+            { id = "l", width = 320, size = "8KiB", delta_size = "1KiB" },
+            { id = "h", size = "64KiB", delta_size = "9KiB" },
+        ]
+        [viewers.v]
+        watch = "a"
+        layer = "h"
+        max_width = 640
+        """,
+        "mine.toml",
+        Path(),
+    )
+    phones, viewers = scenario.phones["a"], scenario.viewers["v"]
+    assert phones.layers == (
+        PhoneLayer("l", 8192, 320, 1024),
+        PhoneLayer("h", 65536, None, 9216),
+    )
+    assert (phones.keyframe_every, viewers.layer, viewers.max_width) == (50, "h", 640)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +122,26 @@ def test_durations_sizes_and_bandwidths_are_read_with_their_units() -> None:
         (f"check = ['frame_age.p50 < 1s during tunel']\n{RADIO}{TUNNEL}", "did you mean tunnel?"),
         (f"check = ['a.frame_age.p50 < 2 x wire during tunnel']\n{RADIO}{TUNNEL}", NO_WIRE),
         ("[phones.a]\n[viewers.v]\nwatch = 'a'\nmax_fps = -1", "max_fps: expected a number above"),
+        (f"{LAYERS}[viewers.v]\nwatch = 'a'\nlayer = 'k'", "v.layer: there is no layer 'k'"),
+        (f"{LAYERS}[viewers.v]\nwatch = 'a'\nmax_width = 0", "max_width: expected a whole number"),
+        (f"{LAYERS}[viewers.v]\nwatch = 'a'\nmax_widht = 9", "did you mean max_width?"),
+        ("[phones.a]\n[viewers.v]\nwatch = 'a'\nlayer = '32'", "'32'; did you mean 320?"),
+        (f"{LAYERS}frames = '16KiB'", "phones.a: use one of frames and layers"),
+        (f"{LAYERS}keyframe_every = 9", "keyframe_every needs delta_size in each layer"),
+        ("[phones.a]\nkeyframe_every = 9", "keyframe_every needs delta_size in frames"),
+        ("[phones.a]\nkeyframe_evry = 9", "did you mean keyframe_every?"),
+        ("[phones.a]\nframes = {size = 9, delta_size = 3}", "delta_size needs keyframe_every"),
+        ("[phones.a]\nframes = {video = 'x', delta_size = 3}", "delta_size need size"),
+        ("[phones.a]\nframes = {size = 3, most = 4, delta_size = 3}", "use most without spread"),
+        ("[phones.a]\nlayers = 3", "phones.a.layers: expected a list of tables, not 3"),
+        ("[phones.a]\nlayers = [3]", "phones.a.layers[0]: expected a table, not 3"),
+        ("[phones.a]\nlayers = [{id = 'l'}]", "phones.a.layers[0].size: is missing"),
+        ("[phones.a]\nlayers = [{id = 'l', siz = 9}]", "layers[0].siz: there is no such key; did"),
+        ("[phones.a]\nlayers = [{id = 'no spaces', size = 9}]", "layers[0].id: expected 1 to 16"),
+        ("[phones.a]\nlayers = [{id = 'l', size = 9}, {id = 'l', size = 9}]", "different ids"),
+        ("[phones.a]\nlayers = [{id = 'l', size = 9}, {id = 'm', size = 8}]", "with the smallest"),
+        ("[phones.a]\nlayers = [{id='l', size=9, width=2}, {id='m', size=9, width=1}]", "smallest"),
+        (f"[phones.a]\nlayers = [{', '.join(FIVE)}]", "layers must be 4 at most"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_file_key_and_what_was_expected(source: str, words: str) -> None:
