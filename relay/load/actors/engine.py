@@ -101,6 +101,8 @@ def make_actors(context: RunContext, share: Share, factory: PayloadFactory) -> l
 
 def drain_update(context: RunContext, stage: int) -> StatsUpdate:
     name = context.timeline.scenario.stages[stage].name
+    for group, watch_time in context.watch_times.items():
+        watch_time.count(context.run_stats.group(group).counts, context.now())
     groups = {group: stats.drain() for group, stats in context.run_stats.groups.items()}
     return StatsUpdate(groups, context.observations.drain(), name)
 

@@ -23,6 +23,7 @@ from relay.load.actors.endpoint import Endpoint, path_or_default
 from relay.load.actors.network import cut, is_plain, open_network, was_cut
 from relay.load.measures.observations import Observations
 from relay.load.measures.stats import GroupStats, RunStats
+from relay.load.measures.watch_time import WatchTime
 from relay.load.scenario.groups import Group, Network
 from relay.load.scenario.schedule import Timeline
 
@@ -43,6 +44,8 @@ class RunContext:
     """Trio's time at the start of the run; set when everything is ready."""
     run_stats: RunStats = field(factory=RunStats)
     observations: Observations = field(factory=Observations)
+    watch_times: dict[str, WatchTime] = field(factory=dict)
+    """By group."""
     _open: dict[str, set[LoadClient]] = field(factory=lambda: defaultdict(set))
     _handshakes: dict[str, set[_Handshake]] = field(factory=lambda: defaultdict(set))
     _tls: ssl.SSLContext | None = None
@@ -66,6 +69,14 @@ class RunContext:
     def group(self, name: str) -> Group:
         """A group as the current stage defines it."""
         return self.timeline.group_in(name, self.timeline.stage_at(self.now()))
+
+    def count_watched(self, name: str, change: int) -> None:
+        """So many more streams are watched by a group from now on."""
+        if change:
+            if name not in self.watch_times:
+                self.watch_times[name] = WatchTime(self.timeline.end)
+            counts = self.run_stats.group(name).counts
+            self.watch_times[name].change(counts, self.now(), change)
 
     def stream_id(self, phones: str, number: int) -> str:
         return f"load-{self.run}-{phones}-{number}"

@@ -19,6 +19,8 @@ class StreamWatch:
     checker: FrameChecker | None
     """None if only alerts are received."""
     last_frame_at: float | None = None
+    last_layer: str | None = None
+    """The layer of the last picture; None for one without."""
     longest_gap: float = 0.0
     """Longest time between two frames."""
     alerts: dict[str, AlertChecker] = field(factory=dict)
@@ -56,6 +58,8 @@ class StreamActor(Actor):
         # A gap lasts until the phones stop sending, even if no frame ends it.
         now = self.context.now()
         end = min(now, self.context.timeline.end)
+        watched = sum(watch.checker is not None for watch in self.watches.values())
+        self.context.count_watched(self.name, -watched)
         for watch in self.watches.values():
             checker = watch.checker
             if watch.last_frame_at is not None:

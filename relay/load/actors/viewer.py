@@ -8,7 +8,8 @@ from attrs import define
 
 from relay.load.actors.client import IncomingMessage, LoadClient
 from relay.load.actors.stream_actor import StreamActor, StreamWatch
-from relay.load.measures.integrity import FrameChecker
+from relay.load.measures.integrity import RENDITIONS, FrameChecker
+from relay.load.measures.stats import LAYER_PREFIX
 from relay.load.scenario.groups import ViewerGroup
 
 
@@ -40,6 +41,7 @@ class Viewer(StreamActor):
             stream = self.context.stream_id(group.watch, number)
             checker = FrameChecker(self.context.run_id, number, self.stats.counts, layers)
             self.watches[stream] = StreamWatch(stream, self.context.now(), checker)
+            self.context.count_watched(self.name, 1)
             await client.request(
                 "subscribe", streamId=stream, consumes=["video-frame", "alert"], **given
             )
@@ -68,7 +70,20 @@ class Viewer(StreamActor):
         if watch.last_frame_at is not None and now - watch.last_frame_at > watch.longest_gap:
             watch.longest_gap = now - watch.last_frame_at
         watch.last_frame_at = now
+        if now <= self.context.timeline.end:
+            self._count_picture(watch, checker, incoming.layer, is_first=is_first)
+        watch.last_layer = incoming.layer
         if is_first:
             stats.time("first_frame").record(now - watch.since)
         if mark.due >= watch.since:  # the picture from before the subscription may be old
             stats.time("frame_age").record(now - mark.due)
+
+    def _count_picture(
+        self, watch: StreamWatch, checker: FrameChecker, layer: str | None, *, is_first: bool
+    ) -> None:
+        counts = self.stats.counts
+        counts["pictures"] += 1
+        if layer is not None and layer in (checker.layers or RENDITIONS):
+            counts[LAYER_PREFIX + layer] += 1
+        if not is_first and layer != watch.last_layer:
+            counts["switches"] += 1

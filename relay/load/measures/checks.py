@@ -3,9 +3,9 @@
 [group.]figure[.statistic] comparison number[unit] [x wire] [during stage]
 
 A figure that is a distribution of times needs a statistic (`p99`, `mean`, `max`). A figure that is
-a count may be compared with a percentage of the counts that it is a part of. `wire` is the time
-that a frame of the group takes on the group's bandwidth. `during` limits a time to what arrived in
-a stage.
+a count may be compared with a percentage of the counts that it is a part of. A rate is compared
+with a number. `wire` is the time that a frame of the group takes on the group's bandwidth. `during`
+limits a time, a rate or a layer to what arrived in a stage.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ from typing import Literal
 
 from attrs import frozen
 
-from relay.load.measures.stats import COUNTS, TIMES, RunStats
+from relay.load.measures.stats import (
+    COUNTS,
+    LAYER_PREFIX,
+    RATES,
+    TIMES,
+    GroupStats,
+    RunStats,
+    is_count,
+    whole_of,
+)
 from relay.load.suggestions import suggestion
 from relay.load.units import TIME_UNITS, seconds_in_words
 
 _THRESHOLD = re.compile(
-    r"\s*(?P<left>[a-z][a-z0-9_.-]*)\s*(?P<comparison><=|>=|==|!=|<|>)\s*"
+    r"\s*(?P<left>[a-z][A-Za-z0-9_.-]*)\s*(?P<comparison><=|>=|==|!=|<|>)\s*"
     r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>us|ms|s|min|m|h|%)?\s*(?P<wire>[x\u00d7*]\s*wire)?\s*"
     r"(?:\bduring\s+(?P<stage>\S.*?)\s*)?"
 )
@@ -35,14 +44,14 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-FIGURE_PREFIXES = frozenset(name.split(".")[0] for name in (*COUNTS, *TIMES))
+FIGURE_PREFIXES = frozenset(name.split(".")[0] for name in (*COUNTS, *TIMES, *RATES, LAYER_PREFIX))
 """First words of figures; a group must not have one of these names."""
 MIN_VALUES = 100
 """Values that a distribution needs before a check of it can fail during the run."""
 SYNTAX = "FIGURE < NUMBER, such as frame_age.p99 < 200ms or alerts.lost == 0"
 
 Evaluation = Literal["kept", "failed", "unknown"]
-Unit = Literal["time", "percent", "wire", "count"]
+Unit = Literal["time", "percent", "wire", "count", "rate"]
 
 
 @frozen
@@ -74,9 +83,11 @@ class Threshold:
                 return value
             wire = run_stats.wire_time(self.group, stats)
             return None if wire is None else value / wire
+        if self.unit == "rate":
+            return stats.rate(self.figure)
         count = stats.counts[self.figure]
         if self.unit == "percent":
-            whole = sum(stats.counts[name] for name in COUNTS[self.figure])
+            whole = self._whole(stats)
             return count / whole if whole else None
         return float(count)
 
@@ -101,13 +112,15 @@ class Threshold:
                 return f"{value * 100:.3g}%"
             case "wire":
                 return f"{value:.3g} x wire"
+            case "rate":
+                return f"{value:.3g}"
         return f"{value:g}"
 
     def _of_stage(self, run_stats: RunStats) -> RunStats:
         return run_stats if self.stage is None else run_stats.stages[self.stage]
 
     def _cannot_recover(self, run_stats: RunStats, value: float) -> bool:
-        if self.comparison in {">", ">=", "!="}:
+        if self.comparison in {">", ">=", "!="} or self.unit == "rate":
             return False
         if self.unit == "count":
             return value > self.number  # counts only grow
@@ -115,7 +128,10 @@ class Threshold:
         stats = run_stats.group(self.group) if self.group else run_stats.total()
         if self.statistic is not None:
             return stats.times[self.figure].count >= MIN_VALUES
-        return sum(stats.counts[name] for name in COUNTS[self.figure]) >= MIN_VALUES
+        return self._whole(stats) >= MIN_VALUES
+
+    def _whole(self, stats: GroupStats) -> int:
+        return sum(stats.counts[name] for name in whole_of(self.figure))
 
 
 @frozen
@@ -156,17 +172,14 @@ def parse_threshold(
     is_group = names[0] in groups or (scripted and names[0] not in FIGURE_PREFIXES)
     group = names.pop(0) if is_group else None
     statistic = None
-    if len(names) > 1 and _STATISTIC.fullmatch(names[-1]):
+    is_layer = f"{'.'.join(names)}.".startswith(LAYER_PREFIX)  # its id may be a statistic's name
+    if len(names) > 1 and _STATISTIC.fullmatch(names[-1]) and not is_layer:
         statistic = names.pop()
     if not names:
         raise ValueError(f"name a figure of {group}, as in {group}.frame_age.p99")
     figure = ".".join(names)
-    if figure not in COUNTS and figure not in TIMES:
-        first, _, rest = figure.partition(".")
-        if group is None and (rest in COUNTS or rest in TIMES) and groups:
-            raise ValueError(f"there is no group {first!r}{suggestion(first, groups)}")
-        hint = suggestion(figure, {*COUNTS, *TIMES, *groups})
-        raise ValueError(f"there is no figure or group {figure!r}{hint}")
+    if not _is_figure(figure):
+        raise ValueError(_no_figure(figure, group, groups))
     number, unit = _number(found, figure, statistic, group)
     if found["stage"] is not None:
         _check_stage(found["stage"], figure, stages)
@@ -182,15 +195,40 @@ def parse_threshold(
     )
 
 
+def _is_figure(name: str) -> bool:
+    return name in TIMES or name in RATES or is_count(name)
+
+
+def _no_figure(figure: str, group: str | None, groups: Collection[str]) -> str:
+    if f"{figure}." == LAYER_PREFIX:
+        return f"{figure} needs the id of a layer, as in {LAYER_PREFIX}m >= 50%"
+    first, _, rest = figure.partition(".")
+    if group is None and _is_figure(rest) and groups:
+        return f"there is no group {first!r}{suggestion(first, groups)}"
+    hint = suggestion(figure, {*COUNTS, *TIMES, *RATES, *groups})
+    return f"there is no figure or group {figure!r}{hint}"
+
+
 def _check_stage(stage: str, figure: str, stages: Sequence[str]) -> None:
     if stage not in stages:
         raise ValueError(f"there is no stage {stage!r}{suggestion(stage, stages)}")
     if stages.count(stage) > 1:
         raise ValueError(f"more than one stage is named {stage!r}")
-    if figure not in TIMES or figure == "gap":
+    of_stages = figure in TIMES or figure in RATES or figure.startswith(LAYER_PREFIX)
+    if not of_stages or figure == "gap":
         raise ValueError(
-            f"{figure} is of the whole run: during needs another time, such as frame_age.p50"
+            f"{figure} is of the whole run: during needs another time, such as frame_age.p50,"
+            " a rate or a layer"
         )
+
+
+def _check_statistic(figure: str, statistic: str | None) -> None:
+    if figure in TIMES:
+        if statistic is None:
+            raise ValueError(f"{figure} is a distribution: choose a statistic, as in {figure}.p99")
+    elif statistic is not None:
+        kind = "rate" if figure in RATES else "count"
+        raise ValueError(f"{figure} is a {kind} and has no {statistic}")
 
 
 def _number(
@@ -198,10 +236,7 @@ def _number(
 ) -> tuple[float, Unit]:
     number, unit = float(found["number"]), found["unit"]
     is_time = figure in TIMES
-    if is_time and statistic is None:
-        raise ValueError(f"{figure} is a distribution: choose a statistic, as in {figure}.p99")
-    if not is_time and statistic is not None:
-        raise ValueError(f"{figure} is a count and has no {statistic}")
+    _check_statistic(figure, statistic)
     if found["wire"]:
         if not is_time or unit or group is None or statistic == "count":
             raise ValueError("wire needs a time of one group, as in slow.frame_age.p50")
@@ -210,10 +245,11 @@ def _number(
         if unit is None or unit == "%":
             raise ValueError(f"{figure} is a time: give it a unit such as ms")
         return number * TIME_UNITS[unit], "time"
-    if unit == "%":
-        if is_time or not COUNTS[figure]:
+    if unit == "%" and figure not in RATES:
+        if is_time or not whole_of(figure):
             raise ValueError(f"{figure} is not a part of anything: compare it with a number")
         return number / 100, "percent"
+    kind: Unit = "rate" if figure in RATES else "count"
     if unit:
-        raise ValueError(f"{figure} is a count: compare it with a number without {unit}")
-    return number, "count"
+        raise ValueError(f"{figure} is a {kind}: compare it with a number without {unit}")
+    return number, kind

@@ -22,6 +22,8 @@ MARK_SIZE = _MARK.size + _SUM.size
 MAX_GAPS = 4096
 """Missing numbers that are remembered, in case their frames arrive late."""
 CONNECTION_MODULUS = 1 << 16
+RENDITIONS = ("320", "640")
+"""The layers that the relay makes of JPEG pictures where the phone sends none."""
 
 
 @frozen

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 
 from relay.errors import RelayError
 from relay.load.measures.checks import CheckResult
 from relay.load.measures.ledger import LedgerLine
 from relay.load.measures.process_usage import ProcessUsage
-from relay.load.measures.stats import GroupStats, TimeDistribution
+from relay.load.measures.stats import RATES, GroupStats, TimeDistribution, layer_counts
 
 FORMAT = "relay-load-1"
 STATISTICS = ("p50", "p90", "p99", "p999", "mean", "max", "count")
@@ -45,6 +45,9 @@ class Second:
     """Cores that the relay used."""
     memory: int | None = None
     """Bytes."""
+    layers: dict[str, float] = field(factory=dict)
+    """Pictures shown per second, by layer; those without one are not in it."""
+    switches: int = 0
 
 
 @frozen(kw_only=True)
@@ -55,6 +58,8 @@ class GroupResult:
     """Seconds, by name and statistic."""
     histograms: dict[str, str]
     """As HdrHistogram encodes them."""
+    rates: dict[str, float] = field(factory=dict)
+    """Pictures per second and switches per minute of a viewer, as in checks; empty for others."""
 
 
 @frozen(kw_only=True)
@@ -113,6 +118,8 @@ def second_of(
         lateness=(lateness and lateness.statistic("p99")) or 0.0,
         cpu=(usage.cpu_seconds - before.cpu_seconds) / length if usage and before else None,
         memory=usage.resident if usage else None,
+        layers={name: number / length for name, number in layer_counts(counts).items()},
+        switches=counts["switches"],
     )
 
 
@@ -122,6 +129,7 @@ def group_result(stats: GroupStats) -> GroupResult:
         errors=dict(stats.errors),
         times={name: statistics_of(times) for name, times in stats.times.items() if times.count},
         histograms={name: times.encode() for name, times in stats.times.items()},
+        rates={name: rate for name in RATES if (rate := stats.rate(name)) is not None},
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from attrs import define, field, frozen
 
 from relay.load.measures.histogram import HdrHistogram
+from relay.load.measures.watch_time import WATCHED
 
 MICROSECONDS_PER_SECOND = 1_000_000
 
@@ -28,6 +29,8 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
     "mislabeled": ("received",),
     "undecodable": ("received",),
     "unserved": (),
+    "pictures": ("received",),
+    "switches": ("pictures",),
     "connect.done": ("connect.done", "connect.failed"),
     "connect.failed": ("connect.done", "connect.failed"),
     "auth.done": ("auth.done", "auth.failed"),
@@ -53,6 +56,16 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
 }
 """Each count, with the counts whose sum is 100 % if it is given as a percentage."""
 
+LAYER_PREFIX = "layer."
+"""Of the counts of pictures by layer; a layer's id follows."""
+
+RATES = {
+    "pictures_per_second": ("pictures", 1.0),
+    "switches_per_minute": ("switches", 60.0),
+}
+"""Each rate, with the count that it is of and its seconds. It is the mean over all streams that are
+watched, once for each viewer."""
+
 TIMES = {
     "frame_age": "from a frame's intended send time to the viewer",
     "alert_age": "from an alert's intended send time to the client that receives it",
@@ -73,6 +86,25 @@ def plain(words: str) -> str:
     return " ".join("".join(each if each.isprintable() else " " for each in words).split())[
         :MAX_ERROR_LENGTH
     ]
+
+
+def is_count(figure: str) -> bool:
+    """Whether a figure is a count."""
+    return figure in COUNTS or (figure.startswith(LAYER_PREFIX) and figure != LAYER_PREFIX)
+
+
+def whole_of(count: str) -> tuple[str, ...]:
+    """The counts whose sum is 100 % of a count."""
+    return ("pictures",) if count.startswith(LAYER_PREFIX) else COUNTS[count]
+
+
+def layer_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """The pictures of each layer, by its id."""
+    return {
+        name.removeprefix(LAYER_PREFIX): number
+        for name, number in counts.items()
+        if name.startswith(LAYER_PREFIX) and number
+    }
 
 
 @define(eq=False)
@@ -146,6 +178,12 @@ class GroupStats:
         if found is None:
             found = self.times[name] = TimeDistribution()
         return found
+
+    def rate(self, name: str) -> float | None:
+        """One of `RATES`; None if nobody watched."""
+        count, seconds = RATES[name]
+        watched = self.counts[WATCHED] / 1000
+        return self.counts[count] / watched * seconds if watched else None
 
     def error(self, words: str, number: int = 1) -> None:
         words = plain(words)

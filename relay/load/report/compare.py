@@ -54,6 +54,10 @@ def rows(before: RunResult, after: RunResult) -> Iterator[tuple[str, str, str, s
             a, b = old.counts.get(count, 0), new.counts.get(count, 0)
             if a or b:
                 yield (f"{name} {count}", str(a), str(b), *_change(a, b))
+        for rate in [each for each in old.rates if each in new.rates]:
+            e, f = old.rates[rate], new.rates[rate]
+            if e or f:
+                yield (f"{name} {rate}", f"{e:.3g}", f"{f:.3g}", *_change(e, f))
         for time in [each for each in old.times if each in new.times]:
             for statistic in SHOWN_STATISTICS:
                 c, d = old.times[time][statistic], new.times[time][statistic]

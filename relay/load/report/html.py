@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from relay.load.measures.results import GroupResult, RunResult, Second
-from relay.load.report.plots import Series, histogram, plot
+from relay.load.report.layer_words import layers_in_words
+from relay.load.report.plots import COLOURS, Series, histogram, plot
 from relay.load.units import seconds_in_words
 
 STYLE = """
@@ -45,6 +47,7 @@ def page(result: RunResult, seconds: Sequence[Second]) -> str:
         f"<p>{escape(when)}, {escape(result.about)}</p>",
         _checks(result),
         *_plots(result, seconds),
+        *_layers(result.groups),
         "<h2>Groups</h2>",
         _groups(result.groups),
         *_ledger(result),
@@ -95,6 +98,14 @@ def _plots(result: RunResult, seconds: Sequence[Second]) -> Iterable[str]:
             Series("missed", [second.missed for second in seconds]),
         ],
     )
+    if layers := _most_shown(seconds):
+        yield figure(
+            "Pictures shown per second, by layer",
+            "",
+            [Series(name, [each.layers.get(name, 0) for each in seconds]) for name in layers],
+        )
+        switches = [Series("switches", [each.switches for each in seconds])]
+        yield figure("Switches between layers, of all viewers", "", switches)
     ages = [Series(name, _age(seconds, name)) for name in ("p50", "p90", "p99", "max")]
     yield figure("Frame age, from the intended send time", "ms", ages)
     if encoded := result.total.histograms.get("frame_age"):
@@ -107,6 +118,14 @@ def _plots(result: RunResult, seconds: Sequence[Second]) -> Iterable[str]:
         yield figure("The relay's memory", "MiB", [Series("resident", memory)])
     late = [Series("p99", [each.lateness * 1000 for each in seconds])]
     yield figure("Lateness of the generator itself", "ms", late)
+
+
+def _most_shown(seconds: Sequence[Second]) -> list[str]:
+    """The layers of which the most pictures were shown, as many as a plot has lines for."""
+    shown: Counter[str] = Counter()
+    for second in seconds:
+        shown.update(second.layers)
+    return [name for name, _ in shown.most_common(len(COLOURS))]
 
 
 def _age(seconds: Sequence[Second], name: str) -> list[float | None]:
@@ -128,6 +147,24 @@ def _groups(groups: Mapping[str, GroupResult]) -> str:
         for count, number in sorted(group.counts.items())
     ]
     return times + "<h2>Counts</h2>" + _table(("group", "name", "count"), counts)
+
+
+def _layers(groups: Mapping[str, GroupResult]) -> Iterable[str]:
+    rows = [
+        (
+            escape(name),
+            *(
+                f"{group.rates[each]:.3g}"
+                for each in ("pictures_per_second", "switches_per_minute")
+            ),
+            escape(layers),
+        )
+        for name, group in groups.items()
+        if group.rates and (layers := layers_in_words(group.counts))
+    ]
+    if rows:
+        yield "<h2>Layers</h2>"
+        yield _table(("group", "pictures per second", "switches per minute", "layers"), rows)
 
 
 def _ledger(result: RunResult) -> Iterable[str]:

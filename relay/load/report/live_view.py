@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.load.measures.results import Second
+from relay.load.measures.stats import GroupStats
+from relay.load.report.layer_words import layers_in_words
 from relay.load.run.run_state import RunState
 from relay.load.units import seconds_in_words
 
@@ -78,9 +80,13 @@ class LiveView:
 
     def _groups(self) -> Table:
         table = Table(box=None, padding=(0, 2))
-        for column in ("", "connected", "sent", "received", "missed", "age p50", "age p99"):
+        groups = self.state.run_stats.groups
+        has_layers = any(layers_in_words(stats.counts) for stats in groups.values())
+        layer_columns = ("switches/min", "layers") if has_layers else ()
+        columns = ("", "connected", "sent", "received", "missed", "age p50", "age p99")
+        for column in (*columns, *layer_columns):
             table.add_column(column, justify="right" if column else "left")
-        for name, stats in self.state.run_stats.groups.items():
+        for name, stats in groups.items():
             if name in {"generator", "ledger"}:
                 continue
             age = stats.times.get("frame_age")
@@ -93,6 +99,7 @@ class LiveView:
                     seconds_in_words(age.percentile(percent)) if age and age.count else ""
                     for percent in (50, 99)
                 ),
+                *(_layer_cells(stats) if has_layers else ()),
             )
         return table
 
@@ -114,3 +121,8 @@ class LiveView:
         if second.errors:
             words += f", {second.errors} errors"
         return words
+
+
+def _layer_cells(stats: GroupStats) -> tuple[str, str]:
+    layers, rate = layers_in_words(stats.counts), stats.rate("switches_per_minute")
+    return ("", "") if not layers or rate is None else (f"{rate:.2g}", layers)

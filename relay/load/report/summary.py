@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.load.measures.results import GroupResult, RunResult
+from relay.load.report.layer_words import layers_in_words
 from relay.load.units import seconds_in_words
 
 MAX_SUMMARY_ERRORS = 12
@@ -34,7 +35,7 @@ def print_summary(console: Console, result: RunResult) -> None:
     if result.groups:
         console.print(_groups(result))
     for name, group in result.groups.items():
-        for line in _bad_content(name, group.counts):
+        for line in (*_bad_content(name, group.counts), *_layers(name, group)):
             console.print(line)
         if (gap := group.times.get("gap", {}).get("max", 0.0)) >= MIN_REPORTED_GAP:
             console.print(f"{name}: no frame came for up to {seconds_in_words(gap)}")
@@ -97,6 +98,15 @@ def _bad_content(name: str, counts: Mapping[str, int]) -> Iterator[Text]:
     bad = [f"{counts[kind]} {kind}" for kind in INTEGRITY_FAULTS if counts.get(kind)]
     if bad:
         yield Text(f"{name}: frames {', '.join(bad)}")
+
+
+def _layers(name: str, group: GroupResult) -> Iterator[Text]:
+    layers, rates = layers_in_words(group.counts), group.rates
+    if layers and rates:
+        yield Text(
+            f"{name}: {rates['pictures_per_second']:.3g} pictures/s, {layers};"
+            f" {rates['switches_per_minute']:.2g} switches/min"
+        )
 
 
 def _errors(groups: Mapping[str, GroupResult]) -> Iterator[Text]:

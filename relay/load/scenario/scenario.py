@@ -14,7 +14,8 @@ from attrs import field, frozen
 
 from relay.load import units
 from relay.load.measures.checks import FIGURE_PREFIXES, Threshold, parse_threshold
-from relay.load.measures.stats import LinkCapacity
+from relay.load.measures.integrity import RENDITIONS
+from relay.load.measures.stats import LAYER_PREFIX, LinkCapacity
 from relay.load.scenario.groups import (
     DURATION,
     Group,
@@ -120,8 +121,6 @@ KINDS: dict[Kind, type[Group]] = {
     "services": ServiceGroup,
     "hostiles": HostileGroup,
 }
-RENDITIONS = ("320", "640")
-"""The layers that the relay makes of JPEG pictures where the phone sends none."""
 CHANGEABLE = {"count", "fps", "rate", "network", "arrival"}
 
 
@@ -221,6 +220,7 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
                 stages=[stage.name for stage in scenario.stages],
             )
             _check_wire(check, scenario)
+            _check_figure_of_layer(check, scenario)
             checks.append(check)
         except ValueError as problem:
             raise place.at(f"check[{number}]").error(str(problem)) from None
@@ -248,6 +248,23 @@ def _check_wire(check: Threshold, scenario: Scenario) -> None:
     if not bandwidth:
         when = "" if check.stage is None else f" during {check.stage}"
         raise ValueError(f"{check.group} has no network.bandwidth{when}, so it has no wire time")
+
+
+def _check_figure_of_layer(check: Threshold, scenario: Scenario) -> None:
+    if not check.figure.startswith(LAYER_PREFIX) or scenario.script is not None:
+        return
+    layer = check.figure.removeprefix(LAYER_PREFIX)
+    groups = [each for name, each in scenario.viewers.items() if check.group in {None, name}]
+    if check.group is not None and not groups:
+        raise ValueError(f"{check.group} shows no pictures, so it has no layers")
+    known = {each for viewers in groups for each in _layers_of(scenario.phones[viewers.watch])}
+    if layer not in known:
+        raise ValueError(f"there is no layer {layer!r}{suggestion(layer, known)}")
+
+
+def _layers_of(phones: PhoneGroup) -> tuple[str, ...]:
+    """The layers in which pictures may come: those of the phones, or else those of the relay."""
+    return phones.layer_ids or RENDITIONS
 
 
 def changed(scenario: Scenario, stage: int, name: str, place: Place | None = None) -> Group:
@@ -333,7 +350,7 @@ def _check_watched(
 
 def _check_layer(layer: str, phones: PhoneGroup, where: Place) -> None:
     """Refuse a layer that neither the phones nor the relay would make."""
-    known = phones.layer_ids or RENDITIONS
+    known = _layers_of(phones)
     if layer not in known:
         raise where.error(f"there is no layer {layer!r}{suggestion(layer, known)}")
 

@@ -13,7 +13,7 @@ from relay.demo.video import default_video
 from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.payloads import RecordedFrames, read_trace
 from relay.load.measures.builtin_checks import INTEGRITY_COUNTS
-from relay.load.measures.stats import RunStats
+from relay.load.measures.stats import RunStats, layer_counts
 from relay.load.record import record
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id
@@ -275,5 +275,14 @@ async def test_each_viewer_gets_one_layer_of_each_picture_as_its_link_and_its_te
     total = run_stats.total()
     assert not any(total.counts[fault] for fault in INTEGRITY_COUNTS)
     assert total.errors == {}
-    for name in ("fast", "tile", "menu", "slow"):
-        assert run_stats.group(name).counts["received"] > 10
+    fast, tile, menu, slow = map(run_stats.group, ("fast", "tile", "menu", "slow"))
+    for stats in (fast, tile, menu, slow):
+        layers = layer_counts(stats.counts)
+        assert sum(layers.values()) == stats.counts["pictures"] > 10
+        assert len(layers) - 1 <= stats.counts["switches"]
+    assert fast.counts["layer.h"] > fast.counts["pictures"] / 2
+    assert tile.counts["layer.m"] > tile.counts["pictures"] / 2
+    assert tile.counts["layer.h"] == 0
+    assert menu.counts["layer.l"] == menu.counts["pictures"]
+    assert slow.counts["layer.l"] > slow.counts["pictures"] / 2
+    assert (fast.rate("pictures_per_second") or 0) > (slow.rate("pictures_per_second") or 20)

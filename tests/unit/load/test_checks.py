@@ -26,6 +26,9 @@ def some_stats() -> RunStats:
         fast.time("frame_age").record(0.01)
     slow.counts.update({"received": 100, "missed": 300, "frames.bytes": 100 * 25_000})
     fast.counts.update({"received": 999, "missed": 1})
+    slow.counts.update({"pictures": 100, "layer.l": 75, "layer.p50": 25, "switches": 3})
+    slow.counts.update({"watched_ms": 20_000})
+    fast.counts.update({"pictures": 900, "layer.H": 900, "watched_ms": 60_000})
     return made
 
 
@@ -48,6 +51,20 @@ def some_stats() -> RunStats:
         ("fast.frame_age.count == 100", "kept"),
         ("alert_age.p99 < 1s", "failed"),
         ("alerts.accepted < 1%", "failed"),
+        ("slow.pictures_per_second >= 5", "kept"),
+        ("slow.pictures_per_second > 5", "failed"),
+        ("fast.pictures_per_second == 15", "kept"),
+        ("pictures_per_second == 12.5", "kept"),
+        ("slow.switches_per_minute <= 9", "kept"),
+        ("slow.switches_per_minute < 9", "failed"),
+        ("fast.switches_per_minute == 0", "kept"),
+        ("slow.layer.l >= 75%", "kept"),
+        ("slow.layer.l > 75%", "failed"),
+        ("slow.layer.p50 == 25%", "kept"),
+        ("layer.H == 90%", "kept"),
+        ("slow.layer.H == 0", "kept"),
+        ("slow.switches == 3", "kept"),
+        ("slow.switches < 4%", "kept"),
     ],
 )
 def test_a_check_is_kept_or_not(line: str, verdict: str) -> None:
@@ -66,6 +83,10 @@ def test_a_check_is_kept_or_not(line: str, verdict: str) -> None:
         ("frame_age.count == 500", "unknown"),
         ("missed > 1000", "unknown"),
         ("alert_age.p99 < 1s", "unknown"),
+        ("slow.switches_per_minute < 1", "unknown"),
+        ("slow.pictures_per_second > 9", "unknown"),
+        ("slow.layer.l < 50%", "failed"),
+        ("slow.layer.l > 80%", "unknown"),
     ],
 )
 def test_while_the_run_goes_on_only_what_cannot_be_mended_fails(line: str, verdict: str) -> None:
@@ -82,6 +103,10 @@ def test_while_the_run_goes_on_only_what_cannot_be_mended_fails(line: str, verdi
         ("slow.frame_age.p50 < 9 x wire during the climb", "kept"),
         ("frame_age.count == 10 during the climb", "kept"),
         ("frame_age.max < 1s during rest", "failed"),
+        ("slow.pictures_per_second == 2 during the climb", "kept"),
+        ("slow.pictures_per_second < 2 during the climb", "failed"),
+        ("slow.layer.l == 100% during the climb", "kept"),
+        ("slow.layer.l == 0 during rest", "kept"),
     ],
 )
 def test_a_check_of_a_stage_counts_what_arrived_in_it_on_its_network(
@@ -94,6 +119,7 @@ def test_a_check_of_a_stage_counts_what_arrived_in_it_on_its_network(
         for _ in range(number):
             seen.time("frame_age").record(age)
         seen.counts.update({"received": number, "frames.bytes": number * 62_500})
+        seen.counts.update({"pictures": number, "watched_ms": 5000, "layer.l": 10})
         run_stats.add({"slow": seen.drain()}, stage)
     check = parse_threshold(line, GROUPS, stages=tuple(stages))
     assert check.evaluate(run_stats, final=True) == verdict
@@ -120,6 +146,17 @@ def test_a_check_of_a_stage_counts_what_arrived_in_it_on_its_network(
         ("frame_age.p50 < 1s during rest", "more than one stage is named 'rest'"),
         ("missed < 1% during climb", "missed is of the whole run: during needs another time"),
         ("gap.max < 1s during climb", "gap is of the whole run"),
+        ("switches_per_minut < 1", "did you mean switches_per_minute?"),
+        ("slow.pictures_per_secnd < 1", "did you mean pictures_per_second?"),
+        ("slwo.pictures_per_second < 1", "did you mean slow?"),
+        ("switches_per_minute < 5%", "switches_per_minute is a rate: compare it with a number"),
+        ("pictures_per_second < 5/s", "expected FIGURE < NUMBER"),
+        ("pictures_per_second.p50 < 5", "is a rate and has no p50"),
+        ("pictures_per_second < 5 x wire", "wire needs a time"),
+        ("layer >= 50%", "layer needs the id of a layer"),
+        ("slow.layer >= 50%", "layer needs the id of a layer"),
+        ("slow.layer.l >= 5ms", "layer.l is a count"),
+        ("switches < 3 during climb", "switches is of the whole run"),
     ],
 )
 def test_a_line_that_is_wrong_is_explained(line: str, words: str) -> None:
@@ -135,6 +172,9 @@ def test_what_was_measured_is_written_in_the_units_of_the_check() -> None:
         ("fast.missed < 1%", "0.1%"),
         ("missed < 1", "301"),
         ("alert_age.p50 < 1s", "nothing measured"),
+        ("slow.pictures_per_second > 1", "5"),
+        ("pictures_per_second > 1", "12.5"),
+        ("slow.layer.l > 1%", "75%"),
     ):
         check = parse_threshold(line, GROUPS)
         assert check.in_words(check.measured(some_stats())).startswith(words)

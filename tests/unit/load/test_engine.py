@@ -26,12 +26,16 @@ from relay.load.measures.results import (
     GroupResult,
     RunResult,
     Second,
+    group_result,
     read_result,
 )
 from relay.load.measures.stats import GroupStats
+from relay.load.report.compare import rows
 from relay.load.report.html import page
+from relay.load.report.live_view import LiveView
 from relay.load.report.outputs import JsonLines
 from relay.load.report.summary import print_summary
+from relay.load.run.run_state import RunState
 from relay.load.run.worker import Assignment
 from relay.load.scenario.groups import Reconnect
 from relay.load.scenario.scenario import parse_scenario
@@ -127,6 +131,49 @@ def test_a_narrow_terminal_shows_the_figures_whole() -> None:
     console = Console(file=screen, width=50)
     print_summary(console, attrs.evolve(RESULT, groups={"viewers": group}))
     assert re.search(r"viewers +123456 +2.99 ms +2.99 ms", screen.getvalue())
+
+
+def test_what_viewers_were_shown_by_layer_is_in_the_summary_the_report_and_a_comparison() -> None:
+    stats = GroupStats()
+    stats.counts.update({"pictures": 100, "layer.m": 75, "layer.l": 20, "switches": 2})
+    stats.counts.update({"watched_ms": 8000})
+    layered, plain = group_result(stats), group_result(GroupStats())
+    result = attrs.evolve(RESULT, groups={"slow": layered, "phones": plain})
+    screen = StringIO()
+    console = Console(file=screen, width=100)
+    print_summary(console, result)
+    words = "slow: 12.5 pictures/s, m 75%, l 20%, original 5%; 15 switches/min"
+    assert words in screen.getvalue()
+    assert "phones:" not in screen.getvalue()
+    second = Second(
+        at=1, sent=1, received=1, missed=0, bytes_in=1, connected=1, closes=0, errors=0, age={},
+        lateness=0, layers={"m": 9.0, "l": 2.0}, switches=2,
+    )  # fmt: skip
+    html = page(result, [second])
+    assert "<td>slow</td><td>12.5</td><td>15</td><td>m 75%, l 20%, original 5%</td>" in html
+    assert "Pictures shown per second, by layer" in html
+    assert "Pictures shown per second, by layer" not in page(RESULT, [])
+    assert ("slow pictures_per_second", "12.5", "12.5", "+0.0%", "") in rows(result, result)
+
+
+def test_the_live_view_shows_layers_where_there_are_any() -> None:
+    scenario = parse_scenario("[phones.p]\n[viewers.v]\nwatch = 'p'", "test.toml", Path())
+    screen = StringIO()
+    view = LiveView(Console(file=screen, width=120), RunState(scenario))
+    view.state.run_stats.group("p").counts["sent"] = 70
+    view.state.run_stats.group("v").counts.update({"pictures": 4, "watched_ms": 20_000})
+    view.console.print(view._groups())
+    assert "layers" not in screen.getvalue()
+    view.state.run_stats.group("v").counts.update({"layer.m": 3, "layer.l": 1, "switches": 2})
+    view.console.print(view._groups())
+    assert re.search(r"switches/min +layers\s+p .*70\s+v +0 .*6 +m 75%, l 25%", screen.getvalue())
+
+
+def test_a_result_of_a_version_without_layers_is_read(tmp_path: Path) -> None:
+    old = msgspec.to_builtins(attrs.evolve(RESULT, groups={"v": group_result(GroupStats())}))
+    del old["total"]["rates"], old["groups"]["v"]["rates"]
+    (tmp_path / "r.json").write_bytes(msgspec.json.encode(old))
+    assert read_result(tmp_path / "r.json")[0].total.rates == {}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ TUNNEL = (
     "[stages.change.a]\nnetwork = {bandwidth = '0bit/s'}"
 )
 LAYERS = "[phones.a]\nlayers = [{id = 'l', size = 9}, {id = 'm', size = 99}]\n"
+VIEWERS = "[viewers.v]\nwatch = 'a'\n"
 FIVE = [f"{{id = 'l{number}', size = 9}}" for number in range(5)]
 NO_WIRE = "a has no network.bandwidth during tunnel, so it has no wire time"
 
@@ -123,6 +124,11 @@ def test_layers_and_deltas_are_read_with_their_sizes() -> None:
         (f"check = ['a.frame_age.p50 < 2 x wire during tunnel']\n{RADIO}{TUNNEL}", NO_WIRE),
         ("[phones.a]\n[viewers.v]\nwatch = 'a'\nmax_fps = -1", "max_fps: expected a number above"),
         (f"{LAYERS}[viewers.v]\nwatch = 'a'\nlayer = 'k'", "v.layer: there is no layer 'k'"),
+        (f"check = ['v.layer.k > 1%']\n{LAYERS}{VIEWERS}", "check[0]: there is no layer 'k'"),
+        (f"check = ['layer.mm > 1%']\n{LAYERS}{VIEWERS}", "no layer 'mm'; did you mean m?"),
+        (f"check = ['a.layer.m > 1%']\n{LAYERS}{VIEWERS}", "a shows no pictures, so it has no"),
+        (f"check = ['layer.m > 1%']\n[phones.a]\n{VIEWERS}", "no layer 'm'; known are 320, 640"),
+        ("[phones.layer]", "phones.layer: is the name of a figure: choose another name"),
         (f"{LAYERS}[viewers.v]\nwatch = 'a'\nmax_width = 0", "max_width: expected a whole number"),
         (f"{LAYERS}[viewers.v]\nwatch = 'a'\nmax_widht = 9", "did you mean max_width?"),
         ("[phones.a]\n[viewers.v]\nwatch = 'a'\nlayer = '32'", "'32'; did you mean 320?"),
