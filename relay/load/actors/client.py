@@ -33,10 +33,18 @@ class IncomingMessage(msgspec.Struct, rename="camel", gc=False):
     layers: list[str] | None = None
     data: memoryview | None = None
     """Valid only until the handler returns."""
+    metadata: msgspec.Raw = msgspec.Raw()
+    """Likewise; empty if there is none."""
     code: str | None = None
     message: str | None = None
     alert_id: int | None = None
     retry_after: int | None = None
+
+
+class FrameMetadata(msgspec.Struct):
+    """What phones say of pictures of which the relay may make smaller ones."""
+
+    mark: str | None = None
 
 
 OnIncoming = Callable[[IncomingMessage, int], None]
@@ -75,6 +83,14 @@ class LoadClient:
         else:
             self._decode = msgspec.json.Decoder(IncomingMessage).decode
             self._encode = msgspec.json.Encoder().encode
+
+    def sealed_mark(self, frame: IncomingMessage) -> str | None:
+        """The mark that a frame carries in its metadata, if there is one."""
+        decode = msgspec.msgpack.decode if self.msgpack else msgspec.json.decode
+        try:
+            return decode(frame.metadata, type=FrameMetadata).mark
+        except (msgspec.DecodeError, ValueError):
+            return None
 
     async def send(self, kind: str, **fields: Any) -> None:
         """Send a message; bytes become base64 in JSON. `Closed`."""

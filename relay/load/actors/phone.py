@@ -12,7 +12,7 @@ from relay.load.actors.client import IncomingMessage, LoadClient
 from relay.load.actors.frame_plan import FramePlan, PlannedFrame
 from relay.load.actors.payloads import Payloads
 from relay.load.actors.stream_actor import StreamActor, StreamWatch
-from relay.load.measures.integrity import FrameMark, append_mark
+from relay.load.measures.integrity import JPEG_START, FrameMark, append_mark, seal_mark
 from relay.load.measures.observations import SentFrames
 from relay.load.scenario.groups import PhoneGroup, PhoneLayer
 from relay.protocol.messages import now_ms
@@ -102,12 +102,15 @@ class Phone(StreamActor):
             layer=index,
             base=frame.base,
         )
-        data = append_mark(self.payloads.body(self._last - 1, frame.index, is_delta=is_delta), mark)
+        body = self.payloads.body(self._last - 1, frame.index, is_delta=is_delta)
+        data = append_mark(body, mark)
         fields: dict[str, Any] = {"timestamp": self._timestamp}
         if frame.layer is not None:
             fields["layer"] = frame.layer
         if self._plan.keyframe_every is not None:
             fields["keyframe"] = not is_delta
+        if body.startswith(JPEG_START):
+            fields["metadata"] = {"mark": seal_mark(mark)}
         counts["unsure"] += 1
         await client.send("video-frame", data=data, **fields)
         counts["unsure"] -= 1

@@ -17,6 +17,8 @@ from relay.load.scenario.groups import ViewerGroup
 class Viewer(StreamActor):
     """Watches one stream or several on one connection."""
 
+    _client: LoadClient | None = None
+    """The current connection."""
     _acks: list[dict[str, Any]] | None = None
     """None unless frames are acknowledged."""
 
@@ -33,6 +35,7 @@ class Viewer(StreamActor):
         given = {key: value for key, value in options.items() if value is not None}
         if group.policy == "latest":
             given.pop("policy")
+        self._client = client
         self._acks = client.acks if group.window else None
         phones = self.context.timeline.most(group.watch)
         layers = self.context.timeline.scenario.phones[group.watch].layer_ids
@@ -61,7 +64,10 @@ class Viewer(StreamActor):
             return
         checker = watch.checker
         is_first = checker.last is None
-        mark = checker.check(incoming.data or b"", incoming.seq, incoming.layer)
+        sealed_mark = None
+        if checker.may_be_rendition(incoming.layer) and self._client is not None:
+            sealed_mark = self._client.sealed_mark(incoming)
+        mark = checker.check(incoming.data or b"", incoming.seq, incoming.layer, sealed_mark)
         if self._acks is not None:
             self._acks.append({"streamId": watch.stream, "seq": incoming.seq})
         if mark is None:

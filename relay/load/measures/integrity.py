@@ -1,11 +1,13 @@
 """The mark at the end of every frame, and the checks of received frames and alerts. No I/O.
 
 The mark comes last because JPEG decoders ignore trailing bytes: the pictures of a load test can be
-watched like any others.
+watched like any others. Smaller pictures that the relay makes of them have no such bytes, so frames
+that are JPEG also carry their mark in their metadata, which stays.
 """
 
 from __future__ import annotations
 
+import base64
 import struct
 import zlib
 from collections import Counter, OrderedDict
@@ -22,6 +24,7 @@ MARK_SIZE = _MARK.size + _SUM.size
 MAX_GAPS = 4096
 """Missing numbers that are remembered, in case their frames arrive late."""
 CONNECTION_MODULUS = 1 << 16
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 RENDITIONS = ("320", "640")
 """The layers that the relay makes of JPEG pictures where the phone sends none."""
 
@@ -77,6 +80,22 @@ def read_mark(data: bytes | memoryview) -> FrameMark | None:
     )
 
 
+def read_rendition(data: bytes | memoryview, sealed_mark: str | None) -> FrameMark | None:
+    """The mark of the frame of which the relay made this picture, from its metadata; None if it is
+    no whole JPEG picture, or the mark is damaged or not there."""
+    if sealed_mark is None or data[:2] != JPEG_START or data[-2:] != JPEG_END:
+        return None
+    try:
+        return read_mark(base64.b64decode(sealed_mark, validate=True))
+    except ValueError:
+        return None
+
+
+def seal_mark(mark: FrameMark) -> str:
+    """A mark as it stands in metadata."""
+    return base64.b64encode(append_mark(b"", mark)).decode()
+
+
 @define(eq=False)
 class FrameChecker:
     """Checks the frames that one viewer receives of one stream on one connection.
@@ -98,13 +117,21 @@ class FrameChecker:
     """Missing numbers, and whether they were counted as missed or lost."""
 
     def check(
-        self, data: bytes | memoryview, seq: int, layer: str | None = None
+        self,
+        data: bytes | memoryview,
+        seq: int,
+        layer: str | None = None,
+        sealed_mark: str | None = None,
     ) -> FrameMark | None:
-        """Count a frame, which came as one of this layer; returns its mark if it is undamaged, of
-        this stream, and the first of its picture."""
+        """Count a frame, which came as one of this layer, and with this mark in its metadata if it
+        may be a rendition; returns its mark if it is undamaged, of this stream, and the first of
+        its picture."""
         counts = self.counts
         counts["received"] += 1
         mark = read_mark(data)
+        is_rendition = mark is None and self.may_be_rendition(layer)
+        if is_rendition:
+            mark = read_rendition(data, sealed_mark)
         if mark is None:
             counts["torn"] += 1
             return None
@@ -122,16 +149,21 @@ class FrameChecker:
             return None
         elif mark.number != last.number + 1:
             self._count_gap(last, mark, seq)
-        if mark.layer is not None or layer is not None:
-            counts["mislabeled"] += layer != self._layer_of(mark)
+        if not is_rendition and layer != self._layer_of(mark):
+            counts["mislabeled"] += 1
         self._check_base(mark)
         self.last, self._seq = mark, seq
         return mark
 
+    def may_be_rendition(self, layer: str | None) -> bool:
+        """Whether the relay may have made a frame of this layer."""
+        return layer in RENDITIONS and not self.layers
+
     def _layer_of(self, mark: FrameMark) -> str | None:
         """The id of the layer in which a frame was sent."""
-        ids = dict(enumerate(self.layers))
-        return None if mark.layer is None else ids.get(mark.layer, "?")
+        if mark.layer is None:
+            return None
+        return self.layers[mark.layer] if mark.layer < len(self.layers) else "?"
 
     def _check_base(self, mark: FrameMark) -> None:
         """Count a delta that comes without the frame that it builds on."""

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import trio
 
-from relay.load.measures.stats import RunStats
+from relay.load.measures.stats import RunStats, layer_counts
 from tests.integration.lying_relay import Lies, open_liar
 from tests.load_play import play_and_reconcile
 
@@ -38,7 +38,11 @@ reconnect = false
 arrival = {{ after = "200ms" }}
 """
 HONEST = dict.fromkeys(
-    ("lost", "torn", "doubled", "disordered", "foreign", "alerts.lost", "alerts.doubled"), 0
+    (
+        *("lost", "torn", "doubled", "disordered", "foreign", "mislabeled", "undecodable"),
+        *("alerts.lost", "alerts.doubled"),
+    ),
+    0,
 )
 
 
@@ -66,6 +70,26 @@ async def test_of_an_honest_server_nothing_is_said() -> None:
     assert frames > FRAMES / 2
     assert run_stats.group("s").counts["alerts.accepted"] >= 3
     assert longest_gap(run_stats) < 0.5
+
+
+async def test_a_server_that_knows_no_layers_gets_the_largest_alone() -> None:
+    source = """
+        duration = "500ms"
+        [phones.a]
+        fps = 50
+        layers = [{ id = "l", size = "1KiB" }, { id = "h", size = "4KiB" }]
+        [viewers.v]
+        watch = "a"
+        encoding = "json"
+        """
+    async with open_liar(Lies()) as liar:
+        run_stats = await play_and_reconcile(source, liar.url)
+    viewer, phone = run_stats.group("v"), run_stats.group("a")
+    assert liar.frames == phone.counts["sent"] > 10
+    assert viewer.counts["pictures"] > 10
+    assert viewer.counts["frames.bytes"] > 4096 * viewer.counts["received"]
+    assert layer_counts(viewer.counts) == {}
+    assert faults(run_stats) == HONEST
 
 
 async def test_each_twentieth_frame_that_is_lost_in_silence_is_counted_as_lost() -> None:

@@ -286,3 +286,31 @@ async def test_each_viewer_gets_one_layer_of_each_picture_as_its_link_and_its_te
     assert menu.counts["layer.l"] == menu.counts["pictures"]
     assert slow.counts["layer.l"] > slow.counts["pictures"] / 2
     assert (fast.rate("pictures_per_second") or 0) > (slow.rate("pictures_per_second") or 20)
+
+
+async def test_smaller_pictures_that_the_relay_makes_are_checked_and_counted_as_layers(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    source = f"""
+        duration = "5s"
+        [phones.p]
+        fps = 15
+        frames = {{ video = "{default_video()}" }}
+        [viewers.slow]
+        watch = "p"
+        count = 2
+        network = {{ bandwidth = "0.3Mbit/s" }}
+        [viewers.json]
+        watch = "p"
+        encoding = "json"
+        max_width = 320
+        [viewers.fast]
+        watch = "p"
+        """
+    run_stats = await play_here(source, relay, accounts)
+    assert not any(run_stats.total().counts[fault] for fault in INTEGRITY_COUNTS)
+    for name in ("slow", "json"):
+        stats = run_stats.group(name)
+        assert stats.counts["layer.320"] > stats.counts["pictures"] / 2
+        assert stats.time("frame_age").count >= stats.counts["layer.320"]
+    assert layer_counts(run_stats.group("fast").counts) == {}

@@ -17,6 +17,7 @@ from relay.load.measures.integrity import (
     append_mark,
     count_missing,
     read_mark,
+    seal_mark,
 )
 
 RUN = b"run-1234"
@@ -139,6 +140,65 @@ def test_a_frame_that_came_as_another_layer_than_it_is_was_mislabeled(label: str
 def test_a_frame_of_a_stream_without_layers_comes_as_none() -> None:
     assert check_layers([(layer_frame(1), 1, None)]) == {"received": 1}
     assert check_layers([(layer_frame(1), 1, "l")])["mislabeled"] == 1
+
+
+JPEG = b"\xff\xd8 smaller \xff\xd9"
+
+
+def check_renditions(frames: Iterable[tuple[bytes, int, str | None, str | None]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    checker = FrameChecker(RUN, 0, counts)
+    for data, seq, layer, sealed_mark in frames:
+        checker.check(data, seq, layer, sealed_mark)
+    return +counts
+
+
+def test_a_smaller_picture_by_the_relay_is_known_by_the_mark_in_its_metadata() -> None:
+    sealed = [seal_mark(mark(number)) for number in range(6)]
+    frames = [
+        (frame(1), 1, None, None),
+        (JPEG, 2, "320", sealed[2]),
+        (JPEG, 4, "640", sealed[4]),
+        (frame(5), 5, None, None),
+    ]
+    assert check_renditions(frames) == {"received": 4, "missed": 1}
+
+
+def test_a_smaller_picture_beside_its_original_or_of_another_stream_is_noticed() -> None:
+    first = (frame(1), 1, None, None)
+    beside = (JPEG, 1, "320", seal_mark(mark(1)))
+    assert check_renditions([first, beside]) == {"received": 2, "doubled": 1}
+    foreign = (JPEG, 1, "320", seal_mark(mark(1, stream=1)))
+    assert check_renditions([foreign]) == {"received": 1, "foreign": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "layer", "sealed_mark"),
+    [
+        (JPEG[:-1], "320", seal_mark(mark(1))),
+        (JPEG[1:], "320", seal_mark(mark(1))),
+        (JPEG, "320", None),
+        (JPEG, "320", "not base64"),
+        (JPEG, "320", seal_mark(mark(1))[:-8]),
+        (JPEG, "321", seal_mark(mark(1))),
+        (JPEG, None, seal_mark(mark(1))),
+    ],
+)
+def test_what_is_no_whole_picture_with_a_whole_mark_is_torn(
+    data: bytes, layer: str | None, sealed_mark: str | None
+) -> None:
+    assert check_renditions([(data, 1, layer, sealed_mark)]) == {"received": 1, "torn": 1}
+
+
+def test_a_phone_with_layers_of_its_own_has_no_renditions() -> None:
+    counts: Counter[str] = Counter()
+    FrameChecker(RUN, 0, counts, ("320",)).check(JPEG, 1, "320", seal_mark(mark(1)))
+    assert +counts == {"received": 1, "torn": 1}
+
+
+def test_a_frame_that_says_a_rendition_and_is_the_original_was_mislabeled() -> None:
+    original = (frame(1), 1, "320", seal_mark(mark(1)))
+    assert check_renditions([original]) == {"received": 1, "mislabeled": 1}
 
 
 def test_a_delta_can_be_decoded_behind_what_it_builds_on_only() -> None:
