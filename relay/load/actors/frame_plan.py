@@ -49,6 +49,10 @@ class FramePlan:
         if not self._untold:
             self._needed = [n for n, each in enumerate(self.layers) if each in layers]
 
+    def send_keyframe_next(self) -> None:
+        """Let the next picture be a keyframe."""
+        self._before = {}
+
     def send_largest_alone(self) -> None:
         """Send the largest layer without its id, to a relay that knows no layers."""
         self._needed, self._untold = (max(0, len(self.layers) - 1),), True

@@ -73,6 +73,8 @@ class Phone(StreamActor):
     def receive(self, incoming: IncomingMessage, size: int) -> None:
         if incoming.type == "status" and incoming.layers is not None:
             self._plan.need(incoming.layers)
+        elif incoming.type == "notice" and incoming.code == "KEYFRAME_WANTED":
+            self._plan.send_keyframe_next()
         super().receive(incoming, size)
 
     async def _send_pictures(self, client: LoadClient, stream: str) -> None:

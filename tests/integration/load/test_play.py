@@ -288,6 +288,27 @@ async def test_each_viewer_gets_one_layer_of_each_picture_as_its_link_and_its_te
     assert (fast.rate("pictures_per_second") or 0) > (slow.rate("pictures_per_second") or 20)
 
 
+async def test_a_viewer_that_comes_between_two_keyframes_is_sent_one_soon(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    source = """
+        duration = "3s"
+        [phones.p]
+        fps = 20
+        frames = { size = "16KiB", delta_size = "2KiB" }
+        keyframe_every = 1000
+        [viewers.first]
+        watch = "p"
+        [viewers.late]
+        watch = "p"
+        count = 2
+        arrival = { over = "1s", after = "1s" }
+        """
+    run_stats = await play_here(source, relay, accounts)
+    assert not any(run_stats.total().counts[fault] for fault in INTEGRITY_COUNTS)
+    assert run_stats.group("late").counts["pictures"] > 20
+
+
 async def test_smaller_pictures_that_the_relay_makes_are_checked_and_counted_as_layers(
     relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -47,6 +47,13 @@ def test_a_keyframe_comes_after_so_many_pictures_and_deltas_build_on_the_picture
     assert bases(plan, 7) == [[None], [1], [2], [None], [4], [5], [None]]
 
 
+def test_a_keyframe_that_is_wanted_is_the_next_picture() -> None:
+    plan = FramePlan(keyframe_every=4)
+    assert bases(plan, 2) == [[None], [1]]
+    plan.send_keyframe_next()
+    assert bases(plan, 5, first=3) == [[None], [3], [4], [5], [None]]
+
+
 def test_a_layer_that_is_new_begins_with_a_keyframe_of_all_layers() -> None:
     plan = FramePlan(LAYERS, keyframe_every=10)
     plan.need(["l"])
