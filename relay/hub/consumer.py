@@ -198,7 +198,7 @@ class Consumer:
 
     def would_take(self, frame: Frame) -> bool:
         """Whether a frame would be sent, or wait, if it were offered now."""
-        if self.obstacles & CLOSED or self._is_undecodable(frame):
+        if self.obstacles & CLOSED or self._builds_on_nothing(frame):
             return False
         return self._frame_rate is None or self._frame_rate.allows(trio.current_time())
 
@@ -256,7 +256,7 @@ class Consumer:
         self._count_accepted()
         if frame.keyframe is not None:
             self._queue_seconds = MAX_DELTA_QUEUE_SECONDS
-        if frame.layer is None and self._is_undecodable(frame):
+        if self._builds_on_nothing(frame):  # no layer of a picture is a keyframe, or all are
             self._drop(frame, Drop.UNDECODABLE)
             self._ask_for_keyframe()
         elif self._frame_rate is not None and not self._frame_rate.is_due(trio.current_time()):
@@ -317,7 +317,8 @@ class Consumer:
         """Whether a frame of a layer can be decoded behind what was sent; then it is sent."""
         if frame.layer is None or self._selection is None:
             return True
-        if self._is_undecodable(frame):
+        builds_on_other = frame.is_delta and self._selection.sent != frame.layer.index
+        if builds_on_other or self._builds_on_nothing(frame):
             return False
         self._selection.sent = frame.layer.index
         return True
@@ -505,14 +506,10 @@ class Consumer:
         self._join_pacer()
         self._renew_window()
 
-    def _is_undecodable(self, frame: Frame) -> bool:
-        if not frame.is_delta:
-            return False
-        selection = self._selection
-        layer = None if selection is None else frame.layer
-        if selection is not None and layer is not None and selection.sent != layer.index:
-            return True
-        return bool(self.obstacles & NEEDS_KEYFRAME) or frame.missing_reference
+    def _builds_on_nothing(self, frame: Frame) -> bool:
+        """Whether a frame builds on one that was left out, or never arrived."""
+        gap = bool(self.obstacles & NEEDS_KEYFRAME) or frame.missing_reference
+        return gap and frame.is_delta
 
     def _offer_parts(self, frame: Frame, parts: EncodedBurst) -> bool:
         """Offer a frame that is sent in parts; see `offer`."""

@@ -469,6 +469,20 @@ async def test_deltas_go_on_in_their_layer_until_a_keyframe(relay: MemoryRelay) 
     check_ledger(relay)
 
 
+async def test_a_viewer_that_wants_few_of_many_deltas_gets_the_keyframes(
+    relay: MemoryRelay,
+) -> None:
+    phone, viewer = await register(relay), DistantViewer(await relay.viewer(maxFps=10), ENDLESS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        for number in range(10 * FPS):
+            await picture(phone, keyframe=number % FPS == 0)
+            await trio.sleep(1 / FPS)
+        nursery.cancel_scope.cancel()
+    assert len(viewer.seqs["front-door"]) >= 9
+    check_ledger(relay)
+
+
 async def test_a_viewer_that_leaves_while_it_awaits_its_layer_is_counted(
     relay: MemoryRelay,
 ) -> None:
