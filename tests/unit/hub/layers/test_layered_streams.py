@@ -91,7 +91,7 @@ async def received(client: Client) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("megabits", "layer", "fps"),
-    [(0.3, "l", 4), (1, "l", 12), (3, "m", 10), (10, "m", 23), (20, "h", 24), (50, "h", 24)],
+    [(0.3, "l", 4), (1, "l", 12), (3, "m", 10), (20, "h", 24)],
 )
 async def test_a_viewer_gets_the_largest_layer_that_its_link_carries(
     relay: MemoryRelay, megabits: float, layer: str, fps: float
@@ -99,11 +99,11 @@ async def test_a_viewer_gets_the_largest_layer_that_its_link_carries(
     phone, client = await register(relay), await relay.viewer()
     rate = megabits * 125_000
     viewer = DistantViewer(client, rate)
-    await watch(relay, phone, 30, viewer)
+    await watch(relay, phone, 15, viewer)
     layers, ages = viewer.layers["front-door"], viewer.ages["front-door"]
     late = layers[len(layers) // 3 :]
     assert late.count(layer) >= 0.97 * len(late)
-    assert len(late) >= fps * 20 * 0.97
+    assert len(late) >= fps * 10 * 0.97 - 1
     assert median(ages[-50:]) < 1.15 * SIZES[layer] / rate + DELAY + 1 / FPS
 
 
@@ -112,13 +112,13 @@ async def test_viewers_with_different_links_get_different_layers_of_the_same_pic
 ) -> None:
     phone = await register(relay)
     thin, fast = [DistantViewer(await relay.viewer(), rate) for rate in (125_000, ENDLESS)]
-    await watch(relay, phone, 20, thin, fast)
+    await watch(relay, phone, 10, thin, fast)
     assert set(thin.layers["front-door"]) == {"l"}
     assert set(fast.layers["front-door"][-100:]) == {"h"}
     for viewer in (thin, fast):
         seqs = viewer.seqs["front-door"]
         assert seqs == sorted(set(seqs))
-    assert fast.seqs["front-door"][-1] >= 20 * FPS - 2
+    assert fast.seqs["front-door"][-1] >= 10 * FPS - 2
 
 
 async def test_a_viewer_follows_a_link_that_changes(relay: MemoryRelay) -> None:
@@ -150,7 +150,7 @@ async def test_subscriptions_of_one_connection_share_its_link(relay: MemoryRelay
     viewer = DistantViewer(client, 10 * 125_000)  # enough for one in the middle layer
     async with trio.open_nursery() as nursery:
         nursery.start_soon(viewer.run)
-        for _ in range(30 * FPS):
+        for _ in range(12 * FPS):
             for phone in phones:
                 await picture(phone)
             await trio.sleep(1 / FPS)
