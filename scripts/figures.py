@@ -13,10 +13,16 @@ and what it loses over random cuts (with Node). `page`: what the page loads, and
 picture (with Chromium). `alerts`: what becomes of alerts while relays are killed. `alert-latency`:
 how soon an alert is there, idle and beside saturated video. `faults`: what clients see while
 something fails, and how soon all is well again. These and `page` use the tools of the tests.
-`adapt`: how many pictures a second come over thin links with deep queues, and how old they are:
-down and up, relay beside other servers and another checkout of relay; as root also with the queue
-of the kernel. The other clients are as plain as can be, so that their own work delays the answers
-little; what it still takes is part of the times.
+`adapt`: how many pictures a second come over thin links, and how old they are, in the parts that
+`--parts` names. `servers`: behind deep queues, down and up, relay beside other servers and another
+checkout of relay; as root also with the queue of the kernel. `layers`, `renditions` and `original`:
+a film over links of all speeds whose smaller sizes the phone sends, relay makes, or nobody makes,
+and how like it is what viewers see. `constant`: how often their sizes change on links that never
+do. `cost`: the CPU that renditions take. All parts but `servers` need numpy and simplejpeg, which
+are relay[renditions], and take about eleven minutes.
+
+The other clients are as plain as can be, so that their own work delays the answers little; what it
+still takes is part of the times.
 """
 
 from __future__ import annotations
@@ -25,17 +31,19 @@ import argparse
 import importlib.util
 import resource
 import ssl
+from collections.abc import Iterable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
 import trio
+from adapt import PARTS, adapt
 from crowds import fairness, memory
 from logout import logout
 from reconnection import reconnect
 from sieges import hostile, storm
 from target import Peer, Target, running_relay, together
-from thin_links import SERVERS, adapt
+from thin_links import SERVERS
 
 from relay.demo.video import default_video, play
 
@@ -127,9 +135,17 @@ async def tls(relay: Target, handshakes: int) -> None:
 
 
 def servers(names: str) -> list[str]:
+    return _chosen(names, SERVERS, "server")
+
+
+def parts(names: str) -> list[str]:
+    return _chosen(names, PARTS, "part")
+
+
+def _chosen(names: str, known: Iterable[str], what: str) -> list[str]:
     asked = names.split(",")
-    if unknown := set(asked) - set(SERVERS):
-        raise argparse.ArgumentTypeError(f"no such server: {', '.join(sorted(unknown))}")
+    if unknown := set(asked) - set(known):
+        raise argparse.ArgumentTypeError(f"no such {what}: {', '.join(sorted(unknown))}")
     return asked
 
 
@@ -160,6 +176,15 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     parser.add_argument("--fault", action="append", default=[], help="of those only this one")
     parser.add_argument(
         "--servers", type=servers, default=[], help=f"that adapt measures, of {', '.join(SERVERS)}"
+    )
+    parser.add_argument(
+        "--parts",
+        type=parts,
+        default=[],
+        help=f"of adapt: {'; '.join(f'{name}, {what}' for name, what in PARTS.items())}",
+    )
+    parser.add_argument(
+        "--constant-seconds", type=float, default=300, help="that links do not change for"
     )
     parser.add_argument(
         "--before", type=Path, metavar="DIR", help="another checkout of relay, for adapt"
@@ -214,7 +239,14 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     if "faults" in chosen:
         faults(options.fault, options.fault_seconds)
     if "adapt" in chosen:
-        adapt(options.seconds, options.servers, options.before, options.json)
+        adapt(
+            options.seconds,
+            options.parts,
+            servers=options.servers,
+            before=options.before,
+            constant_seconds=options.constant_seconds,
+            out=options.json,
+        )
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ["--max-connections-per-user", "200", "--idle-timeout", "3600"]

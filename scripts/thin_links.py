@@ -347,8 +347,8 @@ def measure_before(checkout: Path, seconds: float) -> list[Row]:
     return [msgspec.structs.replace(row, server=BEFORE) for row in measured]
 
 
-def adapt(seconds: float, names: Sequence[str], before: Path | None, out: Path | None) -> None:
-    """Measure servers one after the other and show them; all rows go to `out`, too."""
+def compare(seconds: float, names: Sequence[str], before: Path | None) -> list[Row]:
+    """Measure servers one after the other, and show them."""
     rows: list[Row] = []
     for name in names or SERVERS:
         reason = why_left_out(name, before)
@@ -361,8 +361,7 @@ def adapt(seconds: float, names: Sequence[str], before: Path | None, out: Path |
             print(f"left out: {name}: {reason}", flush=True)
     if rows:
         show(rows, seconds)
-    if out is not None:
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    return rows
 
 
 def main() -> None:
