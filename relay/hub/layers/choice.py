@@ -166,8 +166,11 @@ class LayerChoice:
             return self._flowing(now, layers)
         if bandwidth is None:
             bandwidth = self._unknown_bandwidth(now)
-        else:
+        elif not self._bandwidth_known:
             self._bandwidth_known = True
+            # The first frame alone took so long: another as large need not show it again. Twice,
+            # since a difference of two times is not exact.
+            self._too_long_since = now - 2 * FAR_DOWN_AFTER
         if late:
             self._doubt(now)
         if bandwidth is not None:

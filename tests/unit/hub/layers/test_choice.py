@@ -107,6 +107,21 @@ def test_a_new_viewer_begins_with_the_largest_where_others_are_made_only_when_ne
     assert Viewer(LayerChoice(begins_with_largest=True, max_width=640)).picture(None) == MIDDLE
 
 
+def test_a_new_viewer_leaves_the_largest_with_the_first_answer_if_the_link_is_far_too_slow() -> (
+    None
+):
+    viewer = Viewer(LayerChoice(begins_with_largest=True))
+    assert set(viewer.watch(1, None)) == {LARGE}
+    assert viewer.picture(bandwidth_for(LARGE, 1.7)) == MIDDLE
+
+
+def test_a_new_viewer_keeps_the_largest_for_a_while_if_the_link_is_a_little_too_slow() -> None:
+    viewer = Viewer(LayerChoice(begins_with_largest=True))
+    viewer.watch(1, None)
+    after = viewer.until(lambda layer: layer != LARGE, bandwidth_for(LARGE, 1.5))
+    assert 0 < after <= DOWN_AFTER
+
+
 def test_a_new_viewer_stays_as_it_began_while_the_bandwidth_is_unknown_but_not_for_ever() -> None:
     viewer = Viewer()
     assert set(viewer.watch(MAX_WAIT_FOR_BANDWIDTH, None)) == {SMALL}
