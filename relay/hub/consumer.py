@@ -438,6 +438,9 @@ class Consumer:
                 self._pacer.ping_sent(token, now)
                 return wire.probe(token)  # alone, see `_ping`; the frame has the next turn
         frame = self._take_waiting()
+        if frame is not None and self._was_chosen_blindly(frame):
+            self._count_dropped(Drop.NO_LAYER)
+            frame = None
         if frame is None:
             return None
         if frame.is_large and not self._is_encoded(frame):
@@ -445,6 +448,13 @@ class Consumer:
             self._totals.waiting += 1
             return partial(self._encode, frame)
         return self._send(frame)
+
+    def _was_chosen_blindly(self, frame: Frame) -> bool:
+        """Whether a picture that waited is to be left out, since the next one will be smaller."""
+        selection, stands_alone = self._selection, frame.keyframe is None
+        if selection is None or frame.layer is None or not stands_alone:
+            return False
+        return selection.was_blind(self._pacer)
 
     async def _encode(self, frame: Frame) -> Buffer | None:
         """Make a large frame ready to send, unless that is of no use any more."""

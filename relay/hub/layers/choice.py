@@ -185,6 +185,15 @@ class LayerChoice:
                 self._width = layers[self.target].width
         return self._flowing(now, layers)
 
+    def was_blind(
+        self, layers: Sequence[LayerOption], bandwidth: float | None, period: float
+    ) -> bool:
+        """Whether the target was chosen while the bandwidth was unknown, and takes far too long now
+        that it is known, so that a frame of it that waits is not to be sent."""
+        if self._bandwidth_known or bandwidth is None or self.layer is not None or not self.target:
+            return False
+        return share_of_limit(layers, bandwidth, period, 0.0, self.target) > FAR_TOO_LONG
+
     def revise(self, layers: Sequence[LayerOption]) -> int:
         """Bring the target in line with the terms and with these layers; returns the largest that
         the viewer has a use for."""

@@ -68,6 +68,11 @@ class LayerSelection:
             may_rise=all(now - each.raised_at > RISE_INTERVAL for each in beside),
         )
 
+    def was_blind(self, pacer: Pacer | None) -> bool:
+        """Whether a frame that waits is far too large for the link, as is known only now."""
+        bandwidth = self._bandwidth(pacer, trio.current_time())
+        return self.choice.was_blind(self.layers.options(), bandwidth, self._period)
+
     def _bandwidth(self, pacer: Pacer | None, now: float) -> float | None:
         """Bytes a second that the link carries: infinite where it need not be known, None while it
         may become known."""

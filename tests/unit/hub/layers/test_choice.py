@@ -122,6 +122,26 @@ def test_a_new_viewer_keeps_the_largest_for_a_while_if_the_link_is_a_little_too_
     assert 0 < after <= DOWN_AFTER
 
 
+def test_a_picture_that_waited_for_the_first_answer_is_left_out_if_it_takes_far_too_long() -> None:
+    viewer = Viewer(LayerChoice(begins_with_largest=True))
+    viewer.watch(1, None)
+    far_too_slow, too_slow = bandwidth_for(LARGE, 1.7), bandwidth_for(LARGE, 1.5)
+    assert not viewer.choice.was_blind(LAYERS, None, 0)
+    assert not viewer.choice.was_blind(LAYERS, too_slow, 0)
+    assert viewer.choice.was_blind(LAYERS, far_too_slow, 0)
+    viewer.picture(bandwidth_for(LARGE, 0.9))
+    assert not viewer.choice.was_blind(LAYERS, far_too_slow, 0)
+
+
+@pytest.mark.parametrize("choice", [LayerChoice(), LayerChoice(layer=LARGE)])
+def test_the_smallest_picture_and_the_one_that_is_asked_for_are_never_left_out(
+    choice: LayerChoice,
+) -> None:
+    viewer = Viewer(choice)
+    viewer.watch(1, None)
+    assert not choice.was_blind(LAYERS, 1.0, 0)
+
+
 def test_a_new_viewer_stays_as_it_began_while_the_bandwidth_is_unknown_but_not_for_ever() -> None:
     viewer = Viewer()
     assert set(viewer.watch(MAX_WAIT_FOR_BANDWIDTH, None)) == {SMALL}
