@@ -31,6 +31,7 @@ PAGE_FILES = (
     "dom.js",
     "encoder.js",
     "icon.svg",
+    "layers.js",
     "operate.js",
     "operator.js",
     "page.css",

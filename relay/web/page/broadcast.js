@@ -1,7 +1,8 @@
 // Broadcast: streams the camera of this device while somebody is watching.
 import { makeAlertList, popUp } from './alerts.js';
-import { BitRate, Encoder, findCodecs, widthsUpTo } from './encoder.js';
+import { BitRate, Encoder, findCodecs, JpegEncoder, widthsUpTo } from './encoder.js';
 import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow, tabStore } from './dom.js';
+import { layersUpTo } from './layers.js';
 
 const AUTOMATIC = 'automatic';
 const BEST = { width: 1280, quality: 0.8 }; // of what is chosen automatically
@@ -10,6 +11,7 @@ const JPEG_QUALITY = 0.72; // with a fixed width
 const ROOM_PAUSE = 15; // ms until the connection is asked again whether it has room
 const MANY_PAUSES = 10; // a second: the connection is what limits the pictures
 const FAST = 50e6; // bits a second; faster connections are not measured well
+const list = new Intl.ListFormat('en-GB');
 const REFUSED = {
   NotAllowedError: ['The camera is blocked', 'Allow this page to use the camera in the browser settings, then start again.'],
   NotFoundError: ['No camera found', 'This device has no camera that the browser can use.'],
@@ -61,7 +63,8 @@ class Broadcast {
     this._bytes = new Rate();
     this._waits = new Rate(); // for room on the connection
     this._plan = null; // of the last picture
-    this._canvas = document.createElement('canvas');
+    this._layers = []; // of the pictures, the smallest first
+    this._jpeg = new JpegEncoder();
     this._kinds = [JPEG]; // in which pictures can be encoded, the best first
     this._chosen = null; // by the user
     this._encoder = null; // of a video codec
@@ -168,10 +171,15 @@ class Broadcast {
 
   _publish() {
     const kind = this._kinds.find(({ id }) => id === this._codec.value);
-    const what = kind === JPEG ? { codec: 'jpeg', mimeType: 'image/jpeg' } : { codec: kind.codec };
+    const { videoWidth, videoHeight } = this._video;
+    // The longer side: a phone may be turned.
+    const largest = Math.min(this._widest, Math.max(videoWidth, videoHeight) || Infinity);
+    this._layers = kind === JPEG ? layersUpTo(largest) : [];
+    const what = kind === JPEG ? { codec: 'jpeg', mimeType: 'image/jpeg', layers: this._layers } : { codec: kind.codec };
     this._publication = this._client.publish({
       streamId: this._streamId,
       metadata: { ...what, device: 'browser' },
+      layers: this._layers,
       onRegistered: () => {
         if (!this._asked) this._alerts.loadEarlier(); // only once, not after each reconnect
         this._asked = true;
@@ -192,7 +200,7 @@ class Broadcast {
   _openEncoder(kind) {
     const encoder = this._encoder = new Encoder(kind, {
       onFrame: ({ data, ...about }) => {
-        if (this._encoder === encoder && this._publication.sendFrame(data, about)) this._count(data);
+        if (this._encoder === encoder && this._publication.sendFrame(data, about)) this._count(data.length);
       },
       onError: (error) => { if (this._encoder === encoder) this._replace(kind, error); },
     });
@@ -222,8 +230,14 @@ class Broadcast {
     if (!width || this._video.readyState < 2) return null; // the camera is not ready
     if (this._encoder !== null) return this._planVideo(fps, width);
     if (this._automatic) return this._publication.next({ fps, width });
-    const { consumers, hasRoom } = this._publication;
-    return consumers && hasRoom ? { width, quality: JPEG_QUALITY, timestamp: Date.now() } : null;
+    const pictures = this._publication.hasRoom ? this._neededLayers.map((layer) => (
+      { layer: layer.id, width: Math.min(layer.width, width), quality: JPEG_QUALITY })) : [];
+    return pictures.length > 0 ? { pictures, timestamp: Date.now() } : null;
+  }
+
+  /** The layers that somebody needs now. */
+  get _neededLayers() {
+    return this._layers.filter(({ id }) => this._publication.layers.includes(id));
   }
 
   _planVideo(fps, widest) {
@@ -254,18 +268,21 @@ class Broadcast {
       again();
       return;
     }
-    const { videoWidth, videoHeight } = this._video;
-    this._canvas.width = plan.width;
-    this._canvas.height = Math.round(videoHeight * (plan.width / videoWidth));
-    this._canvas.getContext('2d', { alpha: false }).drawImage(this._video, 0, 0, this._canvas.width, this._canvas.height);
-    this._canvas.toBlob(async (blob) => {
-      const data = blob && new Uint8Array(await blob.arrayBuffer());
-      if (data && this.going && this._publication.sendFrame(data, plan)) {
-        this._plan = plan;
-        this._count(data);
-      }
-      again();
-    }, 'image/jpeg', plan.quality);
+    this._sendPictures(plan).finally(again);
+  }
+
+  /** Sends a picture in each size that is planned, the smallest first. */
+  async _sendPictures(plan) {
+    const publication = this._publication;
+    const encoded = this._jpeg.encode(this._video, plan.pictures);
+    let bytes = 0;
+    for (const [index, { layer }] of plan.pictures.entries()) {
+      const data = await encoded[index];
+      if (data && publication.sendFrame(data, { layer, timestamp: plan.timestamp })) bytes += data.length;
+    }
+    if (bytes === 0) return;
+    this._plan = plan;
+    this._count(bytes);
   }
 
   _encodeVideo(plan) {
@@ -276,20 +293,28 @@ class Broadcast {
     }
   }
 
-  _count(data) {
+  /** Notes that a picture of so many bytes was sent. */
+  _count(bytes) {
     this._rate.add();
-    this._bytes.add(data.length);
+    this._bytes.add(bytes);
   }
 
   /** What is sent, and why it is not more. */
   _explain() {
-    const { width, quality } = this._plan;
-    const best = this._plan.best
-      ?? (width === Math.min(this._widest, this._video.videoWidth) && (!this._automatic || quality === BEST.quality));
+    const { pictures = [this._plan], best = this._isBest(pictures.at(-1)) } = this._plan;
+    const needed = this._neededLayers.at(-1);
     let why = this._automatic ? 'the best quality' : 'as you chose';
+    if (needed !== this._layers.at(-1)) why = 'viewers need no more';
     if (!best || this._waits.perSecond > MANY_PAUSES) why = 'the connection takes no more';
     if (this._automatic && this._publication.bandwidth === null) why = 'how much the connection takes is not known';
-    return `${width} pixels, ${count(this._rate.perSecond)} pictures a second, ${bits(this._bytes.perSecond * 8)}: ${why}.`;
+    const widths = list.format(pictures.map(({ width }) => String(width)));
+    return `${widths} pixels, ${count(this._rate.perSecond)} pictures a second, ${bits(this._bytes.perSecond * 8)}: ${why}.`;
+  }
+
+  /** Whether the largest one of a picture is as large and as good as somebody needs it. */
+  _isBest({ width, quality }) {
+    const needed = this._neededLayers.at(-1);
+    return width >= Math.min(needed?.width ?? 0, this._video.videoWidth) && (!this._automatic || quality === BEST.quality);
   }
 
   stop() {

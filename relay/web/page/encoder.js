@@ -1,4 +1,4 @@
-// Encodes pictures of the camera with a video codec of the browser (WebCodecs).
+// Encodes pictures of the camera: as JPEG, or with a video codec of the browser (WebCodecs).
 
 /** In the order of preference: phones encode the first in hardware, and nearly all browsers decode it. */
 const CODECS = [
@@ -67,7 +67,26 @@ function worthOf(width) {
   return worth * (width / near) ** 1.6;
 }
 
-/** One encoder. `onFrame` gets `{ data, timestamp, keyframe, discardable }`; after `onError` it is of no use. */
+/** Encodes JPEG pictures. */
+export class JpegEncoder {
+  constructor() {
+    this._canvases = []; // one for each size, so that all show the same moment
+  }
+
+  /** Encodes what the video shows now in each size, `[{ width, quality }]`: promises of bytes, or of null after a failure. */
+  encode(video, sizes) {
+    return sizes.map(({ width, quality }, index) => {
+      const canvas = this._canvases[index] ??= document.createElement('canvas');
+      canvas.width = width;
+      canvas.height = Math.round(video.videoHeight * (width / video.videoWidth));
+      canvas.getContext('2d', { alpha: false }).drawImage(video, 0, 0, canvas.width, canvas.height);
+      return new Promise((resolve) => { canvas.toBlob(resolve, 'image/jpeg', quality); })
+        .then(async (blob) => blob && new Uint8Array(await blob.arrayBuffer()));
+    });
+  }
+}
+
+/** One encoder of a video codec. `onFrame` gets `{ data, timestamp, keyframe, discardable }`; after `onError` it is of no use. */
 export class Encoder {
   constructor(kind, { onFrame, onError }) {
     this._kind = kind;

@@ -15,6 +15,7 @@ export class Screen {
     this.missed = 0;
     this.age = null;
     this.size = null;
+    this.width = null; // of the last picture
     this._last = -Infinity;
     this._status = 'offline';
     this._subscription = null;
@@ -47,7 +48,8 @@ export class Screen {
 
   async _decode(frame, codec) {
     const { description } = this._subscription.metadata;
-    const decodes = `${frame.epoch} ${codec} ${description}`;
+    // Frames of another layer build on others, and begin with a keyframe.
+    const decodes = `${frame.epoch} ${codec} ${frame.layer} ${description}`;
     if (this._decoder === null || this._decodes !== decodes) {
       this.stop();
       this._decodes = decodes;
@@ -85,6 +87,7 @@ export class Screen {
     this._canvas.getContext('2d').drawImage(picture, 0, 0);
     picture.close();
     this.size = `${width} × ${height}`;
+    this.width = width;
     this.age = Math.max(0, this._client.relayNow() - receivedAt);
     this._last = performance.now();
     this.rate.add();

@@ -2,9 +2,12 @@
 import { makeAlertList, popUp } from './alerts.js';
 import { videoCodecOf } from './decoder.js';
 import { bits, count, duration, make, makeFacts, makeField, makeSelect, say } from './dom.js';
+import { layersOf } from './layers.js';
 import { Screen } from './screen.js';
 
 const TILE_FPS = 5;
+const TILE_WIDTH_STEP = 160; // pixels: a tile that is resized a little still gets the same
+const RENDITION_WIDTHS = [640, 320]; // that the relay makes of JPEG pictures
 const MAX_TILES = 60;
 const STATUS = { streaming: 'Live', online: 'Online, no picture yet', offline: 'Offline' };
 
@@ -30,6 +33,9 @@ export function showGrid({ client }, content) {
   const sight = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) tiles.get(target.dataset.stream)?.look(isIntersecting);
   }, { rootMargin: '100px' });
+  const sizes = new ResizeObserver((entries) => {
+    for (const { target } of entries) tiles.get(target.dataset.stream)?.fit();
+  });
 
   function update(streams) {
     const there = new Set(streams.map(({ streamId }) => streamId));
@@ -40,6 +46,7 @@ export function showGrid({ client }, content) {
         tiles.set(streamId, tile);
         list.append(tile.element);
         sight.observe(tile.element);
+        sizes.observe(tile.element);
       }
       tiles.get(streamId)?.setStatus(status);
       tiles.get(streamId)?.describe(metadata);
@@ -56,6 +63,7 @@ export function showGrid({ client }, content) {
     const tile = tiles.get(gone);
     tiles.delete(gone);
     sight.unobserve(tile.element);
+    sizes.unobserve(tile.element);
     tile.leave();
     tile.element.remove();
     return true;
@@ -66,6 +74,7 @@ export function showGrid({ client }, content) {
   return () => {
     clearInterval(timer);
     sight.disconnect();
+    sizes.disconnect();
     stopWatching();
     for (const tile of tiles.values()) tile.leave();
   };
@@ -80,6 +89,8 @@ function makeTile(client, streamId) {
   const subscription = client.subscribe(streamId, { onAlert: popUp, maxFps: TILE_FPS });
   screen.follow(subscription);
   let maxFps = TILE_FPS;
+  let [inSight, maxWidth] = [false, null];
+  const pixels = () => TILE_WIDTH_STEP * Math.max(1, Math.ceil(screen.element.clientWidth * devicePixelRatio / TILE_WIDTH_STEP));
   return {
     element,
     /** Of a video that is thinned, only the keyframes could be shown. */
@@ -92,9 +103,14 @@ function makeTile(client, streamId) {
       say(chip, status === 'streaming' ? 'Live' : status === 'online' ? 'Online' : 'Offline');
       screen.setStatus(status);
     },
-    look(inSight) {
-      subscription.update({ onFrame: inSight ? screen.show : null });
+    look(isInSight) {
+      [inSight, maxWidth] = [isInSight, pixels()];
+      subscription.update({ onFrame: inSight ? screen.show : null, maxWidth });
       screen.stop();
+    },
+    /** Asks for pictures of the size that the tile has now. */
+    fit() {
+      if (inSight && pixels() !== maxWidth) subscription.update({ maxWidth: maxWidth = pixels() });
     },
     refresh() {
       screen.refresh();
@@ -106,6 +122,40 @@ function makeTile(client, streamId) {
     },
   };
 }
+
+/** A menu of the widths in which a stream comes. `onChange` gets the terms of a subscription for one. */
+class QualityMenu {
+  constructor(onChange) {
+    this._onChange = onChange;
+    this._automatic = make('option', { value: termsFor() }, 'Automatic');
+    this.element = make('select', { onchange: () => onChange(JSON.parse(this.element.value)) }, this._automatic);
+  }
+
+  /** Offers what the stream has. A choice that it no longer has becomes automatic. */
+  offer(metadata) {
+    const layers = layersOf(metadata).reverse().map(({ id, width }) => [termsFor({ layer: id }), `${width} pixels`]);
+    // Of pictures without layers, the relay makes smaller ones.
+    const widths = videoCodecOf(metadata) === null ? RENDITION_WIDTHS : [];
+    const limits = widths.map((width) => [termsFor({ maxWidth: width }), `At most ${width} pixels`]);
+    const options = layers.length > 0 ? layers : limits;
+    const offered = String(options);
+    if (offered === this._offered) return;
+    this._offered = offered;
+    const before = this.element.value;
+    this.element.replaceChildren(this._automatic, ...options.map(([value, text]) => make('option', { value }, text)));
+    const kept = options.some(([value]) => value === before);
+    this.element.value = kept ? before : this._automatic.value;
+    if (this.element.value !== before) this._onChange(JSON.parse(this.element.value));
+  }
+
+  /** Shows how wide the pictures are that come now, if any do. */
+  show(width) {
+    const isAutomatic = this.element.value === this._automatic.value;
+    say(this._automatic, isAutomatic && width !== null ? `Automatic (${width} pixels)` : 'Automatic');
+  }
+}
+
+const termsFor = ({ layer = null, maxWidth = null } = {}) => JSON.stringify({ layer, maxWidth });
 
 /** Shows one stream; returns a function that leaves the view. */
 export function showStream({ client, token }, content, streamId) {
@@ -119,13 +169,15 @@ export function showStream({ client, token }, content, streamId) {
     (value) => apply({ policy: value }));
   const fps = makeSelect([['', 'All'], ['30', 'At most 30'], ['10', 'At most 10'], ['5', 'At most 5'], ['1', 'At most 1']], '',
     (value) => apply({ maxFps: value ? Number(value) : null }));
+  const quality = new QualityMenu(apply);
   content.append(
     make('div', { class: 'head' },
       make('a', { href: '#watch', class: 'back' }, '← All streams'), make('h1', { tabindex: -1 }, streamId), chip),
     wrong,
     make('div', { class: 'large' },
       make('div', {}, screen.element, facts,
-        make('div', { class: 'card fields' }, makeField('Delivery', policy), makeField('Frames per second', fps))),
+        make('div', { class: 'card fields' }, makeField('Quality', quality.element), makeField('Delivery', policy),
+          makeField('Frames per second', fps))),
       alerts.element),
   );
   const subscription = client.subscribe(streamId, {
@@ -136,6 +188,7 @@ export function showStream({ client, token }, content, streamId) {
     },
     onStatus: ({ status, metadata }) => {
       fps.disabled = videoCodecOf(metadata) !== null;
+      quality.offer(metadata);
       chip.dataset.status = status;
       say(chip, STATUS[status]);
       screen.setStatus(status);
@@ -153,6 +206,7 @@ export function showStream({ client, token }, content, streamId) {
     set.Age(screen.live ? duration(screen.age) : '–');
     set.Missed(count(screen.missed));
     set.Size(screen.size ?? '–');
+    quality.show(screen.live ? screen.width : null);
     set['Bit rate'](screen.live ? bits(screen.bytes.perSecond * 8) : '–');
   }, 500);
   const leaveByKey = (event) => {
