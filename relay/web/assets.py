@@ -36,6 +36,7 @@ PAGE_FILES = (
     "operator.js",
     "page.css",
     "page.js",
+    "rates.js",
     "renewal.js",
     "screen.js",
     "watch.js",

@@ -1,8 +1,9 @@
 // Broadcast: streams the camera of this device while somebody is watching.
 import { makeAlertList, popUp } from './alerts.js';
-import { BitRate, Encoder, findCodecs, JpegEncoder, widthsUpTo } from './encoder.js';
+import { findCodecs, JpegEncoder, VideoLayers } from './encoder.js';
 import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow, tabStore } from './dom.js';
 import { layersUpTo } from './layers.js';
+import { LayerRates } from './rates.js';
 
 const AUTOMATIC = 'automatic';
 const BEST = { width: 1280, quality: 0.8 }; // of what is chosen automatically
@@ -68,7 +69,8 @@ class Broadcast {
     this._kinds = [JPEG]; // in which pictures can be encoded, the best first
     this._chosen = null; // by the user
     this._encoder = null; // of a video codec
-    this._bitRate = new BitRate();
+    this._rates = new LayerRates();
+    this._countedAt = null; // the timestamp of the last picture of which a frame was sent
     this._build();
     this._found = findCodecs().then((kinds) => this._offer([...kinds, JPEG]));
   }
@@ -137,11 +139,17 @@ class Broadcast {
       this._refuse('The camera stopped', 'It was unplugged, or the page lost access to it. Start again when it is available.');
     });
     this._connect();
+    this._video.addEventListener('resize', this._fit);
     document.addEventListener('visibilitychange', this._holdScreen);
     this._holdScreen();
     this._next();
     this.refresh();
   }
+
+  /** Begins again with other layers if the pictures have another width: the phone was turned. */
+  _fit = () => {
+    if (this.going && this._video.videoWidth && this._largest !== this._layers.at(-1).width) this._publishAgain();
+  };
 
   /** Keeps the screen on. The browser releases the lock whenever the page is hidden. */
   _holdScreen = async () => {
@@ -171,20 +179,19 @@ class Broadcast {
 
   _publish() {
     const kind = this._kinds.find(({ id }) => id === this._codec.value);
-    const { videoWidth, videoHeight } = this._video;
-    // The longer side: a phone may be turned.
-    const largest = Math.min(this._widest, Math.max(videoWidth, videoHeight) || Infinity);
-    this._layers = kind === JPEG ? layersUpTo(largest) : [];
-    const what = kind === JPEG ? { codec: 'jpeg', mimeType: 'image/jpeg', layers: this._layers } : { codec: kind.codec };
+    this._layers = layersUpTo(this._largest);
+    const what = kind === JPEG ? { codec: 'jpeg', mimeType: 'image/jpeg' } : { codec: kind.codec };
     this._publication = this._client.publish({
       streamId: this._streamId,
-      metadata: { ...what, device: 'browser' },
+      metadata: { ...what, device: 'browser', layers: this._layers },
       layers: this._layers,
       onRegistered: () => {
+        this._encoder?.wantKeyframe();
         if (!this._asked) this._alerts.loadEarlier(); // only once, not after each reconnect
         this._asked = true;
       },
       onDemand: () => this.refresh(),
+      onKeyframeWanted: () => this._encoder?.wantKeyframe(),
       onAlert: (alert) => {
         this._alerts.add(alert);
         popUp(alert);
@@ -198,10 +205,8 @@ class Broadcast {
   }
 
   _openEncoder(kind) {
-    const encoder = this._encoder = new Encoder(kind, {
-      onFrame: ({ data, ...about }) => {
-        if (this._encoder === encoder && this._publication.sendFrame(data, about)) this._count(data.length);
-      },
+    const encoder = this._encoder = new VideoLayers(kind, {
+      onFrame: ({ data, ...about }) => this._encoder === encoder && this._send(data, about),
       onError: (error) => { if (this._encoder === encoder) this._replace(kind, error); },
     });
   }
@@ -209,8 +214,12 @@ class Broadcast {
   /** An encoder has failed: begin again with another one. JPEG is there in any case. */
   _replace(kind, error) {
     console.warn(`${kind.name}: ${error.message}`);
-    this._closeEncoder();
     this._offer(this._kinds.filter((each) => each !== kind));
+    this._publishAgain();
+  }
+
+  _publishAgain() {
+    this._closeEncoder();
     this._publication.stop();
     this._publish();
   }
@@ -222,16 +231,16 @@ class Broadcast {
 
   get _automatic() { return this._width.value === AUTOMATIC; }
   get _widest() { return this._automatic ? BEST.width : Number(this._width.value); }
+  get _largest() { return Math.min(this._widest, this._video.videoWidth || Infinity); }
 
   /** Plans a picture; null while nobody is watching or the connection has no room. */
   _planNext() {
     const fps = Number(this._fps.value);
-    const width = Math.min(this._widest, this._video.videoWidth);
-    if (!width || this._video.readyState < 2) return null; // the camera is not ready
-    if (this._encoder !== null) return this._planVideo(fps, width);
-    if (this._automatic) return this._publication.next({ fps, width });
-    const pictures = this._publication.hasRoom ? this._neededLayers.map((layer) => (
-      { layer: layer.id, width: Math.min(layer.width, width), quality: JPEG_QUALITY })) : [];
+    if (!this._video.videoWidth || this._video.readyState < 2) return null; // the camera is not ready
+    if (this._encoder !== null) return this._planVideo(fps);
+    if (this._automatic) return this._publication.next({ fps });
+    const layers = this._publication.hasRoom ? this._neededLayers : [];
+    const pictures = layers.map(({ id, width }) => ({ layer: id, width, quality: JPEG_QUALITY }));
     return pictures.length > 0 ? { pictures, timestamp: Date.now() } : null;
   }
 
@@ -240,13 +249,14 @@ class Broadcast {
     return this._layers.filter(({ id }) => this._publication.layers.includes(id));
   }
 
-  _planVideo(fps, widest) {
+  _planVideo(fps) {
     const plan = this._encoder.busy ? null : this._publication.next({ fps });
     if (plan === null) return null;
-    const { bandwidth, needsKeyframe } = this._publication;
-    const widths = this._automatic ? widthsUpTo(widest) : [widest];
-    const rate = this._bitRate.plan({ bandwidth, widths, fps, time: performance.now() });
-    return { ...rate, fps, timestamp: plan.timestamp, keyframe: needsKeyframe };
+    const { bandwidth } = this._publication;
+    const rates = this._rates.plan({
+      bandwidth, layers: this._neededLayers, isFixed: !this._automatic, fps, time: performance.now(),
+    });
+    return { ...rates, fps, timestamp: plan.timestamp };
   }
 
   /** Sends pictures, at the chosen rate at most. */
@@ -275,14 +285,11 @@ class Broadcast {
   async _sendPictures(plan) {
     const publication = this._publication;
     const encoded = this._jpeg.encode(this._video, plan.pictures);
-    let bytes = 0;
     for (const [index, { layer }] of plan.pictures.entries()) {
       const data = await encoded[index];
-      if (data && publication.sendFrame(data, { layer, timestamp: plan.timestamp })) bytes += data.length;
+      if (publication !== this._publication) return; // another one, with other layers
+      if (data && this._send(data, { layer, timestamp: plan.timestamp })) this._plan = plan;
     }
-    if (bytes === 0) return;
-    this._plan = plan;
-    this._count(bytes);
   }
 
   _encodeVideo(plan) {
@@ -293,15 +300,18 @@ class Broadcast {
     }
   }
 
-  /** Notes that a picture of so many bytes was sent. */
-  _count(bytes) {
-    this._rate.add();
-    this._bytes.add(bytes);
+  /** Sends and counts a frame, which is a picture in one of its sizes; returns whether it was sent. */
+  _send(data, about) {
+    if (!this._publication.sendFrame(data, about)) return false;
+    this._bytes.add(data.length);
+    if (about.timestamp !== this._countedAt) this._rate.add();
+    this._countedAt = about.timestamp;
+    return true;
   }
 
   /** What is sent, and why it is not more. */
   _explain() {
-    const { pictures = [this._plan], best = this._isBest(pictures.at(-1)) } = this._plan;
+    const { pictures, best = this._isBest(pictures.at(-1)) } = this._plan;
     const needed = this._neededLayers.at(-1);
     let why = this._automatic ? 'the best quality' : 'as you chose';
     if (needed !== this._layers.at(-1)) why = 'viewers need no more';
@@ -314,7 +324,7 @@ class Broadcast {
   /** Whether the largest one of a picture is as large and as good as somebody needs it. */
   _isBest({ width, quality }) {
     const needed = this._neededLayers.at(-1);
-    return width >= Math.min(needed?.width ?? 0, this._video.videoWidth) && (!this._automatic || quality === BEST.quality);
+    return width >= (needed?.width ?? 0) && (!this._automatic || quality === BEST.quality);
   }
 
   stop() {
@@ -323,6 +333,7 @@ class Broadcast {
     this.going = false;
     this._release();
     this._closeEncoder();
+    this._video.removeEventListener('resize', this._fit);
     this._client.close();
     document.removeEventListener('visibilitychange', this._holdScreen);
     this._lock?.release().catch(() => {});

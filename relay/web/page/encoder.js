@@ -10,12 +10,6 @@ const CODECS = [
 const TWO_LAYERS = 'L1T2'; // nothing builds on the frames of the second one, which are half of them
 const KEYFRAME_INTERVAL = 5000; // ms: viewers that need one sooner ask
 const MAX_QUEUED = 2; // pictures
-/** Bits a second that a width is worth at 25 pictures a second: more shows no difference, a third is too little. */
-const WORTH = [[1280, 2.5e6], [960, 1.6e6], [640, 8e5], [480, 4.5e5], [320, 2.5e5]];
-const SHARE = 0.8; // of what the connection carries
-const UNKNOWN = 8e5; // bits a second, where that is not known
-const [LEAST_WORTH, RISE_WORTH] = [0.35, 0.6]; // of what a width is worth, to keep it and to rise to it
-const RISE_AFTER = 2000; // ms with room to spare: each change of the width costs a keyframe
 const STEP = 0.1; // of the bit rate, to be worth a change
 
 /** The codecs that this browser can encode: `{ id, name, codec, config }`. */
@@ -31,40 +25,6 @@ export async function findCodecs() {
     return null;
   }));
   return found.filter((each) => each !== null);
-}
-
-/** Chooses width and bit rate by what the connection carries. */
-export class BitRate {
-  constructor() {
-    this._width = null;
-    this._spareSince = null;
-  }
-
-  /** `bandwidth`: bytes a second, or null; `widths`: those that may be chosen, the widest first. */
-  plan({ bandwidth, widths, fps, time }) {
-    const rate = bandwidth === null ? UNKNOWN : SHARE * 8 * bandwidth;
-    const worth = (width) => worthOf(width) * Math.sqrt(Math.min(1, fps / 25));
-    const largest = (share) => widths.find((width) => share * worth(width) <= rate) ?? widths.at(-1);
-    const kept = widths.includes(this._width) && (this._width <= largest(LEAST_WORTH));
-    const higher = largest(RISE_WORTH);
-    if (!kept) this._width = higher;
-    if (!kept || higher <= this._width) this._spareSince = null;
-    else if (this._spareSince === null) this._spareSince = time;
-    else if (time - this._spareSince >= RISE_AFTER) {
-      this._width = higher;
-      this._spareSince = null;
-    }
-    const most = worth(this._width);
-    return { width: this._width, bitrate: Math.round(Math.min(rate, most)), best: rate >= most && this._width === widths[0] };
-  }
-}
-
-/** The widths to choose from, up to the widest. */
-export const widthsUpTo = (widest) => [widest, ...WORTH.map(([width]) => width).filter((width) => width < widest)];
-
-function worthOf(width) {
-  const [near, worth] = WORTH.find(([each]) => each <= width) ?? WORTH.at(-1);
-  return worth * (width / near) ** 1.6;
 }
 
 /** Encodes JPEG pictures. */
@@ -86,22 +46,122 @@ export class JpegEncoder {
   }
 }
 
-/** One encoder of a video codec. `onFrame` gets `{ data, timestamp, keyframe, discardable }`; after `onError` it is of no use. */
-export class Encoder {
+/**
+ * Encodes each picture with a video codec, in several layers, with an encoder for each. A picture is a
+ * keyframe in all its layers, or in none.
+ *
+ * `onFrame` gets `{ layer, data, timestamp, keyframe, discardable }`, one picture after the other, each
+ * the smallest layer first, and returns whether the frame was sent. After `onError` it is of no use.
+ */
+export class VideoLayers {
+  constructor(kind, { onFrame, onError }) {
+    this._kind = kind;
+    this._onFrame = onFrame;
+    this._onError = onError;
+    this._encoders = new Map(); // by layer
+    this._pictures = []; // that are being encoded: { timestamp, layers, frames }
+    this._needsKeyframe = true;
+    this._keyframeAt = -Infinity; // when the last one was encoded
+    this._keyframeFor = Infinity; // timestamp of the picture that is being encoded as a keyframe
+  }
+
+  /** Whether so many pictures wait to be encoded that no other one should be taken. */
+  get busy() {
+    return [...this._encoders.values()].some((each) => each.busy);
+  }
+
+  /** Makes one of the next pictures a keyframe. */
+  wantKeyframe() {
+    this._needsKeyframe = true;
+  }
+
+  /** Encodes what the video shows now, in each size, `pictures: [{ layer, width, bitrate }]`. */
+  encode(video, { pictures, fps, timestamp }) {
+    this._keepOnly(pictures.map(({ layer }) => layer));
+    const even = (length) => 2 * Math.round(length / 2);
+    const aspect = video.videoHeight / video.videoWidth;
+    const resized = pictures.map(({ layer, width, bitrate }) => this._encoderOf(layer).configure(
+      { width: even(width), height: even(aspect * width), bitrate, framerate: fps },
+    )).includes(true); // as of an encoder that is new
+    const time = performance.now();
+    const isDue = this._needsKeyframe || time - this._keyframeAt >= KEYFRAME_INTERVAL;
+    const keyFrame = resized || (this._keyframeFor === Infinity && isDue);
+    if (keyFrame) [this._keyframeFor, this._keyframeAt] = [timestamp, time];
+    this._pictures.push({ timestamp, layers: pictures.map(({ layer }) => layer), frames: new Map() });
+    const picture = new VideoFrame(video, { timestamp: 1000 * timestamp });
+    try {
+      for (const { layer } of pictures) this._encoderOf(layer).encode(picture, keyFrame);
+    } finally {
+      picture.close();
+    }
+  }
+
+  close() {
+    this._pictures = [];
+    this._keepOnly([]);
+  }
+
+  _encoderOf(layer) {
+    if (!this._encoders.has(layer)) {
+      const onFrame = (frame) => this._take({ layer, ...frame });
+      this._encoders.set(layer, new Encoder(this._kind, { onFrame, onError: this._onError }));
+    }
+    return this._encoders.get(layer);
+  }
+
+  /** Closes the encoders of all other layers. */
+  _keepOnly(layers) {
+    for (const [layer, encoder] of this._encoders) {
+      if (layers.includes(layer)) continue;
+      encoder.close();
+      this._encoders.delete(layer);
+      for (const { frames } of this._pictures) if (!frames.has(layer)) frames.set(layer, null);
+    }
+    this._sendInOrder();
+  }
+
+  _take(frame) {
+    const { layer, timestamp } = frame;
+    for (const picture of this._pictures) {
+      // Encoders may drop pictures: no frame of those before is to come any more.
+      if (picture.timestamp <= timestamp && !picture.frames.has(layer)) {
+        picture.frames.set(layer, picture.timestamp === timestamp ? frame : null);
+      }
+    }
+    this._sendInOrder();
+  }
+
+  /** Sends what has come, up to the first frame that has not. */
+  _sendInOrder() {
+    while (this._pictures.length > 0) {
+      const [{ timestamp, layers, frames }] = this._pictures;
+      while (layers.length > 0 && frames.has(layers[0])) this._send(frames.get(layers.shift()));
+      if (layers.length > 0) return;
+      this._pictures.shift();
+      if (timestamp >= this._keyframeFor) this._keyframeFor = Infinity;
+    }
+  }
+
+  _send(frame) {
+    if (frame === null) return;
+    if (frame.keyframe) this._needsKeyframe = false;
+    if (!this._onFrame(frame) && !frame.discardable) this.wantKeyframe();
+  }
+}
+
+/** The encoder of one layer. `onFrame` gets `{ data, timestamp, keyframe, discardable }`. */
+class Encoder {
   constructor(kind, { onFrame, onError }) {
     this._kind = kind;
     this._options = null;
-    this._keyframeAt = -Infinity; // when the last one was encoded
-    this._keyframeFor = null; // timestamp of the picture that is being encoded as a keyframe
     this._encoder = new VideoEncoder({
       output: (chunk, metadata) => {
+        if (this._encoder.state === 'closed') return;
         if (metadata?.decoderConfig?.description) {
           onError(new Error('it wants viewers to be told more than they are'));
           return;
         }
         const keyframe = chunk.type === 'key';
-        // Encoders may drop a picture: then the keyframe is still to come.
-        if (this._keyframeFor !== null && chunk.timestamp >= this._keyframeFor) this._keyframeFor = null;
         const data = new Uint8Array(chunk.byteLength);
         chunk.copyTo(data);
         const discardable = !keyframe && metadata?.svc?.temporalLayerId > 0 && { discardable: true };
@@ -111,29 +171,16 @@ export class Encoder {
     });
   }
 
-  /** Whether so many pictures wait to be encoded that no other one should be taken. */
   get busy() {
     return this._encoder.encodeQueueSize >= MAX_QUEUED;
   }
 
-  /** Encodes what the video shows now. */
-  encode(video, { width, bitrate, fps, timestamp, keyframe }) {
-    const even = (length) => 2 * Math.round(length / 2);
-    const height = even(video.videoHeight * (width / video.videoWidth));
-    const resized = this._configure({ width: even(width), height, bitrate, framerate: fps });
-    const time = performance.now();
-    const keyFrame = resized || (this._keyframeFor === null && (keyframe || time - this._keyframeAt >= KEYFRAME_INTERVAL));
-    if (keyFrame) {
-      this._keyframeFor = 1000 * timestamp;
-      this._keyframeAt = time;
-    }
-    const picture = new VideoFrame(video, { timestamp: 1000 * timestamp });
+  encode(picture, keyFrame) {
     this._encoder.encode(picture, { keyFrame });
-    picture.close();
   }
 
   /** Applies options that differ; returns whether the size does. */
-  _configure(options) {
+  configure(options) {
     const before = this._options;
     const resized = before?.width !== options.width || before.height !== options.height;
     const change = resized || before.framerate !== options.framerate

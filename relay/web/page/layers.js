@@ -1,11 +1,12 @@
 // The layers of a stream: the widths in which each of its pictures comes.
 
 const WIDTHS = [320, 640];
-const MAX_SHARE = 0.8; // of the largest width: a layer that is hardly smaller is of no use
+/** Of the largest layer of a picture to the one below: less would cost more than it shows. */
+export const MIN_WIDTH_RATIO = 1.5;
 const MAX_LAYERS = 4; // that a stream may have
 
 /** The layers of pictures up to a width, the smallest first: `[{ id, width }]`. */
-export const layersUpTo = (largest) => [...WIDTHS.filter((width) => width < MAX_SHARE * largest), largest].map(
+export const layersUpTo = (largest) => [...WIDTHS.filter((width) => MIN_WIDTH_RATIO * width <= largest), largest].map(
   (width) => ({ id: String(width), width }),
 );
 
