@@ -54,6 +54,7 @@ def test_a_viewer_sees_moving_pictures_of_each_codec(
         phone.expect_text(re.compile(r"^\d+ pixels, [\d.]+ pictures a second, .*\.$"))
         expect(viewer.page.get_by_label("Frames per second")).to_be_disabled()
         viewer.go("Watch")  # where tiles show the whole video
+        expect(viewer.page.locator(f"[data-stream={stream_id}]")).to_be_visible()
         viewer.expect_moving_picture()
 
 
