@@ -151,7 +151,7 @@ class QualityMenu {
   /** Shows how wide the pictures are that come now, if any do. */
   show(width) {
     const isAutomatic = this.element.value === this._automatic.value;
-    say(this._automatic, isAutomatic && width !== null ? `Automatic (${width} pixels)` : 'Automatic');
+    say(this._automatic, isAutomatic && width !== null ? `Automatic (${width})` : 'Automatic');
   }
 }
 
