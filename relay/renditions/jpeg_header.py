@@ -6,6 +6,7 @@ work, return what they found or nothing, and raise nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Literal, TypeAlias
 
@@ -21,6 +22,8 @@ MAX_EXAMINED_BYTES = 64 << 10
 MAX_SEGMENTS = 100
 
 _START = b"\xff\xd8"
+_FILL = re.compile(rb"\xff+")
+"""Fill bytes and the first byte of a marker. A loop in Python over 64 KiB of them takes 10 ms."""
 _FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended and progressive, with Huffman coding."""
 _OTHER_FRAME_HEADERS = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -84,9 +87,11 @@ def _segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
     view = view[:MAX_EXAMINED_BYTES]
     at = 2
     for _ in range(MAX_SEGMENTS):
-        while at + 1 < len(view) and view[at] == view[at + 1] == 0xFF:  # fill bytes
-            at += 1
-        if at + 4 > len(view) or view[at] != 0xFF:
+        filled = _FILL.match(view, at)
+        if filled is None:
+            return
+        at = filled.end() - 1
+        if at + 4 > len(view):
             return
         marker = view[at + 1]
         end = at + 2 + int.from_bytes(view[at + 2 : at + 4], "big")

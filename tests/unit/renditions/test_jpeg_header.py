@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import struct
+import sys
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,3 +150,22 @@ def test_whatever_the_bytes_are_there_is_an_answer(noise: bytes, at: int, base: 
 @given(st.integers(0, 1000))
 def test_a_truncated_picture_has_its_size_or_none(end: int) -> None:
     assert read_size(picture(40, 30)[:end]) in (None, (40, 30))
+
+
+@pytest.mark.parametrize("read", [read_renderable_size, read_orientation])
+def test_fill_bytes_take_hardly_any_time(read: Any) -> None:
+    lines = 0
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    data = header(before=bytes([0xFF]) * 60_000)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        assert read(data) in {(640, 360), 1}
+    finally:
+        sys.settrace(before)
+    assert lines < 1000
