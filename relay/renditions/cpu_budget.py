@@ -8,6 +8,8 @@ from attrs import define, field
 
 BUDGET_WINDOW = 1.0
 """Seconds."""
+ROUNDING = 1e-9
+"""CPU seconds: less than this is only what rounding left."""
 
 
 @define(eq=False)
@@ -39,13 +41,13 @@ class CpuBudget:
         allowed = self.cores * BUDGET_WINDOW
         if sum(self._spent_for.values()) >= allowed:
             return False
-        return self._spent_for[owner_id] < allowed / len(self._asked_at)
+        return self._spent_for.get(owner_id, 0.0) < allowed / len(self._asked_at)
 
     def _forget_before(self, start: float) -> None:
         while self._spent and self._spent[0][0] <= start:
             _, seconds, owner_id = self._spent.popleft()
             self._spent_for[owner_id] -= seconds
-        if not self._spent:
-            self._spent_for.clear()  # and what rounding left
+            if self._spent_for[owner_id] < ROUNDING:
+                del self._spent_for[owner_id]
         while self._asked_at[first := next(iter(self._asked_at))] <= start:
             del self._asked_at[first]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+from collections import deque
+
 from relay.renditions.cpu_budget import CpuBudget
 
 
@@ -50,3 +53,14 @@ def test_many_streams_of_one_leave_the_other_its_pictures() -> None:
                 made[owner_id] += 1
     assert made["bob"] >= 0.95 * 125
     assert made["ann"] >= 0.4 * 5 * 0.5 / 0.05
+
+
+def test_owners_of_long_ago_are_forgotten_while_others_go_on() -> None:
+    budget = CpuBudget(0.5)
+    for step in range(5000):
+        owner_id = f"user-{step}"
+        assert budget.has_room(step * 0.1, owner_id)
+        budget.spend(step * 0.1, 0.001 * (step % 7), owner_id)
+    held = [each for each in gc.get_referents(budget) if isinstance(each, dict | deque)]
+    assert len(held) == 3
+    assert max(map(len, held)) < 50
