@@ -218,11 +218,9 @@ class Stream:
     async def _render(self, job: RenditionJob) -> None:
         """Make smaller pictures, and give them to those who await them."""
         assert self.renditions is not None
-        assert self.owner_id is not None
-        epoch = self.epoch
         try:
-            frames = await self.renditions.make(job, self.owner_id)
-            if self.live and self.epoch == epoch:
+            frames = await self.renditions.make(job)
+            if self.live and self._current_layers is job.layers:  # else they are of another epoch
                 await self.fanout.offer_awaited(job.frame.seq, frames)
                 self._keep_within_budget()
         except Exception:  # whatever it fails with, other streams go on

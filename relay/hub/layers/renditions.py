@@ -49,6 +49,8 @@ class RenditionJob:
     """A picture of which smaller ones are made."""
 
     frame: Frame
+    owner_id: str
+    """Of the stream when the frame came."""
     picture: bytes
     indexes: frozenset[int]
     """The layers to make."""
@@ -66,6 +68,7 @@ class Renditions:
     """Of the last picture that was looked at."""
     _look_at: float = field(factory=trio.current_time)
     _working: bool = False
+    """Whether there is a job that is not done."""
     _failures: int = 0
     """In a row."""
     _rest_until: float = -math.inf
@@ -92,7 +95,8 @@ class Renditions:
             frame.layer = PictureLayer(layers.top, None, frozenset())
 
     def plan(self, frame: Frame, owner_id: str) -> RenditionJob | None:
-        """Note a frame that came, the newest; returns what is to be made of it, if anything."""
+        """Note a frame that came, the newest; returns what is to be made of it, if anything. Call
+        `make` with that."""
         self.note(frame)
         layers = self.layers
         if layers is None or self._working or frame.accepted_at < self._rest_until:
@@ -105,16 +109,16 @@ class Renditions:
             self._look_at = frame.accepted_at
             return None
         frame.layer = PictureLayer(layers.top, None, indexes)
-        return RenditionJob(frame, picture, indexes, layers)
+        self._working = True
+        return RenditionJob(frame, owner_id, picture, indexes, layers)
 
-    async def make(self, job: RenditionJob, owner_id: str) -> Mapping[int, Frame]:
+    async def make(self, job: RenditionJob) -> Mapping[int, Frame]:
         """Make them; returns the frames by their layers, those that could be made."""
         layers, frame = job.layers, job.frame
         wanted = [RENDITION_WIDTHS[index] for index in sorted(job.indexes, reverse=True)]
         frame.keep()
-        self._working = True
         try:
-            made = await self._renderer.render(owner_id, job.picture, wanted)
+            made = await self._renderer.render(job.owner_id, job.picture, wanted)
         finally:
             self._working = False
         self._note_outcome(failed=not made)

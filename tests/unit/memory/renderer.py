@@ -29,6 +29,8 @@ class MemoryRenderer:
     problem: Exception | None = None
     """What it raises."""
     tried: int = 0
+    at_work: int = 0
+    most_at_work: int = 0
     made: list[tuple[str, int]] = field(factory=list)
     """The owner and the width of each picture that was made."""
 
@@ -40,7 +42,10 @@ class MemoryRenderer:
     ) -> Mapping[int, bytes]:
         assert list(widths) == sorted(widths, reverse=True)
         self.tried += 1
+        self.at_work += 1
+        self.most_at_work = max(self.at_work, self.most_at_work)
         await trio.sleep(self.seconds)
+        self.at_work -= 1
         if self.problem is not None:
             raise self.problem
         if self.fails:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import itertools
+from collections.abc import Awaitable, Callable
 from statistics import median
 from typing import Any
 
+import msgpack
 import pytest
 import trio
 from attrs import define, field
+from wsproto import events
 
 from relay.hub.layers.renditions import FAILURE_PAUSE
 from relay.renditions.jpeg_header import read_size
@@ -304,3 +307,78 @@ async def test_a_renderer_that_breaks_harms_no_stream(
     viewer = DistantViewer(await relay.viewer(maxWidth=320), ENDLESS)
     await watch(relay, phone, 10, viewer)
     assert len(viewer.seqs["front-door"]) >= 5 * FPS
+
+
+def delay_tasks(relay: MemoryRelay) -> list[Callable[[], Awaitable[None]]]:
+    """Keep the tasks that streams start from now on, for the test to run."""
+    tasks: list[Callable[[], Awaitable[None]]] = []
+    for stream in relay.hub.streams():
+        stream.start_soon = tasks.append
+    return tasks
+
+
+async def test_a_stream_may_lose_its_owner_before_a_rendition_is_begun(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer(maxWidth=320)
+    tasks = delay_tasks(relay)
+    await publish(phone, 0.2, fps=10)
+    relay.hub.change_owner("front-door", None)
+    for task in tasks:
+        await task()
+    assert tasks
+    assert not [each for each in await received(viewer) if each.get("layer")]
+    check_ledger(relay)
+
+
+async def test_a_rendition_that_is_begun_late_is_not_given_to_viewers_of_another_epoch(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, _first = await relay.phone(), await relay.viewer(maxWidth=320)
+    tasks = delay_tasks(relay)
+    await publish(phone, 2, fps=10)
+    late = tasks.copy()
+    assert late
+    phone.link.close()
+    await trio.sleep(6)
+    phone = await relay.phone()
+    await publish(phone, 0.2, fps=10)
+    for task in late:
+        await task()
+    newcomer = await relay.viewer(maxWidth=320)
+    await publish(phone, 0.2, fps=10)
+    for task in tasks[len(late) :]:
+        await task()
+    frames = await received(newcomer)
+    assert [each["seq"] for each in frames] == [2, 3]
+    check_ledger(relay)
+
+
+async def test_a_rendition_of_other_layers_is_not_given_to_newcomers(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    renderer.seconds = 0.5
+    phone, _first = await relay.phone(), await relay.viewer(maxWidth=320)
+    await publish(phone, 0.1, fps=10)
+    layers = [{"id": "s", "width": 300}, {"id": "b", "width": 1280}]
+    await phone.ask({"type": "register", "streamId": "front-door", "layers": layers})
+    await phone.send({**Picture().frame(), "layer": "b"})
+    await trio.sleep(1)
+    assert renderer.made
+    newcomer = await relay.viewer(maxWidth=300)
+    assert [each["layer"] for each in await received(newcomer)] == ["b"]
+
+
+async def test_one_picture_is_made_smaller_at_a_time_when_many_come_at_once(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, viewer = await relay.phone(msgpack=True), await relay.viewer(maxWidth=320)
+    frame = {**Picture().frame(), "data": jpeg(1280, 720, 30_000)}
+    await phone.send(frame)
+    await trio.sleep(0.3)
+    message = events.BytesMessage(data=msgpack.packb(frame))
+    together = b"".join(phone.protocol.send(message) for _ in range(10))
+    await phone.send_bytes(together)
+    await trio.sleep(0.3)
+    assert renderer.most_at_work == 1
+    assert (await received(viewer))[-1]["layer"] == "320"
