@@ -25,7 +25,7 @@ from relay.protocol.codec import Codec
 from relay.protocol.reports import LinkReport
 from relay.transport import wire
 from relay.transport.link import Buffer
-from relay.transport.outlet import MIN_HELD_BYTES, Outlet, Unready
+from relay.transport.outlet import MIN_HELD_BYTES, RATE_SECONDS, Outlet, Unready, decayed
 from relay.transport.pacing import (
     CALM_PROBE_INTERVAL,
     EARLY,
@@ -40,8 +40,6 @@ tells that there is no reason, as it nearly always is."""
 
 MAX_PICTURES_BEHIND = 3
 """Pictures by which the first frame may be older than the latest one."""
-RATE_SECONDS = 1.0
-"""Over which the bytes that are sent are averaged."""
 
 _ping_tokens = count(2, 2)
 """Those of frames are odd."""
@@ -292,7 +290,7 @@ class Consumer:
     def _choose_layer(self, selection: LayerSelection, frame: Frame) -> int:
         """The layer for the picture that begins with this frame."""
         before = selection.choice.target
-        chosen = selection.choose(self._pacer, self.outlet.paced_beside(self))
+        chosen = selection.choose(self._pacer, self.outlet, self._byte_rate_at)
         target = selection.choice.target
         if target != before:
             self._metrics.layer_switches["up" if target > before else "down"] += 1
@@ -626,8 +624,9 @@ class Consumer:
             self._window.sent(frame.seq)
         pacer = self._pacer
         if pacer is not None and (probed or not pacer.calm):
-            self._byte_rate = self.byte_rate(now) + size / RATE_SECONDS
+            self._byte_rate = self._byte_rate_at(now) + size / RATE_SECONDS
             self._sent_at = now
+            self.outlet.count_paced(size, now)
             calm = pacer.calm
             token = frame.token if probed else None
             pacer.frame_sent(token, size, now, frame.accepted_at)
@@ -635,14 +634,9 @@ class Consumer:
             if pacer.calm is not calm:
                 self.outlet.tell_paced()
 
-    def byte_rate(self, now: float) -> float:
+    def _byte_rate_at(self, now: float) -> float:
         """The bytes a second that it sends, about, while the link is not calm."""
-        return self._byte_rate * math.exp((self._sent_at - now) / RATE_SECONDS)
-
-    @property
-    def raised_at(self) -> float:
-        """When it last took a larger layer than before."""
-        return -math.inf if self._selection is None else self._selection.choice.raised_at
+        return decayed(self._byte_rate, now - self._sent_at)
 
     def look_at_link(self, now: float) -> None:
         """Look, while the link is calm, whether an answer is missing, and whether the next frame is

@@ -28,6 +28,8 @@ from relay.transport.input_lag import input_lag
 from relay.transport.link import LOW_WATER_BYTES, Buffer, Link
 from relay.transport.pacing import Pacer
 
+RATE_SECONDS = 1.0
+"""Over which the bytes that are sent are averaged."""
 MIN_HELD_BYTES = 64 * 1024
 """From this size on, the rest of a frame is counted as kept."""
 
@@ -52,15 +54,13 @@ class Source(Protocol):
 class PacedSource(Source, Protocol):
     """A source that asks the pacer before it sends."""
 
-    @property
-    def raised_at(self) -> float:
-        """When it last took larger frames than before, by Trio's clock."""
-
-    def byte_rate(self, now: float) -> float:
-        """The bytes a second that it sends, about."""
-
     def pacer_changed(self) -> None:
         """Look again whether to send, since the pacer knows more than before."""
+
+
+def decayed(rate: float, seconds: float) -> float:
+    """The average of bytes a second of which nothing was sent for so long."""
+    return rate * math.exp(-seconds / RATE_SECONDS)
 
 
 @define(eq=False, repr=False)
@@ -104,6 +104,11 @@ class Outlet:
     pacer: Pacer | None = None
     """Paces what is sent by `_paced`; None before the first of these."""
     _paced: list[PacedSource] = field(factory=list, repr=False)
+    raised_at: float = -math.inf
+    """When a paced source last took larger frames than before, by Trio's clock."""
+    _paced_rate: float = 0.0
+    _paced_at: float = 0.0
+    """When that was reckoned."""
     _recheck_at: float = math.inf
     """When the pacer should be asked again."""
 
@@ -174,9 +179,14 @@ class Outlet:
             self._paced.append(source)
         return self.pacer
 
-    def paced_beside(self, source: PacedSource) -> list[PacedSource]:
-        """The other paced sources, which share the link."""
-        return [each for each in self._paced if each is not source]
+    def count_paced(self, size: int, now: float) -> None:
+        """Count the bytes of a paced frame that was sent."""
+        self._paced_rate = self.paced_rate(now) + size / RATE_SECONDS
+        self._paced_at = now
+
+    def paced_rate(self, now: float) -> float:
+        """The bytes a second that all paced sources send, about."""
+        return decayed(self._paced_rate, now - self._paced_at)
 
     def stop_pacing(self, source: PacedSource) -> None:
         """Tell a source nothing more; for one that sends nothing more."""

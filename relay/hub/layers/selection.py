@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Self
 
 import trio
@@ -12,7 +12,7 @@ from attrs import define, field
 from relay.hub.flow_control import FlowControlOptions
 from relay.hub.layers.choice import LayerChoice
 from relay.hub.layers.layer_set import LayerSet
-from relay.transport.outlet import PacedSource
+from relay.transport.outlet import Outlet
 from relay.transport.pacing import Pacer
 
 RISE_INTERVAL = 1.0
@@ -53,20 +53,27 @@ class LayerSelection:
         choice.revise(layers.options())
         return cls(layers, choice, seq, options.period or 0.0, adapts)
 
-    def choose(self, pacer: Pacer | None, beside: Sequence[PacedSource]) -> int:
-        """The layer for the picture that begins now. `beside` are the other subscriptions of the
-        connection that is paced, if it is."""
-        now = trio.current_time()
-        return self.choice.choose(
+    def choose(
+        self, pacer: Pacer | None, outlet: Outlet, byte_rate_at: Callable[[float], float]
+    ) -> int:
+        """The layer for the picture that begins now. Other subscriptions of the connection send
+        what the outlet sends beyond this one's bytes a second at a time."""
+        now, choice = trio.current_time(), self.choice
+        others = max(0.0, outlet.paced_rate(now) - byte_rate_at(now))
+        alone = outlet.raised_at in {-math.inf, choice.raised_at}
+        chosen = choice.choose(
             now,
             self.layers.options(),
             bandwidth=self._bandwidth(pacer, now),
             late=self._adapts and pacer is not None and pacer.is_in_doubt(now),
             period=self._period,
-            others=sum(each.byte_rate(now) for each in beside) * self.layers.period,
+            others=others * self.layers.period,
             round_trip=0.0 if pacer is None else pacer.round_trip,
-            may_rise=all(now - each.raised_at > RISE_INTERVAL for each in beside),
+            may_rise=alone or now - outlet.raised_at > RISE_INTERVAL,
         )
+        if pacer is not None:
+            outlet.raised_at = max(outlet.raised_at, choice.raised_at)
+        return chosen
 
     def was_blind(self, pacer: Pacer | None) -> bool:
         """Whether a frame that waits is far too large for the link, as is known only now."""

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import struct
-import sys
-from types import FrameType
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from relay.renditions.jpeg_header import (
     read_size,
     with_orientation,
 )
+from tests.unit.lines import counted_lines
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -153,19 +152,8 @@ def test_a_truncated_picture_has_its_size_or_none(end: int) -> None:
 
 
 @pytest.mark.parametrize("read", [read_renderable_size, read_orientation])
-def test_fill_bytes_take_hardly_any_time(read: Any) -> None:
-    lines = 0
-
-    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal lines
-        lines += event == "line"
-        return trace
-
+def test_fill_bytes_take_hardly_any_time(read: Callable[[bytes], object]) -> None:
     data = header(before=bytes([0xFF]) * 60_000)
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
+    with counted_lines() as count:
         assert read(data) in {(640, 360), 1}
-    finally:
-        sys.settrace(before)
-    assert lines < 1000
+    assert count.lines < 1000

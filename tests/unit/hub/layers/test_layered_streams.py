@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from tests.unit.hub.test_paced_viewers import DELAY, DistantViewer
+from tests.unit.lines import counted_lines
 from tests.unit.memory import Client, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock
@@ -513,3 +514,18 @@ async def test_an_epoch_ends_what_was_awaited(relay: MemoryRelay) -> None:
     frames = await received(viewer)
     assert [each["seq"] for each in frames] == [1, 1]
     check_ledger(relay)
+
+
+async def test_a_choice_takes_no_more_time_with_many_subscriptions(relay: MemoryRelay) -> None:
+    phone, viewer = await register(relay), await relay.viewer()
+    lines = []
+    for others in (0, 500):
+        for number in range(others):
+            other = {"streamId": f"other-{number}", "consumes": ["video-frame"]}
+            assert (await viewer.ask({"type": "subscribe", **other}))["code"] == "SUBSCRIBED"
+        with counted_lines() as count:
+            await picture(phone)
+            await trio.sleep(0.001)
+        lines.append(count.lines)
+    assert await received(viewer)
+    assert lines[1] < 1.2 * lines[0], lines
