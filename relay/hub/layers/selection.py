@@ -95,9 +95,9 @@ class LayerSelection:
     @property
     def takes_largest(self) -> bool:
         """Whether all frames of the largest layer can be offered without asking."""
-        return not (
-            self.layers.from_producer or self.restricted or self.choice.target < self.layers.top
-        )
+        choice = self.choice
+        smaller = choice.careful or choice.target < self.layers.top
+        return not (self.layers.from_producer or self.restricted or smaller)
 
     def update_needs(self) -> None:
         """Ask for the layers that are needed now, and for no others."""

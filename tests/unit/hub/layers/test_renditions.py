@@ -14,7 +14,10 @@ import trio
 from attrs import define, field
 from wsproto import events
 
+from relay.hub.flow_control import FlowControlOptions
+from relay.hub.layers.layer_set import LayerSet, StreamLayer
 from relay.hub.layers.renditions import FAILURE_PAUSE
+from relay.hub.layers.selection import LayerSelection
 from relay.renditions.jpeg_header import read_size
 from tests.unit.hub.layers.test_layered_streams import FPS, check_ledger, received
 from tests.unit.hub.test_paced_viewers import DELAY, DistantViewer
@@ -382,3 +385,14 @@ async def test_one_picture_is_made_smaller_at_a_time_when_many_come_at_once(
     await trio.sleep(0.3)
     assert renderer.most_at_work == 1
     assert (await received(viewer))[-1]["layer"] == "320"
+
+
+async def test_a_careful_viewer_is_asked_before_each_picture() -> None:
+    layers = LayerSet([StreamLayer("320", 320), StreamLayer("original", 1280)], from_producer=False)
+    options = FlowControlOptions("latest", None, None, None, None, adapts=True)
+    selection = LayerSelection.begin(layers, 0, options, adapts=True)
+    assert selection.takes_largest
+    choice = selection.choice
+    choice.choose(trio.current_time(), layers.options(), bandwidth=1e9, late=True, period=0.0)
+    assert choice.careful
+    assert not selection.takes_largest
