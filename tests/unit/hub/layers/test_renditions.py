@@ -396,3 +396,18 @@ async def test_a_careful_viewer_is_asked_before_each_picture() -> None:
     choice.choose(trio.current_time(), layers.options(), bandwidth=1e9, late=True, period=0.0)
     assert choice.careful
     assert not selection.takes_largest
+
+
+async def test_what_was_pictures_and_becomes_video_begins_with_a_keyframe_for_old_viewers(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    relay.layers_for_old_clients = False
+    phone, old, _new = await relay.phone(), await relay.viewer(), await relay.viewer(maxWidth=320)
+    picture = Picture(jpeg(1280, 720, 1000))
+    await publish(phone, 0.3, picture)
+    phone = await relay.phone()  # takes the stream over
+    for keyframe in (False, True, False):
+        await phone.send({**picture.frame(), "keyframe": keyframe})
+        await trio.sleep(0.1)
+    frames = await received(old)
+    assert [each.get("keyframe") for each in frames[-3:]] == [None, True, False]
