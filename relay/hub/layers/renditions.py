@@ -67,6 +67,10 @@ class Renditions:
     _size: Size | None = None
     """Of the last picture that was looked at."""
     _look_at: float = field(factory=trio.current_time)
+    """When to look at a picture again."""
+    _is_steady: bool = True
+    """Whether the last picture that was looked at had the size of the one before. Another size
+    changes the layers of the whole audience, so the next look is not taken early."""
     _working: bool = False
     """Whether there is a job that is not done."""
     _failures: int = 0
@@ -106,7 +110,8 @@ class Renditions:
             return None
         picture = _picture(frame)
         if picture is None or _size_of(picture) != self._size:
-            self._look_at = frame.accepted_at
+            if self._is_steady:
+                self._look_at = frame.accepted_at
             return None
         frame.layer = PictureLayer(layers.top, None, indexes)
         self._working = True
@@ -137,7 +142,8 @@ class Renditions:
             self._failures, self._rest_until = 0, trio.current_time() + FAILURE_PAUSE
 
     def _note_size(self, size: Size | None) -> bool:
-        if size == self._size:
+        self._is_steady = size == self._size
+        if self._is_steady:
             return False
         before, self._size = self.layers, size
         smaller = [] if size is None else _layers_below(size)

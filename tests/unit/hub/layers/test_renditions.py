@@ -411,3 +411,21 @@ async def test_what_was_pictures_and_becomes_video_begins_with_a_keyframe_for_ol
         await trio.sleep(0.1)
     frames = await received(old)
     assert [each.get("keyframe") for each in frames[-3:]] == [None, True, False]
+
+
+async def test_pictures_that_change_their_size_all_the_time_change_the_layers_once_a_second(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, viewer = await relay.phone(), await relay.viewer(maxWidth=320)
+    renditions = relay.hub.streams()[0].renditions
+    assert renditions is not None
+    used: list[object] = [None]
+    for number in range(100):
+        width = 1280 if number % 4 in {0, 3} else 640
+        await phone.send(Picture(jpeg(width, 480, 1000)).frame())
+        await trio.sleep(0.05)
+        if renditions.layers is not used[-1]:
+            used.append(renditions.layers)
+    assert 2 <= len(used) <= 1 + 5 + 1
+    assert len(await received(viewer)) > 20
+    check_ledger(relay)
