@@ -294,8 +294,9 @@ class Consumer:
         target = selection.choice.target
         if target != before:
             self._metrics.layer_switches["up" if target > before else "down"] += 1
+        selection.goes_on = frame.is_delta and selection.sent not in {None, chosen}
         self._follow_choice(selection)
-        if not frame.is_delta or selection.sent in {None, chosen}:
+        if selection.sent is None or not selection.goes_on:
             return chosen
         # Deltas go on in their layer; all layers of a picture are keyframes, or none.
         if self.keyframe_requests is not None:

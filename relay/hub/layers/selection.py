@@ -37,6 +37,8 @@ class LayerSelection:
     """Of that picture."""
     sent: int | None = None
     """The layer of the last frame that went out: deltas build on it."""
+    goes_on: bool = False
+    """Whether deltas go on in that layer, though another was chosen, until a keyframe."""
     _needs: frozenset[int] = field(default=frozenset(), init=False)
     """The layers that are asked for."""
 
@@ -101,7 +103,11 @@ class LayerSelection:
 
     def update_needs(self) -> None:
         """Ask for the layers that are needed now, and for no others."""
-        wanted = {self.choice.target, 0} if self.choice.careful else {self.choice.target}
+        wanted = {self.choice.target}
+        if self.choice.careful:
+            wanted.add(0)
+        if self.goes_on and self.sent is not None:
+            wanted.add(self.sent)
         self._need(frozenset(wanted))
 
     def leave(self) -> None:

@@ -529,3 +529,28 @@ async def test_a_choice_takes_no_more_time_with_many_subscriptions(relay: Memory
         lines.append(count.lines)
     assert await received(viewer)
     assert lines[1] < 1.2 * lines[0], lines
+
+
+async def test_a_layer_of_deltas_is_needed_until_a_keyframe_of_the_next_has_come(
+    relay: MemoryRelay,
+) -> None:
+    phone, viewer = await register(relay), DistantViewer(await relay.viewer(), ENDLESS)
+    asked = {"l"}
+
+    async def obey() -> None:
+        nonlocal asked
+        while True:
+            asked = set((await phone.receive_type("status"))["layers"])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        nursery.start_soon(obey)
+        for number in range(10 * FPS):
+            keyframe = number % (8 * FPS) == 0
+            await picture(phone, [each for each in SIZES if each in asked], keyframe=keyframe)
+            await trio.sleep(1 / FPS)
+        nursery.cancel_scope.cancel()
+    seqs = viewer.seqs["front-door"]
+    assert max(after - before for before, after in itertools.pairwise(seqs)) < FPS
+    assert viewer.layers["front-door"][-1] == "h"
+    check_ledger(relay)
