@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Protocol
+from weakref import ref
 
 import trio
 from attrs import define, field
@@ -22,13 +23,21 @@ MAX_REMEMBERED_VIEWERS = 256
 """Users and services whose requests are counted, for each stream."""
 
 
+class RequestedStream(Protocol):
+    """A stream of which keyframes are wanted."""
+
+    stream_id: str
+
+    def notify_producer(self, notice: Notice) -> None:
+        """Tell the producer, if there is one."""
+
+
 @define(eq=False)
 class KeyframeRequests:
     """The requests for keyframes of one stream."""
 
-    _stream_id: str
-    _tell: Callable[[Notice], object]
-    """Tells the producer, if there is one."""
+    _stream: ref[RequestedStream]
+    """It holds this, and is to be freed at once when it is over."""
     _asked_at: float = -math.inf
     _budgets: LRUCache[str, DebtBucket] | None = field(default=None, init=False)
     """By user or service; None before the first request."""
@@ -40,7 +49,9 @@ class KeyframeRequests:
         if now - self._asked_at < MIN_KEYFRAME_INTERVAL or not self._budget(sender).take(1, now):
             return
         self._asked_at = now
-        self._tell(Notice(code="KEYFRAME_WANTED", stream_id=self._stream_id))
+        stream = self._stream()
+        if stream is not None:
+            stream.notify_producer(Notice(code="KEYFRAME_WANTED", stream_id=stream.stream_id))
 
     def _budget(self, sender: str) -> DebtBucket:
         if self._budgets is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import msgspec
 import structlog
@@ -108,7 +109,7 @@ class Stream:
 
     def __attrs_post_init__(self) -> None:
         self.fanout = FanOut(self._metrics, self._totals)
-        self._keyframe_requests = KeyframeRequests(self.stream_id, self._notify_producer)
+        self._keyframe_requests = KeyframeRequests(ref(self))
 
     @property
     def live(self) -> bool:
@@ -439,7 +440,8 @@ class Stream:
                 )
             )
 
-    def _notify_producer(self, notice: Notice) -> None:
+    def notify_producer(self, notice: Notice) -> None:
+        """Tell the producer, if there is one."""
         if self.producer is not None:
             self.producer.tell(notice)
 

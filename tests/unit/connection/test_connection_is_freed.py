@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
+import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.unit.memory import Client, MemoryRelay
@@ -105,3 +107,24 @@ async def test_an_ended_connection_that_sent_an_invalid_message_is_freed_at_once
     client.link.close()
     await wait_all_tasks_blocked()
     assert peer() is None
+
+
+@pytest.mark.usefixtures("_no_garbage_collector")
+@pytest.mark.parametrize("layers", [None, [{"id": "l", "width": 320}, {"id": "h", "width": 640}]])
+async def test_a_stream_that_nobody_watches_any_more_is_freed_at_once(
+    relay: MemoryRelay, layers: list[dict[str, Any]] | None
+) -> None:
+    phone, viewer = await relay.login(), await relay.viewer()
+    await phone.ask({"type": "register", "streamId": "front-door", "layers": layers})
+    for keyframe in (True, False):
+        await phone.send({"type": "video-frame", "data": "QUJD", "keyframe": keyframe})
+        await wait_all_tasks_blocked()
+    stream = weakref.ref(relay.hub.streams()[0])
+    phone.link.close()
+    viewer.link.close()
+    relay.connections.clear()
+    await wait_all_tasks_blocked()
+    relay.hub.change_owner("front-door", None)
+    await trio.sleep(3)  # it counts its viewers for a while
+    assert not relay.hub.streams()
+    assert stream() is None
