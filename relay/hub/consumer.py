@@ -228,6 +228,7 @@ class Consumer:
         frame = frames.get(selection.awaited)
         if frame is None:
             self._miss_awaited(selection)
+            self._take_next_in_time()
             return False
         self._take_awaited(selection)
         return self._send_or_queue(frame)
@@ -285,7 +286,13 @@ class Consumer:
             self._totals.waiting += 1
         else:
             self._count_dropped(Drop.NO_LAYER)
+            self._take_next_in_time()
         return False
+
+    def _take_next_in_time(self) -> None:
+        """Take the next picture for one that was due and does not come in its layer."""
+        if self._frame_rate is not None:
+            self._frame_rate.skip()
 
     def _choose_layer(self, selection: LayerSelection, frame: Frame) -> int:
         """The layer for the picture that begins with this frame."""

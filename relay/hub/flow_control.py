@@ -58,6 +58,10 @@ class Pace:
         self._due = (self._due if on_time else now) + self._period
         return True
 
+    def skip(self) -> None:
+        """Note that the frame that was due last does not go out: then the next one is due."""
+        self._due -= self._period
+
 
 @define(eq=False)
 class Window:

@@ -429,3 +429,15 @@ async def test_pictures_that_change_their_size_all_the_time_change_the_layers_on
     assert 2 <= len(used) <= 1 + 5 + 1
     assert len(await received(viewer)) > 20
     check_ledger(relay)
+
+
+@pytest.mark.parametrize("seconds", [0.005, 0.11, 0.15])
+async def test_a_thinned_viewer_gets_its_rate_of_what_is_made(
+    relay: MemoryRelay, renderer: MemoryRenderer, seconds: float
+) -> None:
+    renderer.seconds = seconds
+    phone, client = await relay.phone(), await relay.viewer(maxWidth=320, maxFps=5)
+    viewer = DistantViewer(client, ENDLESS)
+    await watch(relay, phone, 20, viewer)
+    late = [each for each in viewer.seqs["front-door"] if each > 10 * FPS]
+    assert 0.9 * 5 * 10 <= len(late) <= 5 * 10
