@@ -122,11 +122,12 @@ class Renditions:
         layers, frame = job.layers, job.frame
         wanted = [RENDITION_WIDTHS[index] for index in sorted(job.indexes, reverse=True)]
         frame.keep()
+        made: Mapping[int, bytes] = {}
         try:
             made = await self._renderer.render(job.owner_id, job.picture, wanted)
         finally:
             self._working = False
-        self._note_outcome(failed=not made)
+            self._note_outcome(failed=not made)
         frames = {}
         for index in job.indexes:
             picture = made.get(RENDITION_WIDTHS[index])

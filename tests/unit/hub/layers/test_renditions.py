@@ -310,6 +310,7 @@ async def test_a_renderer_that_breaks_harms_no_stream(
     viewer = DistantViewer(await relay.viewer(maxWidth=320), ENDLESS)
     await watch(relay, phone, 10, viewer)
     assert len(viewer.seqs["front-door"]) >= 5 * FPS
+    assert renderer.tried <= 6  # each time it is logged
 
 
 def delay_tasks(relay: MemoryRelay) -> list[Callable[[], Awaitable[None]]]:
