@@ -321,7 +321,8 @@ class Stream:
                 consumer.close()
             elif sees and consumer not in before:
                 consumer.reopen()
-                consumer.use_layers(self._current_layers, self.seq)
+                if consumer.wants_frames:
+                    consumer.use_layers(self._current_layers, self.seq)
         self._set_audience(tuple(filter(self._serves, self.watchers)))
 
     def continue_with(

@@ -554,3 +554,14 @@ async def test_a_layer_of_deltas_is_needed_until_a_keyframe_of_the_next_has_come
     assert max(after - before for before, after in itertools.pairwise(seqs)) < FPS
     assert viewer.layers["front-door"][-1] == "h"
     check_ledger(relay)
+
+
+async def test_who_waits_for_alerts_only_needs_no_layer(relay: MemoryRelay) -> None:
+    listener = await relay.login()
+    request = {"type": "subscribe", "streamId": "front-door", "consumes": ["alert"]}
+    await listener.ask(request)
+    phone, _viewer = await register(relay), await relay.viewer(layer="h")
+    for _ in range(5 * FPS):
+        await picture(phone, ["h"])
+        await trio.sleep(1 / FPS)
+    assert (await last_status(phone))["layers"] == ["h"]
