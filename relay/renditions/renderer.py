@@ -78,7 +78,7 @@ class _Job:
 
 @define(eq=False)
 class Renderer:
-    """Smaller JPEG pictures, for whoever asks."""
+    """Makes smaller JPEG pictures, for all streams."""
 
     _metrics: Metrics
     _command: Sequence[str] | None
