@@ -246,9 +246,12 @@ class Consumer:
         selection = self._selection
         if self.obstacles & CLOSED or not self._begins(frame):
             return False
+        written = self._send_or_queue(frame)
         if selection is not None and frame.layer is not None:
             selection.seq = frame.seq
-        return self._send_or_queue(frame)
+            if frame.seq <= selection.layers.since:
+                selection.sent = None  # it was of other layers, and nothing here builds on it
+        return written
 
     def _begins(self, frame: Frame) -> bool:
         """Count a picture, and drop it if it is of no use now."""

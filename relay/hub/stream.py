@@ -229,6 +229,8 @@ class Stream:
 
     def _use_layers(self, layers: LayerSet | None, seq: int) -> None:
         """Let the audience choose from these layers of pictures behind `seq`."""
+        if layers is not None:
+            layers.since = seq
         self.fanout.layer_frames.clear()
         for consumer in self.fanout.audience:
             consumer.use_layers(layers, seq)
@@ -339,6 +341,7 @@ class Stream:
             self._picture = LastPicture()
         if layers != self._registered_layers:
             self._register_layers(layers)
+            self._awaiting_keyframe = True  # an encoder of another size begins with one
         self.producer, before = producer, self.metadata
         if metadata != before:
             self._describe(metadata)

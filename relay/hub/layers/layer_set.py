@@ -69,6 +69,8 @@ class LayerSet:
     """Called when a layer is needed that was not, and when one is not needed any more."""
     period: float = 0.0
     """Usual seconds between two pictures; 0 before the second."""
+    since: int = 0
+    """The `seq` of the last picture before the first that comes in these layers."""
     _seq: int = 0
     """Of the last picture."""
     _began_at: float = -math.inf

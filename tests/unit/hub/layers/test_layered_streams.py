@@ -565,3 +565,23 @@ async def test_who_waits_for_alerts_only_needs_no_layer(relay: MemoryRelay) -> N
         await picture(phone, ["h"])
         await trio.sleep(1 / FPS)
     assert (await last_status(phone))["layers"] == ["h"]
+
+
+@pytest.mark.parametrize("layers", [None, [{"id": "l", "width": 320}]])
+async def test_other_layers_begin_with_a_keyframe(relay: MemoryRelay, layers: Any) -> None:
+    phone, viewer = await register(relay), await relay.viewer(layer="h")
+    for keyframe in (True, False):
+        await picture(phone, ["h"], keyframe=keyframe)
+        await trio.sleep(0.1)
+    before = len(await received(viewer))
+    assert before == 2
+    await phone.ask({"type": "register", "streamId": "front-door", "layers": layers})
+    newcomer = await relay.viewer()
+    for number, keyframe in enumerate((False, True, False)):
+        frame = {"type": "video-frame", "timestamp": number, "keyframe": keyframe, "data": "AAAA"}
+        await phone.send(frame)
+        await trio.sleep(0.1)
+    for each, seqs in ((viewer, [4, 5]), (newcomer, [1, 4, 5])):
+        frames = await received(each)
+        assert [frame["seq"] for frame in frames] == seqs
+    check_ledger(relay)
