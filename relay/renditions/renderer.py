@@ -34,6 +34,7 @@ from relay.renditions.worker import PICTURE_CPU_SECONDS
 from relay.renditions.worker_process import (
     Answer,
     LibraryUnusable,
+    RelayStalled,
     RenditionWorker,
     WorkerGone,
     WorkerTooSlow,
@@ -43,6 +44,9 @@ from relay.renditions.worker_process import (
 PICTURE_TIMEOUT = 1.0
 """Seconds for one picture, whether or not the machine gives the worker any CPU time. What the
 worker may use of that is `PICTURE_CPU_SECONDS`, which the kernel watches."""
+MAX_TIMEOUT_DELAY = 0.2
+"""Seconds after the end of that time: if relay notices only later, it stood still itself, and no
+picture is to blame."""
 TURN_TIMEOUT = 2.0
 """Seconds in which a picture's turn has to come; later it is too old for a live view."""
 MAX_WAITING_PICTURES, MAX_WAITING_PICTURES_OF_OWNER = 8, 2
@@ -233,6 +237,9 @@ class Renderer:
         """Ban the owner of the picture when the worker fails at it."""
         try:
             yield
+        except RelayStalled:
+            job.outcome = RenditionOutcome.UNAVAILABLE
+            raise
         except WorkerGone as problem:
             too_slow = isinstance(problem, WorkerTooSlow)
             job.outcome = RenditionOutcome.KILLED if too_slow else RenditionOutcome.CRASHED
@@ -259,6 +266,8 @@ class Renderer:
 
 async def _ask(worker: RenditionWorker, job: _Job) -> Answer:
     """Have the worker make the pictures; `WorkerGone`."""
-    with trio.move_on_after(PICTURE_TIMEOUT):
+    with trio.move_on_after(PICTURE_TIMEOUT) as scope:
         return await worker.render(job.picture, job.size, job.sizes)
+    if trio.current_time() > scope.deadline + MAX_TIMEOUT_DELAY:
+        raise RelayStalled("relay stood still while it made a picture")
     raise WorkerTooSlow(f"it took longer than {PICTURE_TIMEOUT:g} s")

@@ -41,6 +41,10 @@ class WorkerTooSlow(WorkerGone):
     """The worker took too long for a picture."""
 
 
+class RelayStalled(WorkerGone):
+    """relay itself did nothing for so long that nobody knows how long the worker took."""
+
+
 class LibraryUnusable(Exception):
     """simplejpeg is there, and the worker cannot import it."""
 

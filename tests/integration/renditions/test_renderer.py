@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -218,6 +219,23 @@ async def test_a_hanging_worker_costs_one_picture_and_its_owner_the_renditions(
         assert not bench.can_render("ana")
         assert await bench.render("ana") == {}
         assert bench.count(RenditionOutcome.BANNED) == 1
+
+
+async def test_nobody_is_to_blame_when_relay_stood_still(
+    workers: list[trio.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderer_module, "PICTURE_TIMEOUT", 0.05)
+    async with open_bench() as bench:
+        assert await bench.render("ana")
+        workers[0].send_signal(signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.render, "ana")
+            await trio.testing.wait_all_tasks_blocked()
+            time.sleep(0.5)  # noqa: ASYNC251 (that is the point)
+        monkeypatch.undo()
+        assert bench.count(RenditionOutcome.UNAVAILABLE) == 1
+        await bench.until_can_render("ana")
+        assert await bench.render("ana")
 
 
 async def test_a_ban_ends(workers: list[trio.Process], monkeypatch: pytest.MonkeyPatch) -> None:
