@@ -38,6 +38,11 @@ CLOSED, NEEDS_KEYFRAME, THINNED, WINDOWED, PACED, PROBE_DUE, LAYERED = 1, 2, 4, 
 """Why not every frame may be written as soon as the connection is idle: bits, so that one look
 tells that there is no reason, as it nearly always is."""
 
+MAX_FRESHER_WAIT, FRESHER_TOLERANCE = 0.02, 0.004
+"""Seconds for which a free link waits for a newer picture than the one that it could carry now, and
+by which that may be late."""
+INTERVAL_WEIGHT, MAX_INTERVAL = 0.2, 1.0
+"""Of the newest time between two pictures in the usual one, and the longest that counts."""
 MAX_PICTURES_BEHIND = 3
 """Pictures by which the first frame may be older than the latest one."""
 
@@ -88,6 +93,10 @@ class Consumer:
     """Of the connection; None for one that must miss no frame."""
     _queue_seconds: float = MAX_QUEUE_SECONDS
     """Time that its frames may wait at the narrow place of the link."""
+    _offered_at: float = -math.inf
+    """When a frame last came that could be sent."""
+    _interval: float = 0.0
+    """Usual seconds between two of these, while the link is not calm."""
     _byte_rate: float = 0.0
     _sent_at: float = 0.0
     """When that was reckoned."""
@@ -350,6 +359,8 @@ class Consumer:
             self.obstacles &= ~LAYERED
 
     def _send_or_queue(self, frame: Frame) -> bool:
+        if self.obstacles & PACED:
+            self._note_offered()
         if not self._continues_layer(frame):
             self._drop(frame, Drop.UNDECODABLE)
             self._ask_for_keyframe()
@@ -582,10 +593,28 @@ class Consumer:
         now, queue_seconds = trio.current_time(), self._queue_seconds
         if self._waiting.discardable if frame is None else frame.is_discardable:
             queue_seconds = MAX_QUEUE_SECONDS  # what may queue is for those that others build on
-        if pacer.may_send(now, queue_seconds):
-            return True
-        self.outlet.recheck_at(pacer.room_at(now, queue_seconds))
-        return False
+        if not pacer.may_send(now, queue_seconds):
+            self.outlet.recheck_at(pacer.room_at(now, queue_seconds))
+            return False
+        if frame is None and self._is_newer_due(now):
+            self.outlet.recheck_at(self._offered_at + self._interval + FRESHER_TOLERANCE)
+            return False
+        return True
+
+    def _is_newer_due(self, now: float) -> bool:
+        """Whether the picture that waits is soon replaced by a newer one, for which a link that
+        carries fewer than there are should wait."""
+        if not self._waiting.count or self._queue_seconds > MAX_QUEUE_SECONDS:
+            return False  # where frames build on one another, none is replaced
+        wait = self._offered_at + self._interval - now
+        return 0 < wait <= min(MAX_FRESHER_WAIT, self._interval / 2)
+
+    def _note_offered(self) -> None:
+        """Note that a frame has come that could be sent."""
+        now = trio.current_time()
+        interval, self._offered_at = min(now - self._offered_at, MAX_INTERVAL), now
+        weight = INTERVAL_WEIGHT if self._interval else 1.0
+        self._interval += (interval - self._interval) * weight
 
     def _ask_for_keyframe(self) -> None:
         """Ask for what can be decoded, as soon as it can be sent. A consumer that wants fewer
