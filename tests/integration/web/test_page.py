@@ -240,10 +240,10 @@ def test_the_slowest_links_are_first(
         rows = operator.page.get_by_role("row", name=re.compile("^#"))
         expect(rows).to_have_text(
             [
-                "#52 streams8 kbit/s41 ms0 KiB2",
-                "#3front-door240 kbit/s41 ms16 KiB1",
-                f"#2front-door{dash * 3}1",
-                f"#1front-doorenough2 ms{dash}1",
+                f"#52 streams{dash}8 kbit/s41 ms0 KiB2",
+                f"#3front-door{dash}240 kbit/s41 ms16 KiB1",
+                f"#2front-door{dash * 4}1",
+                f"#1front-door{dash}enough2 ms{dash}1",
             ]
         )
 
