@@ -604,7 +604,9 @@ class Consumer:
     def _is_newer_due(self, now: float) -> bool:
         """Whether the picture that waits is soon replaced by a newer one, for which a link that
         carries fewer than there are should wait."""
-        if not self._waiting.count or self._queue_seconds > MAX_QUEUE_SECONDS:
+        if not self._waiting.count or self.outlet.is_shared:
+            return False  # else the streams of those who are asked first would have more turns
+        if self._queue_seconds > MAX_QUEUE_SECONDS:
             return False  # where frames build on one another, none is replaced
         wait = self._offered_at + self._interval - now
         return 0 < wait <= min(MAX_FRESHER_WAIT, self._interval / 2)

@@ -179,6 +179,11 @@ class Outlet:
             self._paced.append(source)
         return self.pacer
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several paced sources take turns."""
+        return len(self._paced) > 1
+
     def count_paced(self, size: int, now: float) -> None:
         """Count the bytes of a paced frame that was sent."""
         self._paced_rate = self.paced_rate(now) + size / RATE_SECONDS
