@@ -38,9 +38,9 @@ CLOSED, NEEDS_KEYFRAME, THINNED, WINDOWED, PACED, PROBE_DUE, LAYERED = 1, 2, 4, 
 """Why not every frame may be written as soon as the connection is idle: bits, so that one look
 tells that there is no reason, as it nearly always is."""
 
-MAX_FRESHER_WAIT, FRESHER_TOLERANCE = 0.02, 0.004
+MAX_FRESHER_WAIT, FRESHER_TOLERANCE = 0.02, 0.012
 """Seconds for which a free link waits for a newer picture than the one that it could carry now, and
-by which that may be late."""
+by which that may be late: a smaller one takes time to be made."""
 INTERVAL_WEIGHT, MAX_INTERVAL = 0.2, 1.0
 """Of the newest time between two pictures in the usual one, and the longest that counts."""
 MAX_PICTURES_BEHIND = 3
@@ -94,7 +94,7 @@ class Consumer:
     _queue_seconds: float = MAX_QUEUE_SECONDS
     """Time that its frames may wait at the narrow place of the link."""
     _offered_at: float = -math.inf
-    """When a frame last came that could be sent."""
+    """When the last frame that could be sent was accepted."""
     _interval: float = 0.0
     """Usual seconds between two of these, while the link is not calm."""
     _byte_rate: float = 0.0
@@ -360,7 +360,7 @@ class Consumer:
 
     def _send_or_queue(self, frame: Frame) -> bool:
         if self.obstacles & PACED:
-            self._note_offered()
+            self._note_offered(frame)
         if not self._continues_layer(frame):
             self._drop(frame, Drop.UNDECODABLE)
             self._ask_for_keyframe()
@@ -596,27 +596,29 @@ class Consumer:
         if not pacer.may_send(now, queue_seconds):
             self.outlet.recheck_at(pacer.room_at(now, queue_seconds))
             return False
-        if frame is None and self._is_newer_due(now):
-            self.outlet.recheck_at(self._offered_at + self._interval + FRESHER_TOLERANCE)
+        if frame is None and now < (newer_until := self._newer_until(now)):
+            self.outlet.recheck_at(newer_until)
             return False
         return True
 
-    def _is_newer_due(self, now: float) -> bool:
-        """Whether the picture that waits is soon replaced by a newer one, for which a link that
-        carries fewer than there are should wait."""
-        if not self._waiting.count or self.outlet.is_shared:
-            return False  # else the streams of those who are asked first would have more turns
-        if self._queue_seconds > MAX_QUEUE_SECONDS:
-            return False  # where frames build on one another, none is replaced
-        wait = self._offered_at + self._interval - now
-        return 0 < wait <= min(MAX_FRESHER_WAIT, self._interval / 2)
+    def _newer_until(self, now: float) -> float:
+        """Until when a link that carries fewer pictures than there are should wait, since the one
+        that waits is soon replaced by a newer one; -inf if not at all."""
+        if not (self._waiting.count and self._interval) or self.outlet.is_shared:
+            return -math.inf  # else the streams of those who are asked first would have more turns
+        due = self._offered_at + self._interval
+        is_soon = due - now <= min(MAX_FRESHER_WAIT, self._interval / 2)
+        # Where frames build on one another, none is replaced.
+        stands_alone = self._queue_seconds <= MAX_QUEUE_SECONDS
+        return due + FRESHER_TOLERANCE if is_soon and stands_alone else -math.inf
 
-    def _note_offered(self) -> None:
+    def _note_offered(self, frame: Frame) -> None:
         """Note that a frame has come that could be sent."""
-        now = trio.current_time()
-        interval, self._offered_at = min(now - self._offered_at, MAX_INTERVAL), now
-        weight = INTERVAL_WEIGHT if self._interval else 1.0
-        self._interval += (interval - self._interval) * weight
+        interval = frame.accepted_at - self._offered_at
+        self._offered_at = frame.accepted_at
+        if interval < MAX_INTERVAL:
+            weight = INTERVAL_WEIGHT if self._interval else 1.0
+            self._interval += (interval - self._interval) * weight
 
     def _ask_for_keyframe(self) -> None:
         """Ask for what can be decoded, as soon as it can be sent. A consumer that wants fewer
@@ -666,9 +668,10 @@ class Consumer:
             self._window.sent(frame.seq)
         pacer = self._pacer
         if pacer is not None and (probed or not pacer.calm):
-            self._byte_rate = self._byte_rate_at(now) + size / RATE_SECONDS
-            self._sent_at = now
-            self.outlet.count_paced(size, now)
+            if self.outlet.is_shared:
+                self._byte_rate = self._byte_rate_at(now) + size / RATE_SECONDS
+                self._sent_at = now
+                self.outlet.count_paced(size, now)
             calm = pacer.calm
             token = frame.token if probed else None
             pacer.frame_sent(token, size, now, frame.accepted_at)
@@ -677,7 +680,8 @@ class Consumer:
                 self.outlet.tell_paced()
 
     def _byte_rate_at(self, now: float) -> float:
-        """The bytes a second that it sends, about, while the link is not calm."""
+        """The bytes a second that it sends, about, while the link is not calm and others share
+        it."""
         return decayed(self._byte_rate, now - self._sent_at)
 
     def look_at_link(self, now: float) -> None:
@@ -685,7 +689,7 @@ class Consumer:
         to go with a probe."""
         pacer = self._pacer
         if pacer is None or not pacer.calm:
-            self.look_at = now + CALM_PROBE_INTERVAL
+            self.look_at = now  # the same number for all, which takes no memory
         elif pacer.notices_delay(now):
             self.outlet.tell_paced()
         else:
