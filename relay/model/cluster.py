@@ -1,0 +1,92 @@
+"""Nodes of a cluster, and the streams that are live on them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import frozen
+
+from relay.protocol.messages import StreamStatus
+
+ClaimOutcome = Literal["new", "kept", "moved", "superseded", "taken", "too_many"]
+"""What became of a claim. `new`: the stream was not live. `kept`: this node had it already.
+`moved`: another node had it. The others are refusals: a connection that was accepted later produces
+the stream, another user owns it, or the user has too many live streams."""
+
+
+@frozen
+class Node:
+    """A relay process that serves clients together with others on the same database."""
+
+    node_id: str
+    """Chosen at random at each start."""
+    machine: str
+    """The same for all nodes of one parent process."""
+    address: str | None
+    """`HOST:PORT` for nodes of other machines; None: they cannot reach it."""
+    socket: str | None
+    """The path of a Unix socket for nodes of the same machine."""
+    certificate: str
+    """In PEM; self-signed, made at the start."""
+    version: str
+    draining: bool = False
+    """Whether it is about to leave, and takes no new streams."""
+
+
+@frozen
+class LiveStream:
+    """A stream that a node of the cluster has."""
+
+    stream_id: str
+    owner_id: str
+    node_id: str
+    term: int
+    """Grows with each change of the node: of two that think they have a stream, the one with the
+    larger term is right."""
+    epoch: int
+    status: StreamStatus
+    """Never `offline`."""
+    metadata: dict[str, Any] | None = None
+
+
+@frozen
+class ClaimRequest:
+    """A connection asks to produce a stream."""
+
+    stream_id: str
+    user_id: str
+    by_session: bool
+    """Whether the user came with a session of Better Auth."""
+    connection: int
+    """Its number on this node, which grows with each one accepted."""
+    accepted_at: float
+    """When it was accepted, by `time.monotonic`."""
+    metadata: dict[str, Any] | None = None
+    most: int | None = None
+    """Live streams that the user may have, this one among them; None: any number."""
+    replaced: str | None = None
+    """A stream that the connection gives up for this one, which does not count."""
+
+
+@frozen
+class StreamClaim:
+    """The answer to a `ClaimRequest`."""
+
+    stream_id: str
+    outcome: ClaimOutcome
+    owner_id: str
+    term: int = 0
+    """0 in a refusal, as `epoch`."""
+    epoch: int = 0
+    before: str | None = None
+    """The node that had the stream, where it `moved`."""
+
+
+@frozen
+class HeldStream:
+    """A live stream as its own node knows it, to be written again where the row is lost."""
+
+    stream: LiveStream
+    connection: int
+    accepted_at: float
+    """As in `ClaimRequest`."""
