@@ -77,7 +77,8 @@ def test_the_demo_shows_video_at_each_pace_and_alerts_and_leaves_nothing(folder:
     assert fast[MISSED] < fast[FRAMES] / 4
     slow = row(output, "1 Mbit/s viewer")
     assert slow[FRAMES] >= 3
-    assert slow[MISSED] > slow[FRAMES]
+    # With smaller pictures it gets about half of them.
+    assert slow[MISSED] > max(fast[MISSED], slow[FRAMES] / 3)
     assert slow[MEGABITS] < 1.05
     (raised,) = row(output, "alert service")
     assert raised - 1 <= fast[ALERTS] <= raised

@@ -111,7 +111,8 @@ def test_frames_are_fresh_in_spite_of_jitter(
     ages = sorted(each.arrived - each.sent for each in sent_after(deliveries, start))
     assert ages[len(ages) // 2] <= 1.5 * (seconds + delay + jitter)
     # A frame that is hardly longer than the jitter cannot be sent just in time.
-    assert throughput(deliveries, start, end) > 0.8 * rate * MBIT * min(
+    last = rate * MBIT * seconds / (end - start)  # a frame more or less may end in that time
+    assert throughput(deliveries, start, end) + last > 0.8 * rate * MBIT * min(
         1, seconds / (2 * jitter + 0.01)
     )
 
