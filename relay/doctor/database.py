@@ -60,8 +60,8 @@ FIX_CONNECTION = (
     " firewalls and pg_hba.conf allow relay to connect"
 )
 FIX_PRIVILEGES = (
-    "grant the role of database_url USAGE on the schema relay and all its sequences, and SELECT,"
-    " INSERT, UPDATE and DELETE on all its tables"
+    "grant the role of database_url USAGE on the schema relay, USAGE and UPDATE on all its"
+    " sequences, and SELECT, INSERT, UPDATE and DELETE on all its tables"
 )
 FIX_TABLES = "run `relay db migrate` as a role that owns the database"
 

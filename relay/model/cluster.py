@@ -8,10 +8,13 @@ from attrs import frozen
 
 from relay.protocol.messages import StreamStatus
 
-ClaimOutcome = Literal["new", "kept", "moved", "superseded", "taken", "too_many"]
+ClaimOutcome = Literal[
+    "new", "kept", "moved", "superseded", "taken", "too_many", "rejected", "forbidden"
+]
 """What became of a claim. `new`: the stream was not live. `kept`: this node had it already.
 `moved`: another node had it. The others are refusals: a connection that was accepted later produces
-the stream, another user owns it, or the user has too many live streams."""
+the stream, another user owns it, the user has too many live streams, the database cannot store the
+id or the metadata, or its role may not write who owns the stream."""
 
 
 @frozen
@@ -41,8 +44,8 @@ class LiveStream:
     owner_id: str
     node_id: str
     term: int
-    """Grows with each change of the node: of two that think they have a stream, the one with the
-    larger term is right."""
+    """Grows with each change of the node, also where the row was gone meanwhile: of two that think
+    they have a stream, the one with the larger term is right."""
     epoch: int
     status: StreamStatus
     """Never `offline`."""
@@ -75,6 +78,7 @@ class StreamClaim:
     stream_id: str
     outcome: ClaimOutcome
     owner_id: str
+    """Empty where it is not known: `rejected` and `forbidden`."""
     term: int = 0
     """0 in a refusal, as `epoch`."""
     epoch: int = 0
@@ -90,3 +94,25 @@ class HeldStream:
     connection: int
     accepted_at: float
     """As in `ClaimRequest`."""
+
+
+@frozen
+class NodeBeat:
+    """The answer to a sign of life of a node."""
+
+    nodes: list[Node]
+    """Those that live, this one among them, by their ids."""
+    is_new: bool
+    """Whether this one was not known: at its first sign of life, or since the tables were emptied
+    or it was thought dead; its streams have to be restored."""
+
+
+@frozen
+class StreamNews:
+    """What may have changed in the cluster; a hint to look, which anybody may have forged."""
+
+    stream_ids: frozenset[str] = frozenset()
+    everything: bool = False
+    """Whether any stream may have changed."""
+    nodes: bool = False
+    """Whether a node has come, gone, or changed what it says of itself."""

@@ -27,6 +27,11 @@ class VisibleStreams:
     prefixes: tuple[str, ...]
     """All streams whose ids begin with one of them are visible."""
 
+    @property
+    def prefix_ends(self) -> list[str]:
+        """For each prefix the first text behind all that begin with it, bytewise."""
+        return [each[:-1] + chr(ord(each[-1]) + 1) for each in self.prefixes]
+
     def covers(self, stream_id: str, owner_id: str) -> bool:
         return (
             self.everything

@@ -35,7 +35,11 @@ NEEDED = """
         ('deleted_owners', 'select delete'),
         ('operator_requests', 'select insert update delete'),
         ('audit', 'select insert update delete'), -- `for update` needs update, too
-        ('webhooks', 'select update')
+        ('webhooks', 'select update'),
+        ('nodes', 'select insert update delete'), -- these four in a cluster
+        ('live_streams', 'select insert update delete'),
+        ('claim_locks', 'select update'),
+        ('epochs', 'usage update')
     )
 """
 """The rights that `relay serve` needs; commands that make tokens or grants need more."""

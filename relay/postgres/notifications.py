@@ -1,16 +1,19 @@
-"""Notifications of the database: what changed about sessions and services, and new alerts.
+"""Notifications of the database: what changed about sessions and services, new alerts, and what
+changed in the cluster.
 
 Triggers (migration 0003, `triggers.py`) notify with `KIND:ID`, or with `everything` where that
-would be too much; migration 0005 notifies of alerts with the greatest id. A connection of its own
-listens, without a thread: its socket is waited for like any other. `probe` tries whether
+would be too much; migration 0005 notifies of alerts with the greatest id, and migration 0016 of
+live streams with `streams:ID,ID`, of nodes with `node:ID`, or with `everything`. A connection of
+its own listens, without a thread: its socket is waited for like any other. `probe` tries whether
 notifications arrive at all, since a PgBouncer in between swallows them.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import cast, get_args
 
@@ -20,13 +23,19 @@ from attrs import define, field
 from psycopg import sql
 
 from relay.model.change import EVERYTHING, Change, ChangeKind
+from relay.model.cluster import StreamNews
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.database import Connection, Database
+from relay.protocol.messages import STREAM_ID_PATTERN
 
-CHANGE_CHANNEL, ALERT_CHANNEL = "relay_changes", "relay_alerts"
+CHANGE_CHANNEL, ALERT_CHANNEL, STREAM_CHANNEL = "relay_changes", "relay_alerts", "relay_streams"
 PROBE_PREFIX = "echo"
 PROBE_TIMEOUT = 3.0
 """Seconds in which a notification of our own must arrive."""
+MAX_NEWS_IDS = 1000
+"""Stream ids of one `StreamNews`; where there are more, everything may have changed."""
+
+_STREAM_ID = re.compile(STREAM_ID_PATTERN)
 
 
 @define(eq=False)
@@ -56,6 +65,20 @@ class ChangeNotifications:
         """Receive changes from now on; `StoreUnavailable` when that is not possible."""
         async with _open_listener(CHANGE_CHANNEL, self._address) as listener:
             yield ChangeNotificationListener(listener, self._database)
+
+
+@define(eq=False)
+class StreamNotifications:
+    """Notifications of live streams and nodes."""
+
+    _address: DatabaseAddress
+    """To listen at; no PgBouncer may be in between."""
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[StreamNewsListener]:
+        """Receive news from now on; `StoreUnavailable` when that is not possible."""
+        async with _open_listener(STREAM_CHANNEL, self._address) as listener:
+            yield StreamNewsListener(listener)
 
 
 @define(eq=False)
@@ -106,6 +129,24 @@ class ChangeNotificationListener:
         return self._probe_arrived.is_set()
 
 
+@define(eq=False)
+class StreamNewsListener:
+    """A connection that listens for news of live streams and nodes."""
+
+    _listener: NotificationListener
+
+    async def receive(self) -> StreamNews:
+        """Wait for the next news; `StoreUnavailable` when the connection is lost.
+
+        Anybody who may connect to the database can have sent them. What nobody of relay sends is
+        ignored.
+        """
+        while True:
+            news = _stream_news(await self._listener.receive())
+            if news != StreamNews():
+                return news
+
+
 @asynccontextmanager
 async def _open_listener(
     channel: str, address: DatabaseAddress
@@ -150,3 +191,15 @@ def _change(payload: str) -> Change:
     if id_ and kind in get_args(ChangeKind):
         return Change(cast("ChangeKind", kind), id_)
     return EVERYTHING  # a newer trigger may tell of kinds that this relay does not know
+
+
+def _stream_news(payloads: Iterable[str]) -> StreamNews:
+    stream_ids: set[str] = set()
+    everything = nodes = False
+    for payload in payloads:
+        kind, _, rest = payload.partition(":")
+        if kind == "streams" and not everything:
+            stream_ids.update(each for each in rest.split(",") if _STREAM_ID.match(each))
+        nodes = nodes or kind == "node"
+        everything = everything or payload == "everything" or len(stream_ids) > MAX_NEWS_IDS
+    return StreamNews(frozenset() if everything else frozenset(stream_ids), everything, nodes)

@@ -12,12 +12,18 @@ from relay.postgres.address import DatabaseAddress
 from relay.postgres.database import Database, open_database
 from relay.postgres.embedded.embedded import open_embedded
 from relay.postgres.migrate import pending
-from relay.postgres.notifications import AlertNotifications, ChangeNotifications
+from relay.postgres.notifications import (
+    AlertNotifications,
+    ChangeNotifications,
+    StreamNotifications,
+)
 from relay.postgres.tables.alerts.alert_bytes import AlertBytes, ByteLimits
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.audit import AuditTable
 from relay.postgres.tables.grants import Grants
+from relay.postgres.tables.live_streams import LiveStreamTable
+from relay.postgres.tables.nodes import NodeTable
 from relay.postgres.tables.operator_requests import OperatorRequests
 from relay.postgres.tables.service_tokens import ServiceTokenTable
 from relay.postgres.tables.sessions.application_users import ApplicationUsers
@@ -54,6 +60,8 @@ class Store:
     grants: Grants
     streams: StreamTable
     stream_ownership: StreamOwnershipTable
+    live_streams: LiveStreamTable
+    nodes: NodeTable
     operator_requests: OperatorRequests
     alerts: AlertTable
     alert_pruner: AlertPruner
@@ -61,6 +69,7 @@ class Store:
     audit: AuditTable
     changes: ChangeNotifications
     alert_notifications: AlertNotifications
+    stream_notifications: StreamNotifications
     triggers: SessionTriggers | NoTriggers
 
 
@@ -87,6 +96,8 @@ async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIte
                 database,
                 sessions.tables.user if isinstance(sessions, BetterAuthSessions) else None,
             ),
+            live_streams=LiveStreamTable(database),
+            nodes=NodeTable(database),
             operator_requests=OperatorRequests(database),
             alerts=AlertTable(database, AlertBytes(limits)),
             alert_pruner=AlertPruner(database, limits),
@@ -94,6 +105,7 @@ async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIte
             audit=AuditTable(database),
             changes=ChangeNotifications(database, listen_address),
             alert_notifications=AlertNotifications(listen_address),
+            stream_notifications=StreamNotifications(listen_address),
             triggers=triggers,
         )
 

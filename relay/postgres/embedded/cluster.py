@@ -49,7 +49,7 @@ INITDB_STOP_STEPS = ((signal.SIGTERM, 2.0),)
 POSTGRES_SETTINGS = {
     "listen_addresses": "",
     "port": "5432",
-    "max_connections": "50",
+    "max_connections": "200",  # of several processes: each takes its pool and two that listen
     "shared_buffers": "32MB",
     "max_wal_size": "256MB",
     "max_parallel_workers": "0",

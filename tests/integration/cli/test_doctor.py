@@ -159,13 +159,14 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
     found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
     assert found["tables"].said == (
         "this role may not use alert_byte_changes, alert_bytes, alert_order, alerts, audit,"
-        " deleted_owners, operator_requests, raised_alerts, streams, webhooks"
+        " claim_locks, deleted_owners, epochs, live_streams, nodes, operator_requests,"
+        " raised_alerts, streams, webhooks"
     )
     assert "DELETE" in found["tables"].do
     with psycopg.connect(postgres_url) as connection:
         connection.execute(
             sql.SQL(
-                "grant usage on all sequences in schema relay to {0};"
+                "grant usage, update on all sequences in schema relay to {0};"
                 " grant select, insert, update, delete on all tables in schema relay to {0}"
             ).format(role)
         )
@@ -189,7 +190,9 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
                 " grant insert, update, delete on relay.operator_requests to {0};"
                 " grant insert, delete on relay.alerts to {0};"
                 " grant insert, update, delete on relay.audit to {0};"
-                " grant update on relay.webhooks to {0};"
+                " grant update on relay.webhooks, relay.claim_locks to {0};"
+                " grant insert, update, delete on relay.nodes, relay.live_streams to {0};"
+                " grant usage, update on sequence relay.epochs to {0};"
                 ' grant select on "user", session to {0}'
             ).format(role)
         )

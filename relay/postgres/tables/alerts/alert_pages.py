@@ -84,7 +84,7 @@ class Scope:
             "owner_id": visible.owner_id,
             "stream_ids": list(visible.stream_ids),
             "prefixes": list(visible.prefixes),
-            "prefix_ends": [each[:-1] + chr(ord(each[-1]) + 1) for each in visible.prefixes],
+            "prefix_ends": visible.prefix_ends,
         }
         return cls(stream_id, visible.everything, values)
 
