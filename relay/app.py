@@ -21,10 +21,12 @@ from relay.concurrency.activity import Activity
 from relay.concurrency.alarms import Alarms
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
 from relay.connection.context import ConnectionContext, SessionContext, Timing
+from relay.connection.local_claims import LocalClaims
 from relay.errors import ConfigError, StoppedAtOnce
 from relay.guard.guard import Guard
 from relay.hub.frames.frame_budget import FrameBudget
 from relay.hub.hub import Hub
+from relay.hub.stream_page import StreamLists
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics
 from relay.operators.setup import OperatorParts
@@ -177,6 +179,7 @@ def _make_server(
     api = Api(
         auth.login,
         hub,
+        StreamLists(hub, None),
         alerts.intake,
         store.alerts,
         limits,
@@ -208,7 +211,7 @@ def _make_server(
     http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
     sessions = SessionContext(
         hub,
-        operators.owners,
+        LocalClaims(operators.owners),
         alerts.intake,
         store.alerts,
         auth.session_watch,

@@ -108,6 +108,18 @@ class LinkHistograms:
 
 
 @define(eq=False)
+class HopMetrics:
+    """What crosses from node to node, apart from what viewers get."""
+
+    frames: Counter[str] = field(factory=Counter)
+    """Frames that came from other nodes, `received`, and those that did not, `lost`."""
+    takes: Counter[str] = field(factory=Counter)
+    """Streams taken over from other nodes, by outcome: `continued` or `renewed`."""
+    sent: Metrics = field(factory=lambda: Metrics())  # noqa: PLW0108 - it comes below
+    """What a consumer counts, of those that are other nodes."""
+
+
+@define(eq=False)
 class Metrics:
     """Totals since the start, and what is open now."""
 
@@ -136,6 +148,8 @@ class Metrics:
     """Since when stored alerts cannot be read to be delivered, by Trio's clock."""
     webhook_alerts: Counter[str] = field(factory=Counter)
     """By the outcome of an attempt."""
+    hop: HopMetrics | None = None
+    """None where there are no other nodes."""
     limits_hit: Counter[Limit] = field(factory=Counter)
     layer_switches: Counter[str] = field(factory=Counter)
     """By direction, `up` or `down`."""

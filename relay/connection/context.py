@@ -14,8 +14,11 @@ from relay.concurrency.alarms import Alarms
 from relay.guard.client_address import ClientAddress
 from relay.guard.guard import Guard, SessionLimits
 from relay.hub.hub import Hub
+from relay.hub.remote import Epoch
+from relay.hub.stream_page import AllStreams, StreamLists
 from relay.metrics import Metrics
 from relay.model.alert import History, NewAlert, StoredAlert
+from relay.model.cluster import ClaimOutcome, ClaimRequest
 from relay.model.identity import Identity
 from relay.transport.budget import Budget
 from relay.transport.stream import FrameStream
@@ -33,13 +36,35 @@ class Watch(Protocol):
         """Read the session again at once."""
 
 
-class StreamOwners(Protocol):
-    """The owner of each stream: the first user who registered its id."""
+@frozen
+class Claimed:
+    """Whether a connection may produce a stream."""
 
-    async def claim(self, stream_id: str, user_id: str, *, by_session: bool) -> str:
-        """The owner of a stream, which becomes `user_id` if it has none; `StoreUnavailable`.
+    owner_id: str
+    """The first user who registered the id, until an operator decides otherwise."""
+    outcome: ClaimOutcome
+    epoch: Epoch | None = None
+    """In which it begins or goes on, where there are other nodes."""
+    before: str | None = None
+    """The node that had it, if it is another one."""
 
-        `by_session`: whether the user came with a session of Better Auth."""
+
+class StreamClaims(Protocol):
+    """Who may produce which stream."""
+
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        """The answer to a connection that registers a stream, which belongs to its user from now on
+        if it had no owner; `StoreUnavailable`, `StoreRejects`."""
+
+    def settle(self, stream_id: str) -> object:
+        """Note that the answer has been made use of, or will not be."""
+
+
+class StreamDirectory(AllStreams, Protocol):
+    """The live streams of all nodes."""
+
+    async def find(self, stream_id: str) -> object:
+        """Let the hub know of a stream that may be live on another node; takes a moment at most."""
 
 
 class AlertStore(Protocol):
@@ -71,7 +96,7 @@ class SessionContext:
     """What sessions work with, and the limits on each."""
 
     hub: Hub
-    owners: StreamOwners
+    claims: StreamClaims
     alerts: AlertStore
     history: AlertHistory
     watch: Watch
@@ -81,6 +106,13 @@ class SessionContext:
     limits: SessionLimits = field(factory=SessionLimits)
     layers_for_old_clients: bool = True
     """Whether a consumer that says nothing of layers gets smaller ones on a slow link."""
+    directory: StreamDirectory | None = None
+    """None where there are no other nodes."""
+
+    @property
+    def lists(self) -> StreamLists:
+        """Lists the live streams of all nodes."""
+        return StreamLists(self.hub, self.directory)
 
 
 @frozen

@@ -247,7 +247,7 @@ class Inbox:
                 await self._store_queue.add(for_store)
 
     def _has_to_queue(self, request: ClientMessage) -> bool:
-        if isinstance(request, QUEUED):
+        if isinstance(request, QUEUED) or self._session.has_to_ask(request):
             return True
         queue, held_up_by = self._store_queue, HELD_UP_BY.get(type(request))
         return bool(queue) if held_up_by is None else queue.has(held_up_by)

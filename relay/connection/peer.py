@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import structlog
@@ -53,6 +54,8 @@ class Peer:
     """The address of the client, as far as it is known."""
     codec: Codec = JSON_CODEC
     """The encoding of its messages."""
+    accepted_at: float = field(factory=time.monotonic)
+    """When it was accepted, by the clock of all processes of this machine."""
     takes_parts: bool = False
     """Whether it takes a long message as several `part` messages."""
     mailbox: Mailbox = field(init=False)

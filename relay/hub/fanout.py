@@ -116,6 +116,12 @@ class FanOut:
         if self.behind_latest:
             consumer.skip_to_keyframe()
 
+    def begin_with(self, frame: Frame) -> None:
+        """Keep a frame that another node has given to the audience, for newcomers."""
+        if self.keyframe is None:
+            self.keyframe, self.behind_latest = frame, frame.keyframe is not None
+            frame.keep()
+
     def forget_frames(self) -> None:
         """Forget the latest frames, so that new consumers get none of them."""
         self.keyframe, self.behind_latest = None, False

@@ -20,11 +20,19 @@ from relay.hub.ledger import Totals
 from relay.hub.live_streams import LiveStreams
 from relay.hub.observers import Observers, is_wide
 from relay.hub.peer import HubPeer, Producer
+from relay.hub.remote import Epoch, LocalOnly, RemoteState, RemoteStreams
 from relay.hub.stream import Stream
 from relay.metrics import Metrics
 from relay.model import permissions
 from relay.model.identity import Identity
-from relay.protocol.messages import AlertEvent, Layer, Metadata, StreamStatus, now_ms
+from relay.protocol.messages import (
+    AlertEvent,
+    Layer,
+    Metadata,
+    Status,
+    StreamStatus,
+    now_ms,
+)
 from relay.protocol.reports import FiguresReport, FrameCounts, StreamCounts
 
 COUNT_INTERVAL = 1.0
@@ -48,6 +56,8 @@ class Hub:
     """By user or service."""
     renderer: PictureRenderer | None = None
     """Makes smaller pictures for viewers on slow links; None if nothing does."""
+    remote: RemoteStreams = field(factory=LocalOnly)
+    """The other nodes."""
     on_register: Callable[[str], object] = field(default=lambda _stream_id: None)
     """Called with the id of each stream that is registered."""
     _last_epoch: int = 0
@@ -71,8 +81,11 @@ class Hub:
         metadata: Metadata | None,
         *,
         layers: Sequence[Layer] | None = None,
+        epoch: Epoch | None = None,
     ) -> Stream | None:
         """Make a connection the producer of a stream, with these layers of each picture if any.
+
+        In a cluster `epoch` says in which epoch it begins, or goes on.
 
         None when a connection that was accepted later produces it already. One that was accepted
         earlier is superseded. The caller has made sure that the owner owns the stream; a live
@@ -88,17 +101,30 @@ class Hub:
         if stream.grace is not None:
             stream.grace.cancel()
             stream.grace = None
+        if epoch is None:
+            epoch = self._next_epoch()
+        elif stream.live and stream.epoch != epoch.number:
+            self.end(stream)
+            stream = self._stream(stream_id)
         if stream.live:
+            if epoch.term:
+                stream.move_to(None, epoch.term)
+            stream.seq = max(stream.seq, epoch.seq)
             stream.continue_with(producer, metadata, layers=layers)
         else:
-            self._last_epoch = max(self._last_epoch + 1, now_ms())
             account = self.frame_budget.account(owner_id)
-            stream.start(self._last_epoch, owner_id, producer, metadata, account, layers=layers)
+            stream.start(epoch, owner_id, producer, metadata, account, layers=layers)
             self._live.add(stream_id, owner_id)
+        if epoch.keyframe is not None:
+            stream.fanout.begin_with(epoch.keyframe)
         if before is not None and before is not producer:
             before.superseded()
         self.on_register(stream_id)
         return stream
+
+    def _next_epoch(self) -> Epoch:
+        self._last_epoch = max(self._last_epoch + 1, now_ms())
+        return Epoch(self._last_epoch)
 
     def change_owner(self, stream_id: str, owner_id: str | None) -> None:
         """Apply another owner, or none: the life of the stream under the former one ends, and with
@@ -108,12 +134,52 @@ class Hub:
             return
         producer, grace = stream.producer, stream.grace
         if stream.live:
-            self._end(stream)
+            self.end(stream)
         if grace is not None:
             grace.cancel()
         stream.change_owner(owner_id)
         if producer is not None:
             producer.lost_stream()
+
+    def find(self, stream_id: str) -> Stream | None:
+        """A stream that is live or watched here."""
+        return self._streams.get(stream_id)
+
+    def start_remote(self, stream: Stream, state: RemoteState) -> None:
+        """Begin an epoch of a watched stream, whose producer is connected to another node."""
+        epoch = Epoch(state.epoch, state.term, status=state.status)
+        stream.start(
+            epoch,
+            state.owner_id,
+            None,
+            state.metadata,
+            self.frame_budget.account(state.owner_id),
+            layers=state.layers,
+            origin=state.node_id,
+        )
+        self._live.add(stream.stream_id, state.owner_id)
+
+    def tell_observers(self, status: Status, owner_id: str) -> None:
+        """Tell those who observe streams of one that nobody watches here."""
+        self._observers.tell(status, owner_id, but=())
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether a connection here observes streams."""
+        return bool(self._observers)
+
+    def observes(self, peer: HubPeer) -> bool:
+        """Whether a connection observes streams."""
+        return peer in self._observers
+
+    def open(self, stream_id: str) -> Stream:
+        """A stream of another node, or for one: what is not live has to be used at once."""
+        return self._stream(stream_id)
+
+    def unsubscribe_edge(self, stream: Stream, edge: Consumer) -> None:
+        """Give another node no more of a stream."""
+        stream.unwatch(edge)
+        self.forget_unused(stream)
 
     def live_ids(self) -> Iterator[str]:
         """The ids of all live streams."""
@@ -135,7 +201,7 @@ class Hub:
             return
         stream.producer = None
         if at_once or self._nursery is None:
-            self._end(stream)
+            self.end(stream)
         else:
             stream.grace = trio.CancelScope()
             self._nursery.start_soon(self._await_producer, stream, stream.grace)
@@ -161,7 +227,7 @@ class Hub:
         if not self._subscriptions[sender]:
             del self._subscriptions[sender]
         stream.unwatch(consumer)
-        self._forget(stream)
+        self.forget_unused(stream)
 
     def deliver(self, alert: AlertEvent, owner_id: str) -> None:
         """Give an alert to every connection that consumes the alerts of its stream."""
@@ -215,6 +281,7 @@ class Hub:
         observes = peer in self._observers
         if observes:
             self._observers.add(peer)
+            self.remote.reconsider(peer, before)
         for stream_id in self._changed(peer.identity, before, consumers, observes=observes):
             stream = self._streams[stream_id]
             sees = permissions.may_watch(peer.identity, stream_id, stream.owner_id)
@@ -261,14 +328,16 @@ class Hub:
     async def _await_producer(self, stream: Stream, grace: trio.CancelScope) -> None:
         with grace:
             await trio.sleep(self._offline_grace)
-            self._end(stream)
+            self.end(stream)
 
-    def _end(self, stream: Stream) -> None:
+    def end(self, stream: Stream) -> None:
+        """End the epoch of a live stream."""
         stream.grace = None
         stream.end()
         assert stream.owner_id is not None
         self._live.discard(stream.stream_id, stream.owner_id)
-        self._forget(stream)
+        stream.origin = None
+        self.forget_unused(stream)
 
     def _stream(self, stream_id: str) -> Stream:
         stream = self._streams.get(stream_id)
@@ -281,6 +350,7 @@ class Hub:
                 on_recount=self._recount,
                 renditions=None if self.renderer is None else Renditions(self.renderer),
                 start_soon=self._start_soon,
+                remote=self.remote,
             )
         return stream
 
@@ -297,7 +367,23 @@ class Hub:
         if self._nursery is not None:
             self._nursery.start_soon(task)
 
-    def _forget(self, stream: Stream) -> None:
-        if not stream.watchers and not stream.live:
+    def forget_unused(self, stream: Stream) -> None:
+        """Forget a stream that is not watched, unless it is produced here."""
+        if stream.watchers or (stream.live and not stream.is_remote):
+            return
+        if stream.live:
+            self._let_go(stream)
+        if self._streams.get(stream.stream_id) is stream:
             del self._streams[stream.stream_id]
-            stream.enter(None)
+        stream.enter(None)
+
+    def _let_go(self, stream: Stream) -> None:
+        """Get no more of a stream that goes on on another node."""
+        producer, grace = stream.producer, stream.grace
+        stream.producer = stream.grace = None
+        assert stream.owner_id is not None
+        self._live.discard(stream.stream_id, stream.owner_id)
+        if grace is not None:
+            grace.cancel()
+        if producer is not None:
+            producer.superseded()

@@ -25,6 +25,9 @@ class Observers:
     _of_many: Peers = field(factory=dict)
     """Those who may see all streams, or all whose ids begin in some way."""
 
+    def __bool__(self) -> bool:
+        return bool(self._visible)
+
     def __contains__(self, peer: HubPeer) -> bool:
         return peer in self._visible
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from relay.model.identity import Identity
 from relay.protocol.codec import Codec
 from relay.protocol.messages import AlertEvent, ServerMessage, Status
+
+if TYPE_CHECKING:  # it tells them of itself
+    from relay.hub.stream import Stream
 
 
 class HubPeer(Protocol):
@@ -52,6 +55,19 @@ class ConsumingPeer(HubPeer, Protocol):
 
     def cut_off(self) -> object:
         """End the connection at once, in the middle of that frame."""
+
+
+class EdgePeer(ConsumingPeer, Protocol):
+    """Another node that carries streams of this one."""
+
+    def tell_stream(self, stream: Stream) -> object:
+        """Describe a stream as it is now."""
+
+    def tell_moved(self, stream_id: str, term: int, node_id: str) -> object:
+        """Say that another node has the producer of a stream now."""
+
+    def tell_lost(self, stream_id: str) -> object:
+        """Say that a frame was left out of a stream of which none must be missed."""
 
 
 class Producer(HubPeer, Protocol):

@@ -21,11 +21,13 @@ class TooSlow(Exception):
 class FrameQueue(Protocol):
     """A bounded queue with a policy. Nothing here waits."""
 
-    count: int
-    """Frames that wait."""
+    @property
+    def count(self) -> int:
+        """Frames that wait."""
 
-    discardable: bool
-    """Whether nothing builds on the frame that waits."""
+    @property
+    def discardable(self) -> bool:
+        """Whether nothing builds on the frame that waits."""
 
     def add(self, frame: Frame, size: int) -> Frame | None:
         """Add a frame; returns the frame that is dropped for it, which may be the frame itself."""
@@ -33,8 +35,10 @@ class FrameQueue(Protocol):
     def take(self) -> Frame | None:
         """Remove the next frame to deliver; None when the queue is empty."""
 
-    since: float
-    """When the frame that waits was accepted, or of several about the first; by Trio's clock."""
+    @property
+    def since(self) -> float:
+        """When the frame that waits was accepted, or of several about the first; by Trio's
+        clock."""
 
 
 @define(eq=False)

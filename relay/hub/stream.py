@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import ref
 
 import msgspec
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from relay.concurrency.time_slice import TimeSlice
 from relay.guard.throttle import DebtBucket
@@ -23,7 +23,8 @@ from relay.hub.layers.layer_set import LayerSet, PictureLayer, StreamLayer
 from relay.hub.layers.renditions import RenditionJob, Renditions
 from relay.hub.ledger import Totals
 from relay.hub.observers import Observers
-from relay.hub.peer import Producer
+from relay.hub.peer import EdgePeer, Producer
+from relay.hub.remote import Epoch, LocalOnly, RemoteStreams
 from relay.metrics import Limit, Metrics
 from relay.model import permissions
 from relay.protocol.codec import JSON_CODEC, Codec
@@ -57,6 +58,15 @@ class LastPicture:
     def goes_on_with(self, timestamp: float | None, index: int) -> bool:
         """Whether a frame is another layer of it; without a timestamp it never is."""
         return timestamp is not None and timestamp == self.timestamp and index not in self.indexes
+
+
+@frozen
+class Demand:
+    """What another node wants for its viewers."""
+
+    viewers: int = 1
+    layers: frozenset[str] = frozenset()
+    """The ids of the layers that they need."""
 
 
 @define(eq=False)
@@ -95,6 +105,13 @@ class Stream:
     """Those that the relay makes where the producer registered none; None if it makes none."""
     start_soon: Callable[[Callable[[], Awaitable[None]]], object] = lambda _task: None
     """Starts a task of the hub."""
+    remote: RemoteStreams = field(factory=LocalOnly)
+    origin: str | None = None
+    """The node that its producer is connected to; None: this one."""
+    term: int = 0
+    """Of the origin, in a cluster."""
+    edges: dict[Consumer, Demand] = field(factory=dict)
+    """The subscriptions of other nodes, with what they want for their viewers."""
     _registered_layers: Sequence[Layer] | None = None
     _picture: LastPicture = field(factory=LastPicture)
     """The picture that came last, in a stream with layers."""
@@ -114,6 +131,21 @@ class Stream:
     @property
     def live(self) -> bool:
         return self.status is not StreamStatus.OFFLINE
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is live on another node."""
+        return self.origin is not None
+
+    @property
+    def viewers(self) -> int:
+        """Those who get its frames, here and on other nodes."""
+        count = len(self.fanout.audience)
+        if self.edges:
+            count += sum(
+                demand.viewers - 1 for edge, demand in self.edges.items() if self._serves(edge)
+            )
+        return count
 
     async def publish(self, messages: Sequence[VideoFrame], producer: Producer) -> None:
         """Accept frames, and give them to the audience, as long as they come from its producer."""
@@ -143,6 +175,48 @@ class Stream:
             ):
                 self._tell_unencodable()
             del frames  # nobody counts what is only held here
+
+    async def carry(self, frames: list[Frame], producer: Producer) -> None:
+        """Give frames to the audience that were accepted, and numbered, on another node."""
+        fanout = self.fanout
+        while self.producer is producer and fanout.busy:
+            await fanout.wait_until_idle()
+        fresh = [each for each in frames if self._is_fresh(each)]
+        if self.producer is not producer or not fresh:
+            return
+        for frame in fresh:
+            self._note_carried(frame)
+        if self.status is StreamStatus.ONLINE:
+            self.set_status(StreamStatus.STREAMING)
+        job = self._plan_renditions(fresh)
+        await fanout.publish(fresh)
+        if job is not None:
+            self.start_soon(partial(self._render, job))
+        self._keep_within_budget()
+        if any(frame.unencodable for frame in fresh):
+            self._tell_unencodable()
+
+    def _is_fresh(self, frame: Frame) -> bool:
+        """Whether the audience cannot have got a frame over an earlier link."""
+        if frame.seq > self.seq:
+            return True
+        layer = frame.layer
+        return (
+            frame.seq == self.seq
+            and layer is not None
+            and (layer.index not in self._picture.indexes)
+        )
+
+    def _note_carried(self, frame: Frame) -> None:
+        layers, layer = self.layers, frame.layer
+        if frame.seq > self.seq:
+            self.seq = frame.seq
+            self._picture = LastPicture(frame.message.timestamp)
+            if layers is not None:
+                layers.begin_picture(self.seq)
+        if layers is not None and layer is not None:
+            self._picture.indexes.add(layer.index)
+            layers.note(layer.index, frame.size)
 
     async def _has_encoded(self, frame: Frame, producer: Producer) -> bool:
         """Encode a large frame for its audience, while others have a turn now and then; returns
@@ -275,6 +349,7 @@ class Stream:
     def unwatch(self, consumer: Consumer) -> None:
         consumer.close()
         self.watchers.pop(consumer, None)
+        self.edges.pop(consumer, None)
         self._set_audience(self._without(consumer))
 
     def may_see(self, consumer: Consumer) -> bool:
@@ -282,18 +357,21 @@ class Stream:
 
     def start(
         self,
-        epoch: int,
+        epoch: Epoch,
         owner_id: str,
-        producer: Producer,
+        producer: Producer | None,
         metadata: Metadata | None,
         account: FrameAccount,
         *,
         layers: Sequence[Layer] | None = None,
+        origin: str | None = None,
     ) -> None:
-        """Begin a new epoch of the stream."""
+        """Begin a new epoch of the stream, or one that began on another node, which goes on there
+        if it is the origin."""
         self.enter(account)
         self._describe(metadata)
-        self.epoch, self.seq = epoch, 0
+        self.epoch, self.seq = epoch.number, epoch.seq
+        self.origin, self.term = origin, epoch.term
         self._told_unencodable = False
         for consumer in self.fanout.audience:
             consumer.begin_epoch()
@@ -302,7 +380,7 @@ class Stream:
         self._register_layers(layers)
         self.change_owner(owner_id)
         self.producer, self._awaiting_keyframe = producer, True
-        self.set_status(StreamStatus.ONLINE, metadata)
+        self.set_status(epoch.status, metadata)
 
     def enter(self, account: FrameAccount | None) -> None:
         """Count frames for this account from now on, or for none."""
@@ -327,6 +405,13 @@ class Stream:
                     consumer.use_layers(self._current_layers, self.seq)
         self._set_audience(tuple(filter(self._serves, self.watchers)))
 
+    def attach(self, producer: Producer, layers: Sequence[Layer] | None) -> None:
+        """Get frames from what stands for the producer on another node."""
+        self.producer = producer
+        if layers != self._registered_layers:
+            self._register_layers(layers)
+        self.tell_producer()
+
     def continue_with(
         self,
         producer: Producer,
@@ -342,10 +427,16 @@ class Stream:
         if layers != self._registered_layers:
             self._register_layers(layers)
             self._awaiting_keyframe = True  # an encoder of another size begins with one
-        self.producer, before = producer, self.metadata
-        if metadata != before:
+        self.producer = producer
+        self.describe(metadata)
+        self._tell_edges()
+
+    def describe(self, metadata: Metadata | None) -> None:
+        """Go by this metadata, and tell it if it is not as before."""
+        if metadata != self.metadata:
             self._describe(metadata)
             self._tell_watchers({} if metadata is None else metadata)
+            self._tell_nodes()
 
     def _register_layers(self, layers: Sequence[Layer] | None) -> None:
         """Expect these layers of each picture from now on, or frames without layers."""
@@ -375,7 +466,11 @@ class Stream:
         """The layers of the producer that somebody needs, by their ids."""
         if self.layers is None or not self.fanout.audience:
             return []
-        return [self.layers.layers[index].id for index in self.layers.needed()]
+        needed = set(self.layers.needed())
+        for demand in self.edges.values():
+            found = map(self.layers.index_of, demand.layers)
+            needed.update(index for index in found if index is not None)
+        return [self.layers.layers[index].id for index in sorted(needed)]
 
     def _describe(self, metadata: Metadata | None) -> None:
         self.metadata = metadata
@@ -389,13 +484,50 @@ class Stream:
         self.set_status(StreamStatus.OFFLINE)
 
     def set_status(self, status: StreamStatus, metadata: Metadata | None = None) -> None:
-        for each, count in ((self.status, -1), (status, 1)):
-            if each is not StreamStatus.OFFLINE:
-                self._totals.streams[each] += count
+        self._count(-1)
         self.status = status
+        self._count(1)
         self._tell_watchers(metadata)
         told = {consumer.peer for consumer in self.watchers}  # by what watches the stream
         self._observers.tell(self.public_status(visible=True), self.owner_id, but=told)
+        self._tell_edges()
+        self._tell_nodes()
+
+    def move_to(self, origin: str | None, term: int) -> None:
+        """Note that another node has the producer now, or this one."""
+        self._count(-1)
+        self.origin, self.term = origin, term
+        self._count(1)
+
+    def _count(self, change: int) -> None:
+        """Count it by its status, if it is produced here: nodes add up what they count."""
+        if self.live and self.origin is None:
+            self._totals.streams[self.status] += change
+
+    def _tell_nodes(self) -> None:
+        """Let other nodes know of a change to what is produced here."""
+        if self.origin is None:
+            self.remote.changed(self)
+
+    def _tell_edges(self) -> None:
+        """Tell other nodes that carry the stream what has changed about it."""
+        for edge in self.edges:
+            cast("EdgePeer", edge.peer).tell_stream(self)
+
+    def watch_edge(self, edge: Consumer, demand: Demand) -> None:
+        """Add the subscription of another node, which wants this for its viewers."""
+        self.edges[edge] = demand
+        self.watch(edge)
+        if demand.layers:
+            self._needs_changed()
+
+    def set_demand(self, edge: Consumer, demand: Demand) -> None:
+        """Note what another node wants for its viewers now."""
+        before, self.edges[edge] = self.edges[edge], demand
+        if demand.layers != before.layers:
+            self._needs_changed()
+        if self.viewers != self._told_count and not self.counting:
+            self.on_recount(self)
 
     def figures(self) -> StreamReport:
         """The state of the stream and what became of its frames, for operators."""
@@ -431,7 +563,7 @@ class Stream:
 
     def tell_producer(self) -> None:
         """Tell the producer how many consume its frames."""
-        self._told_count = len(self.fanout.audience)
+        self._told_count = self.viewers
         self._told_layers = None if self.layers is None else self.needed_layers()
         if self.producer is not None:
             self.producer.tell_status(
@@ -439,7 +571,7 @@ class Stream:
                     stream_id=self.stream_id,
                     epoch=self.epoch,
                     status=self.status,
-                    consumers=len(self.fanout.audience),
+                    consumers=self._told_count,
                     layers=self._told_layers,
                 )
             )
@@ -449,12 +581,21 @@ class Stream:
         if self.producer is not None:
             self.producer.tell(notice)
 
+    def want_keyframe(self, sender: str) -> None:
+        """Ask the producer for a keyframe that viewers on another node need."""
+        self._keyframe_requests.make(sender)
+
+    def note_unencodable(self) -> None:
+        """Note that viewers on another node miss frames whose data is not base64."""
+        if not self._told_unencodable:
+            self._tell_unencodable()
+
     def tell_count(self) -> None:
         """Tell the producer the number of consumers, and the layers that they need, if these have
         changed since."""
         self.counting = False
         layers = None if self.layers is None else self.needed_layers()
-        if len(self.fanout.audience) != self._told_count or layers != self._told_layers:
+        if self.viewers != self._told_count or layers != self._told_layers:
             self.tell_producer()
         if self.layers is not None and self.layers.is_lingering:
             self.on_recount(self)
@@ -492,9 +633,12 @@ class Stream:
     def _set_audience(self, audience: tuple[Consumer, ...]) -> None:
         was_watched = bool(self.fanout.audience)
         self.fanout.audience = audience
-        if bool(audience) != was_watched and self._may_tell_at_once():
+        if self.origin is not None and self.producer is None:
+            if audience:
+                self.remote.wanted(self)
+        elif bool(audience) != was_watched and self._may_tell_at_once():
             self.tell_producer()
-        elif len(audience) != self._told_count and not self.counting:
+        elif self.viewers != self._told_count and not self.counting:
             self.on_recount(self)
 
     def _may_tell_at_once(self) -> bool:

@@ -31,7 +31,7 @@ from relay.guard.client_address import ClientAddress
 from relay.guard.guard import SessionLimits
 from relay.guard.rates import ExpiringKeys
 from relay.hub.hub import Hub
-from relay.hub.stream_page import page_of
+from relay.hub.stream_page import StreamLists
 from relay.metrics import Limit, Metrics
 from relay.model import permissions
 from relay.model.alert import History, StoredAlert
@@ -101,6 +101,7 @@ class Api:
 
     _login: Login
     _hub: Hub
+    _lists: StreamLists
     _intake: AlertIntake
     _history: NewestAlerts
     _limits: SessionLimits
@@ -120,7 +121,7 @@ class Api:
         if wait is not None:
             self._metrics.limits_hit[Limit.STREAM_LISTS] += 1
             raise _too_many("Too many requests for the list of streams in too short a time", wait)
-        streams, more = page_of(self._hub.visible_to(identity, query.after or ""), query.limit)
+        streams, more = await self._lists.page(identity, query.after, query.limit)
         page: dict[str, object] = {"streams": streams}
         return json_response({**page, "more": True} if more else page)
 

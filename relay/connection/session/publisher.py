@@ -7,14 +7,16 @@ import secrets
 import trio
 from attrs import define, field
 
-from relay.connection.context import SessionContext
+from relay.connection.context import Claimed, SessionContext
 from relay.connection.peer import Peer
 from relay.connection.session.participant import Participant
 from relay.connection.session.refusals import STORE_REJECTS, Refusals
 from relay.errors import StoreRejects, StoreUnavailable
+from relay.hub.peer import Producer
 from relay.hub.stream import Stream
 from relay.metrics import Limit
 from relay.model import permissions
+from relay.model.cluster import ClaimRequest
 from relay.model.identity import User
 from relay.protocol.endings import Ending
 from relay.protocol.messages import (
@@ -77,66 +79,106 @@ class Publisher:
             return None
         if self._has_too_many_streams(message, stream_id, who.user_id):
             return None
-        owner_id = await self._claim(message, stream_id, who)
-        before = self._stream
-        while before is not None and before.stream_id != stream_id and before.fanout.busy:
-            await before.fanout.wait_until_idle()  # its last frames come before its end
-        # The connection may end in the very moment of the answer.
-        if owner_id is None or self._peer.ending is not None:
-            return None
-        return self._claimed(message, stream_id, owner_id)
-
-    async def _claim(self, message: Register, stream_id: str, user: User) -> str | None:
-        """The owner of the stream; None if the request is answered."""
         try:
-            return await self._context.owners.claim(
-                stream_id, user.user_id, by_session=user.source == "session"
-            )
+            claimed = await self._claim(message, stream_id, who)
+            before = self._stream
+            while before is not None and before.stream_id != stream_id and before.fanout.busy:
+                await before.fanout.wait_until_idle()  # its last frames come before its end
+            # The connection may end in the very moment of the answer.
+            if claimed is None or self._peer.ending is not None:
+                return None
+            return self._claimed(message, stream_id, claimed)
+        finally:
+            self._context.claims.settle(stream_id)
+
+    async def _claim(self, message: Register, stream_id: str, user: User) -> Claimed | None:
+        """The answer of the store; None if the request is answered."""
+        replaced = self._stream
+        request = ClaimRequest(
+            stream_id=stream_id,
+            user_id=user.user_id,
+            by_session=user.source == "session",
+            connection=self._participant.number,
+            accepted_at=self._peer.accepted_at,
+            metadata=message.metadata,
+            most=self._context.limits.max_streams,
+            replaced=None if replaced is None else replaced.stream_id,
+        )
+        try:
+            claimed = await self._context.claims.claim(request)
+            if claimed.outcome != "rejected":
+                return claimed
         except StoreUnavailable:
             self._peer.record(REGISTER, outcome="unavailable", stream_id=stream_id)
             self._refusals.refuse_for_store(message)
+            return None
         except StoreRejects:
-            code = ErrorCode.INVALID_MESSAGE
-            self._refusals.refuse(message, code, STORE_REJECTS, stream_id)
+            pass
+        self._refusals.refuse(message, ErrorCode.INVALID_MESSAGE, STORE_REJECTS, stream_id)
         return None
 
-    def _claimed(self, message: Register, stream_id: str, owner_id: str) -> str | None:
-        if not permissions.may_register(self._participant.identity, owner_id):
+    def _claimed(self, message: Register, stream_id: str, claimed: Claimed) -> str | None:
+        owner_id = claimed.owner_id
+        if claimed.outcome == "taken" or not permissions.may_register(
+            self._participant.identity, owner_id
+        ):
             text = "This stream id is taken"
             self._refusals.refuse(message, ErrorCode.UNAUTHORIZED, text, stream_id)
             return None
+        if claimed.outcome == "superseded":
+            self._supersede(message, stream_id)
+            return None
+        if claimed.outcome == "too_many":
+            self._refuse_more_streams(message, stream_id)
+            return None
         if self._has_too_many_streams(message, stream_id, owner_id):  # meanwhile
             return None
-        return self._produce(message, stream_id, owner_id)
+        return self._produce(message, stream_id, claimed)
 
     def _has_too_many_streams(self, message: Register, stream_id: str, user_id: str) -> bool:
         most, replaced = self._context.limits.max_streams, self._stream
         others = {stream_id} if replaced is None else {stream_id, replaced.stream_id}
         if most is None or self._context.hub.count_streams_of(user_id, but=others) < most:
             return False
-        self._context.metrics.limits_hit[Limit.STREAMS_OF_USER] += 1
-        retry_after = Ending.TOO_MANY_CONNECTIONS.value.retry_after
-        text = f"A user may have {most} streams online"
-        code = ErrorCode.TOO_MANY_CONNECTIONS
-        self._refusals.refuse(message, code, text, stream_id, retry_after=retry_after)
+        self._refuse_more_streams(message, stream_id)
         return True
 
-    def _produce(self, message: Register, stream_id: str, owner_id: str) -> str | None:
+    def _refuse_more_streams(self, message: Register, stream_id: str) -> None:
+        self._context.metrics.limits_hit[Limit.STREAMS_OF_USER] += 1
+        retry_after = Ending.TOO_MANY_CONNECTIONS.value.retry_after
+        text = f"A user may have {self._context.limits.max_streams} streams online"
+        code = ErrorCode.TOO_MANY_CONNECTIONS
+        self._refusals.refuse(message, code, text, stream_id, retry_after=retry_after)
+
+    def _supersede(self, message: Register, stream_id: str) -> None:
+        reason = "a newer connection produces it"
+        self._peer.record(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
+        self._peer.end(Ending.SUPERSEDED, request_id=message.id)
+
+    def _record_success(self, stream_id: str, other: Producer | None, claimed: Claimed) -> None:
+        reason = ""
+        if claimed.before is not None and claimed.outcome == "moved":
+            reason = f"from node {claimed.before}"
+        elif other is not None and other is not self._participant:
+            reason = f"from connection {other.number}"
+        what = "takeover" if reason else REGISTER
+        self._peer.record(what, outcome="succeeded", reason=reason, stream_id=stream_id)
+
+    def _produce(self, message: Register, stream_id: str, claimed: Claimed) -> str | None:
         hub, before, participant = self._context.hub, self._stream, self._participant
         other = hub.producer(stream_id)
         stream = hub.register(
-            stream_id, owner_id, participant, message.metadata, layers=message.layers
+            stream_id,
+            claimed.owner_id,
+            participant,
+            message.metadata,
+            layers=message.layers,
+            epoch=claimed.epoch,
         )
         if stream is None:
-            reason = "a newer connection produces it"
-            self._peer.record(REGISTER, outcome="refused", reason=reason, stream_id=stream_id)
-            self._peer.end(Ending.SUPERSEDED, request_id=message.id)
+            self._supersede(message, stream_id)
             return None
-        if other is None or other is participant:
-            self._peer.record(REGISTER, outcome="succeeded", stream_id=stream_id)
-        else:
-            reason = f"from connection {other.number}"
-            self._peer.record("takeover", outcome="succeeded", reason=reason, stream_id=stream_id)
+        self._record_success(stream_id, other, claimed)
         if before is not None and before is not stream:
             hub.release(before, participant, at_once=True)
         self._stream = stream

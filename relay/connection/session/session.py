@@ -24,7 +24,6 @@ from relay.connection.session.refusals import Refusals
 from relay.hub.consumer import Consumer
 from relay.hub.flow_control import FlowControlOptions
 from relay.hub.stream import Stream
-from relay.hub.stream_page import page_of
 from relay.metrics import Limit
 from relay.model import permissions
 from relay.model.identity import Identity, User
@@ -181,13 +180,13 @@ class Session:
             case Register():
                 return await self._register(message)
             case Subscribe():
-                return self._subscribe(message)
+                return await self._find_and_subscribe(message)
             case Unsubscribe():
                 self._unsubscribe(message)
             case Ack():
                 self._acknowledge(message)
             case Streams():
-                self._list_streams(message)
+                await self._list_streams(message)
             case Auth() | VideoFrame():
                 raise AssertionError("the connection authenticates and publishes")
         return None
@@ -227,6 +226,23 @@ class Session:
             return None
         wants_alerts = self._participant.wants_alerts
         return self._alerts.promise(message, stream_id, wants_alerts=wants_alerts)
+
+    def has_to_ask(self, message: ClientMessage) -> bool:
+        """Whether other nodes may have to be asked for what this request is about."""
+        if self._context.directory is None:
+            return False
+        if isinstance(message, Subscribe):
+            stream = self._context.hub.find(message.stream_id)
+            return stream is None or not stream.live
+        return isinstance(message, Streams)
+
+    async def _find_and_subscribe(self, message: Subscribe) -> PageRequest | None:
+        directory = self._context.directory
+        if directory is not None and self.has_to_ask(message):
+            await directory.find(message.stream_id)
+            if self._peer.ending is not None:
+                return None
+        return self._subscribe(message)
 
     def _subscribe(self, message: Subscribe) -> PageRequest | None:
         stream_id = message.stream_id
@@ -327,15 +343,16 @@ class Session:
         if message.epoch in (None, stream.epoch):  # else it is of an earlier epoch
             consumer.acknowledge(message.seq)
 
-    def _list_streams(self, message: Streams) -> None:
+    async def _list_streams(self, message: Streams) -> None:
         rate, hub = self._context.limits.stream_list_rate, self._context.hub
         wait = None if rate is None else rate.hit(self.identity.sender)
         if wait is not None:
             self._refusals.refuse_for_rate(message, Limit.STREAM_LISTS, wait, None)
             return
         hub.observe(self._participant)
-        visible = hub.visible_to(self.identity, message.after or "")
-        streams, more = page_of(visible, message.limit)
+        streams, more = await self._context.lists.page(self.identity, message.after, message.limit)
+        if self._peer.ending is not None:
+            return
         self._peer.tell(
             Success(
                 code="STREAMS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate, count
+from typing import Self
 
 import trio
 from attrs import define, field, frozen
@@ -14,6 +15,7 @@ from relay.concurrency.time_slice import TimeSlice
 from relay.hub.frames.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget, KeptBytes
 from relay.hub.layers.layer_set import PictureLayer
 from relay.hub.peer import ConsumingPeer
+from relay.protocol.base64_text import looks_standard
 from relay.protocol.codec import Codec
 from relay.protocol.messages import NO_METADATA, MalformedFrame, VideoFrame, VideoFrameEvent
 from relay.transport import wire
@@ -56,6 +58,38 @@ class Frame:
     _probed: dict[Codec, Buffer] | None = field(default=None, init=False, repr=False)
     """What is encoded, with a probe behind it."""
     _token: int = field(default=0, init=False, repr=False)
+
+    @classmethod
+    def carried(
+        cls,
+        event: VideoFrameEvent,
+        codec: Codec,
+        buffer: bytearray,
+        account: FrameAccount,
+        layer: PictureLayer | None,
+    ) -> Self:
+        """A frame that another node has accepted, as that sends it to viewers.
+
+        `buffer` is the message, which goes out as it is, behind `MAX_HEADER_BYTES` of room.
+        """
+        kind = VideoFrame
+        if not codec.binary and not looks_standard(event.data, bytes(buffer)):
+            kind = MalformedFrame
+        message = kind(
+            data=event.data,
+            timestamp=event.timestamp,
+            keyframe=event.keyframe,
+            discardable=event.discardable,
+            layer=event.layer,
+            metadata=NO_METADATA if event.metadata is None else event.metadata,
+        )
+        now = trio.current_time()
+        frame = cls(
+            *(event.stream_id, event.seq, event.received_at, now, message, codec, account),
+            layer=layer,
+        )
+        frame._keep_encoded(codec, buffer)
+        return frame
 
     @property
     def token(self) -> int:

@@ -36,7 +36,7 @@ from tests.integration.relay_process import PROJECT, RelayProcess, start_relay, 
 NO_ONE: Any = None
 NO_METRICS = Metrics()
 NO_API = Api(
-    *(NO_ONE, NO_ONE, NO_ONE, NO_ONE, SessionLimits()),
+    *(NO_ONE, NO_ONE, NO_ONE, NO_ONE, NO_ONE, SessionLimits()),
     *(AuditLog(None), NO_METRICS, NO_ONE),
 )
 NO_OPERATORS = OperateApi(NO_API, NO_ONE, NO_ONE, NO_ONE, AuditLog(None), NO_ONE)

@@ -19,6 +19,7 @@ from relay.auth.session_watch import SessionWatch
 from relay.concurrency.alarms import Alarms
 from relay.connection.connection import Connection
 from relay.connection.context import ConnectionContext, SessionContext, Timing
+from relay.connection.local_claims import LocalClaims
 from relay.guard.client_address import ClientAddress
 from relay.guard.guard import Guard
 from relay.hub.hub import Hub
@@ -83,7 +84,7 @@ class MemoryRelay:
         """Serve a link as a new connection."""
         sessions = SessionContext(
             self.hub,
-            self.owner_watch,
+            LocalClaims(self.owner_watch),
             self.alerts,
             self.alerts,
             self.watch,

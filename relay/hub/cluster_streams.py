@@ -1,0 +1,193 @@
+"""Keeps the hub in step with what other nodes have.
+
+The directory says which node has a stream; the link to that node, once there is one, says it
+sooner. Both may come late, twice or out of order: the epoch and the term tell which is newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from attrs import define, evolve, field
+
+from relay.hub.hub import Hub
+from relay.hub.peer import EdgePeer, HubPeer, Producer
+from relay.hub.remote import RemoteState, Surrender
+from relay.hub.stream import Stream
+from relay.model import permissions
+from relay.model.identity import Identity
+from relay.protocol.messages import Status, StreamStatus
+
+
+@define(eq=False)
+class ClusterStreams:
+    """The streams of other nodes, as the hub of this one has them."""
+
+    _hub: Hub
+    _node_id: str
+    _announced: dict[str, RemoteState] = field(factory=dict)
+    """Live streams that nobody watches here, and that observers were told of."""
+
+    def learn(self, stream_id: str, state: RemoteState) -> None:
+        """Take what the directory says of a live stream."""
+        stream = self._hub.find(stream_id)
+        if stream is None:
+            self._announce(stream_id, state)
+            return
+        self.note_listed(stream_id, state)
+        if stream.live and not stream.is_remote:
+            if state.node_id != self._node_id and state.term > stream.term:
+                self.surrender(stream, state.term, state.node_id)
+        elif state.node_id != self._node_id and not self._is_stale(stream, state):
+            self._follow(stream, state)
+
+    def open(self, stream_id: str, state: RemoteState) -> None:
+        """Have a live stream of another node here, for somebody who is about to subscribe."""
+        stream = self._hub.open(stream_id)
+        if stream.live or state.node_id == self._node_id:
+            self._hub.forget_unused(stream)
+        else:
+            self._hub.start_remote(stream, state)
+
+    @property
+    def announced(self) -> Iterable[str]:
+        """The live streams that observers were told of."""
+        return self._announced
+
+    def note_listed(self, stream_id: str, state: RemoteState) -> None:
+        """Note that an observer may know of a live stream, and is to be told of its end."""
+        if self._hub.is_observed and state.node_id != self._node_id:
+            self._announced[stream_id] = evolve(state, metadata=None)
+
+    def reconsider(self, peer: HubPeer, before: Identity) -> None:
+        """Tell an observer of those streams that it may see no more."""
+        for stream_id, state in self._announced.items():
+            if self._hub.find(stream_id) is None and (
+                permissions.may_watch(before, stream_id, state.owner_id)
+                and not permissions.may_watch(peer.identity, stream_id, state.owner_id)
+            ):
+                offline = Status(stream_id=stream_id, epoch=0, status=StreamStatus.OFFLINE)
+                peer.tell_status(offline)
+
+    def reveal(self, peer: HubPeer, stream_id: str, state: RemoteState) -> None:
+        """Tell an observer of a stream that it may see now, unless the hub has done so."""
+        if self._hub.find(stream_id) is None and self._hub.observes(peer):
+            self.note_listed(stream_id, state)
+            status = Status(stream_id=stream_id, epoch=state.epoch, status=state.status)
+            peer.tell_status(status)
+
+    def learn_end(self, stream_id: str) -> None:
+        """Take it that the directory has no such stream any more."""
+        announced = self._announced.pop(stream_id, None)
+        stream = self._hub.find(stream_id)
+        if stream is not None:
+            # As long as there is a link, that says when a stream ends.
+            if stream.live and stream.is_remote and stream.producer is None:
+                self._end(stream)
+        elif announced is not None:
+            offline = Status(stream_id=stream_id, epoch=0, status=StreamStatus.OFFLINE)
+            self._hub.tell_observers(offline, announced.owner_id)
+
+    def attach(self, stream: Stream, producer: Producer, state: RemoteState) -> bool:
+        """Take what the link to the origin says of a stream, and get frames from there; whether
+        that is of use."""
+        if stream.live and not stream.is_remote:
+            return False
+        if self._is_stale(stream, state):
+            return False
+        if state.status is StreamStatus.OFFLINE:
+            self._announced.pop(stream.stream_id, None)
+            if stream.live:
+                self._end(stream)
+            return False
+        known = stream.producer is producer
+        self._follow(stream, state, by_link=True)
+        if stream.grace is not None:
+            stream.grace.cancel()
+            stream.grace = None
+        if not known or state.layers != stream.registered_layers:
+            stream.attach(producer, state.layers)
+        return True
+
+    def lose(self, stream: Stream, producer: Producer) -> None:
+        """Keep a stream for a while whose link is gone."""
+        self._hub.release(stream, producer)
+
+    def detach(self, stream: Stream, producer: Producer) -> None:
+        """Get no more frames: nobody wants them."""
+        if stream.producer is producer:
+            stream.producer = None
+
+    def surrender(self, stream: Stream, term: int, to: str) -> Surrender | None:
+        """Leave a stream to the node that has taken it over; None if it is not produced here, or if
+        this node has it again since."""
+        if not stream.live or stream.is_remote or stream.term >= term:
+            return None
+        if stream.grace is not None:
+            stream.grace.cancel()
+            stream.grace = None
+        producer, edges = stream.producer, list(stream.edges)
+        known = Surrender(stream.epoch, stream.seq, stream.status, stream.fanout.keyframe)
+        stream.producer = None
+        stream.move_to(to, term)
+        if producer is not None:
+            producer.superseded()
+        for edge in edges:
+            peer = edge.peer
+            self._hub.unsubscribe_edge(stream, edge)
+            cast("EdgePeer", peer).tell_moved(stream.stream_id, term, to)
+        assert stream.owner_id is not None
+        state = RemoteState(to, term, stream.epoch, stream.owner_id, stream.status, None)
+        self.note_listed(stream.stream_id, state)
+        self._hub.remote.changed(stream)
+        if stream.fanout.audience:
+            self._hub.remote.wanted(stream)
+        self._hub.forget_unused(stream)
+        return known
+
+    def _is_stale(self, stream: Stream, state: RemoteState) -> bool:
+        if not stream.live:
+            return False
+        return (state.epoch, state.term) < (stream.epoch, stream.term)
+
+    def _follow(self, stream: Stream, state: RemoteState, *, by_link: bool = False) -> None:
+        if stream.live and (stream.epoch, stream.owner_id) != (state.epoch, state.owner_id):
+            self._end(stream)
+        if not stream.live:
+            self._hub.start_remote(stream, state)
+            return
+        if (stream.origin, stream.term) != (state.node_id, state.term):
+            self._follow_origin(stream, state)
+        if by_link or stream.producer is None:
+            stream.describe(state.metadata)
+            if state.status is not stream.status:
+                stream.set_status(state.status)
+
+    def _follow_origin(self, stream: Stream, state: RemoteState) -> None:
+        """Get the frames from another node from now on."""
+        former, stream.producer = stream.producer, None
+        stream.move_to(state.node_id, state.term)
+        if former is not None:
+            former.superseded()
+        if stream.fanout.audience:
+            self._hub.remote.wanted(stream)
+
+    def _end(self, stream: Stream) -> None:
+        former = stream.producer
+        if stream.grace is not None:
+            stream.grace.cancel()
+        self._hub.end(stream)
+        if former is not None:
+            former.superseded()
+
+    def _announce(self, stream_id: str, state: RemoteState) -> None:
+        """Tell observers of a stream that nobody watches here."""
+        before = self._announced.get(stream_id)
+        if not self._hub.is_observed or (
+            before is not None and (before.epoch, before.status) == (state.epoch, state.status)
+        ):
+            return
+        self._announced[stream_id] = evolve(state, metadata=None)
+        status = Status(stream_id=stream_id, epoch=state.epoch, status=state.status)
+        self._hub.tell_observers(status, state.owner_id)

@@ -1,0 +1,148 @@
+"""A stream's frames on their way to another node, for all viewers there."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import cast
+
+import trio
+from attrs import define, field
+
+from relay.hub.consumer import NEEDS_KEYFRAME, Consumer
+from relay.hub.frames.frame import Frame
+from relay.hub.layers.layer_set import LayerSet
+from relay.hub.ledger import Drop
+from relay.hub.peer import EdgePeer
+from relay.protocol.codec import Codec
+
+FOR_OTHER_NODE = 128
+"""An obstacle that is always there: frames for other nodes are counted apart from viewers'."""
+MAX_RECENT_FRAMES, MAX_RECENT_BYTES = 8, 1 << 20
+"""Frames of one stream that wait for a link, and their bytes; one fits always."""
+MAX_RECENT_SECONDS = 0.1
+"""For which a frame waits before all that waits makes room for the newest."""
+MAX_LINK_BYTES = 16 << 20
+"""Bytes of all streams that wait for one link; then each stream keeps one frame."""
+
+
+@define(eq=False)
+class LinkBytes:
+    """The bytes of frames that wait for one link."""
+
+    waiting: int = 0
+
+
+@define(eq=False)
+class RecentQueue:
+    """The newest frames in order: few, small, and none of them old. A `FrameQueue`.
+
+    A viewer's own hiccup costs one viewer a frame; that of a link would cost everybody there. So
+    some frames may wait, but not for long.
+    """
+
+    link: LinkBytes
+    since: float = 0.0
+    discardable: bool = False
+    _frames: deque[tuple[Frame, int]] = field(factory=deque)
+    _bytes: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self._frames)
+
+    def has_room_for(self, size: int, now: float) -> bool:
+        """Whether another frame may wait behind those that do."""
+        if not self._frames:
+            return True
+        return (
+            len(self._frames) < MAX_RECENT_FRAMES
+            and self._bytes + size <= MAX_RECENT_BYTES
+            and self.link.waiting + size <= MAX_LINK_BYTES
+            and now - self.since <= MAX_RECENT_SECONDS
+        )
+
+    def add(self, frame: Frame, size: int) -> None:
+        """Add a frame; the caller has made room for it."""
+        self._frames.append((frame, size))
+        self._bytes += size
+        self.link.waiting += size
+        self._look_at_first()
+
+    def take(self) -> Frame | None:
+        if not self._frames:
+            return None
+        frame, size = self._frames.popleft()
+        self._bytes -= size
+        self.link.waiting -= size
+        self._look_at_first()
+        return frame
+
+    def _look_at_first(self) -> None:
+        if self._frames:
+            first = self._frames[0][0]
+            self.since, self.discardable = first.accepted_at, first.is_discardable
+
+
+@define(eq=False)
+class EdgeConsumer(Consumer):
+    """Gives all frames of a stream to another node, which chooses for its viewers.
+
+    It is a consumer like any other, except that some frames may wait, that no layer is left out,
+    and that its frames are not counted as viewers' are.
+    """
+
+    link_bytes: LinkBytes = field(factory=LinkBytes)
+    _recent: RecentQueue | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        super(EdgeConsumer, self).__attrs_post_init__()  # noqa: UP008 (slots)
+        if not self.lossless:
+            self._waiting = self._recent = RecentQueue(self.link_bytes)
+        self.obstacles |= FOR_OTHER_NODE
+
+    def use_codec(self, codec: Codec) -> None:
+        """Send frames as they came: in the encoding of their producer."""
+        self.codec = codec
+
+    def use_layers(self, layers: LayerSet | None, seq: int) -> None:
+        """Take all layers of each picture."""
+
+    def offer(self, frame: Frame) -> bool:
+        """Offer a frame. Returns False: only what viewers get is observed by the caller."""
+        self.use_codec(frame.codec)
+        super(EdgeConsumer, self).offer(frame)  # noqa: UP008 (slots)
+        return False
+
+    def welcome(self, frame: Frame) -> bool:
+        self.use_codec(frame.codec)
+        super(EdgeConsumer, self).welcome(frame)  # noqa: UP008 (slots)
+        return False
+
+    def give_up(self) -> None:
+        """Close: the link had no room for a frame that must not be missed."""
+        self.close()
+        cast("EdgePeer", self.peer).tell_lost(self.stream_id)
+
+    def _hold(self, frame: Frame) -> None:
+        self.outlet.held = frame  # a link is not cut off for one owner's frames
+
+    def note_held(self, frame: Frame) -> None:
+        pass
+
+    def _let_wait(self, frame: Frame, size: int) -> None:
+        recent = self._recent
+        if recent is None:
+            super(EdgeConsumer, self)._let_wait(frame, size)  # noqa: UP008 (slots)
+            return
+        if not recent.has_room_for(size, trio.current_time()):
+            while (dropped := self._take_waiting()) is not None:
+                self._drop(dropped, Drop.SUPERSEDED)
+            if self._builds_on_nothing(frame):
+                self._drop(frame, Drop.UNDECODABLE)
+                return
+            self.obstacles &= ~NEEDS_KEYFRAME
+        frame.keep()
+        recent.add(frame, size)
+        self._totals.waiting += 1
+        if self.waiting():
+            self.outlet.line_up(self)
