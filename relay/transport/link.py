@@ -8,6 +8,7 @@ import fcntl
 import socket
 import struct
 import sys
+import termios
 from contextlib import suppress
 from typing import Protocol
 
@@ -15,8 +16,14 @@ import trio
 from attrs import define
 
 LOW_WATER_BYTES = 8 * 1024
-"""Bytes that may wait in the kernel unsent. The rest waits in our own queues, where a newer frame
-can still replace it."""
+"""Bytes that may wait in the kernel unsent on the way to a client. The rest waits in our own
+queues, where a newer frame can still replace it."""
+
+UNIX_LOW_WATER_BYTES = 1024 * 1024
+UNIX_SEND_BUFFER_BYTES = 2 * 1024 * 1024
+"""Of a Unix socket to another process of this machine, which reads many streams from it, and whose
+next turn may be late by many frames. Linux doubles the buffer, and calls the socket writable while
+a quarter of that is taken: the low-water mark."""
 
 _SIOCOUTQNSD = 0x894B
 """Linux: asks for the bytes of the send queue that were never sent (linux/sockios.h)."""
@@ -39,6 +46,10 @@ class Link(Protocol):
     closed or broken."""
 
     @property
+    def low_water(self) -> int:
+        """Bytes that may wait in the kernel unsent before a frame is rather kept."""
+
+    @property
     def closed(self) -> bool: ...
 
     @property
@@ -52,7 +63,7 @@ class Link(Protocol):
         """Take what fits now and return its size; raises `BlockingIOError` when nothing fits."""
 
     def send_if_low(self, data: Buffer) -> int:
-        """Like `send`, but take nothing when `LOW_WATER_BYTES` are unsent, or may be."""
+        """Like `send`, but take nothing when `low_water` bytes are unsent, or may be."""
 
     def recv_into(self, buffer: memoryview) -> int:
         """Read into the buffer and return the size, 0 at the end of the bytes; raises
@@ -77,12 +88,12 @@ class Link(Protocol):
         """Close, and drop what was taken, which the kernel would otherwise keep for minutes."""
 
 
-def set_options(tcp: socket.socket) -> None:
+def set_options(tcp: socket.socket, low_water: int = LOW_WATER_BYTES) -> None:
     """Write at once, and keep little unsent in the kernel."""
     if tcp.family != socket.AF_UNIX:
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW_WATER_BYTES)
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, low_water)
 
 
 @define(eq=False)
@@ -95,13 +106,14 @@ class SocketLink:
     """Whether the kernel reports unsent bytes; if not, only the writer task writes."""
     has_options: bool = False
     """Whether it inherited its options from the listener."""
+    low_water: int = LOW_WATER_BYTES
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)  # noqa: FBT003 (positional only)
         if not self.has_options:
             # macOS refuses every option of a socket whose peer is gone. The next read will notice.
             with suppress(OSError):
-                set_options(self.socket)
+                set_options(self.socket, self.low_water)
 
     @property
     def closed(self) -> bool:
@@ -153,3 +165,33 @@ class SocketLink:
             with suppress(OSError):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close()
+
+
+@define(eq=False)
+class UnixLink(SocketLink):
+    """A connected Unix socket as a `Link`. It has room for much: the process at the other end is
+    relay, too."""
+
+    peer: str = "unix"
+    low_water: int = UNIX_LOW_WATER_BYTES
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(False)  # noqa: FBT003 (positional only)
+        with suppress(OSError):  # macOS refuses more than its limit, and then keeps what it has
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BUFFER_BYTES)
+
+    def send_if_low(self, data: Buffer) -> int:
+        # The kernel knows no mark for these sockets, and would take what fits.
+        unsent = self.unsent()
+        if unsent is None or unsent >= self.low_water:
+            raise BlockingIOError
+        return self.socket.send(data)
+
+    def unsent(self) -> int | None:
+        """Return the bytes that the peer has not read, and what the kernel needs to hold them."""
+        if not self.knows_unsent:
+            return None
+        if self.closed:
+            raise OSError(errno.EBADF, "the link is closed")
+        fcntl.ioctl(self.socket, termios.TIOCOUTQ, _unsent)  # there is no SIOCOUTQNSD
+        return _unsent[0]

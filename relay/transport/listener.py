@@ -36,26 +36,22 @@ MAX_ACCEPTS_IN_A_ROW = 8
 ACCEPT_RETRY_INTERVAL = 0.1
 """Seconds between attempts while resources are exhausted."""
 
+Accepted = tuple[socket.socket, Any]
+"""A connected socket, and the address of the other side."""
+
 
 @define(eq=False)
-class TcpListener(trio.abc.Listener[FrameStream]):
-    """One listening socket."""
+class ListeningSocket:
+    """Accepts sockets, and waits while there are no resources to accept one."""
 
     socket: socket.socket
-    _stall_timeout: float
-    _certificate: Certificate | None
     _accepts_in_a_row: int = field(init=False, default=0)
     _no_room: ThrottledWarning = field(
         init=False, factory=lambda: ThrottledWarning("no connection can be accepted for now")
     )
 
-    @property
-    def url(self) -> str:
-        host, port = self.socket.getsockname()[:2]
-        scheme = "http" if self._certificate is None else "https"
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-    async def accept(self) -> FrameStream:
+    async def accept_socket(self) -> Accepted:
+        """Wait for a connection."""
         while True:
             if self.socket.fileno() < 0:
                 raise trio.ClosedResourceError
@@ -63,7 +59,7 @@ class TcpListener(trio.abc.Listener[FrameStream]):
                 await trio.lowlevel.wait_readable(self.socket)
             self._accepts_in_a_row = (self._accepts_in_a_row + 1) % MAX_ACCEPTS_IN_A_ROW
             try:
-                accepted, address = self.socket.accept()
+                return self.socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 self._accepts_in_a_row = 0
                 continue
@@ -72,9 +68,6 @@ class TcpListener(trio.abc.Listener[FrameStream]):
                 number = problem.errno
                 if number not in EXHAUSTED_ERRNOS | FAILED_CONNECTION_ERRNOS:
                     raise
-            else:
-                link = _link(accepted, address, self._certificate)
-                return FrameStream(link, self._stall_timeout)
             if number in EXHAUSTED_ERRNOS:  # clients wait in the kernel
                 self._no_room.warn(os.strerror(number))
                 await trio.sleep(ACCEPT_RETRY_INTERVAL)
@@ -86,16 +79,43 @@ class TcpListener(trio.abc.Listener[FrameStream]):
         await trio.lowlevel.checkpoint()
 
 
+@define(eq=False)
+class TcpListener(ListeningSocket, trio.abc.Listener[FrameStream]):
+    """One listening socket, for clients."""
+
+    _stall_timeout: float
+    _certificate: Certificate | None
+
+    @property
+    def url(self) -> str:
+        host, port = self.socket.getsockname()[:2]
+        scheme = "http" if self._certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    async def accept(self) -> FrameStream:
+        accepted, address = await self.accept_socket()
+        return FrameStream(_link(accepted, address, self._certificate), self._stall_timeout)
+
+
 async def listen(
     addresses: Sequence[tuple[str, int]],
     *,
     stall_timeout: float,
     certificate: Certificate | None = None,
 ) -> list[TcpListener]:
+    """Listen for clients on all pairs of host and port, as `listening_sockets` does."""
+    sockets = await listening_sockets(addresses, "bind")
+    return [TcpListener(each, stall_timeout, certificate) for each in sockets]
+
+
+async def listening_sockets(
+    addresses: Sequence[tuple[str, int]], setting: str
+) -> list[socket.socket]:
     """Listen on all pairs of host and port; those with port 0 share the one the system picks.
 
     Addresses that this machine does not have, such as ::1 without IPv6, are skipped. Raises
-    `ConfigError` when an address is in use or forbidden, or when all were skipped.
+    `ConfigError`, which names the setting, when an address is in use or forbidden, or when all were
+    skipped.
     """
     sockets: list[socket.socket] = []
     missing: OSError | None = None
@@ -106,18 +126,18 @@ async def listen(
                 sockets.append(await _bind(host, port or chosen))
             except OSError as problem:
                 if problem.errno not in MISSING_ADDRESS_ERRNOS:
-                    raise _explain(host, port, problem) from None
+                    raise _explain(setting, host, port, problem) from None
                 missing = missing or problem
             else:
                 chosen = sockets[-1].getsockname()[1]
         if not sockets:
             assert missing is not None
-            raise _explain(*addresses[0], missing)
+            raise _explain(setting, *addresses[0], missing)
     except BaseException:
         for each in sockets:
             each.close()
         raise
-    return [TcpListener(each, stall_timeout, certificate) for each in sockets]
+    return sockets
 
 
 async def _bind(host: str, port: int) -> socket.socket:
@@ -143,11 +163,11 @@ async def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _explain(host: str, port: int, problem: OSError) -> ConfigError:
+def _explain(setting: str, host: str, port: int, problem: OSError) -> ConfigError:
     why = (
         "is in use" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
     )
-    return ConfigError(f"bind: {host}:{port} {why}")
+    return ConfigError(f"{setting}: {host}:{port} {why}")
 
 
 def _link(

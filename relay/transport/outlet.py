@@ -25,7 +25,7 @@ from attrs import define, field
 from relay.metrics import LinkHistograms
 from relay.transport import wire
 from relay.transport.input_lag import input_lag
-from relay.transport.link import LOW_WATER_BYTES, Buffer, Link
+from relay.transport.link import Buffer, Link
 from relay.transport.pacing import Pacer
 
 RATE_SECONDS = 1.0
@@ -338,7 +338,7 @@ class Outlet:
     def _may_be_above_low(self) -> bool:
         """Whether to wait for a writable link, which has the same low-water mark."""
         unsent = self.link.unsent()
-        return unsent is None or unsent >= LOW_WATER_BYTES
+        return unsent is None or unsent >= self.link.low_water
 
     def _wake(self) -> None:
         self._parked = False

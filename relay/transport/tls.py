@@ -12,7 +12,7 @@ from contextlib import suppress
 import trio
 from attrs import define, field
 
-from relay.transport.link import LOW_WATER_BYTES, Buffer, SocketLink
+from relay.transport.link import Buffer, SocketLink
 
 ENCRYPT_BATCH_BYTES = 64 * 1024
 """Bytes encrypted at a time. This many can wait here for the kernel."""
@@ -45,12 +45,21 @@ class TlsLink:
         self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     @property
+    def low_water(self) -> int:
+        return self.below.low_water
+
+    @property
     def closed(self) -> bool:
         return self.below.closed
 
     @property
     def peer(self) -> str:
         return self.below.peer
+
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The certificate of the other side in DER; None if it showed none."""
+        return self._tls.getpeercert(binary_form=True)
 
     async def handshake(self) -> None:
         """Agree on keys; raises `trio.BrokenResourceError` when that fails. The caller sets the
@@ -89,7 +98,7 @@ class TlsLink:
     def send_if_low(self, data: Buffer) -> int:
         # Checked before encrypting anything, which cannot be undone.
         unsent = self.unsent()
-        if unsent is None or unsent >= LOW_WATER_BYTES:
+        if unsent is None or unsent >= self.low_water:
             raise BlockingIOError
         return self.send(data)
 

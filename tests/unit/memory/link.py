@@ -60,6 +60,7 @@ class MemoryLink:
     outgoing: SocketBuffer
     peer: str = "192.0.2.1:50000"
     knows_unsent: bool = True
+    low_water: int = LOW_WATER_BYTES
     closed: bool = False
     was_reset: bool = False
 
@@ -73,7 +74,7 @@ class MemoryLink:
 
     def send_if_low(self, data: bytes | bytearray | memoryview) -> int:
         unsent = self.unsent()
-        if unsent is None or unsent >= LOW_WATER_BYTES:
+        if unsent is None or unsent >= self.low_water:
             raise BlockingIOError
         return self.send(data)
 
