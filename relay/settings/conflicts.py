@@ -34,6 +34,12 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     if settings.listen_url and not settings.database_url:
         text = "listen_url needs database_url: both must name the same database"
         yield Conflict(text, ("listen_url", "database_url"))
+    if settings.cluster_bind and not settings.database_url:
+        text = "cluster_bind needs database_url: all machines of a cluster use one database"
+        yield Conflict(text, ("cluster_bind", "database_url"))
+    if settings.cluster_advertise and not settings.cluster_bind:
+        text = "cluster_advertise needs cluster_bind: it is how others reach that address"
+        yield Conflict(text, ("cluster_advertise", "cluster_bind"))
     if settings.ping_interval >= settings.idle_timeout:
         text = (
             f"ping_interval ({settings.ping_interval:g}) must be shorter than idle_timeout"

@@ -23,6 +23,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "connect_timeout",
         "statement_timeout",
     ),
+    "Cluster": ("cluster_bind", "cluster_advertise", "cluster_tls"),
     "Authentication by session (Better Auth)": (
         "auth_schema",
         "auth_user_table",

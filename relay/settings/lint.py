@@ -35,6 +35,8 @@ def _unused(settings: Settings, given: Collection[str]) -> Iterator[str]:
         yield "dev_tls has no effect with tls_certificate"
     if "hsts_max_age" in given and not settings.tls_certificate:
         yield "hsts_max_age has no effect without tls_certificate"
+    if "cluster_tls" in given and not settings.cluster_bind:
+        yield "cluster_tls has no effect without cluster_bind"
     if "rendition_cores" in given and settings.renditions == "off":
         yield "rendition_cores has no effect while renditions is off"
     if "audit_days" in given and not settings.audit:

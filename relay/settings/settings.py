@@ -84,6 +84,9 @@ Url = Annotated[
     str, Meta(title="URL", description="a URL such as postgresql://user@host:5432/name")
 ]
 
+WILDCARD_HOSTS = {"0.0.0.0", "::"}  # noqa: S104 (nothing is bound here)
+"""They stand for all addresses of a machine."""
+
 
 @frozen
 class BindAddress:
@@ -93,33 +96,46 @@ class BindAddress:
     port: int
 
 
-def parse_bind(bind: str) -> tuple[BindAddress, ...]:
+def parse_bind(bind: str, setting: str = "bind") -> tuple[BindAddress, ...]:
     """Split HOST:PORT into addresses: two for localhost (IPv4 and IPv6), otherwise one.
 
-    Raises `ConfigError` for anything else.
+    Raises `ConfigError` for anything else, which names the setting.
     """
     host, colon, port = bind.rpartition(":")
     if not colon:
-        raise ConfigError(f"bind: expected {expected(Bind)}, not {bind!r}")
+        raise ConfigError(f"{setting}: expected {expected(Bind)}, not {bind!r}")
     if not host:
         raise ConfigError(
-            f"bind: {bind!r} has no host; use 0.0.0.0:{port} to listen on every network,"
+            f"{setting}: {bind!r} has no host; use 0.0.0.0:{port} to listen on every network,"
             f" or localhost:{port} for this machine only"
         )
     if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 0xFFFF:
-        raise ConfigError(f"bind: expected a port from 0 to 65535, not {port!r} (in {bind!r})")
+        raise ConfigError(f"{setting}: expected a port from 0 to 65535, not {port!r} (in {bind!r})")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif re.fullmatch("[0-9a-fA-F:.]*:[0-9a-fA-F:.]*", host):
-        raise ConfigError(f"bind: an IPv6 address must be in brackets, as in [{host}]:{port}")
+        raise ConfigError(f"{setting}: an IPv6 address must be in brackets, as in [{host}]:{port}")
     if not re.fullmatch(r"[^\s/\[\]@]+", host):
-        raise ConfigError(f"bind: expected {expected(Bind)}, not {bind!r}")
+        raise ConfigError(f"{setting}: expected {expected(Bind)}, not {bind!r}")
     hosts = ("127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
     return tuple(BindAddress(host, int(port)) for host in hosts)
 
 
-def _check_bind(_settings: Settings, _attribute: attrs.Attribute[str], bind: str) -> None:
-    parse_bind(bind)
+def _check_bind(_settings: Settings, attribute: attrs.Attribute[Any], bind: str | None) -> None:
+    if bind is not None:
+        parse_bind(bind, attribute.name)
+
+
+def _check_advertised(
+    _settings: Settings, attribute: attrs.Attribute[Any], address: str | None
+) -> None:
+    if address is None:
+        return
+    for each in parse_bind(address, attribute.name):
+        if not each.port:
+            raise ConfigError(f"{attribute.name}: other machines need a port above 0")
+        if each.host in WILDCARD_HOSTS:
+            raise ConfigError(f"{attribute.name}: {each.host} is no address to connect to")
 
 
 def _check_url(_settings: Settings, attribute: attrs.Attribute[Any], url: str | None) -> None:
@@ -222,6 +238,19 @@ class Settings:
         None, "Required audience of an introspected token (aud)"
     )
     introspection_cache: CacheSeconds = _setting(5.0, "How long to reuse an introspection result")
+    cluster_bind: Bind | None = _setting(
+        None,
+        "Address on which other machines of a cluster reach this one; if unset, it is alone",
+        check=_check_bind,
+    )
+    cluster_advertise: Bind | None = _setting(
+        None,
+        "What other machines connect to; if unset, the address that PostgreSQL sees",
+        check=_check_advertised,
+    )
+    cluster_tls: Literal["on", "off"] = _setting(
+        "on", "Whether links between machines are encrypted; the same on all of them"
+    )
     tls_certificate: Path | None = _setting(None, "Serve TLS with this certificate chain (PEM)")
     tls_key: Path | None = _setting(None, "Private key of the certificate (PEM)")
     dev_tls: Switch = _setting(
@@ -339,6 +368,11 @@ class Settings:
     @property
     def addresses(self) -> tuple[BindAddress, ...]:
         return parse_bind(self.bind)
+
+    @property
+    def cluster_addresses(self) -> tuple[BindAddress, ...]:
+        """Those of `cluster_bind`; none if it is not set."""
+        return parse_bind(self.cluster_bind, "cluster_bind") if self.cluster_bind else ()
 
     @property
     def data_folder(self) -> Path:

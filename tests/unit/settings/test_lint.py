@@ -142,6 +142,7 @@ def test_the_token_of_top_is_no_setting() -> None:
         ),
         ({"frame_rate": "2/second", "message_rate": "60/minute"}, "frames count as messages"),
         ({"hsts_max_age": "60"}, "hsts_max_age has no effect without tls_certificate"),
+        ({"cluster_tls": "off"}, "cluster_tls has no effect without cluster_bind"),
         ({"audit": "false", "audit_days": "7"}, "while audit is off"),
         ({"introspection_cache": "7"}, "without introspection_url"),
         ({"database_url": "postgresql://db/x", "data_dir": "/srv"}, "data_dir is for relay's own"),

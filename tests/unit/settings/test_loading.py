@@ -137,6 +137,9 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "database_pool": 8,
         "statement_timeout": 1.5,
         "connect_timeout": 1.5,
+        "cluster_bind": "10.0.0.5:3100",
+        "cluster_advertise": "relay-1:3100",
+        "cluster_tls": "off",
         "auth_schema": "auth",
         "auth_user_table": "users",
         "auth_session_table": "sessions",
@@ -263,6 +266,8 @@ def test_what_many_clients_share_may_be_larger_than_a_message(name: str) -> None
         ("auth_schema", "x" * 64, "1 to 63 characters"),
         ("data_dir", "~nobody-of-this-name/x", "a path, not '~nobody-of-this-name/x'"),
         ("bind", "3000", "HOST:PORT, such as localhost:3000, not '3000'"),
+        ("cluster_bind", "3100", "HOST:PORT, such as localhost:3000, not '3100'"),
+        ("cluster_advertise", "3100", "HOST:PORT, such as localhost:3000, not '3100'"),
     ],
 )
 def test_a_wrong_value_is_explained_with_where_it_came_from(
@@ -507,8 +512,35 @@ def test_ways_to_verify_that_lack_nothing_are_accepted(flags: dict[str, str | No
     load(flags, environment={})
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("relay-1:0", "other machines need a port above 0"),
+        ("0.0.0.0:3100", "0.0.0.0 is no address to connect to"),
+        ("[::]:3100", ":: is no address to connect to"),
+        (":3100", "has no host"),
+    ],
+)
+def test_what_others_connect_to_is_one_address(address: str, why: str) -> None:
+    others = {"cluster_bind": "0.0.0.0:3100", "database_url": "postgresql://db/relay"}
+    message = refused({**others, "cluster_advertise": address})
+    assert message.startswith("cluster_advertise: ")
+    assert why in message
+    load({**others, "cluster_advertise": "relay-1:3100"}, environment={})
+
+
+def test_a_cluster_listens_where_it_is_told() -> None:
+    url = "postgresql://db/relay"
+    settings = load({"cluster_bind": "[::]:0", "database_url": url}, environment={}).settings
+    assert settings.cluster_addresses == (BindAddress("::", 0),)
+    assert Settings().cluster_addresses == ()
+
+
 def test_settings_that_do_not_go_together_are_refused() -> None:
     assert "listen_url needs database_url" in refused({"listen_url": "postgresql://db/relay"})
+    assert "cluster_bind needs database_url" in refused({"cluster_bind": "10.0.0.5:3100"})
+    alone = {"cluster_advertise": "relay-1:3100", "database_url": "postgresql://db/relay"}
+    assert "cluster_advertise needs cluster_bind" in refused(dict(alone))
     assert "must be shorter than idle_timeout" in refused({"ping_interval": "120"})
     assert "proxy_protocol needs trusted_proxies" in refused({"proxy_protocol": "true"})
     assert "require_origin needs allow_origins" in refused({"require_origin": "true"})
