@@ -45,7 +45,7 @@ FOLDER_PREFIX = "relay-"
 
 T = TypeVar("T")
 OnLink = Callable[[Node, FrameStream], Awaitable[object]]
-"""Serves a link up to its end; it is closed then."""
+"""Serves a link up to its end, and never raises; the link is closed then."""
 
 
 @define(eq=False)

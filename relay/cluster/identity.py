@@ -19,7 +19,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -133,7 +133,7 @@ def has_signed(certificate_pem: str, signature: bytes, data: bytes) -> bool:
         if not isinstance(key, Ed25519PublicKey):
             return False
         key.verify(signature, data)
-    except (BadCertificate, InvalidSignature):
+    except (BadCertificate, InvalidSignature, UnsupportedAlgorithm, ValueError):
         return False
     return True
 

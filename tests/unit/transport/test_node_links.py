@@ -126,9 +126,9 @@ async def test_without_the_count_of_unsent_bytes_the_writer_alone_writes(
 async def test_a_closed_unix_link_says_so(ends: tuple[UnixLink, socket.socket]) -> None:
     link, _ = ends
     link.close()
-    for call in (lambda: link.send_if_low(b"x"), lambda: link.send(b"x")):
+    for send in (link.send_if_low, link.send):
         with pytest.raises(OSError) as raised:  # noqa: PT011 (whichever)
-            call()
+            send(b"x")
         assert not isinstance(raised.value, BlockingIOError)
 
 
