@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 
 import structlog
 import trio
@@ -17,6 +18,7 @@ from relay.alerts.setup import AlertParts, open_alerts
 from relay.audit.log import AuditLog
 from relay.audit.setup import open_audit
 from relay.auth.setup import AuthParts, open_auth
+from relay.cluster.setup import ClusterParts, ClusterTables, open_cluster
 from relay.concurrency.activity import Activity
 from relay.concurrency.alarms import Alarms
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
@@ -95,6 +97,7 @@ async def serve(
         hub = Hub(metrics, settings.offline_grace, budget, renderer=used)
         async with (
             open_store(settings, exclusive=True) as store,
+            _open_cluster(settings, store, hub, metrics) as cluster,
             nullcontext(OperatorParts.build(settings, hub, store)) as operators,
             open_auth(
                 settings,
@@ -123,6 +126,7 @@ async def serve(
                     **operators.tasks,
                     **alerts.tasks,
                     **audit.tasks,
+                    **({} if cluster is None else cluster.tasks),
                 },
                 optional=OPTIONAL_TASKS,
                 timeout=PROGRESS_TIMEOUT
@@ -133,6 +137,7 @@ async def serve(
                 store=store,
                 hub=hub,
                 operators=operators,
+                cluster=cluster,
                 guard=guard,
                 auth=auth,
                 alerts=alerts,
@@ -145,7 +150,7 @@ async def serve(
             nursery.start_soon(store.database.keep_closing_unused)
             await nursery.start(supervisor.run)
             if handle_signals:
-                await nursery.start(_drain_on_signal, server, settings.drain_timeout)
+                await nursery.start(_drain_on_signal, server, cluster, settings.drain_timeout)
             if handle_signals or certificate is not None:
                 await nursery.start(
                     handle_hangup, None if certificate is None else certificate.reload
@@ -154,6 +159,8 @@ async def serve(
                 await supervisor.settle()
             task_status.started([listener.url for listener in listeners])
             await server.run(listeners)
+            if cluster is not None:
+                await cluster.leave(settings.offline_grace)
             nursery.cancel_scope.cancel()
     finally:
         for listener in listeners:
@@ -166,6 +173,7 @@ def _make_server(
     store: Store,
     hub: Hub,
     operators: OperatorParts,
+    cluster: ClusterParts | None,
     guard: Guard,
     auth: AuthParts,
     alerts: AlertParts,
@@ -179,7 +187,7 @@ def _make_server(
     api = Api(
         auth.login,
         hub,
-        StreamLists(hub, None),
+        StreamLists(hub, None if cluster is None else cluster.directory),
         alerts.intake,
         store.alerts,
         limits,
@@ -211,7 +219,7 @@ def _make_server(
     http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
     sessions = SessionContext(
         hub,
-        LocalClaims(operators.owners),
+        LocalClaims(operators.owners) if cluster is None else cluster.claims,
         alerts.intake,
         store.alerts,
         auth.session_watch,
@@ -219,6 +227,7 @@ def _make_server(
         settings.lossless_buffer,
         limits,
         layers_for_old_clients=settings.layers_for_old_clients == "on",
+        directory=None if cluster is None else cluster.directory,
     )
     timing = Timing(
         auth_timeout=settings.auth_timeout,
@@ -238,13 +247,33 @@ def _make_server(
     return server
 
 
+@asynccontextmanager
+async def _open_cluster(
+    settings: Settings, store: Store, hub: Hub, metrics: Metrics
+) -> AsyncIterator[ClusterParts | None]:
+    """Be a node of a cluster, if that is set."""
+    if not settings.cluster_addresses:
+        yield None
+        return
+    tables = ClusterTables(store.live_streams, store.nodes, store.stream_notifications)
+    host = store.database.address.host
+    async with open_cluster(settings, tables, hub, metrics, database_host=host) as parts:
+        yield parts
+
+
 async def _drain_on_signal(
-    server: Server, drain_timeout: float, *, task_status: trio.TaskStatus[None]
+    server: Server,
+    cluster: ClusterParts | None,
+    drain_timeout: float,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         await anext(signals)
         server.drain(drain_timeout)
+        if cluster is not None:
+            await cluster.directory.drain()
         await anext(signals)
         raise StoppedAtOnce
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from attrs import frozen
 
 from relay.protocol.messages import StreamStatus
@@ -50,6 +51,11 @@ class LiveStream:
     status: StreamStatus
     """Never `offline`."""
     metadata: dict[str, Any] | None = None
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Its size as JSON."""
+        return 0 if self.metadata is None else len(msgspec.json.encode(self.metadata))
 
 
 @frozen

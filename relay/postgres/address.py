@@ -64,6 +64,12 @@ class DatabaseAddress:
             tuple(sorted(passwords | {quote(password, safe="") for password in passwords})),
         )
 
+    @property
+    def host(self) -> str | None:
+        """The host, or the folder of its Unix socket; None for the default of libpq."""
+        given = self.arguments.get("hostaddr") or self.arguments.get("host")
+        return None if given is None else str(given).split(",", maxsplit=1)[0]
+
     def unavailable(self, error: BaseException) -> StoreUnavailable:
         """The `StoreUnavailable` for an error of psycopg."""
         # Its frames would keep a half-made connection, and its file, until garbage is collected.

@@ -106,7 +106,7 @@ class Publisher:
         )
         try:
             claimed = await self._context.claims.claim(request)
-            if claimed.outcome != "rejected":
+            if claimed.outcome not in {"rejected", "forbidden"}:
                 return claimed
         except StoreUnavailable:
             self._peer.record(REGISTER, outcome="unavailable", stream_id=stream_id)

@@ -1,0 +1,420 @@
+"""Keeps this node in step with the tables of the cluster.
+
+The tables of PostgreSQL say which nodes live and which node has which stream. This node writes
+what it has, hears of changes, and reads what its viewers ask for. While the database is away all
+goes on as it is; when it comes back, perhaps empty, this node writes all that it has once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from itertools import islice
+from typing import NoReturn, Protocol
+
+import structlog
+import trio
+from attrs import define, evolve, field
+
+from relay.cluster.link_pool import LinkPool
+from relay.concurrency.batcher import Batcher
+from relay.concurrency.progress import Progress
+from relay.concurrency.wakeup import Wakeup
+from relay.errors import StoreRejects, StoreUnavailable
+from relay.hub.cluster_streams import ClusterStreams
+from relay.hub.hub import Hub
+from relay.hub.peer import HubPeer
+from relay.hub.remote import RemoteState
+from relay.hub.stream import Stream
+from relay.model import permissions
+from relay.model.cluster import (
+    ClaimRequest,
+    HeldStream,
+    LiveStream,
+    Node,
+    NodeBeat,
+    StreamClaim,
+    StreamNews,
+)
+from relay.model.identity import Identity
+from relay.model.permissions import VisibleStreams
+
+BEAT_INTERVAL = 2.0
+"""Seconds between two signs of life."""
+RESTORE_INTERVAL = 20.0
+"""Seconds between two looks whether the table has all that this node has; at once where the tables
+were emptied."""
+REAP_INTERVAL = 5.0
+"""Seconds between two looks for nodes that are dead."""
+FIND_TIMEOUT = 0.5
+"""Seconds in which a subscriber is told of a stream of another node; later, its status comes by
+itself."""
+WRITE_INTERVAL = 0.05
+"""Seconds between two transactions that notify all nodes."""
+LOOK_INTERVAL = 0.05
+"""Seconds between two queries that notifications ask for."""
+SWEEP_INTERVAL = 1.0
+"""Seconds between two looks at what viewers here wait for, in case no notification came."""
+RETRY_INTERVAL = 1.0
+"""Seconds between attempts while the database is away."""
+MAX_SWEPT_STREAMS = 1000
+"""Of one look; the next one goes on behind them."""
+
+log = structlog.get_logger()
+
+
+class LiveStreamTable(Protocol):
+    """Which node has which stream. All raise `StoreUnavailable`."""
+
+    async def claim(self, node_id: str, requests: Sequence[ClaimRequest]) -> list[StreamClaim]: ...
+
+    async def renew_epoch(self, stream_id: str, node_id: str, term: int) -> int | None: ...
+
+    async def update(self, node_id: str, streams: Sequence[LiveStream]) -> None: ...
+
+    async def end(self, node_id: str, ended: Sequence[tuple[str, int]]) -> None: ...
+
+    async def find(self, stream_ids: Sequence[str]) -> list[LiveStream]: ...
+
+    async def listed(self, visible: VisibleStreams, after: str, limit: int) -> list[LiveStream]: ...
+
+    async def restore(self, node_id: str, held: Sequence[HeldStream]) -> list[str]: ...
+
+
+class NodeTable(Protocol):
+    """The nodes that live. All raise `StoreUnavailable`."""
+
+    async def beat(self, node: Node) -> NodeBeat: ...
+
+    async def leave(self, node_id: str) -> None: ...
+
+    async def reap(self) -> list[str]: ...
+
+
+class NewsListener(Protocol):
+    """Notifications of what has changed."""
+
+    async def receive(self) -> StreamNews: ...
+
+
+class News(Protocol):
+    """Opens such a listener; `StoreUnavailable`."""
+
+    def listen(self) -> AbstractAsyncContextManager[NewsListener]: ...
+
+
+@define(eq=False)
+class Directory:
+    """What this node knows of the cluster, and what the cluster is to know of this node."""
+
+    node: Node
+    _hub: Hub
+    _streams: ClusterStreams
+    _links: LinkPool
+    _table: LiveStreamTable
+    _node_table: NodeTable
+    _news: News
+    nodes: dict[str, Node] = field(factory=dict)
+    """Those that live, by id."""
+    held: dict[str, HeldStream] = field(factory=dict)
+    """The rows of this node, as they were last written."""
+    progress: Progress = field(factory=Progress)
+    finder: Batcher[str, LiveStream | None] = field(init=False)
+    _changed: dict[str, None] = field(factory=dict)
+    """Streams whose rows are to be written."""
+    _ending: dict[str, trio.Event] = field(factory=dict)
+    """Streams whose rows are being removed."""
+    _reconsidered: dict[HubPeer, Identity] = field(factory=dict)
+    """Observers who may see more than before, with what they were before."""
+    _news_of: set[str] = field(factory=set)
+    """Streams whose rows are to be read."""
+    _write_wake: Wakeup = field(factory=Wakeup)
+    _look_wake: Wakeup = field(factory=Wakeup)
+    _written: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+    """Those who wait for a change of what this node has."""
+    _swept: str = ""
+    _restored_at: float = -math.inf
+    """When all that this node has was last written, by Trio's clock."""
+
+    def __attrs_post_init__(self) -> None:
+        self.finder = Batcher(self._find)
+
+    # -- what others ask
+
+    def find_node(self, node_id: str) -> Node | None:
+        """A node that lives; None if there is none with this id."""
+        return self.nodes.get(node_id)
+
+    async def read_node(self, node_id: str) -> Node | None:
+        """A node that may have come a moment ago."""
+        with suppress(StoreUnavailable):
+            await self._beat()
+        return self.nodes.get(node_id)
+
+    async def find(self, stream_id: str) -> None:
+        """Let the hub learn where a stream is, in a moment at most."""
+        stream = self._hub.find(stream_id)
+        if stream is not None and stream.live:
+            return
+        with trio.move_on_after(FIND_TIMEOUT), suppress(StoreUnavailable, StoreRejects):
+            row = await self.finder.ask(stream_id)
+            if row is not None:
+                self._streams.open(stream_id, RemoteState.of(row))
+
+    async def listed(self, identity: Identity, after: str, limit: int) -> list[LiveStream]:
+        """The first live streams of all nodes behind an id that somebody may see;
+        `StoreUnavailable`."""
+        visible = permissions.visible_streams(identity)
+        rows = await self._table.listed(visible, after, limit)
+        for row in rows:
+            self._streams.note_listed(row.stream_id, RemoteState.of(row))
+        return rows
+
+    def reconsider(self, peer: HubPeer, before: Identity) -> None:
+        """Tell an observer, whose permissions were others before, of what it sees now or no
+        more."""
+        self._streams.reconsider(peer, before)
+        self._reconsidered[peer] = before
+        self._look_wake.set()
+
+    def look_soon(self, stream_id: str) -> None:
+        """Read again where a stream is, and tell the hub."""
+        self._news_of.add(stream_id)
+        self._look_wake.set()
+
+    # -- what this node has
+
+    def hold(self, held: HeldStream) -> None:
+        """Note a stream that this node has claimed."""
+        self.held[held.stream.stream_id] = held
+
+    def note(self, stream_id: str) -> None:
+        """Note that a stream of this node is to be written again, or is over."""
+        if stream_id in self.held:
+            self._changed[stream_id] = None
+            self._write_wake.set()
+
+    async def wait_for_end(self, stream_id: str) -> None:
+        """Wait while the row of an earlier life of a stream is being removed."""
+        self._changed.pop(stream_id, None)
+        while (ending := self._ending.get(stream_id)) is not None:
+            await ending.wait()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until this node has no stream any more."""
+        while self.held:
+            await self._written.park()
+
+    async def leave(self) -> None:
+        """Remove this node and all that it has; the last thing that it does."""
+        self.held.clear()
+        with suppress(StoreUnavailable):
+            await self._node_table.leave(self.node.node_id)
+
+    async def drain(self) -> None:
+        """Let others know that this node takes no new streams, and is about to leave."""
+        self.node = evolve(self.node, draining=True)
+        self._links.leave()
+        with suppress(StoreUnavailable):
+            await self._beat()
+
+    # -- the tasks
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Keep in step until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._beat_forever)
+            nursery.start_soon(self._listen_forever)
+            nursery.start_soon(self._write_forever)
+            nursery.start_soon(self._look_forever)
+            nursery.start_soon(self._sweep_forever)
+            task_status.started()
+        raise AssertionError("its tasks do not end")
+
+    async def _beat_forever(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        last_reaped = trio.current_time()
+        while True:
+            try:
+                with self.progress:
+                    await self._beat()
+                    if trio.current_time() - last_reaped >= REAP_INTERVAL:
+                        last_reaped = trio.current_time()
+                        for node_id in await self._node_table.reap():
+                            log.warning("cluster: a node is gone", node=node_id)
+            except StoreUnavailable:
+                self._restored_at = -math.inf
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await trio.sleep(BEAT_INTERVAL)
+
+    async def _beat(self) -> None:
+        beat = await self._node_table.beat(self.node)
+        self.nodes = {each.node_id: each for each in beat.nodes}
+        now = trio.current_time()
+        if beat.is_new or now - self._restored_at >= RESTORE_INTERVAL:
+            self._restored_at = now
+            lost = await self._table.restore(self.node.node_id, list(self.held.values()))
+            self._news_of.update(lost)
+            if beat.is_new:
+                self._look_again()
+            elif lost:
+                self._look_wake.set()
+
+    async def _listen_forever(self) -> NoReturn:
+        while True:
+            with suppress(StoreUnavailable):
+                async with self._news.listen() as listener:
+                    self._look_again()  # what changed meanwhile was not heard of
+                    while True:
+                        await self._take_news(await listener.receive())
+            await trio.sleep(RETRY_INTERVAL)
+
+    async def _take_news(self, news: StreamNews) -> None:
+        if news.everything:
+            self._look_again()
+        self._news_of.update(filter(self._concerns, news.stream_ids))
+        if self._news_of:
+            self._look_wake.set()
+        if news.nodes:
+            await self._beat()
+
+    def _concerns(self, stream_id: str) -> bool:
+        return self._hub.is_observed or self._hub.find(stream_id) is not None
+
+    def _look_again(self) -> None:
+        """Read all that is of interest here."""
+        self._news_of.update(each.stream_id for each in self._hub.streams())
+        self._news_of.update(self._streams.announced)
+        self._look_wake.set()
+
+    async def _look_forever(self) -> NoReturn:
+        while True:
+            await self._look_wake.wait()
+            while self._news_of or self._reconsidered:
+                asked = list(islice(self._news_of, MAX_SWEPT_STREAMS))
+                try:
+                    if asked:
+                        self._news_of.difference_update(asked)
+                        self._learn(asked, await self._table.find(asked))
+                    await self._tell_reconsidered()
+                except StoreUnavailable:
+                    self._news_of.update(asked)
+                    await trio.sleep(RETRY_INTERVAL)
+                except StoreRejects:
+                    log.warning("cluster: streams cannot be read", streams=len(asked))
+                await trio.sleep(LOOK_INTERVAL)
+
+    async def _tell_reconsidered(self) -> None:
+        while self._reconsidered:
+            peer, before = self._reconsidered.popitem()
+            visible = permissions.visible_streams(peer.identity)
+            for row in await self._table.listed(visible, "", MAX_SWEPT_STREAMS):
+                if not permissions.may_watch(before, row.stream_id, row.owner_id):
+                    self._streams.reveal(peer, row.stream_id, RemoteState.of(row))
+
+    def _learn(self, asked: Iterable[str], rows: Iterable[LiveStream]) -> None:
+        found = {row.stream_id: row for row in rows}
+        for stream_id in asked:
+            row = found.get(stream_id)
+            if row is None:
+                self._streams.learn_end(stream_id)
+            elif row.node_id != self.node.node_id:
+                self._streams.learn(stream_id, RemoteState.of(row))
+
+    async def _sweep_forever(self) -> NoReturn:
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            for stream in self._hub.streams():
+                if stream.is_remote:
+                    self._hub.forget_unused(stream)  # who asked for it did not stay
+            ids = sorted(self._awaited())
+            behind = [each for each in ids if each > self._swept][:MAX_SWEPT_STREAMS]
+            self._swept = behind[-1] if len(behind) == MAX_SWEPT_STREAMS else ""
+            if behind:
+                self._news_of.update(behind)
+                self._look_wake.set()
+
+    def _awaited(self) -> Iterator[str]:
+        """The streams that somebody here watches, and that do not come."""
+        for stream in self._hub.streams():
+            if (
+                stream.watchers
+                and stream.producer is None
+                and (not stream.live or stream.is_remote)
+            ):
+                yield stream.stream_id
+
+    async def _write_forever(self) -> NoReturn:
+        while True:
+            await self._write_wake.wait()
+            await trio.sleep(WRITE_INTERVAL)
+            changed, self._changed = list(self._changed), {}
+            try:
+                await self._write(changed)
+            except StoreUnavailable:
+                self._changed = {**dict.fromkeys(changed), **self._changed}
+                self._write_wake.set()
+                await trio.sleep(RETRY_INTERVAL)
+            except StoreRejects:
+                log.warning("cluster: streams cannot be written", streams=len(changed))
+
+    async def _write(self, changed: Iterable[str]) -> None:
+        rows, ended = [], []
+        for stream_id in changed:
+            held, stream = self.held.get(stream_id), self._hub.find(stream_id)
+            if held is None:
+                continue
+            if stream is None or not stream.live:
+                ended.append((stream_id, held.stream.term))
+            elif stream.is_remote:
+                del self.held[stream_id]
+            elif (row := _row_of(stream, held)) != held.stream:
+                self.held[stream_id] = evolve(held, stream=row)
+                rows.append(row)
+        if rows:
+            await self._table.update(self.node.node_id, rows)
+        if ended:
+            await self._end(ended)
+        self._written.unpark_all()
+
+    async def _end(self, ended: Sequence[tuple[str, int]]) -> None:
+        done = trio.Event()
+        self._ending.update({stream_id: done for stream_id, _ in ended})
+        try:
+            await self._table.end(self.node.node_id, ended)
+            for stream_id, _ in ended:
+                self.held.pop(stream_id, None)
+        finally:
+            for stream_id, _ in ended:
+                del self._ending[stream_id]
+            done.set()
+
+    async def _find(self, stream_ids: Sequence[str]) -> list[LiveStream | None]:
+        found = {row.stream_id: row for row in await self._table.find(list(set(stream_ids)))}
+        return [found.get(each) for each in stream_ids]
+
+
+@define(eq=False)
+class ClusterView:
+    """The other nodes, as the hub sees them. A `RemoteStreams`."""
+
+    _links: LinkPool
+    _directory: Directory
+
+    def wanted(self, stream: Stream) -> None:
+        self._links.want(stream)
+
+    def changed(self, stream: Stream) -> None:
+        self._directory.note(stream.stream_id)
+
+    def reconsider(self, peer: HubPeer, before: Identity) -> None:
+        self._directory.reconsider(peer, before)
+
+
+def _row_of(stream: Stream, held: HeldStream) -> LiveStream:
+    return evolve(held.stream, status=stream.status, metadata=stream.metadata)

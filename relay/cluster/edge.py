@@ -1,0 +1,488 @@
+"""An edge: carries the streams of one other node to the viewers here, over one link."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import msgspec
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from relay.client.errors import Closed
+from relay.client.websocket import WebSocket
+from relay.cluster.messages import (
+    LINK_VERSION,
+    Answer,
+    Ask,
+    Carry,
+    DropStream,
+    FromEdge,
+    FromOrigin,
+    Hello,
+    KeyframeWanted,
+    Leaving,
+    Lost,
+    Moved,
+    Ping,
+    Pong,
+    StreamState,
+    Take,
+    Taken,
+    Unencodable,
+    decode_from_origin,
+    decode_text_frame,
+    encode,
+)
+from relay.concurrency.wakeup import Wakeup
+from relay.hub.cluster_streams import ClusterStreams
+from relay.hub.frames.frame import Frame
+from relay.hub.frames.frame_budget import FrameAccount
+from relay.hub.layers.layer_set import LayerSet, PictureLayer
+from relay.hub.remote import Epoch, RemoteState
+from relay.hub.stream import Stream
+from relay.metrics import HopMetrics
+from relay.model.identity import ANY_STREAM, Identity, Service
+from relay.protocol.codec import JSON_CODEC, MSGPACK_CODEC, Codec
+from relay.protocol.messages import AlertEvent, Notice, ServerMessage, Status, VideoFrameEvent
+from relay.transport.wire import MAX_HEADER_BYTES
+
+LINK_PING_INTERVAL, LINK_SILENCE = 2.0, 6.0
+"""Seconds between two signs of life of the edge, and after which a silent link is dead."""
+LINK_IDLE_TIMEOUT = 10.0
+"""Seconds for which a link stays open that nobody needs."""
+MAX_INLINE_VIEWERS = 128
+"""Viewers of a stream whose frames are given out before the link is read further."""
+MAX_QUEUED_FRAMES = 32
+"""Frames of a stream that wait for its viewers to be given the one before."""
+TAKE_TIMEOUT = 1.0
+"""Seconds for the former node of a stream to say what it knows."""
+MAX_UNSENT_MESSAGES = 100_000
+OPEN_BRACE = 0x7B
+"""How a frame in JSON begins, and no MessagePack."""
+
+CLUSTER = Service(name="cluster", consume=frozenset({ANY_STREAM}), alerts=False, operate=False)
+"""The identity of other nodes: who may see what is decided where the viewers are."""
+
+log = structlog.get_logger()
+
+
+@define(eq=False)
+class RemoteProducer:
+    """Stands for the producer of a stream that another node has. A `Producer`."""
+
+    stream: Stream
+    _link: OriginLink
+    wants_alerts: bool = False
+    received: int = 0
+    """Frames that came over the link."""
+    lost: int = 0
+    """Frames that the origin accepted meanwhile, and that did not come."""
+    codec: Codec = MSGPACK_CODEC
+    number: int = 0
+    """None of this node's connections was accepted earlier."""
+    _last_seq: int = 0
+    _queue: deque[Frame] | None = None
+    """Frames that wait for the one before; None while none is given out."""
+    _awaiting_keyframe: bool = False
+    _demand: Carry | None = None
+
+    @property
+    def identity(self) -> Identity:
+        return CLUSTER
+
+    def tell(self, message: ServerMessage) -> None:
+        """Pass on what concerns the producer itself."""
+        if isinstance(message, Notice):
+            self._link.post(KeyframeWanted(stream_id=self.stream.stream_id))
+        else:
+            self._link.post(Unencodable(stream_id=self.stream.stream_id))
+
+    def tell_status(self, status: Status) -> None:
+        """Pass on how many viewers there are, and which layers they need."""
+        viewers = status.consumers or 0
+        if not viewers:
+            self._link.drop(self)
+            return
+        demand = demand_of(self.stream, viewers, status.layers or [])
+        if demand != self._demand:
+            self._demand = demand
+            self._link.post(demand)
+
+    def tell_alert(self, alert: AlertEvent, owner_id: str) -> None:
+        """Alerts come to each node from the database."""
+
+    def superseded(self) -> None:
+        """Another node has the stream, or this one."""
+        self._link.drop(self)
+
+    def lost_stream(self) -> None:
+        """The stream has another owner; its node knows, too."""
+        self._link.drop(self)
+
+    def begin_at(self, seq: int) -> None:
+        """Expect the pictures behind this one."""
+        self._last_seq = seq
+
+    async def deliver(
+        self, frame: Frame, start_soon: Callable[[Callable[[], Awaitable[None]]], object]
+    ) -> None:
+        """Give a frame to the viewers, in its turn, and hold up other streams for no longer than
+        a small audience takes."""
+        self._count(frame)
+        if self._queue is None:
+            if len(self.stream.fanout.audience) <= MAX_INLINE_VIEWERS and not frame.is_large:
+                await self.stream.carry([frame], self)
+                return
+            self._queue = deque()
+            start_soon(self._work_off)
+        frame.keep()
+        if len(self._queue) >= MAX_QUEUED_FRAMES:
+            self.lost += len(self._queue)
+            self._queue.clear()
+            self._awaiting_keyframe = True
+        if self._awaiting_keyframe and frame.is_delta:
+            self.lost += 1
+            return
+        self._awaiting_keyframe = False
+        self._queue.append(frame)
+
+    async def _work_off(self) -> None:
+        queue = self._queue
+        assert queue is not None
+        try:
+            while queue:
+                await self.stream.carry([queue.popleft()], self)
+        finally:
+            self._queue = None
+
+    def _count(self, frame: Frame) -> None:
+        self.codec = frame.codec
+        self.received += 1
+        if frame.seq > self._last_seq:
+            self.lost += frame.seq - self._last_seq - 1
+            self._last_seq = frame.seq
+
+
+@frozen
+class _Arrived:
+    """A frame as it came over a link."""
+
+    event: VideoFrameEvent
+    codec: Codec
+    buffer: bytearray
+    """The message, behind `MAX_HEADER_BYTES` of room."""
+
+    def frame(self, account: FrameAccount, layers: LayerSet | None) -> Frame:
+        """The frame, whose bytes this account counts."""
+        layer, layer_id = None, self.event.layer
+        if layer_id is not None and layers is not None:
+            index = layers.index_of(layer_id)
+            layer = None if index is None else PictureLayer(index, layer_id)
+        return Frame.carried(self.event, self.codec, self.buffer, account, layer)
+
+
+@define(eq=False)
+class OriginLink:
+    """The link to the origin of streams that are wanted here."""
+
+    node_id: str
+    _streams: ClusterStreams
+    _metrics: HopMetrics
+    on_moved: Callable[[str, Moved], object]
+    """Called with the id of a stream that is not there."""
+    ready: bool = False
+    """Whether the other side has said hello."""
+    _socket: WebSocket | None = None
+    _carried: dict[str, RemoteProducer] = field(factory=dict)
+    _wanted: dict[str, Stream] = field(factory=dict)
+    """Streams that were asked for, and are not described yet."""
+    _outgoing: deque[bytes] = field(factory=deque)
+    _wake: Wakeup = field(factory=Wakeup)
+    _received: list[FromOrigin | _Arrived] = field(factory=list)
+    _takes: dict[str, _PendingTake] = field(factory=dict)
+    _asks: dict[int, _PendingAsk] = field(factory=dict)
+    _last_ask: int = 0
+    _used_at: float = 0.0
+    """When somebody last needed it, by Trio's clock."""
+    _nursery: trio.Nursery | None = None
+
+    @property
+    def carried(self) -> list[RemoteProducer]:
+        """What comes over the link."""
+        return list(self._carried.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody needs it."""
+        return not (self._carried or self._wanted or self._takes or self._asks)
+
+    def carry(self, stream: Stream) -> None:
+        """Ask for a stream."""
+        if stream.stream_id in self._carried or stream.stream_id in self._wanted:
+            return
+        self._wanted[stream.stream_id] = stream
+        if self.ready:
+            self._ask_for(stream)
+
+    def wants(self, stream: Stream) -> bool:
+        """Whether a stream was asked for, or comes."""
+        stream_id = stream.stream_id
+        return self._wanted.get(stream_id) is stream or stream_id in self._carried
+
+    def drop(self, producer: RemoteProducer) -> None:
+        """Get no more of a stream."""
+        stream_id = producer.stream.stream_id
+        if self._carried.get(stream_id) is producer:
+            del self._carried[stream_id]
+            self._streams.detach(producer.stream, producer)
+            self.post(DropStream(stream_id=stream_id))
+
+    async def take(self, stream_id: str, term: int, account: FrameAccount) -> Epoch | None:
+        """Take a stream over, whose frames this account counts; returns the epoch to go on with,
+        None if the node does not know the stream, or does not answer in time."""
+        pending = self._takes[stream_id] = _PendingTake(term, account)
+        if self.ready:
+            self.post(Take(stream_id=stream_id, term=term))
+        with trio.move_on_after(TAKE_TIMEOUT):
+            await pending.done.wait()
+        if self._takes.get(stream_id) is pending:
+            del self._takes[stream_id]
+        self._used_at = trio.current_time()
+        return pending.epoch
+
+    async def ask(self, what: Literal["figures", "stats"]) -> bytes | None:
+        """Ask for a report; None if it does not come in time."""
+        self._last_ask += 1
+        pending = self._asks[self._last_ask] = _PendingAsk(what)
+        if self.ready:
+            self.post(Ask(id=self._last_ask, what=what))
+        with trio.move_on_after(TAKE_TIMEOUT):
+            await pending.done.wait()
+        self._asks.pop(self._last_ask, None)
+        return pending.body
+
+    def post(self, message: FromEdge) -> None:
+        """Send a message, in its order. Never waits."""
+        self._outgoing.append(encode(message))
+        self._wake.set()
+        if len(self._outgoing) > MAX_UNSENT_MESSAGES and self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def run(self, socket: WebSocket) -> None:
+        """Carry streams until the link is lost; raises nothing for that."""
+        self._socket = socket
+        self._outgoing.clear()
+        self.post(Hello(version=LINK_VERSION))
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._write)
+                self._nursery.start_soon(self._ping)
+                await self._read()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._nursery, self._socket, self.ready = None, None, False
+            self._lose_all()
+            with trio.move_on_after(1, shield=True):
+                await socket.abort()
+
+    def close(self) -> None:
+        """End the link."""
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def forget_wanted(self) -> None:
+        """Want no stream any more that was not described yet."""
+        self._wanted.clear()
+
+    def fail_requests(self) -> None:
+        """Let those who wait for an answer know that there is none."""
+        for take in self._takes.values():
+            take.done.set()
+        for ask in self._asks.values():
+            ask.done.set()
+
+    def _lose_all(self) -> None:
+        carried, self._carried = self._carried, {}
+        for producer in carried.values():
+            self._streams.lose(producer.stream, producer)
+        self._wanted.clear()
+        self.fail_requests()
+
+    async def _write(self) -> None:
+        assert self._socket is not None
+        try:
+            while True:
+                await self._wake.wait()
+                while self._outgoing:
+                    await self._socket.send(self._outgoing.popleft())
+        except Closed:
+            pass  # the reader notices
+
+    async def _ping(self) -> None:
+        socket = self._socket
+        assert socket is not None
+        self._used_at = trio.current_time()
+        while trio.current_time() - socket.heard_at < LINK_SILENCE:
+            await trio.sleep(LINK_PING_INTERVAL)
+            self.post(Ping())
+            now = trio.current_time()
+            if not self.is_idle:
+                self._used_at = now
+            elif now - self._used_at >= LINK_IDLE_TIMEOUT:
+                break
+        assert self._nursery is not None
+        self._nursery.cancel_scope.cancel()
+
+    async def _read(self) -> None:
+        assert self._socket is not None
+        try:
+            while True:
+                await self._socket.read(self._receive)
+                received, self._received = self._received, []
+                for each in received:
+                    await self._handle(each)
+        except (Closed, msgspec.DecodeError) as problem:
+            if not isinstance(problem, Closed):
+                log.warning("another node sent what is no message", node=self.node_id)
+
+    def _receive(self, payload: memoryview) -> None:
+        """Keep a message, which is valid only until this returns."""
+        buffer = bytearray(MAX_HEADER_BYTES) + payload
+        view = memoryview(buffer)[MAX_HEADER_BYTES:]
+        in_json = len(view) > 0 and view[0] == OPEN_BRACE
+        message = decode_text_frame(view) if in_json else decode_from_origin(view)
+        if isinstance(message, VideoFrameEvent):
+            codec = JSON_CODEC if in_json else MSGPACK_CODEC
+            self._received.append(_Arrived(message, codec, buffer))
+        else:
+            self._received.append(message)
+
+    async def _deliver(self, arrived: _Arrived) -> None:
+        stream_id = arrived.event.stream_id
+        producer, pending = self._carried.get(stream_id), self._takes.get(stream_id)
+        if producer is not None:
+            account = producer.stream.account
+            if account is not None and self._nursery is not None:
+                frame = arrived.frame(account, producer.stream.layers)
+                lost = producer.lost
+                await producer.deliver(frame, self._nursery.start_soon)
+                self._metrics.frames["received"] += 1
+                self._metrics.frames["lost"] += producer.lost - lost
+        elif pending is not None:
+            pending.keyframe = arrived.frame(pending.account, None)
+        # else it was dropped meanwhile
+
+    async def _handle(self, message: FromOrigin | _Arrived) -> None:
+        match message:
+            case _Arrived():
+                await self._deliver(message)
+            case Hello():
+                self._begin(message)
+            case StreamState():
+                self._follow(message)
+            case Moved():
+                self._move(message)
+            case Taken():
+                self._taken(message)
+            case Lost():
+                self._give_up_lossless(message.stream_id)
+            case Answer():
+                pending = self._asks.get(message.id)
+                if pending is not None:
+                    pending.body = msgspec.msgpack.decode(message.body, type=bytes)
+                    pending.done.set()
+            case Leaving() | Pong() | VideoFrameEvent():
+                pass
+
+    def _begin(self, hello: Hello) -> None:
+        if hello.version != LINK_VERSION:
+            log.warning(
+                "another node speaks another version of the link: update both",
+                node=self.node_id,
+                version=hello.version,
+            )
+            self.close()
+            return
+        self.ready = True
+        for stream in list(self._wanted.values()):
+            self._ask_for(stream)
+        for stream_id, pending in self._takes.items():
+            self.post(Take(stream_id=stream_id, term=pending.term))
+        for number, question in self._asks.items():
+            self.post(Ask(id=number, what=question.what))
+
+    def _ask_for(self, stream: Stream) -> None:
+        viewers = stream.viewers
+        if viewers and stream.live and stream.is_remote:
+            self.post(demand_of(stream, viewers, stream.needed_layers()))
+        else:
+            self._wanted.pop(stream.stream_id, None)
+
+    def _follow(self, state: StreamState) -> None:
+        stream_id = state.stream_id
+        producer = self._carried.get(stream_id)
+        if producer is None:
+            stream = self._wanted.pop(stream_id, None)
+            if stream is None:
+                return
+            producer = RemoteProducer(stream, self)
+            producer.begin_at(state.seq)
+        elif producer.stream.epoch != state.epoch:
+            producer.begin_at(state.seq)
+        self._carried[stream_id] = producer
+        remote = RemoteState(
+            *(self.node_id, state.term, state.epoch, state.owner_id),
+            *(state.status, state.metadata, state.layers),
+        )
+        if not self._streams.attach(producer.stream, producer, remote):
+            self.drop(producer)
+
+    def _move(self, moved: Moved) -> None:
+        producer = self._carried.pop(moved.stream_id, None)
+        self._wanted.pop(moved.stream_id, None)
+        if producer is not None:
+            self._streams.lose(producer.stream, producer)
+        self.on_moved(moved.stream_id, moved)
+
+    def _taken(self, taken: Taken) -> None:
+        pending = self._takes.get(taken.stream_id)
+        if pending is None or pending.term != taken.term:
+            return
+        if taken.epoch:
+            pending.epoch = Epoch(
+                *(taken.epoch, taken.term, taken.seq, taken.status, pending.keyframe)
+            )
+        pending.done.set()
+
+    def _give_up_lossless(self, stream_id: str) -> None:
+        producer = self._carried.get(stream_id)
+        if producer is not None:
+            for consumer in producer.stream.fanout.audience:
+                if consumer.lossless:
+                    consumer.give_up()
+
+
+@define(eq=False)
+class _PendingTake:
+    term: int
+    account: FrameAccount
+    done: trio.Event = field(factory=trio.Event)
+    epoch: Epoch | None = None
+    keyframe: Frame | None = None
+    """The last frame that stands for itself."""
+
+
+@define(eq=False)
+class _PendingAsk:
+    what: str
+    done: trio.Event = field(factory=trio.Event)
+    body: bytes | None = None
+
+
+def demand_of(stream: Stream, viewers: int, layers: list[str]) -> Carry:
+    """What the viewers of a stream need, as its origin is told."""
+    lossless = any(each.lossless for each in stream.fanout.audience)
+    return Carry(stream_id=stream.stream_id, viewers=viewers, layers=layers, lossless=lossless)

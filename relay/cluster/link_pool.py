@@ -1,0 +1,184 @@
+"""The links of this node: those that it opens, one to each origin that it needs, and those that
+other nodes have opened.
+
+A link that breaks, or cannot be opened, is tried again as long as somebody wants a stream of that
+node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+from attrs import define, field
+
+from relay.client.websocket import WebSocket
+from relay.cluster.edge import OriginLink
+from relay.cluster.links import LinkFailed
+from relay.cluster.messages import Moved
+from relay.cluster.origin import EdgeLink
+from relay.concurrency.backoff import Backoff
+from relay.hub.cluster_streams import ClusterStreams
+from relay.hub.frames.frame_budget import FrameAccount
+from relay.hub.hub import Hub
+from relay.hub.ledger import Totals
+from relay.hub.remote import Epoch
+from relay.hub.stream import Stream
+from relay.logs.throttle import REPEAT_INTERVAL, ThrottledWarning
+from relay.metrics import HopMetrics
+from relay.model.cluster import Node
+from relay.transport.stream import FrameStream
+
+FIRST_LINK_BACKOFF, MAX_LINK_BACKOFF = 0.2, 2.0
+"""Seconds between attempts to open a link: doubled each time."""
+
+
+class Nodes(Protocol):
+    """The nodes of the cluster, as they are known here."""
+
+    def find_node(self, node_id: str) -> Node | None:
+        """A node that lives; None if there is none with this id."""
+
+    def look_soon(self, stream_id: str) -> object:
+        """Read again where a stream is, and tell the hub."""
+
+
+@define(eq=False)
+class LinkPool:
+    """The links to and from other nodes."""
+
+    node_id: str
+    _hub: Hub
+    _streams: ClusterStreams
+    _metrics: HopMetrics
+    _dial: Callable[[Node], Awaitable[WebSocket]]
+    """Opens a link; raises `LinkFailed`."""
+    nodes: Nodes = field(init=False)
+    report: Callable[[str], Awaitable[bytes]] = field(init=False)
+    """Makes a report of this node, as JSON, for another."""
+    totals: Totals = field(factory=Totals)
+    """What became of the frames for other nodes."""
+    origins: dict[str, OriginLink] = field(factory=dict)
+    """By node, the links over which streams come."""
+    edges: dict[str, EdgeLink] = field(factory=dict)
+    """By node, the links over which streams go."""
+    _nursery: trio.Nursery | None = None
+    _unreachable: ThrottledWarning = field(
+        init=False,
+        factory=lambda: ThrottledWarning(
+            "cluster: a node cannot be reached", min_interval=REPEAT_INTERVAL
+        ),
+    )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Open links, and keep them open, until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                for stream in self._hub.streams():
+                    if _is_wanted(stream):
+                        self.want(stream)
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            self.origins.clear()
+
+    def want(self, stream: Stream) -> None:
+        """Get the frames of a stream from its origin. Never waits."""
+        origin = stream.origin
+        if origin is not None and origin != self.node_id:
+            link = self._link_to(origin)
+            if link is not None:
+                link.carry(stream)
+
+    async def take(
+        self, node_id: str, stream_id: str, term: int, account: FrameAccount
+    ) -> Epoch | None:
+        """Take a stream over from another node; see `OriginLink.take`."""
+        link = self._link_to(node_id)
+        return None if link is None else await link.take(stream_id, term, account)
+
+    async def serve(self, node: Node, stream: FrameStream) -> None:
+        """Give another node the streams that it wants, until its link ends."""
+        before = self.edges.get(node.node_id)
+        if before is not None:
+            before.close()
+        link = EdgeLink(
+            *(node, stream, self._hub, self._streams, self._metrics, self.totals, self.report)
+        )
+        self.edges[node.node_id] = link
+        try:
+            await link.run()
+        finally:
+            if self.edges.get(node.node_id) is link:
+                del self.edges[node.node_id]
+
+    def leave(self) -> None:
+        """Tell other nodes that this one is about to end."""
+        for edge in self.edges.values():
+            edge.leave()
+
+    def _link_to(self, node_id: str) -> OriginLink | None:
+        link = self.origins.get(node_id)
+        if link is None and self._nursery is not None:
+            link = OriginLink(node_id, self._streams, self._metrics, self._moved)
+            self.origins[node_id] = link
+            self._nursery.start_soon(self._keep_open, node_id, link)
+        return link
+
+    async def _keep_open(self, node_id: str, link: OriginLink) -> None:
+        backoff = Backoff(FIRST_LINK_BACKOFF, MAX_LINK_BACKOFF)
+        try:
+            while not link.is_idle:
+                if await self._run_once(node_id, link):
+                    backoff.reset()
+                link.fail_requests()
+                self._want_again(node_id, link)
+                if not link.is_idle:
+                    await trio.sleep(backoff.next())
+        finally:
+            del self.origins[node_id]
+
+    async def _run_once(self, node_id: str, link: OriginLink) -> bool:
+        """Open the link and use it until it ends; whether it could be opened."""
+        node = self.nodes.find_node(node_id)
+        if node is None:
+            return False
+        try:
+            socket = await self._dial(node)
+        except LinkFailed as problem:
+            self._unreachable.warn(f"{node_id} at {node.address or node.socket}: {problem}")
+            return False
+        await link.run(socket)
+        return True
+
+    def _want_again(self, node_id: str, link: OriginLink) -> None:
+        """Want what its viewers still want, and ask the directory where that is now."""
+        link.forget_wanted()
+        for stream in self._hub.streams():
+            if stream.origin == node_id and _is_wanted(stream):
+                link.carry(stream)
+                self.nodes.look_soon(stream.stream_id)
+
+    def _moved(self, stream_id: str, moved: Moved) -> None:
+        """Look for a stream that is not where it was said to be."""
+        stream = self._hub.find(stream_id)
+        if stream is None or not stream.is_remote:
+            return
+        to = moved.node_id
+        if to is not None and to != self.node_id and moved.term > stream.term:
+            stream.move_to(to, moved.term)
+            if stream.fanout.audience:
+                self.want(stream)
+        else:
+            self.nodes.look_soon(stream_id)
+
+
+def _is_wanted(stream: Stream) -> bool:
+    return (
+        stream.live
+        and stream.is_remote
+        and stream.producer is None
+        and bool(stream.fanout.audience)
+    )

@@ -1,0 +1,141 @@
+"""What nodes say to each other over a link: MessagePack in binary WebSocket messages.
+
+Frames go as viewers get them, as `video-frame` in the encoding of their producer, so one that
+came as JSON is a text message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from relay.protocol.messages import Layer, StreamStatus, VideoFrameEvent
+
+LINK_VERSION = 1
+"""Nodes of another version are not talked to."""
+
+
+class Message(
+    msgspec.Struct, frozen=True, rename="camel", tag_field="type", kw_only=True, omit_defaults=True
+):
+    """What one node tells another."""
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """The first message of both sides."""
+
+    version: int
+
+
+class Carry(Message, frozen=True, tag="carry"):
+    """An edge wants a stream, or its viewers need something else than before."""
+
+    stream_id: str
+    viewers: int
+    layers: list[str] = []
+    """The ids of the layers that they need."""
+    lossless: bool = False
+    """Whether one of them must miss no frame."""
+
+
+class DropStream(Message, frozen=True, tag="drop"):
+    """An edge has no viewers of a stream any more."""
+
+    stream_id: str
+
+
+class KeyframeWanted(Message, frozen=True, tag="keyframe-wanted"):
+    """A viewer there can use nothing else."""
+
+    stream_id: str
+
+
+class Unencodable(Message, frozen=True, tag="unencodable"):
+    """Viewers there miss frames whose data is not base64."""
+
+    stream_id: str
+
+
+class Take(Message, frozen=True, tag="take"):
+    """This node has the stream now."""
+
+    stream_id: str
+    term: int
+
+
+class Ask(Message, frozen=True, tag="ask"):
+    """A question to the other node; see `Answer`."""
+
+    id: int
+    what: str
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """Sent by the edge now and then, so that both sides notice a link that is dead."""
+
+
+class StreamState(Message, frozen=True, tag="stream"):
+    """The origin describes a stream that the edge asked for, now and after each change."""
+
+    stream_id: str
+    term: int
+    epoch: int
+    status: StreamStatus
+    owner_id: str
+    seq: int
+    """Of the last picture before this message."""
+    metadata: dict[str, Any] | None = None
+    layers: list[Layer] | None = None
+
+
+class Moved(Message, frozen=True, tag="moved"):
+    """The stream is not here, or not any more."""
+
+    stream_id: str
+    term: int = 0
+    node_id: str | None = None
+    """Where it is; None: ask the directory."""
+
+
+class Taken(Message, frozen=True, tag="taken"):
+    """The answer to `take`; the last keyframe, if there is one, comes before it."""
+
+    stream_id: str
+    term: int
+    epoch: int = 0
+    """0: there was no such stream here."""
+    seq: int = 0
+    status: StreamStatus = StreamStatus.ONLINE
+
+
+class Lost(Message, frozen=True, tag="lost"):
+    """More waited for the link than may, so that a viewer who must miss no frame has missed one."""
+
+    stream_id: str
+
+
+class Leaving(Message, frozen=True, tag="leaving"):
+    """The origin is about to end; its streams will be elsewhere."""
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """The answer to `ping`."""
+
+
+class Answer(Message, frozen=True, tag="answer"):
+    """The answer to `ask`."""
+
+    id: int
+    body: msgspec.Raw
+
+
+FromEdge = Hello | Carry | DropStream | KeyframeWanted | Unencodable | Take | Ask | Ping
+FromOrigin = Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | Answer | VideoFrameEvent
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+decode_from_edge = msgspec.msgpack.Decoder(FromEdge).decode
+decode_from_origin = msgspec.msgpack.Decoder(FromOrigin).decode
+decode_text_frame = msgspec.json.Decoder(VideoFrameEvent).decode
+"""Raise `msgspec.DecodeError`."""

@@ -1,0 +1,316 @@
+"""An origin: gives streams of this node to one other node, over one link."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+import structlog
+import trio
+from attrs import define, field
+
+from relay.cluster.edge import CLUSTER, LINK_SILENCE
+from relay.cluster.messages import (
+    LINK_VERSION,
+    Answer,
+    Ask,
+    Carry,
+    DropStream,
+    FromEdge,
+    FromOrigin,
+    Hello,
+    KeyframeWanted,
+    Leaving,
+    Lost,
+    Moved,
+    Ping,
+    Pong,
+    StreamState,
+    Take,
+    Taken,
+    Unencodable,
+    decode_from_edge,
+    encode,
+)
+from relay.hub.cluster_streams import ClusterStreams
+from relay.hub.edge_consumer import EdgeConsumer, LinkBytes
+from relay.hub.flow_control import FlowControlOptions
+from relay.hub.hub import Hub
+from relay.hub.ledger import Totals
+from relay.hub.remote import Surrender
+from relay.hub.stream import Demand, Stream
+from relay.metrics import HopMetrics
+from relay.model.cluster import Node
+from relay.model.identity import Identity
+from relay.protocol.codec import MSGPACK_CODEC, Codec
+from relay.protocol.endings import Ending
+from relay.protocol.messages import AlertEvent, ServerMessage, Status
+from relay.transport import wire
+from relay.transport.budget import Budget
+from relay.transport.framing.frame_parser import Message
+from relay.transport.mailbox import Mailbox
+from relay.transport.stream import FrameStream, ignore
+
+MAX_REQUEST_BYTES = 64 * 1024
+"""Of a message from an edge."""
+LOSSLESS_LINK_BYTES = 4 << 20
+"""Bytes of one stream that wait for an edge with viewers who must miss no frame."""
+GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
+
+log = structlog.get_logger()
+
+
+@define(eq=False)
+class EdgeLink:
+    """Another node that has viewers of streams here. An `EdgePeer`."""
+
+    node: Node
+    _stream: FrameStream
+    _hub: Hub
+    _streams: ClusterStreams
+    _metrics: HopMetrics
+    totals: Totals
+    """What became of the frames for all edges."""
+    report: Callable[[str], Awaitable[bytes]]
+    """Makes a report of this node, as JSON."""
+    number: int = 0
+    takes_parts: bool = False
+    _mailbox: Mailbox = field(init=False)
+    _bytes: LinkBytes = field(factory=LinkBytes)
+    _subscriptions: dict[str, tuple[Stream, EdgeConsumer]] = field(factory=dict)
+    _nursery: trio.Nursery | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._mailbox = Mailbox(self._stream.outlet, Budget(1 << 30), self.close)
+
+    @property
+    def codec(self) -> Codec:
+        return MSGPACK_CODEC
+
+    @property
+    def identity(self) -> Identity:
+        return CLUSTER
+
+    @property
+    def unsent_frame(self) -> object | None:
+        return None
+
+    @property
+    def carried(self) -> list[tuple[Stream, EdgeConsumer]]:
+        """What the edge gets."""
+        return list(self._subscriptions.values())
+
+    async def run(self) -> None:
+        """Serve the edge until the link is lost; raises nothing for that."""
+        stream = self._stream
+        stream.begin_frames(
+            max_message=MAX_REQUEST_BYTES,
+            budget=Budget(1 << 30),
+            party=f"node:{self.node.node_id}",
+            on_messages=self._receive,
+            on_overhead=ignore,
+            on_fault=self._fault,
+        )
+        stream.allow_messages_of(MAX_REQUEST_BYTES, f"node:{self.node.node_id}")
+        try:
+            async with trio.open_nursery() as self._nursery:
+                stream.outlet.open(partial(self._nursery.start_soon, stream.outlet.run))
+                self._nursery.start_soon(self._watch_silence)
+                self.post(Hello(version=LINK_VERSION))
+                with suppress(*GONE):
+                    await stream.read_frames()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            for subscription in self._subscriptions.values():
+                self._hub.unsubscribe_edge(*subscription)
+            self._subscriptions.clear()
+            self._mailbox.close()
+            stream.close()
+            stream.forget_listeners()
+
+    def close(self) -> None:
+        """End the link."""
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def leave(self) -> None:
+        """Say that this node is about to end."""
+        self.post(Leaving())
+
+    def post(self, message: FromOrigin) -> None:
+        """Send a message ahead of frames. Never waits."""
+        if not self._mailbox.post(wire.message(wire.BINARY, encode(message))):
+            self.close()
+
+    # -- as the hub sees it
+
+    def tell_stream(self, stream: Stream) -> None:
+        state = partial(self._describe, stream)
+        if not self._mailbox.post_update(("stream", stream.stream_id), state):
+            self.close()
+
+    def tell_moved(self, stream_id: str, term: int, node_id: str) -> None:
+        self._subscriptions.pop(stream_id, None)
+        self.post(Moved(stream_id=stream_id, term=term, node_id=node_id))
+
+    def tell_lost(self, stream_id: str) -> None:
+        """Go on with the newest frames."""
+        self.post(Lost(stream_id=stream_id))
+        subscription = self._subscriptions.pop(stream_id, None)
+        if subscription is not None:
+            stream, consumer = subscription
+            demand = stream.edges.get(consumer, Demand())
+            self._hub.unsubscribe_edge(stream, consumer)
+            self._subscribe(stream_id, demand, lossless=False)
+
+    def tell(self, message: ServerMessage) -> None:
+        """Notices are for producers."""
+
+    def tell_status(self, status: Status) -> None:
+        """`tell_stream` says more."""
+
+    def tell_alert(self, alert: AlertEvent, owner_id: str) -> None:
+        """Alerts come to each node from the database."""
+
+    def too_slow(self) -> None:
+        self.close()
+
+    def cut_off(self) -> None:
+        """A link is not ended for the frames of one owner."""
+
+    # -- what the edge asks for
+
+    def _fault(self, ending: Ending) -> None:
+        log.warning("another node broke the protocol", node=self.node.node_id, why=ending.label)
+        self.close()
+
+    async def _watch_silence(self) -> None:
+        until = self._stream.last_received + LINK_SILENCE
+        while trio.current_time() < until:
+            await trio.sleep_until(until)
+            until = self._stream.last_received + LINK_SILENCE
+        self.close()
+
+    async def _receive(self, messages: list[Message]) -> None:
+        for message in messages:
+            try:
+                request = decode_from_edge(message.payload)
+            except msgspec.DecodeError:
+                self._fault(Ending.PROTOCOL_ERROR)
+                return
+            self._handle(request)
+
+    def _handle(self, request: FromEdge) -> None:
+        match request:
+            case Hello():
+                if request.version != LINK_VERSION:
+                    self._fault(Ending.PROTOCOL_ERROR)
+            case Carry():
+                self._carry(request)
+            case DropStream():
+                self._drop(request.stream_id)
+            case KeyframeWanted():
+                self._want_keyframe(request.stream_id)
+            case Unencodable():
+                self._note_unencodable(request.stream_id)
+            case Take():
+                self._give_up(request)
+            case Ask():
+                assert self._nursery is not None
+                self._nursery.start_soon(self._answer, request)
+            case Ping():
+                self.post(Pong())
+
+    def _carry(self, request: Carry) -> None:
+        stream_id = request.stream_id
+        demand = Demand(request.viewers, frozenset(request.layers))
+        subscription = self._subscriptions.get(stream_id)
+        if subscription is not None:
+            stream, consumer = subscription
+            if consumer.lossless == request.lossless:
+                stream.set_demand(consumer, demand)
+                return
+            self._drop(stream_id)
+        stream_here = self._hub.find(stream_id)
+        if stream_here is None or not stream_here.live or stream_here.is_remote:
+            to = None if stream_here is None else stream_here.origin
+            term = 0 if stream_here is None else stream_here.term
+            self.post(Moved(stream_id=stream_id, term=term, node_id=to))
+            return
+        self._subscribe(stream_id, demand, lossless=request.lossless)
+
+    def _subscribe(self, stream_id: str, demand: Demand, *, lossless: bool) -> None:
+        stream = self._hub.open(stream_id)
+        consumer = EdgeConsumer(
+            stream_id=stream_id,
+            wants_frames=True,
+            wants_alerts=False,
+            peer=self,
+            outlet=self._stream.outlet,
+            metrics=self._metrics.sent,
+            flow_control=FlowControlOptions("lossless" if lossless else "latest", adapts=False),
+            lossless_bytes=LOSSLESS_LINK_BYTES,
+            totals=self.totals,
+            link_bytes=self._bytes,
+        )
+        self._subscriptions[stream_id] = (stream, consumer)
+        self.tell_stream(stream)
+        stream.watch_edge(consumer, demand)
+
+    def _drop(self, stream_id: str) -> None:
+        subscription = self._subscriptions.pop(stream_id, None)
+        if subscription is not None:
+            self._hub.unsubscribe_edge(*subscription)
+
+    def _want_keyframe(self, stream_id: str) -> None:
+        subscription = self._subscriptions.get(stream_id)
+        if subscription is not None:
+            subscription[0].want_keyframe(f"node:{self.node.node_id}")
+
+    def _note_unencodable(self, stream_id: str) -> None:
+        subscription = self._subscriptions.get(stream_id)
+        if subscription is not None:
+            subscription[0].note_unencodable()
+
+    def _give_up(self, request: Take) -> None:
+        """Leave a stream to the node at the other end."""
+        stream_id, term = request.stream_id, request.term
+        stream = self._hub.find(stream_id)
+        known: Surrender | None = None
+        if stream is not None:
+            known = self._streams.surrender(stream, term, self.node.node_id)
+        if known is None:
+            self.post(Taken(stream_id=stream_id, term=term))
+            return
+        encoded = None if known.keyframe is None else known.keyframe.encoded(known.keyframe.codec)
+        if encoded is not None:
+            self._mailbox.post(bytes(encoded))
+        self.post(
+            Taken(
+                stream_id=stream_id,
+                term=term,
+                epoch=known.epoch,
+                seq=known.seq,
+                status=known.status,
+            )
+        )
+
+    async def _answer(self, request: Ask) -> None:
+        body = await self.report(request.what)
+        self.post(Answer(id=request.id, body=msgspec.Raw(msgspec.msgpack.encode(body))))
+
+    def _describe(self, stream: Stream) -> bytes:
+        state = StreamState(
+            stream_id=stream.stream_id,
+            term=stream.term,
+            epoch=stream.epoch,
+            status=stream.status,
+            owner_id=stream.owner_id or "",
+            seq=stream.seq,
+            metadata=stream.metadata,
+            layers=None if stream.registered_layers is None else list(stream.registered_layers),
+        )
+        return wire.message(wire.BINARY, encode(state))
