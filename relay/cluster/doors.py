@@ -115,18 +115,10 @@ class ClusterDoors:
     gate: Gate = field(factory=Gate)
     _lookups: RateLimiter = field(init=False, factory=lambda: RateLimiter(LOOKUP_RATE))
 
-    async def run(
-        self,
-        listeners: Sequence[ListeningSocket],
-        on_link: OnLink,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
+    async def run(self, listeners: Sequence[ListeningSocket], on_link: OnLink) -> None:
         """Accept links until cancelled; the listeners are closed then. `on_link` is called in a
         task for each."""
-        await accept_sockets(
-            listeners, partial(self.receive, on_link=on_link), task_status=task_status
-        )
+        await accept_sockets(listeners, partial(self.receive, on_link=on_link))
 
     async def receive(
         self, connection: socket.socket, preface: Preface | None = None, *, on_link: OnLink
@@ -162,10 +154,7 @@ class ClusterDoors:
 
 
 async def accept_sockets(
-    listeners: Sequence[ListeningSocket],
-    serve: Callable[[socket.socket], Awaitable[object]],
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    listeners: Sequence[ListeningSocket], serve: Callable[[socket.socket], Awaitable[object]]
 ) -> None:
     """Serve each connection in a task of its own, and close the listeners at the end. It is for
     those who pass connections on to other processes, too."""
@@ -173,7 +162,6 @@ async def accept_sockets(
         async with trio.open_nursery() as nursery:
             for each in listeners:
                 nursery.start_soon(_accept_from, each, serve, nursery)
-            task_status.started()
     finally:
         for each in listeners:
             with trio.move_on_after(1, shield=True):

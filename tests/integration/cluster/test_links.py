@@ -108,7 +108,7 @@ async def origin_node(way: str, folder: Path | None = None) -> AsyncIterator[Pla
         node = Node(ours.node_id, ours.machine, address, path, ours.certificate_pem, "1.0")
         doors, origin = ClusterDoors(ours, lookup, tls=way == "tls"), Origin()
         async with trio.open_nursery() as nursery:
-            await nursery.start(doors.run, [unix, *tcp], origin.serve)
+            nursery.start_soon(doors.run, [unix, *tcp], origin.serve)
             yield Place(origin, node, edge)
             nursery.cancel_scope.cancel()
 

@@ -100,7 +100,8 @@ async def meeting(
         yield outcome
     finally:
         if isinstance(outcome.dialled, WebSocket):
-            await outcome.dialled.abort()
+            with trio.move_on_after(1, shield=True):
+                await outcome.dialled.abort()
         if isinstance(outcome.accepted, tuple):
             outcome.accepted[1].abort()
 

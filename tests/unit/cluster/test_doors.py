@@ -157,6 +157,10 @@ async def test_who_has_proven_to_be_a_node_takes_no_room_of_strangers() -> None:
         assert not await is_closed(await house.call())
 
 
+async def no_link(_node: Node, _stream: FrameStream) -> None:
+    raise AssertionError("nothing was proven")
+
+
 async def test_an_address_has_room_for_fewer() -> None:
     ours = make_identity("one")
     (listener,) = await listen_for_nodes([("127.0.0.1", 0)])
@@ -164,7 +168,7 @@ async def test_an_address_has_room_for_fewer() -> None:
     gate = ClusterDoors(ours, Table.of().lookup, tls=True)
     with trio.fail_after(10), ExitStack() as stack:
         async with trio.open_nursery() as nursery:
-            await nursery.start(gate.run, [listener], trio.sleep_forever)
+            nursery.start_soon(gate.run, [listener], no_link)
             for _ in range(MAX_STRANGERS_PER_ADDRESS):
                 stack.enter_context(socket.create_connection(place))
             await trio.testing.wait_all_tasks_blocked(0.05)
@@ -265,7 +269,7 @@ async def test_a_parent_hands_a_connection_to_the_node_that_is_meant(tls: bool) 
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            await nursery.start(accept_sockets, [listener], hand_over)
+            nursery.start_soon(accept_sockets, [listener], hand_over)
             for worker in (*workers, workers[0]):
                 node = evolve(node_of(worker), address=address)
                 link = await dial_node(node, other, tls=tls)
