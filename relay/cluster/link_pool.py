@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import msgspec
+import structlog
 import trio
 from attrs import define, field
 
@@ -32,6 +34,8 @@ from relay.transport.stream import FrameStream
 
 FIRST_LINK_BACKOFF, MAX_LINK_BACKOFF = 0.2, 2.0
 """Seconds between attempts to open a link: doubled each time."""
+
+log = structlog.get_logger()
 
 
 class Nodes(Protocol):
@@ -57,6 +61,11 @@ class LinkPool:
     nodes: Nodes = field(init=False)
     report: Callable[[str], Awaitable[bytes]] = field(init=False)
     """Makes a report of this node, as JSON, for another."""
+
+    @report.default
+    def _(self) -> Callable[[str], Awaitable[bytes]]:
+        return self._figures
+
     totals: Totals = field(factory=Totals)
     """What became of the frames for other nodes."""
     origins: dict[str, OriginLink] = field(factory=dict)
@@ -110,9 +119,14 @@ class LinkPool:
         self.edges[node.node_id] = link
         try:
             await link.run()
+        except Exception:  # a bug ends one link, and not the door
+            log.exception("cluster: a link failed", node=node.node_id)
         finally:
             if self.edges.get(node.node_id) is link:
                 del self.edges[node.node_id]
+
+    async def _figures(self, _what: str) -> bytes:
+        return msgspec.json.encode(self._hub.figures())
 
     def leave(self) -> None:
         """Tell other nodes that this one is about to end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -49,11 +49,12 @@ class DoorTask:
     """A supervised task: lets other nodes in."""
 
     doors: ClusterDoors
-    _listeners: Callable[[], Sequence[ListeningSocket]]
+    _listeners: Sequence[ListeningSocket]
     _links: LinkPool
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.doors.run(self._listeners(), self._links.serve, task_status=task_status)
+        task_status.started()  # they listen already
+        await self.doors.run(self._listeners, self._links.serve)
 
 
 @frozen
@@ -131,7 +132,7 @@ async def open_cluster(
         tasks: dict[str, SupervisedTask] = {
             "cluster": directory,
             "cluster-links": links,
-            "cluster-door": DoorTask(doors, lambda: [here, *bound], links),
+            "cluster-door": DoorTask(doors, [here, *bound], links),
             "cluster-claims": claims.claimer,
             "cluster-finds": directory.finder,
         }
