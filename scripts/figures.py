@@ -19,7 +19,8 @@ checkout of relay; as root also with the queue of the kernel. `layers`, `renditi
 a film over links of all speeds whose smaller sizes the phone sends, relay makes, or nobody makes,
 and how like it is what viewers see. `constant`: how often their sizes change on links that never
 do. `cost`: the CPU that renditions take. All parts but `servers` need numpy and simplejpeg, which
-are relay[renditions], and take about eleven minutes.
+are relay[renditions], and take about eleven minutes. `directory`: how fast the table of a cluster's
+live streams answers, and takes claims.
 
 The other clients are as plain as can be, so that their own work delays the answers little; what it
 still takes is part of the times.
@@ -39,6 +40,7 @@ from pathlib import Path
 import trio
 from adapt import PARTS, adapt
 from crowds import fairness, memory
+from directory_figures import directory
 from logout import logout
 from reconnection import reconnect
 from sieges import hostile, storm
@@ -154,7 +156,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     names = (
         *("connections", "video", "tls", "fairness", "memory"),
         *("logout", "storm", "hostile", "reconnect", "page"),
-        *("alerts", "alert-latency", "faults", "adapt"),
+        *("alerts", "alert-latency", "faults", "adapt", "directory"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -189,6 +191,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     parser.add_argument(
         "--before", type=Path, metavar="DIR", help="another checkout of relay, for adapt"
     )
+    parser.add_argument("--live-streams", type=int, default=100_000, help="of a cluster")
     parser.add_argument("--json", type=Path, metavar="FILE", help="for the figures of adapt")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
@@ -247,6 +250,8 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
             constant_seconds=options.constant_seconds,
             out=options.json,
         )
+    if "directory" in chosen:
+        directory(options.live_streams, options.seconds)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ["--max-connections-per-user", "200", "--idle-timeout", "3600"]

@@ -83,18 +83,19 @@ LIST_ALL: LiteralString = (
     f"select {LIVE_COLUMNS} from relay.live_streams where stream_id > %(after)s"  # noqa: S608 (constants)
     " order by stream_id limit %(most)s"
 )
+# Each part reads no more rows than the page has.
 LIST_VISIBLE: LiteralString = (
-    f"select {LIVE_COLUMNS} from relay.live_streams where stream_id in ("  # noqa: S608 (constants)
-    "(select stream_id from relay.live_streams where owner_id = %(owner_id)s"
+    f"select distinct on (stream_id) {LIVE_COLUMNS} from ("  # noqa: S608 (constants)
+    "(select * from relay.live_streams where owner_id = %(owner_id)s"
     " and stream_id > %(after)s order by stream_id limit %(most)s)"
-    " union (select stream_id from relay.live_streams where stream_id = any(%(stream_ids)s)"
+    " union all (select * from relay.live_streams where stream_id = any(%(stream_ids)s)"
     " and stream_id > %(after)s order by stream_id limit %(most)s)"
-    " union (select begins.stream_id"
+    " union all (select begins.*"
     " from unnest(%(prefixes)s::text[], %(prefix_ends)s::text[]) as range (low, high)"
-    " cross join lateral (select l.stream_id from relay.live_streams l"
+    " cross join lateral (select l.* from relay.live_streams l"
     " where l.stream_id >= low and l.stream_id < high and l.stream_id > %(after)s"
     " order by l.stream_id limit %(most)s) begins)"
-    ") order by stream_id limit %(most)s"
+    ") visible order by stream_id limit %(most)s"
 )
 
 
