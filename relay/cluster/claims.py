@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attrs import define, evolve, field
 
-from relay.cluster.directory import Directory, LiveStreamTable
+from relay.cluster.directory import Directory, SharedStreams
 from relay.cluster.link_pool import LinkPool
 from relay.concurrency.batcher import Batcher
 from relay.connection.context import Claimed
@@ -23,7 +23,7 @@ class ClusterClaims:
 
     _node_id: str
     _hub: Hub
-    _table: LiveStreamTable
+    _table: SharedStreams
     _directory: Directory
     _links: LinkPool
     _metrics: HopMetrics

@@ -56,7 +56,7 @@ LOOK_INTERVAL = 0.05
 """Seconds between two queries that notifications ask for."""
 SWEEP_INTERVAL = 1.0
 """Seconds between two looks at what viewers here wait for, in case no notification came."""
-RETRY_INTERVAL = 1.0
+DIRECTORY_RETRY_INTERVAL = 1.0
 """Seconds between attempts while the database is away."""
 MAX_SWEPT_STREAMS = 1000
 """Of one look; the next one goes on behind them."""
@@ -64,7 +64,7 @@ MAX_SWEPT_STREAMS = 1000
 log = structlog.get_logger()
 
 
-class LiveStreamTable(Protocol):
+class SharedStreams(Protocol):
     """Which node has which stream. All raise `StoreUnavailable`."""
 
     async def claim(self, node_id: str, requests: Sequence[ClaimRequest]) -> list[StreamClaim]: ...
@@ -82,7 +82,7 @@ class LiveStreamTable(Protocol):
     async def restore(self, node_id: str, held: Sequence[HeldStream]) -> list[str]: ...
 
 
-class NodeTable(Protocol):
+class SharedNodes(Protocol):
     """The nodes that live. All raise `StoreUnavailable`."""
 
     async def beat(self, node: Node) -> NodeBeat: ...
@@ -112,8 +112,8 @@ class Directory:
     _hub: Hub
     _streams: ClusterStreams
     _links: LinkPool
-    _table: LiveStreamTable
-    _node_table: NodeTable
+    _table: SharedStreams
+    _node_table: SharedNodes
     _news: News
     nodes: dict[str, Node] = field(factory=dict)
     """Those that live, by id."""
@@ -272,7 +272,7 @@ class Directory:
                     self._look_again()  # what changed meanwhile was not heard of
                     while True:
                         await self._take_news(await listener.receive())
-            await trio.sleep(RETRY_INTERVAL)
+            await trio.sleep(DIRECTORY_RETRY_INTERVAL)
 
     async def _take_news(self, news: StreamNews) -> None:
         if news.everything:
@@ -304,7 +304,7 @@ class Directory:
                     await self._tell_reconsidered()
                 except StoreUnavailable:
                     self._news_of.update(asked)
-                    await trio.sleep(RETRY_INTERVAL)
+                    await trio.sleep(DIRECTORY_RETRY_INTERVAL)
                 except StoreRejects:
                     log.warning("cluster: streams cannot be read", streams=len(asked))
                 await trio.sleep(LOOK_INTERVAL)
@@ -359,7 +359,7 @@ class Directory:
             except StoreUnavailable:
                 self._changed = {**dict.fromkeys(changed), **self._changed}
                 self._write_wake.set()
-                await trio.sleep(RETRY_INTERVAL)
+                await trio.sleep(DIRECTORY_RETRY_INTERVAL)
             except StoreRejects:
                 log.warning("cluster: streams cannot be written", streams=len(changed))
 

@@ -14,16 +14,15 @@ from attrs import define, field, frozen
 from relay.client.errors import Closed
 from relay.client.websocket import WebSocket
 from relay.cluster.messages import (
-    LINK_VERSION,
-    Answer,
-    Ask,
+    LINK_PROTOCOL_VERSION,
     Carry,
     DropStream,
     FromEdge,
     FromOrigin,
     Hello,
-    KeyframeWanted,
     Leaving,
+    LinkAnswer,
+    LinkQuestion,
     Lost,
     Moved,
     Ping,
@@ -32,6 +31,7 @@ from relay.cluster.messages import (
     Take,
     Taken,
     Unencodable,
+    WantKeyframe,
     decode_from_origin,
     decode_text_frame,
     encode,
@@ -96,7 +96,7 @@ class RemoteProducer:
     def tell(self, message: ServerMessage) -> None:
         """Pass on what concerns the producer itself."""
         if isinstance(message, Notice):
-            self._link.post(KeyframeWanted(stream_id=self.stream.stream_id))
+            self._link.post(WantKeyframe(stream_id=self.stream.stream_id))
         else:
             self._link.post(Unencodable(stream_id=self.stream.stream_id))
 
@@ -220,7 +220,7 @@ class OriginLink:
         return not (self._carried or self._wanted or self._takes or self._asks)
 
     def carry(self, stream: Stream) -> None:
-        """Ask for a stream."""
+        """LinkQuestion for a stream."""
         if stream.stream_id in self._carried or stream.stream_id in self._wanted:
             return
         self._wanted[stream.stream_id] = stream
@@ -254,11 +254,11 @@ class OriginLink:
         return pending.epoch
 
     async def ask(self, what: Literal["figures", "stats"]) -> bytes | None:
-        """Ask for a report; None if it does not come in time."""
+        """LinkQuestion for a report; None if it does not come in time."""
         self._last_ask += 1
         pending = self._asks[self._last_ask] = _PendingAsk(what)
         if self.ready:
-            self.post(Ask(id=self._last_ask, what=what))
+            self.post(LinkQuestion(id=self._last_ask, what=what))
         with trio.move_on_after(TAKE_TIMEOUT):
             await pending.done.wait()
         self._asks.pop(self._last_ask, None)
@@ -275,7 +275,7 @@ class OriginLink:
         """Carry streams until the link is lost; raises nothing for that."""
         self._socket = socket
         self._outgoing.clear()
-        self.post(Hello(version=LINK_VERSION))
+        self.post(Hello(version=LINK_PROTOCOL_VERSION))
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._write)
@@ -389,7 +389,7 @@ class OriginLink:
                 self._taken(message)
             case Lost():
                 self._give_up_lossless(message.stream_id)
-            case Answer():
+            case LinkAnswer():
                 pending = self._asks.get(message.id)
                 if pending is not None:
                     pending.body = msgspec.msgpack.decode(message.body, type=bytes)
@@ -398,7 +398,7 @@ class OriginLink:
                 pass
 
     def _begin(self, hello: Hello) -> None:
-        if hello.version != LINK_VERSION:
+        if hello.version != LINK_PROTOCOL_VERSION:
             log.warning(
                 "another node speaks another version of the link: update both",
                 node=self.node_id,
@@ -412,7 +412,7 @@ class OriginLink:
         for stream_id, pending in self._takes.items():
             self.post(Take(stream_id=stream_id, term=pending.term))
         for number, question in self._asks.items():
-            self.post(Ask(id=number, what=question.what))
+            self.post(LinkQuestion(id=number, what=question.what))
 
     def _ask_for(self, stream: Stream) -> None:
         viewers = stream.viewers

@@ -12,23 +12,23 @@ import msgspec
 
 from relay.protocol.messages import Layer, StreamStatus, VideoFrameEvent
 
-LINK_VERSION = 1
+LINK_PROTOCOL_VERSION = 1
 """Nodes of another version are not talked to."""
 
 
-class Message(
+class LinkMessage(
     msgspec.Struct, frozen=True, rename="camel", tag_field="type", kw_only=True, omit_defaults=True
 ):
     """What one node tells another."""
 
 
-class Hello(Message, frozen=True, tag="hello"):
+class Hello(LinkMessage, frozen=True, tag="hello"):
     """The first message of both sides."""
 
     version: int
 
 
-class Carry(Message, frozen=True, tag="carry"):
+class Carry(LinkMessage, frozen=True, tag="carry"):
     """An edge wants a stream, or its viewers need something else than before."""
 
     stream_id: str
@@ -39,43 +39,43 @@ class Carry(Message, frozen=True, tag="carry"):
     """Whether one of them must miss no frame."""
 
 
-class DropStream(Message, frozen=True, tag="drop"):
+class DropStream(LinkMessage, frozen=True, tag="drop"):
     """An edge has no viewers of a stream any more."""
 
     stream_id: str
 
 
-class KeyframeWanted(Message, frozen=True, tag="keyframe-wanted"):
+class WantKeyframe(LinkMessage, frozen=True, tag="keyframe-wanted"):
     """A viewer there can use nothing else."""
 
     stream_id: str
 
 
-class Unencodable(Message, frozen=True, tag="unencodable"):
+class Unencodable(LinkMessage, frozen=True, tag="unencodable"):
     """Viewers there miss frames whose data is not base64."""
 
     stream_id: str
 
 
-class Take(Message, frozen=True, tag="take"):
+class Take(LinkMessage, frozen=True, tag="take"):
     """This node has the stream now."""
 
     stream_id: str
     term: int
 
 
-class Ask(Message, frozen=True, tag="ask"):
-    """A question to the other node; see `Answer`."""
+class LinkQuestion(LinkMessage, frozen=True, tag="ask"):
+    """A question to the other node; see `LinkAnswer`."""
 
     id: int
     what: str
 
 
-class Ping(Message, frozen=True, tag="ping"):
+class Ping(LinkMessage, frozen=True, tag="ping"):
     """Sent by the edge now and then, so that both sides notice a link that is dead."""
 
 
-class StreamState(Message, frozen=True, tag="stream"):
+class StreamState(LinkMessage, frozen=True, tag="stream"):
     """The origin describes a stream that the edge asked for, now and after each change."""
 
     stream_id: str
@@ -89,7 +89,7 @@ class StreamState(Message, frozen=True, tag="stream"):
     layers: list[Layer] | None = None
 
 
-class Moved(Message, frozen=True, tag="moved"):
+class Moved(LinkMessage, frozen=True, tag="moved"):
     """The stream is not here, or not any more."""
 
     stream_id: str
@@ -98,7 +98,7 @@ class Moved(Message, frozen=True, tag="moved"):
     """Where it is; None: ask the directory."""
 
 
-class Taken(Message, frozen=True, tag="taken"):
+class Taken(LinkMessage, frozen=True, tag="taken"):
     """The answer to `take`; the last keyframe, if there is one, comes before it."""
 
     stream_id: str
@@ -109,29 +109,31 @@ class Taken(Message, frozen=True, tag="taken"):
     status: StreamStatus = StreamStatus.ONLINE
 
 
-class Lost(Message, frozen=True, tag="lost"):
+class Lost(LinkMessage, frozen=True, tag="lost"):
     """More waited for the link than may, so that a viewer who must miss no frame has missed one."""
 
     stream_id: str
 
 
-class Leaving(Message, frozen=True, tag="leaving"):
+class Leaving(LinkMessage, frozen=True, tag="leaving"):
     """The origin is about to end; its streams will be elsewhere."""
 
 
-class Pong(Message, frozen=True, tag="pong"):
+class Pong(LinkMessage, frozen=True, tag="pong"):
     """The answer to `ping`."""
 
 
-class Answer(Message, frozen=True, tag="answer"):
+class LinkAnswer(LinkMessage, frozen=True, tag="answer"):
     """The answer to `ask`."""
 
     id: int
     body: msgspec.Raw
 
 
-FromEdge = Hello | Carry | DropStream | KeyframeWanted | Unencodable | Take | Ask | Ping
-FromOrigin = Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | Answer | VideoFrameEvent
+FromEdge = Hello | Carry | DropStream | WantKeyframe | Unencodable | Take | LinkQuestion | Ping
+FromOrigin = (
+    Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | LinkAnswer | VideoFrameEvent
+)
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

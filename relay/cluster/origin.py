@@ -13,16 +13,15 @@ from attrs import define, field
 
 from relay.cluster.edge import CLUSTER, LINK_SILENCE
 from relay.cluster.messages import (
-    LINK_VERSION,
-    Answer,
-    Ask,
+    LINK_PROTOCOL_VERSION,
     Carry,
     DropStream,
     FromEdge,
     FromOrigin,
     Hello,
-    KeyframeWanted,
     Leaving,
+    LinkAnswer,
+    LinkQuestion,
     Lost,
     Moved,
     Ping,
@@ -31,6 +30,7 @@ from relay.cluster.messages import (
     Take,
     Taken,
     Unencodable,
+    WantKeyframe,
     decode_from_edge,
     encode,
 )
@@ -40,7 +40,7 @@ from relay.hub.flow_control import FlowControlOptions
 from relay.hub.hub import Hub
 from relay.hub.ledger import Totals
 from relay.hub.remote import Surrender
-from relay.hub.stream import Demand, Stream
+from relay.hub.stream import EdgeDemand, Stream
 from relay.metrics import HopMetrics
 from relay.model.cluster import Node
 from relay.model.identity import Identity
@@ -53,11 +53,11 @@ from relay.transport.framing.frame_parser import Message
 from relay.transport.mailbox import Mailbox
 from relay.transport.stream import FrameStream, ignore
 
-MAX_REQUEST_BYTES = 64 * 1024
+MAX_LINK_REQUEST_BYTES = 64 * 1024
 """Of a message from an edge."""
 LOSSLESS_LINK_BYTES = 4 << 20
 """Bytes of one stream that wait for an edge with viewers who must miss no frame."""
-GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
+LINK_GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
 
 log = structlog.get_logger()
 
@@ -106,20 +106,20 @@ class EdgeLink:
         """Serve the edge until the link is lost; raises nothing for that."""
         stream = self._stream
         stream.begin_frames(
-            max_message=MAX_REQUEST_BYTES,
+            max_message=MAX_LINK_REQUEST_BYTES,
             budget=Budget(1 << 30),
             party=f"node:{self.node.node_id}",
             on_messages=self._receive,
             on_overhead=ignore,
             on_fault=self._fault,
         )
-        stream.allow_messages_of(MAX_REQUEST_BYTES, f"node:{self.node.node_id}")
+        stream.allow_messages_of(MAX_LINK_REQUEST_BYTES, f"node:{self.node.node_id}")
         try:
             async with trio.open_nursery() as self._nursery:
                 stream.outlet.open(partial(self._nursery.start_soon, stream.outlet.run))
                 self._nursery.start_soon(self._watch_silence)
-                self.post(Hello(version=LINK_VERSION))
-                with suppress(*GONE):
+                self.post(Hello(version=LINK_PROTOCOL_VERSION))
+                with suppress(*LINK_GONE):
                     await stream.read_frames()
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -162,7 +162,7 @@ class EdgeLink:
         subscription = self._subscriptions.pop(stream_id, None)
         if subscription is not None:
             stream, consumer = subscription
-            demand = stream.edges.get(consumer, Demand())
+            demand = stream.edges.get(consumer, EdgeDemand())
             self._hub.unsubscribe_edge(stream, consumer)
             self._subscribe(stream_id, demand, lossless=False)
 
@@ -206,19 +206,19 @@ class EdgeLink:
     def _handle(self, request: FromEdge) -> None:
         match request:
             case Hello():
-                if request.version != LINK_VERSION:
+                if request.version != LINK_PROTOCOL_VERSION:
                     self._fault(Ending.PROTOCOL_ERROR)
             case Carry():
                 self._carry(request)
             case DropStream():
                 self._drop(request.stream_id)
-            case KeyframeWanted():
+            case WantKeyframe():
                 self._want_keyframe(request.stream_id)
             case Unencodable():
                 self._note_unencodable(request.stream_id)
             case Take():
                 self._give_up(request)
-            case Ask():
+            case LinkQuestion():
                 assert self._nursery is not None
                 self._nursery.start_soon(self._answer, request)
             case Ping():
@@ -226,7 +226,7 @@ class EdgeLink:
 
     def _carry(self, request: Carry) -> None:
         stream_id = request.stream_id
-        demand = Demand(request.viewers, frozenset(request.layers))
+        demand = EdgeDemand(request.viewers, frozenset(request.layers))
         subscription = self._subscriptions.get(stream_id)
         if subscription is not None:
             stream, consumer = subscription
@@ -242,7 +242,7 @@ class EdgeLink:
             return
         self._subscribe(stream_id, demand, lossless=request.lossless)
 
-    def _subscribe(self, stream_id: str, demand: Demand, *, lossless: bool) -> None:
+    def _subscribe(self, stream_id: str, demand: EdgeDemand, *, lossless: bool) -> None:
         stream = self._hub.open(stream_id)
         consumer = EdgeConsumer(
             stream_id=stream_id,
@@ -298,9 +298,9 @@ class EdgeLink:
             )
         )
 
-    async def _answer(self, request: Ask) -> None:
+    async def _answer(self, request: LinkQuestion) -> None:
         body = await self.report(request.what)
-        self.post(Answer(id=request.id, body=msgspec.Raw(msgspec.msgpack.encode(body))))
+        self.post(LinkAnswer(id=request.id, body=msgspec.Raw(msgspec.msgpack.encode(body))))
 
     def _describe(self, stream: Stream) -> bytes:
         state = StreamState(

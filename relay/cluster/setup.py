@@ -15,7 +15,7 @@ import trio
 from attrs import define, frozen
 
 from relay.cluster.claims import ClusterClaims
-from relay.cluster.directory import ClusterView, Directory, LiveStreamTable, News, NodeTable
+from relay.cluster.directory import ClusterView, Directory, News, SharedNodes, SharedStreams
 from relay.cluster.doors import ClusterDoors, listen_for_nodes, listen_here, socket_folder
 from relay.cluster.identity import NODE_ID_BYTES, make_identity
 from relay.cluster.link_pool import LinkPool
@@ -28,7 +28,7 @@ from relay.model.cluster import Node
 from relay.settings.settings import Settings
 from relay.transport.listener import ListeningSocket
 
-LEAVE_TIMEOUT = 2.0
+ROW_REMOVAL_TIMEOUT = 2.0
 """Seconds for the database to note that this node is gone."""
 ANY_HOST = {"0.0.0.0", "::", ""}  # noqa: S104 - none of them can be told to others
 
@@ -39,8 +39,8 @@ log = structlog.get_logger()
 class ClusterTables:
     """What all nodes share."""
 
-    live_streams: LiveStreamTable
-    nodes: NodeTable
+    live_streams: SharedStreams
+    nodes: SharedNodes
     news: News
 
 
@@ -73,7 +73,7 @@ class ClusterParts:
         were sent away come back elsewhere."""
         with trio.move_on_after(grace):
             await self.directory.wait_until_empty()
-        with trio.move_on_after(LEAVE_TIMEOUT):
+        with trio.move_on_after(ROW_REMOVAL_TIMEOUT):
             await self.directory.leave()
 
 

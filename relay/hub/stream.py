@@ -61,7 +61,7 @@ class LastPicture:
 
 
 @frozen
-class Demand:
+class EdgeDemand:
     """What another node wants for its viewers."""
 
     viewers: int = 1
@@ -110,7 +110,7 @@ class Stream:
     """The node that its producer is connected to; None: this one."""
     term: int = 0
     """Of the origin, in a cluster."""
-    edges: dict[Consumer, Demand] = field(factory=dict)
+    edges: dict[Consumer, EdgeDemand] = field(factory=dict)
     """The subscriptions of other nodes, with what they want for their viewers."""
     _registered_layers: Sequence[Layer] | None = None
     _picture: LastPicture = field(factory=LastPicture)
@@ -514,14 +514,14 @@ class Stream:
         for edge in self.edges:
             cast("EdgePeer", edge.peer).tell_stream(self)
 
-    def watch_edge(self, edge: Consumer, demand: Demand) -> None:
+    def watch_edge(self, edge: Consumer, demand: EdgeDemand) -> None:
         """Add the subscription of another node, which wants this for its viewers."""
         self.edges[edge] = demand
         self.watch(edge)
         if demand.layers:
             self._needs_changed()
 
-    def set_demand(self, edge: Consumer, demand: Demand) -> None:
+    def set_demand(self, edge: Consumer, demand: EdgeDemand) -> None:
         """Note what another node wants for its viewers now."""
         before, self.edges[edge] = self.edges[edge], demand
         if demand.layers != before.layers:

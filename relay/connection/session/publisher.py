@@ -106,7 +106,9 @@ class Publisher:
         )
         try:
             claimed = await self._context.claims.claim(request)
-            if claimed.outcome not in {"rejected", "forbidden"}:
+            if claimed.outcome == "forbidden":
+                raise StoreUnavailable
+            if claimed.outcome != "rejected":
                 return claimed
         except StoreUnavailable:
             self._peer.record(REGISTER, outcome="unavailable", stream_id=stream_id)

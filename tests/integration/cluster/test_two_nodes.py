@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 
 import pytest
-import trio
 
 from tests.integration.accounts import Accounts
-from tests.integration.peers import Peer, login, new_stream_id
+from tests.integration.peers import login, new_stream_id
 from tests.integration.relay_process import RelayProcess, start_relay
 
 CLUSTER = ("--cluster-bind", "127.0.0.1:0")
