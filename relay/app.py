@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from typing import Protocol
 
+import attrs
 import structlog
 import trio
 
@@ -32,7 +34,7 @@ from relay.hub.stream_page import StreamLists
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics
 from relay.operators.setup import OperatorParts
-from relay.postgres.store import Store, open_store
+from relay.postgres.store import Store, open_database_url, open_store
 from relay.process.rlimit import raise_open_file_limit
 from relay.process.signals import handle_hangup
 from relay.renditions.setup import make_renderer
@@ -44,11 +46,13 @@ from relay.transport.certificate import (
     Certificate,
     make_development_certificate,
 )
-from relay.transport.listener import listen
+from relay.transport.handed import HandedListener
+from relay.transport.listener import TcpListener, listen
 from relay.web.api import Api
 from relay.web.app import make_app
 from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
+from relay.web.machine import Machine, MachineAnswers
 from relay.web.operate import OperateApi
 from relay.web.reports import Reports
 
@@ -65,30 +69,54 @@ MAX_QUERIES_PER_STEP = 4
 """Queries that a supervised task makes between two reports of progress, at most."""
 THREAD_TURN = 0.001
 """Seconds for which a thread may go on while the event loop waits. By default it is 0.005."""
+LISTENING_DATABASE_CONNECTIONS = 4
+"""Connections to the database that a process has beside its pool: those that listen, and those that
+are being replaced."""
+OTHER_DATABASE_CONNECTIONS = 20
+"""Connections to the database for commands, and for a worker that replaces another."""
 SETTLE_TIMEOUT = 5.0
 """Seconds in which tasks come up before relay says that it listens, ready or not."""
 
 log = structlog.get_logger()
 
 
+class Seat(Protocol):
+    """The place of a worker process on its machine."""
+
+    def listen(self, stall_timeout: float, certificate: Certificate | None) -> HandedListener:
+        """What gives the connections that the parent hands over."""
+
+    async def ask(self, what: str) -> MachineAnswers:
+        """Ask all workers of the machine."""
+
+    def begin(
+        self, server: Server, machine: Machine, rotate: Callable[[], object] | None
+    ) -> object:
+        """Note who does what the parent may order; `rotate` reads the certificate again."""
+
+
 async def serve(
     settings: Settings,
     *,
     handle_signals: bool = True,
+    seat: Seat | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a relay; started with its addresses, as `http://HOST:PORT`.
 
-    On SIGTERM or SIGINT it tells its peers, drains and returns; a second one raises
+    With a seat it is a worker: it opens no addresses, and is told what to do by its parent instead
+    of by signals. On SIGTERM or SIGINT it tells its peers, drains and returns; a second one raises
     `StoppedAtOnce`. When cancelled it ends at once, too.
     """
-    addresses = [(address.host, address.port) for address in settings.addresses]
     sys.setswitchinterval(THREAD_TURN)
     raise_open_file_limit(settings.max_connections + settings.max_unauthenticated)
-    certificate = _certificate(settings)
-    listeners = await listen(
-        addresses, stall_timeout=settings.stall_timeout, certificate=certificate
-    )
+    certificate = load_certificate(settings)
+    listeners: Sequence[TcpListener | HandedListener]
+    if seat is None:
+        listeners = await listen_as_set(settings, certificate)
+    else:
+        listeners = [seat.listen(settings.stall_timeout, certificate)]
+        handle_signals = False
     try:
         metrics, guard, activity = Metrics(), Guard.build(settings), Activity()
         budget = FrameBudget(settings.frame_buffer, settings.frame_buffer_per_user)
@@ -145,26 +173,28 @@ async def serve(
                 supervisor=supervisor,
                 metrics=metrics,
                 alarms=alarms,
+                seat=seat,
+                certificate=certificate,
             )
             await nursery.start(hub.run)
             nursery.start_soon(store.database.keep_closing_unused)
             await nursery.start(supervisor.run)
             if handle_signals:
                 await nursery.start(_drain_on_signal, server, cluster, settings.drain_timeout)
-            if handle_signals or certificate is not None:
+            if seat is None and (handle_signals or certificate is not None):
                 await nursery.start(
                     handle_hangup, None if certificate is None else certificate.reload
                 )
             with trio.move_on_after(SETTLE_TIMEOUT):
                 await supervisor.settle()
-            task_status.started([listener.url for listener in listeners])
+            task_status.started([each.url for each in listeners if isinstance(each, TcpListener)])
             await server.run(listeners)
             if cluster is not None:
                 await cluster.leave(settings.offline_grace)
             nursery.cancel_scope.cancel()
     finally:
         for listener in listeners:
-            listener.socket.close()
+            listener.close()
 
 
 def _make_server(
@@ -181,6 +211,8 @@ def _make_server(
     supervisor: Supervisor,
     metrics: Metrics,
     alarms: Alarms,
+    seat: Seat | None,
+    certificate: Certificate | None,
 ) -> Server:
     """The connections and the HTTP server, with what they work with."""
     limits = guard.session_limits
@@ -215,7 +247,11 @@ def _make_server(
         end_connection=lambda number: server.end(number),  # noqa: PLW0108 - it is made below
     )
     hsts_max_age = None if settings.tls_certificate is None else settings.hsts_max_age
-    application = make_app(reports, exposition, api, operate)
+    machine = None
+    if seat is not None:
+        machine = Machine(reports, exposition, api.encode_figures, seat.ask)
+        api.figures_of_all = machine.figures
+    application = make_app(reports, exposition, api, operate, machine)
     http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
     sessions = SessionContext(
         hub,
@@ -244,6 +280,9 @@ def _make_server(
     )
     server = Server(context)
     operators.connect(auth.session_watch.registry.end_user, server.end)
+    if seat is not None and machine is not None:
+        rotate = None if certificate is None else certificate.reload
+        seat.begin(server, machine, rotate)
     return server
 
 
@@ -259,6 +298,28 @@ async def _open_cluster(
     host = store.database.address.host
     async with open_cluster(settings, tables, hub, metrics, database_host=host) as parts:
         yield parts
+
+
+async def listen_as_set(settings: Settings, certificate: Certificate | None) -> list[TcpListener]:
+    """Listen where the settings say; `ConfigError`."""
+    addresses = [(address.host, address.port) for address in settings.addresses]
+    return await listen(addresses, stall_timeout=settings.stall_timeout, certificate=certificate)
+
+
+@asynccontextmanager
+async def open_shared_database(settings: Settings, processes: int) -> AsyncIterator[Settings]:
+    """Open the database for several processes, and check it; the settings that each of them needs.
+
+    `ConfigError`, `StoreUnavailable`. An embedded PostgreSQL ends with the block.
+    """
+    connections = OTHER_DATABASE_CONNECTIONS + processes * (
+        settings.database_pool + LISTENING_DATABASE_CONNECTIONS
+    )
+    async with open_database_url(settings, exclusive=True, connections=connections) as url:
+        shared = attrs.evolve(settings, database_url=url)
+        async with open_store(shared):
+            pass  # it has what relay needs
+        yield shared
 
 
 async def _drain_on_signal(
@@ -278,7 +339,8 @@ async def _drain_on_signal(
         raise StoppedAtOnce
 
 
-def _certificate(settings: Settings) -> Certificate | None:
+def load_certificate(settings: Settings) -> Certificate | None:
+    """The certificate of the settings; `ConfigError`. None without TLS."""
     chain, key = settings.tls_certificate, settings.tls_key
     if (chain is None) != (key is None):
         raise ConfigError("TLS needs both tls_certificate and tls_key")

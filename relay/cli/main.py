@@ -6,7 +6,6 @@ can explain is one line on stderr and exit code 2, never a traceback.
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,26 +145,22 @@ def serve() -> None:
 async def _serve(settings: Settings) -> None:
     import trio
 
-    from relay import app
+    from relay.process.garbage import collect_garbage_less_often
 
+    if settings.workers > 1:
+        from relay.workers.parent import serve_with_workers as run
+    else:
+        from relay.app import serve as run
     async with trio.open_nursery() as nursery:
-        for url in await nursery.start(app.serve, settings):
+        for url in await nursery.start(run, settings):
             click.echo(f"relay listening on {url}")
         notify_service_manager()
-        _collect_garbage_less_often()
+        collect_garbage_less_often()
         if all(re.match(r"127\.|::1$", address.host) for address in settings.addresses):
             click.echo(
                 "relay: only this machine can connect; to let phones in, use --bind 0.0.0.0:3000",
                 err=True,
             )
-
-
-def _collect_garbage_less_often() -> None:
-    """Make full collections rare: with a thousand connections one delays all frames by 50 ms, and
-    by default it runs once a second while many clients connect and disconnect."""
-    gc.collect()
-    gc.freeze()  # what exists now lives until the end
-    gc.set_threshold(5000, 5, 10)
 
 
 @relay.command()

@@ -232,6 +232,8 @@ class Connection:
         if not context.guard.connections.authenticated(peer, user_id):
             peer.crowded_out(Limit.CONNECTIONS_OF_USER)
             return
+        if self._stream.acceptance is not None:
+            self._stream.acceptance.authenticated()
         peer.advance(Step.AUTHENTICATE)
         peer.identity, peer.token = identity, granted.token
         peer.mailbox.count_for(identity.sender)

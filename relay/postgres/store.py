@@ -120,7 +120,7 @@ async def open_configured_database(
     that relay.
     """
     async with (
-        _database_url(settings, exclusive=exclusive) as url,
+        open_database_url(settings, exclusive=exclusive) as url,
         open_database(
             url,
             pool_size=settings.database_pool,
@@ -173,12 +173,19 @@ async def check_tables(database: Database) -> None:
 
 
 @asynccontextmanager
-async def _database_url(settings: Settings, *, exclusive: bool) -> AsyncIterator[str]:
+async def open_database_url(
+    settings: Settings, *, exclusive: bool, connections: int = 0
+) -> AsyncIterator[str]:
+    """The URL of the database, which may be that of the embedded one; this one allows so many
+    connections at least."""
     if settings.database_url is not None:
         yield settings.database_url
     else:
         async with open_embedded(
-            settings.data_folder, postgres_bin=settings.postgres_bin, exclusive=exclusive
+            settings.data_folder,
+            postgres_bin=settings.postgres_bin,
+            exclusive=exclusive,
+            connections=connections,
         ) as url:
             yield url
 

@@ -161,6 +161,7 @@ class Settings:
         "Address to listen on; 0.0.0.0:3000 lets phones connect",
         check=_check_bind,
     )
+    workers: Count = _setting(1, "Number of worker processes on this machine")
     database_url: Url | None = _setting(
         None,
         "PostgreSQL database to use; if unset, relay runs its own",

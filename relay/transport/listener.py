@@ -14,7 +14,7 @@ from attrs import define, field
 from relay.errors import ConfigError
 from relay.logs.throttle import ThrottledWarning
 from relay.transport.certificate import Certificate
-from relay.transport.link import INHERITS_OPTIONS, Link, SocketLink, set_options
+from relay.transport.link import INHERITS_OPTIONS, SocketLink, set_options
 from relay.transport.stream import FrameStream
 from relay.transport.tls import TlsLink
 
@@ -72,10 +72,14 @@ class ListeningSocket:
                 self._no_room.warn(os.strerror(number))
                 await trio.sleep(ACCEPT_RETRY_INTERVAL)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
+        """Close at once."""
         if self.socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
+
+    async def aclose(self) -> None:
+        self.close()
         await trio.lowlevel.checkpoint()
 
 
@@ -93,8 +97,16 @@ class TcpListener(ListeningSocket, trio.abc.Listener[FrameStream]):
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def accept(self) -> FrameStream:
+        accepted, peer = await self.accept_client()
+        plain = SocketLink(accepted, peer, has_options=INHERITS_OPTIONS)
+        certificate = self._certificate
+        link = plain if certificate is None else TlsLink(plain, certificate.context)
+        return FrameStream(link, self._stall_timeout)
+
+    async def accept_client(self) -> tuple[socket.socket, str]:
+        """Wait for a connection; returns it with its peer, as `HOST:PORT`."""
         accepted, address = await self.accept_socket()
-        return FrameStream(_link(accepted, address, self._certificate), self._stall_timeout)
+        return accepted, f"{address[0]}:{address[1]}"
 
 
 async def listen(
@@ -169,10 +181,3 @@ def _explain(setting: str, host: str, port: int, problem: OSError) -> ConfigErro
     )
     return ConfigError(f"{setting}: {host}:{port} {why}")
 
-
-def _link(
-    accepted: socket.socket, address: tuple[Any, ...], certificate: Certificate | None
-) -> Link:
-    host, port = address[:2]
-    plain = SocketLink(accepted, f"{host}:{port}", has_options=INHERITS_OPTIONS)
-    return plain if certificate is None else TlsLink(plain, certificate.context)

@@ -15,6 +15,7 @@ import trio
 from attrs import define, field
 
 from relay.protocol.endings import Ending
+from relay.transport.acceptance import Acceptance
 from relay.transport.budget import Budget
 from relay.transport.framing.frame_parser import (
     MAX_MESSAGES_PER_FEED,
@@ -65,6 +66,8 @@ class FrameStream(trio.abc.Stream):
 
     link: Link
     stall_timeout: float
+    acceptance: Acceptance | None = None
+    """How it came here; None when this process accepted it."""
     outlet: Outlet = field(init=False)
     last_received: float = field(factory=trio.current_time)
     on_end: Callable[[], object] = ignore

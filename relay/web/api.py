@@ -6,7 +6,7 @@ same permissions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import ceil
 from typing import Annotated, Protocol, TypeVar
 
@@ -109,6 +109,8 @@ class Api:
     _metrics: Metrics
     _revoke: Callable[[Change], int]
     """Ends the connections that a revocation concerns; returns how many."""
+    figures_of_all: Callable[[], Awaitable[bytes]] | None = field(init=False, default=None)
+    """Encodes the figures of all processes, where there are several."""
     _visitors: ExpiringKeys = field(init=False, factory=lambda: ExpiringKeys(VISIT_TIMEOUT))
     """Who looks at the figures again and again, as `relay top` does, and from where."""
 
@@ -178,7 +180,8 @@ class Api:
     async def figures(self, request: Request) -> Response:
         """`GET /figures`: every stream with its consumers, for operators."""
         await self.authenticate_operator(request, "figures", looks=True)
-        return Response(await self._figures(), media_type="application/json")
+        content = await (self.figures_of_all or self.encode_figures)()
+        return Response(content, media_type="application/json")
 
     async def authenticate_operator(
         self, request: Request, what: str, *, looks: bool = False
@@ -192,8 +195,9 @@ class Api:
         assert isinstance(identity, Service)
         return identity
 
-    async def _figures(self) -> bytes:
-        """All figures as JSON; others have a turn between streams, of which there may be many."""
+    async def encode_figures(self) -> bytes:
+        """All figures of this process as JSON; others have a turn between streams, of which there
+        may be many."""
         reports, size = [], 0
         for stream in self._hub.streams():
             report = stream.figures()

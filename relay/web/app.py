@@ -19,6 +19,7 @@ from relay.protocol.messages import ErrorCode
 from relay.web.api import Api, ApiError, NoQuery, json_response, query_of
 from relay.web.assets import load_assets
 from relay.web.exposition import Exposition
+from relay.web.machine import Machine
 from relay.web.operate import OperateApi
 from relay.web.reports import Reports
 
@@ -32,21 +33,30 @@ HEADERS = {
 }
 
 
-def make_app(reports: Reports, exposition: Exposition, api: Api, operate: OperateApi) -> Starlette:
-    """The application that answers plain HTTP requests."""
+def make_app(
+    reports: Reports,
+    exposition: Exposition,
+    api: Api,
+    operate: OperateApi,
+    machine: Machine | None = None,
+) -> Starlette:
+    """The application that answers plain HTTP requests; a worker of a machine answers for it."""
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok"})
 
     async def ready(_: Request) -> Response:
-        report = await reports.ready()
+        report = await (reports.ready() if machine is None else machine.ready())
         return json_response(report, 200 if report.ready else 503)
 
     async def stats(_: Request) -> Response:
-        return json_response(reports.stats())
+        return json_response(reports.stats() if machine is None else await machine.stats())
 
     async def metrics(request: Request) -> Response:
-        content, content_type = exposition.encode(request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        content, content_type = (
+            exposition.encode(accept) if machine is None else await machine.metrics(accept)
+        )
         return Response(content, headers={"Content-Type": content_type})
 
     async def refused(_: Request, problem: Exception) -> Response:

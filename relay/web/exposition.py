@@ -54,11 +54,11 @@ class Exposition(Collector):
 
     def encode(self, accept: str) -> tuple[bytes, str]:
         """The metrics in the format that an `Accept` header asks for, and the content type."""
-        try:
-            encoder, content_type = choose_encoder(accept)
-        except TypeError:  # an invalid version
-            encoder, content_type = choose_encoder("")
-        return encoder(self._registry), content_type
+        return encode_registry(self._registry, accept)
+
+    def metrics(self) -> Iterable[Metric]:
+        """All metrics, those of the process as well."""
+        return self._registry.collect()
 
     def collect(self) -> Iterator[Metric]:
         yield from self._connections()
@@ -235,6 +235,15 @@ class Exposition(Collector):
         yield _counter("audit_written", "Rows written to the audit", audit.written)
         yield _counter("audit_dropped", "Rows that the audit lost", audit.dropped)
         yield _gauge("audit_waiting", "Rows that wait to be written to the audit", audit.waiting)
+
+
+def encode_registry(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """As `Exposition.encode` does."""
+    try:
+        encoder, content_type = choose_encoder(accept)
+    except TypeError:  # an invalid version
+        encoder, content_type = choose_encoder("")
+    return encoder(registry), content_type
 
 
 def _counter(name: str, about: str, value: float) -> Metric:

@@ -72,6 +72,8 @@ class Cluster:
     _folder: DataFolder
     _account: Account | None
     _binaries: Binaries
+    _connections: int = 0
+    """How many there may be; the default number is the least."""
     _password: str = field(init=False, default="", repr=False)
     _reaper: trio.Process | None = field(init=False, default=None)
 
@@ -218,6 +220,9 @@ class Cluster:
     def _command(self) -> list[str]:
         settings = {
             **POSTGRES_SETTINGS,
+            "max_connections": str(
+                max(int(POSTGRES_SETTINGS["max_connections"]), self._connections)
+            ),
             "unix_socket_directories": '"{}"'.format(str(self._folder.socket).replace('"', '""')),
         }
         return [

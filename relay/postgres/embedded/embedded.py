@@ -45,9 +45,15 @@ MAX_RESTART_BACKOFF = 5.0
 
 @asynccontextmanager
 async def open_embedded(
-    data_dir: Path, *, postgres_bin: Path | None = None, exclusive: bool = False
+    data_dir: Path,
+    *,
+    postgres_bin: Path | None = None,
+    exclusive: bool = False,
+    connections: int = 0,
 ) -> AsyncIterator[str]:
     """Yield the URL of a Postgres with the tables of Better Auth and relay, ready for use.
+
+    It allows the default number of connections, or `connections` if that is more.
 
     While this is open, a Postgres that dies is started again. `ConfigError` says what is wrong
     with the folder, the programs or the cluster; with `exclusive` also that another relay runs the
@@ -63,7 +69,7 @@ async def open_embedded(
         yield held
         return
     try:
-        cluster = await _start(folder, postgres_bin)
+        cluster = await _start(folder, postgres_bin, connections)
         try:
             await _create_tables(cluster)
             async with _kept_alive(cluster):
@@ -111,7 +117,7 @@ async def _answers(url: str) -> bool:
     return True
 
 
-async def _start(folder: DataFolder, postgres_bin: Path | None) -> Cluster:
+async def _start(folder: DataFolder, postgres_bin: Path | None, connections: int) -> Cluster:
     log.info("starting the embedded Postgres", data_dir=str(folder.path))
     try:
         account = choose_account(folder.cluster)
@@ -120,7 +126,7 @@ async def _start(folder: DataFolder, postgres_bin: Path | None) -> Cluster:
         binaries = await trio.to_thread.run_sync(
             find_binaries, postgres_bin, account, folder.programs
         )
-        cluster = Cluster(folder, account, binaries)
+        cluster = Cluster(folder, account, binaries, connections)
         await cluster.create()
         await cluster.start()
     except OSError as error:

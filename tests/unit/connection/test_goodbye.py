@@ -68,7 +68,9 @@ async def test_a_relay_that_is_stopped_at_once_waits_for_no_goodbye() -> None:
 
 async def test_clients_are_asked_to_come_back_at_different_times(relay: MemoryRelay) -> None:
     clients = [await relay.login() for _ in range(40)]
-    server = Server(cast("Any", None), connections=set(relay.connections))
+    server = Server(
+        cast("Any", None), connections={each.number: each for each in relay.connections}
+    )
     server.drain(10)
     times = [(await client.receive_type("notice"))["retryAfter"] for client in clients]
     assert len(set(times)) > 10

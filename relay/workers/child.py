@@ -1,0 +1,184 @@
+"""A worker process, as its parent sees it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import StrEnum
+
+import trio
+from attrs import define, field
+
+from relay.guard.client_address import ClientAddress
+from relay.metrics import Limit
+from relay.process.working_directory import working_directory
+from relay.settings.settings import Settings
+from relay.workers.control import ControlChannel
+from relay.workers.messages import (
+    VERSION,
+    Begin,
+    ControlReader,
+    CrowdOut,
+    Drain,
+    News,
+    Order,
+    Stop,
+    Take,
+)
+from relay.workers.shares import as_plain
+
+MAX_UNTAKEN = 64
+"""Connections that a worker may have been given and not taken. Each of its turns takes all that are
+there, so more of them mean that it is stuck."""
+LATE_AFTER = 3.0
+"""Seconds without a word after which a worker gets no connections; it says something every
+second."""
+STUCK_AFTER = 30.0
+"""Seconds without a word after which a worker is killed."""
+KILL_TIMEOUT = 5.0
+"""Seconds for a killed process to be gone."""
+
+
+class WorkerState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    LATE = "late"
+    """It has said nothing for a while, and gets no connections."""
+    DRAINING = "draining"
+
+
+@define(eq=False)
+class GivenConnection:
+    """A connection that was accepted, and is given to a worker."""
+
+    number: int
+    accepted: socket.socket
+    peer: str
+    """`HOST:PORT` of the other side, which may be a proxy."""
+    accepted_at: float
+    """By `time.monotonic()`."""
+    address: ClientAddress
+    hint: str | None = None
+    """The stream that it names."""
+    child: ChildWorker | None = None
+    """Who has it."""
+    crowded: bool = False
+    """Whether it shall end, to make room."""
+    peeking: trio.CancelScope = field(factory=trio.CancelScope)
+
+    def crowded_out(self, _limit: Limit) -> None:
+        """Have it ended, by the worker, which counts why."""
+        self.crowded = True
+        self.peeking.cancel()
+        if self.child is not None:
+            self.child.tell(CrowdOut(self.number))
+
+
+@define(eq=False)
+class ChildWorker:
+    """A running worker process."""
+
+    slot: int
+    process: trio.Process
+    _channel: ControlChannel
+    phase: WorkerState = WorkerState.STARTING
+    connections: dict[int, GivenConnection] = field(factory=dict)
+    untaken: dict[int, GivenConnection] = field(factory=dict)
+    """Those of which the worker has not said that it has them."""
+    totals: bytes | None = None
+    """What it has counted, as it last said."""
+    retiring: bool = False
+    """Whether another takes its place, so that it gets no more connections."""
+    failure: str | None = None
+    """Why it could not serve."""
+    settled: trio.Event = field(factory=trio.Event)
+    """Set once it is ready, or has ended."""
+    ended: trio.Event = field(factory=trio.Event)
+    _heard_at: float = field(factory=trio.current_time)
+
+    @property
+    def key(self) -> int:
+        """What it is told apart by, also from another in its slot."""
+        return self.process.pid
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since it last said something."""
+        return trio.current_time() - self._heard_at
+
+    @property
+    def state(self) -> WorkerState:
+        if self.phase is WorkerState.READY and self.silent_for > LATE_AFTER:
+            return WorkerState.LATE
+        return self.phase
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can be given a connection now."""
+        return (
+            self.state is WorkerState.READY
+            and not self.retiring
+            and len(self.untaken) < MAX_UNTAKEN
+            and not self._channel.lost
+        )
+
+    def give(self, given: GivenConnection) -> None:
+        """Hand over a connection."""
+        given.child = self
+        self.connections[given.number] = self.untaken[given.number] = given
+        order = Take(given.number, given.accepted_at, given.peer)
+        self._channel.send(order, given.accepted)
+        if given.crowded:
+            self.tell(CrowdOut(given.number))
+
+    def tell(self, order: Order) -> None:
+        self._channel.send(order)
+
+    def drain(self, timeout: float) -> None:
+        """Have its clients come back elsewhere, and give it no new ones."""
+        if self.phase is not WorkerState.DRAINING:
+            self.phase = WorkerState.DRAINING
+            self.tell(Drain(timeout))
+
+    def stop(self) -> None:
+        """End it at once."""
+        self.phase = WorkerState.DRAINING
+        self.tell(Stop())
+
+    async def news(self) -> AsyncIterator[Order | News]:
+        """What it says, up to its end; `ControlError`."""
+        async for message in self._channel.messages():
+            self._heard_at = trio.current_time()
+            yield message
+
+    async def keep_sending(self) -> None:
+        await self._channel.keep_sending()
+
+
+@asynccontextmanager
+async def open_child(slot: int, settings: Settings) -> AsyncIterator[ChildWorker]:
+    """Start a worker with these settings; it is killed at the end of the block. `OSError`."""
+    ours, theirs = socket.socketpair()
+    channel = ControlChannel(ours, ControlReader.of_news())
+    try:
+        with theirs:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-P", "-m", "relay.workers.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                cwd=working_directory(),
+            )
+        try:
+            child = ChildWorker(slot, process, channel)
+            child.tell(Begin(VERSION, slot, as_plain(settings)))
+            yield child
+        finally:
+            process.kill()
+            with trio.move_on_after(KILL_TIMEOUT, shield=True):
+                await process.wait()
+    finally:
+        channel.close()

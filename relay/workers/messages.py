@@ -1,0 +1,201 @@
+"""What the parent process and its workers say to each other. Values only.
+
+A message is its length in 4 bytes, the most significant first, and then a MessagePack array: its
+number and its fields. Both ends are processes of this relay, and yet nothing is believed that does
+not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from attrs import define, field
+
+VERSION = 1
+"""Of these messages: a worker of a relay that was updated meanwhile may know other ones."""
+MAX_ORDER_BYTES = 64 << 20
+"""Bytes of a message. The largest has the figures of all streams of a worker."""
+LENGTH_BYTES = 4
+
+
+class ControlError(Exception):
+    """The other process has sent what is no message."""
+
+
+class Control(msgspec.Struct, frozen=True, array_like=True):
+    """A message of the control channel."""
+
+
+# -- from the parent to a worker
+
+
+class Begin(Control, frozen=True, array_like=True, tag=1):
+    """The first message: what to serve."""
+
+    version: int
+    slot: int
+    """The number of the worker on this machine, from 1 on."""
+    settings: dict[str, Any]
+
+
+class Take(Control, frozen=True, array_like=True, tag=2):
+    """Serve a connection, whose descriptor comes with these bytes."""
+
+    number: int
+    accepted_at: float
+    """By `time.monotonic()`."""
+    peer: str
+    """`HOST:PORT`."""
+
+
+class Drain(Control, frozen=True, array_like=True, tag=3):
+    """Ask all clients to come back, and end when they have left, or by the timeout."""
+
+    timeout: float
+    """Seconds."""
+
+
+class Stop(Control, frozen=True, array_like=True, tag=4):
+    """End at once."""
+
+
+class Rotate(Control, frozen=True, array_like=True, tag=5):
+    """Read the TLS certificate again."""
+
+
+class CrowdOut(Control, frozen=True, array_like=True, tag=6):
+    """End a connection, since too many on this machine are not authenticated."""
+
+    number: int
+
+
+class Question(Control, frozen=True, array_like=True, tag=7):
+    """Say something for the machine: a worker asks."""
+
+    question: int
+    """The number of the question, for the answer."""
+    what: str
+    """`totals`, `figures` or `ready`."""
+
+
+class GatheredAnswer(Control, frozen=True, array_like=True):
+    """The answer of one worker."""
+
+    slot: int
+    content: bytes | None
+    """None when it is late or has nothing to say."""
+    late: bool = False
+    """Whether the content is from before the question."""
+
+
+class Gathered(Control, frozen=True, array_like=True, tag=8):
+    """The answers of all workers."""
+
+    question: int
+    """As in the `Ask`."""
+    answers: list[GatheredAnswer]
+    states: dict[str, int]
+    """How many workers are in each state."""
+    ended: bytes | None = None
+    """What workers had counted that have ended; only for `totals`."""
+
+
+# -- from a worker to the parent
+
+
+class Ready(Control, frozen=True, array_like=True, tag=21):
+    """The worker serves."""
+
+
+class Failed(Control, frozen=True, array_like=True, tag=22):
+    """The worker ends, since something is wrong that relay can explain."""
+
+    reason: str
+
+
+class Took(Control, frozen=True, array_like=True, tag=23):
+    """The worker serves a connection, and the parent can close its copy of the socket."""
+
+    number: int
+
+
+class Known(Control, frozen=True, array_like=True, tag=24):
+    """The client of a connection is authenticated."""
+
+    number: int
+
+
+class Left(Control, frozen=True, array_like=True, tag=25):
+    """A connection is over; before it was taken: the worker does not serve it."""
+
+    number: int
+
+
+class Beat(Control, frozen=True, array_like=True, tag=26):
+    """The worker lives, and this is what it has counted."""
+
+    totals: bytes
+
+
+class Ask(Control, frozen=True, array_like=True, tag=27):
+    """Ask all workers."""
+
+    question: int
+    what: str
+
+
+class Told(Control, frozen=True, array_like=True, tag=28):
+    """What the worker was asked with `Question`."""
+
+    question: int
+    content: bytes | None
+
+
+Order = Begin | Take | Drain | Stop | Rotate | CrowdOut | Question | Gathered
+News = Ready | Failed | Took | Known | Left | Beat | Ask | Told
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def pack(message: Order | News) -> bytes:
+    """A message with its length; `ControlError` when it is too large."""
+    body = _encode(message)
+    if len(body) > MAX_ORDER_BYTES:
+        raise ControlError(f"a message of {len(body)} bytes is too large")
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+@define(eq=False)
+class ControlReader:
+    """Finds messages in bytes, however they are torn."""
+
+    _decoder: msgspec.msgpack.Decoder[Any]
+    _rest: bytearray = field(init=False, factory=bytearray)
+
+    @classmethod
+    def of_orders(cls) -> ControlReader:
+        return cls(msgspec.msgpack.Decoder(Order))
+
+    @classmethod
+    def of_news(cls) -> ControlReader:
+        return cls(msgspec.msgpack.Decoder(News))
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The messages that are whole now; `ControlError` at the first that is none."""
+        rest = self._rest
+        rest += data
+        while len(rest) >= LENGTH_BYTES:
+            length = int.from_bytes(rest[:LENGTH_BYTES], "big")
+            if length > MAX_ORDER_BYTES:
+                raise ControlError(f"a message of {length} bytes is too large")
+            end = LENGTH_BYTES + length
+            if len(rest) < end:
+                return
+            body = bytes(rest[LENGTH_BYTES:end])
+            del rest[:end]
+            try:
+                yield self._decoder.decode(body)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
+                raise ControlError("a message cannot be read") from problem

@@ -1,0 +1,276 @@
+"""A worker: a relay that serves what its parent has accepted.
+
+The parent starts it as `python -m relay.workers.worker DESCRIPTOR`; the descriptor is the worker's
+end of the control channel, over which its settings come, too, so that no other process sees the
+password of the database. Signals are for the parent. When the parent is gone, the worker drains and
+ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+from typing import NoReturn
+
+import structlog
+import trio
+from attrs import define, field
+
+from relay import app
+from relay.concurrency.exception_groups import leaves
+from relay.errors import RelayError
+from relay.logs.setup import configure_logging
+from relay.process.garbage import collect_garbage_less_often
+from relay.server import Server
+from relay.settings.settings import Settings
+from relay.transport.acceptance import Acceptance
+from relay.transport.certificate import Certificate
+from relay.transport.handed import HandedListener, trio_time
+from relay.web.machine import Machine, MachineAnswers, WorkerAnswer
+from relay.workers.control import ControlChannel
+from relay.workers.messages import (
+    VERSION,
+    Ask,
+    Beat,
+    Begin,
+    ControlError,
+    ControlReader,
+    CrowdOut,
+    Drain,
+    Failed,
+    Gathered,
+    Known,
+    Left,
+    News,
+    Order,
+    Question,
+    Ready,
+    Rotate,
+    Stop,
+    Take,
+    Told,
+    Took,
+)
+from relay.workers.shares import from_plain
+
+BEAT_INTERVAL = 1.0
+"""Seconds between two messages that say that the worker lives, and what it has counted."""
+GOODBYE_BYTES_TIMEOUT = 2.0
+"""Seconds to tell the parent the last counts."""
+ASK_TIMEOUT = 3.0
+"""Seconds for the parent to answer; it waits for one second for the other workers."""
+EXIT_FAILED = 2
+IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+
+log = structlog.get_logger()
+
+
+@define(eq=False)
+class _SharedQuestion:
+    """What workers are asked; those who ask before it begins share the answer."""
+
+    lock: trio.Lock = field(factory=trio.Lock)
+    began: float = float("-inf")
+    answers: MachineAnswers = field(factory=lambda: MachineAnswers((), {}))
+
+
+@define(eq=False)
+class WorkerSeat:
+    """The place of this process on its machine: what the parent tells it, and is told."""
+
+    _channel: ControlChannel
+    _orders: AsyncIterator[Order | News]
+    _settings: Settings
+    _nursery: trio.Nursery
+    """For answers to the parent."""
+    _listener: HandedListener | None = None
+    _server: Server | None = None
+    _machine: Machine | None = None
+    _rotate: Callable[[], object] | None = None
+    stopping: trio.CancelScope = field(factory=trio.CancelScope)
+    """Cancelled when the worker shall end at once."""
+    _numbers: count[int] = field(factory=count)
+    _questions: dict[str, _SharedQuestion] = field(factory=dict)
+    _answers: dict[int, tuple[trio.Event, list[Gathered]]] = field(factory=dict)
+
+    # -- what app.serve is given
+
+    def listen(self, stall_timeout: float, certificate: Certificate | None) -> HandedListener:
+        self._listener = HandedListener(stall_timeout, certificate, self._taken)
+        return self._listener
+
+    def begin(self, server: Server, machine: Machine, rotate: Callable[[], object] | None) -> None:
+        self._server, self._machine, self._rotate = server, machine, rotate
+
+    async def ask(self, what: str) -> MachineAnswers:
+        """The answers of all workers; nobody else asks the same meanwhile."""
+        asked = trio.current_time()
+        question = self._questions.setdefault(what, _SharedQuestion())
+        async with question.lock:
+            if question.began < asked:
+                question.began = trio.current_time()
+                question.answers = await self._ask(what)
+            return question.answers
+
+    async def _ask(self, what: str) -> MachineAnswers:
+        number = next(self._numbers)
+        event, found = self._answers[number] = (trio.Event(), [])
+        try:
+            self._channel.send(Ask(number, what))
+            with trio.move_on_after(ASK_TIMEOUT):
+                await event.wait()
+        finally:
+            del self._answers[number]
+        if not found:
+            return await self._alone(what)
+        (reports,) = found
+        return MachineAnswers(
+            [
+                WorkerAnswer(each.slot, each.content, each.late)
+                for each in reports.answers
+                if each.content is not None
+            ],
+            reports.states,
+            reports.ended,
+        )
+
+    async def _alone(self, what: str) -> MachineAnswers:
+        """The answer of this worker alone, since the parent is gone."""
+        assert self._machine is not None
+        content = await self._machine.answer(what)
+        return MachineAnswers([] if content is None else [WorkerAnswer(0, content)], {})
+
+    # -- what the parent says
+
+    async def follow(self) -> None:
+        """Do what the parent says until it is gone, and drain then."""
+        try:
+            async for order in self._orders:
+                self._obey(order)
+        except ControlError:
+            log.exception("the parent cannot be understood")
+        if self._server is None:
+            self.stopping.cancel()
+        elif not self._server.draining:
+            log.error("the parent is gone")
+            self._server.drain(self._settings.drain_timeout)
+
+    def _obey(self, order: Order | News) -> None:
+        match order:
+            case Take():
+                self._take(order)
+            case Drain() if self._server is None:
+                self.stopping.cancel()
+            case Drain(timeout) if self._server is not None and not self._server.draining:
+                self._server.drain(timeout)
+            case Stop():
+                self.stopping.cancel()
+            case Rotate() if self._rotate is not None:
+                self._rotate()
+            case CrowdOut(number) if self._server is not None:
+                self._server.crowd_out(number)
+            case Question():
+                self._nursery.start_soon(self._report, order)
+            case Gathered() if order.question in self._answers:
+                event, found = self._answers[order.question]
+                found.append(order)
+                event.set()
+
+    def _take(self, order: Take) -> None:
+        descriptors = self._channel.descriptors
+        descriptor = descriptors.popleft() if descriptors else None
+        if descriptor is None or self._listener is None:
+            log.warning("no descriptor is free for a connection")
+            self._left(order.number)
+            return
+        acceptance = Acceptance(order.number, trio_time(order.accepted_at), self._known, self._left)
+        self._listener.put(socket.socket(fileno=descriptor), order.peer, acceptance)
+
+    async def _report(self, order: Question) -> None:
+        content = None if self._machine is None else await self._machine.answer(order.what)
+        self._channel.send(Told(order.question, content))
+
+    # -- what the parent is told
+
+    def _taken(self, number: int) -> None:
+        self._channel.send(Took(number))
+
+    def _known(self, number: int) -> None:
+        self._channel.send(Known(number))
+
+    def _left(self, number: int) -> None:
+        self._channel.send(Left(number))
+
+    async def beat(self) -> NoReturn:
+        """Tell the parent again and again what was counted."""
+        while True:
+            self.say_totals()
+            await trio.sleep(BEAT_INTERVAL)
+
+    def say_ready(self) -> None:
+        self._channel.send(Ready())
+
+    def say_totals(self) -> None:
+        if self._machine is not None:
+            self._channel.send(Beat(self._machine.totals()))
+
+
+async def run(
+    channel: ControlChannel, orders: AsyncIterator[Order | News], settings: Settings
+) -> int:
+    """Serve until the parent says otherwise; returns the exit status."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.keep_sending)
+        seat = WorkerSeat(channel, orders, settings, nursery)
+        nursery.start_soon(seat.follow)
+        status = 0
+        try:
+            with seat.stopping:
+                await _serve(seat, settings)
+        except* RelayError as problems:
+            status = EXIT_FAILED
+            channel.send(Failed(" ".join(map(str, leaves(problems)))))
+        seat.say_totals()
+        with trio.move_on_after(GOODBYE_BYTES_TIMEOUT):
+            await channel.flush()
+        nursery.cancel_scope.cancel()
+    channel.close()
+    return status
+
+
+async def _serve(seat: WorkerSeat, settings: Settings) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:
+            await app.serve(settings, seat=seat, task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+        await nursery.start(serve)
+        seat.say_totals()
+        seat.say_ready()
+        collect_garbage_less_often()
+        nursery.start_soon(seat.beat)
+
+
+async def main(descriptor: int) -> int:
+    """Run a worker at its end of a control channel; returns the exit status."""
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 (positional only)
+    channel = ControlChannel(socket.socket(fileno=descriptor), ControlReader.of_orders())
+    orders = channel.messages()
+    begin = await anext(orders, None)
+    if not isinstance(begin, Begin) or begin.version != VERSION:
+        return EXIT_FAILED
+    settings = from_plain(begin.settings)
+    configure_logging(settings.log_level, settings.log_format)
+    structlog.contextvars.bind_contextvars(worker=begin.slot)
+    return await run(channel, orders, settings)
+
+
+if __name__ == "__main__":
+    sys.exit(trio.run(main, int(sys.argv[1])))
