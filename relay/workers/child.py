@@ -148,11 +148,11 @@ class ChildWorker:
         self.phase = WorkerState.DRAINING
         self.tell(Stop())
 
-    async def news(self) -> AsyncIterator[Order | News]:
-        """What it says, up to its end; `ControlError`."""
-        async for message in self._channel.messages():
-            self._heard_at = trio.current_time()
-            yield message
+    async def receive(self) -> Order | News | None:
+        """What it says next; None at its end; `ControlError`."""
+        news = await self._channel.receive()
+        self._heard_at = trio.current_time()
+        return news
 
     async def keep_sending(self) -> None:
         await self._channel.keep_sending()

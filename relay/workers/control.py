@@ -6,7 +6,6 @@ import array
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import trio
@@ -36,6 +35,7 @@ class ControlChannel:
     _reader: ControlReader
     descriptors: deque[int | None] = field(init=False, factory=deque)
     """Received and not picked up yet, in their order; None for one that there was no room for."""
+    _received: deque[Order | News] = field(init=False, factory=deque)
     _outbox: deque[tuple[bytes, socket.socket | None]] = field(init=False, factory=deque)
     unsent: int = field(init=False, default=0)
     """Bytes that wait to be sent."""
@@ -78,21 +78,21 @@ class ControlChannel:
         while self._outbox and not self.lost:
             await self._empty.wait()
 
-    async def messages(self) -> AsyncIterator[Order | News]:
-        """The messages of the other process up to its end; `ControlError`."""
-        while True:
+    async def receive(self) -> Order | News | None:
+        """The next message of the other process; None at its end; `ControlError`."""
+        while not self._received:
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 data, controls, flags, _ = self._socket.recvmsg(CHANNEL_READ_BYTES, _CONTROL_SPACE)
             except BlockingIOError:
                 continue
             except OSError:
-                return
+                return None
             self._keep_descriptors(controls, flags)
             if not data:
-                return
-            for message in self._reader.feed(data):
-                yield message
+                return None
+            self._received.extend(self._reader.feed(data))
+        return self._received.popleft()
 
     def close(self) -> None:
         """Close this end, and the descriptors that nobody has picked up."""

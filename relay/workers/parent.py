@@ -203,7 +203,7 @@ class Parent:
     async def _listen_to(self, child: ChildWorker) -> None:
         """Note what a worker says, to its end."""
         try:
-            async for news in child.news():
+            while (news := await child.receive()) is not None:
                 self._note(child, news)
                 if self._waiting:
                     self._waiting.unpark_all()

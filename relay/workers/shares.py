@@ -9,11 +9,17 @@ import msgspec
 
 from relay.settings.settings import Settings
 
-DIVIDED_TOTALS = (
-    *("max_connections", "max_connections_per_address"),
-    *("receive_buffer", "send_buffer", "reply_buffer", "frame_buffer"),
-)
-"""Settings that are for the whole machine. `max_unauthenticated` is counted by the parent."""
+DIVIDED_CAPS = ("max_connections", "max_connections_per_address")
+"""Numbers of connections. `max_unauthenticated` is not divided: the parent counts it."""
+DIVIDED_BUFFERS = {
+    "receive_buffer": "max_message_size",
+    "frame_buffer": "max_message_size",
+    "send_buffer": None,
+    "reply_buffer": None,
+}
+"""Bytes, and the setting with what must fit into the share of one worker."""
+MIN_BUFFER_BYTES = 1024
+"""The least that these settings may be."""
 DIVIDED_RATES = ("connection_rate", "failed_auth_rate", "unknown_token_rate")
 """Rates of an address."""
 
@@ -21,10 +27,12 @@ DIVIDED_RATES = ("connection_rate", "failed_auth_rate", "unknown_token_rate")
 def settings_of_worker(settings: Settings, workers: int) -> Settings:
     """The settings with the worker's share of what is limited for the whole machine, rounded up."""
     changed: dict[str, Any] = {
-        name: _divide(getattr(settings, name), workers) for name in DIVIDED_TOTALS
+        name: _divide(getattr(settings, name), workers) for name in DIVIDED_CAPS
     }
-    for name in ("receive_buffer", "frame_buffer"):  # one message must fit
-        changed[name] = min(getattr(settings, name), max(changed[name], settings.max_message_size))
+    for name, fits in DIVIDED_BUFFERS.items():
+        total = getattr(settings, name)
+        least = MIN_BUFFER_BYTES if fits is None else getattr(settings, fits)
+        changed[name] = min(total, max(_divide(total, workers), least))
     for name in DIVIDED_RATES:
         count, _, unit = getattr(settings, name).partition("/")
         changed[name] = f"{_divide(int(count), workers)}/{unit}"

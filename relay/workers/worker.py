@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from itertools import count
 from typing import NoReturn
 
@@ -83,7 +83,6 @@ class WorkerSeat:
     """The place of this process on its machine: what the parent tells it, and is told."""
 
     _channel: ControlChannel
-    _orders: AsyncIterator[Order | News]
     _settings: Settings
     _nursery: trio.Nursery
     """For answers to the parent."""
@@ -149,7 +148,7 @@ class WorkerSeat:
     async def follow(self) -> None:
         """Do what the parent says until it is gone, and drain then."""
         try:
-            async for order in self._orders:
+            while (order := await self._channel.receive()) is not None:
                 self._obey(order)
         except ControlError:
             log.exception("the parent cannot be understood")
@@ -219,13 +218,11 @@ class WorkerSeat:
             self._channel.send(Beat(self._machine.totals()))
 
 
-async def run(
-    channel: ControlChannel, orders: AsyncIterator[Order | News], settings: Settings
-) -> int:
+async def run(channel: ControlChannel, settings: Settings) -> int:
     """Serve until the parent says otherwise; returns the exit status."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(channel.keep_sending)
-        seat = WorkerSeat(channel, orders, settings, nursery)
+        seat = WorkerSeat(channel, settings, nursery)
         nursery.start_soon(seat.follow)
         status = 0
         try:
@@ -262,14 +259,13 @@ async def main(descriptor: int) -> int:
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)  # noqa: FBT003 (positional only)
     channel = ControlChannel(socket.socket(fileno=descriptor), ControlReader.of_orders())
-    orders = channel.messages()
-    begin = await anext(orders, None)
+    begin = await channel.receive()
     if not isinstance(begin, Begin) or begin.version != VERSION:
         return EXIT_FAILED
     settings = from_plain(begin.settings)
     configure_logging(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(worker=begin.slot)
-    return await run(channel, orders, settings)
+    return await run(channel, settings)
 
 
 if __name__ == "__main__":
