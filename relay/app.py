@@ -52,7 +52,7 @@ from relay.web.api import Api
 from relay.web.app import make_app
 from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
-from relay.web.machine import Machine, MachineAnswers
+from relay.web.machine import AskWorkers, Machine
 from relay.web.operate import OperateApi
 from relay.web.reports import Reports
 
@@ -86,8 +86,9 @@ class Seat(Protocol):
     def listen(self, stall_timeout: float, certificate: Certificate | None) -> HandedListener:
         """What gives the connections that the parent hands over."""
 
-    async def ask(self, what: str) -> MachineAnswers:
-        """Ask all workers of the machine."""
+    @property
+    def ask(self) -> AskWorkers:
+        """How to ask all workers of the machine."""
 
     def begin(
         self, server: Server, machine: Machine, rotate: Callable[[], object] | None
@@ -249,8 +250,14 @@ def _make_server(
     hsts_max_age = None if settings.tls_certificate is None else settings.hsts_max_age
     machine = None
     if seat is not None:
-        machine = Machine(reports, exposition, api.encode_figures, seat.ask)
-        api.figures_of_all = machine.figures
+        machine = api.machine = Machine(
+            reports,
+            exposition,
+            figures=api.encode_figures,
+            revoke=auth.revocations.revoke,
+            end=lambda number: server.end(number),  # noqa: PLW0108 - it is made below
+            ask=seat.ask,
+        )
     application = make_app(reports, exposition, api, operate, machine)
     http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
     sessions = SessionContext(

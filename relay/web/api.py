@@ -6,7 +6,7 @@ same permissions.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Annotated, Protocol, TypeVar
 
@@ -42,6 +42,7 @@ from relay.protocol.endings import Ending
 from relay.protocol.invalid_message import in_words
 from relay.protocol.messages import ALERT, AUTH, Alert, ErrorCode, PageSize, StreamId, Success
 from relay.protocol.spelling import fields_of
+from relay.web.machine import Machine
 from relay.web.revocations import revocation_in
 
 BODY_TIMEOUT = 10.0
@@ -109,8 +110,8 @@ class Api:
     _metrics: Metrics
     _revoke: Callable[[Change], int]
     """Ends the connections that a revocation concerns; returns how many."""
-    figures_of_all: Callable[[], Awaitable[bytes]] | None = field(init=False, default=None)
-    """Encodes the figures of all processes, where there are several."""
+    machine: Machine | None = field(init=False, default=None)
+    """Where there are several worker processes, all of them."""
     _visitors: ExpiringKeys = field(init=False, factory=lambda: ExpiringKeys(VISIT_TIMEOUT))
     """Who looks at the figures again and again, as `relay top` does, and from where."""
 
@@ -180,7 +181,7 @@ class Api:
     async def figures(self, request: Request) -> Response:
         """`GET /figures`: every stream with its consumers, for operators."""
         await self.authenticate_operator(request, "figures", looks=True)
-        content = await (self.figures_of_all or self.encode_figures)()
+        content = await (self.encode_figures() if self.machine is None else self.machine.figures())
         return Response(content, media_type="application/json")
 
     async def authenticate_operator(
@@ -220,7 +221,10 @@ class Api:
         except ValueError as problem:
             text = f"Invalid revocation: {problem}"
             raise ApiError(400, ErrorCode.INVALID_MESSAGE, text) from None
-        ended = sum(map(self._revoke, changes))
+        if self.machine is None:
+            ended = sum(map(self._revoke, changes))
+        else:
+            ended = await self.machine.revoke(changes)
         what = ", ".join(sorted(change.kind for change in changes))
         self._record(request, "revocation", "succeeded", identity, f"{what}: {ended} connections")
         return json_response({"connections": ended})

@@ -7,7 +7,7 @@ counter falls. What is about one process has a label for its worker.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from attrs import define, frozen
@@ -17,12 +17,15 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from relay.hub.ledger import Drop
+from relay.model.change import Change
 from relay.protocol.reports import FrameCounts, ReadyReport, StatsReport, StreamCounts
 from relay.web.exposition import Exposition, encode_registry
 from relay.web.reports import Reports
 
 TOTALS, FIGURES, READY = "totals", "figures", "ready"
 """What workers ask each other."""
+REVOKE, END_CONNECTION = "revoke", "end-connection"
+"""What workers have each other do."""
 OF_ONE_PROCESS = ("process_", "relay_service_state")
 """How the names of metrics begin that do not add up."""
 GREATEST_COUNTS = ("relay_alert_dispatch_stalled_seconds",)
@@ -76,7 +79,15 @@ class MachineAnswers:
 
 _decode_totals = msgspec.msgpack.Decoder(ProcessTotals).decode
 _decode_ready = msgspec.msgpack.Decoder(ReadyReport).decode
+_decode_changes = msgspec.msgpack.Decoder(list[Change]).decode
+_decode_number = msgspec.msgpack.Decoder(int).decode
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class AskWorkers(Protocol):
+    """Asks all workers of the machine, the one that asks as well."""
+
+    async def __call__(self, what: str, content: bytes = b"", /) -> MachineAnswers: ...
 
 
 @frozen
@@ -87,11 +98,18 @@ class Machine:
     """Those of this worker, like what follows."""
     _exposition: Exposition
     _figures: Callable[[], Awaitable[bytes]]
-    _ask: Callable[[str], Awaitable[MachineAnswers]]
-    """Asks all workers, this one as well."""
+    _revoke: Callable[[Change], int]
+    """Ends the connections that a revocation concerns; returns how many."""
+    _end: Callable[[int], bool]
+    """Ends a connection by its number; returns whether there is one."""
+    _ask: AskWorkers
 
-    async def answer(self, what: str) -> bytes | None:
-        """What this worker says when one of them asks."""
+    async def answer(self, what: str, content: bytes = b"") -> bytes | None:
+        """What this worker says or does when one of them asks."""
+        if what == REVOKE:
+            return _encode(sum(map(self._revoke, _decode_changes(content))))
+        if what == END_CONNECTION:
+            return _encode(int(self._end(_decode_number(content))))
         if what == TOTALS:
             return self.totals()
         if what == FIGURES:
@@ -122,6 +140,18 @@ class Machine:
         registry = CollectorRegistry()
         registry.register(_Counted(total(machine).metrics, machine.states))
         return encode_registry(registry, accept)
+
+    async def revoke(self, changes: Sequence[Change]) -> int:
+        """End the connections that revocations concern, of all workers; returns how many."""
+        return await self._sum(REVOKE, _encode(changes))
+
+    async def end(self, number: int) -> bool:
+        """End a connection of any worker by its number; returns whether there is one."""
+        return await self._sum(END_CONNECTION, _encode(number)) > 0
+
+    async def _sum(self, what: str, content: bytes) -> int:
+        answers = (await self._ask(what, content)).answers
+        return sum(_decode_number(each.content) for each in answers)
 
     async def figures(self) -> bytes:
         """The figures of the streams of all workers, as JSON."""

@@ -179,7 +179,9 @@ class OperateApi:
         """`POST /operate/connections/end`: end a connection of this relay."""
         service = await self._api.authenticate_operator(request, "end")
         body = _decoded(await read_body(request), EndConnectionRequest)
-        ended = self._end_connection(body.connection)
+        machine = self._api.machine
+        number = body.connection
+        ended = self._end_connection(number) if machine is None else await machine.end(number)
         self._audit.record(
             "end",
             outcome="succeeded" if ended else "refused",

@@ -36,6 +36,9 @@ there, so more of them mean that it is stuck."""
 LATE_AFTER = 3.0
 """Seconds without a word after which a worker gets no connections; it says something every
 second."""
+MAX_TAKING_TIME = 1.0
+"""Seconds in which a worker takes a connection that it was given; one that takes longer gets no
+more."""
 STUCK_AFTER = 30.0
 """Seconds without a word after which a worker is killed."""
 KILL_TIMEOUT = 5.0
@@ -65,6 +68,8 @@ class GivenConnection:
     """The stream that it names."""
     child: ChildWorker | None = None
     """Who has it."""
+    given_at: float = 0.0
+    """When it was given to that, by Trio's clock."""
     crowded: bool = False
     """Whether it shall end, to make room."""
     peeking: trio.CancelScope = field(factory=trio.CancelScope)
@@ -111,9 +116,15 @@ class ChildWorker:
 
     @property
     def state(self) -> WorkerState:
-        if self.phase is WorkerState.READY and self.silent_for > LATE_AFTER:
+        if self.phase is WorkerState.READY and self._is_late():
             return WorkerState.LATE
         return self.phase
+
+    def _is_late(self) -> bool:
+        if self.silent_for > LATE_AFTER:
+            return True
+        oldest = next(iter(self.untaken.values()), None)
+        return oldest is not None and trio.current_time() - oldest.given_at > MAX_TAKING_TIME
 
     @property
     def has_room(self) -> bool:
@@ -127,7 +138,7 @@ class ChildWorker:
 
     def give(self, given: GivenConnection) -> None:
         """Hand over a connection."""
-        given.child = self
+        given.child, given.given_at = self, trio.current_time()
         self.connections[given.number] = self.untaken[given.number] = given
         order = Take(given.number, given.accepted_at, given.peer)
         self._channel.send(order, given.accepted)

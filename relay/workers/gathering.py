@@ -50,8 +50,7 @@ class Gathering:
         number, going = next(self._numbers), _Round(ask.what, set(asked))
         self._rounds[number] = going
         for child in asked:
-            if child.state is not WorkerState.LATE:
-                child.tell(Question(number, ask.what))
+            child.tell(Question(number, ask.what, ask.content))
         with trio.move_on_after(GATHER_TIMEOUT):
             await going.complete.wait()
         del self._rounds[number]

@@ -72,12 +72,13 @@ class CrowdOut(Control, frozen=True, array_like=True, tag=6):
 
 
 class Question(Control, frozen=True, array_like=True, tag=7):
-    """Say something for the machine: a worker asks."""
+    """Say or do something for the machine: a worker asks."""
 
     question: int
     """The number of the question, for the answer."""
     what: str
-    """`totals`, `figures` or `ready`."""
+    """See `relay.web.machine`."""
+    content: bytes = b""
 
 
 class GatheredAnswer(Control, frozen=True, array_like=True):
@@ -140,10 +141,11 @@ class Beat(Control, frozen=True, array_like=True, tag=26):
 
 
 class Ask(Control, frozen=True, array_like=True, tag=27):
-    """Ask all workers."""
+    """Ask all workers, or have them do something."""
 
     question: int
     what: str
+    content: bytes = b""
 
 
 class Told(Control, frozen=True, array_like=True, tag=28):
@@ -159,7 +161,7 @@ News = Ready | Failed | Took | Known | Left | Beat | Ask | Told
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def pack(message: Order | News) -> bytes:
+def pack(message: Control) -> bytes:
     """A message with its length; `ControlError` when it is too large."""
     body = _encode(message)
     if len(body) > MAX_ORDER_BYTES:

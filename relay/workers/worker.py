@@ -105,8 +105,10 @@ class WorkerSeat:
     def begin(self, server: Server, machine: Machine, rotate: Callable[[], object] | None) -> None:
         self._server, self._machine, self._rotate = server, machine, rotate
 
-    async def ask(self, what: str) -> MachineAnswers:
-        """The answers of all workers; nobody else asks the same meanwhile."""
+    async def ask(self, what: str, content: bytes = b"") -> MachineAnswers:
+        """The answers of all workers; who asks the same without a content shares them."""
+        if content:
+            return await self._ask(what, content)
         asked = trio.current_time()
         question = self._questions.setdefault(what, _SharedQuestion())
         async with question.lock:
@@ -115,17 +117,17 @@ class WorkerSeat:
                 question.answers = await self._ask(what)
             return question.answers
 
-    async def _ask(self, what: str) -> MachineAnswers:
+    async def _ask(self, what: str, content: bytes = b"") -> MachineAnswers:
         number = next(self._numbers)
         event, found = self._answers[number] = (trio.Event(), [])
         try:
-            self._channel.send(Ask(number, what))
+            self._channel.send(Ask(number, what, content))
             with trio.move_on_after(ASK_TIMEOUT):
                 await event.wait()
         finally:
             del self._answers[number]
         if not found:
-            return await self._alone(what)
+            return await self._alone(what, content)
         (reports,) = found
         return MachineAnswers(
             [
@@ -137,11 +139,11 @@ class WorkerSeat:
             reports.ended,
         )
 
-    async def _alone(self, what: str) -> MachineAnswers:
+    async def _alone(self, what: str, content: bytes) -> MachineAnswers:
         """The answer of this worker alone, since the parent is gone."""
         assert self._machine is not None
-        content = await self._machine.answer(what)
-        return MachineAnswers([] if content is None else [WorkerAnswer(0, content)], {})
+        said = await self._machine.answer(what, content)
+        return MachineAnswers([] if said is None else [WorkerAnswer(0, said)], {})
 
     # -- what the parent says
 
@@ -190,7 +192,8 @@ class WorkerSeat:
         self._listener.put(socket.socket(fileno=descriptor), order.peer, acceptance)
 
     async def _report(self, order: Question) -> None:
-        content = None if self._machine is None else await self._machine.answer(order.what)
+        machine = self._machine
+        content = None if machine is None else await machine.answer(order.what, order.content)
         self._channel.send(Told(order.question, content))
 
     # -- what the parent is told

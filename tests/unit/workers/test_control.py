@@ -43,9 +43,7 @@ def sockets() -> Iterator[ExitStack]:
         yield stack
 
 
-async def test_sockets_arrive_with_their_messages_in_order(
-    pair: Pair, sockets: ExitStack
-) -> None:
+async def test_sockets_arrive_with_their_messages_in_order(pair: Pair, sockets: ExitStack) -> None:
     given = [sockets.enter_context(socket.socket()) for _ in range(20)]
     for number, each in enumerate(given):
         each.bind(("127.0.0.1", 0))
@@ -83,9 +81,7 @@ async def test_the_end_of_one_side_ends_the_messages_of_the_other(pair: Pair) ->
     assert pair.parent.lost
 
 
-async def test_descriptors_that_nobody_picked_up_are_closed(
-    pair: Pair, sockets: ExitStack
-) -> None:
+async def test_descriptors_that_nobody_picked_up_are_closed(pair: Pair, sockets: ExitStack) -> None:
     pair.parent.send(Take(1, 1.0, "peer"), sockets.enter_context(socket.socket()))
     await receive(pair.worker, 1)
     (descriptor,) = pair.worker.descriptors

@@ -40,7 +40,7 @@ NEWS = [Ready(), Took(7), Known(7), Left(7), Beat(b"totals"), Ask(1, "stats"), T
 def test_messages_arrive_whole_however_they_are_torn(sizes: list[int]) -> None:
     packed = b"".join(map(pack, ORDERS))
     reader = ControlReader.of_orders()
-    found = []
+    found: list[Control] = []
     for size in sizes:
         found += reader.feed(packed[:size])
         packed = packed[size:]

@@ -76,9 +76,7 @@ def test_no_worker_has_much_more_than_its_part(hints: list[str | None]) -> None:
 
 
 @given(st.lists(HINTS, max_size=100), st.sampled_from(WORKERS))
-def test_a_worker_that_goes_moves_only_its_own_streams(
-    hints: list[str | None], gone: int
-) -> None:
+def test_a_worker_that_goes_moves_only_its_own_streams(hints: list[str | None], gone: int) -> None:
     """A stream whose connections are all on one worker stays there when another goes."""
     placement = Placement()
     given: list[tuple[str | None, int]] = [(hint, place(placement, hint)) for hint in hints]
