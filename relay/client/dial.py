@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 import trio
 
@@ -184,6 +184,14 @@ def _parse(url: str) -> SplitResult:
         # It does not repeat the URL: somebody may have put a token into it.
         raise DialFailed("the URL must look like ws://HOST:PORT/path or wss://HOST/path")
     return address
+
+
+def with_stream(url: str, stream_id: str | None) -> str:
+    """The URL, or a path, with the stream that the connection is for. A relay of several processes
+    may then put it where the stream is; nothing else depends on it."""
+    if stream_id is None or "?" in url:
+        return url
+    return f"{url}?stream={quote(stream_id, safe='')}"
 
 
 def with_path(url: str) -> str:

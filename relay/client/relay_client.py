@@ -20,7 +20,7 @@ from attrs import define
 
 from relay.client.connection.connection import ClientConnection
 from relay.client.connection.messages import check
-from relay.client.dial import Wrap, check_url, dial, with_path
+from relay.client.dial import Wrap, check_url, dial, with_path, with_stream
 from relay.client.errors import ClientClosed
 from relay.client.events import AlertAccepted, Authenticated, Frame
 from relay.client.lifecycle import Dial, Lifecycle
@@ -54,8 +54,9 @@ async def open_relay_client(
     check_url(with_path(url))
 
     def connect(subprotocols: Sequence[str]) -> AbstractAsyncContextManager[WebSocket]:
+        # Called by a task that runs when the client is there.
         return dial(
-            with_path(url),
+            with_stream(with_path(url), client.main_stream),
             receive_buffer=receive_buffer,
             wrap=wrap,
             tls=tls,
@@ -100,6 +101,12 @@ class RelayClient:
     def session(self) -> Authenticated | None:
         """The newest session; None before the first, and after the end."""
         return self._lifecycle.session
+
+    @property
+    def main_stream(self) -> str | None:
+        """The stream that a new connection is for, as far as that is known: the one that is
+        produced, or else the first that is watched."""
+        return self._lifecycle.desired.main_stream
 
     @property
     def publication(self) -> Publication | None:

@@ -46,6 +46,14 @@ class DesiredState:
         publication = self._publication
         return publication if publication is not None and publication.active else None
 
+    @property
+    def main_stream(self) -> str | None:
+        """The stream that most depends on the connection: the one that is produced, or else the one
+        that is watched for longest."""
+        if (publication := self.publication) and publication.stream_id is not None:
+            return publication.stream_id
+        return next(iter(self._active_subscriptions()), None)
+
     def begin(self, connection: ClientConnection) -> None:
         """Ask a connection that is authenticated now for everything."""
         self._connection = connection

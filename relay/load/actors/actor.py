@@ -93,6 +93,10 @@ class Actor:
                 due = self.context.now() + max(wait, self._retry_after)
                 self.stats.counts["reconnects"] += 1
 
+    def main_stream(self) -> str | None:
+        """The stream that its connections are for, if there is one."""
+        return None
+
     async def _connect_once(self, due: float) -> bool:
         """Use one connection to its end; returns whether it was authenticated."""
         self._retry_after = 0.0
@@ -123,6 +127,7 @@ class Actor:
             on_message=self.receive,
             msgpack=getattr(self.group, "encoding", "json") == "msgpack",
             phone=self.is_phone,
+            stream_id=self.main_stream(),
         ) as client:
             attempt.client = client
             counts["connect.done"] += 1

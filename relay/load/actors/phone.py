@@ -49,6 +49,9 @@ class Phone(StreamActor):
         assert isinstance(group, PhoneGroup)
         return group
 
+    def main_stream(self) -> str:
+        return self.context.stream_id(self.name, self.number)
+
     async def play(self, client: LoadClient) -> None:
         group, stream = self.phones, self.context.stream_id(self.name, self.number)
         self._connection += 1

@@ -14,7 +14,7 @@ import trio
 from attrs import define, field
 
 from relay.client import DialFailed, ServerError
-from relay.client.dial import open_plain, secure
+from relay.client.dial import open_plain, secure, with_stream
 from relay.client.errors import Closed
 from relay.client.shaping import SHAPED_RECEIVE_BUFFER
 from relay.client.websocket import WebSocket, open_websocket
@@ -98,14 +98,23 @@ class RunContext:
 
     @asynccontextmanager
     async def connect(
-        self, name: str, *, random: Random, on_message: OnIncoming, msgpack: bool, phone: bool
+        self,
+        name: str,
+        *,
+        random: Random,
+        on_message: OnIncoming,
+        msgpack: bool,
+        phone: bool,
+        stream_id: str | None = None,
     ) -> AsyncIterator[LoadClient]:
-        """Connect over the group's network, without authenticating. `DialFailed`."""
+        """Connect over the group's network, without authenticating. `DialFailed`.
+
+        The URL names the stream, if there is one."""
         stream, host, resource = await open_plain(
             self.endpoint.url,
             receive_buffer=SHAPED_RECEIVE_BUFFER if self._is_narrow(name) else None,
         )
-        resource = path_or_default(resource, phone=phone)
+        resource = with_stream(path_or_default(resource, phone=phone), stream_id)
         async with _ungrouped(self._shaped(name, stream, random)) as link:
             handshake = _Handshake(link)
             self._handshakes[name].add(handshake)

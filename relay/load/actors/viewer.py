@@ -22,6 +22,12 @@ class Viewer(StreamActor):
     _acks: list[dict[str, Any]] | None = None
     """None unless frames are acknowledged."""
 
+    def main_stream(self) -> str:
+        group = self.group
+        assert isinstance(group, ViewerGroup)
+        phones = self.context.timeline.most(group.watch)
+        return self.context.stream_id(group.watch, self.number * group.each % phones)
+
     async def play(self, client: LoadClient) -> None:
         group = self.group
         assert isinstance(group, ViewerGroup)

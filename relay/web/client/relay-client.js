@@ -1580,13 +1580,22 @@ export class RelayClient {
     });
   }
 
+  /** Names a stream, so that a relay of several processes can put the connection where it is. */
+  _urlOfStream() {
+    const [watched] = this._subscriptions.keys();
+    const streamId = this._publication?.streamId ?? watched;
+    if (streamId === undefined || this._url.includes('?')) return this._url;
+    return `${this._url}?stream=${encodeURIComponent(streamId)}`;
+  }
+
   _open(attempt, token) {
     const { encoding } = this._settings;
     // Some proxies fail on subprotocols: every third attempt after failures goes without.
     const plain = encoding === 'json' || (encoding === 'auto' && this._unopened % 3 === 2);
+    const url = this._urlOfStream();
     let socket;
     try {
-      socket = plain ? new this._WebSocket(this._url) : new this._WebSocket(this._url, SUBPROTOCOLS);
+      socket = plain ? new this._WebSocket(url) : new this._WebSocket(url, SUBPROTOCOLS);
     } catch (cause) { // for instance ws: on an https page
       this._finish(new RelayError('DISCONNECTED', `Cannot open a WebSocket: ${cause.message}`, { cause }));
       return;

@@ -14,10 +14,13 @@ import pytest
 import trio
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
+from relay.client.events import Frame
+from relay.client.relay_client import open_relay_client
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id, open_peer
 from tests.integration.raw import open_raw
 from tests.integration.relay_process import (
+    PATIENCE,
     RelayProcess,
     processes_about,
     run_relay,
@@ -330,3 +333,24 @@ async def test_a_worker_that_stands_still_holds_up_nobody_else(
     finally:
         os.kill(stopped, signal.SIGCONT)
     await until_ready(relay)
+
+
+async def test_the_python_client_goes_where_its_stream_is(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    await until_ready(relay)
+    token, url = accounts.session("client"), relay.url.replace("http", "ws", 1)
+    async with AsyncExitStack() as stack:
+        for number in range(3):
+            stream_id = new_stream_id()
+            phone = await stack.enter_async_context(open_relay_client(url, token))
+            publication = phone.publish(stream_id)
+            viewer = await stack.enter_async_context(open_relay_client(url, token))
+            viewer.subscribe(stream_id)
+            with trio.fail_after(PATIENCE):
+                while not publication.registered:
+                    await anext(phone)
+                assert publication.send_frame(b"frame %d" % number)
+                while not isinstance(event := await anext(viewer), Frame):
+                    pass
+            assert event.stream_id == stream_id

@@ -16,7 +16,7 @@ import trustme
 import wsproto
 from wsproto.events import AcceptConnection, CloseConnection
 
-from relay.client.dial import dial
+from relay.client.dial import dial, with_stream
 from relay.client.errors import Closed, DialFailed
 from relay.client.websocket import CLOSE_TIMEOUT, WebSocket, open_websocket
 from relay.concurrency.background import open_background
@@ -379,3 +379,16 @@ async def test_the_receive_buffer_is_set_before_connecting() -> None:
         pass
     default, small = found
     assert 8192 <= small <= 16384 < default  # Linux doubles what it is told
+
+
+@pytest.mark.parametrize(
+    ("url", "stream_id", "wanted"),
+    [
+        ("ws://relay/streams/subscribe", "door", "ws://relay/streams/subscribe?stream=door"),
+        ("/streams/register", "a/b c", "/streams/register?stream=a%2Fb%20c"),
+        ("/streams/register", None, "/streams/register"),
+        ("/streams/register?stream=other", "door", "/streams/register?stream=other"),
+    ],
+)
+def test_a_url_may_name_the_stream(url: str, stream_id: str | None, wanted: str) -> None:
+    assert with_stream(url, stream_id) == wanted
