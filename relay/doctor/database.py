@@ -129,10 +129,11 @@ class DatabaseChecks:
             )
         if answered.query > SLOW_QUERY:
             return warn(told, "run relay closer to the database: each authentication waits for it")
-        if answered.connections < settings.database_pool + SPARE_CONNECTIONS:
+        wanted = settings.workers * (settings.database_pool + SPARE_CONNECTIONS)
+        if answered.connections < wanted:
             return warn(
                 f"{told}; it allows {answered.connections} connections, and relay may need"
-                f" {settings.database_pool + SPARE_CONNECTIONS}",
+                f" {wanted}",
                 "raise max_connections in PostgreSQL, or lower database_pool",
             )
         return ok(told)

@@ -19,7 +19,7 @@ from relay.protocol.messages import ErrorCode
 from relay.web.api import Api, ApiError, NoQuery, json_response, query_of
 from relay.web.assets import load_assets
 from relay.web.exposition import Exposition
-from relay.web.machine import Machine
+from relay.web.machine import Machine, MachineSilent
 from relay.web.operate import OperateApi
 from relay.web.reports import Reports
 
@@ -64,6 +64,9 @@ def make_app(
         code = problem.code if isinstance(problem, ApiError) else ErrorCode.INVALID_MESSAGE
         return _error(code, problem.detail, problem.status_code, problem.headers)
 
+    async def silent(_: Request, __: Exception) -> Response:
+        return _error("INTERNAL_ERROR", "The other workers of this relay do not answer", 503)
+
     async def failed(_: Request, problem: Exception) -> Response:
         log.error("request failed", exc_info=problem)
         return _error("INTERNAL_ERROR", "Something went wrong in the server", 500)
@@ -91,7 +94,11 @@ def make_app(
             ),
             *(Route(path, _guarded(asset)) for path, asset in load_assets().items()),
         ],
-        exception_handlers={HTTPException: refused, Exception: failed},
+        exception_handlers={
+            HTTPException: refused,
+            MachineSilent: silent,
+            Exception: failed,
+        },
     )
     app.router.redirect_slashes = False  # `/health/` is not found
     return app

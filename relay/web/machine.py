@@ -7,6 +7,7 @@ counter falls. What is about one process has a label for its worker.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -84,8 +85,13 @@ _decode_number = msgspec.msgpack.Decoder(int).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class MachineSilent(Exception):
+    """The parent of the workers does not answer. What one worker knows is no answer for all: its
+    counters are smaller."""
+
+
 class AskWorkers(Protocol):
-    """Asks all workers of the machine, the one that asks as well."""
+    """Asks all workers of the machine, the one that asks as well; `MachineSilent`."""
 
     async def __call__(self, what: str, content: bytes = b"", /) -> MachineAnswers: ...
 
@@ -127,8 +133,10 @@ class Machine:
         own = await self._reports.ready()
         if own.ready:
             return own
-        found = (_decode_ready(each.content) for each in (await self._ask(READY)).answers)
-        return next((each for each in found if each.ready), own)
+        with suppress(MachineSilent):
+            found = (_decode_ready(each.content) for each in (await self._ask(READY)).answers)
+            return next((each for each in found if each.ready), own)
+        return own
 
     async def stats(self) -> StatsReport:
         machine = await self._ask(TOTALS)

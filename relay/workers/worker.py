@@ -30,7 +30,7 @@ from relay.settings.settings import Settings
 from relay.transport.acceptance import Acceptance
 from relay.transport.certificate import Certificate
 from relay.transport.handed import HandedListener, trio_time
-from relay.web.machine import Machine, MachineAnswers, WorkerAnswer
+from relay.web.machine import Machine, MachineAnswers, MachineSilent, WorkerAnswer
 from relay.workers.control import ControlChannel
 from relay.workers.messages import (
     VERSION,
@@ -106,7 +106,8 @@ class WorkerSeat:
         self._server, self._machine, self._rotate = server, machine, rotate
 
     async def ask(self, what: str, content: bytes = b"") -> MachineAnswers:
-        """The answers of all workers; who asks the same without a content shares them."""
+        """The answers of all workers; who asks the same without a content shares them.
+        `MachineSilent`."""
         if content:
             return await self._ask(what, content)
         asked = trio.current_time()
@@ -127,7 +128,7 @@ class WorkerSeat:
         finally:
             del self._answers[number]
         if not found:
-            return await self._alone(what, content)
+            raise MachineSilent
         (reports,) = found
         return MachineAnswers(
             [
@@ -138,12 +139,6 @@ class WorkerSeat:
             reports.states,
             reports.ended,
         )
-
-    async def _alone(self, what: str, content: bytes) -> MachineAnswers:
-        """The answer of this worker alone, since the parent is gone."""
-        assert self._machine is not None
-        said = await self._machine.answer(what, content)
-        return MachineAnswers([] if said is None else [WorkerAnswer(0, said)], {})
 
     # -- what the parent says
 
