@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -20,7 +21,8 @@ from relay.alerts.setup import AlertParts, open_alerts
 from relay.audit.log import AuditLog
 from relay.audit.setup import open_audit
 from relay.auth.setup import AuthParts, open_auth
-from relay.cluster.setup import ClusterParts, ClusterTables, open_cluster
+from relay.cluster import setup as cluster_setup
+from relay.cluster.setup import ClusterParts, ClusterTables, NodePlace, open_cluster
 from relay.concurrency.activity import Activity
 from relay.concurrency.alarms import Alarms
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
@@ -34,6 +36,7 @@ from relay.hub.stream_page import StreamLists
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics
 from relay.operators.setup import OperatorParts
+from relay.postgres.address import DatabaseAddress
 from relay.postgres.store import Store, open_database_url, open_store
 from relay.process.rlimit import raise_open_file_limit
 from relay.process.signals import handle_hangup
@@ -47,7 +50,7 @@ from relay.transport.certificate import (
     make_development_certificate,
 )
 from relay.transport.handed import HandedListener
-from relay.transport.listener import TcpListener, listen
+from relay.transport.listener import ListeningSocket, TcpListener, listen
 from relay.web.api import Api
 from relay.web.app import make_app
 from relay.web.exposition import Exposition
@@ -90,8 +93,16 @@ class Seat(Protocol):
     def ask(self) -> AskWorkers:
         """How to ask all workers of the machine."""
 
+    @property
+    def place(self) -> NodePlace:
+        """As a node of the cluster that the workers are."""
+
     def begin(
-        self, server: Server, machine: Machine, rotate: Callable[[], object] | None
+        self,
+        server: Server,
+        machine: Machine,
+        cluster: ClusterParts | None,
+        rotate: Callable[[], object] | None,
     ) -> object:
         """Note who does what the parent may order; `rotate` reads the certificate again."""
 
@@ -126,7 +137,7 @@ async def serve(
         hub = Hub(metrics, settings.offline_grace, budget, renderer=used)
         async with (
             open_store(settings, exclusive=True) as store,
-            _open_cluster(settings, store, hub, metrics) as cluster,
+            _open_cluster(settings, store, hub, metrics, seat) as cluster,
             nullcontext(OperatorParts.build(settings, hub, store)) as operators,
             open_auth(
                 settings,
@@ -177,11 +188,13 @@ async def serve(
                 seat=seat,
                 certificate=certificate,
             )
+            if cluster is not None:
+                server.on_drain = partial(nursery.start_soon, cluster.directory.drain)
             await nursery.start(hub.run)
             nursery.start_soon(store.database.keep_closing_unused)
             await nursery.start(supervisor.run)
             if handle_signals:
-                await nursery.start(_drain_on_signal, server, cluster, settings.drain_timeout)
+                await nursery.start(_drain_on_signal, server, settings.drain_timeout)
             if seat is None and (handle_signals or certificate is not None):
                 await nursery.start(
                     handle_hangup, None if certificate is None else certificate.reload
@@ -289,22 +302,39 @@ def _make_server(
     operators.connect(auth.session_watch.registry.end_user, server.end)
     if seat is not None and machine is not None:
         rotate = None if certificate is None else certificate.reload
-        seat.begin(server, machine, rotate)
+        seat.begin(server, machine, cluster, rotate)
     return server
 
 
 @asynccontextmanager
 async def _open_cluster(
-    settings: Settings, store: Store, hub: Hub, metrics: Metrics
+    settings: Settings, store: Store, hub: Hub, metrics: Metrics, seat: Seat | None
 ) -> AsyncIterator[ClusterParts | None]:
-    """Be a node of a cluster, if that is set."""
-    if not settings.cluster_addresses:
-        yield None
-        return
+    """Be a node of a cluster, if that is set, or if there are other workers."""
     tables = ClusterTables(store.live_streams, store.nodes, store.stream_notifications)
-    host = store.database.address.host
-    async with open_cluster(settings, tables, hub, metrics, database_host=host) as parts:
-        yield parts
+    if seat is not None:
+        async with open_cluster(settings, tables, hub, metrics, place=seat.place) as parts:
+            yield parts
+    elif settings.cluster_addresses:
+        async with (
+            open_place(settings) as (place, doors),
+            open_cluster(settings, tables, hub, metrics, place=place, doors=doors) as parts,
+        ):
+            yield parts
+    else:
+        yield None
+
+
+@asynccontextmanager
+async def open_place(
+    settings: Settings,
+) -> AsyncIterator[tuple[NodePlace, Sequence[ListeningSocket]]]:
+    """Make room for the nodes of this machine, and listen for those of others; `ConfigError`."""
+    url = settings.database_url
+    address = None if url is None else DatabaseAddress.parse(url, connect_timeout=1.0)
+    host = None if address is None else address.host
+    async with cluster_setup.open_place(settings, host) as opened:
+        yield opened
 
 
 async def listen_as_set(settings: Settings, certificate: Certificate | None) -> list[TcpListener]:
@@ -330,18 +360,12 @@ async def open_shared_database(settings: Settings, processes: int) -> AsyncItera
 
 
 async def _drain_on_signal(
-    server: Server,
-    cluster: ClusterParts | None,
-    drain_timeout: float,
-    *,
-    task_status: trio.TaskStatus[None],
+    server: Server, drain_timeout: float, *, task_status: trio.TaskStatus[None]
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         await anext(signals)
         server.drain(drain_timeout)
-        if cluster is not None:
-            await cluster.directory.drain()
         await anext(signals)
         raise StoppedAtOnce
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 import structlog
@@ -33,6 +33,8 @@ class Server:
 
     context: ConnectionContext
     draining: bool = False
+    on_drain: Callable[[], object] = field(default=lambda: None)
+    """Called when it begins to drain."""
     _connections: dict[int, Connection] = field(factory=dict)
     """By number."""
     _numbers: count[int] = field(factory=lambda: count(1))
@@ -81,6 +83,7 @@ class Server:
         """Stop accepting and ask all peers to come back later. `run` returns when they have left,
         or after `timeout` seconds."""
         self.draining = True
+        self.on_drain()
         log.info("draining", connections=len(self._connections))
         spread = MIN_RETURN_SPREAD + RETURN_SPREAD_PER_CONNECTION * len(self._connections)
         for connection in list(self._connections.values()):

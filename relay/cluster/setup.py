@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from relay.cluster.doors import ClusterDoors, listen_for_nodes, listen_here, soc
 from relay.cluster.identity import NODE_ID_BYTES, make_identity
 from relay.cluster.link_pool import LinkPool
 from relay.cluster.links import dial_node
+from relay.cluster.proof import Preface
 from relay.concurrency.supervisor import SupervisedTask
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.hub import Hub
@@ -58,15 +59,32 @@ class DoorTask:
 
 
 @frozen
+class NodePlace:
+    """Where a node is."""
+
+    machine: str
+    """The same for all nodes of one parent process."""
+    folder: Path
+    """Of the Unix sockets of that machine's nodes."""
+    address: str | None
+    """`HOST:PORT` at which nodes of other machines reach it; None: they cannot."""
+
+
+@frozen
 class ClusterParts:
     """This process as a node."""
 
     directory: Directory
     claims: ClusterClaims
     links: LinkPool
-    doors: ClusterDoors
+    door: ClusterDoors
     tasks: Mapping[str, SupervisedTask]
     """To be supervised, by name."""
+
+    async def receive(self, accepted: socket.socket, preface: Preface) -> None:
+        """Let in another node, whose connection another process has accepted, with this
+        preface."""
+        await self.door.receive(accepted, preface, on_link=self.links.serve)
 
     async def leave(self, grace: float) -> None:
         """Stay until other nodes have taken what this one has, or for `grace` seconds: phones that
@@ -84,33 +102,21 @@ async def open_cluster(
     hub: Hub,
     metrics: Metrics,
     *,
-    machine: str | None = None,
-    database_host: str | None = None,
-    folder: Path | None = None,
+    place: NodePlace,
+    doors: Sequence[ListeningSocket] = (),
 ) -> AsyncIterator[ClusterParts]:
-    """Be a node, whose tasks the caller supervises.
+    """Be a node at this place, whose tasks the caller supervises.
 
-    `machine` is the id of the machine, where its parent process has chosen one and keeps the door
-    for other machines; `folder` is where that keeps the sockets of its workers. `ConfigError`.
+    `doors` are those for other machines, unless a parent process keeps them.
     """
-    async with AsyncExitStack() as stack:
-        sockets = folder or stack.enter_context(socket_folder())
-        identity = make_identity(machine or secrets.token_hex(NODE_ID_BYTES))
-        here, path = listen_here(sockets, identity.node_id)
-        stack.callback(here.socket.close)
-        bound = (
-            []
-            if machine
-            else await listen_for_nodes(
-                [(each.host, each.port) for each in settings.cluster_addresses]
-            )
-        )
-        for each in bound:
-            stack.callback(each.socket.close)
+    with ExitStack() as stack:
+        identity = make_identity(place.machine)
+        here, path = listen_here(place.folder, identity.node_id)
+        stack.callback(here.close)
         node = Node(
             node_id=identity.node_id,
             machine=identity.machine,
-            address=advertised(settings, bound, database_host),
+            address=place.address,
             socket=path,
             certificate=identity.certificate_pem,
             version=version("relay"),
@@ -128,28 +134,44 @@ async def open_cluster(
         links.nodes = directory
         hub.remote = ClusterView(links, directory)
         claims = ClusterClaims(*(identity.node_id, hub, tables.live_streams, directory, links, hop))
-        doors = ClusterDoors(identity, directory.read_node, tls, known=directory.find_node)
+        door = ClusterDoors(identity, directory.read_node, tls, known=directory.find_node)
         tasks: dict[str, SupervisedTask] = {
             "cluster": directory,
             "cluster-links": links,
-            "cluster-door": DoorTask(doors, [here, *bound], links),
+            "cluster-door": DoorTask(door, [here, *doors], links),
             "cluster-claims": claims.claimer,
             "cluster-finds": directory.finder,
         }
         log.info("cluster: this is a node", node=node.node_id, address=node.address)
-        yield ClusterParts(directory, claims, links, doors, tasks)
+        yield ClusterParts(directory, claims, links, door, tasks)
 
 
-def advertised(
-    settings: Settings, bound: Sequence[ListeningSocket], database_host: str | None
+@asynccontextmanager
+async def open_place(
+    settings: Settings, database_host: str | None
+) -> AsyncIterator[tuple[NodePlace, Sequence[ListeningSocket]]]:
+    """Open a folder for the sockets of this machine's nodes, and listen for other machines where
+    the settings say; `ConfigError`. The host of the database tells which of our addresses is on the
+    inner network."""
+    addresses = [(each.host, each.port) for each in settings.cluster_addresses]
+    doors = await listen_for_nodes(addresses) if addresses else []
+    try:
+        with socket_folder() as folder:
+            address = _advertised(settings, doors, database_host)
+            yield NodePlace(secrets.token_hex(NODE_ID_BYTES), folder, address), doors
+    finally:
+        for door in doors:
+            door.close()
+
+
+def _advertised(
+    settings: Settings, doors: Sequence[ListeningSocket], database_host: str | None
 ) -> str | None:
-    """The address at which other machines reach this one: as set, or the one that faces the
-    database, which is on the inner network."""
     if settings.cluster_advertise is not None:
         return settings.cluster_advertise
-    if not bound:
+    if not doors:
         return None
-    host, port = bound[0].socket.getsockname()[:2]
+    host, port = doors[0].socket.getsockname()[:2]
     if host in ANY_HOST:
         host = _address_facing(database_host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

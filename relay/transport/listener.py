@@ -180,4 +180,3 @@ def _explain(setting: str, host: str, port: int, problem: OSError) -> ConfigErro
         "is in use" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
     )
     return ConfigError(f"{setting}: {host}:{port} {why}")
-

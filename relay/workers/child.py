@@ -12,6 +12,7 @@ from enum import StrEnum
 import trio
 from attrs import define, field
 
+from relay.cluster.setup import NodePlace
 from relay.guard.client_address import ClientAddress
 from relay.metrics import Limit
 from relay.process.working_directory import working_directory
@@ -27,6 +28,7 @@ from relay.workers.messages import (
     Order,
     Stop,
     Take,
+    TakeLink,
 )
 from relay.workers.shares import as_plain
 
@@ -93,6 +95,11 @@ class ChildWorker:
     connections: dict[int, GivenConnection] = field(factory=dict)
     untaken: dict[int, GivenConnection] = field(factory=dict)
     """Those of which the worker has not said that it has them."""
+    node_id: str = ""
+    """What it is to other nodes, once it is ready."""
+    links: dict[int, socket.socket] = field(factory=dict)
+    """Connections of other nodes that it was given, and of which it has not said that it has
+    them."""
     totals: bytes | None = None
     """What it has counted, as it last said."""
     retiring: bool = False
@@ -145,6 +152,18 @@ class ChildWorker:
         if given.crowded:
             self.tell(CrowdOut(given.number))
 
+    def give_link(self, number: int, accepted: socket.socket, preface: bytes) -> None:
+        """Hand over the connection of another node, which calls this one."""
+        self.links[number] = accepted
+        self._channel.send(TakeLink(number, preface), accepted)
+
+    def note_taken(self, number: int) -> None:
+        """Note that it has a connection, whose copy here is closed."""
+        if number in self.links:
+            self.links.pop(number).close()
+        elif (given := self.untaken.pop(number, None)) is not None:
+            given.accepted.close()
+
     def tell(self, order: Order) -> None:
         self._channel.send(order)
 
@@ -170,7 +189,7 @@ class ChildWorker:
 
 
 @asynccontextmanager
-async def open_child(slot: int, settings: Settings) -> AsyncIterator[ChildWorker]:
+async def open_child(slot: int, settings: Settings, place: NodePlace) -> AsyncIterator[ChildWorker]:
     """Start a worker with these settings; it is killed at the end of the block. `OSError`."""
     ours, theirs = socket.socketpair()
     channel = ControlChannel(ours, ControlReader.of_news())
@@ -185,7 +204,10 @@ async def open_child(slot: int, settings: Settings) -> AsyncIterator[ChildWorker
             )
         try:
             child = ChildWorker(slot, process, channel)
-            child.tell(Begin(VERSION, slot, as_plain(settings)))
+            folder = str(place.folder)
+            child.tell(
+                Begin(VERSION, slot, as_plain(settings), place.machine, folder, place.address)
+            )
             yield child
         finally:
             process.kill()

@@ -38,6 +38,12 @@ class Begin(Control, frozen=True, array_like=True, tag=1):
     slot: int
     """The number of the worker on this machine, from 1 on."""
     settings: dict[str, Any]
+    machine: str
+    """The id of this machine, for other nodes."""
+    sockets: str
+    """The folder of the sockets of its workers."""
+    address: str | None
+    """`HOST:PORT` at which nodes of other machines reach it."""
 
 
 class Take(Control, frozen=True, array_like=True, tag=2):
@@ -103,11 +109,22 @@ class Gathered(Control, frozen=True, array_like=True, tag=8):
     """What workers had counted that have ended; only for `totals`."""
 
 
+class TakeLink(Control, frozen=True, array_like=True, tag=9):
+    """Serve another node, whose descriptor comes with these bytes."""
+
+    number: int
+    preface: bytes
+    """What was read of it already; see `relay.cluster.proof`."""
+
+
 # -- from a worker to the parent
 
 
 class Ready(Control, frozen=True, array_like=True, tag=21):
     """The worker serves."""
+
+    node_id: str
+    """Of the worker, for other nodes."""
 
 
 class Failed(Control, frozen=True, array_like=True, tag=22):
@@ -155,7 +172,7 @@ class Told(Control, frozen=True, array_like=True, tag=28):
     content: bytes | None
 
 
-Order = Begin | Take | Drain | Stop | Rotate | CrowdOut | Question | Gathered
+Order = Begin | Take | TakeLink | Drain | Stop | Rotate | CrowdOut | Question | Gathered
 News = Ready | Failed | Took | Known | Left | Beat | Ask | Told
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -8,6 +8,7 @@ what it looks at.
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from itertools import count
@@ -17,7 +18,10 @@ import structlog
 import trio
 from attrs import define, field
 
-from relay.app import listen_as_set, load_certificate, open_shared_database
+from relay.app import listen_as_set, load_certificate, open_place, open_shared_database
+from relay.cluster.doors import Gate, accept_sockets
+from relay.cluster.links import read_preface
+from relay.cluster.setup import NodePlace
 from relay.concurrency.backoff import Backoff
 from relay.errors import ConfigError, StoppedAtOnce
 from relay.guard.client_address import ClientAddress
@@ -84,9 +88,13 @@ async def serve_with_workers(
     raise_open_file_limit(MAX_PEEKING + MAX_UNTAKEN * settings.workers)
     listeners = await listen_as_set(settings, certificate)
     try:
-        async with open_shared_database(settings, settings.workers) as shared:
-            parent = Parent(shared, Guard.build(shared))
+        async with (
+            open_shared_database(settings, settings.workers) as shared,
+            open_place(shared) as (place, doors),
+        ):
+            parent = Parent(shared, Guard.build(shared), place)
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(accept_sockets, doors, parent.pass_link)
                 await nursery.start(parent.run)
                 await nursery.start(parent.obey_signals)
                 await nursery.start(handle_hangup, None if certificate is None else parent.rotate)
@@ -117,6 +125,8 @@ class Parent:
 
     _settings: Settings
     _guard: Guard
+    _place_of_nodes: NodePlace
+    """Of the workers, as nodes of a cluster."""
     draining: bool = False
     stopped_at_once: bool = False
     slots: list[WorkerSlot] = field(init=False)
@@ -131,6 +141,7 @@ class Parent:
     """Whether all workers have been ready."""
     _numbers: count[int] = field(init=False, factory=lambda: count(1))
     _peeking: int = field(init=False, default=0)
+    _gate: Gate = field(init=False, factory=Gate)
     _waiting: trio.lowlevel.ParkingLot = field(init=False, factory=trio.lowlevel.ParkingLot)
     """Tasks that wait for news of a worker."""
     _accepting: trio.CancelScope = field(init=False, factory=trio.CancelScope)
@@ -175,7 +186,7 @@ class Parent:
     async def _live(self, slot: WorkerSlot, *, task_status: trio.TaskStatus[ChildWorker]) -> None:
         """Run a worker to its end; if it is the current one of its slot, start another."""
         began = trio.current_time()
-        async with open_child(slot.number, self._share) as child:
+        async with open_child(slot.number, self._share, self._place_of_nodes) as child:
             self.children.append(child)
             task_status.started(child)
             async with trio.open_nursery() as nursery:
@@ -214,16 +225,15 @@ class Parent:
     def _note(self, child: ChildWorker, news: Order | News) -> None:
         match news:
             case Took(number):
-                taken = child.untaken.pop(number, None)
-                if taken is not None:
-                    taken.accepted.close()
+                child.note_taken(number)
             case Known(number) if number in child.connections:
                 self._limits.authenticated(child.connections[number], None)
             case Left(number):
                 self._leave(child, number)
             case Beat(totals):
                 child.totals = totals
-            case Ready():
+            case Ready(node_id):
+                child.node_id = node_id
                 child.phase = WorkerState.READY
                 child.settled.set()
             case Failed(reason):
@@ -240,6 +250,8 @@ class Parent:
         self._gathering.retire(child)
         for number in list(child.connections):
             self._leave(child, number)
+        while child.links:
+            child.links.popitem()[1].close()
         child.settled.set()
         child.ended.set()
 
@@ -326,6 +338,17 @@ class Parent:
         self._placement.add(given.hint, key)
         with_room[key].give(given)
 
+    async def pass_link(self, accepted: socket.socket) -> None:
+        """Give the connection of another node to the worker that it calls."""
+        preface = await self._gate.admit(accepted, read_preface)
+        if preface is None:
+            return
+        for child in self.children:
+            if child.node_id == preface.target:
+                child.give_link(next(self._numbers), accepted, preface.encode())
+                return
+        accepted.close()
+
     # -- the end, and a new beginning
 
     async def obey_signals(self, *, task_status: trio.TaskStatus[None]) -> NoReturn:
@@ -348,7 +371,7 @@ class Parent:
         self.draining = True
         for child in self.children:
             child.drain(self._settings.drain_timeout)
-        timeout = self._settings.drain_timeout + EXIT_TIMEOUT
+        timeout = self._settings.drain_timeout + self._settings.offline_grace + EXIT_TIMEOUT
         self._ending.deadline = trio.current_time() + timeout
         self._accepting.cancel()
         self._waiting.unpark_all()
@@ -406,7 +429,8 @@ class Parent:
             while old.untaken:
                 await self._waiting.park()
         old.drain(self._settings.drain_timeout)
-        with trio.move_on_after(self._settings.drain_timeout + EXIT_TIMEOUT):
+        settings = self._settings
+        with trio.move_on_after(settings.drain_timeout + settings.offline_grace + EXIT_TIMEOUT):
             await old.ended.wait()
         old.process.kill()
         await old.ended.wait()

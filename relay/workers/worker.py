@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import NoReturn
 
 import structlog
@@ -21,6 +22,8 @@ import trio
 from attrs import define, field
 
 from relay import app
+from relay.cluster.proof import Preface
+from relay.cluster.setup import ClusterParts, NodePlace
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
 from relay.logs.setup import configure_logging
@@ -52,6 +55,7 @@ from relay.workers.messages import (
     Rotate,
     Stop,
     Take,
+    TakeLink,
     Told,
     Took,
 )
@@ -85,10 +89,13 @@ class WorkerSeat:
     _channel: ControlChannel
     _settings: Settings
     _nursery: trio.Nursery
-    """For answers to the parent."""
+    """For answers to the parent, and links."""
+    place: NodePlace
+    """As a node of the cluster that the workers are."""
     _listener: HandedListener | None = None
     _server: Server | None = None
     _machine: Machine | None = None
+    _cluster: ClusterParts | None = None
     _rotate: Callable[[], object] | None = None
     stopping: trio.CancelScope = field(factory=trio.CancelScope)
     """Cancelled when the worker shall end at once."""
@@ -102,8 +109,15 @@ class WorkerSeat:
         self._listener = HandedListener(stall_timeout, certificate, self._taken)
         return self._listener
 
-    def begin(self, server: Server, machine: Machine, rotate: Callable[[], object] | None) -> None:
-        self._server, self._machine, self._rotate = server, machine, rotate
+    def begin(
+        self,
+        server: Server,
+        machine: Machine,
+        cluster: ClusterParts | None,
+        rotate: Callable[[], object] | None,
+    ) -> None:
+        self._server, self._machine = server, machine
+        self._cluster, self._rotate = cluster, rotate
 
     async def ask(self, what: str, content: bytes = b"") -> MachineAnswers:
         """The answers of all workers; who asks the same without a content shares them.
@@ -159,6 +173,8 @@ class WorkerSeat:
         match order:
             case Take():
                 self._take(order)
+            case TakeLink():
+                self._take_link(order)
             case Drain() if self._server is None:
                 self.stopping.cancel()
             case Drain(timeout) if self._server is not None and not self._server.draining:
@@ -186,6 +202,21 @@ class WorkerSeat:
         acceptance = Acceptance(order.number, trio_time(order.accepted_at), self._known, self._left)
         self._listener.put(socket.socket(fileno=descriptor), order.peer, acceptance)
 
+    def _take_link(self, order: TakeLink) -> None:
+        descriptors = self._channel.descriptors
+        descriptor = descriptors.popleft() if descriptors else None
+        self._taken(order.number)
+        if descriptor is None:
+            log.warning("no descriptor is free for a link")
+            return
+        handed = socket.socket(fileno=descriptor)
+        if self._cluster is None:
+            handed.close()
+        else:
+            handed.setblocking(False)  # noqa: FBT003 (positional only)
+            preface = Preface.parse(order.preface)
+            self._nursery.start_soon(self._cluster.receive, handed, preface)
+
     async def _report(self, order: Question) -> None:
         machine = self._machine
         content = None if machine is None else await machine.answer(order.what, order.content)
@@ -209,18 +240,19 @@ class WorkerSeat:
             await trio.sleep(BEAT_INTERVAL)
 
     def say_ready(self) -> None:
-        self._channel.send(Ready())
+        assert self._cluster is not None
+        self._channel.send(Ready(self._cluster.directory.node.node_id))
 
     def say_totals(self) -> None:
         if self._machine is not None:
             self._channel.send(Beat(self._machine.totals()))
 
 
-async def run(channel: ControlChannel, settings: Settings) -> int:
+async def run(channel: ControlChannel, settings: Settings, place: NodePlace) -> int:
     """Serve until the parent says otherwise; returns the exit status."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(channel.keep_sending)
-        seat = WorkerSeat(channel, settings, nursery)
+        seat = WorkerSeat(channel, settings, nursery, place)
         nursery.start_soon(seat.follow)
         status = 0
         try:
@@ -263,7 +295,9 @@ async def main(descriptor: int) -> int:
     settings = from_plain(begin.settings)
     configure_logging(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(worker=begin.slot)
-    return await run(channel, settings)
+    return await run(
+        channel, settings, NodePlace(begin.machine, Path(begin.sockets), begin.address)
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ ORDERS = [
     CrowdOut(7),
     Gathered(3, [GatheredAnswer(1, b"x"), GatheredAnswer(2, None, late=True)], {"ready": 2}, b"e"),
 ]
-NEWS = [Ready(), Took(7), Known(7), Left(7), Beat(b"totals"), Ask(1, "stats"), Told(1, None)]
+NEWS = [Ready("0a1b"), Took(7), Known(7), Left(7), Beat(b"totals"), Ask(1, "stats"), Told(1, None)]
 
 
 @given(st.lists(st.integers(1, 40), max_size=80))
@@ -51,7 +51,7 @@ def test_messages_arrive_whole_however_they_are_torn(sizes: list[int]) -> None:
 def test_news_of_a_worker_are_no_orders_to_one() -> None:
     assert list(ControlReader.of_news().feed(b"".join(map(pack, NEWS)))) == NEWS
     with pytest.raises(ControlError):
-        list(ControlReader.of_orders().feed(pack(Ready())))
+        list(ControlReader.of_orders().feed(pack(Ready("0a1b"))))
 
 
 def test_a_message_that_is_too_large_is_an_error_before_it_is_there() -> None:
