@@ -20,7 +20,8 @@ a film over links of all speeds whose smaller sizes the phone sends, relay makes
 and how like it is what viewers see. `constant`: how often their sizes change on links that never
 do. `cost`: the CPU that renditions take. All parts but `servers` need numpy and simplejpeg, which
 are relay[renditions], and take about eleven minutes. `directory`: how fast the table of a cluster's
-live streams answers, and takes claims.
+live streams answers, and takes claims. `hop`: what it costs a frame to cross from node to node, and
+what a second worker gains; it uses the tools of the tests.
 
 The other clients are as plain as can be, so that their own work delays the answers little; what it
 still takes is part of the times.
@@ -50,7 +51,7 @@ from thin_links import SERVERS
 from relay.demo.video import default_video, play
 
 SPARE_FILES = 200
-WITH_TEST_TOOLS = {"page", "alerts", "alert-latency", "faults"}
+WITH_TEST_TOOLS = {"page", "alerts", "alert-latency", "faults", "hop"}
 
 
 async def connections(relay: Target, storm: int, idle: int) -> None:
@@ -156,7 +157,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     names = (
         *("connections", "video", "tls", "fairness", "memory"),
         *("logout", "storm", "hostile", "reconnect", "page"),
-        *("alerts", "alert-latency", "faults", "adapt", "directory"),
+        *("alerts", "alert-latency", "faults", "adapt", "directory", "hop"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -192,6 +193,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
         "--before", type=Path, metavar="DIR", help="another checkout of relay, for adapt"
     )
     parser.add_argument("--live-streams", type=int, default=100_000, help="of a cluster")
+    parser.add_argument("--hop-rounds", type=int, default=3, help="of which the best counts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="for the figures of adapt")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
@@ -231,6 +233,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
         from alert_figures import kills, latency  # noqa: PLC0415
         from faults import faults  # noqa: PLC0415
         from first_picture import page  # noqa: PLC0415
+        from hop_figures import hop  # noqa: PLC0415
     if "page" in chosen:
         with running_relay() as relay:
             page(relay, options.visits)
@@ -252,6 +255,8 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
         )
     if "directory" in chosen:
         directory(options.live_streams, options.seconds)
+    if "hop" in chosen:
+        trio.run(hop, options.hop_rounds, options.seconds)
     if "hostile" in chosen:
         # All of the honest are one user's, and its viewers answer no pings.
         flags = ["--max-connections-per-user", "200", "--idle-timeout", "3600"]

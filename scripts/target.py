@@ -39,10 +39,10 @@ class Peer:
     passed_over: bytes = b""
     """The last message that was not waited for: it may say why the connection ends."""
 
-    async def upgrade(self, subprotocol: str = "relay.v1.json") -> None:
+    async def upgrade(self, subprotocol: str = "relay.v1.json", query: str = "") -> None:
         key = base64.b64encode(os.urandom(16)).decode()
         await self.stream.send_all(
-            f"GET /streams/subscribe HTTP/1.1\r\nHost: {self.host}\r\nUpgrade: websocket\r\n"
+            f"GET /streams/subscribe{query} HTTP/1.1\r\nHost: {self.host}\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
             f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
             "Sec-WebSocket-Version: 13\r\n\r\n".encode()
