@@ -371,10 +371,11 @@ class Hub:
         """Forget a stream that is not watched, unless it is produced here."""
         if stream.watchers or (stream.live and not stream.is_remote):
             return
+        if self._streams.get(stream.stream_id) is not stream:
+            return  # it is forgotten already
         if stream.live:
             self._let_go(stream)
-        if self._streams.get(stream.stream_id) is stream:
-            del self._streams[stream.stream_id]
+        del self._streams[stream.stream_id]
         stream.enter(None)
 
     def _let_go(self, stream: Stream) -> None:
