@@ -329,6 +329,7 @@ class Directory:
     async def _sweep_forever(self) -> NoReturn:
         while True:
             await trio.sleep(SWEEP_INTERVAL)
+            self._streams.forget_left()
             for stream in self._hub.streams():
                 if stream.is_remote:
                     self._hub.forget_unused(stream)  # who asked for it did not stay

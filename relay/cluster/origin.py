@@ -39,7 +39,6 @@ from relay.hub.edge_consumer import EdgeConsumer, LinkBytes
 from relay.hub.flow_control import FlowControlOptions
 from relay.hub.hub import Hub
 from relay.hub.ledger import Totals
-from relay.hub.remote import Surrender
 from relay.hub.stream import EdgeDemand, Stream
 from relay.metrics import HopMetrics
 from relay.model.cluster import Node
@@ -278,10 +277,7 @@ class EdgeLink:
     def _give_up(self, request: Take) -> None:
         """Leave a stream to the node at the other end."""
         stream_id, term = request.stream_id, request.term
-        stream = self._hub.find(stream_id)
-        known: Surrender | None = None
-        if stream is not None:
-            known = self._streams.surrender(stream, term, self.node.node_id)
+        known = self._streams.give_up(stream_id, term, self.node.node_id)
         if known is None:
             self.post(Taken(stream_id=stream_id, term=term))
             return

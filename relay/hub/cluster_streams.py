@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
-from attrs import define, evolve, field
+import trio
+from attrs import define, evolve, field, frozen
 
 from relay.hub.hub import Hub
 from relay.hub.peer import EdgePeer, HubPeer, Producer
@@ -18,6 +19,20 @@ from relay.hub.stream import Stream
 from relay.model import permissions
 from relay.model.identity import Identity
 from relay.protocol.messages import Status, StreamStatus
+
+SURRENDER_MEMORY = 5.0
+"""Seconds for which another node may ask for a stream that was left to it."""
+
+
+@frozen
+class _Left:
+    """A stream that was left to another node, which has not asked for it yet."""
+
+    term: int
+    to: str
+    known: Surrender
+    at: float
+    """By Trio's clock."""
 
 
 @define(eq=False)
@@ -28,6 +43,8 @@ class ClusterStreams:
     _node_id: str
     _announced: dict[str, RemoteState] = field(factory=dict)
     """Live streams that nobody watches here, and that observers were told of."""
+    _left: dict[str, _Left] = field(factory=dict)
+    """By stream: the directory may say who has it before that node asks for it."""
 
     def learn(self, stream_id: str, state: RemoteState) -> None:
         """Take what the directory says of a live stream."""
@@ -38,7 +55,7 @@ class ClusterStreams:
         self.note_listed(stream_id, state)
         if stream.live and not stream.is_remote:
             if state.node_id != self._node_id and state.term > stream.term:
-                self.surrender(stream, state.term, state.node_id)
+                self._leave(stream, state)
         elif state.node_id != self._node_id and not self._is_stale(stream, state):
             self._follow(stream, state)
 
@@ -119,7 +136,31 @@ class ClusterStreams:
         if stream.producer is producer:
             stream.producer = None
 
-    def surrender(self, stream: Stream, term: int, to: str) -> Surrender | None:
+    def give_up(self, stream_id: str, term: int, to: str) -> Surrender | None:
+        """Leave a stream to a node that asks for it; None if it is not produced here, or if this
+        node has it again since."""
+        stream = self._hub.find(stream_id)
+        known = None if stream is None else self._surrender(stream, term, to)
+        left = self._left.pop(stream_id, None)
+        if known is None and left is not None and (left.term, left.to) == (term, to):
+            return left.known
+        return known
+
+    def forget_left(self) -> None:
+        """Forget the streams for which other nodes have not asked in time."""
+        now = trio.current_time()
+        for stream_id, left in list(self._left.items()):
+            if now - left.at > SURRENDER_MEMORY:
+                del self._left[stream_id]
+
+    def _leave(self, stream: Stream, state: RemoteState) -> None:
+        """Leave a stream to the node that has it by the directory, and may ask for it yet."""
+        term, to = state.term, state.node_id
+        known = self._surrender(stream, term, to)
+        if known is not None and known.epoch == state.epoch:
+            self._left[stream.stream_id] = _Left(term, to, known, trio.current_time())
+
+    def _surrender(self, stream: Stream, term: int, to: str) -> Surrender | None:
         """Leave a stream to the node that has taken it over; None if it is not produced here, or if
         this node has it again since."""
         if not stream.live or stream.is_remote or stream.term >= term:
