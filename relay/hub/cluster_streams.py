@@ -58,6 +58,8 @@ class ClusterStreams:
                 self._leave(stream, state)
         elif state.node_id != self._node_id and not self._is_stale(stream, state):
             self._follow(stream, state)
+            if stream.producer is None and stream.fanout.audience:
+                self._hub.remote.wanted(stream)  # again, where that node had it not yet
 
     def open(self, stream_id: str, state: RemoteState) -> None:
         """Have a live stream of another node here, for somebody who is about to subscribe."""
