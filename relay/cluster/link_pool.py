@@ -83,14 +83,17 @@ class LinkPool:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open links, and keep them open, until cancelled."""
         try:
-            async with trio.open_nursery() as self._nursery:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 task_status.started()
                 for stream in self._hub.streams():
                     if _is_wanted(stream):
                         self.want(stream)
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # while it ends, it takes no task any more
         finally:
-            self._nursery = None
             self.origins.clear()
 
     def want(self, stream: Stream) -> None:
