@@ -46,7 +46,7 @@ from relay.hub.stream import Stream
 from relay.metrics import HopMetrics
 from relay.model.identity import ANY_STREAM, Identity, Service
 from relay.protocol.codec import JSON_CODEC, MSGPACK_CODEC, Codec
-from relay.protocol.messages import AlertEvent, Notice, ServerMessage, Status, VideoFrameEvent
+from relay.protocol.messages import AlertEvent, CarriedFrame, Notice, ServerMessage, Status
 from relay.transport.wire import MAX_HEADER_BYTES
 
 LINK_PING_INTERVAL, LINK_SILENCE = 2.0, 6.0
@@ -170,7 +170,7 @@ class RemoteProducer:
 class _Arrived:
     """A frame as it came over a link."""
 
-    event: VideoFrameEvent
+    event: CarriedFrame
     codec: Codec
     buffer: bytearray
     """The message, behind `MAX_HEADER_BYTES` of room."""
@@ -354,7 +354,7 @@ class OriginLink:
         view = memoryview(buffer)[MAX_HEADER_BYTES:]
         in_json = len(view) > 0 and view[0] == OPEN_BRACE
         message = decode_text_frame(view) if in_json else decode_from_origin(view)
-        if isinstance(message, VideoFrameEvent):
+        if isinstance(message, CarriedFrame):
             codec = JSON_CODEC if in_json else MSGPACK_CODEC
             self._received.append(_Arrived(message, codec, buffer))
         else:
@@ -394,7 +394,7 @@ class OriginLink:
                 if pending is not None:
                     pending.body = msgspec.msgpack.decode(message.body, type=bytes)
                     pending.done.set()
-            case Leaving() | Pong() | VideoFrameEvent():
+            case Leaving() | Pong() | CarriedFrame():
                 pass
 
     def _begin(self, hello: Hello) -> None:

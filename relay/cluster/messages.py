@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from relay.protocol.messages import Layer, StreamStatus, VideoFrameEvent
+from relay.protocol.messages import CarriedFrame, Layer, StreamStatus
 
 LINK_PROTOCOL_VERSION = 1
 """Nodes of another version are not talked to."""
@@ -132,12 +132,12 @@ class LinkAnswer(LinkMessage, frozen=True, tag="answer"):
 
 FromEdge = Hello | Carry | DropStream | WantKeyframe | Unencodable | Take | LinkQuestion | Ping
 FromOrigin = (
-    Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | LinkAnswer | VideoFrameEvent
+    Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | LinkAnswer | CarriedFrame
 )
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_from_edge = msgspec.msgpack.Decoder(FromEdge).decode
 decode_from_origin = msgspec.msgpack.Decoder(FromOrigin).decode
-decode_text_frame = msgspec.json.Decoder(VideoFrameEvent).decode
+decode_text_frame = msgspec.json.Decoder(CarriedFrame).decode
 """Raise `msgspec.DecodeError`."""

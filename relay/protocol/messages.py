@@ -235,6 +235,20 @@ class VideoFrameEvent(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     """Unchanged where producer and consumer use the same encoding."""
 
 
+class CarriedFrame(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
+    """A `video-frame` on its way between two nodes, whose contents are passed on unread."""
+
+    stream_id: str
+    seq: Annotated[int, Meta(ge=1)]
+    timestamp: int | float
+    received_at: int
+    keyframe: bool | None = None
+    discardable: bool | None = None
+    layer: str | None = None
+    metadata: Raw = field(default_factory=NO_METADATA.copy)
+    data: Raw
+
+
 class AlertEvent(Event, frozen=True, kw_only=True, tag=ALERT):
     alert_id: int
     stream_id: str

@@ -17,7 +17,13 @@ from relay.hub.layers.layer_set import PictureLayer
 from relay.hub.peer import ConsumingPeer
 from relay.protocol.base64_text import looks_standard
 from relay.protocol.codec import Codec
-from relay.protocol.messages import NO_METADATA, MalformedFrame, VideoFrame, VideoFrameEvent
+from relay.protocol.messages import (
+    NO_METADATA,
+    CarriedFrame,
+    MalformedFrame,
+    VideoFrame,
+    VideoFrameEvent,
+)
 from relay.transport import wire
 from relay.transport.link import Buffer
 from relay.transport.parts import MAX_SHORT_BYTES, parts_of
@@ -62,7 +68,7 @@ class Frame:
     @classmethod
     def carried(
         cls,
-        event: VideoFrameEvent,
+        event: CarriedFrame,
         codec: Codec,
         buffer: bytearray,
         account: FrameAccount,
@@ -81,7 +87,7 @@ class Frame:
             keyframe=event.keyframe,
             discardable=event.discardable,
             layer=event.layer,
-            metadata=NO_METADATA if event.metadata is None else event.metadata,
+            metadata=event.metadata,
         )
         now = trio.current_time()
         frame = cls(
