@@ -131,9 +131,7 @@ class LinkAnswer(LinkMessage, frozen=True, tag="answer"):
 
 
 FromEdge = Hello | Carry | DropStream | WantKeyframe | Unencodable | Take | LinkQuestion | Ping
-FromOrigin = (
-    Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | LinkAnswer | CarriedFrame
-)
+FromOrigin = Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | LinkAnswer | CarriedFrame
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

@@ -137,6 +137,7 @@ class ClusterStreams:
         """Get no more frames: nobody wants them."""
         if stream.producer is producer:
             stream.producer = None
+            stream.forget_carried()
 
     def give_up(self, stream_id: str, term: int, to: str) -> Surrender | None:
         """Leave a stream to a node that asks for it; None if it is not produced here, or if this

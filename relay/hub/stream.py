@@ -196,6 +196,12 @@ class Stream:
         if any(frame.unencodable for frame in fresh):
             self._tell_unencodable()
 
+    def forget_carried(self) -> None:
+        """Forget the frames of another node, which nobody watches any more: when somebody does,
+        the last one comes again, be it the same."""
+        self.fanout.forget_frames()
+        self.seq, self._picture = 0, LastPicture()
+
     def _is_fresh(self, frame: Frame) -> bool:
         """Whether the audience cannot have got a frame over an earlier link."""
         if frame.seq > self.seq:

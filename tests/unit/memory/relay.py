@@ -18,7 +18,13 @@ from relay.auth.registry import Registry
 from relay.auth.session_watch import SessionWatch
 from relay.concurrency.alarms import Alarms
 from relay.connection.connection import Connection
-from relay.connection.context import ConnectionContext, SessionContext, Timing
+from relay.connection.context import (
+    ConnectionContext,
+    SessionContext,
+    StreamClaims,
+    StreamDirectory,
+    Timing,
+)
 from relay.connection.local_claims import LocalClaims
 from relay.guard.client_address import ClientAddress
 from relay.guard.guard import Guard
@@ -59,6 +65,9 @@ class MemoryRelay:
     audit_store: MemoryAuditStore = field(factory=MemoryAuditStore)
     audit: AuditLog = field(init=False)
     alarms: Alarms = field(factory=Alarms)
+    claims: StreamClaims | None = None
+    directory: StreamDirectory | None = None
+    """As `claims`, of a node of a cluster."""
 
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
@@ -84,7 +93,7 @@ class MemoryRelay:
         """Serve a link as a new connection."""
         sessions = SessionContext(
             self.hub,
-            LocalClaims(self.owner_watch),
+            self.claims or LocalClaims(self.owner_watch),
             self.alerts,
             self.alerts,
             self.watch,
@@ -92,6 +101,7 @@ class MemoryRelay:
             lossless_bytes=64 * 1024,
             limits=self.guard.session_limits,
             layers_for_old_clients=self.layers_for_old_clients,
+            directory=self.directory,
         )
         verifier = ConsistentVerifier(
             *(
