@@ -241,6 +241,7 @@ def _make_server(
         metrics,
         auth.revocations.revoke,
     )
+    api.cluster = None if cluster is None else cluster.reports
     unread = Budget(settings.reply_buffer)
     exposition = Exposition(metrics, hub, supervisor, audit, unread)
     reports = Reports(

@@ -59,6 +59,8 @@ MAX_QUEUED_FRAMES = 32
 """Frames of a stream that wait for its viewers to be given the one before."""
 TAKE_TIMEOUT = 1.0
 """Seconds for the former node of a stream to say what it knows."""
+QUESTION_TIMEOUT = 1.0
+"""Seconds for a node to answer a question, the time to open a link included."""
 MAX_UNSENT_MESSAGES = 100_000
 OPEN_BRACE = 0x7B
 """How a frame in JSON begins, and no MessagePack."""
@@ -253,15 +255,19 @@ class OriginLink:
         self._used_at = trio.current_time()
         return pending.epoch
 
-    async def ask(self, what: Literal["figures", "stats"]) -> bytes | None:
-        """LinkQuestion for a report; None if it does not come in time."""
+    async def ask(self, what: Literal["figures"], max_bytes: int) -> bytes | None:
+        """Ask for a report of at most so many bytes; None if it does not come in time."""
         self._last_ask += 1
-        pending = self._asks[self._last_ask] = _PendingAsk(what)
+        number, pending = self._last_ask, _PendingAsk(what, max_bytes)
+        self._asks[number] = pending
         if self.ready:
-            self.post(LinkQuestion(id=self._last_ask, what=what))
-        with trio.move_on_after(TAKE_TIMEOUT):
-            await pending.done.wait()
-        self._asks.pop(self._last_ask, None)
+            self.post(pending.question(number))
+        try:
+            with trio.move_on_after(QUESTION_TIMEOUT):
+                await pending.done.wait()
+        finally:
+            del self._asks[number]
+        self._used_at = trio.current_time()
         return pending.body
 
     def post(self, message: FromEdge) -> None:
@@ -411,8 +417,8 @@ class OriginLink:
             self._ask_for(stream)
         for stream_id, pending in self._takes.items():
             self.post(Take(stream_id=stream_id, term=pending.term))
-        for number, question in self._asks.items():
-            self.post(LinkQuestion(id=number, what=question.what))
+        for number, pending_ask in self._asks.items():
+            self.post(pending_ask.question(number))
 
     def _ask_for(self, stream: Stream) -> None:
         viewers = stream.viewers
@@ -478,8 +484,12 @@ class _PendingTake:
 @define(eq=False)
 class _PendingAsk:
     what: str
+    max_bytes: int
     done: trio.Event = field(factory=trio.Event)
     body: bytes | None = None
+
+    def question(self, number: int) -> LinkQuestion:
+        return LinkQuestion(id=number, what=self.what, max_bytes=self.max_bytes)
 
 
 def demand_of(stream: Stream, viewers: int, layers: list[str]) -> Carry:

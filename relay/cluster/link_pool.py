@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import msgspec
 import structlog
 import trio
 from attrs import define, field
@@ -59,13 +58,10 @@ class LinkPool:
     _dial: Callable[[Node], Awaitable[WebSocket]]
     """Opens a link; raises `LinkFailed`."""
     nodes: Nodes = field(init=False)
-    report: Callable[[str], Awaitable[bytes]] = field(init=False)
-    """Makes a report of this node, as JSON, for another."""
-
-    @report.default
-    def _(self) -> Callable[[str], Awaitable[bytes]]:
-        return self._figures
-
+    report: Callable[[int], Awaitable[bytes]] = field(init=False)
+    """Makes a report of this node for another, as JSON of at most so many bytes."""
+    unreachable: dict[str, str] = field(factory=dict)
+    """The nodes to which no link could be opened at the last attempt, and why."""
     totals: Totals = field(factory=Totals)
     """What became of the frames for other nodes."""
     origins: dict[str, OriginLink] = field(factory=dict)
@@ -111,6 +107,11 @@ class LinkPool:
         link = self._link_to(node_id)
         return None if link is None else await link.take(stream_id, term, account)
 
+    async def ask(self, node_id: str, max_bytes: int) -> bytes | None:
+        """The report of another node; None if there is no answer in time."""
+        link = self._link_to(node_id)
+        return None if link is None else await link.ask("figures", max_bytes)
+
     async def serve(self, node: Node, stream: FrameStream) -> None:
         """Give another node the streams that it wants, until its link ends."""
         before = self.edges.get(node.node_id)
@@ -127,9 +128,6 @@ class LinkPool:
         finally:
             if self.edges.get(node.node_id) is link:
                 del self.edges[node.node_id]
-
-    async def _figures(self, _what: str) -> bytes:
-        return msgspec.json.encode(self._hub.figures())
 
     def leave(self) -> None:
         """Tell other nodes that this one is about to end."""
@@ -161,12 +159,15 @@ class LinkPool:
         """Open the link and use it until it ends; whether it could be opened."""
         node = self.nodes.find_node(node_id)
         if node is None:
+            self.unreachable.pop(node_id, None)
             return False
         try:
             socket = await self._dial(node)
         except LinkFailed as problem:
+            self.unreachable[node_id] = str(problem)
             self._unreachable.warn(f"{node_id} at {node.address or node.socket}: {problem}")
             return False
+        self.unreachable.pop(node_id, None)
         await link.run(socket)
         return True
 

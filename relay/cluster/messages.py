@@ -69,6 +69,8 @@ class LinkQuestion(LinkMessage, frozen=True, tag="ask"):
 
     id: int
     what: str
+    max_bytes: int
+    """The answer leaves out what would make it longer."""
 
 
 class Ping(LinkMessage, frozen=True, tag="ping"):

@@ -49,7 +49,7 @@ from relay.protocol.messages import AlertEvent, ServerMessage, Status
 from relay.transport import wire
 from relay.transport.budget import Budget
 from relay.transport.framing.frame_parser import Message
-from relay.transport.mailbox import Mailbox
+from relay.transport.mailbox import QUARTER_FULL, Mailbox
 from relay.transport.stream import FrameStream, ignore
 
 MAX_LINK_REQUEST_BYTES = 64 * 1024
@@ -72,8 +72,8 @@ class EdgeLink:
     _metrics: HopMetrics
     totals: Totals
     """What became of the frames for all edges."""
-    report: Callable[[str], Awaitable[bytes]]
-    """Makes a report of this node, as JSON."""
+    report: Callable[[int], Awaitable[bytes]]
+    """Makes a report of this node, as JSON of at most so many bytes."""
     number: int = 0
     takes_parts: bool = False
     _mailbox: Mailbox = field(init=False)
@@ -91,6 +91,10 @@ class EdgeLink:
     @property
     def identity(self) -> Identity:
         return CLUSTER
+
+    @property
+    def node_id(self) -> str:
+        return self.node.node_id
 
     @property
     def unsent_frame(self) -> object | None:
@@ -295,7 +299,8 @@ class EdgeLink:
         )
 
     async def _answer(self, request: LinkQuestion) -> None:
-        body = await self.report(request.what)
+        body = b"" if request.what != "figures" else await self.report(request.max_bytes)
+        await self._mailbox.wait_for_room(QUARTER_FULL)  # a report ends no link
         self.post(LinkAnswer(id=request.id, body=msgspec.Raw(msgspec.msgpack.encode(body))))
 
     def _describe(self, stream: Stream) -> bytes:

@@ -21,6 +21,7 @@ from relay.cluster.identity import NODE_ID_BYTES, make_identity
 from relay.cluster.link_pool import LinkPool
 from relay.cluster.links import dial_node
 from relay.cluster.proof import Preface
+from relay.cluster.reports import ClusterReports
 from relay.concurrency.supervisor import SupervisedTask
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.hub import Hub
@@ -78,6 +79,7 @@ class ClusterParts:
     claims: ClusterClaims
     links: LinkPool
     door: ClusterDoors
+    reports: ClusterReports
     tasks: Mapping[str, SupervisedTask]
     """To be supervised, by name."""
 
@@ -132,6 +134,8 @@ async def open_cluster(
             *(node, hub, streams, links, tables.live_streams, tables.nodes, tables.news)
         )
         links.nodes = directory
+        reports = ClusterReports(identity.node_id, hub, links, directory)
+        links.report = reports.answer
         hub.remote = ClusterView(links, directory)
         claims = ClusterClaims(*(identity.node_id, hub, tables.live_streams, directory, links, hop))
         door = ClusterDoors(identity, directory.read_node, tls, known=directory.find_node)
@@ -143,7 +147,7 @@ async def open_cluster(
             "cluster-finds": directory.finder,
         }
         log.info("cluster: this is a node", node=node.node_id, address=node.address)
-        yield ClusterParts(directory, claims, links, door, tasks)
+        yield ClusterParts(directory, claims, links, door, reports, tasks)
 
 
 @asynccontextmanager

@@ -60,6 +60,10 @@ class ConsumingPeer(HubPeer, Protocol):
 class EdgePeer(ConsumingPeer, Protocol):
     """Another node that carries streams of this one."""
 
+    @property
+    def node_id(self) -> str:
+        """The id of that node."""
+
     def tell_stream(self, stream: Stream) -> object:
         """Describe a stream as it is now."""
 
@@ -80,3 +84,12 @@ class Producer(HubPeer, Protocol):
 
     def lost_stream(self) -> object:
         """End the connection: the stream that it produces has another owner."""
+
+
+class CarryingProducer(Producer, Protocol):
+    """What stands for the producer of a stream that is on another node."""
+
+    received: int
+    """Frames that came from there."""
+    lost: int
+    """Frames that were accepted there meanwhile, and did not come."""

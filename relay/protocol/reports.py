@@ -102,20 +102,65 @@ class ConsumerReport(msgspec.Struct, frozen=True, kw_only=True):
     has no subscription to frames with policy `latest`."""
 
 
-class StreamReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One stream with its consumers."""
+class EdgeReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Another node of the cluster that carries a stream from this one, for its viewers."""
+
+    node: Label
+    viewers: Count
+    frames: Count
+    """Frames that were offered: each once, however many viewers there are."""
+    written: Count
+    dropped: Counts
+    waiting: Count
+    link: LinkReport | None = None
+
+
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One stream with its consumers, as one node has it."""
 
     stream_id: Label
     status: Label
     epoch: Count
     frames: Count
     """Frames from its producer in this epoch."""
-    producer: Count | None = None
-    """The number of its connection."""
+    producer: Count | None
+    """The number of its connection; None where there is none, or where it is on another node."""
     consumers: Annotated[list[ConsumerReport], Meta(max_length=1_000_000)]
+    node: Label | None = None
+    """The node that says this; None where there is no cluster, as in all that follows."""
+    carried_from: Label | None = None
+    """The node that has the producer; None if it is this one."""
+    received: Count | None = None
+    """Frames that came from there; None where none are carried."""
+    lost: Count | None = None
+    """Frames that were accepted there meanwhile, and did not come."""
+    edges: Annotated[list[EdgeReport], Meta(max_length=100_000)] = []
+    """The nodes that carry the stream from this one."""
 
 
-class FiguresReport(msgspec.Struct, frozen=True):
+class UnreachableReport(msgspec.Struct, frozen=True):
+    """A node that another one could not open a link to at its last attempt."""
+
+    node: Label
+    why: Label
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A node, and which others it has tried to reach. Links are opened only where they are
+    needed."""
+
+    node: Label
+    reaches: Annotated[list[Label], Meta(max_length=100_000)] = []
+    cannot_reach: Annotated[list[UnreachableReport], Meta(max_length=100_000)] = []
+
+
+class FiguresReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """`GET /figures`: every stream, for operators."""
 
     streams: Annotated[list[StreamReport], Meta(max_length=100_000)]
+    nodes: Annotated[list[NodeReport], Meta(max_length=100_000)] = []
+    """The nodes that say this; empty where there is no cluster."""
+    silent: Annotated[list[Label], Meta(max_length=100_000)] = []
+    """Nodes that were asked, and did not answer in time."""
+    omitted: Count = 0
+    """Streams that were left out, since there was no room for them."""

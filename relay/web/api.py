@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -30,6 +30,7 @@ from relay.errors import AlertsFull, StoreRejects, StoreUnavailable
 from relay.guard.client_address import ClientAddress
 from relay.guard.guard import SessionLimits
 from relay.guard.rates import ExpiringKeys
+from relay.hub.figures import encode_figures
 from relay.hub.hub import Hub
 from relay.hub.stream_page import StreamLists
 from relay.metrics import Limit, Metrics
@@ -49,8 +50,6 @@ BODY_TIMEOUT = 10.0
 """Seconds for the body of a request."""
 VISIT_TIMEOUT = 120.0
 """Seconds after which the next request for the figures is audited again."""
-FIGURES_SLICE = 200
-"""Streams and consumers in the figures before others have a turn."""
 JSON_NULL = b"null"
 Query = TypeVar("Query")
 RETRY_AFTER = {"Retry-After": "2"}
@@ -86,6 +85,23 @@ class StreamsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     limit: PageSize | None = None
 
 
+class FiguresQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """The parameters of `GET /figures`."""
+
+    nodes: Literal["all"] | None = None
+    """Those that are asked; None: the one that answers."""
+
+
+class ClusterFigures(Protocol):
+    """The figures of several nodes, as JSON."""
+
+    async def figures(self) -> bytes:
+        """Those of this node."""
+
+    async def figures_of_all(self) -> bytes:
+        """Those of all nodes that answer."""
+
+
 class NewestAlerts(Protocol):
     """The stored alerts, the newest first."""
 
@@ -112,6 +128,8 @@ class Api:
     """Ends the connections that a revocation concerns; returns how many."""
     machine: Machine | None = field(init=False, default=None)
     """Where there are several worker processes, all of them."""
+    cluster: ClusterFigures | None = field(init=False, default=None)
+    """None where there are no other nodes."""
     _visitors: ExpiringKeys = field(init=False, factory=lambda: ExpiringKeys(VISIT_TIMEOUT))
     """Who looks at the figures again and again, as `relay top` does, and from where."""
 
@@ -179,9 +197,16 @@ class Api:
         return json_response(reply)
 
     async def figures(self, request: Request) -> Response:
-        """`GET /figures`: every stream with its consumers, for operators."""
+        """`GET /figures`: every stream with its consumers, for operators; with `nodes=all`, those
+        of all nodes of the cluster."""
         await self.authenticate_operator(request, "figures", looks=True)
-        content = await (self.encode_figures() if self.machine is None else self.machine.figures())
+        query = query_of(request, FiguresQuery)
+        if query.nodes is not None and self.cluster is not None:
+            content = await self.cluster.figures_of_all()
+        elif self.machine is not None:
+            content = await self.machine.figures()
+        else:
+            content = await self.encode_figures()
         return Response(content, media_type="application/json")
 
     async def authenticate_operator(
@@ -197,17 +222,11 @@ class Api:
         return identity
 
     async def encode_figures(self) -> bytes:
-        """All figures of this process as JSON; others have a turn between streams, of which there
-        may be many."""
-        reports, size = [], 0
-        for stream in self._hub.streams():
-            report = stream.figures()
-            reports.append(msgspec.json.encode(report))
-            size += 1 + len(report.consumers)
-            if size >= FIGURES_SLICE:
-                size = 0
-                await trio.lowlevel.checkpoint()
-        return b'{"streams":[' + b",".join(reports) + b"]}"
+        """All figures of this process as JSON."""
+        if self.cluster is not None:
+            return await self.cluster.figures()
+        figures = await encode_figures(self._hub)
+        return b'{"streams":[' + b",".join(figures.streams) + b"]}"
 
     async def revocations(self, request: Request) -> Response:
         """`POST /revocations`: sessions that have ended, told by the application."""

@@ -81,7 +81,7 @@ def make_app(
             Route("/alerts", _guarded(api.alerts), methods=["GET"]),
             Route("/alerts", _guarded(_without_query(api.raise_alert)), methods=["POST"]),
             Route("/revocations", _guarded(_without_query(api.revocations)), methods=["POST"]),
-            Route("/figures", _guarded(_without_query(api.figures))),
+            Route("/figures", _guarded(api.figures)),
             Route("/operate/streams", _guarded(operate.streams)),
             *(
                 Route(f"/operate/{path}", _guarded(_without_query(endpoint)), methods=["POST"])

@@ -164,13 +164,17 @@ class Machine:
     async def figures(self) -> bytes:
         """The figures of the streams of all workers, as JSON."""
         streams: list[msgspec.Raw] = []
+        nodes: list[msgspec.Raw] = []
         for each in (await self._ask(FIGURES)).answers:
-            streams += msgspec.json.decode(each.content, type=_Figures).streams
-        return msgspec.json.encode({"streams": streams})
+            figures = msgspec.json.decode(each.content, type=_Figures)
+            streams += figures.streams
+            nodes += figures.nodes
+        return msgspec.json.encode(_Figures(streams, nodes))
 
 
-class _Figures(msgspec.Struct):
+class _Figures(msgspec.Struct, omit_defaults=True):
     streams: list[msgspec.Raw]
+    nodes: list[msgspec.Raw] = []
 
 
 @define(eq=False)

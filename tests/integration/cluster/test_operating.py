@@ -1,0 +1,142 @@
+"""What operators see of two relays with one PostgreSQL, and what they do to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.integration.accounts import Accounts
+from tests.integration.peers import Peer, login, new_stream_id
+from tests.integration.relay_process import RelayProcess, start_relay, until
+
+CLUSTER = ("--cluster-bind", "127.0.0.1:0")
+Nodes = tuple[RelayProcess, RelayProcess]
+
+
+@pytest.fixture(scope="module")
+def nodes(database_url: str) -> Iterator[Nodes]:
+    with (
+        start_relay(*CLUSTER, database_url=database_url) as first,
+        start_relay(*CLUSTER, database_url=database_url) as second,
+    ):
+        yield first, second
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    return Accounts(database_url)
+
+
+@pytest.fixture
+def operator(accounts: Accounts) -> str:
+    return accounts.service(operate=True)
+
+
+async def figures(relay: RelayProcess, token: str, query: str = "") -> dict[str, Any]:
+    answer = await relay.get(f"/figures{query}", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def node_id(relay: RelayProcess, token: str) -> str:
+    (node,) = (await figures(relay, token))["nodes"]
+    return str(node["node"])
+
+
+def of_stream(report: dict[str, Any], stream_id: str) -> list[dict[str, Any]]:
+    return [each for each in report["streams"] if each["streamId"] == stream_id]
+
+
+@asynccontextmanager
+async def watched_stream(
+    nodes: Nodes, accounts: Accounts, viewers: int
+) -> AsyncIterator[tuple[str, Peer, list[Peer]]]:
+    """A phone at the first node and viewers at the second, which have got its first frame."""
+    first, second = nodes
+    stream_id, token = new_stream_id(), accounts.session()
+    async with AsyncExitStack() as stack:
+        phone = await stack.enter_async_context(login(first, token))
+        await phone.register(stream_id)
+        await phone.send_frame(b"first")
+        peers = [await stack.enter_async_context(login(second, token)) for _ in range(viewers)]
+        for peer in peers:
+            await peer.subscribe(stream_id)
+            await peer.receive_type("video-frame")
+        yield stream_id, phone, peers
+
+
+async def test_figures_say_where_a_stream_is_produced_and_who_carries_it(
+    nodes: Nodes, accounts: Accounts, operator: str
+) -> None:
+    origin, edge = [await node_id(each, operator) for each in nodes]
+    async with watched_stream(nodes, accounts, viewers=2) as (stream_id, phone, viewers):
+        for _ in range(4):
+            await phone.send_frame(b"another")
+            for viewer in viewers:
+                await viewer.receive_type("video-frame")
+
+        async def told() -> bool:
+            (at_origin,) = of_stream(await figures(nodes[0], operator), stream_id)
+            return [each["viewers"] for each in at_origin["edges"]] == [2]
+
+        await until(told)
+        (at_origin,) = of_stream(await figures(nodes[0], operator), stream_id)
+        (at_edge,) = of_stream(await figures(nodes[1], operator), stream_id)
+    assert at_origin["node"] == origin
+    assert (at_origin["producer"] is not None, at_origin["consumers"]) == (True, [])
+    assert "carriedFrom" not in at_origin
+    (hop,) = at_origin["edges"]
+    assert (hop["node"], hop["viewers"], hop["dropped"], hop["waiting"]) == (edge, 2, {}, 0)
+    assert (hop["frames"], hop["written"]) == (5, 5)
+    assert (at_edge["node"], at_edge["carriedFrom"], at_edge["producer"]) == (edge, origin, None)
+    assert (at_edge["received"], at_edge["lost"]) == (5, 0)
+    assert [each["frames"] for each in at_edge["consumers"]] == [5, 5]
+    assert "edges" not in at_edge
+
+
+async def test_one_node_tells_of_all_and_opens_links_for_that(
+    nodes: Nodes, accounts: Accounts, operator: str
+) -> None:
+    ids = [await node_id(each, operator) for each in nodes]
+    token, here, there = accounts.session(), new_stream_id(), new_stream_id()
+    async with login(nodes[0], token) as phone, login(nodes[1], token) as other:
+        await phone.register(here)
+        await other.register(there)
+        for relay in nodes:
+            report = await figures(relay, operator, "?nodes=all")
+            assert [each["node"] for each in of_stream(report, here)] == [ids[0]]
+            assert [each["node"] for each in of_stream(report, there)] == [ids[1]]
+            asked, other_node = report["nodes"]
+            assert {asked["node"], other_node["node"]} == set(ids)
+            assert report["silent"] == []
+            assert (asked["reaches"], asked["cannotReach"]) == ([other_node["node"]], [])
+
+
+async def test_a_node_that_does_not_answer_is_named(nodes: Nodes, operator: str) -> None:
+    ids = [await node_id(each, operator) for each in nodes]
+    os.kill(nodes[1].pid, signal.SIGSTOP)
+    try:
+        report = await figures(nodes[0], operator, "?nodes=all")
+    finally:
+        os.kill(nodes[1].pid, signal.SIGCONT)
+    assert report["silent"] == [ids[1]]
+    assert [each["node"] for each in report["nodes"]] == [ids[0]]
+
+    async def answers_again() -> bool:
+        return not (await figures(nodes[0], operator, "?nodes=all"))["silent"]
+
+    await until(answers_again)
+
+
+async def test_there_is_no_other_choice_of_nodes(nodes: Nodes, operator: str) -> None:
+    answer = await nodes[0].get(
+        "/figures?nodes=some", headers={"Authorization": f"Bearer {operator}"}
+    )
+    assert answer.status == 400
+    assert "$.nodes" in answer.json()["error"]["message"]
