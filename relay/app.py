@@ -241,9 +241,10 @@ def _make_server(
         metrics,
         auth.revocations.revoke,
     )
-    api.cluster = None if cluster is None else cluster.reports
+    cluster_reports = None if cluster is None else cluster.reports
+    api.cluster = cluster_reports
     unread = Budget(settings.reply_buffer)
-    exposition = Exposition(metrics, hub, supervisor, audit, unread)
+    exposition = Exposition(metrics, hub, supervisor, audit, unread, cluster_reports)
     reports = Reports(
         metrics,
         hub,

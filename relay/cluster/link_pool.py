@@ -34,6 +34,10 @@ from relay.transport.stream import FrameStream
 FIRST_LINK_BACKOFF, MAX_LINK_BACKOFF = 0.2, 2.0
 """Seconds between attempts to open a link: doubled each time."""
 
+FAILURE_SECONDS = 10.0
+"""For which a node counts as unreachable after an attempt; as long as it is needed, there are more
+attempts."""
+
 log = structlog.get_logger()
 
 
@@ -60,8 +64,6 @@ class LinkPool:
     nodes: Nodes = field(init=False)
     report: Callable[[int], Awaitable[bytes]] = field(init=False)
     """Makes a report of this node for another, as JSON of at most so many bytes."""
-    unreachable: dict[str, str] = field(factory=dict)
-    """The nodes to which no link could be opened at the last attempt, and why."""
     totals: Totals = field(factory=Totals)
     """What became of the frames for other nodes."""
     origins: dict[str, OriginLink] = field(factory=dict)
@@ -69,6 +71,8 @@ class LinkPool:
     edges: dict[str, EdgeLink] = field(factory=dict)
     """By node, the links over which streams go."""
     _nursery: trio.Nursery | None = None
+    _failures: dict[str, tuple[str, float]] = field(factory=dict)
+    """By node, why the last attempt to open a link failed, and when."""
     _unreachable: ThrottledWarning = field(
         init=False,
         factory=lambda: ThrottledWarning(
@@ -91,6 +95,15 @@ class LinkPool:
                     self._nursery = None  # while it ends, it takes no task any more
         finally:
             self.origins.clear()
+
+    def unreachable(self) -> dict[str, str]:
+        """The nodes to which no link could be opened a moment ago, and why."""
+        since = trio.current_time() - FAILURE_SECONDS
+        return {
+            node_id: why
+            for node_id, (why, at) in self._failures.items()
+            if at >= since and self.nodes.find_node(node_id) is not None
+        }
 
     def want(self, stream: Stream) -> None:
         """Get the frames of a stream from its origin. Never waits."""
@@ -159,15 +172,15 @@ class LinkPool:
         """Open the link and use it until it ends; whether it could be opened."""
         node = self.nodes.find_node(node_id)
         if node is None:
-            self.unreachable.pop(node_id, None)
+            self._failures.pop(node_id, None)
             return False
         try:
             socket = await self._dial(node)
         except LinkFailed as problem:
-            self.unreachable[node_id] = str(problem)
+            self._failures[node_id] = str(problem), trio.current_time()
             self._unreachable.warn(f"{node_id} at {node.address or node.socket}: {problem}")
             return False
-        self.unreachable.pop(node_id, None)
+        self._failures.pop(node_id, None)
         await link.run(socket)
         return True
 

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 from relay.cluster.link_pool import LinkPool
 from relay.hub.figures import encode_figures
 from relay.hub.hub import Hub
+from relay.hub.ledger import Ledger
 from relay.model.cluster import Node
 from relay.protocol.reports import NodeReport, UnreachableReport
 
@@ -47,8 +48,14 @@ class ClusterCounts:
     """Links over which frames go to other nodes."""
     carried: int
     """Streams of other nodes that are watched here."""
+    frames: Ledger
+    """What became of frames for other nodes."""
+    waiting: int
+    """Frames for other nodes that wait."""
     live: int
+    """Nodes, this one among them, without those that drain."""
     draining: int
+    unreachable: int
 
 
 @define(eq=False)
@@ -101,8 +108,11 @@ class ClusterReports:
             links_in=sum(each.ready for each in origins),
             links_out=len(self._links.edges),
             carried=sum(len(each.carried) for each in origins),
+            frames=self._links.totals.frames,
+            waiting=self._links.totals.waiting,
             live=len(nodes) - draining,
             draining=draining,
+            unreachable=len(self._links.unreachable()),
         )
 
     async def _ask(self, node_id: str, max_bytes: int) -> _NodeFigures | None:
@@ -120,10 +130,7 @@ class ClusterReports:
         return _NodeFigures(streams, [self._describe()], figures.omitted)
 
     def _describe(self) -> NodeReport:
-        known = self._known.nodes
-        unreachable = {
-            node_id: why for node_id, why in self._links.unreachable.items() if node_id in known
-        }
+        unreachable = self._links.unreachable()
         return NodeReport(
             node=self._node_id,
             reaches=sorted(each.node_id for each in self._links.origins.values() if each.ready),

@@ -110,7 +110,8 @@ class EdgeConsumer(Consumer):
     def offer(self, frame: Frame) -> bool:
         """Offer a frame. Returns False: only what viewers get is observed by the caller."""
         self.use_codec(frame.codec)
-        super(EdgeConsumer, self).offer(frame)  # noqa: UP008 (slots)
+        if super(EdgeConsumer, self).offer(frame):  # noqa: UP008 (slots)
+            self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
         return False
 
     def welcome(self, frame: Frame) -> bool:

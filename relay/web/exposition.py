@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from relay.audit.log import AuditLog
+from relay.cluster.reports import ClusterReports
 from relay.concurrency.supervisor import Supervisor, TaskState
 from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
@@ -34,6 +35,7 @@ AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "ti
 """Outcomes that are shown from the start, like all endings, limits and drops."""
 
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up")
+HANDOVER_OUTCOMES = ("continued", "renewed")
 
 
 @define(eq=False)
@@ -46,6 +48,8 @@ class Exposition(Collector):
     _audit: AuditLog
     _unread: Budget
     """Replies and alerts that WebSocket clients have not read."""
+    _cluster: ClusterReports | None = None
+    """None where there are no other nodes."""
     _registry: CollectorRegistry = field(factory=CollectorRegistry)
 
     def __attrs_post_init__(self) -> None:
@@ -66,6 +70,7 @@ class Exposition(Collector):
         yield from self._frames()
         yield from self._renditions()
         yield from self._alerts_and_streams()
+        yield from self._other_nodes()
         yield from self._services()
 
     def _connections(self) -> Iterator[Metric]:
@@ -213,6 +218,58 @@ class Exposition(Collector):
         }
         yield _gauges("streams", "Currently registered streams", "status", live.items())
         yield _gauge("consumers", "Subscriptions, whether or not frames flow", counts.consumers)
+
+    def _other_nodes(self) -> Iterator[Metric]:
+        hop = self._metrics.hop
+        if hop is None or self._cluster is None:
+            return
+        counts = self._cluster.count()
+        frames = {
+            ("out", "written"): counts.frames.written,
+            ("out", "dropped"): sum(counts.frames.dropped.values()),
+            ("in", "received"): hop.frames["received"],
+            ("in", "lost"): hop.frames["lost"],
+        }
+        crossed = CounterMetricFamily(
+            "relay_hop_frames",
+            "Frames for other nodes, counted once for each, and from other nodes",
+            labels=("direction", "outcome"),
+        )
+        for labels, value in frames.items():
+            crossed.add_metric(labels, value)
+        yield crossed
+        yield _gauge("hop_frames_waiting", "Frames that wait for another node", counts.waiting)
+        yield _histogram(
+            "hop_age_seconds",
+            "Age of a frame when it is written to another node",
+            hop.sent.frame_age,
+        )
+        yield _gauges(
+            "links",
+            "Links to other nodes, by the direction of the frames",
+            "direction",
+            (("out", counts.links_out), ("in", counts.links_in)),
+        )
+        yield _gauge(
+            "carried_streams", "Streams of other nodes that are watched here", counts.carried
+        )
+        yield _counters(
+            "handovers",
+            "Streams taken over from another node, which told how far it came, or did not",
+            "outcome",
+            ((each, hop.takes[each]) for each in HANDOVER_OUTCOMES),
+        )
+        yield _gauges(
+            "nodes",
+            "Nodes of the cluster, this one among them",
+            "state",
+            (("live", counts.live), ("draining", counts.draining)),
+        )
+        yield _gauge(
+            "nodes_unreachable",
+            "Nodes to which no link could be opened a moment ago",
+            counts.unreachable,
+        )
 
     def _services(self) -> Iterator[Metric]:
         tasks = self._supervisor.tasks

@@ -29,7 +29,11 @@ REVOKE, END_CONNECTION = "revoke", "end-connection"
 """What workers have each other do."""
 OF_ONE_PROCESS = ("process_", "relay_service_state")
 """How the names of metrics begin that do not add up."""
-GREATEST_COUNTS = ("relay_alert_dispatch_stalled_seconds",)
+GREATEST_COUNTS = (
+    "relay_alert_dispatch_stalled_seconds",
+    "relay_nodes",
+    "relay_nodes_unreachable",
+)
 """Gauges of which the greatest is that of the machine."""
 
 

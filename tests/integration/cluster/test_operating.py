@@ -100,6 +100,34 @@ async def test_figures_say_where_a_stream_is_produced_and_who_carries_it(
     assert "edges" not in at_edge
 
 
+async def test_frames_that_cross_are_counted_at_both_ends(nodes: Nodes, accounts: Accounts) -> None:
+    before = [await metrics(each) for each in nodes]
+    async with watched_stream(nodes, accounts, viewers=1) as (_, phone, (viewer,)):
+        for _ in range(9):
+            await phone.send_frame(b"another")
+            await viewer.receive_type("video-frame")
+        now = [await metrics(each) for each in nodes]
+    grown = [
+        {name: value - then.get(name, 0) for name, value in at.items()}
+        for at, then in zip(now, before, strict=True)
+    ]
+    written = 'relay_hop_frames_total{direction="out",outcome="written"}'
+    received = 'relay_hop_frames_total{direction="in",outcome="received"}'
+    assert (grown[0][written], grown[0]["relay_hop_age_seconds_count"]) == (10, 10)
+    assert (grown[0][received], grown[0]["relay_frames_written_total"]) == (0, 0)
+    assert (grown[1][received], grown[1]["relay_frames_written_total"]) == (10, 10)
+    assert now[1]["relay_carried_streams"] == 1
+    assert now[0]['relay_links{direction="out"}'] == now[1]['relay_links{direction="in"}'] == 1
+    assert now[0]['relay_nodes{state="live"}'] == 2
+
+
+async def metrics(relay: RelayProcess) -> dict[str, float]:
+    """The value of each sample, by its name and labels as Prometheus writes them."""
+    lines = (await relay.get("/metrics")).body.decode().splitlines()
+    samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
 async def test_one_node_tells_of_all_and_opens_links_for_that(
     nodes: Nodes, accounts: Accounts, operator: str
 ) -> None:

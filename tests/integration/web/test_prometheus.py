@@ -122,6 +122,22 @@ SERIES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         {"relay_audit_dropped_total": "1x40"},
         PLACE,
     ),
+    "RelayNodeUnreachable": (
+        {"relay_nodes_unreachable": "1x40"},
+        {"relay_nodes_unreachable": "0x40"},
+        PLACE,
+    ),
+    "RelayHopLossy": (
+        {
+            'relay_hop_frames_total{direction="in",outcome="lost"}': "0+20x40",
+            'relay_hop_frames_total{direction="in",outcome="received"}': "0+980x40",
+        },
+        {
+            'relay_hop_frames_total{direction="in",outcome="lost"}': "0+5x40",
+            'relay_hop_frames_total{direction="in",outcome="received"}': "0+995x40",
+        },
+        BY_INSTANCE,
+    ),
     "RelayInternalErrors": (
         {'relay_connection_endings_total{ending="internal_error"}': "0+1x40"},
         {'relay_connection_endings_total{ending="client_gone"}': "0+1x40"},
@@ -225,7 +241,7 @@ async def test_prometheus_reads_what_relay_says_and_answers_the_dashboard(
     database_url: str, accounts: Accounts, tmp_path: Path
 ) -> None:
     with (
-        start_relay(database_url=database_url) as relay,
+        start_relay("--cluster-bind", "127.0.0.1:0", database_url=database_url) as relay,
         prometheus(tmp_path, f"127.0.0.1:{relay.port}") as server,
     ):
         token, stream_id = accounts.session(), new_stream_id()

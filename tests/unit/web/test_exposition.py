@@ -6,16 +6,25 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
+import trio.testing
+from attrs import define
 from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as read_openmetrics,
 )
 
+from relay.client.websocket import WebSocket
+from relay.cluster.link_pool import FAILURE_SECONDS, LinkPool
+from relay.cluster.links import LinkFailed
+from relay.cluster.reports import ClusterReports
 from relay.concurrency.supervisor import Supervisor
-from relay.metrics import Histogram
+from relay.hub.cluster_streams import ClusterStreams
+from relay.metrics import Histogram, HopMetrics
+from relay.model.cluster import Node
 from relay.web.exposition import Exposition
 from tests.unit.memory import ANN, MemoryRelay
 
@@ -29,6 +38,40 @@ ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<type>\w+) \| (?P<labels>.*?) ?\| (?
 def exposition(relay: MemoryRelay) -> Exposition:
     supervisor = Supervisor({"audit": relay.audit})
     return Exposition(relay.metrics, relay.hub, supervisor, relay.audit, relay.unread)
+
+
+@define(eq=False)
+class Nodes:
+    """The nodes of a cluster."""
+
+    nodes: dict[str, Node]
+
+    def find_node(self, node_id: str) -> Node | None:
+        return self.nodes.get(node_id)
+
+    def look_soon(self, stream_id: str) -> None:
+        raise AssertionError(stream_id)
+
+
+@pytest.fixture
+def of_a_node(relay: MemoryRelay) -> Exposition:
+    """Where there are three other nodes: one drains, and one cannot be reached."""
+
+    async def fail(node: Node) -> WebSocket:
+        await trio.lowlevel.checkpoint()
+        raise LinkFailed(f"nobody listens at {node.address}")
+
+    known = {
+        name: Node(name, name, "192.0.2.1:3100", None, "", "1.0", draining=name == "leaving")
+        for name in ("here", "away", "leaving", "there")
+    }
+    relay.metrics.hop = hop = HopMetrics()
+    links = LinkPool("here", relay.hub, ClusterStreams(relay.hub, "here"), hop, fail)
+    links.nodes = nodes = Nodes(known)
+    relay.nursery.start_soon(links.run)
+    supervisor = Supervisor({"audit": relay.audit})
+    reports = ClusterReports("here", relay.hub, links, nodes)
+    return Exposition(relay.metrics, relay.hub, supervisor, relay.audit, relay.unread, reports)
 
 
 def families(exposition: Exposition) -> dict[str, Metric]:
@@ -163,16 +206,40 @@ def exposed(exposition: Exposition) -> Iterator[tuple[str, str, set[str], str]]:
         yield name, family.type, labels, family.documentation
 
 
-async def test_the_page_lists_what_there_is_and_nothing_else(
-    relay: MemoryRelay, exposition: Exposition
-) -> None:
-    written, real = list(documented()), list(exposed(exposition))
+async def test_the_page_lists_what_there_is_and_nothing_else(of_a_node: Exposition) -> None:
+    written, real = list(documented()), list(exposed(of_a_node))
     ours = [each for each in written if each[0].startswith("relay_")]
     assert ours == [each for each in real if each[0].startswith("relay_")]
     # Those of the process are only on Linux, in words that are not ours.
     process = {each[:2] for each in real} - {each[:2] for each in ours}
     assert process <= {each[:2] for each in written}
     assert len(written) == len({name for name, *_ in written})
+
+
+async def test_one_process_alone_has_no_metrics_of_other_nodes(
+    exposition: Exposition, of_a_node: Exposition
+) -> None:
+    more = families(of_a_node).keys() - families(exposition).keys()
+    assert {each.partition("_")[2].partition("_")[0] for each in more} == {
+        "hop", "links", "carried", "handovers", "nodes",
+    }  # fmt: skip
+
+
+async def test_nodes_are_counted_and_those_that_cannot_be_reached_for_a_moment(
+    of_a_node: Exposition,
+) -> None:
+    assert value(of_a_node, "relay_nodes", state="live") == 3
+    assert value(of_a_node, "relay_nodes", state="draining") == 1
+    reports = of_a_node._cluster
+    assert reports is not None
+    await trio.testing.wait_all_tasks_blocked()
+    report = msgspec.json.decode(await reports.figures_of_all())
+    assert set(report["silent"]) == {"away", "leaving", "there"}
+    (own,) = report["nodes"]
+    assert {each["why"] for each in own["cannotReach"]} == {"nobody listens at 192.0.2.1:3100"}
+    assert value(of_a_node, "relay_nodes_unreachable") == 3
+    await trio.sleep(FAILURE_SECONDS + 1)
+    assert value(of_a_node, "relay_nodes_unreachable") == 0
 
 
 async def test_no_label_names_a_stream_a_user_or_a_connection(

@@ -25,7 +25,7 @@ OF_PROMETHEUS = {"instance", "job", "le"}
 FUNCTIONS = {"rate", "increase", "sum", "max", "histogram_quantile"}
 WORDS = {"by", "on", "and"}
 VALUES = {
-    "outcome": set(AUTH_OUTCOMES),
+    "outcome": {*AUTH_OUTCOMES, "written", "dropped", "received", "lost"},
     "ending": {ending.label for ending in Ending},
     "limit": {limit.value for limit in Limit},
     "state": {state.value for state in TaskState},
