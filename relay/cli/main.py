@@ -18,6 +18,7 @@ from relay.cli.database import db
 from relay.cli.doctor import doctor
 from relay.cli.grouped_help import GroupedGroup
 from relay.cli.load import load
+from relay.cli.nodes import nodes
 from relay.cli.operate import connection, stream, user
 from relay.cli.options import configuration, settings_options
 from relay.cli.settings import config_group
@@ -91,7 +92,17 @@ def complain(text: str) -> int:
     sections={
         "Start here": ("demo", "serve", "doctor"),
         "Access": ("token", "grant", "grants", "revoke"),
-        "Operation": ("top", "audit", "stream", "user", "connection", "webhook", "config", "db"),
+        "Operation": (
+            "top",
+            "nodes",
+            "audit",
+            "stream",
+            "user",
+            "connection",
+            "webhook",
+            "config",
+            "db",
+        ),
         "Load tests": ("load",),
     },
     context_settings={
@@ -115,7 +126,7 @@ def relay() -> None:
 
 for command in (
     *(token, grant, revoke, grants, db, audit, webhook, load),
-    *(stream, user, connection, config_group, doctor, top),
+    *(stream, user, connection, config_group, doctor, top, nodes),
 ):
     relay.add_command(command)
 

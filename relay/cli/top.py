@@ -56,7 +56,7 @@ def top(url: str, token_file: Path | None, once: bool, interval: float) -> None:
 
     from relay.top.run import SNAPSHOT_WIDTH, show, show_once
 
-    address, token = _address(url), _token(token_file)
+    address, token = relay_url(url), operator_token(token_file)
     on_terminal = sys.stdout.isatty()
     console = Console(
         width=None if on_terminal else SNAPSHOT_WIDTH, markup=False, highlight=False, emoji=False
@@ -67,7 +67,8 @@ def top(url: str, token_file: Path | None, once: bool, interval: float) -> None:
         trio.run(show, address, token, interval, console)
 
 
-def _address(url: str) -> str:
+def relay_url(url: str) -> str:
+    """The URL of a relay without its last slash; `ConfigError`."""
     if "://" not in url:
         raise ConfigError("URL: expected a URL that begins with https:// or http://")
     check_web_url(None, _Argument(), url)
@@ -77,8 +78,8 @@ def _address(url: str) -> str:
     return url.rstrip("/")
 
 
-def _token(file: Path | None) -> str:
-    """Read the token; no error message shows any of it."""
+def operator_token(file: Path | None) -> str:
+    """Read the token from a file or the environment; no `ConfigError` shows any of it."""
     if file is None:
         found, where = os.environ.get(TOKEN_VARIABLE, "").strip(), TOKEN_VARIABLE
         if not found:

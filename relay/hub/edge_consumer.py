@@ -110,13 +110,17 @@ class EdgeConsumer(Consumer):
     def offer(self, frame: Frame) -> bool:
         """Offer a frame. Returns False: only what viewers get is observed by the caller."""
         self.use_codec(frame.codec)
-        if super(EdgeConsumer, self).offer(frame):  # noqa: UP008 (slots)
-            self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
-        return False
+        written = super(EdgeConsumer, self).offer(frame)  # noqa: UP008 (slots)
+        return self._observe(frame, written=written)
 
     def welcome(self, frame: Frame) -> bool:
         self.use_codec(frame.codec)
-        super(EdgeConsumer, self).welcome(frame)  # noqa: UP008 (slots)
+        written = super(EdgeConsumer, self).welcome(frame)  # noqa: UP008 (slots)
+        return self._observe(frame, written=written)
+
+    def _observe(self, frame: Frame, *, written: bool) -> bool:
+        if written:
+            self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
         return False
 
     def give_up(self) -> None:

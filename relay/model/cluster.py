@@ -9,6 +9,9 @@ from attrs import frozen
 
 from relay.protocol.messages import StreamStatus
 
+NODE_TIMEOUT = 15.0
+"""Seconds without a sign of life after which a node is dead."""
+
 ClaimOutcome = Literal[
     "new", "kept", "moved", "superseded", "taken", "too_many", "rejected", "forbidden"
 ]
@@ -35,6 +38,24 @@ class Node:
     version: str
     draining: bool = False
     """Whether it is about to leave, and takes no new streams."""
+
+
+@frozen
+class SeenNode:
+    """A node as the database knows it."""
+
+    node: Node
+    seconds_ago: float
+    """Since its last sign of life, by the database's clock."""
+    streams: int
+    """Streams that are produced there."""
+
+    @property
+    def state(self) -> Literal["live", "draining", "silent"]:
+        """Whether it serves clients, as far as the database can say."""
+        if self.seconds_ago >= NODE_TIMEOUT:
+            return "silent"
+        return "draining" if self.node.draining else "live"
 
 
 @frozen

@@ -49,7 +49,7 @@ class Top:
     async def refresh(self) -> None:
         """Take a snapshot; `TokenRefused`, `RelayUnavailable`, `NotARelay`."""
         with trio.move_on_after(SNAPSHOT_TIMEOUT) as scope:
-            figures = read(await self._ask("/figures", self._token), FiguresReport, "/figures")
+            figures = await self.figures("/figures")
             stats = read(await self._ask("/stats"), StatsReport, "/stats")
             ready = read(await self._ask("/ready"), ReadyReport, "/ready")
             snapshot = Snapshot(trio.current_time(), stats, ready, figures)
@@ -57,6 +57,10 @@ class Top:
             self.delta, self.trouble = SnapshotDelta(snapshot, before), None
         if scope.cancelled_caught:
             raise RelayUnavailable(f"no answer within {SNAPSHOT_TIMEOUT:g} s")
+
+    async def figures(self, path: str) -> FiguresReport:
+        """The figures at a path; the same errors."""
+        return read(await self._ask(path, self._token), FiguresReport, path)
 
     async def try_refresh(self) -> None:
         """Take a snapshot, or set `trouble` if a later one may succeed; `TokenRefused`."""
@@ -83,6 +87,14 @@ class Top:
         if answer.status in {429, 503} and said:
             raise RelayUnavailable(said)
         raise NotARelay(f"the server at {path} answers {answer.status}, so it is not a relay")
+
+
+async def read_figures(url: str, token: str) -> FiguresReport:
+    """The figures of all nodes; `TokenRefused`, `RelayUnavailable`, `NotARelay`."""
+    async with open_http_client() as http_client:
+        with trio.move_on_after(SNAPSHOT_TIMEOUT):
+            return await Top(url, token, http_client).figures("/figures?nodes=all")
+    raise RelayUnavailable(f"{url} did not answer within {SNAPSHOT_TIMEOUT:g} s")
 
 
 async def show(url: str, token: str, interval: float, console: Console) -> None:

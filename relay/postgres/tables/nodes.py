@@ -16,11 +16,9 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from relay.model.cluster import Node, NodeBeat
+from relay.model.cluster import NODE_TIMEOUT, Node, NodeBeat, SeenNode
 from relay.postgres.database import Connection, Database
 
-NODE_TIMEOUT = 15.0
-"""Seconds without a sign of life after which a node is dead."""
 MAX_BEAT_GAP = 5.0
 """Seconds between two answers to `NodeTable.beat`: over it, the database may have been away."""
 
@@ -42,6 +40,11 @@ JOIN = (
 SELECT_NODES = (
     f"select {NODE_COLUMNS}, seen_at, seen_at > clock_timestamp() - make_interval(secs => %s)"  # noqa: S608 (constants)
     " from relay.nodes order by node_id"
+)
+SEEN_NODES = (
+    f"select {NODE_COLUMNS}, extract(epoch from clock_timestamp() - seen_at)::float8,"  # noqa: S608 (constants)
+    " (select count(*) from relay.live_streams l where l.node_id = n.node_id)"
+    " from relay.nodes n order by machine, node_id"
 )
 # Of nodes that are not in the table. By steps from one node to the next in the index: there may be
 # many streams, and are few nodes.
@@ -124,6 +127,15 @@ class NodeTable:
         self._note(seen, asked_at)
         nodes = [Node(*row[:-2]) for row in rows]
         return NodeBeat([each for each in nodes if self._lives(each.node_id)], is_new)
+
+    async def seen(self) -> list[SeenNode]:
+        """All nodes, by machine, with what the database knows of them. Changes nothing."""
+
+        def select(connection: Connection) -> list[SeenNode]:
+            rows = connection.execute(SEEN_NODES)
+            return [SeenNode(Node(*row[:-2]), max(0.0, row[-2]), row[-1]) for row in rows]
+
+        return await self._database.transact(select)
 
     async def leave(self, node_id: str) -> None:
         """Remove a node and its streams."""

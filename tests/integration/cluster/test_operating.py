@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id
-from tests.integration.relay_process import RelayProcess, start_relay, until
+from tests.integration.relay_process import RelayProcess, run_relay, start_relay, until
 
 CLUSTER = ("--cluster-bind", "127.0.0.1:0")
 Nodes = tuple[RelayProcess, RelayProcess]
@@ -160,6 +164,54 @@ async def test_a_node_that_does_not_answer_is_named(nodes: Nodes, operator: str)
         return not (await figures(nodes[0], operator, "?nodes=all"))["silent"]
 
     await until(answers_again)
+
+
+async def test_the_command_line_lists_nodes(
+    nodes: Nodes, accounts: Accounts, operator: str, tmp_path: Path
+) -> None:
+    first, second = [await node_id(each, operator) for each in nodes]
+    silent = "insert into relay.nodes values ('gone', 'm', null, null, '', '0.1\x1b', false,"
+    accounts.execute(f"{silent} clock_timestamp() - interval '20 seconds')")
+    token_file = tmp_path / "token"
+    token_file.write_text(operator)
+    ask = ("--ask", nodes[0].url, "--token-file", str(token_file))
+    try:
+        async with login(nodes[0], accounts.session()) as phone:
+            await phone.register(new_stream_id())
+            listed, asked, as_json = [
+                await command(accounts, "nodes", *options)
+                for options in ((), ask, (*ask, "--json"))
+            ]
+    finally:
+        accounts.execute("delete from relay.nodes where node_id = 'gone'")
+    heading, *lines = listed.splitlines()
+    assert heading.split() == ["node", "machine", "address", "version", "seen", "state", "streams"]
+    by_node = {line.split()[0]: line for line in lines}
+    assert by_node.keys() == {first, second, "gone"}
+    assert by_node[first].split()[-2] == "live"
+    assert by_node["gone"].split()[-2:] == ["silent", "0"]
+    assert "\x1b" not in listed
+    found = {each["node"]: each for each in json.loads(as_json)["nodes"]}
+    assert [found[each]["answers"] for each in (first, second, "gone")] == [True, True, False]
+    assert second in found[first]["reaches"]
+    assert found[first]["streams"] >= 1  # earlier tests may have left some for a while
+    assert found[second]["address"].startswith("127.0.0.1:")
+    assert len(asked.splitlines()) >= len(lines) + 1
+
+
+def test_one_relay_alone_has_no_nodes_to_list(database_url: str) -> None:
+    with start_relay(database_url=database_url):
+        done = run_relay("nodes", database_url=database_url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--cluster-bind HOST:PORT" in done.stderr
+
+
+async def command(accounts: Accounts, *arguments: str) -> str:
+    """What a command prints, which must succeed."""
+    run = partial(run_relay, *arguments, database_url=accounts.url)
+    done = await trio.to_thread.run_sync(run)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 async def test_there_is_no_other_choice_of_nodes(nodes: Nodes, operator: str) -> None:

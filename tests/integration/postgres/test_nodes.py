@@ -11,11 +11,11 @@ from attrs import define, evolve
 from psycopg.conninfo import make_conninfo
 
 from relay.errors import StoreUnavailable
-from relay.model.cluster import ClaimRequest, Node, NodeBeat, StreamNews
+from relay.model.cluster import NODE_TIMEOUT, ClaimRequest, Node, NodeBeat, StreamNews
 from relay.postgres.database import Database, open_database
 from relay.postgres.notifications import StreamNotifications
 from relay.postgres.tables.live_streams import LiveStreamTable
-from relay.postgres.tables.nodes import NODE_TIMEOUT, NodeTable
+from relay.postgres.tables.nodes import NodeTable
 from tests.integration.accounts import Accounts
 
 A, B, C = (
