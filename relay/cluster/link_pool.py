@@ -41,6 +41,11 @@ attempts."""
 log = structlog.get_logger()
 
 
+async def no_report(_max_bytes: int) -> bytes:
+    """Say nothing."""
+    return b""
+
+
 class Nodes(Protocol):
     """The nodes of the cluster, as they are known here."""
 
@@ -62,7 +67,7 @@ class LinkPool:
     _dial: Callable[[Node], Awaitable[WebSocket]]
     """Opens a link; raises `LinkFailed`."""
     nodes: Nodes = field(init=False)
-    report: Callable[[int], Awaitable[bytes]] = field(init=False)
+    report: Callable[[int], Awaitable[bytes]] = field(init=False, default=no_report)
     """Makes a report of this node for another, as JSON of at most so many bytes."""
     totals: Totals = field(factory=Totals)
     """What became of the frames for other nodes."""

@@ -199,9 +199,9 @@ async def test_the_command_line_lists_nodes(
     assert len(asked.splitlines()) >= len(lines) + 1
 
 
-def test_one_relay_alone_has_no_nodes_to_list(database_url: str) -> None:
-    with start_relay(database_url=database_url):
-        done = run_relay("nodes", database_url=database_url)
+def test_one_relay_alone_has_no_nodes_to_list(postgres_url: str) -> None:
+    with start_relay(database_url=postgres_url):
+        done = run_relay("nodes", database_url=postgres_url)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--cluster-bind HOST:PORT" in done.stderr
 
