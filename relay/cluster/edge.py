@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from typing import Literal, cast
 
 import msgspec
 import structlog
@@ -129,27 +130,33 @@ class RemoteProducer:
         self._last_seq = seq
 
     async def deliver(
-        self, frame: Frame, start_soon: Callable[[Callable[[], Awaitable[None]]], object]
+        self, frames: list[Frame], start_soon: Callable[[Callable[[], Awaitable[None]]], object]
     ) -> None:
-        """Give a frame to the viewers, in its turn, and hold up other streams for no longer than
-        a small audience takes."""
-        self._count(frame)
+        """Give frames that came together to the viewers, in their turn, and hold up other streams
+        for no longer than a small audience takes."""
+        for frame in frames:
+            self._count(frame)
         if self._queue is None:
-            if len(self.stream.fanout.audience) <= MAX_INLINE_VIEWERS and not frame.is_large:
-                await self.stream.carry([frame], self)
+            small = not any(frame.is_large for frame in frames)
+            if small and len(self.stream.fanout.audience) <= MAX_INLINE_VIEWERS:
+                await self.stream.carry(frames, self)
                 return
             self._queue = deque()
             start_soon(self._work_off)
+        for frame in frames:
+            self._let_wait(frame, self._queue)
+
+    def _let_wait(self, frame: Frame, queue: deque[Frame]) -> None:
         frame.keep()
-        if len(self._queue) >= MAX_QUEUED_FRAMES:
-            self.lost += len(self._queue)
-            self._queue.clear()
+        if len(queue) >= MAX_QUEUED_FRAMES:
+            self.lost += len(queue)
+            queue.clear()
             self._awaiting_keyframe = True
         if self._awaiting_keyframe and frame.is_delta:
             self.lost += 1
-            return
-        self._awaiting_keyframe = False
-        self._queue.append(frame)
+        else:
+            self._awaiting_keyframe = False
+            queue.append(frame)
 
     async def _work_off(self) -> None:
         queue = self._queue
@@ -348,8 +355,12 @@ class OriginLink:
             while True:
                 await self._socket.read(self._receive)
                 received, self._received = self._received, []
-                for each in received:
-                    await self._handle(each)
+                for stream_id, together in groupby(received, _stream_of):
+                    if stream_id is None:
+                        for message in together:
+                            self._handle(cast("FromOrigin", message))
+                    else:
+                        await self._deliver(stream_id, cast("list[_Arrived]", list(together)))
         except (Closed, msgspec.DecodeError) as problem:
             if not isinstance(problem, Closed):
                 log.warning("another node sent what is no message", node=self.node_id)
@@ -366,25 +377,22 @@ class OriginLink:
         else:
             self._received.append(message)
 
-    async def _deliver(self, arrived: _Arrived) -> None:
-        stream_id = arrived.event.stream_id
+    async def _deliver(self, stream_id: str, arrived: Sequence[_Arrived]) -> None:
         producer, pending = self._carried.get(stream_id), self._takes.get(stream_id)
         if producer is not None:
             account = producer.stream.account
             if account is not None and self._nursery is not None:
-                frame = arrived.frame(account, producer.stream.layers)
-                lost = producer.lost
-                await producer.deliver(frame, self._nursery.start_soon)
-                self._metrics.frames["received"] += 1
+                layers, lost = producer.stream.layers, producer.lost
+                frames = [each.frame(account, layers) for each in arrived]
+                await producer.deliver(frames, self._nursery.start_soon)
+                self._metrics.frames["received"] += len(frames)
                 self._metrics.frames["lost"] += producer.lost - lost
         elif pending is not None:
-            pending.keyframe = arrived.frame(pending.account, None)
+            pending.keyframe = arrived[-1].frame(pending.account, None)
         # else it was dropped meanwhile
 
-    async def _handle(self, message: FromOrigin | _Arrived) -> None:
+    def _handle(self, message: FromOrigin) -> None:
         match message:
-            case _Arrived():
-                await self._deliver(message)
             case Hello():
                 self._begin(message)
             case StreamState():
@@ -469,6 +477,11 @@ class OriginLink:
             for consumer in producer.stream.fanout.audience:
                 if consumer.lossless:
                     consumer.give_up()
+
+
+def _stream_of(message: FromOrigin | _Arrived) -> str | None:
+    """The stream whose frame it is; None for what is no frame."""
+    return message.event.stream_id if isinstance(message, _Arrived) else None
 
 
 @define(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import cast
 
 import trio
@@ -106,6 +107,14 @@ class EdgeConsumer(Consumer):
 
     def use_layers(self, layers: LayerSet | None, seq: int) -> None:
         """Take all layers of each picture."""
+
+    def first_frame(self, latest: Frame | None, by_layer: Mapping[int, Frame]) -> Frame | None:
+        """The latest frame, behind the other layers of its picture."""
+        if latest is not None:
+            for frame in by_layer.values():
+                if frame is not latest and frame.seq == latest.seq:
+                    self.welcome(frame)
+        return latest
 
     def offer(self, frame: Frame) -> bool:
         """Offer a frame. Returns False: only what viewers get is observed by the caller."""

@@ -178,22 +178,24 @@ class Stream:
 
     async def carry(self, frames: list[Frame], producer: Producer) -> None:
         """Give frames to the audience that were accepted, and numbered, on another node."""
-        fanout = self.fanout
-        while self.producer is producer and fanout.busy:
-            await fanout.wait_until_idle()
-        fresh = [each for each in frames if self._is_fresh(each)]
-        if self.producer is not producer or not fresh:
-            return
-        for frame in fresh:
-            self._note_carried(frame)
+        for burst in bursts([each.message for each in frames]):
+            some, frames = frames[: len(burst)], frames[len(burst) :]
+            while self.producer is producer and self.fanout.busy:
+                await self.fanout.wait_until_idle()
+            if self.producer is not producer:
+                return
+            if fresh := [each for each in some if self._is_fresh(each)]:
+                await self._publish_carried(fresh)
+
+    async def _publish_carried(self, frames: list[Frame]) -> None:
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
-        job = self._plan_renditions(fresh)
-        await fanout.publish(fresh)
+        job = self._plan_renditions(frames)
+        await self.fanout.publish(frames)
         if job is not None:
             self.start_soon(partial(self._render, job))
         self._keep_within_budget()
-        if any(frame.unencodable for frame in fresh):
+        if any(frame.unencodable for frame in frames):
             self._tell_unencodable()
 
     def forget_carried(self) -> None:
@@ -203,26 +205,19 @@ class Stream:
         self.seq, self._picture = 0, LastPicture()
 
     def _is_fresh(self, frame: Frame) -> bool:
-        """Whether the audience cannot have got a frame over an earlier link."""
-        if frame.seq > self.seq:
-            return True
-        layer = frame.layer
-        return (
-            frame.seq == self.seq
-            and layer is not None
-            and (layer.index not in self._picture.indexes)
-        )
-
-    def _note_carried(self, frame: Frame) -> None:
+        """Whether the audience cannot have got a frame over an earlier link; note it then."""
         layers, layer = self.layers, frame.layer
         if frame.seq > self.seq:
             self.seq = frame.seq
             self._picture = LastPicture(frame.message.timestamp)
             if layers is not None:
                 layers.begin_picture(self.seq)
+        elif frame.seq < self.seq or layer is None or layer.index in self._picture.indexes:
+            return False
         if layers is not None and layer is not None:
             self._picture.indexes.add(layer.index)
             layers.note(layer.index, frame.size)
+        return True
 
     async def _has_encoded(self, frame: Frame, producer: Producer) -> bool:
         """Encode a large frame for its audience, while others have a turn now and then; returns

@@ -240,7 +240,8 @@ async def test_each_layer_crosses_and_viewers_at_the_edge_choose(pair: MemoryClu
             [(each["seq"], each["layer"]) for each in only("video-frame", await received(viewer))]
             for viewer in (far, other)
         ]
-        assert frames[0] == frames[1]
+        # Whether a layer flows is not known before the first picture has come as a whole.
+        assert frames[0][1:] == frames[1][1:]
         assert len(frames[0]) == 5
     for viewer in near:
         await viewer.ask({"type": "unsubscribe", "streamId": "front-door"})
