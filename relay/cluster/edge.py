@@ -90,6 +90,8 @@ class RemoteProducer:
     _queue: deque[Frame] | None = None
     """Frames that wait for the one before; None while none is given out."""
     _awaiting_keyframe: bool = False
+    path: Sequence[str] = ()
+    """The nodes that the stream comes through, the origin first."""
     _demand: Carry | None = None
 
     @property
@@ -200,12 +202,18 @@ class OriginLink:
     node_id: str
     _streams: ClusterStreams
     _metrics: HopMetrics
+    own_id: str
+    """Of this node."""
     on_moved: Callable[[str, Moved], object]
-    """Called with the id of a stream that is not there."""
+    """Called with the id of the other node, about a stream that is not there."""
     ready: bool = False
     """Whether the other side has said hello."""
     _socket: WebSocket | None = None
     _carried: dict[str, RemoteProducer] = field(factory=dict)
+    lost: list[Stream] = field(factory=list)
+    """What came when the link broke last."""
+    _sent_here: set[str] = field(factory=set)
+    """Streams of other nodes, which have sent us here for them."""
     _wanted: dict[str, Stream] = field(factory=dict)
     """Streams that were asked for, and are not described yet."""
     _outgoing: deque[bytes] = field(factory=deque)
@@ -228,8 +236,12 @@ class OriginLink:
         """Whether nobody needs it."""
         return not (self._carried or self._wanted or self._takes or self._asks)
 
-    def carry(self, stream: Stream) -> None:
-        """LinkQuestion for a stream."""
+    def carry(self, stream: Stream, *, was_sent: bool = False) -> None:
+        """Ask for a stream; `was_sent`: its origin has sent us here."""
+        if was_sent:
+            self._sent_here.add(stream.stream_id)
+        else:
+            self._sent_here.discard(stream.stream_id)
         if stream.stream_id in self._carried or stream.stream_id in self._wanted:
             return
         self._wanted[stream.stream_id] = stream
@@ -319,6 +331,8 @@ class OriginLink:
 
     def _lose_all(self) -> None:
         carried, self._carried = self._carried, {}
+        self.lost = [producer.stream for producer in carried.values()]
+        self._sent_here.clear()
         for producer in carried.values():
             self._streams.lose(producer.stream, producer)
         self._wanted.clear()
@@ -431,7 +445,9 @@ class OriginLink:
     def _ask_for(self, stream: Stream) -> None:
         viewers = stream.viewers
         if viewers and stream.live and stream.is_remote:
-            self.post(demand_of(stream, viewers, stream.needed_layers()))
+            was_sent = stream.stream_id in self._sent_here
+            demand = demand_of(stream, viewers, stream.needed_layers(), was_sent=was_sent)
+            self.post(demand)
         else:
             self._wanted.pop(stream.stream_id, None)
 
@@ -447,11 +463,15 @@ class OriginLink:
         elif producer.stream.epoch != state.epoch:
             producer.begin_at(state.seq)
         self._carried[stream_id] = producer
+        producer.path = state.path
         remote = RemoteState(
-            *(self.node_id, state.term, state.epoch, state.owner_id),
+            *(state.path[0], state.term, state.epoch, state.owner_id),
             *(state.status, state.metadata, state.layers),
         )
-        if not self._streams.attach(producer.stream, producer, remote):
+        if self.own_id in state.path:  # it would wait for itself
+            self.drop(producer)
+            self.on_moved(self.node_id, Moved(stream_id=stream_id))
+        elif not self._streams.attach(producer.stream, producer, remote):
             self.drop(producer)
 
     def _move(self, moved: Moved) -> None:
@@ -459,7 +479,7 @@ class OriginLink:
         self._wanted.pop(moved.stream_id, None)
         if producer is not None:
             self._streams.lose(producer.stream, producer)
-        self.on_moved(moved.stream_id, moved)
+        self.on_moved(self.node_id, moved)
 
     def _taken(self, taken: Taken) -> None:
         pending = self._takes.get(taken.stream_id)
@@ -505,7 +525,13 @@ class _PendingAsk:
         return LinkQuestion(id=number, what=self.what, max_bytes=self.max_bytes)
 
 
-def demand_of(stream: Stream, viewers: int, layers: list[str]) -> Carry:
+def demand_of(stream: Stream, viewers: int, layers: list[str], *, was_sent: bool = False) -> Carry:
     """What the viewers of a stream need, as its origin is told."""
     lossless = any(each.lossless for each in stream.fanout.audience)
-    return Carry(stream_id=stream.stream_id, viewers=viewers, layers=layers, lossless=lossless)
+    return Carry(
+        stream_id=stream.stream_id,
+        viewers=viewers,
+        layers=layers,
+        lossless=lossless,
+        was_sent=was_sent,
+    )

@@ -136,7 +136,8 @@ class LinkPool:
         if before is not None:
             before.close()
         link = EdgeLink(
-            *(node, stream, self._hub, self._streams, self._metrics, self.totals, self.report)
+            *(node, self.node_id, stream, self._hub, self._streams),
+            *(self._metrics, self.totals, self.report),
         )
         self.edges[node.node_id] = link
         try:
@@ -155,7 +156,7 @@ class LinkPool:
     def _link_to(self, node_id: str) -> OriginLink | None:
         link = self.origins.get(node_id)
         if link is None and self._nursery is not None:
-            link = OriginLink(node_id, self._streams, self._metrics, self._moved)
+            link = OriginLink(node_id, self._streams, self._metrics, self.node_id, self._moved)
             self.origins[node_id] = link
             self._nursery.start_soon(self._keep_open, node_id, link)
         return link
@@ -192,23 +193,39 @@ class LinkPool:
     def _want_again(self, node_id: str, link: OriginLink) -> None:
         """Want what its viewers still want, and ask the directory where that is now."""
         link.forget_wanted()
+        lost, link.lost = link.lost, []
+        for stream in lost:
+            if stream.origin != node_id and _is_wanted(stream):
+                self.want(stream)  # that node only carried it
         for stream in self._hub.streams():
             if stream.origin == node_id and _is_wanted(stream):
                 link.carry(stream)
                 self.nodes.look_soon(stream.stream_id)
 
-    def _moved(self, stream_id: str, moved: Moved) -> None:
+    def _moved(self, by: str, moved: Moved) -> None:
         """Look for a stream that is not where it was said to be."""
+        stream_id, to = moved.stream_id, moved.node_id
         stream = self._hub.find(stream_id)
         if stream is None or not stream.is_remote:
             return
-        to = moved.node_id
-        if to is not None and to != self.node_id and moved.term > stream.term:
+        if moved.carries and to is not None and to != self.node_id:
+            link = self._link_to(to)
+            if link is not None and _is_wanted(stream):
+                link.carry(stream, was_sent=True)
+        elif to is None and by != stream.origin and self._nursery is not None:
+            self._nursery.start_soon(self._want_later, stream)
+        elif to is not None and to != self.node_id and moved.term > stream.term:
             stream.move_to(to, moved.term)
             if stream.fanout.audience:
                 self.want(stream)
         else:
             self.nodes.look_soon(stream_id)
+
+    async def _want_later(self, stream: Stream) -> None:
+        """Ask the origin again, when it may have noticed that a node carries a stream no more."""
+        await trio.sleep(FIRST_LINK_BACKOFF)
+        if _is_wanted(stream):
+            self.want(stream)
 
 
 def _is_wanted(stream: Stream) -> bool:

@@ -37,6 +37,8 @@ class Carry(LinkMessage, frozen=True, tag="carry"):
     """The ids of the layers that they need."""
     lossless: bool = False
     """Whether one of them must miss no frame."""
+    was_sent: bool = False
+    """Whether another node that has the stream has sent it here; see `Moved`."""
 
 
 class DropStream(LinkMessage, frozen=True, tag="drop"):
@@ -89,6 +91,8 @@ class StreamState(LinkMessage, frozen=True, tag="stream"):
     """Of the last picture before this message."""
     metadata: dict[str, Any] | None = None
     layers: list[Layer] | None = None
+    path: list[str] = []
+    """The nodes that it comes through, the origin first."""
 
 
 class Moved(LinkMessage, frozen=True, tag="moved"):
@@ -98,6 +102,8 @@ class Moved(LinkMessage, frozen=True, tag="moved"):
     term: int = 0
     node_id: str | None = None
     """Where it is; None: ask the directory."""
+    carries: bool = False
+    """Whether that node only carries it: there are enough edges here."""
 
 
 class Taken(LinkMessage, frozen=True, tag="taken"):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import cast
 
 import msgspec
 import structlog
 import trio
 from attrs import define, field
 
-from relay.cluster.edge import CLUSTER, LINK_SILENCE
+from relay.cluster.edge import CLUSTER, LINK_SILENCE, RemoteProducer
 from relay.cluster.messages import (
     LINK_PROTOCOL_VERSION,
     Carry,
@@ -54,6 +56,9 @@ from relay.transport.stream import FrameStream, ignore
 
 MAX_LINK_REQUEST_BYTES = 64 * 1024
 """Of a message from an edge."""
+MAX_DIRECT_EDGES = 32
+"""Nodes that get a stream from this one; those that come later get it from one of them, so that no
+node sends a stream more often."""
 LOSSLESS_LINK_BYTES = 4 << 20
 """Bytes of one stream that wait for an edge with viewers who must miss no frame."""
 LINK_GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -66,6 +71,8 @@ class EdgeLink:
     """Another node that has viewers of streams here. An `EdgePeer`."""
 
     node: Node
+    own_id: str
+    """Of this node."""
     _stream: FrameStream
     _hub: Hub
     _streams: ClusterStreams
@@ -155,7 +162,7 @@ class EdgeLink:
         if not self._mailbox.post_update(("stream", stream.stream_id), state):
             self.close()
 
-    def tell_moved(self, stream_id: str, term: int, node_id: str) -> None:
+    def tell_moved(self, stream_id: str, term: int, node_id: str | None) -> None:
         self._subscriptions.pop(stream_id, None)
         self.post(Moved(stream_id=stream_id, term=term, node_id=node_id))
 
@@ -237,13 +244,27 @@ class EdgeLink:
                 stream.set_demand(consumer, demand)
                 return
             self._drop(stream_id)
-        stream_here = self._hub.find(stream_id)
-        if stream_here is None or not stream_here.live or stream_here.is_remote:
-            to = None if stream_here is None else stream_here.origin
-            term = 0 if stream_here is None else stream_here.term
-            self.post(Moved(stream_id=stream_id, term=term, node_id=to))
+        elif (elsewhere := self._elsewhere(request)) is not None:
+            self.post(elsewhere)
             return
         self._subscribe(stream_id, demand, lossless=request.lossless)
+
+    def _elsewhere(self, request: Carry) -> Moved | None:
+        """Where else the edge gets the stream; None if here."""
+        stream_id = request.stream_id
+        stream = self._hub.find(stream_id)
+        if stream is None or not stream.live:
+            return Moved(stream_id=stream_id)
+        if stream.is_remote and not (request.was_sent and path_to(stream)):
+            return Moved(stream_id=stream_id, term=stream.term, node_id=stream.origin)
+        if len(stream.edges) >= MAX_DIRECT_EDGES:
+            others = [cast("EdgeLink", edge.peer).node for edge in stream.edges]
+            near = [each for each in others if each.machine == self.node.machine]
+            chosen = random.choice(near or others)  # noqa: S311, no secret
+            return Moved(
+                stream_id=stream_id, term=stream.term, node_id=chosen.node_id, carries=True
+            )
+        return None
 
     def _subscribe(self, stream_id: str, demand: EdgeDemand, *, lossless: bool) -> None:
         stream = self._hub.open(stream_id)
@@ -313,5 +334,13 @@ class EdgeLink:
             seq=stream.seq,
             metadata=stream.metadata,
             layers=None if stream.registered_layers is None else list(stream.registered_layers),
+            path=[*path_to(stream), self.own_id],
         )
         return wire.message(wire.BINARY, encode(state))
+
+
+def path_to(stream: Stream) -> Sequence[str]:
+    """The nodes that a stream comes through to this one, the origin first; none if it is produced
+    here, or does not come."""
+    producer = stream.producer
+    return producer.path if isinstance(producer, RemoteProducer) else ()

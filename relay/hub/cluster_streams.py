@@ -120,8 +120,14 @@ class ClusterStreams:
             if stream.live:
                 self._end(stream)
             return False
-        known = stream.producer is producer
+        known, former = stream.producer is producer, stream.producer
+        if former is not None and not known:
+            self._send_edges_away(stream, None)
+            stream.producer = None
+            former.superseded()
         self._follow(stream, state, by_link=True)
+        if self._hub.find(stream.stream_id) is not stream:
+            return False  # only other nodes wanted it, and they look for it elsewhere
         if stream.grace is not None:
             stream.grace.cancel()
             stream.grace = None
@@ -130,7 +136,10 @@ class ClusterStreams:
         return True
 
     def lose(self, stream: Stream, producer: Producer) -> None:
-        """Keep a stream for a while whose link is gone."""
+        """Keep a stream for a while whose link is gone. Those who get it from here look for it
+        themselves: so no two nodes ever wait for each other."""
+        if stream.producer is producer:
+            self._send_edges_away(stream, None)
         self._hub.release(stream, producer)
 
     def detach(self, stream: Stream, producer: Producer) -> None:
@@ -171,16 +180,13 @@ class ClusterStreams:
         if stream.grace is not None:
             stream.grace.cancel()
             stream.grace = None
-        producer, edges = stream.producer, list(stream.edges)
+        producer = stream.producer
         known = Surrender(stream.epoch, stream.seq, stream.status, stream.fanout.keyframe)
         stream.producer = None
         stream.move_to(to, term)
         if producer is not None:
             producer.superseded()
-        for edge in edges:
-            peer = edge.peer
-            self._hub.unsubscribe_edge(stream, edge)
-            cast("EdgePeer", peer).tell_moved(stream.stream_id, term, to)
+        self._send_edges_away(stream, to)
         assert stream.owner_id is not None
         state = RemoteState(to, term, stream.epoch, stream.owner_id, stream.status, None)
         self.note_listed(stream.stream_id, state)
@@ -189,6 +195,13 @@ class ClusterStreams:
             self._hub.remote.wanted(stream)
         self._hub.forget_unused(stream)
         return known
+
+    def _send_edges_away(self, stream: Stream, to: str | None) -> None:
+        """Give a stream to no other node any more, since it comes from somewhere else now."""
+        for edge in list(stream.edges):
+            peer = cast("EdgePeer", edge.peer)
+            self._hub.unsubscribe_edge(stream, edge)
+            peer.tell_moved(stream.stream_id, stream.term, to)
 
     def _is_stale(self, stream: Stream, state: RemoteState) -> bool:
         if not stream.live:
@@ -212,6 +225,7 @@ class ClusterStreams:
         """Get the frames from another node from now on."""
         former, stream.producer = stream.producer, None
         stream.move_to(state.node_id, state.term)
+        self._send_edges_away(stream, state.node_id)
         if former is not None:
             former.superseded()
         if stream.fanout.audience:

@@ -67,8 +67,8 @@ class EdgePeer(ConsumingPeer, Protocol):
     def tell_stream(self, stream: Stream) -> object:
         """Describe a stream as it is now."""
 
-    def tell_moved(self, stream_id: str, term: int, node_id: str) -> object:
-        """Say that another node has the producer of a stream now."""
+    def tell_moved(self, stream_id: str, term: int, node_id: str | None) -> object:
+        """Say that a stream is not here any more, but on another node, or on an unknown one."""
 
     def tell_lost(self, stream_id: str) -> object:
         """Say that a frame was left out of a stream of which none must be missed."""
