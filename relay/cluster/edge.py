@@ -78,6 +78,10 @@ class RemoteProducer:
 
     stream: Stream
     _link: OriginLink
+    request: int
+    """The number of the request that this answers."""
+    epoch: int
+    """Of which it gives frames."""
     wants_alerts: bool = False
     received: int = 0
     """Frames that came over the link."""
@@ -111,7 +115,7 @@ class RemoteProducer:
         if not viewers:
             self._link.drop(self)
             return
-        demand = demand_of(self.stream, viewers, status.layers or [])
+        demand = demand_of(self.stream, self.request, viewers, status.layers or [])
         if demand != self._demand:
             self._demand = demand
             self._link.post(demand)
@@ -212,10 +216,9 @@ class OriginLink:
     _carried: dict[str, RemoteProducer] = field(factory=dict)
     lost: list[Stream] = field(factory=list)
     """What came when the link broke last."""
-    _sent_here: set[str] = field(factory=set)
-    """Streams of other nodes, which have sent us here for them."""
-    _wanted: dict[str, Stream] = field(factory=dict)
+    _wanted: dict[str, _Wanted] = field(factory=dict)
     """Streams that were asked for, and are not described yet."""
+    _last_request: int = 0
     _outgoing: deque[bytes] = field(factory=deque)
     _wake: Wakeup = field(factory=Wakeup)
     _received: list[FromOrigin | _Arrived] = field(factory=list)
@@ -237,21 +240,19 @@ class OriginLink:
         return not (self._carried or self._wanted or self._takes or self._asks)
 
     def carry(self, stream: Stream, *, was_sent: bool = False) -> None:
-        """Ask for a stream; `was_sent`: its origin has sent us here."""
-        if was_sent:
-            self._sent_here.add(stream.stream_id)
-        else:
-            self._sent_here.discard(stream.stream_id)
-        if stream.stream_id in self._carried or stream.stream_id in self._wanted:
-            return
-        self._wanted[stream.stream_id] = stream
-        if self.ready:
-            self._ask_for(stream)
-
-    def wants(self, stream: Stream) -> bool:
-        """Whether a stream was asked for, or comes."""
+        """Ask for a stream, unless it comes or was asked for; `was_sent`: its origin has sent us
+        here."""
         stream_id = stream.stream_id
-        return self._wanted.get(stream_id) is stream or stream_id in self._carried
+        carried, wanted = self._carried.get(stream_id), self._wanted.get(stream_id)
+        known = wanted if carried is None else carried
+        if known is not None and known.stream is stream:
+            return
+        # One that was forgotten here meanwhile, and had the same id, gets nothing more.
+        self._carried.pop(stream_id, None)
+        self._last_request += 1
+        self._wanted[stream_id] = wanted = _Wanted(stream, self._last_request, was_sent)
+        if self.ready:
+            self._ask_for(wanted)
 
     def drop(self, producer: RemoteProducer) -> None:
         """Get no more of a stream."""
@@ -332,7 +333,6 @@ class OriginLink:
     def _lose_all(self) -> None:
         carried, self._carried = self._carried, {}
         self.lost = [producer.stream for producer in carried.values()]
-        self._sent_here.clear()
         for producer in carried.values():
             self._streams.lose(producer.stream, producer)
         self._wanted.clear()
@@ -435,50 +435,57 @@ class OriginLink:
             self.close()
             return
         self.ready = True
-        for stream in list(self._wanted.values()):
-            self._ask_for(stream)
+        for wanted in list(self._wanted.values()):
+            self._ask_for(wanted)
         for stream_id, pending in self._takes.items():
             self.post(Take(stream_id=stream_id, term=pending.term))
         for number, pending_ask in self._asks.items():
             self.post(pending_ask.question(number))
 
-    def _ask_for(self, stream: Stream) -> None:
+    def _ask_for(self, wanted: _Wanted) -> None:
+        stream = wanted.stream
         viewers = stream.viewers
         if viewers and stream.live and stream.is_remote:
-            was_sent = stream.stream_id in self._sent_here
-            demand = demand_of(stream, viewers, stream.needed_layers(), was_sent=was_sent)
+            layers = stream.needed_layers()
+            demand = demand_of(stream, wanted.request, viewers, layers, was_sent=wanted.was_sent)
             self.post(demand)
         else:
-            self._wanted.pop(stream.stream_id, None)
+            del self._wanted[stream.stream_id]
 
     def _follow(self, state: StreamState) -> None:
         stream_id = state.stream_id
-        producer = self._carried.get(stream_id)
-        if producer is None:
-            stream = self._wanted.pop(stream_id, None)
-            if stream is None:
-                return
-            producer = RemoteProducer(stream, self)
+        producer, wanted = self._carried.get(stream_id), self._wanted.get(stream_id)
+        if wanted is not None and wanted.request == state.request:
+            del self._wanted[stream_id]
+            stream = wanted.stream
+        elif producer is not None and producer.request == state.request:
+            stream = producer.stream
+        else:
+            return  # it answers a request that is of no interest any more
+        if producer is None or producer.epoch != state.epoch:
+            producer = RemoteProducer(stream, self, state.request, state.epoch)
             producer.begin_at(state.seq)
-        elif producer.stream.epoch != state.epoch:
-            producer.begin_at(state.seq)
-        self._carried[stream_id] = producer
+            self._carried[stream_id] = producer
         producer.path = state.path
         remote = RemoteState(
             *(state.path[0], state.term, state.epoch, state.owner_id),
             *(state.status, state.metadata, state.layers),
         )
-        if self.own_id in state.path:  # it would wait for itself
+        waits_for_itself = self.own_id in state.path
+        if waits_for_itself or not self._streams.attach(stream, producer, remote):
             self.drop(producer)
-            self.on_moved(self.node_id, Moved(stream_id=stream_id))
-        elif not self._streams.attach(producer.stream, producer, remote):
-            self.drop(producer)
+            self.on_moved(self.node_id, Moved(stream_id=stream_id, request=state.request))
 
     def _move(self, moved: Moved) -> None:
-        producer = self._carried.pop(moved.stream_id, None)
-        self._wanted.pop(moved.stream_id, None)
-        if producer is not None:
+        stream_id = moved.stream_id
+        producer, wanted = self._carried.get(stream_id), self._wanted.get(stream_id)
+        if producer is not None and producer.request == moved.request:
+            del self._carried[stream_id]
             self._streams.lose(producer.stream, producer)
+        elif wanted is not None and wanted.request == moved.request:
+            del self._wanted[stream_id]
+        else:
+            return  # it answers a request that is of no interest any more
         self.on_moved(self.node_id, moved)
 
     def _taken(self, taken: Taken) -> None:
@@ -504,6 +511,13 @@ def _stream_of(message: FromOrigin | _Arrived) -> str | None:
     return message.event.stream_id if isinstance(message, _Arrived) else None
 
 
+@frozen
+class _Wanted:
+    stream: Stream
+    request: int
+    was_sent: bool
+
+
 @define(eq=False)
 class _PendingTake:
     term: int
@@ -525,13 +539,15 @@ class _PendingAsk:
         return LinkQuestion(id=number, what=self.what, max_bytes=self.max_bytes)
 
 
-def demand_of(stream: Stream, viewers: int, layers: list[str], *, was_sent: bool = False) -> Carry:
+def demand_of(
+    stream: Stream, request: int, viewers: int, layers: list[str], *, was_sent: bool = False
+) -> Carry:
     """What the viewers of a stream need, as its origin is told."""
-    lossless = any(each.lossless for each in stream.fanout.audience)
     return Carry(
         stream_id=stream.stream_id,
+        request=request,
         viewers=viewers,
         layers=layers,
-        lossless=lossless,
+        lossless=any(each.lossless for each in stream.fanout.audience),
         was_sent=was_sent,
     )

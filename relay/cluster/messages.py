@@ -6,14 +6,17 @@ came as JSON is a text message.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from relay.protocol.messages import CarriedFrame, Layer, StreamStatus
 
 LINK_PROTOCOL_VERSION = 1
 """Nodes of another version are not talked to."""
+MAX_VIEWERS, MAX_LAYERS, MAX_PATH = 10**9, 16, 64
+"""What may stand in a message; more is none."""
 
 
 class LinkMessage(
@@ -32,8 +35,11 @@ class Carry(LinkMessage, frozen=True, tag="carry"):
     """An edge wants a stream, or its viewers need something else than before."""
 
     stream_id: str
-    viewers: int
-    layers: list[str] = []
+    request: int
+    """Of this edge for this stream: what answers it says so, and what answers an earlier one is of
+    no use any more."""
+    viewers: Annotated[int, Meta(ge=1, le=MAX_VIEWERS)]
+    layers: Annotated[list[str], Meta(max_length=MAX_LAYERS)] = []
     """The ids of the layers that they need."""
     lossless: bool = False
     """Whether one of them must miss no frame."""
@@ -83,22 +89,26 @@ class StreamState(LinkMessage, frozen=True, tag="stream"):
     """The origin describes a stream that the edge asked for, now and after each change."""
 
     stream_id: str
+    request: int
+    """As in `Carry`."""
     term: int
     epoch: int
     status: StreamStatus
     owner_id: str
     seq: int
     """Of the last picture before this message."""
+    path: Annotated[list[str], Meta(min_length=1, max_length=MAX_PATH)]
+    """The nodes that it comes through, the origin first."""
     metadata: dict[str, Any] | None = None
     layers: list[Layer] | None = None
-    path: list[str] = []
-    """The nodes that it comes through, the origin first."""
 
 
 class Moved(LinkMessage, frozen=True, tag="moved"):
     """The stream is not here, or not any more."""
 
     stream_id: str
+    request: int
+    """As in `Carry`."""
     term: int = 0
     node_id: str | None = None
     """Where it is; None: ask the directory."""

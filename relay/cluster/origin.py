@@ -11,7 +11,7 @@ from typing import cast
 import msgspec
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from relay.cluster.edge import CLUSTER, LINK_SILENCE, RemoteProducer
 from relay.cluster.messages import (
@@ -85,7 +85,7 @@ class EdgeLink:
     takes_parts: bool = False
     _mailbox: Mailbox = field(init=False)
     _bytes: LinkBytes = field(factory=LinkBytes)
-    _subscriptions: dict[str, tuple[Stream, EdgeConsumer]] = field(factory=dict)
+    _subscriptions: dict[str, _Subscription] = field(factory=dict)
     _nursery: trio.Nursery | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -110,7 +110,7 @@ class EdgeLink:
     @property
     def carried(self) -> list[tuple[Stream, EdgeConsumer]]:
         """What the edge gets."""
-        return list(self._subscriptions.values())
+        return [(each.stream, each.consumer) for each in self._subscriptions.values()]
 
     async def run(self) -> None:
         """Serve the edge until the link is lost; raises nothing for that."""
@@ -135,7 +135,7 @@ class EdgeLink:
         finally:
             self._nursery = None
             for subscription in self._subscriptions.values():
-                self._hub.unsubscribe_edge(*subscription)
+                self._hub.unsubscribe_edge(subscription.stream, subscription.consumer)
             self._subscriptions.clear()
             self._mailbox.close()
             stream.close()
@@ -158,23 +158,21 @@ class EdgeLink:
     # -- as the hub sees it
 
     def tell_stream(self, stream: Stream) -> None:
-        state = partial(self._describe, stream)
-        if not self._mailbox.post_update(("stream", stream.stream_id), state):
-            self.close()
+        subscription = self._subscriptions.get(stream.stream_id)
+        if subscription is not None:
+            state = partial(self._describe, stream, subscription.request)
+            if not self._mailbox.post_update(("stream", stream.stream_id), state):
+                self.close()
 
     def tell_moved(self, stream_id: str, term: int, node_id: str | None) -> None:
-        self._subscriptions.pop(stream_id, None)
-        self.post(Moved(stream_id=stream_id, term=term, node_id=node_id))
-
-    def tell_lost(self, stream_id: str) -> None:
-        """Go on with the newest frames."""
-        self.post(Lost(stream_id=stream_id))
         subscription = self._subscriptions.pop(stream_id, None)
         if subscription is not None:
-            stream, consumer = subscription
-            demand = stream.edges.get(consumer, EdgeDemand())
-            self._hub.unsubscribe_edge(stream, consumer)
-            self._subscribe(stream_id, demand, lossless=False)
+            self._mailbox.drop_update(("stream", stream_id))
+            request = subscription.request
+            self.post(Moved(stream_id=stream_id, request=request, term=term, node_id=node_id))
+
+    def tell_lost(self, stream_id: str) -> None:
+        self.post(Lost(stream_id=stream_id))
 
     def tell(self, message: ServerMessage) -> None:
         """Notices are for producers."""
@@ -237,67 +235,70 @@ class EdgeLink:
     def _carry(self, request: Carry) -> None:
         stream_id = request.stream_id
         demand = EdgeDemand(request.viewers, frozenset(request.layers))
-        subscription = self._subscriptions.get(stream_id)
-        if subscription is not None:
-            stream, consumer = subscription
-            if consumer.lossless == request.lossless:
-                stream.set_demand(consumer, demand)
-                return
+        known = self._subscriptions.get(stream_id)
+        if known is not None and known.request == request.request:
+            known.consumer.use_policy(lossless=request.lossless)
+            known.stream.set_demand(known.consumer, demand)
+            return
+        elsewhere = self._elsewhere(request, known)
+        if elsewhere is not None:
             self._drop(stream_id)
-        elif (elsewhere := self._elsewhere(request)) is not None:
             self.post(elsewhere)
             return
-        self._subscribe(stream_id, demand, lossless=request.lossless)
+        stream = self._hub.open(stream_id)
+        consumer = self._consumer(stream_id)
+        consumer.use_policy(lossless=request.lossless)
+        self._subscriptions[stream_id] = _Subscription(stream, consumer, request.request)
+        self.tell_stream(stream)
+        stream.watch_edge(consumer, demand)
+        if known is not None:  # after that, so that the producer sees no gap between the two
+            self._hub.unsubscribe_edge(known.stream, known.consumer)
 
-    def _elsewhere(self, request: Carry) -> Moved | None:
+    def _elsewhere(self, request: Carry, known: _Subscription | None) -> Moved | None:
         """Where else the edge gets the stream; None if here."""
-        stream_id = request.stream_id
+        stream_id, number = request.stream_id, request.request
         stream = self._hub.find(stream_id)
         if stream is None or not stream.live:
-            return Moved(stream_id=stream_id)
+            return Moved(stream_id=stream_id, request=number)
+        term = stream.term
         if stream.is_remote and not (request.was_sent and path_to(stream)):
-            return Moved(stream_id=stream_id, term=stream.term, node_id=stream.origin)
-        if len(stream.edges) >= MAX_DIRECT_EDGES:
+            return Moved(stream_id=stream_id, request=number, term=term, node_id=stream.origin)
+        if known is None and len(stream.edges) >= MAX_DIRECT_EDGES:
             others = [cast("EdgeLink", edge.peer).node for edge in stream.edges]
             near = [each for each in others if each.machine == self.node.machine]
-            chosen = random.choice(near or others)  # noqa: S311, no secret
-            return Moved(
-                stream_id=stream_id, term=stream.term, node_id=chosen.node_id, carries=True
-            )
+            to = random.choice(near or others).node_id  # noqa: S311, no secret
+            return Moved(stream_id=stream_id, request=number, term=term, node_id=to, carries=True)
         return None
 
-    def _subscribe(self, stream_id: str, demand: EdgeDemand, *, lossless: bool) -> None:
-        stream = self._hub.open(stream_id)
-        consumer = EdgeConsumer(
+    def _consumer(self, stream_id: str) -> EdgeConsumer:
+        return EdgeConsumer(
             stream_id=stream_id,
             wants_frames=True,
             wants_alerts=False,
             peer=self,
             outlet=self._stream.outlet,
             metrics=self._metrics.sent,
-            flow_control=FlowControlOptions("lossless" if lossless else "latest", adapts=False),
+            flow_control=FlowControlOptions(adapts=False),
             lossless_bytes=LOSSLESS_LINK_BYTES,
             totals=self.totals,
             link_bytes=self._bytes,
         )
-        self._subscriptions[stream_id] = (stream, consumer)
-        self.tell_stream(stream)
-        stream.watch_edge(consumer, demand)
 
     def _drop(self, stream_id: str) -> None:
         subscription = self._subscriptions.pop(stream_id, None)
         if subscription is not None:
-            self._hub.unsubscribe_edge(*subscription)
+            self._mailbox.drop_update(("stream", stream_id))
+            self._hub.unsubscribe_edge(subscription.stream, subscription.consumer)
 
     def _want_keyframe(self, stream_id: str) -> None:
         subscription = self._subscriptions.get(stream_id)
         if subscription is not None:
-            subscription[0].want_keyframe(f"node:{self.node.node_id}")
+            subscription.stream.want_keyframe(f"node:{self.node.node_id}")
 
     def _note_unencodable(self, stream_id: str) -> None:
         subscription = self._subscriptions.get(stream_id)
         if subscription is not None:
-            subscription[0].note_unencodable()
+            subscription.stream.note_unencodable()
 
     def _give_up(self, request: Take) -> None:
         """Leave a stream to the node at the other end."""
@@ -324,9 +325,10 @@ class EdgeLink:
         await self._mailbox.wait_for_room(QUARTER_FULL)  # a report ends no link
         self.post(LinkAnswer(id=request.id, body=msgspec.Raw(msgspec.msgpack.encode(body))))
 
-    def _describe(self, stream: Stream) -> bytes:
+    def _describe(self, stream: Stream, request: int) -> bytes:
         state = StreamState(
             stream_id=stream.stream_id,
+            request=request,
             term=stream.term,
             epoch=stream.epoch,
             status=stream.status,
@@ -344,3 +346,11 @@ def path_to(stream: Stream) -> Sequence[str]:
     here, or does not come."""
     producer = stream.producer
     return producer.path if isinstance(producer, RemoteProducer) else ()
+
+
+@frozen
+class _Subscription:
+    stream: Stream
+    consumer: EdgeConsumer
+    request: int
+    """As in `Carry`."""

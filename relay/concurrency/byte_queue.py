@@ -26,9 +26,15 @@ class ByteQueue(Generic[Item]):
     def __attrs_post_init__(self) -> None:
         self._put, self._get = trio.open_memory_channel(self.max_items)
 
+    def has_room_for(self, size: int) -> bool:
+        """Whether an item of `size` bytes may be added. An empty queue takes any."""
+        return not self.count or (
+            self.count < self.max_items and self.bytes + size <= self.max_bytes
+        )
+
     def put(self, item: Item, size: int) -> bool:
-        """Add an item of `size` bytes; False when there is no room. An empty queue takes any."""
-        if self.count and (self.count == self.max_items or self.bytes + size > self.max_bytes):
+        """Add an item of `size` bytes; False when there is no room."""
+        if not self.has_room_for(size):
             return False
         self._put.send_nowait((item, size))
         self.count += 1

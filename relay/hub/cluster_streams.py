@@ -111,27 +111,28 @@ class ClusterStreams:
     def attach(self, stream: Stream, producer: Producer, state: RemoteState) -> bool:
         """Take what the link to the origin says of a stream, and get frames from there; whether
         that is of use."""
-        if stream.live and not stream.is_remote:
-            return False
-        if self._is_stale(stream, state):
+        if self._hub.find(stream.stream_id) is not stream:
+            return False  # nobody wanted it any more
+        if (stream.live and not stream.is_remote) or self._is_stale(stream, state):
             return False
         if state.status is StreamStatus.OFFLINE:
             self._announced.pop(stream.stream_id, None)
             if stream.live:
                 self._end(stream)
             return False
-        known, former = stream.producer is producer, stream.producer
-        if former is not None and not known:
+        former = stream.producer
+        if former is not None and former is not producer:
             self._send_edges_away(stream, None)
             stream.producer = None
             former.superseded()
-        self._follow(stream, state, by_link=True)
+        if self._hub.find(stream.stream_id) is stream:
+            self._follow(stream, state, by_link=True)
         if self._hub.find(stream.stream_id) is not stream:
             return False  # only other nodes wanted it, and they look for it elsewhere
         if stream.grace is not None:
             stream.grace.cancel()
             stream.grace = None
-        if not known or state.layers != stream.registered_layers:
+        if stream.producer is not producer or state.layers != stream.registered_layers:
             stream.attach(producer, state.layers)
         return True
 

@@ -702,6 +702,11 @@ class Consumer:
             self._pacer = self.outlet.pace(self, self._metrics.links)
             self._look_at_pacer()
 
+    def _leave_pacer(self) -> None:
+        self.outlet.stop_pacing(self)
+        self._pacer = None
+        self.obstacles &= ~(PACED | PROBE_DUE)
+
     def _look_at_pacer(self) -> None:
         """Be asked for each frame as long as the link is not calm."""
         if self._pacer is not None and not self._pacer.calm:

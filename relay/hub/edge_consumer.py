@@ -14,6 +14,7 @@ from relay.hub.frames.frame import Frame
 from relay.hub.layers.layer_set import LayerSet
 from relay.hub.ledger import Drop
 from relay.hub.peer import EdgePeer
+from relay.hub.queues import MAX_LOSSLESS_FRAMES, LosslessQueue
 from relay.protocol.codec import Codec
 
 FOR_OTHER_NODE = 128
@@ -94,12 +95,32 @@ class EdgeConsumer(Consumer):
 
     link_bytes: LinkBytes = field(factory=LinkBytes)
     _recent: RecentQueue | None = field(init=False, default=None)
+    """Where frames wait, unless none must be missed."""
 
     def __attrs_post_init__(self) -> None:
         super(EdgeConsumer, self).__attrs_post_init__()  # noqa: UP008 (slots)
-        if not self.lossless:
-            self._waiting = self._recent = RecentQueue(self.link_bytes)
+        self._waiting = self._recent = RecentQueue(self.link_bytes)
         self.obstacles |= FOR_OTHER_NODE
+
+    def use_policy(self, *, lossless: bool) -> None:
+        """Miss no frame from now on, as long as there is room, or go on with the newest."""
+        if lossless is self.lossless:
+            return
+        before = self._waiting
+        if lossless:
+            self._waiting = LosslessQueue(MAX_LOSSLESS_FRAMES, self._lossless_bytes)
+            self._recent = None
+            self._leave_pacer()
+        else:
+            self._waiting = self._recent = RecentQueue(self.link_bytes)
+            self._join_pacer()
+        while (frame := before.take()) is not None:
+            self._waiting.add(frame, frame.size)
+
+    @property
+    def may_want_smaller(self) -> bool:
+        """It has no use for smaller pictures: they are made where their viewers are."""
+        return False
 
     def use_codec(self, codec: Codec) -> None:
         """Send frames as they came: in the encoding of their producer."""
@@ -132,9 +153,21 @@ class EdgeConsumer(Consumer):
             self._metrics.frame_age.observe(trio.current_time() - frame.accepted_at)
         return False
 
+    def begin_epoch(self) -> None:
+        if not self.lossless:
+            self._drop_waiting(Drop.SUPERSEDED)
+        super(EdgeConsumer, self).begin_epoch()  # noqa: UP008 (slots)
+
+    def drop_waiting(self) -> None:
+        self._drop_waiting(Drop.NO_ROOM)  # they may build on one another
+
     def give_up(self) -> None:
-        """Close: the link had no room for a frame that must not be missed."""
-        self.close()
+        """Go on with the newest frames: the link had no room for one that must not be missed."""
+        if self._take_unready() is not None:
+            self._count_dropped(Drop.LEFT)
+            self.skip_to_keyframe()
+        self._drop_waiting(Drop.LEFT)
+        self.use_policy(lossless=False)
         cast("EdgePeer", self.peer).tell_lost(self.stream_id)
 
     def _hold(self, frame: Frame) -> None:
@@ -144,19 +177,27 @@ class EdgeConsumer(Consumer):
         pass
 
     def _let_wait(self, frame: Frame, size: int) -> None:
-        recent = self._recent
-        if recent is None:
-            super(EdgeConsumer, self)._let_wait(frame, size)  # noqa: UP008 (slots)
-            return
-        if not recent.has_room_for(size, trio.current_time()):
-            while (dropped := self._take_waiting()) is not None:
-                self._drop(dropped, Drop.SUPERSEDED)
+        if not self._has_room_for(size):
+            if self.lossless:
+                self.give_up()
+            else:
+                self._drop_waiting(Drop.SUPERSEDED)
             if self._builds_on_nothing(frame):
                 self._drop(frame, Drop.UNDECODABLE)
                 return
             self.obstacles &= ~NEEDS_KEYFRAME
         frame.keep()
-        recent.add(frame, size)
+        self._waiting.add(frame, size)
         self._totals.waiting += 1
         if self.waiting():
             self.outlet.line_up(self)
+
+    def _has_room_for(self, size: int) -> bool:
+        if self._recent is not None:
+            return self._recent.has_room_for(size, trio.current_time())
+        queue = cast("LosslessQueue", self._waiting)
+        return queue.has_room_for(size)
+
+    def _drop_waiting(self, why: Drop) -> None:
+        while (dropped := self._take_waiting()) is not None:
+            self._drop(dropped, why)
