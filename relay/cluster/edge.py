@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Literal, cast
@@ -58,6 +58,8 @@ MAX_INLINE_VIEWERS = 128
 """Viewers of a stream whose frames are given out before the link is read further."""
 MAX_QUEUED_FRAMES = 32
 """Frames of a stream that wait for its viewers to be given the one before."""
+MAX_QUEUED_BYTES = 16 << 20
+"""Their bytes; one frame fits always."""
 TAKE_TIMEOUT = 1.0
 """Seconds for the former node of a stream to say what it knows."""
 QUESTION_TIMEOUT = 1.0
@@ -82,17 +84,21 @@ class RemoteProducer:
     """The number of the request that this answers."""
     epoch: int
     """Of which it gives frames."""
+    _totals: Counter[str]
+    """What all have `received` and `lost`."""
     wants_alerts: bool = False
     received: int = 0
-    """Frames that came over the link."""
+    """Frames that came over the link, and were given to the viewers."""
     lost: int = 0
-    """Frames that the origin accepted meanwhile, and that did not come."""
+    """Frames that the origin accepted meanwhile, and that did not come, or for which the viewers
+    were too many."""
     codec: Codec = MSGPACK_CODEC
     number: int = 0
     """None of this node's connections was accepted earlier."""
     _last_seq: int = 0
     _queue: deque[Frame] | None = None
     """Frames that wait for the one before; None while none is given out."""
+    _queued_bytes: int = 0
     _awaiting_keyframe: bool = False
     path: Sequence[str] = ()
     """The nodes that the stream comes through, the origin first."""
@@ -135,50 +141,87 @@ class RemoteProducer:
         """Expect the pictures behind this one."""
         self._last_seq = seq
 
+    def renew_demand(self) -> None:
+        """Say at the next occasion what the viewers need, be it the same."""
+        self._demand = None
+
     async def deliver(
         self, frames: list[Frame], start_soon: Callable[[Callable[[], Awaitable[None]]], object]
     ) -> None:
         """Give frames that came together to the viewers, in their turn, and hold up other streams
         for no longer than a small audience takes."""
-        for frame in frames:
-            self._count(frame)
+        usable = [each for each in frames if self._is_usable(each)]
         if self._queue is None:
-            small = not any(frame.is_large for frame in frames)
+            small = not any(frame.is_large for frame in usable)
             if small and len(self.stream.fanout.audience) <= MAX_INLINE_VIEWERS:
-                await self.stream.carry(frames, self)
+                self._note_received(len(usable))
+                await self.stream.carry(usable, self)
                 return
             self._queue = deque()
             start_soon(self._work_off)
-        for frame in frames:
+        for frame in usable:
             self._let_wait(frame, self._queue)
 
     def _let_wait(self, frame: Frame, queue: deque[Frame]) -> None:
         frame.keep()
-        if len(queue) >= MAX_QUEUED_FRAMES:
-            self.lost += len(queue)
-            queue.clear()
-            self._awaiting_keyframe = True
-        if self._awaiting_keyframe and frame.is_delta:
-            self.lost += 1
-        else:
+        if queue and not self._has_room_for(queue, frame):
+            self._drop_queue(queue)
+            if frame.is_delta:
+                self._note_lost(1)
+                return
             self._awaiting_keyframe = False
-            queue.append(frame)
+        queue.append(frame)
+        self._queued_bytes += frame.size
+
+    def _has_room_for(self, queue: deque[Frame], frame: Frame) -> bool:
+        more = self._queued_bytes + frame.size
+        return len(queue) < MAX_QUEUED_FRAMES and more <= MAX_QUEUED_BYTES
+
+    def _is_usable(self, frame: Frame) -> bool:
+        """Whether a frame does not build on one that did not come; note it."""
+        self._note_gap(frame)
+        if self._awaiting_keyframe and frame.is_delta:
+            self._note_lost(1)
+            return False
+        self._awaiting_keyframe = False
+        return True
 
     async def _work_off(self) -> None:
         queue = self._queue
         assert queue is not None
         try:
             while queue:
-                await self.stream.carry([queue.popleft()], self)
+                frame = queue.popleft()
+                self._queued_bytes -= frame.size
+                self._note_received(1)
+                await self.stream.carry([frame], self)
+                del frame  # nobody counts what is only held here
         finally:
             self._queue = None
+            self._drop_queue(queue)
 
-    def _count(self, frame: Frame) -> None:
+    def _drop_queue(self, queue: deque[Frame]) -> None:
+        if queue:
+            self._note_lost(len(queue))
+            queue.clear()
+            self._queued_bytes, self._awaiting_keyframe = 0, True
+
+    def _note_gap(self, frame: Frame) -> None:
         self.codec = frame.codec
-        self.received += 1
         if frame.seq > self._last_seq:
-            self.lost += frame.seq - self._last_seq - 1
+            self._note_lost(frame.seq - self._last_seq - 1)
             self._last_seq = frame.seq
+
+    def _note_received(self, count: int) -> None:
+        self.received += count
+        self._totals["received"] += count
+
+    def _note_lost(self, count: int) -> None:
+        if count:
+            self.lost += count
+            self._totals["lost"] += count
+            if self.stream.producer is self:
+                self.stream.give_up_lossless()
 
 
 @frozen
@@ -396,11 +439,9 @@ class OriginLink:
         if producer is not None:
             account = producer.stream.account
             if account is not None and self._nursery is not None:
-                layers, lost = producer.stream.layers, producer.lost
+                layers = producer.stream.layers
                 frames = [each.frame(account, layers) for each in arrived]
                 await producer.deliver(frames, self._nursery.start_soon)
-                self._metrics.frames["received"] += len(frames)
-                self._metrics.frames["lost"] += producer.lost - lost
         elif pending is not None:
             pending.keyframe = arrived[-1].frame(pending.account, None)
         # else it was dropped meanwhile
@@ -463,8 +504,11 @@ class OriginLink:
         else:
             return  # it answers a request that is of no interest any more
         if producer is None or producer.epoch != state.epoch:
-            producer = RemoteProducer(stream, self, state.request, state.epoch)
+            frames = self._metrics.frames
+            producer = RemoteProducer(stream, self, state.request, state.epoch, frames)
             producer.begin_at(state.seq)
+            if stream.epoch == state.epoch and 0 < stream.seq < state.seq:
+                stream.give_up_lossless()  # what came last did not come here
             self._carried[stream_id] = producer
         producer.path = state.path
         remote = RemoteState(
@@ -501,9 +545,8 @@ class OriginLink:
     def _give_up_lossless(self, stream_id: str) -> None:
         producer = self._carried.get(stream_id)
         if producer is not None:
-            for consumer in producer.stream.fanout.audience:
-                if consumer.lossless:
-                    consumer.give_up()
+            producer.renew_demand()
+            producer.stream.give_up_lossless()
 
 
 def _stream_of(message: FromOrigin | _Arrived) -> str | None:

@@ -126,7 +126,7 @@ class ClusterStreams:
             stream.producer = None
             former.superseded()
         if self._hub.find(stream.stream_id) is stream:
-            self._follow(stream, state, by_link=True)
+            self._follow(stream, state, producer)
         if self._hub.find(stream.stream_id) is not stream:
             return False  # only other nodes wanted it, and they look for it elsewhere
         if stream.grace is not None:
@@ -209,27 +209,28 @@ class ClusterStreams:
             return False
         return (state.epoch, state.term) < (stream.epoch, stream.term)
 
-    def _follow(self, stream: Stream, state: RemoteState, *, by_link: bool = False) -> None:
+    def _follow(self, stream: Stream, state: RemoteState, link: Producer | None = None) -> None:
+        """Go by what the directory says, or the link for which this stands."""
         if stream.live and (stream.epoch, stream.owner_id) != (state.epoch, state.owner_id):
             self._end(stream)
         if not stream.live:
             self._hub.start_remote(stream, state)
             return
         if (stream.origin, stream.term) != (state.node_id, state.term):
-            self._follow_origin(stream, state)
-        if by_link or stream.producer is None:
+            self._follow_origin(stream, state, link)
+        if link is not None or stream.producer is None:
             stream.describe(state.metadata)
             if state.status is not stream.status:
                 stream.set_status(state.status)
 
-    def _follow_origin(self, stream: Stream, state: RemoteState) -> None:
+    def _follow_origin(self, stream: Stream, state: RemoteState, link: Producer | None) -> None:
         """Get the frames from another node from now on."""
         former, stream.producer = stream.producer, None
         stream.move_to(state.node_id, state.term)
         self._send_edges_away(stream, state.node_id)
-        if former is not None:
+        if former is not None and former is not link:
             former.superseded()
-        if stream.fanout.audience:
+        if link is None and stream.fanout.audience:
             self._hub.remote.wanted(stream)
 
     def _end(self, stream: Stream) -> None:

@@ -115,7 +115,8 @@ class EdgeConsumer(Consumer):
             self._waiting = self._recent = RecentQueue(self.link_bytes)
             self._join_pacer()
         while (frame := before.take()) is not None:
-            self._waiting.add(frame, frame.size)
+            self._totals.waiting -= 1
+            self._let_wait(frame, frame.size)
 
     @property
     def may_want_smaller(self) -> bool:

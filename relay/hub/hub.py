@@ -108,9 +108,7 @@ class Hub:
             self.end(stream)
             stream = self._stream(stream_id)
         if stream.live:
-            if epoch.term:
-                stream.move_to(None, epoch.term)
-            stream.seq = max(stream.seq, epoch.seq)
+            stream.come_here(epoch)
             stream.continue_with(producer, metadata, layers=layers)
         else:
             account = self.frame_budget.account(owner_id)

@@ -195,8 +195,14 @@ class Stream:
         if job is not None:
             self.start_soon(partial(self._render, job))
         self._keep_within_budget()
-        if any(frame.unencodable for frame in frames):
+        if not self._told_unencodable and any(frame.unencodable for frame in frames):
             self._tell_unencodable()
+
+    def give_up_lossless(self) -> None:
+        """End the connections of those who must miss no frame, since one did not come here."""
+        for consumer in self.fanout.audience:
+            if consumer.lossless:
+                consumer.give_up()
 
     def forget_carried(self) -> None:
         """Forget the frames of another node, which nobody watches any more: when somebody does,
@@ -332,6 +338,8 @@ class Stream:
             if self.fanout.behind_latest:
                 self._keyframe_requests.make(consumer.identity.sender)
             self._keep_within_budget()
+            if self.is_remote and consumer.lossless and self._may_tell_at_once():
+                self.tell_producer()  # until then the link may leave out frames
 
     def reveal(self, consumer: Consumer) -> None:
         """Let a consumer that may now see the stream begin as a new one does."""
@@ -500,6 +508,14 @@ class Stream:
         self.origin, self.term = origin, term
         self._count(1)
 
+    def come_here(self, epoch: Epoch) -> None:
+        """Go on with a producer of this node, from where another node has left off."""
+        if epoch.term:
+            self.move_to(None, epoch.term)
+        if 0 < self.seq < epoch.seq:
+            self.give_up_lossless()  # what came last did not come here
+        self.seq = max(self.seq, epoch.seq)
+
     def _count(self, change: int) -> None:
         """Count it by its status, if it is produced here: nodes add up what they count."""
         if self.live and self.origin is None:
@@ -594,7 +610,8 @@ class Stream:
         changed since."""
         self.counting = False
         layers = None if self.layers is None else self.needed_layers()
-        if self.viewers != self._told_count or layers != self._told_layers:
+        # Another node also has to know whether there are viewers who must miss nothing.
+        if self.is_remote or self.viewers != self._told_count or layers != self._told_layers:
             self.tell_producer()
         if self.layers is not None and self.layers.is_lingering:
             self.on_recount(self)

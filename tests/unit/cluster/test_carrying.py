@@ -234,7 +234,7 @@ async def test_each_layer_crosses_and_viewers_at_the_edge_choose(pair: MemoryClu
     near = [await pair["a"].viewer(layer=layer) for layer in ("low", "high")]
     for number in range(1, 6):
         await send_picture(phone, number)
-        await trio.sleep(0.1)
+        await trio.sleep(0.5)
     for far, other in zip((small, large), near, strict=True):
         frames = [
             [(each["seq"], each["layer"]) for each in only("video-frame", await received(viewer))]
@@ -242,7 +242,7 @@ async def test_each_layer_crosses_and_viewers_at_the_edge_choose(pair: MemoryClu
         ]
         # Whether a layer flows is not known before the first picture has come as a whole.
         assert frames[0][1:] == frames[1][1:]
-        assert len(frames[0]) == 5
+        assert [seq for seq, _ in frames[0]] == [1, 2, 3, 4, 5]
     for viewer in near:
         await viewer.ask({"type": "unsubscribe", "streamId": "front-door"})
     await large.ask({"type": "unsubscribe", "streamId": "front-door"})
