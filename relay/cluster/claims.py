@@ -10,6 +10,7 @@ from relay.cluster.directory import Directory, SharedStreams
 from relay.cluster.link_pool import LinkPool
 from relay.concurrency.batcher import Batcher
 from relay.connection.context import Claimed
+from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
 from relay.hub.remote import Epoch
 from relay.metrics import HopMetrics
@@ -39,30 +40,43 @@ class ClusterClaims:
 
         Call `settle` when that has been made use of, or not.
         """
-        await self._directory.wait_for_end(request.stream_id)
+        stream_id = request.stream_id
+        await self._directory.begin_claim(stream_id)
         claim = await self.claimer.ask(request)
         if not claim.term:
             return Claimed(claim.owner_id, claim.outcome)
-        self._directory.hold(_held(request, claim, self._node_id))
         epoch = await self._epoch_of(claim)
-        if epoch is None:  # somebody else has it meanwhile
-            return Claimed(claim.owner_id, "superseded")
+        held = self._directory.held.get(stream_id)
+        if held is None:
+            raise StoreUnavailable  # this node is about to end
+        if epoch is None or held.connection != request.connection:
+            return Claimed(claim.owner_id, "superseded")  # somebody else has it meanwhile
         if epoch.number != claim.epoch:
-            held = _held(request, evolve(claim, epoch=epoch.number), self._node_id)
-            self._directory.hold(held)
+            self._directory.hold(evolve(held, stream=evolve(held.stream, epoch=epoch.number)))
         return Claimed(claim.owner_id, claim.outcome, epoch, claim.before)
 
     def settle(self, stream_id: str) -> None:
         """Give a stream up again that was claimed, unless somebody here produces it."""
-        self._directory.note(stream_id)
+        self._directory.end_claim(stream_id)
 
     async def _claim_batch(self, requests: Sequence[ClaimRequest]) -> Sequence[StreamClaim]:
-        return await self._table.claim(self._node_id, requests)
+        try:
+            claims = await self._table.claim(self._node_id, requests)
+        except StoreUnavailable:
+            for request in requests:  # perhaps it was done, and only the answer is lost
+                self._directory.look_soon(request.stream_id)
+            raise
+        answered = zip(requests, claims, strict=True)
+        # Also for those who wait for the answer no more. The connection that came last has it.
+        for request, claim in sorted(answered, key=lambda each: each[0].connection):
+            if claim.term:
+                self._directory.hold(_held(request, claim, self._node_id))
+        return claims
 
     async def _epoch_of(self, claim: StreamClaim) -> Epoch | None:
         """The epoch to go on with; None if the stream is lost again."""
         stream = self._hub.find(claim.stream_id)
-        is_here = stream is not None and stream.live
+        is_here = stream is not None and stream.live and not stream.is_remote
         if claim.outcome == "new":
             return Epoch(claim.epoch, claim.term)
         if claim.outcome == "kept":

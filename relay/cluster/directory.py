@@ -8,6 +8,7 @@ goes on as it is; when it comes back, perhaps empty, this node writes all that i
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
@@ -58,6 +59,9 @@ SWEEP_INTERVAL = 1.0
 """Seconds between two looks at what viewers here wait for, in case no notification came."""
 DIRECTORY_RETRY_INTERVAL = 1.0
 """Seconds between attempts while the database is away."""
+MISTRUST_SECONDS = 5.0
+"""For which no stream is held to be over because its row is gone: the tables may have been emptied,
+and each node writes again what it has, at its next sign of life."""
 MAX_SWEPT_STREAMS = 1000
 """Of one look; the next one goes on behind them."""
 
@@ -125,6 +129,8 @@ class Directory:
     """Streams whose rows are to be written."""
     _ending: dict[str, trio.Event] = field(factory=dict)
     """Streams whose rows are being removed."""
+    _claiming: Counter[str] = field(factory=Counter)
+    """Connections that register a stream: meanwhile its row is left to them."""
     _reconsidered: dict[HubPeer, Identity] = field(factory=dict)
     """Observers who may see more than before, with what they were before."""
     _news_of: set[str] = field(factory=set)
@@ -136,6 +142,11 @@ class Directory:
     _swept: str = ""
     _restored_at: float = -math.inf
     """When all that this node has was last written, by Trio's clock."""
+    _looks_again: bool = False
+    """Whether to read all that is of interest, since the tables may have been emptied."""
+    _mistrusts_until: float = -math.inf
+    _doubted: set[str] = field(factory=set)
+    """Streams whose rows were gone meanwhile."""
 
     def __attrs_post_init__(self) -> None:
         self.finder = Batcher(self._find)
@@ -187,7 +198,10 @@ class Directory:
 
     def hold(self, held: HeldStream) -> None:
         """Note a stream that this node has claimed."""
-        self.held[held.stream.stream_id] = held
+        stream_id = held.stream.stream_id
+        self.held[stream_id] = held
+        if not self._claiming[stream_id]:
+            self.note(stream_id)  # who claimed it has left
 
     def note(self, stream_id: str) -> None:
         """Note that a stream of this node is to be written again, or is over."""
@@ -195,11 +209,18 @@ class Directory:
             self._changed[stream_id] = None
             self._write_wake.set()
 
-    async def wait_for_end(self, stream_id: str) -> None:
-        """Wait while the row of an earlier life of a stream is being removed."""
-        self._changed.pop(stream_id, None)
+    async def begin_claim(self, stream_id: str) -> None:
+        """Leave the row of a stream alone until `end_claim`; waits while it is being removed."""
+        self._claiming[stream_id] += 1
         while (ending := self._ending.get(stream_id)) is not None:
             await ending.wait()
+
+    def end_claim(self, stream_id: str) -> None:
+        """Note that a connection has registered a stream, or has not."""
+        self._claiming[stream_id] -= 1
+        if self._claiming[stream_id] <= 0:
+            del self._claiming[stream_id]
+            self.note(stream_id)
 
     async def wait_until_empty(self) -> None:
         """Wait until this node has no stream any more."""
@@ -247,23 +268,44 @@ class Directory:
                         for node_id in await self._node_table.reap():
                             log.warning("cluster: a node is gone", node=node_id)
             except StoreUnavailable:
-                self._restored_at = -math.inf
+                pass
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
             await trio.sleep(BEAT_INTERVAL)
 
     async def _beat(self) -> None:
-        beat = await self._node_table.beat(self.node)
-        self.nodes = {each.node_id: each for each in beat.nodes}
-        now = trio.current_time()
-        if beat.is_new or now - self._restored_at >= RESTORE_INTERVAL:
-            self._restored_at = now
-            lost = await self._table.restore(self.node.node_id, list(self.held.values()))
-            self._news_of.update(lost)
+        try:
+            beat = await self._node_table.beat(self.node)
+            self.nodes = {each.node_id: each for each in beat.nodes}
             if beat.is_new:
-                self._look_again()
-            elif lost:
-                self._look_wake.set()
+                self._note_loss()
+            if trio.current_time() - self._restored_at >= RESTORE_INTERVAL:
+                await self._restore()
+        except StoreUnavailable:
+            self._note_loss()
+            raise
+        if self._looks_again:
+            self._looks_again = False
+            self._look_again()
+
+    def _note_loss(self) -> None:
+        """Note that all that is in the tables may be lost."""
+        self._restored_at, self._looks_again = -math.inf, True
+        self._mistrust()
+
+    def _mistrust(self) -> None:
+        self._mistrusts_until = trio.current_time() + MISTRUST_SECONDS
+
+    async def _restore(self) -> None:
+        """Write the rows of this node that are gone."""
+        written = list(self.held)
+        now = trio.current_time()
+        lost = await self._table.restore(self.node.node_id, list(self.held.values()))
+        self._restored_at = now
+        over = [each for each in written if each not in self.held]  # ended meanwhile
+        self._news_of.update(lost, over)
+        if self._news_of:
+            self._look_wake.set()
 
     async def _listen_forever(self) -> NoReturn:
         while True:
@@ -272,6 +314,7 @@ class Directory:
                     self._look_again()  # what changed meanwhile was not heard of
                     while True:
                         await self._take_news(await listener.receive())
+            self._mistrust()
             await trio.sleep(DIRECTORY_RETRY_INTERVAL)
 
     async def _take_news(self, news: StreamNews) -> None:
@@ -322,14 +365,27 @@ class Directory:
         for stream_id in asked:
             row = found.get(stream_id)
             if row is None:
-                self._streams.learn_end(stream_id)
+                self._learn_end(stream_id)
             elif row.node_id != self.node.node_id:
                 self._streams.learn(stream_id, RemoteState.of(row))
+            elif stream_id not in self.held and not self._claiming[stream_id]:
+                # A claim whose answer was lost, or that nobody waited for.
+                self.hold(HeldStream(row, connection=0, accepted_at=0.0))
+
+    def _learn_end(self, stream_id: str) -> None:
+        if trio.current_time() >= self._mistrusts_until:
+            self._streams.learn_end(stream_id)
+        else:
+            self._doubted.add(stream_id)
 
     async def _sweep_forever(self) -> NoReturn:
         while True:
             await trio.sleep(SWEEP_INTERVAL)
             self._streams.forget_left()
+            if trio.current_time() >= self._mistrusts_until and self._doubted:
+                self._news_of.update(self._doubted)
+                self._doubted.clear()
+                self._look_wake.set()
             for stream in self._hub.streams():
                 if stream.is_remote:
                     self._hub.forget_unused(stream)  # who asked for it did not stay
@@ -365,35 +421,40 @@ class Directory:
                 log.warning("cluster: streams cannot be written", streams=len(changed))
 
     async def _write(self, changed: Iterable[str]) -> None:
-        rows, ended = [], []
+        rows, ended = self._changes(changed)
+        done = trio.Event()
+        self._ending.update(dict.fromkeys(ended, done))
+        try:
+            if rows:
+                written = {stream_id: self.held[stream_id] for stream_id in rows}
+                await self._table.update(self.node.node_id, list(rows.values()))
+                for stream_id, held in written.items():
+                    if self.held.get(stream_id) is held:
+                        self.held[stream_id] = evolve(held, stream=rows[stream_id])
+            if ended:
+                await self._table.end(self.node.node_id, list(ended.items()))
+                for stream_id in ended:
+                    self.held.pop(stream_id, None)
+        finally:
+            for stream_id in ended:
+                del self._ending[stream_id]
+            done.set()
+        self._written.unpark_all()
+
+    def _changes(self, changed: Iterable[str]) -> tuple[dict[str, LiveStream], dict[str, int]]:
+        """The rows that are to be written, and the streams that are over, with their terms."""
+        rows, ended = {}, {}
         for stream_id in changed:
             held, stream = self.held.get(stream_id), self._hub.find(stream_id)
-            if held is None:
-                continue
+            if held is None or self._claiming[stream_id]:
+                continue  # `end_claim` notes it again
             if stream is None or not stream.live:
-                ended.append((stream_id, held.stream.term))
+                ended[stream_id] = held.stream.term
             elif stream.is_remote:
                 del self.held[stream_id]
             elif (row := _row_of(stream, held)) != held.stream:
-                self.held[stream_id] = evolve(held, stream=row)
-                rows.append(row)
-        if rows:
-            await self._table.update(self.node.node_id, rows)
-        if ended:
-            await self._end(ended)
-        self._written.unpark_all()
-
-    async def _end(self, ended: Sequence[tuple[str, int]]) -> None:
-        done = trio.Event()
-        self._ending.update({stream_id: done for stream_id, _ in ended})
-        try:
-            await self._table.end(self.node.node_id, ended)
-            for stream_id, _ in ended:
-                self.held.pop(stream_id, None)
-        finally:
-            for stream_id, _ in ended:
-                del self._ending[stream_id]
-            done.set()
+                rows[stream_id] = row
+        return rows, ended
 
     async def _find(self, stream_ids: Sequence[str]) -> list[LiveStream | None]:
         found = {row.stream_id: row for row in await self._table.find(list(set(stream_ids)))}

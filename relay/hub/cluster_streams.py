@@ -53,10 +53,12 @@ class ClusterStreams:
             self._announce(stream_id, state)
             return
         self.note_listed(stream_id, state)
+        if state.node_id == self._node_id or self._is_stale(stream, state):
+            return
         if stream.live and not stream.is_remote:
-            if state.node_id != self._node_id and state.term > stream.term:
+            if state.term > stream.term:
                 self._leave(stream, state)
-        elif state.node_id != self._node_id and not self._is_stale(stream, state):
+        else:
             self._follow(stream, state)
             if stream.producer is None and stream.fanout.audience:
                 self._hub.remote.wanted(stream)  # again, where that node had it not yet
@@ -64,7 +66,7 @@ class ClusterStreams:
     def open(self, stream_id: str, state: RemoteState) -> None:
         """Have a live stream of another node here, for somebody who is about to subscribe."""
         stream = self._hub.open(stream_id)
-        if stream.live or state.node_id == self._node_id:
+        if stream.live or state.node_id == self._node_id or self._is_stale(stream, state):
             self._hub.forget_unused(stream)
         else:
             self._hub.start_remote(stream, state)
@@ -168,6 +170,10 @@ class ClusterStreams:
 
     def _leave(self, stream: Stream, state: RemoteState) -> None:
         """Leave a stream to the node that has it by the directory, and may ask for it yet."""
+        if state.owner_id != stream.owner_id:
+            self._hub.change_owner(stream.stream_id, state.owner_id)
+            self.learn(stream.stream_id, state)
+            return
         term, to = state.term, state.node_id
         known = self._surrender(stream, term, to)
         if known is not None and known.epoch == state.epoch:
@@ -205,8 +211,6 @@ class ClusterStreams:
             peer.tell_moved(stream.stream_id, stream.term, to)
 
     def _is_stale(self, stream: Stream, state: RemoteState) -> bool:
-        if not stream.live:
-            return False
         return (state.epoch, state.term) < (stream.epoch, stream.term)
 
     def _follow(self, stream: Stream, state: RemoteState, link: Producer | None = None) -> None:

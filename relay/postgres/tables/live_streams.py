@@ -37,8 +37,9 @@ NOTIFY: LiteralString = (
     " relay.notify_of_streams(array(select stream_id from changed))"
 )
 RENEW_EPOCH = (
-    "with changed as (update relay.live_streams set epoch = relay.next_epoch()"  # noqa: S608 (constants)
-    " where stream_id = %s and node_id = %s and term = %s returning stream_id, epoch)"
+    "with changed as (update relay.live_streams set epoch = relay.next_epoch(),"  # noqa: S608 (constants)
+    " status = 'online' where stream_id = %s and node_id = %s and term = %s"
+    " returning stream_id, epoch)"
     f" {NOTIFY}, (select epoch from changed)"
 )
 UPDATE_STREAMS = (

@@ -16,6 +16,7 @@ from attrs import define, evolve, field, frozen
 
 from relay.errors import StoreUnavailable
 from relay.model.cluster import (
+    NODE_TIMEOUT,
     ClaimRequest,
     HeldStream,
     LiveStream,
@@ -25,7 +26,7 @@ from relay.model.cluster import (
     StreamNews,
 )
 from relay.model.permissions import VisibleStreams
-from relay.postgres.tables.nodes import MAX_BEAT_GAP, NODE_TIMEOUT
+from relay.postgres.tables.nodes import MAX_BEAT_GAP
 from relay.protocol.messages import StreamStatus
 
 T = TypeVar("T")
