@@ -166,10 +166,10 @@ class RemoteProducer:
         frame.keep()
         if queue and not self._has_room_for(queue, frame):
             self._drop_queue(queue)
-            if frame.is_delta:
-                self._note_lost(1)
-                return
-            self._awaiting_keyframe = False
+        if self._awaiting_keyframe and frame.is_delta:
+            self._note_lost(1)
+            return
+        self._awaiting_keyframe = False
         queue.append(frame)
         self._queued_bytes += frame.size
 
