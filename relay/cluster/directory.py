@@ -170,7 +170,7 @@ class Directory:
             return
         with trio.move_on_after(FIND_TIMEOUT), suppress(StoreUnavailable, StoreRejects):
             row = await self.finder.ask(stream_id)
-            if row is not None:
+            if row is not None and self._reaches(row.node_id):
                 self._streams.open(stream_id, RemoteState.of(row))
 
     async def listed(self, identity: Identity, after: str, limit: int) -> list[LiveStream]:
@@ -367,7 +367,9 @@ class Directory:
             if row is None:
                 self._learn_end(stream_id)
             elif row.node_id != self.node.node_id:
-                self._streams.learn(stream_id, RemoteState.of(row))
+                stream = self._hub.find(stream_id)
+                if stream is None or stream.live or self._reaches(row.node_id):
+                    self._streams.learn(stream_id, RemoteState.of(row))
             elif stream_id not in self.held and not self._claiming[stream_id]:
                 # A claim whose answer was lost, or that nobody waited for.
                 self.hold(HeldStream(row, connection=0, accepted_at=0.0))
@@ -377,6 +379,14 @@ class Directory:
             self._streams.learn_end(stream_id)
         else:
             self._doubted.add(stream_id)
+
+    def _reaches(self, node_id: str) -> bool:
+        """Whether streams of a node can be had from there, as far as is known. Those of a node that
+        cannot be reached are offline here, until it can."""
+        if self._links.may_reach(node_id):
+            return True
+        self._links.reach(node_id)
+        return False
 
     async def _sweep_forever(self) -> NoReturn:
         while True:

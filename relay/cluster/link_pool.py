@@ -7,6 +7,7 @@ node.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -33,7 +34,8 @@ from relay.transport.stream import FrameStream
 
 FIRST_LINK_BACKOFF, MAX_LINK_BACKOFF = 0.2, 2.0
 """Seconds between attempts to open a link: doubled each time."""
-
+MIN_LINK_SECONDS = 1.0
+"""A link that held for so long, and breaks, is opened again at once."""
 FAILURE_SECONDS = 10.0
 """For which a node counts as unreachable after an attempt; as long as it is needed, there are more
 attempts."""
@@ -77,7 +79,7 @@ class LinkPool:
     """By node, the links over which streams go."""
     _nursery: trio.Nursery | None = None
     _failures: dict[str, tuple[str, float]] = field(factory=dict)
-    """By node, why the last attempt to open a link failed, and when."""
+    """By node, why the last attempt to open a link failed, and when; the oldest first."""
     _unreachable: ThrottledWarning = field(
         init=False,
         factory=lambda: ThrottledWarning(
@@ -117,6 +119,15 @@ class LinkPool:
             link = self._link_to(origin)
             if link is not None:
                 link.carry(stream)
+
+    def may_reach(self, node_id: str) -> bool:
+        """Whether no attempt to reach a node has failed of late."""
+        _, failed_at = self._failures.get(node_id, ("", -math.inf))
+        return trio.current_time() - failed_at > FAILURE_SECONDS
+
+    def reach(self, node_id: str) -> None:
+        """Try to open a link to a node, whether or not it is needed. Never waits."""
+        self._link_to(node_id)
 
     async def take(
         self, node_id: str, stream_id: str, term: int, account: FrameAccount
@@ -164,31 +175,42 @@ class LinkPool:
     async def _keep_open(self, node_id: str, link: OriginLink) -> None:
         backoff = Backoff(FIRST_LINK_BACKOFF, MAX_LINK_BACKOFF)
         try:
-            while not link.is_idle:
-                if await self._run_once(node_id, link):
-                    backoff.reset()
+            while True:
+                seconds = await self._run_once(node_id, link)
                 link.fail_requests()
                 self._want_again(node_id, link)
-                if not link.is_idle:
+                if link.is_idle:
+                    break
+                if seconds is not None and seconds >= MIN_LINK_SECONDS:
+                    backoff.reset()
+                else:
                     await trio.sleep(backoff.next())
         finally:
             del self.origins[node_id]
 
-    async def _run_once(self, node_id: str, link: OriginLink) -> bool:
-        """Open the link and use it until it ends; whether it could be opened."""
+    async def _run_once(self, node_id: str, link: OriginLink) -> float | None:
+        """Open the link and use it until it ends; for how many seconds it held, None if it could
+        not be opened."""
         node = self.nodes.find_node(node_id)
         if node is None:
-            self._failures.pop(node_id, None)
-            return False
+            self._note_failure(node_id, "nobody knows it")
+            return None
         try:
             socket = await self._dial(node)
         except LinkFailed as problem:
-            self._failures[node_id] = str(problem), trio.current_time()
+            self._note_failure(node_id, str(problem))
             self._unreachable.warn(f"{node_id} at {node.address or node.socket}: {problem}")
-            return False
+            return None
         self._failures.pop(node_id, None)
+        opened_at = trio.current_time()
         await link.run(socket)
-        return True
+        return trio.current_time() - opened_at
+
+    def _note_failure(self, node_id: str, why: str) -> None:
+        self._failures.pop(node_id, None)
+        self._failures[node_id] = why, trio.current_time()
+        while self.may_reach(oldest := next(iter(self._failures))):
+            del self._failures[oldest]
 
     def _want_again(self, node_id: str, link: OriginLink) -> None:
         """Want what its viewers still want, and ask the directory where that is now."""
@@ -199,6 +221,7 @@ class LinkPool:
                 self.want(stream)  # that node only carried it
         for stream in self._hub.streams():
             if stream.origin == node_id and _is_wanted(stream):
+                self._streams.await_link(stream)
                 link.carry(stream)
                 self.nodes.look_soon(stream.stream_id)
 

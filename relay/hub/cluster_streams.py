@@ -145,6 +145,11 @@ class ClusterStreams:
             self._send_edges_away(stream, None)
         self._hub.release(stream, producer)
 
+    def await_link(self, stream: Stream) -> None:
+        """Keep a stream for no longer than that while its node cannot be reached."""
+        if stream.grace is None:
+            self._hub.release(stream, None)
+
     def detach(self, stream: Stream, producer: Producer) -> None:
         """Get no more frames: nobody wants them."""
         if stream.producer is producer:

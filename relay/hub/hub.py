@@ -194,7 +194,7 @@ class Hub:
         stream = self._streams.get(stream_id)
         return None if stream is None else stream.producer
 
-    def release(self, stream: Stream, producer: Producer, *, at_once: bool = False) -> None:
+    def release(self, stream: Stream, producer: Producer | None, *, at_once: bool = False) -> None:
         """End a connection's production; unless `at_once`, the stream waits for it to come back."""
         if stream.producer is not producer:
             return
