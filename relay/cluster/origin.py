@@ -125,21 +125,29 @@ class EdgeLink:
         )
         stream.allow_messages_of(MAX_LINK_REQUEST_BYTES, f"node:{self.node.node_id}")
         try:
-            async with trio.open_nursery() as self._nursery:
-                stream.outlet.open(partial(self._nursery.start_soon, stream.outlet.run))
-                self._nursery.start_soon(self._watch_silence)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                stream.outlet.open(partial(nursery.start_soon, stream.outlet.run))
+                nursery.start_soon(self._watch_silence)
                 self.post(Hello(version=LINK_PROTOCOL_VERSION))
-                with suppress(*LINK_GONE):
-                    await stream.read_frames()
-                self._nursery.cancel_scope.cancel()
+                try:
+                    with suppress(*LINK_GONE):
+                        await stream.read_frames()
+                finally:
+                    self._leave_hub()
+                nursery.cancel_scope.cancel()
         finally:
-            self._nursery = None
-            for subscription in self._subscriptions.values():
-                self._hub.unsubscribe_edge(subscription.stream, subscription.consumer)
-            self._subscriptions.clear()
-            self._mailbox.close()
             stream.close()
             stream.forget_listeners()
+
+    def _leave_hub(self) -> None:
+        """Let nobody write to the edge any more: the nursery, which that would start a task in, is
+        about to be closed."""
+        self._nursery = None
+        for subscription in self._subscriptions.values():
+            self._hub.unsubscribe_edge(subscription.stream, subscription.consumer)
+        self._subscriptions.clear()
+        self._mailbox.close()
 
     def close(self) -> None:
         """End the link."""
