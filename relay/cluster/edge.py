@@ -253,6 +253,10 @@ class OriginLink:
     """Of this node."""
     on_moved: Callable[[str, Moved], object]
     """Called with the id of the other node, about a stream that is not there."""
+    on_ready: Callable[[], object] = lambda: None
+    """Called when the other side has said hello."""
+    other_version: int | None = None
+    """Of the link, where the other side speaks another one."""
     ready: bool = False
     """Whether the other side has said hello."""
     _socket: WebSocket | None = None
@@ -342,7 +346,7 @@ class OriginLink:
 
     async def run(self, socket: WebSocket) -> None:
         """Carry streams until the link is lost; raises nothing for that."""
-        self._socket = socket
+        self._socket, self.other_version = socket, None
         self._outgoing.clear()
         self.post(Hello(version=LINK_PROTOCOL_VERSION))
         try:
@@ -468,14 +472,11 @@ class OriginLink:
 
     def _begin(self, hello: Hello) -> None:
         if hello.version != LINK_PROTOCOL_VERSION:
-            log.warning(
-                "another node speaks another version of the link: update both",
-                node=self.node_id,
-                version=hello.version,
-            )
+            self.other_version = hello.version
             self.close()
             return
         self.ready = True
+        self.on_ready()
         for wanted in list(self._wanted.values()):
             self._ask_for(wanted)
         for stream_id, pending in self._takes.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -18,7 +19,7 @@ from attrs import define, field
 from relay.client.websocket import WebSocket
 from relay.cluster.edge import OriginLink
 from relay.cluster.links import LinkFailed
-from relay.cluster.messages import Moved
+from relay.cluster.messages import LINK_PROTOCOL_VERSION, Moved
 from relay.cluster.origin import EdgeLink
 from relay.concurrency.backoff import Backoff
 from relay.hub.cluster_streams import ClusterStreams
@@ -80,6 +81,8 @@ class LinkPool:
     _nursery: trio.Nursery | None = None
     _failures: dict[str, tuple[str, float]] = field(factory=dict)
     """By node, why the last attempt to open a link failed, and when; the oldest first."""
+    _other_versions: dict[str, int] = field(factory=dict)
+    """Of the link, by node: those that were logged."""
     _unreachable: ThrottledWarning = field(
         init=False,
         factory=lambda: ThrottledWarning(
@@ -126,8 +129,11 @@ class LinkPool:
         return trio.current_time() - failed_at > FAILURE_SECONDS
 
     def reach(self, node_id: str) -> None:
-        """Try to open a link to a node, whether or not it is needed. Never waits."""
-        self._link_to(node_id)
+        """Try again to open a link to a node, if the last attempt is not too recent. Never
+        waits."""
+        _, failed_at = self._failures.get(node_id, ("", -math.inf))
+        if trio.current_time() - failed_at >= MAX_LINK_BACKOFF:
+            self._link_to(node_id)
 
     async def take(
         self, node_id: str, stream_id: str, term: int, account: FrameAccount
@@ -149,6 +155,7 @@ class LinkPool:
         link = EdgeLink(
             *(node, self.node_id, stream, self._hub, self._streams),
             *(self._metrics, self.totals, self.report),
+            on_other_version=self._note_version,
         )
         self.edges[node.node_id] = link
         try:
@@ -167,7 +174,10 @@ class LinkPool:
     def _link_to(self, node_id: str) -> OriginLink | None:
         link = self.origins.get(node_id)
         if link is None and self._nursery is not None:
-            link = OriginLink(node_id, self._streams, self._metrics, self.node_id, self._moved)
+            link = OriginLink(
+                *(node_id, self._streams, self._metrics, self.node_id, self._moved),
+                on_ready=partial(self._note_success, node_id),
+            )
             self.origins[node_id] = link
             self._nursery.start_soon(self._keep_open, node_id, link)
         return link
@@ -201,16 +211,41 @@ class LinkPool:
             self._note_failure(node_id, str(problem))
             self._unreachable.warn(f"{node_id} at {node.address or node.socket}: {problem}")
             return None
-        self._failures.pop(node_id, None)
         opened_at = trio.current_time()
         await link.run(socket)
+        if link.other_version is not None:
+            self._note_version(node_id, link.other_version)
+            self._note_failure(node_id, f"it speaks version {link.other_version} of the link")
+            return None
         return trio.current_time() - opened_at
+
+    def _note_version(self, node_id: str, version: int) -> None:
+        """Say once that a node speaks another version of the link."""
+        if self._other_versions.get(node_id) != version:
+            known = {each: of for each, of in self._other_versions.items() if self._knows(each)}
+            self._other_versions = {**known, node_id: version}
+            log.warning(
+                "cluster: a node speaks another version of the link: update both",
+                node=node_id,
+                version=version,
+                ours=LINK_PROTOCOL_VERSION,
+            )
+
+    def _knows(self, node_id: str) -> bool:
+        return self.nodes.find_node(node_id) is not None
 
     def _note_failure(self, node_id: str, why: str) -> None:
         self._failures.pop(node_id, None)
         self._failures[node_id] = why, trio.current_time()
         while self.may_reach(oldest := next(iter(self._failures))):
             del self._failures[oldest]
+
+    def _note_success(self, node_id: str) -> None:
+        """Look for what viewers here wait for, if the node could not be reached before."""
+        if self._failures.pop(node_id, None) is not None:
+            for stream in self._hub.streams():
+                if stream.watchers and not stream.live:
+                    self.nodes.look_soon(stream.stream_id)
 
     def _want_again(self, node_id: str, link: OriginLink) -> None:
         """Want what its viewers still want, and ask the directory where that is now."""

@@ -81,6 +81,8 @@ class EdgeLink:
     """What became of the frames for all edges."""
     report: Callable[[int], Awaitable[bytes]]
     """Makes a report of this node, as JSON of at most so many bytes."""
+    on_other_version: Callable[[str, int], object] = lambda _node_id, _version: None
+    """Called with the id of a node that speaks another version of the link."""
     number: int = 0
     takes_parts: bool = False
     _mailbox: Mailbox = field(init=False)
@@ -223,7 +225,8 @@ class EdgeLink:
         match request:
             case Hello():
                 if request.version != LINK_PROTOCOL_VERSION:
-                    self._fault(Ending.PROTOCOL_ERROR)
+                    self.on_other_version(self.node.node_id, request.version)
+                    self.close()
             case Carry():
                 self._carry(request)
             case DropStream():
