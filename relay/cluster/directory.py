@@ -477,6 +477,7 @@ class ClusterView:
 
     _links: LinkPool
     _directory: Directory
+    _streams: ClusterStreams
 
     def wanted(self, stream: Stream) -> None:
         self._links.want(stream)
@@ -486,6 +487,9 @@ class ClusterView:
 
     def reconsider(self, peer: HubPeer, before: Identity) -> None:
         self._directory.reconsider(peer, before)
+
+    def is_news(self, stream: Stream) -> bool:
+        return self._streams.is_news(stream)
 
 
 def _row_of(stream: Stream, held: HeldStream) -> LiveStream:

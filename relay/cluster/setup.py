@@ -136,7 +136,7 @@ async def open_cluster(
         links.nodes = directory
         reports = ClusterReports(identity.node_id, hub, links, directory)
         links.report = reports.answer
-        hub.remote = ClusterView(links, directory)
+        hub.remote = ClusterView(links, directory, streams)
         claims = ClusterClaims(*(identity.node_id, hub, tables.live_streams, directory, links, hop))
         door = ClusterDoors(identity, directory.read_node, tls, known=directory.find_node)
         tasks: dict[str, SupervisedTask] = {

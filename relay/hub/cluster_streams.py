@@ -42,7 +42,7 @@ class ClusterStreams:
     _hub: Hub
     _node_id: str
     _announced: dict[str, RemoteState] = field(factory=dict)
-    """Live streams that nobody watches here, and that observers were told of."""
+    """Live streams that observers were told of, as they were told."""
     _left: dict[str, _Left] = field(factory=dict)
     """By stream: the directory may say who has it before that node asks for it."""
 
@@ -80,6 +80,19 @@ class ClusterStreams:
         """Note that an observer may know of a live stream, and is to be told of its end."""
         if self._hub.is_observed and state.node_id != self._node_id:
             self._announced[stream_id] = evolve(state, metadata=None)
+
+    def is_news(self, stream: Stream) -> bool:
+        """Note that observers are about to be told of the status of a stream that is watched or
+        produced here; whether they have not been already, as before it was."""
+        before = self._announced.pop(stream.stream_id, None)
+        if not stream.live or not self._hub.is_observed:
+            return True
+        assert stream.owner_id is not None
+        self._announced[stream.stream_id] = RemoteState(
+            *(stream.origin or self._node_id, stream.term, stream.epoch),
+            *(stream.owner_id, stream.status, None),
+        )
+        return before is None or (before.epoch, before.status) != (stream.epoch, stream.status)
 
     def reconsider(self, peer: HubPeer, before: Identity) -> None:
         """Tell an observer of those streams that it may see no more."""

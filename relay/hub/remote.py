@@ -34,6 +34,9 @@ class RemoteStreams(Protocol):
     def reconsider(self, peer: HubPeer, before: Identity) -> object:
         """The permissions of a peer that observes streams have changed."""
 
+    def is_news(self, stream: Stream, /) -> bool:
+        """Whether those who observe streams have yet to be told of the status of this one."""
+
 
 @frozen
 class LocalOnly:
@@ -47,6 +50,9 @@ class LocalOnly:
 
     def reconsider(self, peer: HubPeer, before: Identity) -> None:
         pass
+
+    def is_news(self, _stream: Stream, /) -> bool:
+        return True
 
 
 @frozen

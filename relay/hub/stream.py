@@ -497,8 +497,9 @@ class Stream:
         self.status = status
         self._count(1)
         self._tell_watchers(metadata)
-        told = {consumer.peer for consumer in self.watchers}  # by what watches the stream
-        self._observers.tell(self.public_status(visible=True), self.owner_id, but=told)
+        if self.remote.is_news(self):
+            told = {consumer.peer for consumer in self.watchers}  # by what watches the stream
+            self._observers.tell(self.public_status(visible=True), self.owner_id, but=told)
         self._tell_edges()
         self._tell_nodes()
 

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -21,12 +21,15 @@ from relay.protocol.endings import Ending
 from relay.protocol.messages import ClientMessage, ErrorCode, ServerMessage
 from relay.protocol.schema import message_schema
 from tests.integration.accounts import Accounts
+from tests.integration.cluster.scene import CLUSTER
 from tests.integration.peers import Peer, open_peer
 from tests.integration.relay_process import RelayProcess, start_relay
 
 PAGE = Path(__file__).parents[3] / "docs" / "protocol.md"
 VALID = jsonschema.Draft202012Validator(message_schema())
 
+ENDS_SOON = ("--offline-grace", "0.5")
+"""A node outlives its streams."""
 STEP = re.compile(r"(\w+) +(->|<-|opens|stops|signs-out) ?(.*(?:\n +.*)*)")
 VARIES = {"sessionId", "expiresAt", "epoch", "alertId"}
 """Fields that are made up by the server, and stay what they are within a conversation."""
@@ -125,6 +128,33 @@ class Conversation:
 async def test_the_conversation_on_the_page_is_held(
     postgres_url: str, msgpack_speakers: bool | None
 ) -> None:
+    with start_relay(database_url=postgres_url) as relay:
+        await hold_conversation(postgres_url, msgpack_speakers, [relay], lambda _actor: relay)
+
+
+@pytest.mark.parametrize(
+    "at_first", [{"phone"}, {"viewer", "again", "back"}], ids=["phone", "others"]
+)
+@pytest.mark.parametrize("msgpack_speakers", [False, True, None], ids=["json", "msgpack", "mixed"])
+async def test_it_is_the_same_with_its_actors_at_two_nodes(
+    postgres_url: str, msgpack_speakers: bool | None, at_first: set[str]
+) -> None:
+    with (
+        start_relay(*CLUSTER, *ENDS_SOON, database_url=postgres_url) as first,
+        start_relay(*CLUSTER, *ENDS_SOON, database_url=postgres_url) as second,
+    ):
+        await hold_conversation(
+            *(postgres_url, msgpack_speakers, [first, second]),
+            lambda actor: first if actor in at_first else second,
+        )
+
+
+async def hold_conversation(
+    postgres_url: str,
+    msgpack_speakers: bool | None,
+    relays: Sequence[RelayProcess],
+    relay_of: Callable[[str], RelayProcess],
+) -> None:
     accounts = Accounts(postgres_url)
     ann = accounts.session("ann")
     tokens = {
@@ -134,22 +164,23 @@ async def test_the_conversation_on_the_page_is_held(
         "token-of-a-service": accounts.service("*"),
     }
     talk = Conversation(tokens, msgpack_speakers)
-    with start_relay(database_url=postgres_url) as relay:
-        async with AsyncExitStack() as stack:
-            for step in CONVERSATION:
-                match step.action:
-                    case "opens":
-                        await talk.open(stack, relay, step)
-                    case "->":
-                        await talk.send(step)
-                    case "<-":
-                        await talk.expect(step)
-                    case "signs-out":
-                        token = tokens[f"token-of-{step.actor}"]
-                        accounts.execute("delete from session where token = %s", token)
-                    case "stops":
-                        await talk.expect_silence()
+    async with AsyncExitStack() as stack:
+        for step in CONVERSATION:
+            match step.action:
+                case "opens":
+                    await talk.open(stack, relay_of(step.actor), step)
+                case "->":
+                    await talk.send(step)
+                case "<-":
+                    await talk.expect(step)
+                case "signs-out":
+                    token = tokens[f"token-of-{step.actor}"]
+                    accounts.execute("delete from session where token = %s", token)
+                case "stops":
+                    await talk.expect_silence()
+                    for relay in relays:
                         relay.signal(signal.SIGTERM)
+        for relay in relays:
             assert await relay.ended() == 0
 
 

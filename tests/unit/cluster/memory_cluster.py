@@ -237,7 +237,7 @@ class MemoryCluster:
             *(node, hub, streams, links, table, MemoryNodes(access), MemoryNews(access, name))
         )
         links.nodes = directory
-        hub.remote = ClusterView(links, directory)
+        hub.remote = ClusterView(links, directory, streams)
         claims = ClusterClaims(name, hub, table, directory, links, hop)
         relay.claims, relay.directory = claims, directory
         return MemoryNode(
