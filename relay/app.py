@@ -138,7 +138,7 @@ async def serve(
         async with (
             open_store(settings, exclusive=True) as store,
             _open_cluster(settings, store, hub, metrics, seat) as cluster,
-            nullcontext(OperatorParts.build(settings, hub, store)) as operators,
+            nullcontext(OperatorParts.build(settings, hub, store, _id_of(cluster))) as operators,
             open_auth(
                 settings,
                 metrics,
@@ -156,7 +156,7 @@ async def serve(
             store.database.on_failure = ThrottledWarning(
                 "the database does not do what it is asked"
             ).warn
-            audit = open_audit(settings, store.audit)
+            audit = open_audit(settings, store.audit, _id_of(cluster))
             alarms = Alarms()
             supervisor = Supervisor(
                 {
@@ -306,6 +306,10 @@ def _make_server(
         rotate = None if certificate is None else certificate.reload
         seat.begin(server, machine, cluster, rotate)
     return server
+
+
+def _id_of(cluster: ClusterParts | None) -> str | None:
+    return None if cluster is None else cluster.node_id
 
 
 @asynccontextmanager

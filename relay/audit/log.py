@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol, TypedDict
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from relay.audit.repetitions import Repetitions
 from relay.concurrency.progress import Progress
@@ -94,6 +94,8 @@ class AuditLog:
     _store: AuditStore | None
     """None: write lines of the log only."""
     _kept_for: timedelta = timedelta(days=90)
+    _node: str | None = None
+    """This node, in a cluster."""
     written: int = 0
     """Events that became rows."""
     dropped: int = 0
@@ -168,9 +170,13 @@ class AuditLog:
         self._wake.set()
 
     def _write_down(self, event: AuditEvent) -> None:
+        event = self._of_node(event)
         log.info(event.what, **event.details())
         if self._store is not None:
             self._enqueue(event)
+
+    def _of_node(self, event: AuditEvent) -> AuditEvent:
+        return event if self._node is None else evolve(event, node=self._node)
 
     def _sum_up(self) -> None:
         for event in self._repetitions.take():
@@ -248,7 +254,7 @@ class AuditLog:
 
     def _report_missing(self) -> None:
         reason = f"{self._missing} earlier events are missing"
-        event = AuditEvent(what="audit", outcome="incomplete", reason=reason)
+        event = self._of_node(AuditEvent(what="audit", outcome="incomplete", reason=reason))
         self._missing = 0
         log.warning(event.what, **event.details())
         self._anonymous += event.is_anonymous

@@ -24,11 +24,11 @@ class AuditParts:
     """To be supervised, by name."""
 
 
-def open_audit(settings: Settings, store: AuditStore) -> AuditParts:
-    """The audit log; it writes no rows where the settings say so."""
+def open_audit(settings: Settings, store: AuditStore, node: str | None = None) -> AuditParts:
+    """The audit log of a node, if this is one; it writes no rows where the settings say so."""
     kept_for = timedelta(days=settings.audit_days)
     if not settings.audit:
-        log = AuditLog(None, kept_for)
+        log = AuditLog(None, kept_for, node)
         return AuditParts(log, {LINES_TASK: log})
-    log = AuditLog(store, kept_for)
+    log = AuditLog(store, kept_for, node)
     return AuditParts(log, {ROWS_TASK: log})

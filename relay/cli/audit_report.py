@@ -39,22 +39,27 @@ def _json(event: AuditEvent) -> str:
 
 
 def _table(events: Sequence[AuditEvent]) -> Table:
+    in_cluster = any(event.node is not None for event in events)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("time", "what", "outcome", "who", "stream", "address", "connection", "reason"):
+    titles = ["time", "what", "outcome", "who", "stream", "address", "connection", "reason"]
+    if in_cluster:
+        titles.insert(titles.index("connection"), "node")
+    for title in titles:
         table.add_column(
             title, overflow="fold", justify="right" if title == "connection" else "left"
         )
     for event in events:
-        cells = (
+        cells = [
             event.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
             event.what,
             event.outcome,
             _who(event),
             event.stream_id or "",
             event.address,
+            *([event.node or ""] if in_cluster else []),
             str(event.connection or ""),
             event.reason,
-        )
+        ]
         table.add_row(*map(Text, cells))
     return table
 

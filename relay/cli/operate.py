@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import click
+from attrs import frozen
 
 from relay.cli.grouped_help import GroupedGroup
 from relay.cli.options import STORE_SETTINGS, settings_options
@@ -18,6 +19,24 @@ if TYPE_CHECKING:
     from relay.postgres.store import Store
 
 NO_RELAY = "no relay that uses this database looked at the request within 3 s; is one running?"
+
+
+@frozen
+class ConnectionName:
+    """A connection by its number, and the node that numbered it, if that is named."""
+
+    number: int
+    node: str | None = None
+
+
+def _connection_name(
+    context: click.Context, parameter: click.Parameter, text: str
+) -> ConnectionName:
+    """Parse `N` or `NODE/N`."""
+    node, slash, number = text.rpartition("/")
+    if slash and not node:
+        raise click.BadParameter(f"expected N or NODE/N, not {text!r}")
+    return ConnectionName(click.IntRange(1, 2**53)(number, parameter, context), node or None)
 
 
 def _stream_id(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
@@ -172,32 +191,54 @@ def connection() -> None:
 
 
 @connection.command(name="end")
-@click.argument("number", metavar="N", type=click.IntRange(1, 2**53))
+@click.argument("name", metavar="[NODE/]N", callback=_connection_name)
 @click.option(
     "--user", "user_name", metavar="USER", help="Only if it is a connection of this user."
 )
 @settings_options(*STORE_SETTINGS)
-def connection_end(number: int, user_name: str | None) -> None:
+def connection_end(name: ConnectionName, user_name: str | None) -> None:
     """End the connection with this number.
 
     The log, `relay audit` and the statistics show the numbers. The client is told ENDED_BY_OPERATOR
-    and may come back. Each relay counts its own connections: where several use this database, name
-    the user, too, or ask that relay over HTTP.
+    and may come back.
+
+    Each machine counts its own connections. Where several relays serve together, the log and `relay
+    audit` name the node, too: say NODE/N. Without a node, N is refused there unless --user says
+    whose connection it is. Other relays of this database all look at N.
 
     \b
     Example:
       relay connection end 4711
+      relay connection end 5f2c9d0e8a7b1634/4711
     """
 
     async def end(store: Store) -> str:
         user_id = None if user_name is None else await _user_id(store, user_name)
-        answer = await store.operator_requests.end(user_id=user_id, connection_number=number)
+        await _check_node(store, name, is_named=user_id is not None)
+        answer = await store.operator_requests.end(
+            user_id=user_id, connection_number=name.number, node=name.node
+        )
         if answer.relays and not answer.ended:
             whose = "" if user_id is None else f" of {user_id}"
-            raise ConfigError(f"there is no connection {number}{whose}")
-        return _ended(answer, f"with the number {number}")
+            where = "" if name.node is None else f" at the node {name.node}"
+            raise ConfigError(f"there is no connection {name.number}{whose}{where}")
+        return _ended(answer, f"with the number {name.number}")
 
     click.echo(with_store(end))
+
+
+async def _check_node(store: Store, name: ConnectionName, *, is_named: bool) -> None:
+    """Refuse a node that there is not, and a number that may mean several connections."""
+    nodes = [each.node for each in await store.nodes.seen() if each.state != "silent"]
+    if name.node is not None:
+        if name.node not in {each.node_id for each in nodes}:
+            raise ConfigError(f"there is no node {name.node}; `relay nodes` lists them")
+    elif not is_named and len({each.machine for each in nodes}) > 1:
+        choices = ", ".join(f"{each.node_id}/{name.number}" for each in nodes)
+        raise ConfigError(
+            f"each machine has its own connection {name.number}: name the node, which the log and"
+            f" `relay audit` show, or the user with --user; the nodes are {choices}"
+        )
 
 
 async def _user_id(store: Store, name: str) -> str:

@@ -266,7 +266,7 @@ class Directory:
                     if trio.current_time() - last_reaped >= REAP_INTERVAL:
                         last_reaped = trio.current_time()
                         for node_id in await self._node_table.reap():
-                            log.warning("cluster: a node is gone", node=node_id)
+                            log.warning("cluster: a node is gone", other=node_id)
             except StoreUnavailable:
                 pass
             task_status.started()

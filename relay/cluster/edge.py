@@ -424,7 +424,7 @@ class OriginLink:
                         await self._deliver(stream_id, cast("list[_Arrived]", list(together)))
         except (Closed, msgspec.DecodeError) as problem:
             if not isinstance(problem, Closed):
-                log.warning("another node sent what is no message", node=self.node_id)
+                log.warning("another node sent what is no message", other=self.node_id)
 
     def _receive(self, payload: memoryview) -> None:
         """Keep a message, which is valid only until this returns."""

@@ -161,7 +161,7 @@ class LinkPool:
         try:
             await link.run()
         except Exception:  # a bug ends one link, and not the door
-            log.exception("cluster: a link failed", node=node.node_id)
+            log.exception("cluster: a link failed", other=node.node_id)
         finally:
             if self.edges.get(node.node_id) is link:
                 del self.edges[node.node_id]

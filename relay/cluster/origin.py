@@ -202,7 +202,7 @@ class EdgeLink:
     # -- what the edge asks for
 
     def _fault(self, ending: Ending) -> None:
-        log.warning("another node broke the protocol", node=self.node.node_id, why=ending.label)
+        log.warning("another node broke the protocol", other=self.node.node_id, why=ending.label)
         self.close()
 
     async def _watch_silence(self) -> None:

@@ -62,7 +62,7 @@ class ClusterCounts:
 class ClusterReports:
     """Reports of this node and, over links, of all others."""
 
-    _node_id: str
+    node_id: str
     _hub: Hub
     _links: LinkPool
     _known: KnownNodes
@@ -83,7 +83,7 @@ class ClusterReports:
     async def figures_of_all(self) -> bytes:
         """The figures of all nodes, as JSON, with the names of those that did not answer within a
         second."""
-        others = [each for each in self._known.nodes if each != self._node_id]
+        others = [each for each in self._known.nodes if each != self.node_id]
         max_bytes = min(MAX_NODE_FIGURES_BYTES, MAX_CLUSTER_FIGURES_BYTES // (len(others) + 1))
         answers: dict[str, _NodeFigures] = {}
 
@@ -125,14 +125,14 @@ class ClusterReports:
             return None
 
     async def _own(self, max_bytes: int | None) -> _NodeFigures:
-        figures = await encode_figures(self._hub, self._node_id, max_bytes)
+        figures = await encode_figures(self._hub, self.node_id, max_bytes)
         streams = [msgspec.Raw(each) for each in figures.streams]
         return _NodeFigures(streams, [self._describe()], figures.omitted)
 
     def _describe(self) -> NodeReport:
         unreachable = self._links.unreachable()
         return NodeReport(
-            node=self._node_id,
+            node=self.node_id,
             reaches=sorted(each.node_id for each in self._links.origins.values() if each.ready),
             cannot_reach=[UnreachableReport(*each) for each in unreachable.items()],
         )

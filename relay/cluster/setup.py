@@ -88,6 +88,11 @@ class ClusterParts:
         preface."""
         await self.door.receive(accepted, preface, on_link=self.links.serve)
 
+    @property
+    def node_id(self) -> str:
+        """The id of this node."""
+        return self.directory.node.node_id
+
     async def leave(self, grace: float) -> None:
         """Stay until other nodes have taken what this one has, or for `grace` seconds: phones that
         were sent away come back elsewhere."""
@@ -146,8 +151,9 @@ async def open_cluster(
             "cluster-claims": claims.claimer,
             "cluster-finds": directory.finder,
         }
-        log.info("cluster: this is a node", node=node.node_id, address=node.address)
-        yield ClusterParts(directory, claims, links, door, reports, tasks)
+        with structlog.contextvars.bound_contextvars(node=node.node_id):  # in lines of all tasks
+            log.info("cluster: this is a node", address=node.address)
+            yield ClusterParts(directory, claims, links, door, reports, tasks)
 
 
 @asynccontextmanager

@@ -41,6 +41,8 @@ class AuditEvent:
     stream_id: str | None = field(default=None, converter=plain_or_none)
     connection: int | None = None
     """Its number in the log of the relay."""
+    node: str | None = field(default=None, converter=plain_or_none)
+    """The node that numbered it, in a cluster."""
 
     @property
     def is_anonymous(self) -> bool:

@@ -36,6 +36,8 @@ class EndRequest:
     request_id: int
     user_id: str | None
     connection: int | None
+    node: str | None = None
+    """The one node that is asked; None: all relays."""
 
 
 @frozen

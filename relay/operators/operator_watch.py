@@ -44,6 +44,8 @@ class OperatorWatch:
     """Ends the connections of a user; returns how many."""
     end_connection: Callable[[int, str | None], bool] = field(default=lambda _number, _user: False)
     """Ends a connection, if it is of this user; whether there is one."""
+    node_id: str | None = None
+    """This node, in a cluster."""
     progress: Progress = field(init=False, factory=Progress)
     _position: int | None = None
     """The last request that was read; None before the first look."""
@@ -72,6 +74,8 @@ class OperatorWatch:
             self._position = await self._table.latest_id()
         for request in await self._table.after(self._position):
             self._position = request.request_id
+            if request.node not in {None, self.node_id}:
+                continue
             await self._table.done(request, self._do(request))
 
     def _do(self, request: EndRequest) -> int:

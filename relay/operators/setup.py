@@ -43,10 +43,13 @@ class OperatorParts:
     """To be supervised, by name."""
 
     @classmethod
-    def build(cls, settings: Settings, hub: Hub, tables: OperatorTables) -> Self:
-        """What the settings ask for; call `connect` before the tasks run."""
+    def build(
+        cls, settings: Settings, hub: Hub, tables: OperatorTables, node_id: str | None = None
+    ) -> Self:
+        """What the settings ask for, for a node if this is one; call `connect` before the tasks
+        run."""
         owners = OwnerWatch(hub, tables.streams)
-        requests = OperatorWatch(tables.operator_requests)
+        requests = OperatorWatch(tables.operator_requests, node_id=node_id)
         tasks: dict[str, SupervisedTask] = {"stream-owners": owners, "operator": requests}
         if settings.reclaim_streams_after is not None:
             tasks["stream-reclaim"] = StreamReclaim(

@@ -95,6 +95,10 @@ class FiguresQuery(msgspec.Struct, forbid_unknown_fields=True):
 class ClusterFigures(Protocol):
     """The figures of several nodes, as JSON."""
 
+    @property
+    def node_id(self) -> str:
+        """The id of this node."""
+
     async def figures(self) -> bytes:
         """Those of this node."""
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.audit.log import AuditLog, subject_of
+from relay.audit.log import AuditLog
 from relay.connection.session.refusals import STORE_REJECTS
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
 from relay.model.identity import Service
@@ -75,6 +75,8 @@ class EndConnectionRequest(_Request):
     """The body of `POST /operate/connections/end`."""
 
     connection: Annotated[int, Meta(ge=1, le=2**53)]
+    node: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    """The node that numbered it; None: this machine has."""
 
 
 class StreamOwnership(Protocol):
@@ -104,8 +106,15 @@ class Users(Protocol):
 class EndRequests(Protocol):
     """Requests to all relays; `StoreUnavailable`."""
 
-    async def end(self, *, user_id: str, by: Operator) -> EndAnswer:
-        """End the connections of a user, and wait for what the relays did."""
+    async def end(
+        self,
+        *,
+        user_id: str | None = None,
+        connection_number: int | None = None,
+        node: str | None = None,
+        by: Operator,
+    ) -> EndAnswer:
+        """End the connections of a user, or one of a node, and wait for what the relays did."""
 
 
 @define(eq=False)
@@ -176,23 +185,36 @@ class OperateApi:
         return json_response(await _done(work))
 
     async def end_connection(self, request: Request) -> Response:
-        """`POST /operate/connections/end`: end a connection of this relay."""
-        service = await self._api.authenticate_operator(request, "end")
-        body = _decoded(await read_body(request), EndConnectionRequest)
+        """`POST /operate/connections/end`: end a connection of this machine, or of a node."""
+        operator, body = await self._read(request, "end", EndConnectionRequest)
+        number, node, cluster = body.connection, body.node, self._api.cluster
+        if node is None or (cluster is not None and node == cluster.node_id):
+            await self._end_here(operator, number)
+            return json_response({"connection": number, "ended": 1})
+
+        async def work() -> dict[str, Any]:
+            answer = await self._requests.end(connection_number=number, node=node, by=operator)
+            if not answer.relays:
+                raise ConfigError(f"no node {node} has answered")
+            if not answer.ended:
+                raise ConfigError(f"there is no connection {number} of the node {node}")
+            return {"connection": number, "node": node, "ended": 1}
+
+        return json_response(await _done(work))
+
+    async def _end_here(self, operator: Operator, number: int) -> None:
+        """End a connection of this machine; `ApiError` if there is none."""
         machine = self._api.machine
-        number = body.connection
         ended = self._end_connection(number) if machine is None else await machine.end(number)
         self._audit.record(
             "end",
             outcome="succeeded" if ended else "refused",
-            reason=f"connection {body.connection}{'' if ended else ': there is none'}",
-            address=address_of(request).text,
-            **subject_of(service),
+            reason=f"connection {number}{'' if ended else ': there is none'}",
+            address=operator.address,
+            service=operator.service,
         )
         if not ended:
-            text = f"There is no connection {body.connection}"
-            raise ApiError(404, ErrorCode.INVALID_MESSAGE, text)
-        return json_response({"connection": body.connection, "ended": 1})
+            raise ApiError(404, ErrorCode.INVALID_MESSAGE, f"There is no connection {number}")
 
     async def _user_id(self, name: str) -> str:
         """The id of the user with this e-mail address, or else the text itself: users who were

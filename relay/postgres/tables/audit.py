@@ -15,14 +15,14 @@ from relay.postgres.database import Connection, Database
 
 AUDIT_COLUMNS = (
     "event_id, at, what, outcome, reason, address, user_id, service, session_id, stream_id,"
-    " connection"
+    " connection, node"
 )
 
 # A batch is written again when the answer to its commit was lost; rows that exist stay.
 INSERT_EVENTS = (
     f"insert into relay.audit ({AUDIT_COLUMNS}) select {AUDIT_COLUMNS}"  # noqa: S608 - constants
     " from unnest(%s::uuid[], %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[],"
-    " %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[])"
+    " %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[])"
     f" with ordinality as given ({AUDIT_COLUMNS}, place)"
     " order by place on conflict (event_id) do nothing"
 )
@@ -89,6 +89,7 @@ def record_change(
     service: str | None = None,
     stream_id: str | None = None,
     connection_number: int | None = None,
+    node: str | None = None,
     by: Operator | None = None,
 ) -> None:
     """Record what an operator changes, by default with a command, in the same transaction."""
@@ -101,6 +102,7 @@ def record_change(
         service=service if by is None else by.service,
         stream_id=stream_id,
         connection=connection_number,
+        node=node,
     )
     _insert(connection, [event])
     log.info(event.what, **event.details())

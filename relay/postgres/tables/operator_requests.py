@@ -39,18 +39,19 @@ class OperatorRequests:
         *,
         user_id: str | None = None,
         connection_number: int | None = None,
+        node: str | None = None,
         by: Operator | None = None,
     ) -> EndAnswer:
-        """Ask all relays to end connections, and wait for what they did."""
+        """Ask all relays, or one node, to end connections, and wait for what they did."""
 
         def insert(connection: Connection) -> int:
             connection.execute(
                 "delete from relay.operator_requests where made_at < now() - interval '1 day'"
             )
             rows = connection.execute(
-                "insert into relay.operator_requests (user_id, connection) values (%s, %s)"
-                " returning request_id",
-                [user_id, connection_number],
+                "insert into relay.operator_requests (user_id, connection, node)"
+                " values (%s, %s, %s) returning request_id",
+                [user_id, connection_number, node],
             ).fetchall()
             return int(rows[0][0])
 
@@ -64,6 +65,7 @@ class OperatorRequests:
                 reason=f"{what}{why}",
                 user_id=user_id,
                 connection_number=connection_number,
+                node=node,
                 by=by,
             )
 
@@ -115,7 +117,7 @@ class OperatorRequests:
 
         def select(connection: Connection) -> list[EndRequest]:
             rows = connection.execute(
-                "select request_id, user_id, connection from relay.operator_requests"
+                "select request_id, user_id, connection, node from relay.operator_requests"
                 " where request_id > %s and made_at > now() - %s order by request_id",
                 [request_id, VALID_FOR],
             )

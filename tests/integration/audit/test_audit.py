@@ -81,7 +81,7 @@ async def test_a_row_and_its_line_of_the_log_say_the_same(
         assert shown[name] == line[name]
     assert shown["what"] == line["event"] == "auth"
     assert {name for name, value in shown.items() if value in (None, "")} == {
-        *("reason", "service", "stream_id"),
+        *("node", "reason", "service", "stream_id"),
     }
 
 

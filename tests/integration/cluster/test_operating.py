@@ -16,7 +16,14 @@ import trio
 
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id
-from tests.integration.relay_process import RelayProcess, run_relay, start_relay, until
+from tests.integration.relay_process import (
+    PATIENCE,
+    RelayProcess,
+    Response,
+    run_relay,
+    start_relay,
+    until,
+)
 
 CLUSTER = ("--cluster-bind", "127.0.0.1:0")
 Nodes = tuple[RelayProcess, RelayProcess]
@@ -212,6 +219,127 @@ async def command(accounts: Accounts, *arguments: str) -> str:
     done = await trio.to_thread.run_sync(run)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+# -- connections
+
+ENDED, REVOKED = (4010, "ended by an operator"), (4501, "session revoked")
+
+
+async def connection_of(accounts: Accounts, user: str) -> tuple[str, int]:
+    """The node and the number of the last connection of a user, as the audit has them."""
+    query = (
+        "select node, connection from relay.audit where what = 'auth' and user_id = %s"
+        " order by audit_id desc"
+    )
+    with trio.fail_after(PATIENCE):
+        while not (rows := accounts.execute(query, user)):  # noqa: ASYNC110 - rows come later
+            await trio.sleep(0.05)
+    return str(rows[0][0]), int(rows[0][1])
+
+
+async def is_open(peer: Peer) -> bool:
+    return bool((await peer.ask({"type": "streams"}))["code"] == "STREAMS")
+
+
+async def test_the_connections_of_a_user_end_on_all_nodes(nodes: Nodes, accounts: Accounts) -> None:
+    user = f"user-{new_stream_id()}"
+    one, other, ann = accounts.sessions([user, user, "ann"])
+    async with (
+        login(nodes[0], one) as first,
+        login(nodes[1], other) as second,
+        login(nodes[1], ann) as third,
+    ):
+        assert await command(accounts, "user", "end", user) == f"ended 2 connections of {user}\n"
+        for peer in (first, second):
+            assert (await peer.hear_end())[1] == REVOKED
+        assert await is_open(third)
+
+
+async def test_a_connection_of_one_node_ends_and_none_of_another(
+    nodes: Nodes, accounts: Accounts, operator: str
+) -> None:
+    ids = [await node_id(each, operator) for each in nodes]
+    users = [f"user-{new_stream_id()}" for _ in nodes]
+    tokens = accounts.sessions(users)
+    async with login(nodes[0], tokens[0]) as first, login(nodes[1], tokens[1]) as second:
+        names = [await connection_of(accounts, each) for each in users]
+        assert [node for node, _ in names] == ids
+        number = names[1][1]
+        wrong = f"{ids[0]}/{10**9}"
+        code, said = await refused(accounts, "connection", "end", wrong)
+        assert (code, said) == (2, f"relay: there is no connection {10**9} at the node {ids[0]}\n")
+        code, said = await refused(accounts, "connection", "end", str(number))
+        assert code == 2
+        assert f"{ids[0]}/{number}" in said
+        assert f"{ids[1]}/{number}" in said
+        code, said = await refused(accounts, "connection", "end", f"elsewhere/{number}")
+        assert (code, said) == (2, "relay: there is no node elsewhere; `relay nodes` lists them\n")
+        await command(accounts, "connection", "end", f"{ids[1]}/{number}")
+        assert (await second.hear_end())[1] == ENDED
+        assert await is_open(first)
+        # With a user, the number is enough.
+        await command(accounts, "connection", "end", str(names[0][1]), "--user", users[0])
+        assert (await first.hear_end())[1] == ENDED
+    (row,) = accounts.execute(
+        "select outcome, connection from relay.audit where what = 'end' and node = %s"
+        " order by audit_id desc limit 1",
+        ids[1],
+    )
+    assert row == ("succeeded", number)
+
+
+async def test_one_node_ends_a_connection_of_another_over_http(
+    nodes: Nodes, accounts: Accounts, operator: str
+) -> None:
+    user = f"user-{new_stream_id()}"
+    async with login(nodes[1], accounts.session(user)) as peer:
+        node, number = await connection_of(accounts, user)
+
+        async def end(**body: object) -> Response:
+            return await nodes[0].get(
+                "/operate/connections/end",
+                "POST",
+                headers={"Authorization": f"Bearer {operator}"},
+                body=json.dumps(body).encode(),
+            )
+
+        answer = await end(connection=10**9, node=node)
+        text = f"There is no connection {10**9} of the node {node}"
+        assert (answer.status, answer.json()["error"]["message"]) == (404, text)
+        assert await is_open(peer)
+        answer = await end(connection=number, node=node)
+        assert answer.json() == {"connection": number, "node": node, "ended": 1}
+        assert (await peer.hear_end())[1] == ENDED
+        own = await node_id(nodes[0], operator)
+        assert (await end(connection=10**9, node=own)).status == 404
+
+
+async def test_the_log_and_the_audit_name_the_node(
+    nodes: Nodes, accounts: Accounts, operator: str
+) -> None:
+    user, node = f"user-{new_stream_id()}", await node_id(nodes[0], operator)
+    async with login(nodes[0], accounts.session(user)):
+        assert (await connection_of(accounts, user))[0] == node
+    await until(lambda: bool(lines_with(nodes[0], "[relay.connection.connection]")))
+    for text in ("[relay.connection.connection]", "sessions are watched", "this is a node"):
+        (line, *_) = lines_with(nodes[0], text)
+        assert f"node={node}" in line
+    shown = await command(accounts, "audit", "--user", user, "--what", "auth")
+    assert "node" in shown.splitlines()[0].split()
+    assert node in shown.splitlines()[1]
+
+
+def lines_with(relay: RelayProcess, text: str) -> list[str]:
+    """The lines of the log with this text."""
+    return [line for line in relay.log.splitlines() if text in line]
+
+
+async def refused(accounts: Accounts, *arguments: str) -> tuple[int, str]:
+    """The exit code of a command, and what it says."""
+    run = partial(run_relay, *arguments, database_url=accounts.url)
+    done = await trio.to_thread.run_sync(run)
+    return done.returncode, done.stdout + done.stderr
 
 
 async def test_there_is_no_other_choice_of_nodes(nodes: Nodes, operator: str) -> None:

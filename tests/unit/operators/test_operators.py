@@ -45,8 +45,10 @@ class MemoryRequests:
         assert request.request_id not in self.answers
         self.answers[request.request_id] = ended
 
-    def ask(self, user_id: str | None, connection: int | None = None) -> None:
-        self.requests.append(EndRequest(len(self.requests) + 1, user_id, connection))
+    def ask(
+        self, user_id: str | None, connection: int | None = None, node: str | None = None
+    ) -> None:
+        self.requests.append(EndRequest(len(self.requests) + 1, user_id, connection, node))
 
     async def _look(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -83,6 +85,22 @@ async def test_each_request_is_done_once_and_none_of_before(nursery: trio.Nurser
     watch.note(Change("user", "ann"))
     await trio.sleep(100)
     assert table.looks == looks
+
+
+@pytest.mark.parametrize("node", ["here", None])
+async def test_what_another_node_is_asked_is_left_to_it(
+    nursery: trio.Nursery, node: str | None
+) -> None:
+    table = MemoryRequests()
+    watch = OperatorWatch(table, end_connection=lambda _number, _user: True, node_id=node)
+    await nursery.start(watch.run)
+    await trio.testing.wait_all_tasks_blocked()
+    table.ask(None, 7, "elsewhere")
+    table.ask(None, 7, "here")
+    table.ask(None, 8)
+    watch.note(ASKED)
+    await trio.testing.wait_all_tasks_blocked()
+    assert table.answers == ({2: 1, 3: 1} if node else {3: 1})
 
 
 async def test_what_was_asked_while_the_store_was_away_is_done(nursery: trio.Nursery) -> None:
