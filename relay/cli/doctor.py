@@ -18,8 +18,8 @@ def doctor(as_json: bool) -> int:
     """Check an installation, and say how to fix what is wrong.
 
     Checks the settings, the database and its tables, notifications, clocks, the limit of open
-    files, the port, the certificate and the disk. Starts and changes nothing. The exit code is 1
-    if a check fails.
+    files, the port, the certificate, the disk, and other relays that serve together with this one.
+    Starts and changes nothing. The exit code is 1 if a check fails.
 
     \b
     Example:

@@ -167,21 +167,24 @@ async def open_place(
     doors = await listen_for_nodes(addresses) if addresses else []
     try:
         with socket_folder() as folder:
-            address = _advertised(settings, doors, database_host)
+            bound = doors[0].socket.getsockname()[:2] if doors else None
+            address = advertised(settings, bound, database_host)
             yield NodePlace(secrets.token_hex(NODE_ID_BYTES), folder, address), doors
     finally:
         for door in doors:
             door.close()
 
 
-def _advertised(
-    settings: Settings, doors: Sequence[ListeningSocket], database_host: str | None
+def advertised(
+    settings: Settings, bound: tuple[str, int] | None, database_host: str | None
 ) -> str | None:
+    """What other machines are told to connect to, by an address at which this one listens; None:
+    they cannot. May ask for the address of the database's host."""
     if settings.cluster_advertise is not None:
         return settings.cluster_advertise
-    if not doors:
+    if bound is None:
         return None
-    host, port = doors[0].socket.getsockname()[:2]
+    host, port = bound
     if host in ANY_HOST:
         host = _address_facing(database_host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

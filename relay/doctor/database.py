@@ -9,6 +9,7 @@ import trio
 from attrs import define, field
 
 from relay.doctor.checks import DoctorCheck, Finding, fail, ok, skip, warn
+from relay.doctor.cluster import look_at_nodes
 from relay.errors import ConfigError, StoreForbids, StoreUnavailable
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.database import Database, open_database
@@ -78,6 +79,9 @@ class DatabaseChecks:
     """What the other checks report if it has not answered."""
 
     def checks(self) -> list[DoctorCheck]:
+        settings = self._settings
+        nodes = DoctorCheck("nodes", self._of(look_at_nodes), CONNECTION_SETTINGS)
+        in_cluster = settings.cluster_addresses or settings.workers > 1
         return [
             DoctorCheck("database", self._reach, CONNECTION_SETTINGS, FIX_CONNECTION),
             DoctorCheck("tables", self._of(self._tables), CONNECTION_SETTINGS, FIX_TABLES),
@@ -100,6 +104,7 @@ class DatabaseChecks:
                 CONNECTION_SETTINGS,
                 "see PostgreSQL's message",
             ),
+            *([nodes] if in_cluster else []),
         ]
 
     async def _reach(self) -> Finding:

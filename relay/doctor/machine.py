@@ -49,12 +49,12 @@ class MachineChecks:
         settings = self._settings
         checks = [
             DoctorCheck(
-                "files", _in_thread(self._files), ("max_connections", "max_unauthenticated")
+                "files", in_thread(self._files), ("max_connections", "max_unauthenticated")
             ),
             DoctorCheck("port", self._port, ("bind", "trusted_proxies", "proxy_protocol")),
             DoctorCheck(
                 "tls",
-                _in_thread(self._tls),
+                in_thread(self._tls),
                 ("tls_certificate", "tls_key", "dev_tls", "bind", "trusted_proxies"),
                 "set tls_certificate and tls_key to a certificate and its key (PEM), which the user"
                 " of relay must be able to read",
@@ -64,14 +64,14 @@ class MachineChecks:
             checks.append(
                 DoctorCheck(
                     "jwt-key",
-                    _in_thread(self._jwt_key),
+                    in_thread(self._jwt_key),
                     ("jwt_public_key", "jwt_algorithms"),
                     "set jwt_public_key to the public key of the issuer (PEM)",
                 )
             )
         if settings.database_url is None or settings.dev_tls:
             do = "check that data_dir is accessible"
-            checks.append(DoctorCheck("disk", _in_thread(self._disk), ("data_dir",), do))
+            checks.append(DoctorCheck("disk", in_thread(self._disk), ("data_dir",), do))
         return checks
 
     def _files(self) -> Finding:
@@ -91,12 +91,12 @@ class MachineChecks:
         """Whether relay can listen on its addresses, or already does."""
         told: list[str] = []
         for address in self._settings.addresses:
-            problem = await _try_to_bind(address)
-            where = _host_port(address)
+            problem = await try_to_bind(address)
+            where = host_port(address)
             if problem is None:
                 told.append(f"{where} is free" if address.port else f"{where}: any free port")
             elif problem.errno == errno.EADDRINUSE:
-                if not await self._relay_answers(address):
+                if not await self.relay_answers(address):
                     return fail(
                         f"{where} is in use by another program",
                         "stop that program (ss -ltnp or lsof -i finds it), or change bind",
@@ -115,7 +115,7 @@ class MachineChecks:
                 return fail(f"{where}: {problem.strerror}", "change bind")
         return ok(", ".join(told))
 
-    async def _relay_answers(self, address: BindAddress) -> bool:
+    async def relay_answers(self, address: BindAddress) -> bool:
         """Whether a relay answers there, with or without TLS."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 (asked, not bound)
         proxies = Proxies(
@@ -218,14 +218,16 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _in_thread(look: Callable[[], Finding]) -> Callable[[], Awaitable[Finding]]:
-    async def in_thread() -> Finding:
+def in_thread(look: Callable[[], Finding]) -> Callable[[], Awaitable[Finding]]:
+    """Make a check of a function that uses the file system."""
+
+    async def run() -> Finding:
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
 
-    return in_thread
+    return run
 
 
-async def _try_to_bind(address: BindAddress) -> OSError | None:
+async def try_to_bind(address: BindAddress) -> OSError | None:
     """Bind a socket without listening; returns the error, or None."""
     try:
         found = await trio.socket.getaddrinfo(
@@ -266,7 +268,8 @@ async def _get_health(host: str, port: int, header: bytes, *, encrypted: bool) -
         return bytes(answer)
 
 
-def _host_port(address: BindAddress) -> str:
+def host_port(address: BindAddress) -> str:
+    """The address as `HOST:PORT`."""
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{host}:{address.port}"
 

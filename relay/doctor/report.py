@@ -11,6 +11,7 @@ from attrs import define, field
 
 from relay.doctor.application import ApplicationChecks
 from relay.doctor.checks import Examined, Finding, Outcome, examine, fail, ok, warn
+from relay.doctor.cluster import ClusterChecks
 from relay.doctor.database import DatabaseChecks
 from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
@@ -44,6 +45,7 @@ async def _diagnose(
         *IssuerChecks(settings).checks(),
         *ApplicationChecks(settings).checks(),
         *MachineChecks(settings).checks(),
+        *ClusterChecks(settings).checks(),
     ]
     await examine(checks, wrong, report.tell)
 

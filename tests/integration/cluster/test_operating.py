@@ -221,6 +221,43 @@ async def command(accounts: Accounts, *arguments: str) -> str:
     return done.stdout
 
 
+async def examined(accounts: Accounts, *options: str) -> dict[str, tuple[str, str]]:
+    """The outcome and the words of each check of `relay doctor`."""
+    run = partial(run_relay, "doctor", "--json", *options, database_url=accounts.url)
+    done = await trio.to_thread.run_sync(run)
+    return {
+        each["name"]: (each["outcome"], each["said"]) for each in json.loads(done.stdout)["checks"]
+    }
+
+
+async def test_the_doctor_connects_to_all_nodes(
+    nodes: Nodes, accounts: Accounts, operator: str
+) -> None:
+    ids = [await node_id(each, operator) for each in nodes]
+    listed = json.loads(await command(accounts, "nodes", "--json"))["nodes"]
+    (address,) = [each["address"] for each in listed if each["node"] == ids[0]]
+    options = ("--bind", f"127.0.0.1:{nodes[0].port}", "--cluster-bind", address)
+    found = await examined(accounts, *options)
+    assert found["nodes"][0] == "ok"
+    assert found["nodes"][1].startswith("2 nodes on 2 machines, all of version")
+    assert found["cluster-port"] == (
+        *("ok", f"{address} is in use, and a relay runs here; other relays are told {address}"),
+    )
+    assert "sockets" not in found
+    row = "insert into relay.nodes values ('x', 'm', %s, null, '', '0.0.1', false)"
+    try:
+        accounts.execute(row, address)
+        outcome, said = (await examined(accounts, *options))["nodes"]
+        assert (outcome, "of the versions 0.0.1, " in said) == ("warn", True)
+        accounts.execute("update relay.nodes set address = '127.0.0.1:1' where node_id = 'x'")
+        outcome, said = (await examined(accounts, *options))["nodes"]
+        assert (outcome, "cannot connect to 127.0.0.1:1" in said) == ("fail", True)
+    finally:
+        accounts.execute("delete from relay.nodes where node_id = 'x'")
+    alone = await examined(accounts)
+    assert not {"nodes", "cluster-port", "sockets"} & alone.keys()
+
+
 # -- connections
 
 ENDED, REVOKED = (4010, "ended by an operator"), (4501, "session revoked")
