@@ -82,7 +82,7 @@ class TrialStats:
 
     async def add(self, update: StatsUpdate) -> None:
         self.run_stats.add(update.groups)
-        deltas = update.groups.values()
+        deltas = [delta for of_group in update.groups.values() for delta in of_group.values()]
         self.frames += sum(
             delta.counts.get("received", 0) + delta.counts.get("sent", 0) for delta in deltas
         )

@@ -63,17 +63,33 @@ class Actor:
     is_service: ClassVar[bool] = False
     stats: GroupStats = field(init=False)
     random: Random = field(init=False)
+    target: str = field(init=False)
+    """The name of the target of the current connection, or of the last one."""
     _retry_after: float = 0.0
     _refused: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.stats = self.context.run_stats.group(self.name)
+        endpoint = self.context.endpoint
+        self.go_to(self.group_target or endpoint.target(self.place()))
         seed = self.context.timeline.scenario.seed
         self.random = Random(f"{seed} {self.name} {self.number} actor")  # noqa: S311 (no secret)
 
     @property
     def group(self) -> Group:
         return self.context.group(self.name)
+
+    @property
+    def group_target(self) -> str | None:
+        """The target that its group names."""
+        return self.context.timeline.scenario.groups[self.name].target
+
+    def place(self) -> int:
+        """Which of the targets it uses first, unless its group says so."""
+        return self.number
+
+    def go_to(self, target: str) -> None:
+        """Connect to this target from now on, and count what happens there."""
+        self.target, self.stats = target, self.context.stats(self.name, target)
 
     async def live(self) -> None:
         """Take part from joining to leaving. When cancelled, say goodbye and keep what was seen."""
@@ -91,6 +107,9 @@ class Actor:
                     return
                 wait = policy.wait(attempt) * (1 - policy.jitter * self.random.random())
                 due = self.context.now() + max(wait, self._retry_after)
+                if policy.target == "next":
+                    endpoint = self.context.endpoint
+                    self.go_to(endpoint.target(endpoint.index(self.target) + 1))
                 self.stats.counts["reconnects"] += 1
 
     def main_stream(self) -> str | None:
@@ -123,6 +142,7 @@ class Actor:
         counts, context = self.stats.counts, self.context
         async with context.connect(
             self.name,
+            self.target,
             random=self.random,
             on_message=self.receive,
             msgpack=getattr(self.group, "encoding", "json") == "msgpack",

@@ -29,6 +29,7 @@ class IncomingMessage(msgspec.Struct, rename="camel", gc=False):
     id: int | str | None = None
     stream_id: str | None = None
     seq: int = 0
+    epoch: int = 0
     layer: str | None = None
     layers: list[str] | None = None
     data: memoryview | None = None

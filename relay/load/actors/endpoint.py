@@ -1,8 +1,9 @@
-"""The address of the relay under test, and the credentials for it."""
+"""The addresses of the relays under test, and the credentials for them."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import field, frozen
@@ -50,14 +51,28 @@ class TlsVerification:
         return self.context() if is_encrypted(url) else None
 
 
+def _by_name(urls: str | Mapping[str, str]) -> dict[str, str]:
+    return {"": urls} if isinstance(urls, str) else dict(urls)
+
+
 @frozen
 class Endpoint:
-    """A relay's URL, with tokens that it accepts."""
+    """The URLs of relays that use one database, with tokens that they accept."""
 
-    url: str
+    urls: dict[str, str] = field(converter=_by_name)
+    """By the name of the target, which is empty if it is the only one."""
     tokens: tuple[str, ...] = field(repr=False)
     service_tokens: tuple[str, ...] = field(repr=False, default=())
     tls_verification: TlsVerification = field(factory=TlsVerification)
+
+    def target(self, index: int) -> str:
+        """The name of a target: they are numbered, and begin again after the last."""
+        names = list(self.urls)
+        return names[index % len(names)]
+
+    def index(self, target: str) -> int:
+        """The number of a target."""
+        return list(self.urls).index(target)
 
     def token(self, number: int, *, service: bool = False) -> str:
         """The token of an actor: tokens are handed out in turn."""

@@ -7,6 +7,7 @@ the end, also after a cancellation.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import merge
 from itertools import count
@@ -45,7 +46,8 @@ class Share:
 class StatsUpdate:
     """What a process saw since its last update."""
 
-    groups: dict[str, StatsDelta]
+    groups: dict[str, dict[str, StatsDelta]]
+    """By group and target; see `DeltasByTarget`."""
     observations: Observations
     stage: str
     """The stage in which it was seen; an update is sent at the end of each."""
@@ -102,8 +104,10 @@ def make_actors(context: RunContext, share: Share, factory: PayloadFactory) -> l
 def drain_update(context: RunContext, stage: int) -> StatsUpdate:
     name = context.timeline.scenario.stages[stage].name
     for group, watch_time in context.watch_times.items():
-        watch_time.count(context.run_stats.group(group).counts, context.now())
-    groups = {group: stats.drain() for group, stats in context.run_stats.groups.items()}
+        watch_time.count(context.stats(group).counts, context.now())
+    groups: dict[str, dict[str, StatsDelta]] = defaultdict(dict)
+    for (group, target), stats in context.parts.items():
+        groups[group][target] = stats.drain()
     return StatsUpdate(groups, context.observations.drain(), name)
 
 
@@ -124,7 +128,7 @@ async def _measure_lateness(context: RunContext) -> None:
     due = 0.0
     while True:
         await trio.sleep_until(context.epoch + due)
-        lateness = context.run_stats.group("generator").time("lateness")
+        lateness = context.stats("generator").time("lateness")
         while due <= (now := context.now()):
             lateness.record(now - due)
             due += HEARTBEAT_INTERVAL

@@ -32,7 +32,12 @@ class Hostile(Actor):
         counts = self.stats.counts
         try:
             async with self.context.connect(
-                self.name, random=self.random, on_message=self.receive, msgpack=False, phone=False
+                self.name,
+                self.target,
+                random=self.random,
+                on_message=self.receive,
+                msgpack=False,
+                phone=False,
             ) as client:
                 counts["connect.done"] += 1
                 await self._misbehave(client, group)

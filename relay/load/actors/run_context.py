@@ -1,4 +1,4 @@
-"""What all actors of one process share: the clock, the target, the statistics, the connections."""
+"""What all actors of one process share: the clock, the targets, the statistics, the connections."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from relay.client import DialFailed, ServerError
 from relay.client.dial import open_plain, secure, with_stream
 from relay.client.errors import Closed
 from relay.client.shaping import SHAPED_RECEIVE_BUFFER
-from relay.client.websocket import WebSocket, open_websocket
+from relay.client.websocket import open_websocket
 from relay.load.actors.client import MSGPACK_SUBPROTOCOL, LoadClient, OnIncoming
-from relay.load.actors.endpoint import Endpoint, path_or_default
+from relay.load.actors.endpoint import Endpoint, is_encrypted, path_or_default
 from relay.load.actors.network import cut, is_plain, open_network, was_cut
 from relay.load.measures.observations import Observations
-from relay.load.measures.stats import GroupStats, RunStats
+from relay.load.measures.stats import GroupStats
 from relay.load.measures.watch_time import WatchTime
 from relay.load.scenario.groups import Group, Network
 from relay.load.scenario.schedule import Timeline
@@ -42,7 +42,8 @@ class RunContext:
     """Identifies the run; 8 characters."""
     epoch: float = 0.0
     """Trio's time at the start of the run; set when everything is ready."""
-    run_stats: RunStats = field(factory=RunStats)
+    parts: dict[tuple[str, str], GroupStats] = field(factory=dict)
+    """By group and target; the target is empty where it does not matter."""
     observations: Observations = field(factory=Observations)
     watch_times: dict[str, WatchTime] = field(factory=dict)
     """By group."""
@@ -64,7 +65,14 @@ class RunContext:
             await trio.lowlevel.checkpoint()
             return
         await trio.sleep_until(self.epoch + due)
-        self.run_stats.group("generator").time("lateness").record(self.now() - due)
+        self.stats("generator").time("lateness").record(self.now() - due)
+
+    def stats(self, name: str, target: str = "") -> GroupStats:
+        """The statistics of a group, of those of its actors that use this target."""
+        found = self.parts.get((name, target))
+        if found is None:
+            found = self.parts[name, target] = GroupStats()
+        return found
 
     def group(self, name: str) -> Group:
         """A group as the current stage defines it."""
@@ -75,17 +83,17 @@ class RunContext:
         if change:
             if name not in self.watch_times:
                 self.watch_times[name] = WatchTime(self.timeline.end)
-            counts = self.run_stats.group(name).counts
+            counts = self.stats(name).counts
             self.watch_times[name].change(counts, self.now(), change)
 
     def stream_id(self, phones: str, number: int) -> str:
         return f"load-{self.run}-{phones}-{number}"
 
-    def tls(self) -> ssl.SSLContext | None:
+    def tls(self, url: str) -> ssl.SSLContext | None:
         """One context for all connections, because it is expensive to make; None without TLS."""
         if self._tls is None:
-            self._tls = self.endpoint.tls_verification.context_for(self.endpoint.url)
-        return self._tls
+            self._tls = self.endpoint.tls_verification.context_for(url)
+        return self._tls if is_encrypted(url) else None
 
     def cut(self, name: str) -> None:
         """Cut all connections of a group, including those in their handshake."""
@@ -100,6 +108,7 @@ class RunContext:
     async def connect(
         self,
         name: str,
+        target: str,
         *,
         random: Random,
         on_message: OnIncoming,
@@ -107,11 +116,12 @@ class RunContext:
         phone: bool,
         stream_id: str | None = None,
     ) -> AsyncIterator[LoadClient]:
-        """Connect over the group's network, without authenticating. `DialFailed`.
+        """Connect to a target over the group's network, without authenticating. `DialFailed`.
 
         The URL names the stream, if there is one."""
+        url = self.endpoint.urls[target]
         stream, host, resource = await open_plain(
-            self.endpoint.url,
+            url,
             receive_buffer=SHAPED_RECEIVE_BUFFER if self._is_narrow(name) else None,
         )
         resource = with_stream(path_or_default(resource, phone=phone), stream_id)
@@ -119,9 +129,17 @@ class RunContext:
             handshake = _Handshake(link)
             self._handshakes[name].add(handshake)
             try:
-                async with self._websocket(link, host, resource, msgpack=msgpack) as socket:
+                stream = await secure(link, url, self.tls(url))
+                async with open_websocket(
+                    stream,
+                    host,
+                    resource,
+                    required_subprotocol=MSGPACK_SUBPROTOCOL if msgpack else None,
+                ) as socket:
                     self._handshakes[name].discard(handshake)
-                    with self._counted(name, LoadClient(socket, msgpack, on_message)) as client:
+                    opened = LoadClient(socket, msgpack, on_message)
+                    stats = self.stats(name, target)
+                    with _CountedConnection(stats, self._open[name], opened) as client:
                         yield client
             except DialFailed:
                 if handshake.was_cut or was_cut(link):
@@ -144,18 +162,6 @@ class RunContext:
             return
         async with open_network(stream, partial(self._network_at, name), random) as link:
             yield link
-
-    @asynccontextmanager
-    async def _websocket(
-        self, link: trio.abc.Stream, host: str, resource: str, *, msgpack: bool
-    ) -> AsyncIterator[WebSocket]:
-        stream = await secure(link, self.endpoint.url, self.tls())
-        required = MSGPACK_SUBPROTOCOL if msgpack else None
-        async with open_websocket(stream, host, resource, required_subprotocol=required) as socket:
-            yield socket
-
-    def _counted(self, name: str, client: LoadClient) -> _CountedConnection:
-        return _CountedConnection(self.run_stats.group(name), self._open[name], client)
 
     def _network_at(self, name: str, at: float) -> tuple[Network, float]:
         network, until = self.timeline.network_at(name, at - self.epoch)

@@ -39,6 +39,8 @@ class ScriptedActor:
     _context: RunContext = field(repr=False)
     name: str
     number: int
+    target: str
+    """The name of its target, "" if there is one only."""
     stats: GroupStats = field(repr=False)
     _numbers: dict[str, int] = field(factory=dict)
     _checkers: dict[str, FrameChecker] = field(factory=dict)
@@ -52,7 +54,8 @@ class ScriptedActor:
         """Open an authenticated connection of `relay.client`."""
         endpoint = self._context.endpoint
         token = endpoint.token(self.number, service=service)
-        return connect(endpoint.url, token, tls=self._context.tls())
+        url = endpoint.urls[self.target]
+        return connect(url, token, tls=self._context.tls(url))
 
     def stream(self, name: str) -> str:
         """Make a stream id that is unique to this run."""
@@ -126,7 +129,9 @@ async def play_script(context: RunContext, worker: int, of: int) -> None:
         async with trio.open_nursery() as nursery:
             for name, (play, count) in actors.items():
                 for number in range(worker, count, of):
-                    actor = ScriptedActor(context, name, number, context.run_stats.group(name))
+                    target = context.endpoint.target(number)
+                    stats = context.stats(name, target)
+                    actor = ScriptedActor(context, name, number, target, stats)
                     nursery.start_soon(_play, play, actor)
 
 

@@ -68,6 +68,7 @@ class StreamActor(Actor):
             self.context.observations.add_stream(
                 StreamObservation(
                     group=self.name,
+                    target=self.target,
                     stream=watch.stream,
                     start=watch.since,
                     end=now,

@@ -28,6 +28,13 @@ class Viewer(StreamActor):
         phones = self.context.timeline.most(group.watch)
         return self.context.stream_id(group.watch, self.number * group.each % phones)
 
+    def place(self) -> int:
+        """The viewers of one stream are at one target after the other, its phone's last."""
+        group = self.context.timeline.scenario.groups[self.name]
+        assert isinstance(group, ViewerGroup)
+        turn, stream = divmod(self.number * group.each, self.context.timeline.most(group.watch))
+        return stream + 1 + turn
+
     async def play(self, client: LoadClient) -> None:
         group = self.group
         assert isinstance(group, ViewerGroup)
@@ -58,9 +65,14 @@ class Viewer(StreamActor):
             await client.read()
 
     def receive(self, incoming: IncomingMessage, size: int) -> None:
-        if incoming.type != "video-frame":
-            super().receive(incoming, size)
+        if incoming.type == "video-frame":
+            self._receive_frame(incoming, size)
             return
+        if incoming.type == "status":
+            self._note_epoch(incoming)
+        super().receive(incoming, size)
+
+    def _receive_frame(self, incoming: IncomingMessage, size: int) -> None:
         stats = self.stats
         stats.counts["frames.bytes"] += size
         watch = self.watches.get(incoming.stream_id or "")
@@ -89,6 +101,11 @@ class Viewer(StreamActor):
             stats.time("first_frame").record(now - watch.since)
         if mark.due >= watch.since:  # the picture from before the subscription may be old
             stats.time("frame_age").record(now - mark.due)
+
+    def _note_epoch(self, status: IncomingMessage) -> None:
+        watch = self.watches.get(status.stream_id or "")
+        if watch is not None and watch.checker is not None and status.epoch:
+            watch.checker.note_epoch(status.epoch)
 
     def _count_picture(
         self, watch: StreamWatch, checker: FrameChecker, layer: str | None, *, is_first: bool

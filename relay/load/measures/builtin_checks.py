@@ -10,6 +10,7 @@ from relay.load.measures.stats import RunStats
 
 INTEGRITY_COUNTS = (
     *("torn", "doubled", "disordered", "foreign", "lost", "mislabeled", "undecodable"),
+    "misnumbered",
     *("alerts.doubled", "alerts.lost"),
 )
 """Counts that must be 0."""

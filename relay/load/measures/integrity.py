@@ -111,6 +111,12 @@ class FrameChecker:
     first: int | None = None
     last: FrameMark | None = None
     _seq: int = 0
+    _epoch: int = 0
+    """The one that the relay last told."""
+    _epoch_begins: bool = False
+    """Whether no frame of that has come yet, but frames of another."""
+    _is_settled: bool = False
+    """Whether two frames have come."""
     _decodable: bool = False
     """Whether a delta may build on the last frame."""
     _gaps: OrderedDict[int, str] = field(factory=OrderedDict)
@@ -149,11 +155,32 @@ class FrameChecker:
             return None
         elif mark.number != last.number + 1:
             self._count_gap(last, mark, seq)
+        if last is not None:
+            self._check_seq(last, mark, seq)
         if not is_rendition and layer != self._layer_of(mark):
             counts["mislabeled"] += 1
         self._check_base(mark)
         self.last, self._seq = mark, seq
         return mark
+
+    def note_epoch(self, epoch: int) -> None:
+        """Note that the relay has told an epoch of the stream: `seq` begins anew in the next."""
+        self.counts["misnumbered"] += epoch < self._epoch
+        if epoch != self._epoch:
+            self._epoch_begins, self._epoch = self.last is not None, epoch
+
+    def _check_seq(self, last: FrameMark, mark: FrameMark, seq: int) -> None:
+        """Count the numbers that are missing, and a frame whose number does not grow."""
+        may_begin = self._epoch_begins or not self._epoch
+        begins = may_begin and mark.connection != last.connection
+        self._epoch_begins = False
+        if begins:
+            return
+        if seq <= self._seq:
+            self.counts["misnumbered"] += 1
+        elif self._is_settled:  # the first picture that a viewer is shown may be an old one
+            self.counts["skipped"] += seq - self._seq - 1
+        self._is_settled = True
 
     def may_be_rendition(self, layer: str | None) -> bool:
         """Whether the relay may have made a frame of this layer."""

@@ -25,6 +25,8 @@ class StreamObservation:
     last: int | None
     alerts: dict[str, list[list[int]]]
     """Ranges of alert numbers, by sender; both ends are included."""
+    target: str = ""
+    """Where the connection went, if there are several targets."""
 
 
 @frozen

@@ -17,6 +17,9 @@ class ProcessUsage:
     resident: int
     """Bytes."""
 
+    def plus(self, other: ProcessUsage) -> ProcessUsage:
+        return ProcessUsage(self.cpu_seconds + other.cpu_seconds, self.resident + other.resident)
+
 
 def read_process_usage(pid: int) -> ProcessUsage | None:
     """Read it from /proc or from `ps`; None when the process has ended."""

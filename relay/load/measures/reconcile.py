@@ -31,11 +31,14 @@ def reconcile(run_stats: RunStats, observations: Observations, *, end: float, gr
     for alert in observations.alerts:
         alerts[alert.stream][alert.sender].append(alert)
     for seen in observations.streams:
-        counts = run_stats.group(seen.group).counts
+        counts: Counter[str] = Counter()
         if seen.watched:
             _count_missed_frames(counts, seen, by_stream[seen.stream], end)
         for sender, of_sender in alerts[seen.stream].items():
             counts["alerts.lost"] += _lost_alerts(seen, sender, of_sender, grace)
+        run_stats.group(seen.group).counts.update(counts)
+        if seen.target:
+            run_stats.target(seen.target).counts.update(counts)
 
 
 def _count_missed_frames(

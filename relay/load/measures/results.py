@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,16 @@ class BadResult(RelayError):
 
 
 @frozen(kw_only=True)
+class UsedByTarget:
+    """What the processes of one target used in a second."""
+
+    cpu: float
+    """Cores."""
+    memory: int
+    """Bytes."""
+
+
+@frozen(kw_only=True)
 class Second:
     """One second of a run."""
 
@@ -42,9 +53,11 @@ class Second:
     lateness: float
     """p99 of the generator's lateness, in seconds."""
     cpu: float | None = None
-    """Cores that the relay used."""
+    """Cores that all targets used together."""
     memory: int | None = None
-    """Bytes."""
+    """Bytes, likewise."""
+    targets: dict[str, UsedByTarget] = field(factory=dict)
+    """What each of several targets used."""
     layers: dict[str, float] = field(factory=dict)
     """Pictures shown per second, by layer; those without one are not in it."""
     switches: int = 0
@@ -63,6 +76,20 @@ class GroupResult:
 
 
 @frozen(kw_only=True)
+class TargetResult:
+    """One of several targets."""
+
+    clients: GroupResult
+    """What was seen by those that were connected to it."""
+    counted: dict[str, int] | None
+    """What it counted itself; None if that was not read."""
+    cpu: float | None
+    """Seconds of CPU time that its processes used; None if that is not known, like the next."""
+    memory: int | None
+    """Bytes, the most at the end of a second."""
+
+
+@frozen(kw_only=True)
 class RunResult:
     scenario: str
     started: float
@@ -78,6 +105,10 @@ class RunResult:
     ledger: list[LedgerLine]
     groups: dict[str, GroupResult]
     total: GroupResult
+    events: list[str] = field(factory=list)
+    """What was done to targets, and when."""
+    targets: dict[str, TargetResult] = field(factory=dict)
+    """By name, if there are several."""
     format: str = FORMAT
     type: str = "result"
 
@@ -94,8 +125,8 @@ def second_of(
     recent: GroupStats,
     generator: GroupStats,
     connected: int,
-    usage: ProcessUsage | None,
-    before: ProcessUsage | None,
+    usage: Mapping[str, ProcessUsage],
+    before: Mapping[str, ProcessUsage],
     last_at: float,
 ) -> Second:
     """Summarize what happened since `last_at`."""
@@ -103,6 +134,14 @@ def second_of(
     counts = recent.counts
     age = recent.times.get("frame_age")
     lateness = generator.times.get("lateness")
+    used = {
+        name: UsedByTarget(
+            cpu=max(0.0, each.cpu_seconds - before[name].cpu_seconds) / length,
+            memory=each.resident,
+        )
+        for name, each in usage.items()
+        if name in before
+    }
     return Second(
         at=at,
         sent=counts["sent"] / length,
@@ -116,8 +155,9 @@ def second_of(
         if age and age.count
         else {},
         lateness=(lateness and lateness.statistic("p99")) or 0.0,
-        cpu=(usage.cpu_seconds - before.cpu_seconds) / length if usage and before else None,
-        memory=usage.resident if usage else None,
+        cpu=sum(each.cpu for each in used.values()) if used else None,
+        memory=sum(each.resident for each in usage.values()) if usage else None,
+        targets={name: each for name, each in used.items() if name},
         layers={name: number / length for name, number in layer_counts(counts).items()},
         switches=counts["switches"],
     )

@@ -28,6 +28,8 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
     "foreign": ("received",),
     "mislabeled": ("received",),
     "undecodable": ("received",),
+    "misnumbered": ("received",),
+    "skipped": ("received", "skipped"),
     "unserved": (),
     "pictures": ("received",),
     "switches": ("pictures",),
@@ -163,6 +165,10 @@ class StatsDelta:
     connected: int
 
 
+DeltasByTarget = Mapping[str, Mapping[str, StatsDelta]]
+"""By group, and then by the target that its actors used; "" for what has none, or the only one."""
+
+
 @define(eq=False)
 class GroupStats:
     """The counts, errors and times of one group."""
@@ -237,6 +243,8 @@ class RunStats:
     groups: dict[str, GroupStats] = field(factory=dict)
     stages: Mapping[str, RunStats] = field(factory=dict)
     """What was measured during a stage, for the stages that a check names."""
+    targets: dict[str, GroupStats] = field(factory=dict)
+    """The same as in `groups`, by target, where there are several."""
 
     def group(self, name: str) -> GroupStats:
         found = self.groups.get(name)
@@ -244,10 +252,19 @@ class RunStats:
             found = self.groups[name] = GroupStats()
         return found
 
-    def add(self, deltas: Mapping[str, StatsDelta], stage: str = "") -> None:
-        """Add what a process saw during a stage, by group."""
-        for name, delta in deltas.items():
-            self.group(name).add_delta(delta)
+    def target(self, name: str) -> GroupStats:
+        found = self.targets.get(name)
+        if found is None:
+            found = self.targets[name] = GroupStats()
+        return found
+
+    def add(self, deltas: DeltasByTarget, stage: str = "") -> None:
+        """Add what a process saw during a stage."""
+        for name, of_group in deltas.items():
+            for target, delta in of_group.items():
+                self.group(name).add_delta(delta)
+                if target:
+                    self.target(target).add_delta(delta)
         if stage in self.stages:
             self.stages[stage].add(deltas)
 

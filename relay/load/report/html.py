@@ -50,6 +50,7 @@ def page(result: RunResult, seconds: Sequence[Second]) -> str:
         *_layers(result.groups),
         "<h2>Groups</h2>",
         _groups(result.groups),
+        *_targets(result),
         *_ledger(result),
         *_errors(result.groups),
     ]
@@ -167,14 +168,40 @@ def _layers(groups: Mapping[str, GroupResult]) -> Iterable[str]:
         yield _table(("group", "pictures per second", "switches per minute", "layers"), rows)
 
 
+def _targets(result: RunResult) -> Iterable[str]:
+    if not result.targets:
+        return
+    yield "<h2>Targets</h2>"
+    yield "".join(f"<p>{escape(words)}</p>" for words in result.events)
+    yield _table(
+        ("target", "CPU", "memory"),
+        [
+            (
+                escape(name),
+                "" if each.cpu is None else f"{each.cpu:.2f} s",
+                "" if each.memory is None else f"{each.memory / MIB:.0f} MiB",
+            )
+            for name, each in result.targets.items()
+        ],
+    )
+    rows = [
+        (escape(name), escape(whose), escape(count), f"{number}")
+        for name, each in result.targets.items()
+        for whose, counts in (("relay", each.counted or {}), ("clients", each.clients.counts))
+        for count, number in counts.items()
+    ]
+    yield _table(("target", "counted by", "name", "count"), rows)
+
+
 def _ledger(result: RunResult) -> Iterable[str]:
     if result.ledger:
         yield "<h2>The relay's ledger</h2>"
         yield _table(
-            ("", "relay", "clients", ""),
+            ("", "target", "relay", "clients", ""),
             [
                 (
                     escape(each.what),
+                    escape(each.target),
                     f"{each.relay}",
                     each.clients,
                     "agrees" if each.agrees else "WRONG",

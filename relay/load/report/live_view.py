@@ -43,11 +43,14 @@ class LiveView:
                 await trio.sleep(LIVE_VIEW_INTERVAL)
 
     async def _show_lines(self) -> NoReturn:
-        phase, shown = "", 0
+        phase, shown, told = "", 0, 0
         while True:
             if self.state.phase != phase:
                 phase = self.state.phase
                 self.console.print(f"{self.state.scenario.name}: {phase}")
+            for words in self.state.events[told:]:
+                self.console.print(words)
+            told = len(self.state.events)
             for second in self.state.seconds[shown:]:
                 self.console.print(self._line(second))
             shown = len(self.state.seconds)

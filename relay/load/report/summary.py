@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay.load.measures.results import GroupResult, RunResult
+from relay.load.measures.ledger import LedgerLine
+from relay.load.measures.results import GroupResult, RunResult, TargetResult
 from relay.load.report.layer_words import layers_in_words
 from relay.load.units import seconds_in_words
 
+Row = tuple[str, tuple[str, ...]]
 MAX_SUMMARY_ERRORS = 12
 SUMMARY_COLUMNS = (
     "frames\nout",
@@ -24,9 +26,26 @@ SUMMARY_COLUMNS = (
     "alerts\nin/out",
     "closes",
 )
+TARGET_COLUMNS = (
+    "clients",
+    "frames\nout",
+    "frames\nin",
+    "skipped",
+    "age\np50",
+    "age\np99",
+    "to other\nnodes",
+    "from\nthem",
+    "lost\non the way",
+    "CPU",
+    "memory",
+)
+MIB = 1 << 20
 MIN_REPORTED_GAP = 2.0
 """Seconds without a frame from which on the summary mentions a gap."""
-INTEGRITY_FAULTS = ("torn", "doubled", "disordered", "foreign", "mislabeled", "undecodable")
+INTEGRITY_FAULTS = (
+    *("torn", "doubled", "disordered", "foreign", "mislabeled", "undecodable"),
+    "misnumbered",
+)
 
 
 def print_summary(console: Console, result: RunResult) -> None:
@@ -34,37 +53,49 @@ def print_summary(console: Console, result: RunResult) -> None:
     console.print(f"{result.scenario}: {result.about}")
     if result.groups:
         console.print(_groups(result))
-    for name, group in result.groups.items():
-        for line in (*_bad_content(name, group.counts), *_layers(name, group)):
-            console.print(line)
-        if (gap := group.times.get("gap", {}).get("max", 0.0)) >= MIN_REPORTED_GAP:
-            console.print(f"{name}: no frame came for up to {seconds_in_words(gap)}")
-    for line in _errors(result.groups):
+    if result.targets:
+        console.print(_targets(result.targets))
+    for line in _lines(result):
         console.print(line)
-    for comparison in result.ledger:
-        mark = "ok  " if comparison.agrees else "BAD "
-        console.print(
-            f"{mark} ledger: {comparison.what}: relay {comparison.relay},"
-            f" clients {comparison.clients}"
+
+
+def _lines(result: RunResult) -> Iterator[Text | str]:
+    for name, group in result.groups.items():
+        yield from _bad_content(name, group.counts)
+        yield from _layers(name, group)
+        if (gap := group.times.get("gap", {}).get("max", 0.0)) >= MIN_REPORTED_GAP:
+            yield f"{name}: no frame came for up to {seconds_in_words(gap)}"
+    yield from result.events
+    yield from _errors(result.groups)
+    for each in result.ledger:
+        yield (
+            f"{_mark('BAD ', each.agrees)} {_about(each)}: relay {each.relay},"
+            f" clients {each.clients}"
         )
     for check in result.checks:
-        mark = "ok  " if check.kept else "FAIL"
-        console.print(f"{mark} {check.line}   ({check.measured})")
+        yield f"{_mark('FAIL', check.kept)} {check.line}   ({check.measured})"
     if result.aborted_by:
-        console.print(f"ended early: {result.aborted_by}")
+        yield f"ended early: {result.aborted_by}"
     if result.failure:
-        console.print(f"could not run: {result.failure}")
-    words = {
+        yield f"could not run: {result.failure}"
+    yield {
         "kept": "all checks passed",
         "failed": "a check failed",
         "could not run": "the run did not finish",
         "interrupted": "interrupted: these are the figures so far",
-    }
-    console.print(words[result.outcome])
+    }[result.outcome]
+
+
+def _mark(word: str, good: bool) -> str:  # noqa: FBT001 (a mark of it)
+    return "ok  " if good else word
+
+
+def _about(line: LedgerLine) -> str:
+    return f"ledger of {line.target}: {line.what}" if line.target else f"ledger: {line.what}"
 
 
 def _groups(result: RunResult) -> Table:
-    rows = []
+    rows: list[Row] = []
     for name, group in result.groups.items():
         if name in {"generator", "ledger"}:
             continue
@@ -81,14 +112,37 @@ def _groups(result: RunResult) -> Table:
             _number(counts.get("closes")),
         )
         rows.append((name, cells))
-    # Empty columns are left out, because terminals may be narrow.
-    filled = [
-        number for number in range(len(SUMMARY_COLUMNS)) if any(cells[number] for _, cells in rows)
-    ]
+    return _filled(SUMMARY_COLUMNS, rows)
+
+
+def _targets(targets: Mapping[str, TargetResult]) -> Table:
+    """What each node did, and how those saw it that were connected to it."""
+    rows: list[Row] = []
+    for name, target in targets.items():
+        counts, age = target.clients.counts, target.clients.times.get("frame_age", {})
+        counted = target.counted or {}
+        cells = (
+            _number(counts.get("auth.done")),
+            _number(counts.get("sent")),
+            _number(counts.get("received")),
+            _number(counts.get("skipped")),
+            seconds_in_words(age["p50"]) if age else "",
+            seconds_in_words(age["p99"]) if age else "",
+            *(_number(counted.get(f"hop.{each}")) for each in ("written", "received", "lost")),
+            "" if target.cpu is None else f"{target.cpu:.1f} s",
+            "" if target.memory is None else f"{target.memory / MIB:.0f} MiB",
+        )
+        rows.append((name, cells))
+    return _filled(TARGET_COLUMNS, rows)
+
+
+def _filled(columns: Sequence[str], rows: Sequence[Row]) -> Table:
+    """A table without its empty columns, because terminals may be narrow."""
+    filled = [number for number in range(len(columns)) if any(cells[number] for _, cells in rows)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
     for number in filled:
-        table.add_column(SUMMARY_COLUMNS[number], justify="right")
+        table.add_column(columns[number], justify="right")
     for name, cells in rows:
         table.add_row(name, *(cells[number] for number in filled))
     return table

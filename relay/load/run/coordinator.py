@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 import trio
 from attrs import define, field, frozen
@@ -17,10 +18,11 @@ from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
 from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share
-from relay.load.measures.ledger import compare_ledger
+from relay.load.run.cluster_probe import check_cluster
 from relay.load.run.run_state import RunState
-from relay.load.run.target import Target, TargetFailed, open_target
-from relay.load.run.tokens import find_endpoint
+from relay.load.run.target_reports import TargetFailed
+from relay.load.run.targets import Targets, open_targets
+from relay.load.run.tokens import find_endpoint, find_operator_token
 from relay.load.run.worker import Assignment, StartSignal
 from relay.load.run.worker_process import (
     RunFailed,
@@ -30,7 +32,6 @@ from relay.load.run.worker_process import (
 )
 from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schema import ScenarioError
-from relay.protocol.reports import StatsReport
 
 START_DELAY = 0.3
 """Seconds from the start signal to the start, so that all workers have received it."""
@@ -64,7 +65,7 @@ class Coordinator:
     """The scenario, as TOML."""
     file: str
     state: RunState = field(init=False)
-    _target: Target | None = None
+    _targets: Targets | None = None
     _stop: trio.Event | None = None
     """Set to let the workers leave early."""
     _failed_seconds: int = 0
@@ -106,11 +107,11 @@ class Coordinator:
 
     async def _run(self) -> None:
         state, number = self.state, self.scenario.workers
-        async with open_target(self.scenario, is_mine=self.options.target_is_mine) as target:
-            self._target = target
+        async with open_targets(self.scenario, is_mine=self.options.target_is_mine) as targets:
+            self._targets = targets
             state.phase = "making tokens"
-            endpoint = await find_endpoint(self.scenario, target)
-            before = await target.stats() if self.scenario.target.checks_ledger else None
+            endpoint = await find_endpoint(self.scenario, targets)
+            await self._prepare(targets, endpoint)
             state.phase = "starting workers"
             async with AsyncExitStack() as stack:
                 workers = [
@@ -119,11 +120,24 @@ class Coordinator:
                     )
                     for worker in range(number)
                 ]
-                await self._play(workers)
-            if before is not None:
-                await self._check_ledger(target, before)
+                await self._play(workers, targets)
+            if self.scenario.checks_ledger:
+                await self._check_ledger(targets)
 
-    async def _play(self, workers: Sequence[WorkerProcess]) -> None:
+    async def _prepare(self, targets: Targets, endpoint: Endpoint) -> None:
+        """See that several targets are one cluster, and what each has counted so far."""
+        several = list(targets.by_name.values())
+        if len(several) > 1:
+            self.state.phase = "trying the targets"
+            await check_cluster(endpoint, self.state.run_id)
+            token = await find_operator_token(self.scenario, targets)
+            for each in several:
+                each.operator_token = token
+        if self.scenario.checks_ledger:
+            for each in several:
+                await each.begin()
+
+    async def _play(self, workers: Sequence[WorkerProcess], targets: Targets) -> None:
         with trio.move_on_after(READY_TIMEOUT) as waiting:
             for worker in workers:
                 await worker.ready()
@@ -136,6 +150,8 @@ class Coordinator:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_workers, workers, self._stop)
             nursery.start_soon(self._end_each_second, begun)
+            nursery.start_soon(targets.poll)
+            nursery.start_soon(self._act_on_targets, targets, begun)
             async with trio.open_nursery() as playing:
                 for number, worker in enumerate(workers):
                     playing.start_soon(self._collect, number, worker, start)
@@ -150,6 +166,24 @@ class Coordinator:
                     self.state.add(number, message.update)
         if waiting.cancelled_caught:
             raise RunFailed("a worker does not end")
+
+    async def _act_on_targets(self, targets: Targets, begun: float) -> None:
+        """Drain and restart targets as the stages have it."""
+
+        def note(name: str, words: str) -> None:
+            self.state.note(trio.current_time() - begun, f"{name} {words}")
+
+        for name, each in targets.by_name.items():
+            each.on_change = partial(note, name)
+        at = begun
+        for stage in self.scenario.stages:
+            await trio.sleep_until(at)
+            async with trio.open_nursery() as nursery:
+                for name in stage.drain:
+                    nursery.start_soon(targets.by_name[name].drain)
+                for name in stage.restart:
+                    nursery.start_soon(targets.by_name[name].restart)
+            at += stage.duration
 
     async def _stop_workers(self, workers: Sequence[WorkerProcess], stop: trio.Event) -> None:
         await stop.wait()
@@ -166,7 +200,7 @@ class Coordinator:
                 self._abort_if_failed()
 
     def _end_second(self, at: float) -> None:
-        self.state.end_second(at, self._target.usage() if self._target else None)
+        self.state.end_second(at, self._targets.usage() if self._targets else {})
 
     def _abort_if_failed(self) -> None:
         failed = self.state.failed_check()
@@ -175,14 +209,14 @@ class Coordinator:
             self.state.aborted_by = failed
             self._stop.set()
 
-    async def _check_ledger(self, target: Target, before: StatsReport) -> None:
-        """Compare until the ledger agrees: the relay may notice later that clients have left."""
+    async def _check_ledger(self, targets: Targets) -> None:
+        """Compare until the ledger agrees: a relay may notice later that clients have left."""
         state = self.state
         state.phase = "settling"
         end = trio.current_time() + LEDGER_TIMEOUT
         try:
             while True:
-                state.ledger = compare_ledger(before, await target.stats(), state.run_stats)
+                state.compare_ledger([await each.ledger() for each in targets.by_name.values()])
                 if all(each.agrees for each in state.ledger) or trio.current_time() > end:
                     break
                 await trio.sleep(LEDGER_POLL_INTERVAL)

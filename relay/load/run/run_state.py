@@ -6,20 +6,34 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, field
 
 from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.builtin_checks import all_thresholds, builtin_results
 from relay.load.measures.checks import CheckResult, evaluate_all
-from relay.load.measures.ledger import LedgerLine
+from relay.load.measures.ledger import (
+    LedgerLine,
+    TargetLedger,
+    TargetTotals,
+    compare_hops,
+    compare_ledger,
+    viewers_by_stream,
+)
 from relay.load.measures.observations import Observations
 from relay.load.measures.process_usage import ProcessUsage
 from relay.load.measures.reconcile import reconcile
-from relay.load.measures.results import Outcome, RunResult, Second, group_result, second_of
+from relay.load.measures.results import (
+    Outcome,
+    RunResult,
+    Second,
+    TargetResult,
+    group_result,
+    second_of,
+)
 from relay.load.measures.stats import GroupStats, RunStats
-from relay.load.scenario.scenario import Scenario, links
+from relay.load.scenario.scenario import ONLY_TARGET, Scenario, links
 
 
 def stats_of(scenario: Scenario) -> RunStats:
@@ -45,6 +59,10 @@ class RunState:
     seconds: list[Second] = field(factory=list)
     on_second: Callable[[Second], None] = lambda _second: None
     ledger: list[LedgerLine] = field(factory=list)
+    events: list[str] = field(factory=list)
+    """What was done to targets, and when."""
+    target_totals: dict[str, TargetTotals] = field(factory=dict)
+    """What each target counted during the run, as far as it was read."""
     ledger_failure: str | None = None
     checks: list[CheckResult] = field(factory=list)
     outcome: Outcome = "could not run"
@@ -58,21 +76,35 @@ class RunState:
     _recent: GroupStats = field(factory=GroupStats)
     """The statistics of the current second, of all groups but the generator."""
     _recent_generator: GroupStats = field(factory=GroupStats)
-    _usage: ProcessUsage | None = None
+    _usage: dict[str, ProcessUsage] = field(factory=dict)
+    """By target."""
+    _first_usage: dict[str, ProcessUsage] = field(factory=dict)
+    _most_memory: dict[str, int] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.run_stats = stats_of(self.scenario)
 
     def add(self, worker: int, update: StatsUpdate) -> None:
         self.run_stats.add(update.groups, update.stage)
-        for name, delta in update.groups.items():
-            (self._recent_generator if name == "generator" else self._recent).add_delta(delta)
-        self._connected[worker] = {name: delta.connected for name, delta in update.groups.items()}
+        connected: dict[str, int] = {}
+        for name, by_target in update.groups.items():
+            recent = self._recent_generator if name == "generator" else self._recent
+            for delta in by_target.values():
+                recent.add_delta(delta)
+            connected[name] = sum(delta.connected for delta in by_target.values())
+        self._connected[worker] = connected
         self.observations.add(update.observations)
 
-    def end_second(self, at: float, usage: ProcessUsage | None) -> None:
-        """Summarize the second that ends now. `usage` is that of the relay."""
+    def note(self, at: float, words: str) -> None:
+        """Note what was done to a target, in seconds of the run."""
+        self.events.append(f"{at:4.1f} s  {words}")
+
+    def end_second(self, at: float, usage: Mapping[str, ProcessUsage]) -> None:
+        """Summarize the second that ends now. `usage` is that of the targets that are known."""
         self.now = at
+        for name, each in usage.items():
+            self._first_usage.setdefault(name, each)
+            self._most_memory[name] = max(each.resident, self._most_memory.get(name, 0))
         connected = sum(sum(groups.values()) for groups in self._connected.values())
         second = second_of(
             at,
@@ -85,10 +117,22 @@ class RunState:
         )
         for name, stats in self.run_stats.groups.items():
             stats.connected = sum(groups.get(name, 0) for groups in self._connected.values())
-        self._usage = usage
+        self._usage = dict(usage)
         self._recent, self._recent_generator = GroupStats(), GroupStats()
         self.seconds.append(second)
         self.on_second(second)
+
+    def compare_ledger(self, ledgers: Sequence[TargetLedger]) -> None:
+        """Compare what the targets say with what clients saw."""
+        viewers = viewers_by_stream(self.observations.streams)
+        total = self.run_stats.total()
+        self.ledger = []
+        for each in ledgers:
+            stats = self.run_stats.target(each.target) if each.target else total
+            self.ledger += compare_ledger(each, stats, viewers.get(each.target, {}))
+            self.target_totals[each.target] = each.totals
+        if len(ledgers) > 1 and all(each.is_complete for each in ledgers):
+            self.ledger += compare_hops(ledgers)
 
     def failed_check(self) -> str | None:
         """The first check that can no longer pass."""
@@ -124,12 +168,12 @@ class RunState:
             self.outcome = "failed"
 
     def result(self) -> RunResult:
-        stages = self.scenario.stages
+        scenario, stages = self.scenario, self.scenario.stages
         return RunResult(
-            scenario=self.scenario.name,
+            scenario=scenario.name,
             started=self.started,
             seconds=self.now,
-            workers=self.scenario.workers,
+            workers=scenario.workers,
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores,"
             f" Python {platform.python_version()}",
             outcome=self.outcome,
@@ -143,4 +187,20 @@ class RunState:
             ledger=self.ledger,
             groups={name: group_result(each) for name, each in self.run_stats.groups.items()},
             total=group_result(self.run_stats.total()),
+            events=self.events,
+            targets={
+                name: self._target_result(name)
+                for name in scenario.targets_by_name
+                if name != ONLY_TARGET
+            },
+        )
+
+    def _target_result(self, name: str) -> TargetResult:
+        totals = self.target_totals.get(name)
+        first, last = self._first_usage.get(name), self._usage.get(name)
+        return TargetResult(
+            clients=group_result(self.run_stats.target(name)),
+            counted=None if totals is None else totals.as_counts(),
+            cpu=None if first is None or last is None else last.cpu_seconds - first.cpu_seconds,
+            memory=self._most_memory.get(name),
         )

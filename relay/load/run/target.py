@@ -1,107 +1,202 @@
-"""The relay under test: one that is started for the run, or one that runs already."""
+"""A relay under test: one that is started for the run, or one that runs already."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-import msgspec
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
-from relay.errors import RelayError
-from relay.load.actors.endpoint import TlsVerification, is_encrypted
-from relay.load.measures.ledger import read_totals
+from relay.load.actors.endpoint import TlsVerification
+from relay.load.measures.ledger import LostFrames, TargetLedger, TargetTotals
 from relay.load.measures.process_usage import ProcessUsage, read_process_usage
+from relay.load.run.target_reports import MetricsReading, TargetFailed, TargetReports
 from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schema import ScenarioError
-from relay.outgoing.http_client import RequestFailed, open_http_client
 from relay.process.reaper import reaper_command
-from relay.process.temporary_folder import open_temporary_folder
-from relay.protocol.reports import StatsReport
 
 RELAY_START_TIMEOUT = 60.0
 PROCESS_STOP_TIMEOUT = 15.0
-STATS_TIMEOUT = 5.0
 RELAY_STOP_STEPS = ((signal.SIGTERM, 20.0),)
 """Seconds in which the relay drains and stops its Postgres; SIGKILL follows."""
-MAX_STATS_BYTES = 1 << 20
 
 
-class TargetFailed(RelayError):
-    """The relay cannot be started or reached."""
+@frozen(kw_only=True)
+class RelayCommand:
+    """How a relay is started for a run."""
+
+    arguments: Sequence[str]
+    """After `relay serve`; without `--bind`."""
+    log: Path
+    environment: Mapping[str, str] = field(factory=dict, repr=False)
+    remove: str = ""
+    """A folder that is removed once the relay has ended, if this process cannot do it."""
+
+
+@define(eq=False)
+class StartedRelay:
+    """A relay that runs as long as this process holds its standard input."""
+
+    pid: int
+    url: str
+    """`http://HOST:PORT`, or with https."""
+    _process: trio.Process
+
+    @classmethod
+    async def start(cls, command: RelayCommand, bind: str = "127.0.0.1:0") -> StartedRelay:
+        """Start it and wait until it listens; `TargetFailed`."""
+        process = await open_reaped(
+            [sys.executable, "-P", "-m", "relay", "serve", "--bind", bind, *command.arguments],
+            command,
+        )
+        try:
+            words = (await first_lines(process, 2)).split()
+        except BaseException:
+            with trio.move_on_after(2 * PROCESS_STOP_TIMEOUT, shield=True):
+                await end_reaped(process)
+            raise
+        if words[1:4] != ["relay", "listening", "on"]:
+            with trio.move_on_after(2 * PROCESS_STOP_TIMEOUT, shield=True):
+                await end_reaped(process)
+            raise TargetFailed(f"the relay did not start: {last_line(command.log)}")
+        return cls(int(words[0]), words[4], process)
+
+    async def stop(self) -> None:
+        """Have it drained, and wait for its end."""
+        await end_reaped(self._process)
+
+
+async def open_reaped(command: Sequence[str], how: RelayCommand) -> trio.Process:
+    """Start a program that ends with this process; its log gets what it writes to stderr."""
+    with how.log.open("ab") as errors:
+        return await trio.lowlevel.open_process(
+            reaper_command(command, stop=RELAY_STOP_STEPS, remove=how.remove, report_pid=True),
+            stdin=subprocess.PIPE,  # when it ends, so does the program
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,  # Ctrl-C is for this process, which stops the program
+            env={**os.environ, **how.environment},
+        )
+
+
+async def end_reaped(process: trio.Process) -> None:
+    assert process.stdin is not None
+    await process.stdin.aclose()
+    await process.wait()
+
+
+async def first_lines(process: trio.Process, number: int) -> str:
+    """The first lines that a program writes, or fewer if it ends or they do not come in time."""
+    assert process.stdout is not None
+    received = b""
+    with trio.move_on_after(RELAY_START_TIMEOUT):
+        while received.count(b"\n") < number:
+            data = await process.stdout.receive_some(4096)
+            if not data:
+                break
+            received += data
+    return received.decode(errors="replace")
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 @define(eq=False)
 class Target:
     """A relay under test."""
 
+    name: str
+    """"" if it is the only one."""
     url: str
     """`ws://HOST:PORT`, perhaps with a path."""
-    pid: int | None = None
+    reports: TargetReports
+    relay: StartedRelay | None = None
+    """None if it was not started for the run, or has ended."""
+    command: RelayCommand | None = None
     """None if it was not started for the run."""
-    data_dir: Path | None = None
-    log: Path | None = None
-    tls_verification: TlsVerification = field(factory=TlsVerification)
+    operator_token: str | None = field(default=None, repr=False)
+    lost: LostFrames = field(factory=LostFrames)
+    is_complete: bool = True
+    """Whether it ran all the time, so that its totals are complete."""
+    on_change: Callable[[str], object] = lambda _words: None
+    """Called with what has become of it."""
+    _base: TargetTotals = field(factory=TargetTotals)
+    """What it had counted at the start of the run."""
+    _ended: TargetTotals = field(factory=TargetTotals)
+    """What was counted, as far as is known, before it was started anew."""
+    _ended_usage: ProcessUsage = field(factory=lambda: ProcessUsage(0.0, 0))
+    _metrics: MetricsReading = field(factory=MetricsReading)
+    """As it was last read."""
 
-    async def stats(self) -> StatsReport:
-        """The relay's own totals; `TargetFailed`."""
-        parts = urlsplit(self.url)
-        scheme = "https" if is_encrypted(self.url) else "http"
-        url = urlunsplit((scheme, parts.netloc, "/stats", "", ""))
-        trust = self.tls_verification.context_for(self.url)
-        try:
-            with trio.fail_after(STATS_TIMEOUT):
-                async with open_http_client(trust) as http_client:
-                    return read_totals(await http_client.get(url, max_bytes=MAX_STATS_BYTES))
-        except trio.TooSlowError:
-            why = f"no answer within {STATS_TIMEOUT:g} s"
-        except (RequestFailed, msgspec.DecodeError) as error:
-            why = str(error)
-        raise TargetFailed(f"cannot read the relay's /stats: {why}")
+    async def begin(self) -> None:
+        """Note what it has counted before the run; `TargetFailed`."""
+        self._base = await self.reports.totals()
+
+    async def ledger(self) -> TargetLedger:
+        """What it has counted since the start of the run; `TargetFailed`."""
+        totals = self._ended
+        if self.command is None or self.relay is not None:
+            totals = totals.plus((await self.reports.totals()).plus(self._base, -1))
+        return TargetLedger(
+            target=self.name, totals=totals, lost=self.lost, is_complete=self.is_complete
+        )
+
+    async def poll(self) -> None:
+        """Read what changes during the run. A relay that does not answer is asked again later."""
+        with suppress(TargetFailed):
+            self._metrics = await self.reports.metrics()
+            if self.operator_token is not None:
+                self.lost.note(await self.reports.figures(self.operator_token))
+
+    @property
+    def has_workers(self) -> bool:
+        return self._metrics.has_workers
 
     def usage(self) -> ProcessUsage | None:
-        return None if self.pid is None else read_process_usage(self.pid)
+        """What its processes have used so far, as far as is known."""
+        usage = self._metrics.usage
+        if self.relay is not None:
+            parent = read_process_usage(self.relay.pid)
+            if parent is None or not self.has_workers:
+                usage = parent
+            elif usage is not None:
+                usage = usage.plus(parent)
+        elif self.command is not None:
+            return self._ended_usage
+        return usage and usage.plus(ProcessUsage(self._ended_usage.cpu_seconds, 0))
 
+    async def drain(self) -> None:
+        """End a relay that was started for the run, and wait until it has ended."""
+        assert self.relay is not None
+        relay, self.is_complete = self.relay, False
+        with suppress(TargetFailed):
+            ledger = await self.ledger()
+            self._ended, self._base = ledger.totals, TargetTotals()
+        usage = self.usage()
+        if usage is not None:
+            self._ended_usage = ProcessUsage(usage.cpu_seconds, 0)
+        self.relay, self._metrics = None, MetricsReading()
+        self.on_change("drains")
+        await relay.stop()
+        self.on_change("has ended")
 
-@asynccontextmanager
-async def open_target(scenario: Scenario, *, is_mine: bool) -> AsyncIterator[Target]:
-    """Open the target of a scenario. A relay that was started ends with the block."""
-    if scenario.target.url is not None:
-        url = checked_url(scenario.target.url, is_mine=is_mine)
-        yield Target(url, tls_verification=find_tls_verification(scenario))
-        return
-    # The reaper removes the folder as well, if this process cannot.
-    with open_temporary_folder("relay-load-", ignore_cleanup_errors=True) as folder:
-        data_dir, log = folder / "data", folder / "log"
-        command = [
-            *(sys.executable, "-P", "-m", "relay", "serve", "--bind", "127.0.0.1:0"),
-            *("--data-dir", str(data_dir), "--profile", "load", "--log-level", "error"),
-            *scenario.target.settings,
-        ]
-        with log.open("wb") as errors:
-            process = await trio.lowlevel.open_process(
-                reaper_command(command, stop=RELAY_STOP_STEPS, remove=str(folder), report_pid=True),
-                stdin=subprocess.PIPE,  # when it ends, so does the relay
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C is for this process, which stops the relay
-            )
-        try:
-            pid, url = await _listening(process, log)
-            started = TlsVerification(insecure=True)  # we started it ourselves
-            yield Target(url.replace("http", "ws", 1), pid, data_dir, log, started)
-        finally:
-            assert process.stdin is not None
-            with trio.move_on_after(2 * PROCESS_STOP_TIMEOUT, shield=True):
-                await process.stdin.aclose()
-                await process.wait()
+    async def restart(self) -> None:
+        """Drain it, and start it again at the same address; `TargetFailed`."""
+        assert self.command is not None
+        if self.relay is not None:
+            await self.drain()
+        self.relay = await StartedRelay.start(self.command, urlsplit(self.url).netloc)
+        self.on_change("serves again")
 
 
 async def stop(process: trio.Process) -> None:
@@ -116,24 +211,6 @@ async def stop(process: trio.Process) -> None:
             await process.wait()
 
 
-async def _listening(process: trio.Process, log: Path) -> tuple[int, str]:
-    """The started relay's process id and URL, from its first two lines; `TargetFailed`."""
-    assert process.stdout is not None
-    received = b""
-    with trio.move_on_after(RELAY_START_TIMEOUT):
-        while received.count(b"\n") < 2:
-            data = await process.stdout.receive_some(4096)
-            if not data:
-                break
-            received += data
-    words = received.decode(errors="replace").split()
-    if words[1:4] != ["relay", "listening", "on"]:
-        await trio.lowlevel.checkpoint()
-        lines = log.read_text(errors="replace").strip().splitlines()  # noqa: ASYNC240 (likewise)
-        raise TargetFailed(f"the relay did not start: {lines[-1] if lines else 'it said nothing'}")
-    return int(words[0]), words[4]
-
-
 def find_tls_verification(scenario: Scenario) -> TlsVerification:
     """How the target's certificate is verified; `ScenarioError`."""
     ca = None if scenario.tls.ca is None else str(scenario.path(scenario.tls.ca).resolve())
@@ -142,8 +219,8 @@ def find_tls_verification(scenario: Scenario) -> TlsVerification:
     return tls_verification
 
 
-def checked_url(url: str, *, is_mine: bool) -> str:
-    """Return the URL if this scenario may load it; `ScenarioError`."""
+def checked_url(url: str, where: str, *, is_mine: bool) -> str:
+    """Return the URL if this scenario, which has it at `where`, may load it; `ScenarioError`."""
     try:
         address = urlsplit(url)
         host = address.hostname
@@ -151,10 +228,10 @@ def checked_url(url: str, *, is_mine: bool) -> str:
     except ValueError:
         good, host = False, None
     if not good or host is None or "@" in url:
-        raise ScenarioError("target.url", "expected an address such as ws://localhost:3000")
+        raise ScenarioError(where, "expected an address such as ws://localhost:3000")
     if not (is_mine or is_loopback(host)):
         raise ScenarioError(
-            "target.url",
+            where,
             f"{host} is not this machine; a load test can do harm, so this needs --target-is-mine",
         )
     return url

@@ -16,7 +16,9 @@ import trio
 
 from relay.app import open_store
 from relay.load.actors.endpoint import Endpoint
-from relay.load.run.target import PROCESS_STOP_TIMEOUT, Target, TargetFailed, stop
+from relay.load.run.target import PROCESS_STOP_TIMEOUT, stop
+from relay.load.run.target_reports import TargetFailed
+from relay.load.run.targets import Targets
 from relay.load.scenario.scenario import Scenario
 from relay.model.identity import ANY_STREAM
 from relay.settings.settings import Settings
@@ -28,8 +30,8 @@ TOKENS_TIMEOUT = 60.0
 """Seconds that a command or a file, which may be a pipe, may take."""
 
 
-async def find_endpoint(scenario: Scenario, target: Target) -> Endpoint:
-    """Get the tokens for a target; `TargetFailed`, `RelayError`."""
+async def find_endpoint(scenario: Scenario, targets: Targets) -> Endpoint:
+    """Get the tokens for the targets; `TargetFailed`, `RelayError`."""
     wanted = scenario.tokens
     sessions: Sequence[str] = ()
     services: Sequence[str] = ()
@@ -41,7 +43,7 @@ async def find_endpoint(scenario: Scenario, target: Target) -> Endpoint:
         services = await _from_file(scenario.path(wanted.service_file))
     elif wanted.service_command is not None:
         services = await _from_command(wanted.service_command, scenario.folder)
-    data_dir = target.data_dir
+    data_dir = targets.data_dir
     if wanted.data_dir is not None:
         data_dir = scenario.path(wanted.data_dir)
         if not os.access(data_dir, os.X_OK):  # a new database would be made there
@@ -54,7 +56,22 @@ async def find_endpoint(scenario: Scenario, target: Target) -> Endpoint:
             "there are no tokens: say where they are with tokens.file, tokens.command"
             " or tokens.data_dir"
         )
-    return Endpoint(target.url, tuple(sessions), tuple(services), target.tls_verification)
+    return Endpoint(targets.urls, tuple(sessions), tuple(services), targets.tls_verification)
+
+
+async def find_operator_token(scenario: Scenario, targets: Targets) -> str | None:
+    """The token of a service that operates, to read figures; None if there is none."""
+    wanted = scenario.tokens
+    if wanted.operator_file is not None:
+        return (await _from_file(scenario.path(wanted.operator_file)))[0]
+    data_dir = targets.data_dir
+    if wanted.data_dir is not None:
+        data_dir = scenario.path(wanted.data_dir)
+    if data_dir is None:
+        return None
+    async with open_store(Settings(data_dir=data_dir)) as store:
+        name = f"load-{secrets.token_hex(4)}-figures"
+        return await store.service_tokens.create(name, consume=[], alerts=False, operate=True)
 
 
 async def _make_tokens(data_dir: Path, number: int, ttl: float) -> tuple[list[str], list[str]]:

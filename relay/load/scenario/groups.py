@@ -99,6 +99,9 @@ class Reconnect:
     most: float = key(units.positive_duration, DURATION, 30.0)
     jitter: float = key(units.number, "a number from 0 to 1", 0.5)
     """The fraction of the wait that is random."""
+    target: str = key(one_of("same", "next"), '"same" or "next"', "same")
+    """Of several targets: the one that it was connected to, or the next, as a load balancer may
+    choose."""
 
     def __attrs_post_init__(self) -> None:
         if not (0 <= self.jitter <= 1 and 1 <= self.factor <= 100):
@@ -183,6 +186,8 @@ class Group:
     reconnect: Reconnect | None = nested(Reconnect, Reconnect(), short=_no_reconnect)
     expect_closes: tuple[int, ...] = key(list_of(whole(1000, 4999)), "a list of close codes", ())
     """Close codes that do not count as unexpected."""
+    target: str | None = key(text, "the name of a target", None)
+    """Of several targets, the one that all of them connect to at first; None: spread over all."""
 
 
 @frozen(kw_only=True)

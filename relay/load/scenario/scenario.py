@@ -39,6 +39,9 @@ from relay.load.suggestions import suggestion
 from relay.process.working_directory import working_directory
 
 GROUP_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+NAME_RULE = "a name consists of lowercase letters, digits and dashes"
+ONLY_TARGET = ""
+"""The name of a target that is the only one."""
 RESERVED_NAMES = FIGURE_PREFIXES | {"generator", "ledger"}
 """Names that mean something else in checks and in the statistics."""
 
@@ -93,6 +96,8 @@ class ScenarioTokens:
     command: tuple[str, ...] | None = key(_command, "a list: a program and arguments", None)
     service_file: str | None = key(text, "the name of a file with service tokens", None)
     service_command: tuple[str, ...] | None = key(_command, "a list: a program and arguments", None)
+    operator_file: str | None = key(text, "the name of a file with an operator's token", None)
+    """A service that operates: with it, the run reads what each node counts for each stream."""
     data_dir: str | None = key(text, "the data folder of a relay on this machine", None)
     sessions: int = key(whole(1, 10_000), "a whole number, 1 to 10000", 1)
     """Number of sessions to make, all for one user."""
@@ -111,6 +116,10 @@ class Stage:
     name: str = key(text, "a name", "")
     cut: tuple[str, ...] = key(list_of(text), "a list of groups", ())
     """Groups whose connections are all cut when it starts."""
+    drain: tuple[str, ...] = key(list_of(text), "a list of targets", ())
+    """Targets that were started for the run, and that are drained and end when it starts."""
+    restart: tuple[str, ...] = key(list_of(text), "a list of targets", ())
+    """Likewise, but they are started again, at the same address."""
     change: Mapping[str, Any] = key(lambda value: value, "a table of groups", factory=dict)
 
 
@@ -142,6 +151,8 @@ class Scenario:
     script: str | None = key(text, "the name of a Python file", None)
     check: tuple[str, ...] = key(list_of(text), "a list of checks", ())
     target: ScenarioTarget = nested(ScenarioTarget, ScenarioTarget(start=True))
+    targets: Mapping[str, Any] = key(lambda value: value, "tables by name", factory=dict)
+    """In place of `target`: several relays that use one database."""
     tls: ScenarioTls = nested(ScenarioTls, ScenarioTls())
     tokens: ScenarioTokens = nested(ScenarioTokens, ScenarioTokens())
     phones: Mapping[str, Any] = key(lambda value: value, "tables by name", factory=dict)
@@ -156,6 +167,15 @@ class Scenario:
     @property
     def groups(self) -> dict[str, Group]:
         return {**self.phones, **self.viewers, **self.services, **self.hostiles}
+
+    @property
+    def targets_by_name(self) -> dict[str, ScenarioTarget]:
+        """All targets; the name of a single one is empty."""
+        return dict(self.targets) or {ONLY_TARGET: self.target}
+
+    @property
+    def checks_ledger(self) -> bool:
+        return all(each.checks_ledger for each in self.targets_by_name.values())
 
     @property
     def expects_logins(self) -> bool:
@@ -198,14 +218,18 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
     groups: dict[str, Any] = {}
     for kind, cls in KINDS.items():
         groups[kind] = dict(_read_groups(cls, getattr(raw, kind), place.at(kind)))
+    if "target" in table and "targets" in table:
+        raise place.at("targets").error("use one of target and targets")
     scenario = attrs.evolve(
         raw,
         **groups,
+        targets=_read_targets(raw, place),
         name=raw.name or Path(file).stem,
         stages=_read_stages(raw, place),
         folder=folder,
     )
     _check_groups(scenario, groups, place)
+    check_targets(scenario, place)
     for number, stage in enumerate(scenario.stages):
         for name in stage.change:
             changed(scenario, number, name, place)  # finds errors before anything starts
@@ -299,10 +323,52 @@ def _read_groups(cls: type[Group], tables: object, place: Place) -> Iterator[tup
         raise place.error("expected tables by name, such as [phones.front]")
     for name, table in tables.items():
         if not GROUP_NAME.fullmatch(name):
-            raise place.at(name).error("a name consists of lowercase letters, digits and dashes")
+            raise place.at(name).error(NAME_RULE)
         if name in RESERVED_NAMES:
             raise place.at(name).error("is the name of a figure: choose another name")
         yield name, read_table(cls, table, place.at(name))
+
+
+def _read_targets(raw: Scenario, place: Place) -> dict[str, ScenarioTarget]:
+    where = place.at("targets")
+    if not isinstance(raw.targets, Mapping):
+        raise where.error("expected tables by name, such as [targets.a]")
+    for name in raw.targets:
+        if not GROUP_NAME.fullmatch(name):
+            raise where.at(name).error(NAME_RULE)
+    targets = {
+        name: read_table(ScenarioTarget, table, where.at(name))
+        for name, table in raw.targets.items()
+    }
+    if len({each.start for each in targets.values()}) > 1:
+        raise where.error(
+            "use start = true for all of them, or url for all: one database is theirs"
+        )
+    return targets
+
+
+def check_targets(scenario: Scenario, place: Place) -> None:
+    """Refuse names of targets that there are not; `ScenarioError`."""
+    targets = scenario.targets_by_name
+    for kind in KINDS:
+        for name, group in getattr(scenario, kind).items():
+            if group.target is not None:
+                _find_target(group.target, targets, place.at(f"{kind}.{name}.target"))
+    for number, stage in enumerate(scenario.stages):
+        for what in ("drain", "restart"):
+            where = place.at(f"stages[{number}].{what}")
+            for name in getattr(stage, what):
+                if not _find_target(name, targets, where).start:
+                    raise where.error(f"{name} is not started by this run, so it cannot end it")
+
+
+def _find_target(name: str, targets: Mapping[str, ScenarioTarget], where: Place) -> ScenarioTarget:
+    found = targets.get(name)
+    if found is not None:
+        return found
+    if ONLY_TARGET in targets:
+        raise where.error("there is one target, without a name: add tables such as [targets.a]")
+    raise where.error(f"there is no target named {name!r}{suggestion(name, targets)}")
 
 
 def _read_stages(raw: Scenario, place: Place) -> tuple[Stage, ...]:

@@ -120,7 +120,7 @@ def test_a_check_of_a_stage_counts_what_arrived_in_it_on_its_network(
             seen.time("frame_age").record(age)
         seen.counts.update({"received": number, "frames.bytes": number * 62_500})
         seen.counts.update({"pictures": number, "watched_ms": 5000, "layer.l": 10})
-        run_stats.add({"slow": seen.drain()}, stage)
+        run_stats.add({"slow": {"": seen.drain()}}, stage)
     check = parse_threshold(line, GROUPS, stages=tuple(stages))
     assert check.evaluate(run_stats, final=True) == verdict
     assert check.evaluate(run_stats, final=False) in {verdict, "unknown"}

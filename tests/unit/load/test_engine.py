@@ -55,7 +55,7 @@ async def test_a_generator_that_stood_still_is_late_for_all_that_was_due_meanwhi
         clock.jump(2)
         await trio.sleep(2 * engine.HEARTBEAT_INTERVAL)
         nursery.cancel_scope.cancel()
-    lateness = context.run_stats.group("generator").time("lateness")
+    lateness = context.stats("generator").time("lateness")
     assert lateness.count == pytest.approx(4 / engine.HEARTBEAT_INTERVAL, abs=3)
     late = lateness.statistic("p99")
     assert late is not None

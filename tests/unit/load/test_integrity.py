@@ -161,7 +161,7 @@ def test_a_smaller_picture_by_the_relay_is_known_by_the_mark_in_its_metadata() -
         (JPEG, 4, "640", sealed[4]),
         (frame(5), 5, None, None),
     ]
-    assert check_renditions(frames) == {"received": 4, "missed": 1}
+    assert check_renditions(frames) == {"received": 4, "missed": 1, "skipped": 1}
 
 
 def test_a_smaller_picture_beside_its_original_or_of_another_stream_is_noticed() -> None:

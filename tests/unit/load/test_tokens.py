@@ -11,14 +11,20 @@ import trio
 
 from relay.load.actors.endpoint import Endpoint
 from relay.load.run import tokens
-from relay.load.run.target import Target, TargetFailed
+from relay.load.run.target import Target
+from relay.load.run.target_reports import TargetFailed, TargetReports
+from relay.load.run.targets import Targets
 from relay.load.run.tokens import find_endpoint
 from relay.load.scenario.scenario import parse_scenario
+from relay.outgoing.http_client import open_http_client
 
 
 async def find(folder: Path, said: str) -> Endpoint:
     scenario = parse_scenario(f"[tokens]\n{said}\n[phones.p]", "mine.toml", folder)
-    return await find_endpoint(scenario, Target("ws://127.0.0.1:1"))
+    async with open_http_client() as http:
+        url = "ws://127.0.0.1:1"
+        target = Target("", url, TargetReports(url, "", http))
+        return await find_endpoint(scenario, Targets({"": target}))
 
 
 def python(code: str) -> str:

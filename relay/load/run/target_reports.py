@@ -1,0 +1,119 @@
+"""What a relay under test says about itself over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable
+from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+import trio
+from attrs import field, frozen
+
+from relay.errors import RelayError
+from relay.load.actors.endpoint import is_encrypted
+from relay.load.measures.ledger import HopTotals, TargetTotals, read_figures, read_totals
+from relay.load.measures.process_usage import ProcessUsage
+from relay.outgoing.http_client import HttpClient, RequestFailed
+from relay.protocol.reports import FiguresReport
+
+T = TypeVar("T")
+REPORT_TIMEOUT = 5.0
+MAX_STATS_BYTES = 1 << 20
+MAX_METRICS_BYTES = 4 << 20
+MAX_FIGURES_BYTES = 64 << 20
+_SAMPLE = re.compile(
+    r"^(relay_hop_frames_total|process_cpu_seconds_total|process_resident_memory_bytes)"
+    r"(?:\{([^}]*)\})? ([0-9.eE+-]+)$",
+    re.MULTILINE,
+)
+
+
+class TargetFailed(RelayError):
+    """A relay cannot be started or reached."""
+
+
+@frozen
+class MetricsReading:
+    """What is of use here in `/metrics`."""
+
+    hop: HopTotals = field(factory=HopTotals)
+    usage: ProcessUsage | None = None
+    """That of all workers together; None where the relay does not know it."""
+    has_workers: bool = False
+
+
+def read_metrics(text: str) -> MetricsReading:
+    """Read Prometheus' text format."""
+    hop: dict[str, int] = {}
+    cpu, memory = 0.0, 0.0
+    has_workers = False
+    for name, labels, value in _SAMPLE.findall(text):
+        if name == "relay_hop_frames_total":
+            outcome = re.search(r'outcome="(written|dropped|received|lost)"', labels)
+            if outcome is not None:
+                hop[outcome[1]] = int(float(value))
+        else:
+            has_workers = has_workers or "worker=" in labels
+            if name == "process_cpu_seconds_total":
+                cpu += float(value)
+            else:
+                memory += float(value)
+    usage = ProcessUsage(cpu, int(memory)) if memory else None
+    return MetricsReading(HopTotals(**hop), usage, has_workers)
+
+
+@frozen
+class TargetReports:
+    """Reads the reports of one relay; `TargetFailed`."""
+
+    url: str
+    _name: str
+    """"" if it is the only one."""
+    _http: HttpClient = field(repr=False)
+
+    async def totals(self) -> TargetTotals:
+        """All that it has counted."""
+        stats = await self._read("/stats", MAX_STATS_BYTES)
+        metrics = await self.metrics()
+        try:
+            return TargetTotals.of(read_totals(stats), metrics.hop)
+        except msgspec.DecodeError as error:
+            raise self._failed("/stats", str(error)) from None
+
+    async def metrics(self) -> MetricsReading:
+        body = await self._read("/metrics", MAX_METRICS_BYTES)
+        return read_metrics(body.decode(errors="replace"))
+
+    async def figures(self, token: str) -> FiguresReport:
+        """What it counts for each stream, for an operator."""
+        url = self._url("/figures")
+        get = self._http.get_any(url, token=token, max_bytes=MAX_FIGURES_BYTES)
+        answer = await self._in_time("/figures", get)
+        try:
+            if answer.status != 200:
+                raise self._failed("/figures", f"status {answer.status}")
+            return read_figures(answer.body)
+        except msgspec.DecodeError as error:
+            raise self._failed("/figures", str(error)) from None
+
+    async def _read(self, path: str, max_bytes: int) -> bytes:
+        return await self._in_time(path, self._http.get(self._url(path), max_bytes=max_bytes))
+
+    async def _in_time(self, path: str, answer: Awaitable[T]) -> T:
+        try:
+            with trio.fail_after(REPORT_TIMEOUT):
+                return await answer
+        except trio.TooSlowError:
+            raise self._failed(path, f"no answer within {REPORT_TIMEOUT:g} s") from None
+        except RequestFailed as error:
+            raise self._failed(path, str(error)) from None
+
+    def _failed(self, path: str, why: str) -> TargetFailed:
+        whose = f"{path} of the target {self._name}" if self._name else f"the relay's {path}"
+        return TargetFailed(f"cannot read {whose}: {why}")
+
+    def _url(self, path: str) -> str:
+        scheme = "https" if is_encrypted(self.url) else "http"
+        return urlunsplit((scheme, urlsplit(self.url).netloc, path, "", ""))
