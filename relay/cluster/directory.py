@@ -41,7 +41,7 @@ from relay.model.cluster import (
 from relay.model.identity import Identity
 from relay.model.permissions import VisibleStreams
 
-BEAT_INTERVAL = 2.0
+NODE_BEAT_INTERVAL = 2.0
 """Seconds between two signs of life."""
 RESTORE_INTERVAL = 20.0
 """Seconds between two looks whether the table has all that this node has; at once where the tables
@@ -271,7 +271,7 @@ class Directory:
                 pass
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
-            await trio.sleep(BEAT_INTERVAL)
+            await trio.sleep(NODE_BEAT_INTERVAL)
 
     async def _beat(self) -> None:
         try:

@@ -29,7 +29,7 @@ from relay.cluster.messages import (
     Ping,
     Pong,
     StreamState,
-    Take,
+    TakeStream,
     Taken,
     Unencodable,
     WantKeyframe,
@@ -310,11 +310,11 @@ class OriginLink:
             self.post(DropStream(stream_id=stream_id))
 
     async def take(self, stream_id: str, term: int, account: FrameAccount) -> Epoch | None:
-        """Take a stream over, whose frames this account counts; returns the epoch to go on with,
+        """TakeStream a stream over, whose frames this account counts; returns the epoch to go on with,
         None if the node does not know the stream, or does not answer in time."""
         pending = self._takes[stream_id] = _PendingTake(term, account)
         if self.ready:
-            self.post(Take(stream_id=stream_id, term=term))
+            self.post(TakeStream(stream_id=stream_id, term=term))
         with trio.move_on_after(TAKE_TIMEOUT):
             await pending.done.wait()
         if self._takes.get(stream_id) is pending:
@@ -480,7 +480,7 @@ class OriginLink:
         for wanted in list(self._wanted.values()):
             self._ask_for(wanted)
         for stream_id, pending in self._takes.items():
-            self.post(Take(stream_id=stream_id, term=pending.term))
+            self.post(TakeStream(stream_id=stream_id, term=pending.term))
         for number, pending_ask in self._asks.items():
             self.post(pending_ask.question(number))
 

@@ -15,7 +15,7 @@ from relay.protocol.messages import CarriedFrame, Layer, StreamStatus
 
 LINK_PROTOCOL_VERSION = 1
 """Nodes of another version are not talked to."""
-MAX_VIEWERS, MAX_LAYERS, MAX_PATH = 10**9, 16, 64
+MAX_VIEWERS_OF_NODE, MAX_NEEDED_LAYERS, MAX_PATH = 10**9, 16, 64
 """What may stand in a message; more is none."""
 
 
@@ -38,8 +38,8 @@ class Carry(LinkMessage, frozen=True, tag="carry"):
     request: int
     """Of this edge for this stream: what answers it says so, and what answers an earlier one is of
     no use any more."""
-    viewers: Annotated[int, Meta(ge=1, le=MAX_VIEWERS)]
-    layers: Annotated[list[str], Meta(max_length=MAX_LAYERS)] = []
+    viewers: Annotated[int, Meta(ge=1, le=MAX_VIEWERS_OF_NODE)]
+    layers: Annotated[list[str], Meta(max_length=MAX_NEEDED_LAYERS)] = []
     """The ids of the layers that they need."""
     lossless: bool = False
     """Whether one of them must miss no frame."""
@@ -65,7 +65,7 @@ class Unencodable(LinkMessage, frozen=True, tag="unencodable"):
     stream_id: str
 
 
-class Take(LinkMessage, frozen=True, tag="take"):
+class TakeStream(LinkMessage, frozen=True, tag="take"):
     """This node has the stream now."""
 
     stream_id: str
@@ -148,7 +148,9 @@ class LinkAnswer(LinkMessage, frozen=True, tag="answer"):
     body: msgspec.Raw
 
 
-FromEdge = Hello | Carry | DropStream | WantKeyframe | Unencodable | Take | LinkQuestion | Ping
+FromEdge = (
+    Hello | Carry | DropStream | WantKeyframe | Unencodable | TakeStream | LinkQuestion | Ping
+)
 FromOrigin = Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | LinkAnswer | CarriedFrame
 
 _encoder = msgspec.msgpack.Encoder()

@@ -29,7 +29,7 @@ from relay.cluster.messages import (
     Ping,
     Pong,
     StreamState,
-    Take,
+    TakeStream,
     Taken,
     Unencodable,
     WantKeyframe,
@@ -235,7 +235,7 @@ class EdgeLink:
                 self._want_keyframe(request.stream_id)
             case Unencodable():
                 self._note_unencodable(request.stream_id)
-            case Take():
+            case TakeStream():
                 self._give_up(request)
             case LinkQuestion():
                 assert self._nursery is not None
@@ -311,7 +311,7 @@ class EdgeLink:
         if subscription is not None:
             subscription.stream.note_unencodable()
 
-    def _give_up(self, request: Take) -> None:
+    def _give_up(self, request: TakeStream) -> None:
         """Leave a stream to the node at the other end."""
         stream_id, term = request.stream_id, request.term
         known = self._streams.give_up(stream_id, term, self.node.node_id)

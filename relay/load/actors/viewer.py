@@ -32,7 +32,8 @@ class Viewer(StreamActor):
         """The viewers of one stream are at one target after the other, its phone's last."""
         group = self.context.timeline.scenario.groups[self.name]
         assert isinstance(group, ViewerGroup)
-        turn, stream = divmod(self.number * group.each, self.context.timeline.most(group.watch))
+        phones = max(1, self.context.timeline.most(group.watch))
+        turn, stream = divmod(self.number * group.each, phones)
         return stream + 1 + turn
 
     async def play(self, client: LoadClient) -> None:

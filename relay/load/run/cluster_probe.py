@@ -10,7 +10,7 @@ from relay.client import DialFailed, Disconnected, Frame, ServerError, connect
 from relay.load.actors.endpoint import Endpoint
 from relay.load.run.target_reports import TargetFailed
 
-PROBE_TIMEOUT = 10.0
+CLUSTER_PROBE_TIMEOUT = 10.0
 """Seconds for a frame from one target to the next."""
 HELP = "start them with the same database_url, and with cluster_bind where they are on machines"
 
@@ -39,7 +39,7 @@ async def _check_pair(endpoint: Endpoint, here: str, there: str, stream: str) ->
                     return
 
     try:
-        with trio.move_on_after(PROBE_TIMEOUT):
+        with trio.move_on_after(CLUSTER_PROBE_TIMEOUT):
             async with connect(endpoint.urls[here], token, tls=_tls(endpoint, here)) as phone:
                 await phone.register(stream)
                 await phone.send_frame(b"is this one cluster?")

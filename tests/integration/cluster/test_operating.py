@@ -35,7 +35,18 @@ def nodes(database_url: str) -> Iterator[Nodes]:
         start_relay(*CLUSTER, database_url=database_url) as first,
         start_relay(*CLUSTER, database_url=database_url) as second,
     ):
+        trio.run(_until_acquainted, first, Accounts(database_url).service(operate=True))
         yield first, second
+
+
+async def _until_acquainted(relay: RelayProcess, token: str) -> None:
+    """Wait until a node knows of the other."""
+
+    async def knows() -> bool:
+        report = await figures(relay, token, "?nodes=all")
+        return len(report["nodes"]) == 2
+
+    await until(knows)
 
 
 @pytest.fixture

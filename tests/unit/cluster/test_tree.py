@@ -60,7 +60,11 @@ async def test_each_node_gives_a_stream_to_few_others() -> None:
             await phone.send(frame(b"picture %d" % number, phone))
         await trio.sleep(0.1)
         for viewer in viewers.values():
-            assert [each["seq"] for each in only("video-frame", await received(viewer))] == [1, 2, 3]
+            assert [each["seq"] for each in only("video-frame", await received(viewer))] == [
+                1,
+                2,
+                3,
+            ]
         await trio.sleep(1.1)
         statuses = only("status", await received(phone))
         assert statuses[-1]["consumers"] == len(viewers)
