@@ -203,8 +203,9 @@ def connection_end(name: ConnectionName, user_name: str | None) -> None:
     and may come back.
 
     Each machine counts its own connections. Where several relays serve together, the log and `relay
-    audit` name the node, too: say NODE/N. Without a node, N is refused there unless --user says
-    whose connection it is. Other relays of this database all look at N.
+    audit` name the node, too: say NODE/N; the first characters of NODE are enough. Without a node,
+    N is refused there unless --user says whose connection it is. Other relays of this database all
+    look at N.
 
     \b
     Example:
@@ -214,31 +215,36 @@ def connection_end(name: ConnectionName, user_name: str | None) -> None:
 
     async def end(store: Store) -> str:
         user_id = None if user_name is None else await _user_id(store, user_name)
-        await _check_node(store, name, is_named=user_id is not None)
+        node = await _find_node(store, name, is_named=user_id is not None)
         answer = await store.operator_requests.end(
-            user_id=user_id, connection_number=name.number, node=name.node
+            user_id=user_id, connection_number=name.number, node=node
         )
         if answer.relays and not answer.ended:
             whose = "" if user_id is None else f" of {user_id}"
-            where = "" if name.node is None else f" at the node {name.node}"
+            where = "" if node is None else f" at the node {node}"
             raise ConfigError(f"there is no connection {name.number}{whose}{where}")
         return _ended(answer, f"with the number {name.number}")
 
     click.echo(with_store(end))
 
 
-async def _check_node(store: Store, name: ConnectionName, *, is_named: bool) -> None:
-    """Refuse a node that there is not, and a number that may mean several connections."""
+async def _find_node(store: Store, name: ConnectionName, *, is_named: bool) -> str | None:
+    """The id of the node that is meant; `ConfigError` for one that there is not, and for a number
+    that may mean several connections."""
     nodes = [each.node for each in await store.nodes.seen() if each.state != "silent"]
     if name.node is not None:
-        if name.node not in {each.node_id for each in nodes}:
-            raise ConfigError(f"there is no node {name.node}; `relay nodes` lists them")
-    elif not is_named and len({each.machine for each in nodes}) > 1:
+        meant = [each.node_id for each in nodes if each.node_id.startswith(name.node)]
+        if len(meant) != 1:
+            problem = "several nodes begin with" if meant else "there is no node"
+            raise ConfigError(f"{problem} {name.node}; `relay nodes` lists them")
+        return meant[0]
+    if not is_named and len({each.machine for each in nodes}) > 1:
         choices = ", ".join(f"{each.node_id}/{name.number}" for each in nodes)
         raise ConfigError(
             f"each machine has its own connection {name.number}: name the node, which the log and"
             f" `relay audit` show, or the user with --user; the nodes are {choices}"
         )
+    return None
 
 
 async def _user_id(store: Store, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,12 +40,20 @@ class _Argument:
     "--interval", type=click.FloatRange(0.5, 60), default=2.0, show_default=True,
     metavar="SECONDS", help="Time between updates.",
 )  # fmt: skip
-def top(url: str, token_file: Path | None, once: bool, interval: float) -> None:
+@click.option(
+    "--nodes", type=click.Choice(["all"]), metavar="all",
+    help="Show the streams and viewers of all relays that serve together with this one.",
+)  # fmt: skip
+def top(url: str, token_file: Path | None, once: bool, interval: float, nodes: str | None) -> None:
     """Monitor a running relay.
 
     Shows connections, streams, frame ages, drops, endings and services. Needs the token of a
     service with --operate, in RELAY_TOKEN or in a file: other users of the machine can see
     arguments. Press q or Ctrl-C to quit.
+
+    Where several relays serve together, `node` says which one a stream comes `from`, and `to` how
+    many others it goes. With --nodes all, it begins with the node that a line is of, and
+    connections are named NODE/N; totals and services stay those of the relay at URL.
 
     \b
     Example:
@@ -62,9 +71,9 @@ def top(url: str, token_file: Path | None, once: bool, interval: float) -> None:
         width=None if on_terminal else SNAPSHOT_WIDTH, markup=False, highlight=False, emoji=False
     )
     if once or not on_terminal or console.is_dumb_terminal:
-        trio.run(show_once, address, token, console)
+        trio.run(partial(show_once, address, token, console, all_nodes=nodes is not None))
     else:
-        trio.run(show, address, token, interval, console)
+        trio.run(partial(show, address, token, interval, console, all_nodes=nodes is not None))
 
 
 def relay_url(url: str) -> str:

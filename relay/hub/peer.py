@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from relay.model.identity import Identity
@@ -93,3 +94,7 @@ class CarryingProducer(Producer, Protocol):
     """Frames that came from there."""
     lost: int
     """Frames that were accepted there meanwhile, and did not come."""
+
+    @property
+    def path(self) -> Sequence[str]:
+        """The nodes that they come through, the one with the producer first."""

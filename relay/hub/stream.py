@@ -562,6 +562,7 @@ class Stream:
             consumers=[_report_of(each) for each in self.watchers if each not in self.edges],
             node=node,
             carried_from=self.origin,
+            through=[] if carrying is None else list(carrying.path[1:]),
             received=None if carrying is None else carrying.received,
             lost=None if carrying is None else carrying.lost,
             edges=[_edge_report_of(edge, demand) for edge, demand in self.edges.items()],

@@ -130,6 +130,8 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     """The node that says this; None where there is no cluster, as in all that follows."""
     carried_from: Label | None = None
     """The node that has the producer; None if it is this one."""
+    through: Annotated[list[Label], Meta(max_length=1000)] = []
+    """The nodes between that one and this one, the nearest to the producer first."""
     received: Count | None = None
     """Frames that came from there; None where none are carried."""
     lost: Count | None = None

@@ -42,6 +42,8 @@ class Top:
     url: str
     _token: str = field(repr=False)
     _http_client: HttpClient
+    all_nodes: bool = False
+    """Whether the figures of all nodes are wanted."""
     delta: SnapshotDelta | None = None
     trouble: str | None = None
     """Why the last snapshot failed."""
@@ -49,7 +51,7 @@ class Top:
     async def refresh(self) -> None:
         """Take a snapshot; `TokenRefused`, `RelayUnavailable`, `NotARelay`."""
         with trio.move_on_after(SNAPSHOT_TIMEOUT) as scope:
-            figures = await self.figures("/figures")
+            figures = await self.figures("/figures?nodes=all" if self.all_nodes else "/figures")
             stats = read(await self._ask("/stats"), StatsReport, "/stats")
             ready = read(await self._ask("/ready"), ReadyReport, "/ready")
             snapshot = Snapshot(trio.current_time(), stats, ready, figures)
@@ -97,10 +99,12 @@ async def read_figures(url: str, token: str) -> FiguresReport:
     raise RelayUnavailable(f"{url} did not answer within {SNAPSHOT_TIMEOUT:g} s")
 
 
-async def show(url: str, token: str, interval: float, console: Console) -> None:
-    """Show a relay until the user quits; `TokenRefused`."""
+async def show(
+    url: str, token: str, interval: float, console: Console, *, all_nodes: bool = False
+) -> None:
+    """Show a relay, or all nodes of its cluster, until the user quits; `TokenRefused`."""
     async with open_http_client() as http_client:
-        top = Top(url, token, http_client)
+        top = Top(url, token, http_client, all_nodes)
         with (
             read_single_keys() as keys,
             Live(console=console, screen=True, auto_refresh=False) as live,
@@ -123,13 +127,13 @@ async def show(url: str, token: str, interval: float, console: Console) -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def show_once(url: str, token: str, console: Console) -> None:
+async def show_once(url: str, token: str, console: Console, *, all_nodes: bool = False) -> None:
     """Print one snapshot, with the rates of a second.
 
     Raises `TokenRefused`, `RelayUnavailable` or `NotARelay`.
     """
     async with open_http_client() as http_client:
-        top = Top(url, token, http_client)
+        top = Top(url, token, http_client, all_nodes)
         await top.refresh()
         await trio.sleep(SNAPSHOT_INTERVAL)
         await top.refresh()

@@ -20,6 +20,8 @@ Value = TypeVar("Value")
 MAX_NAMES = 24
 """The endings, limits or services in one line."""
 MAX_NAME_LENGTH = 64
+MAX_NODE_WORDS = 160
+"""Characters of what is said about one node."""
 MIN_ROWS = 3
 HINT = "q or Ctrl-C quits"
 STREAM_COLUMNS = {
@@ -29,6 +31,7 @@ STREAM_COLUMNS = {
     "dropped/s": 52,
     "out/s": 72,
     "waiting": 80,
+    "node": 96,
 }
 """The columns beside a stream's name, with the least width of the terminal that shows them."""
 VIEWER_COLUMNS = {
@@ -66,7 +69,7 @@ def screen(
                 room -= viewers_room + 1
             else:
                 viewers = []
-        parts += _streams(streams, room, console.width)
+        parts += _streams(streams, room, console.width, in_cluster=delta.in_cluster)
         parts += _viewers(viewers, viewers_room, console.width)
     if live:
         parts.append(Text(HINT, style="dim"))
@@ -123,6 +126,9 @@ def _facts(delta: SnapshotDelta) -> Table:
     table.add_row("endings", _counts(stats.endings))
     table.add_row("limits hit", _counts(stats.limits_hit))
     table.add_row("services", _services(delta))
+    if nodes := delta.nodes():
+        words = [printable(each, MAX_NODE_WORDS) for each in nodes[:MAX_NAMES]]
+        table.add_row("nodes", Text(", ".join(words)))
     return table
 
 
@@ -152,14 +158,19 @@ def _services(delta: SnapshotDelta) -> Text:
     return text
 
 
-def _streams(lines: list[StreamLine], room: int, width: int) -> Iterable[ConsoleRenderable]:
+def _streams(
+    lines: list[StreamLine], room: int, width: int, *, in_cluster: bool
+) -> Iterable[ConsoleRenderable]:
     if not lines:
         return [Text("no streams", style="dim")]
     columns = [name for name, least in STREAM_COLUMNS.items() if width >= least]
+    if not in_cluster and "node" in columns:
+        columns.remove("node")
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("stream", ratio=1, no_wrap=True, overflow="ellipsis")
     for name in columns:
-        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+        is_text = name in {"status", "node"}
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     shown = lines if len(lines) <= room else lines[: room - 1]
     for line in shown:
         style = "" if line.status == "streaming" else "dim"
@@ -184,7 +195,7 @@ def _viewers(lines: list[ViewerLine], room: int, width: int) -> Iterable[Console
         style = "dim" if line.link.calm else ""
         stream = printable(line.stream_id) if line.streams == 1 else f"{line.streams} streams"
         values = _link_values(line)
-        cells = (f"#{line.number}", stream, *(values[name] for name in columns))
+        cells = (printable(line.name), stream, *(values[name] for name in columns))
         table.add_row(*(Text(cell, style=style) for cell in cells))
     left = len(lines) - len(shown)
     return [table, *([Text(f"and {left} more viewers", style="dim")] if left else [])]
@@ -221,6 +232,7 @@ def _values(line: StreamLine) -> dict[str, str]:
         "dropped/s": _number(line.dropped),
         "out/s": _number(line.written),
         "waiting": str(line.waiting),
+        "node": printable(line.place or "-", MAX_NAME_LENGTH),
     }
 
 

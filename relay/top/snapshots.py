@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import inf
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from relay.protocol.reports import FiguresReport, LinkReport, ReadyReport, StatsReport, StreamReport
 
 SUPERSEDED = "superseded"
 """The one drop that is no loss: the viewer got a newer frame instead."""
+SHORT_NODE_LENGTH = 8
 
 
 @frozen
@@ -32,6 +33,8 @@ class StreamLine:
     status: str
     viewers: int
     waiting: int
+    place: str | None = None
+    """The node that has it, where it comes from and goes to; None where there is one relay."""
     fps: float | None = None
     """Frames per second from the producer; None before the second snapshot."""
     written: float | None = None
@@ -43,8 +46,8 @@ class StreamLine:
 class ViewerLine:
     """One connection that consumes streams and whose link is measured, as it is shown."""
 
-    number: int
-    """The number of the connection."""
+    name: str
+    """The number of the connection, and the node that it counts for, if several were asked."""
     stream_id: str
     """One of the streams."""
     streams: int
@@ -62,11 +65,12 @@ class SnapshotDelta:
 
     now: Snapshot
     before: Snapshot | None = None
-    _known: Mapping[str, StreamReport] = field(init=False)
+    _known: Mapping[tuple[str | None, str], StreamReport] = field(init=False)
+    """By node and stream."""
 
     def __attrs_post_init__(self) -> None:
         earlier = [] if self.before is None else self.before.figures.streams
-        self._known = {stream.stream_id: stream for stream in earlier}
+        self._known = {(stream.node, stream.stream_id): stream for stream in earlier}
 
     @property
     def seconds(self) -> float:
@@ -93,6 +97,28 @@ class SnapshotDelta:
     @property
     def alerts(self) -> float | None:
         return self._rate_of(lambda stats: stats.alerts_stored)
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether there are several nodes."""
+        return bool(self.now.figures.nodes)
+
+    @property
+    def of_several(self) -> bool:
+        """Whether the figures are those of several nodes."""
+        return len(self.now.figures.nodes) > 1
+
+    def nodes(self) -> list[str]:
+        """What is known of the nodes, in words; nothing where there is one relay."""
+        figures = self.now.figures
+        told = [f"{len(figures.nodes)} answer"] if self.of_several or figures.silent else []
+        told += [f"{short(each)} is silent" for each in figures.silent]
+        told += [
+            f"{short(node.node)} cannot reach {short(other.node)}: {other.why}"
+            for node in figures.nodes
+            for other in node.cannot_reach
+        ]
+        return told
 
     def _rate_of(self, counter: Callable[[StatsReport], int]) -> float | None:
         if self.before is None:
@@ -130,45 +156,65 @@ class SnapshotDelta:
 
     def viewers(self) -> list[ViewerLine]:
         """All connections whose links are measured, the slowest links first."""
-        lines: dict[int, ViewerLine] = {}
+        lines: dict[tuple[str | None, int], ViewerLine] = {}
         for stream in self.now.figures.streams:
             for each in stream.consumers:
                 if each.link is not None:
-                    known = lines.get(each.connection)
+                    key = (stream.node, each.connection)
+                    known = lines.get(key)
                     streams, waiting = (0, 0) if known is None else (known.streams, known.waiting)
-                    lines[each.connection] = ViewerLine(
-                        each.connection,
+                    lines[key] = ViewerLine(
+                        self._name_of(stream, each.connection),
                         stream.stream_id,
                         streams + 1,
                         waiting + each.waiting,
                         each.layer,
                         each.link,
                     )
-        return sorted(lines.values(), key=_slowness)
+        return [lines[key] for key in sorted(lines, key=lambda key: (*_slowness(lines[key]), key))]
+
+    def _name_of(self, stream: StreamReport, connection: int) -> str:
+        if self.of_several and stream.node is not None:
+            return f"{short(stream.node)}/{connection}"
+        return f"#{connection}"
+
+    def _place_of(self, stream: StreamReport) -> str | None:
+        if not self.in_cluster:
+            return None
+        words = [short(stream.node)] if self.of_several and stream.node is not None else []
+        if stream.carried_from is not None:
+            words.append(f"from {short(stream.carried_from)}")
+        if stream.edges:
+            words.append(f"to {len(stream.edges)}")
+        return " ".join(words) or "here"
 
     def _line(self, stream: StreamReport) -> StreamLine:
         viewers = stream.consumers
         waiting = sum(each.waiting for each in viewers)
-        line = StreamLine(stream.stream_id, stream.status, len(viewers), waiting)
-        before = self._known.get(stream.stream_id)
+        line = StreamLine(
+            stream.stream_id, stream.status, len(viewers), waiting, self._place_of(stream)
+        )
+        before = self._known.get((stream.node, stream.stream_id))
         if before is None or before.epoch != stream.epoch:
             return line
-        return StreamLine(
-            line.stream_id,
-            line.status,
-            line.viewers,
-            line.waiting,
+        return evolve(
+            line,
             fps=self.rate(stream.frames, before.frames),
             written=self.rate(_written(stream), _written(before)),
             dropped=self.rate(_dropped(stream), _dropped(before)),
         )
 
 
-def _slowness(viewer: ViewerLine) -> tuple[bool, float, float, int]:
+def short(node: str) -> str:
+    """The first characters of a node's id, which tell it from the others."""
+    return node[:SHORT_NODE_LENGTH]
+
+
+def _slowness(viewer: ViewerLine) -> tuple[bool, float, float]:
     """Sorts viewers: by bandwidth, then those of unknown bandwidth, then those on calm links."""
     link = viewer.link
     bandwidth = inf if link.bytes_per_second is None else link.bytes_per_second
-    return (link.calm, bandwidth, -(link.round_trip_seconds or 0.0), viewer.number)
+    return (link.calm, bandwidth, -(link.round_trip_seconds or 0.0))
 
 
 def _written(stream: StreamReport) -> int:

@@ -100,10 +100,10 @@ export function showOperate({ token }, content) {
     fill(services, Object.entries({ database: ready.database, ...ready.services }));
     fill(endings, Object.entries(stats.endings).sort(([, one], [, other]) => other - one)
       .map(([name, number]) => [name.replaceAll('_', ' '), number]));
-    const rows = figures.streams.map(({ streamId, status, frames, producer, consumers }) => {
+    const rows = figures.streams.map(({ streamId, status, frames, producer, consumers, carriedFrom, edges }) => {
       const sum = (of) => consumers.reduce((total, each) => total + of(each), 0);
       const lost = ({ dropped }) => Object.values(dropped).reduce((total, value) => total + value, 0);
-      return [streamId, status, frames, consumers.length, sum((each) => each.written), sum(lost), sum((each) => each.waiting), producer ? `#${producer}` : '–'];
+      return [streamId, status, frames, consumers.length, sum((each) => each.written), sum(lost), sum((each) => each.waiting), producerOf(producer, carriedFrom, edges)];
     });
     fill(streams, rows.slice(0, MAX_ROWS));
     fill(links, linksOf(figures).slice(0, MAX_ROWS));
@@ -135,6 +135,12 @@ function agesBetween(old, now) {
     }
     return null;
   });
+}
+
+/** The connection of the producer, or the node that has it, and to how many nodes the stream goes. */
+function producerOf(producer, carriedFrom, edges = []) {
+  const at = carriedFrom ? `at ${carriedFrom.slice(0, 8)}` : producer ? `#${producer}` : '–';
+  return edges.length ? `${at}, to ${edges.length} node${edges.length === 1 ? '' : 's'}` : at;
 }
 
 /** The rows of the connections whose links are measured, the slowest first. */

@@ -248,6 +248,28 @@ def test_the_slowest_links_are_first(
         )
 
 
+def test_operators_see_where_a_stream_comes_from_and_goes_to(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    edge = {"node": "a000000000000001", "viewers": 2, "frames": 1, "written": 1, "dropped": {}}
+    streams = [
+        STREAM | {"streamId": "local", "producer": 7},
+        STREAM | {"streamId": "sent", "producer": 8, "edges": [edge, edge]},
+        STREAM | {"streamId": "carried", "producer": None, "carriedFrom": "5f2c9d0e8a7b1634"},
+    ]
+    with visit(browser, relay) as operator:
+        operator.page.route("**/figures", lambda route: route.fulfill(json={"streams": streams}))
+        operator.enter(accounts.service("*", operate=True))
+        operator.go("Operate")
+        for stream_id, where in (
+            ("local", "#7"),
+            ("sent", "#8, to 2 nodes"),
+            ("carried", "at 5f2c9d0e"),
+        ):
+            row = operator.page.get_by_role("row", name=re.compile(f"^{stream_id}"))
+            expect(row.get_by_role("cell").last).to_have_text(where)
+
+
 def test_an_operator_gives_a_stream_to_another_user_and_ends_connections(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -24,12 +24,13 @@ def look(
     *streams: dict[str, Any],
     stats: dict[str, Any] | None = None,
     ready: dict[str, Any] | None = None,
+    **figures: Any,
 ) -> Snapshot:
     return Snapshot(
         at,
         read(json.dumps(STATS | (stats or {})).encode(), StatsReport, "/stats"),
         read(json.dumps(READY | (ready or {})).encode(), ReadyReport, "/ready"),
-        read(json.dumps({"streams": streams}).encode(), FiguresReport, "/figures"),
+        read(json.dumps({"streams": streams, **figures}).encode(), FiguresReport, "/figures"),
     )
 
 
@@ -47,6 +48,53 @@ def shown(
     )
     lines = console.render_lines(screen("http://localhost:3000", delta, trouble, console))
     return "\n".join("".join(part.text for part in line).rstrip() for line in lines)
+
+
+EDGE = {"node": "a", "viewers": 2, "frames": 3, "written": 3, "dropped": {}, "waiting": 0}
+NODE, OTHER, THIRD = "5f2c9d0e8a7b1634", "a000000000000001", "b000000000000002"
+
+
+def test_the_node_of_a_stream_is_shown_where_there_are_several() -> None:
+    streams = [
+        {**STREAM, "streamId": "local", "node": NODE},
+        {**STREAM, "streamId": "sent", "node": NODE, "edges": [EDGE, EDGE | {"node": THIRD}]},
+        {**STREAM, "streamId": "carried", "node": NODE, "carriedFrom": OTHER, "received": 7},
+    ]
+    snapshot = look(0, *streams, nodes=[{"node": NODE}])
+    lines = {line.split()[0]: line for line in shown(SnapshotDelta(snapshot)).splitlines() if line}
+    assert lines["stream"].endswith("node")
+    assert lines["local"].endswith("here")
+    assert lines["sent"].endswith("to 2")
+    assert lines["carried"].endswith("from a0000000")
+    assert "nodes" not in lines  # there is nothing to say
+    assert "node" not in shown(SnapshotDelta(look(0, *streams))).partition("stream ")[2]
+
+
+def test_a_stream_has_a_line_and_rates_of_its_own_for_each_node() -> None:
+    nodes = [
+        {"node": NODE, "cannotReach": [{"node": THIRD, "why": "refused\x1b"}]},
+        {"node": OTHER},
+    ]
+    viewer = STREAM["consumers"][0] | {"connection": 17, "link": {"roundTripSeconds": 0.01}}
+
+    def at(second: float, here: int, there: int) -> Snapshot:
+        return look(
+            second,
+            {**STREAM, "node": NODE, "frames": here, "consumers": [viewer]},
+            {**STREAM, "node": OTHER, "frames": there, "carriedFrom": NODE, "consumers": [viewer]},
+            nodes=nodes,
+            silent=[THIRD],
+        )
+
+    delta = SnapshotDelta(at(10, 130, 80), at(0, 30, 30))
+    assert {line.place: line.fps for line in delta.streams()} == {
+        "5f2c9d0e": 10,
+        "a0000000 from 5f2c9d0e": 5,
+    }
+    assert sorted(line.name for line in delta.viewers()) == ["5f2c9d0e/17", "a0000000/17"]
+    text = shown(delta, width=200)
+    assert "2 answer, b0000000 is silent, 5f2c9d0e cannot reach b0000000: refused" in text
+    assert "\x1b" not in text
 
 
 def test_rates_are_what_happened_between_two_looks() -> None:
