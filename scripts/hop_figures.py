@@ -149,7 +149,7 @@ class Clients:
 async def hop(rounds: int, seconds: float) -> None:
     """Print what crossings cost, over TCP with TLS and without, and what workers gain."""
     with tempfile.TemporaryDirectory(prefix="relay-figures-") as folder:
-        os.chmod(folder, 0o711)  # noqa: PTH101 - as root, Postgres runs as another user
+        await trio.Path(folder).chmod(0o711)  # as root, Postgres runs as another user
         async with open_embedded(Path(folder, "data")) as url:
             token = Accounts(url).session("figures")
             print("a frame from node to node, microseconds of CPU, ages in ms")

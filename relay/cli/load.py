@@ -85,6 +85,15 @@ def load() -> None:
     group="Machines",
 )
 @click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="[NAME=]URL",
+    help="Load this relay, and no other; several times for several nodes of a cluster.",
+    cls=GroupedOption,
+    group="Machines",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1, 64),
     metavar="N",
@@ -98,6 +107,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     json_file: Path | None,
     abort_on_fail: bool,
     target_is_mine: bool,
+    targets: tuple[str, ...],
     workers: int | None,
 ) -> int:
     """Run a scenario: a file, or the name of an example.
@@ -109,6 +119,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     Example:
       relay load run smoke
       relay load run mine.toml --report mine.html --json mine.json
+      relay load run mine.toml --target ws://localhost:3000 --target ws://localhost:3001
     """
     from relay.load.report.outputs import OutputFiles
     from relay.load.runner import run_scenario
@@ -117,6 +128,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
         find_scenario(scenario),
         OutputFiles(report, json_file),
         workers=workers,
+        targets=targets,
         abort_on_fail=abort_on_fail,
         target_is_mine=target_is_mine,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -15,7 +16,7 @@ from relay.load.report.live_view import LiveView
 from relay.load.report.outputs import BestEffortOutput, JsonLines, OutputFiles
 from relay.load.report.summary import print_summary
 from relay.load.run.coordinator import Coordinator, RunOptions
-from relay.load.scenario.scenario import load_scenario
+from relay.load.scenario.scenario import load_scenario, with_targets
 from relay.load.scenario.schema import ScenarioError
 from relay.logs.setup import configure_logging
 
@@ -34,10 +35,11 @@ def run_scenario(
     files: OutputFiles,
     *,
     workers: int | None = None,
+    targets: Sequence[str] = (),
     abort_on_fail: bool = False,
     target_is_mine: bool = False,
 ) -> int:
-    """Run a scenario; returns the exit code."""
+    """Run a scenario; returns the exit code. `targets` are used in place of its own."""
     try:
         files.try_to_open()
     except OSError as error:
@@ -52,6 +54,8 @@ def run_scenario(
         scenario = load_scenario(path)
         if workers is not None:
             scenario = attrs.evolve(scenario, workers=workers)
+        if targets:
+            scenario = with_targets(scenario, targets)
         options = RunOptions(target_is_mine=target_is_mine, abort_on_fail=abort_on_fail)
         source = path.read_text(encoding="utf-8")
         coordinator = Coordinator(scenario, options, source, str(path))

@@ -23,6 +23,8 @@ class Lies:
     admits: bool = False
     """Whether `seq` shows what was lost."""
     double_every: int | None = None
+    repeat_seq_every: int | None = None
+    """Gives such a frame the number of the one before."""
     delay: float = 0.0
     swap_every: int | None = None
     """Gives such a frame to the viewers of another stream as one of theirs."""
@@ -95,7 +97,7 @@ class LyingRelay:
         if is_turn(lies.lose_every, self.frames):
             self.seqs[stream] += lies.admits
             return False
-        self.seqs[stream] += 1
+        self.seqs[stream] += not is_turn(lies.repeat_seq_every, self.frames)
         data = message["data"]
         if is_turn(lies.tear_every, self.frames):
             middle = len(data) // 8 * 4

@@ -26,7 +26,6 @@ svg { width: 100%; height: auto } svg text { font: 11px system-ui, sans-serif; f
   td, th { border-color: #30363d } .grid { stroke: #30363d } .kept { color: #56d364 }
   .failed { color: #ff7b72 } figcaption { color: #8b949e } }
 """
-MIB = 1 << 20
 
 
 def page(result: RunResult, seconds: Sequence[Second]) -> str:

@@ -7,10 +7,11 @@ import ssl
 import trio
 
 from relay.client import DialFailed, Disconnected, Frame, ServerError, connect
+from relay.client.connection.messages import Unreadable
 from relay.load.actors.endpoint import Endpoint
 from relay.load.run.target_reports import TargetFailed
 
-CLUSTER_PROBE_TIMEOUT = 10.0
+CLUSTER_PROBE_TIMEOUT = 5.0
 """Seconds for a frame from one target to the next."""
 HELP = "start them with the same database_url, and with cluster_bind where they are on machines"
 
@@ -51,8 +52,8 @@ async def _check_pair(endpoint: Endpoint, here: str, there: str, stream: str) ->
             why = f"{there} refuses a token that {here} accepts"
             raise TargetFailed(f"these targets are no cluster: {why}; {HELP}") from None
         raise TargetFailed(f"the target {at} refuses a client: {error}") from None
-    except Disconnected as problem:
-        raise TargetFailed(f"the target {at} closes a connection: {problem}") from None
+    except (Disconnected, Unreadable) as problem:
+        raise TargetFailed(f"the target {at} does not serve as a relay should: {problem}") from None
     if not seen.is_set():
         why = f"{there} does not show a stream whose phone is at {here}"
         raise TargetFailed(f"these targets are no cluster: {why}; {HELP}")

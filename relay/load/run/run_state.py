@@ -14,6 +14,7 @@ from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.builtin_checks import all_thresholds, builtin_results
 from relay.load.measures.checks import CheckResult, evaluate_all
 from relay.load.measures.ledger import (
+    HopTotals,
     LedgerLine,
     TargetLedger,
     TargetTotals,
@@ -131,7 +132,8 @@ class RunState:
             stats = self.run_stats.target(each.target) if each.target else total
             self.ledger += compare_ledger(each, stats, viewers.get(each.target, {}))
             self.target_totals[each.target] = each.totals
-        if len(ledgers) > 1 and all(each.is_complete for each in ledgers):
+        crosses = any(each.totals.hop != HopTotals() for each in ledgers)
+        if crosses and all(each.is_complete for each in ledgers):
             self.ledger += compare_hops(ledgers)
 
     def failed_check(self) -> str | None:

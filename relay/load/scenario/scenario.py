@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Literal
 
 import attrs
@@ -327,6 +328,33 @@ def _read_groups(cls: type[Group], tables: object, place: Place) -> Iterator[tup
         if name in RESERVED_NAMES:
             raise place.at(name).error("is the name of a figure: choose another name")
         yield name, read_table(cls, table, place.at(name))
+
+
+def with_targets(scenario: Scenario, given: Sequence[str]) -> Scenario:
+    """The scenario with these targets, `[NAME=]URL`, in place of its own; `ScenarioError`.
+
+    Those without a name get those of the scenario's targets, in order, or else letters.
+    """
+    place = Place("--target")
+    free = [name for name in scenario.targets_by_name if name != ONLY_TARGET]
+    free += [letter for letter in ascii_lowercase if letter not in free]
+    ledger = scenario.checks_ledger if scenario.targets_by_name else None
+    targets: dict[str, ScenarioTarget] = {}
+    for each in given:
+        name, equals, url = each.partition("=")
+        if not equals or "/" in name:
+            name, url = next((other for other in free if other not in targets), ""), each
+        if not GROUP_NAME.fullmatch(name):
+            raise place.at(each).error(NAME_RULE)
+        if name in targets:
+            raise place.error(f"two targets are named {name}")
+        targets[name] = ScenarioTarget(url=url, ledger=ledger)
+    if len(given) == 1 and "=" not in given[0]:
+        found = attrs.evolve(scenario, target=targets.popitem()[1], targets={})
+    else:
+        found = attrs.evolve(scenario, targets=targets)
+    check_targets(found, place)
+    return found
 
 
 def _read_targets(raw: Scenario, place: Place) -> dict[str, ScenarioTarget]:

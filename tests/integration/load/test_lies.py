@@ -40,6 +40,7 @@ arrival = {{ after = "200ms" }}
 HONEST = dict.fromkeys(
     (
         *("lost", "torn", "doubled", "disordered", "foreign", "mislabeled", "undecodable"),
+        "misnumbered",
         *("alerts.lost", "alerts.doubled"),
     ),
     0,
@@ -108,6 +109,11 @@ async def test_what_is_missing_with_a_gap_in_seq_is_missed_and_not_lost() -> Non
 async def test_a_doubled_frame_is_counted_as_often_as_it_came() -> None:
     run_stats, frames = await play(Lies(double_every=30))
     assert faults(run_stats) == {**HONEST, "doubled": frames // 30}
+
+
+async def test_a_number_that_comes_twice_in_an_epoch_is_counted() -> None:
+    run_stats, frames = await play(Lies(repeat_seq_every=20))
+    assert faults(run_stats) == {**HONEST, "misnumbered": frames // 20}
 
 
 async def test_a_torn_frame_is_counted() -> None:

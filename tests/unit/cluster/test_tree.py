@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from itertools import pairwise
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 
 from relay.cluster import origin
 from relay.cluster.origin import path_to
-from tests.unit.cluster.frames import frame, only, received
+from tests.unit.cluster.frames import frame, numbers, only, received
 from tests.unit.cluster.memory_cluster import MemoryCluster, open_cluster
 from tests.unit.memory import Client
 
@@ -40,7 +41,7 @@ def assert_is_tree(cluster: MemoryCluster, root: str, names: str) -> None:
         path = [*path_to(cluster[name].stream()), name]
         assert path[0] == root
         assert len(set(path)) == len(path)
-        for parent, child in zip(path, path[1:], strict=False):
+        for parent, child in pairwise(path):
             edges = cluster[parent].stream().edges
             assert child in {edge.peer.node.node_id for edge in edges}  # type: ignore[attr-defined]
             assert len(edges) <= FEW
@@ -60,11 +61,7 @@ async def test_each_node_gives_a_stream_to_few_others() -> None:
             await phone.send(frame(b"picture %d" % number, phone))
         await trio.sleep(0.1)
         for viewer in viewers.values():
-            assert [each["seq"] for each in only("video-frame", await received(viewer))] == [
-                1,
-                2,
-                3,
-            ]
+            assert await numbers(viewer) == [1, 2, 3]
         await trio.sleep(1.1)
         statuses = only("status", await received(phone))
         assert statuses[-1]["consumers"] == len(viewers)

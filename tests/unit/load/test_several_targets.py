@@ -22,7 +22,7 @@ from relay.load.measures.ledger import (
 )
 from relay.load.measures.stats import GroupStats
 from relay.load.run.target_reports import read_metrics
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.scenario import parse_scenario, with_targets
 from relay.load.scenario.schedule import Timeline
 from relay.load.scenario.schema import ScenarioError
 from relay.protocol.reports import FiguresReport, StreamReport
@@ -183,3 +183,38 @@ def test_of_a_target_that_was_restarted_only_what_is_known_is_compared() -> None
         ledger = TargetLedger(target="a", totals=TargetTotals(accepted=accepted), is_complete=False)
         first, *_ = compare_ledger(ledger, stats, {})
         assert (first.what, first.agrees) == ("frames accepted", agrees)
+
+
+# -- the command line
+
+
+def named(given: list[str], own: str = RUNNING) -> dict[str, str | None]:
+    scenario = parse_scenario(f"{own}{PHONES}", "mine.toml", Path())
+    found = with_targets(scenario, given)
+    return {name: each.url for name, each in found.targets_by_name.items()}
+
+
+def test_targets_of_the_command_line_take_the_names_of_the_scenario_or_letters() -> None:
+    assert named(["ws://x"]) == {"": "ws://x"}
+    assert named(["ws://x", "ws://y"]) == {"a": "ws://x", "b": "ws://y"}
+    assert named(["b=ws://x", "ws://y/?a=1"]) == {"b": "ws://x", "a": "ws://y/?a=1"}
+    own = RUNNING.replace("targets.a", "targets.east").replace("targets.b", "targets.west")
+    assert list(named(["ws://x", "ws://y", "ws://z"], own)) == ["east", "west", "a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["a=ws://x", "a=ws://y"], "--target: two targets are named a"),
+        (["A=ws://x"], "--target: A=ws://x: a name consists of lowercase letters"),
+        (["b=ws://x"], "--target: phones.p.target: there is no target named 'a'"),
+        (["ws://x"], "--target: phones.p.target: there is one target, without a name"),
+    ],
+)
+def test_what_is_wrong_with_targets_of_the_command_line_is_said(
+    given: list[str], words: str
+) -> None:
+    scenario = parse_scenario(f"{RUNNING}{PHONES}target = 'a'", "mine.toml", Path())
+    with pytest.raises(ScenarioError) as caught:
+        with_targets(scenario, given)
+    assert words in str(caught.value)
