@@ -29,8 +29,8 @@ from relay.cluster.messages import (
     Ping,
     Pong,
     StreamState,
-    TakeStream,
     Taken,
+    TakeStream,
     Unencodable,
     WantKeyframe,
     decode_from_origin,
@@ -310,7 +310,7 @@ class OriginLink:
             self.post(DropStream(stream_id=stream_id))
 
     async def take(self, stream_id: str, term: int, account: FrameAccount) -> Epoch | None:
-        """TakeStream a stream over, whose frames this account counts; returns the epoch to go on with,
+        """Take a stream over, whose frames this account counts; returns the epoch to go on with,
         None if the node does not know the stream, or does not answer in time."""
         pending = self._takes[stream_id] = _PendingTake(term, account)
         if self.ready:

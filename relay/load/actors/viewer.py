@@ -25,7 +25,7 @@ class Viewer(StreamActor):
     def main_stream(self) -> str:
         group = self.group
         assert isinstance(group, ViewerGroup)
-        phones = self.context.timeline.most(group.watch)
+        phones = max(1, self.context.timeline.most(group.watch))
         return self.context.stream_id(group.watch, self.number * group.each % phones)
 
     def place(self) -> int:

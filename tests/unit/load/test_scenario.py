@@ -173,9 +173,9 @@ def test_each_example_is_right_and_says_in_its_first_line_what_it_is(path: Path)
     assert scenario.checks
 
 
-def test_all_eleven_examples_are_there() -> None:
+def test_all_twelve_examples_are_there() -> None:
     names = {path.stem for path in Path(str(EXAMPLES)).glob("*.toml")}
     assert names == {
         *("smoke", "morning-rush", "stadium", "doorbells", "bad-radio", "slow-viewers"),
-        *("soak", "hostile", "thin-links", "moving-train", "layers"),
+        *("soak", "hostile", "thin-links", "moving-train", "layers", "three-nodes"),
     }
