@@ -14,6 +14,7 @@ TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 360
 _SIZE_UNITS = {"B": 1, "KB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
 _BANDWIDTH_UNITS = {"bit/s": 1, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
 _RATE_UNITS = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
+MIB = 1 << 20
 MAX_DURATION = 366 * 86400.0
 """Seconds; anything longer is taken for a typing error."""
 MAX_FRAME_BYTES = 1 << 30

@@ -10,8 +10,7 @@ from html import escape
 from relay.load.measures.results import GroupResult, RunResult, Second
 from relay.load.report.layer_words import layers_in_words
 from relay.load.report.plots import COLOURS, Series, histogram, plot
-from relay.load.report.summary import MIB
-from relay.load.units import seconds_in_words
+from relay.load.units import MIB, seconds_in_words
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;

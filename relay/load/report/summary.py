@@ -12,7 +12,7 @@ from rich.text import Text
 from relay.load.measures.ledger import LedgerLine
 from relay.load.measures.results import GroupResult, RunResult, TargetResult
 from relay.load.report.layer_words import layers_in_words
-from relay.load.units import seconds_in_words
+from relay.load.units import MIB, seconds_in_words
 
 Row = tuple[str, tuple[str, ...]]
 MAX_SUMMARY_ERRORS = 12
@@ -39,7 +39,6 @@ TARGET_COLUMNS = (
     "CPU",
     "memory",
 )
-MIB = 1 << 20
 MIN_REPORTED_GAP = 2.0
 """Seconds without a frame from which on the summary mentions a gap."""
 INTEGRITY_FAULTS = (
