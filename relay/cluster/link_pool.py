@@ -226,7 +226,7 @@ class LinkPool:
             self._other_versions = {**known, node_id: version}
             log.warning(
                 "cluster: a node speaks another version of the link: update both",
-                node=node_id,
+                other=node_id,
                 version=version,
                 ours=LINK_PROTOCOL_VERSION,
             )

@@ -43,7 +43,9 @@ export function makeOperator(token) {
   const history = make('input', { type: 'checkbox' });
   const freed = input();
   const ended = input();
-  const number = make('input', { type: 'number', min: 1, required: true, autocomplete: 'off' });
+  const number = make('input', {
+    required: true, autocomplete: 'off', pattern: '([0-9A-Za-z_.\\-]+/)?[1-9][0-9]{0,15}', title: 'a number, or NODE/NUMBER where several relays serve together',
+  });
   const actions = [
     action('Transfer a stream',
       [makeField('Stream', stream), makeField('To user (id or e-mail address)', user),
@@ -61,7 +63,11 @@ export function makeOperator(token) {
       async () => `Connections ended: ${(await ask('users/end', { userId: ended.value })).ended}.`),
     action('End a connection', [makeField('Connection number', number)], 'End',
       () => `End connection ${number.value}?`,
-      async () => `Connection ${(await ask('connections/end', { connection: Number(number.value) })).connection} ended.`),
+      async () => {
+        const [, node, connection] = number.value.match(/^(?:(.*)\/)?(\d+)$/);
+        await ask('connections/end', { connection: Number(connection), ...(node && { node }) });
+        return `Connection ${number.value} ended.`;
+      }),
   ];
   return make('section', { class: 'operator', 'aria-label': 'Operator' }, make('div', { class: 'panels' }, ...actions, owners.element));
 }

@@ -16,7 +16,10 @@ from tests.integration.peers import Peer, login, new_stream_id
 from tests.integration.proxies import CADDY, NGINX, caddy, documented, free_port, nginx
 from tests.integration.relay_process import RelayProcess, start_relay
 
-OPTIONS = ("--cluster-bind", "127.0.0.1:0", "--trusted-proxies", "127.0.0.1")
+OPTIONS = (
+    *("--cluster-bind", "127.0.0.1:0", "--trusted-proxies", "127.0.0.1"),
+    *("--offline-grace", "0.1"),  # relays that end stay for so long
+)
 ADDRESSES = ("10.0.0.11:3000", "10.0.0.12:3000", "10.0.0.13:3000")
 Nodes = tuple[RelayProcess, RelayProcess, RelayProcess]
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import trio
 
+from relay.protocol.reports import FiguresReport
+from relay.top.answers import read
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id
 from tests.integration.relay_process import (
@@ -26,14 +28,16 @@ from tests.integration.relay_process import (
 )
 
 CLUSTER = ("--cluster-bind", "127.0.0.1:0")
+NO_GRACE = ("--offline-grace", "0.1")
+"""For relays that end in the test: they stay for so long until others have taken their streams."""
 Nodes = tuple[RelayProcess, RelayProcess]
 
 
 @pytest.fixture(scope="module")
 def nodes(database_url: str) -> Iterator[Nodes]:
     with (
-        start_relay(*CLUSTER, database_url=database_url) as first,
-        start_relay(*CLUSTER, database_url=database_url) as second,
+        start_relay(*CLUSTER, *NO_GRACE, database_url=database_url) as first,
+        start_relay(*CLUSTER, *NO_GRACE, database_url=database_url) as second,
     ):
         trio.run(_until_acquainted, first, Accounts(database_url).service(operate=True))
         yield first, second
@@ -62,6 +66,7 @@ def operator(accounts: Accounts) -> str:
 async def figures(relay: RelayProcess, token: str, query: str = "") -> dict[str, Any]:
     answer = await relay.get(f"/figures{query}", headers={"Authorization": f"Bearer {token}"})
     assert answer.status == 200
+    read(answer.body, FiguresReport, "/figures")
     found: dict[str, Any] = answer.json()
     return found
 
@@ -166,6 +171,37 @@ async def test_one_node_tells_of_all_and_opens_links_for_that(
             assert {asked["node"], other_node["node"]} == set(ids)
             assert report["silent"] == []
             assert (asked["reaches"], asked["cannotReach"]) == ([other_node["node"]], [])
+
+
+async def test_workers_of_one_machine_are_nodes_and_count_them_once(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    accounts = Accounts(postgres_url)
+    operator, token = accounts.service(operate=True), accounts.session()
+    with start_relay("--workers", "2", *NO_GRACE, database_url=postgres_url) as relay:
+
+        async def both() -> bool:
+            return len((await figures(relay, operator))["nodes"]) == 2
+
+        await until(both)
+        async with login(relay, token) as phone, login(relay, token) as viewer:
+            stream_id = new_stream_id()
+            await phone.register(stream_id)
+            await viewer.subscribe(stream_id)
+            await phone.send_frame(b"picture")
+            await viewer.receive_type("video-frame")
+            here = of_stream(await figures(relay, operator), stream_id)
+            everywhere = of_stream(await figures(relay, operator, "?nodes=all"), stream_id)
+        assert len(here) == len(everywhere) == 2
+        counted = await metrics(relay)
+        assert counted['relay_nodes{state="live"}'] == 2
+        assert counted['relay_hop_frames_total{direction="out",outcome="written"}'] == 1
+        assert counted['relay_hop_frames_total{direction="in",outcome="received"}'] == 1
+        listed = json.loads(await command(accounts, "nodes", "--json"))["nodes"]
+        assert len({each["machine"] for each in listed}) == 1
+        # A number is enough: the workers of one machine count together.
+        code, said = await refused(accounts, "connection", "end", str(10**9))
+        assert (code, said) == (2, f"relay: there is no connection {10**9}\n")
 
 
 async def test_a_node_that_does_not_answer_is_named(nodes: Nodes, operator: str) -> None:

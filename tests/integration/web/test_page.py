@@ -298,7 +298,10 @@ def test_an_operator_gives_a_stream_to_another_user_and_ends_connections(
         page.get_by_label("Connection number").fill("9007199254740991")
         page.get_by_role("button", name="End", exact=True).click()
         operator.expect_text("There is no connection 9007199254740991")
-        operator.problems.clear()  # the 404
+        page.get_by_label("Connection number").fill("elsewhere/17")
+        page.get_by_role("button", name="End", exact=True).click()
+        operator.expect_text("No node elsewhere has answered")
+        operator.problems.clear()  # the 404s
     assert accounts.execute(
         "select owner_id from relay.streams where stream_id = %s", stream_id
     ) == [(None,)]
