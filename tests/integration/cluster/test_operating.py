@@ -268,6 +268,23 @@ async def command(accounts: Accounts, *arguments: str) -> str:
     return done.stdout
 
 
+async def test_top_shows_the_streams_of_all_nodes(
+    nodes: Nodes, accounts: Accounts, operator: str, tmp_path: Path
+) -> None:
+    origin, edge = [(await node_id(each, operator))[:8] for each in nodes]
+    (token_file := tmp_path / "token").write_text(operator)
+    top = ("top", nodes[0].url, "--once", "--token-file", str(token_file))
+    async with watched_stream(nodes, accounts, viewers=1) as (stream_id, _, _):
+        one, every = [await command(accounts, *top, *more) for more in ((), ("--nodes", "all"))]
+    shown = [line for line in one.splitlines() if line.startswith(stream_id)]
+    assert [line.split()[-2:] for line in shown] == [["to", "1"]]
+    assert "2 answer" in every
+    shown = [line for line in every.splitlines() if line.startswith(stream_id)]
+    assert sorted(line.split()[-3:] for line in shown) == sorted(
+        [[origin, "to", "1"], [edge, "from", origin]]
+    )
+
+
 async def examined(accounts: Accounts, *options: str) -> dict[str, tuple[str, str]]:
     """The outcome and the words of each check of `relay doctor`."""
     run = partial(run_relay, "doctor", "--json", *options, database_url=accounts.url)
