@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Literal, cast
 
-import msgspec
 import structlog
 import trio
 from attrs import define, field, frozen
@@ -26,6 +25,7 @@ from relay.cluster.messages import (
     LinkQuestion,
     Lost,
     Moved,
+    NoLinkMessage,
     Ping,
     Pong,
     StreamState,
@@ -422,7 +422,7 @@ class OriginLink:
                             self._handle(cast("FromOrigin", message))
                     else:
                         await self._deliver(stream_id, cast("list[_Arrived]", list(together)))
-        except (Closed, msgspec.DecodeError) as problem:
+        except (Closed, NoLinkMessage) as problem:
             if not isinstance(problem, Closed):
                 log.warning("another node sent what is no message", other=self.node_id)
 
@@ -465,7 +465,7 @@ class OriginLink:
             case LinkAnswer():
                 pending = self._asks.get(message.id)
                 if pending is not None:
-                    pending.body = msgspec.msgpack.decode(message.body, type=bytes)
+                    pending.body = message.body
                     pending.done.set()
             case Leaving() | Pong() | CarriedFrame():
                 pass

@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from relay.protocol.encoding import JSON, MSGPACK, Encoding
 from relay.protocol.messages import CarriedFrame, Layer, StreamStatus
+from relay.protocol.spelling import DECODE_ERRORS
+from relay.transport.link import Buffer
 
 LINK_PROTOCOL_VERSION = 1
 """Nodes of another version are not talked to."""
@@ -145,7 +148,7 @@ class LinkAnswer(LinkMessage, frozen=True, tag="answer"):
     """The answer to `ask`."""
 
     id: int
-    body: msgspec.Raw
+    body: bytes
 
 
 FromEdge = (
@@ -155,7 +158,46 @@ FromOrigin = Hello | StreamState | Moved | Taken | Lost | Leaving | Pong | LinkA
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
-decode_from_edge = msgspec.msgpack.Decoder(FromEdge).decode
-decode_from_origin = msgspec.msgpack.Decoder(FromOrigin).decode
-decode_text_frame = msgspec.json.Decoder(CarriedFrame).decode
-"""Raise `msgspec.DecodeError`."""
+_from_edge: msgspec.msgpack.Decoder[FromEdge] = msgspec.msgpack.Decoder(FromEdge)
+_from_origin: msgspec.msgpack.Decoder[FromOrigin] = msgspec.msgpack.Decoder(FromOrigin)
+_text_frame = msgspec.json.Decoder(CarriedFrame)
+
+
+class NoLinkMessage(Exception):
+    """What came over a link is none of its messages."""
+
+
+def decode_from_edge(payload: Buffer) -> FromEdge:
+    """Raises `NoLinkMessage`, as the others."""
+    try:
+        return _from_edge.decode(payload)
+    except DECODE_ERRORS as problem:
+        raise NoLinkMessage from problem
+
+
+def decode_from_origin(payload: Buffer) -> FromOrigin:
+    """A message, or a frame of a producer that sends MessagePack."""
+    try:
+        message = _from_origin.decode(payload)
+    except DECODE_ERRORS as problem:
+        raise NoLinkMessage from problem
+    if isinstance(message, CarriedFrame):
+        _check_contents(message, MSGPACK)
+    return message
+
+
+def decode_text_frame(payload: Buffer) -> CarriedFrame:
+    """A frame of a producer that sends JSON."""
+    try:
+        frame = _text_frame.decode(payload)
+    except DECODE_ERRORS as problem:
+        raise NoLinkMessage from problem
+    _check_contents(frame, JSON)
+    return frame
+
+
+def _check_contents(frame: CarriedFrame, encoding: Encoding) -> None:
+    """Check what is left encoded, as far as its first byte tells."""
+    data, metadata = memoryview(frame.data), memoryview(frame.metadata)
+    if data[0] not in encoding.data or (metadata and metadata[0] not in encoding.object):
+        raise NoLinkMessage

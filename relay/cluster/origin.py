@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import partial
 from typing import cast
 
-import msgspec
 import structlog
 import trio
 from attrs import define, field, frozen
@@ -26,6 +25,7 @@ from relay.cluster.messages import (
     LinkQuestion,
     Lost,
     Moved,
+    NoLinkMessage,
     Ping,
     Pong,
     StreamState,
@@ -216,7 +216,7 @@ class EdgeLink:
         for message in messages:
             try:
                 request = decode_from_edge(message.payload)
-            except msgspec.DecodeError:
+            except NoLinkMessage:
                 self._fault(Ending.PROTOCOL_ERROR)
                 return
             self._handle(request)
@@ -334,7 +334,7 @@ class EdgeLink:
     async def _answer(self, request: LinkQuestion) -> None:
         body = b"" if request.what != "figures" else await self.report(request.max_bytes)
         await self._mailbox.wait_for_room(QUARTER_FULL)  # a report ends no link
-        self.post(LinkAnswer(id=request.id, body=msgspec.Raw(msgspec.msgpack.encode(body))))
+        self.post(LinkAnswer(id=request.id, body=body))
 
     def _describe(self, stream: Stream, request: int) -> bytes:
         state = StreamState(

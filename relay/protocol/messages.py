@@ -239,7 +239,7 @@ class CarriedFrame(Event, frozen=True, kw_only=True, tag=VIDEO_FRAME):
     """A `video-frame` on its way between two nodes, whose contents are passed on unread."""
 
     stream_id: str
-    seq: Annotated[int, Meta(ge=1)]
+    seq: Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)]
     timestamp: int | float
     received_at: int
     keyframe: bool | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -155,6 +155,8 @@ class MemoryCluster:
     nodes: dict[str, MemoryNode] = field(factory=dict)
     calls: list[Call] = field(factory=list)
     """All that were made, the last one at the end."""
+    impostors: dict[str, Callable[[MemoryLink], Awaitable[None]]] = field(factory=dict)
+    """What answers at the other end of links, in place of nodes."""
     partitions: set[tuple[str, str]] = field(factory=set)
     """Who cannot call whom."""
     capacity: int = LINK_CAPACITY
@@ -189,10 +191,25 @@ class MemoryCluster:
         self.partitions |= {(one, other), (other, one)}
         self.cut(one, other)
 
+    def join_as(self, name: str) -> Node:
+        """A node that has proved who it is, and of which nothing else is known."""
+        node = Node(name, "machine", None, f"/{name}", "certificate", "1")
+        self.tables.nodes[name] = (node, trio.current_time())
+        return node
+
+    def open_edge(self, stranger: Node, target: str) -> MemoryLink:
+        """A link of that node to another, in the hands of a test."""
+        up, down = SocketBuffer(LINK_CAPACITY), SocketBuffer(self.capacity)
+        node = self.nodes[target]
+        stream = FrameStream(MemoryLink(up, down), LINK_STALL_TIMEOUT)
+        node.relay.nursery.start_soon(node.links.serve, stranger, stream)
+        return MemoryLink(down, up)
+
     async def _dial(self, dialler: Node, target: Node) -> WebSocket:
         await trio.lowlevel.checkpoint()
         node = self.nodes.get(target.node_id)
-        if node is None or not node.alive or node.node != target:
+        impostor = self.impostors.get(target.node_id)
+        if impostor is None and (node is None or not node.alive or node.node != target):
             raise LinkFailed("it is gone")
         if (dialler.node_id, target.node_id) in self.partitions:
             raise LinkFailed("it cannot be reached")
@@ -202,8 +219,11 @@ class MemoryCluster:
             dialler.node_id, target.node_id, LinkStream(MemoryLink(down, up), self.rate), theirs
         )
         self.calls.append(call)
-        stream = FrameStream(theirs, LINK_STALL_TIMEOUT)
-        node.relay.nursery.start_soon(node.links.serve, dialler, stream)
+        if impostor is not None:
+            self.nursery.start_soon(impostor, theirs)
+        elif node is not None:
+            stream = FrameStream(theirs, LINK_STALL_TIMEOUT)
+            node.relay.nursery.start_soon(node.links.serve, dialler, stream)
         now = trio.current_time()
         return WebSocket(call.ours, heard_at=now, moved_at=now)
 
