@@ -215,7 +215,7 @@ class LinkPool:
         try:
             await link.run(socket)
         except Exception:  # a bug ends one link, and not all
-            log.exception("cluster: a link failed", node=node_id)
+            log.exception("cluster: a link failed", other=node_id)
         if link.other_version is not None:
             self._note_version(node_id, link.other_version)
             self._note_failure(node_id, f"it speaks version {link.other_version} of the link")

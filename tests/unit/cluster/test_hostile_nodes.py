@@ -244,8 +244,10 @@ async def test_frames_of_streams_that_nobody_wants_are_ignored(pair: MemoryClust
 async def test_a_second_link_of_a_node_replaces_the_first(pair: MemoryCluster) -> None:
     phone = await pair["a"].phone()
     stranger = pair.join_as("x")
-    links = [pair.open_edge(stranger, "a") for _ in range(3)]
-    for link in links:
+    links = []
+    for _ in range(3):
+        link = pair.open_edge(stranger, "a")
+        links.append(link)
         await send_all(link, asked(HELLO) + asked(CARRY))
         await trio.sleep(0.01)
     assert [link.incoming.ended for link in links] == [True, True, False]
