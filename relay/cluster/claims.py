@@ -89,7 +89,11 @@ class ClusterClaims:
             if taken is not None and taken.number == claim.epoch:
                 return taken
         # Nobody can say how far it came, and no `seq` may come twice in an epoch.
-        renewed = await self._table.renew_epoch(claim.stream_id, self._node_id, claim.term)
+        try:
+            renewed = await self._table.renew_epoch(claim.stream_id, self._node_id, claim.term)
+        except StoreUnavailable:
+            self._directory.look_soon(claim.stream_id)  # perhaps it was done
+            raise
         return None if renewed is None else Epoch(renewed, claim.term)
 
 

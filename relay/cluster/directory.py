@@ -26,7 +26,7 @@ from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.hub import Hub
 from relay.hub.peer import HubPeer
-from relay.hub.remote import RemoteState
+from relay.hub.remote import Epoch, RemoteState
 from relay.hub.stream import Stream
 from relay.model import permissions
 from relay.model.cluster import (
@@ -131,6 +131,8 @@ class Directory:
     """Streams whose rows are being removed."""
     _claiming: Counter[str] = field(factory=Counter)
     """Connections that register a stream: meanwhile its row is left to them."""
+    _unsettled: set[str] = field(factory=set)
+    """Streams of these whose rows are to be read afterwards."""
     _reconsidered: dict[HubPeer, Identity] = field(factory=dict)
     """Observers who may see more than before, with what they were before."""
     _news_of: set[str] = field(factory=set)
@@ -221,6 +223,9 @@ class Directory:
         if self._claiming[stream_id] <= 0:
             del self._claiming[stream_id]
             self.note(stream_id)
+            if stream_id in self._unsettled:
+                self._unsettled.discard(stream_id)
+                self.look_soon(stream_id)
 
     async def wait_until_empty(self) -> None:
         """Wait until this node has no stream any more."""
@@ -370,9 +375,23 @@ class Directory:
                 stream = self._hub.find(stream_id)
                 if stream is None or stream.live or self._reaches(row.node_id):
                     self._streams.learn(stream_id, RemoteState.of(row))
-            elif stream_id not in self.held and not self._claiming[stream_id]:
-                # A claim whose answer was lost, or that nobody waited for.
-                self.hold(HeldStream(row, connection=0, accepted_at=0.0))
+            elif self._claiming[stream_id]:
+                self._unsettled.add(stream_id)
+            else:
+                self._settle(row)
+
+    def _settle(self, row: LiveStream) -> None:
+        """Go by a row of this node: it may have come of a claim whose answer was lost, or that
+        nobody waited for."""
+        stream_id = row.stream_id
+        held, stream = self.held.get(stream_id), self._hub.find(stream_id)
+        known = (0, 0) if held is None else (held.stream.term, held.stream.epoch)
+        if (row.term, row.epoch) <= known:
+            return
+        connection, accepted_at = (0, 0.0) if held is None else (held.connection, held.accepted_at)
+        self.hold(HeldStream(row, connection, accepted_at))
+        if stream is not None and stream.live and not stream.is_remote:
+            self._streams.begin_again(stream, Epoch(row.epoch, row.term))
 
     def _learn_end(self, stream_id: str) -> None:
         if trio.current_time() >= self._mistrusts_until:

@@ -14,7 +14,7 @@ from attrs import define, evolve, field, frozen
 
 from relay.hub.hub import Hub
 from relay.hub.peer import EdgePeer, HubPeer, Producer
-from relay.hub.remote import RemoteState, Surrender
+from relay.hub.remote import Epoch, RemoteState, Surrender
 from relay.hub.stream import Stream
 from relay.model import permissions
 from relay.model.identity import Identity
@@ -169,6 +169,13 @@ class ClusterStreams:
             stream.producer = None
             stream.forget_carried()
 
+    def begin_again(self, stream: Stream, epoch: Epoch) -> None:
+        """Begin another epoch of a stream with the same producer: all others know it already."""
+        if stream.producer is None:
+            self._end(stream)
+        else:
+            self._hub.begin_again(stream, stream.producer, epoch)
+
     def give_up(self, stream_id: str, term: int, to: str) -> Surrender | None:
         """Leave a stream to a node that asks for it; None if it is not produced here, or if this
         node has it again since."""
@@ -229,7 +236,10 @@ class ClusterStreams:
             peer.tell_moved(stream.stream_id, stream.term, to)
 
     def _is_stale(self, stream: Stream, state: RemoteState) -> bool:
-        return (state.epoch, state.term) < (stream.epoch, stream.term)
+        if stream.live and (stream.producer is not None or not stream.is_remote):
+            return (state.epoch, state.term) < (stream.epoch, stream.term)
+        # A term may have been lost with the tables, and then nobody has the stream in that.
+        return state.epoch < stream.epoch
 
     def _follow(self, stream: Stream, state: RemoteState, link: Producer | None = None) -> None:
         """Go by what the directory says, or the link for which this stands."""

@@ -121,6 +121,16 @@ class Hub:
         self.on_register(stream_id)
         return stream
 
+    def begin_again(self, stream: Stream, producer: Producer, epoch: Epoch) -> None:
+        """Begin another epoch of a live stream, with the same producer."""
+        metadata, layers = stream.metadata, stream.registered_layers
+        owner_id, account = stream.owner_id, stream.account
+        assert owner_id is not None
+        assert account is not None
+        stream.end()
+        stream.start(epoch, owner_id, producer, metadata, account, layers=layers)
+        stream.tell_producer()
+
     def _next_epoch(self) -> Epoch:
         self._last_epoch = max(self._last_epoch + 1, now_ms())
         return Epoch(self._last_epoch)
