@@ -217,8 +217,15 @@ class Scene:
             await until(lambda: bool(phone.sent))
         return phone
 
-    async def viewer(self, node: RelayProcess, token: str | None = None, **terms: Any) -> Viewer:
-        peer = await self.log_in(node, token)
+    async def viewer(
+        self,
+        node: RelayProcess,
+        token: str | None = None,
+        *,
+        msgpack: bool = False,
+        **terms: Any,
+    ) -> Viewer:
+        peer = await self.log_in(node, token, msgpack=msgpack)
         return await self.watch(peer, **terms)
 
     async def watch(self, peer: Peer, **terms: Any) -> Viewer:

@@ -1,0 +1,133 @@
+"""What breaks between nodes that carry streams, and what their viewers see of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import trio
+
+from tests.integration.accounts import Accounts
+from tests.integration.cluster.scene import (
+    node_id_of,
+    open_scene,
+    row_of,
+    start_nodes,
+    until_row,
+)
+from tests.integration.relay_process import within
+
+LEAVES_SOON = ("--offline-grace", "1")
+
+
+async def test_a_stream_of_a_node_that_is_killed_begins_anew_where_its_phone_comes_back(
+    database_url: str, accounts: Accounts
+) -> None:
+    with start_nodes(
+        database_url,
+        3,
+        *LEAVES_SOON,
+    ) as nodes:
+        async with open_scene(accounts) as scene:
+            phone = await scene.phone(nodes[0])
+            viewers = [await scene.viewer(node) for node in nodes[1:]]
+            for viewer in viewers:
+                await viewer.see(5)
+            os.kill(nodes[0].pid, signal.SIGKILL)
+            await phone.until_closed()
+            newer = await scene.phone(nodes[1])
+            returned_at = newer.sent[newer.first]
+            assert newer.epoch > phone.epoch
+            for viewer in viewers:
+                seen = await viewer.see_number(newer.first)
+                assert seen.at - returned_at < 1
+                assert seen.epoch == newer.epoch
+                await viewer.see(3)
+                viewer.check_order()
+            row = row_of(accounts, scene.stream_id)
+            assert row is not None
+            assert row[0] == node_id_of(nodes[1])
+
+
+async def test_an_edge_that_stops_for_a_while_disturbs_nobody_else(
+    database_url: str, accounts: Accounts
+) -> None:
+    with start_nodes(database_url, 3, *LEAVES_SOON) as nodes:
+        async with open_scene(accounts) as scene:
+            phone = await scene.phone(nodes[0], size=20_000)
+            here, there, stopped = [await scene.viewer(node) for node in nodes]
+            await stopped.see(5)
+            os.kill(nodes[2].pid, signal.SIGSTOP)
+            await trio.sleep(8)
+            os.kill(nodes[2].pid, signal.SIGCONT)
+            continued_at = trio.current_time()
+            last = max(phone.sent)
+            await stopped.see_number(last)
+            assert trio.current_time() - continued_at < 2
+            await stopped.see(5)
+            for viewer in (here, there):
+                viewer.check_noticed_nothing()
+                pauses = [after.at - before.at for before, after in pairwise(viewer.frames)]
+                assert max(pauses) < 1
+            stopped.check_order()
+
+
+async def test_an_origin_that_stops_for_a_while_is_offline_elsewhere_until_it_goes_on(
+    database_url: str, accounts: Accounts
+) -> None:
+    with start_nodes(database_url, 2, *LEAVES_SOON) as nodes:
+        async with open_scene(accounts) as scene:
+            phone = await scene.phone(nodes[0])
+            viewer = await scene.viewer(nodes[1])
+            await viewer.see(5)
+            os.kill(nodes[0].pid, signal.SIGSTOP)
+            await viewer.until_status("offline")
+            os.kill(nodes[0].pid, signal.SIGCONT)
+            async with within(6):
+                await viewer.see_number(max(phone.sent))
+            await viewer.see(5)
+            viewer.check_order()
+            assert viewer.statuses[-2:] == [("offline", 0), ("streaming", phone.epoch)]
+
+
+async def test_nobody_notices_while_the_database_is_away(
+    database_url: str, accounts: Accounts, away: Callable[[], Any]
+) -> None:
+    with start_nodes(database_url, 3, *LEAVES_SOON) as nodes:
+        async with open_scene(accounts) as scene:
+            await scene.phone(nodes[0])
+            viewers = [await scene.viewer(node) for node in nodes[:2]]
+            for viewer in viewers:
+                await viewer.see(3)
+            async with away():
+                await trio.sleep(3)
+            accounts.execute("truncate relay.live_streams, relay.nodes")
+            async with within(5):
+                await until_row(accounts, scene.stream_id, lambda row: row is not None)
+            newcomer = await scene.viewer(nodes[2])
+            async with within(2):
+                await newcomer.see(3)
+            for viewer in viewers:
+                await viewer.see(3)
+                viewer.check_noticed_nothing()
+
+
+async def test_nobody_notices_that_the_tables_were_emptied(
+    database_url: str, accounts: Accounts
+) -> None:
+    with start_nodes(database_url, 3, *LEAVES_SOON) as nodes:
+        async with open_scene(accounts) as scene:
+            await scene.phone(nodes[0])
+            viewers = [await scene.viewer(node) for node in nodes[:2]]
+            for viewer in viewers:
+                await viewer.see(3)
+            accounts.execute("truncate relay.live_streams, relay.nodes")
+            newcomer = await scene.viewer(nodes[2])
+            async with within(5):
+                await newcomer.see(3)
+            for viewer in viewers:
+                await viewer.see(3)
+                viewer.check_noticed_nothing()
