@@ -509,7 +509,8 @@ class OriginLink:
             producer = RemoteProducer(stream, self, state.request, state.epoch, frames)
             producer.begin_at(state.seq)
             if stream.epoch == state.epoch and 0 < stream.seq < state.seq:
-                stream.give_up_lossless()  # what came last did not come here
+                producer.begin_at(stream.seq)  # what came behind it did not come here, and is lost
+                stream.give_up_lossless()
             self._carried[stream_id] = producer
         producer.path = state.path
         remote = RemoteState(

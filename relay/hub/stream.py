@@ -654,6 +654,8 @@ class Stream:
         if self.origin is not None and self.producer is None:
             if audience:
                 self.remote.wanted(self)
+            elif was_watched:
+                self.forget_carried()
         elif bool(audience) != was_watched and self._may_tell_at_once():
             self.tell_producer()
         elif self.viewers != self._told_count and not self.counting:
