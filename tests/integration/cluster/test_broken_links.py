@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import trio
 from attrs import frozen
@@ -54,6 +56,25 @@ async def test_a_link_that_is_cut_is_opened_again_at_once(
         here.check_noticed_nothing()
         there.check_noticed_nothing(gap=10)
         assert place.proxy.opened == 4
+
+
+async def test_what_viewers_elsewhere_miss_while_a_link_is_cut_is_counted_as_lost(
+    database_url: str, accounts: Accounts
+) -> None:
+    async with origin_behind_proxy(database_url) as place, open_scene(accounts) as scene:
+        await scene.phone(place.origin)
+        there = await scene.viewer(place.edge)
+        await there.see(5)
+        for _ in range(3):
+            place.proxy.shut = True
+            place.proxy.cut()
+            await trio.sleep(0.5)
+            place.proxy.shut = False
+            await there.see(20)
+        there.check_noticed_nothing(gap=100)
+        gaps = sum(after.seq - before.seq - 1 for before, after in pairwise(there.frames))
+        assert gaps >= 20
+        assert await lost_on_the_way_to(place.edge) == gaps
 
 
 async def test_a_node_that_cannot_be_reached_has_no_streams_until_it_can(
@@ -120,3 +141,11 @@ def ages_of(phones: list[Phone], viewers: list[Viewer], since: float) -> list[fl
         for seen in viewer.frames
         if seen.at > since
     )
+
+
+async def lost_on_the_way_to(node: RelayProcess) -> int:
+    """Frames that a node did not get though it had viewers of them, as it counts them."""
+    body = (await node.get("/metrics")).body.decode()
+    found = re.search(r'hop_frames_total{direction="in",outcome="lost"} (\S+)', body)
+    assert found
+    return int(float(found[1]))

@@ -26,13 +26,11 @@ OTHER_VERSION = (sys.executable, "-c", PROGRAM, "serve")
 
 
 @pytest.fixture
-def bouncer_url(tmp_path: Path, database_url: str) -> Iterator[str]:
-    tmp_path.chmod(0o777)
-    for each in tmp_path.parents[:2]:
-        each.chmod(0o755)
-    test_pgbouncer.write_settings(tmp_path, database_url)
-    with test_pgbouncer.run_pgbouncer(tmp_path):
-        yield make_conninfo(database_url, host=str(tmp_path), port=6432)
+def bouncer_url(folder: Path, database_url: str) -> Iterator[str]:
+    folder.chmod(0o777)
+    test_pgbouncer.write_settings(folder, database_url)
+    with test_pgbouncer.run_pgbouncer(folder):
+        yield make_conninfo(database_url, host=str(folder), port=6432)
 
 
 @pytest.mark.skipif(test_pgbouncer.PROGRAM is None, reason="pgbouncer is not installed")
