@@ -59,7 +59,6 @@ class Phone:
     """A connection that sends numbered frames until it is closed."""
 
     peer: Peer
-    stream_id: str
     numbers: Iterator[int]
     """Shared by the connections of one phone."""
     epoch: int = 0
@@ -205,16 +204,21 @@ class Scene:
         return await self._stack.enter_async_context(open_peer(node))
 
     async def phone(
-        self, node: RelayProcess, *, peer: Peer | None = None, sends: bool = True, **options: Any
+        self,
+        node: RelayProcess,
+        *,
+        peer: Peer | None = None,
+        stream_id: str | None = None,
+        **options: Any,
     ) -> Phone:
         """A phone that has registered the stream and sends frames."""
         peer = peer or await self.log_in(node)
-        reply = await peer.ask({"type": "register", "streamId": self.stream_id})
+        stream_id = stream_id or self.stream_id
+        reply = await peer.ask({"type": "register", "streamId": stream_id})
         assert reply["code"] == "REGISTERED", reply
-        phone = Phone(peer, self.stream_id, self.numbers, reply["epoch"], **options)
-        if sends:
-            self.nursery.start_soon(phone.run)
-            await until(lambda: bool(phone.sent))
+        phone = Phone(peer, self.numbers, reply["epoch"], **options)
+        self.nursery.start_soon(phone.run)
+        await until(lambda: bool(phone.sent))
         return phone
 
     async def viewer(

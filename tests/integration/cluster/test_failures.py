@@ -8,16 +8,19 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import trio
 
 from tests.integration.accounts import Accounts
 from tests.integration.cluster.scene import (
+    Viewer,
     node_id_of,
     open_scene,
     row_of,
     start_nodes,
     until_row,
 )
+from tests.integration.peers import Peer, new_stream_id
 from tests.integration.relay_process import within
 
 LEAVES_SOON = ("--offline-grace", "1")
@@ -129,3 +132,52 @@ async def test_nobody_notices_that_the_tables_were_emptied(
             for viewer in viewers:
                 await viewer.see(3)
                 viewer.check_noticed_nothing()
+
+
+@pytest.mark.slow
+async def test_what_a_killed_node_had_is_offline_and_forgotten_before_long(
+    database_url: str, accounts: Accounts
+) -> None:
+    with start_nodes(database_url, 2, *LEAVES_SOON) as nodes:
+        async with open_scene(accounts) as scene:
+            await scene.phone(nodes[0])
+            viewer = await scene.viewer(nodes[1])
+            await viewer.see(3)
+            dead = node_id_of(nodes[0])
+            os.kill(nodes[0].pid, signal.SIGKILL)
+            await viewer.until_status("offline")
+            statuses = [*viewer.statuses]
+            await until_row(accounts, scene.stream_id, lambda row: row is None)
+            assert viewer.statuses == statuses
+            assert not accounts.execute("select from relay.nodes where node_id = %s", dead)
+
+
+@pytest.mark.slow
+async def test_all_streams_of_a_killed_node_go_on_where_their_phones_come_back(
+    database_url: str, accounts: Accounts
+) -> None:
+    with start_nodes(database_url, 3, *LEAVES_SOON) as nodes:
+        async with open_scene(accounts) as scene:
+            ids = [new_stream_id() for _ in range(30)]
+            viewers: list[Viewer] = []
+            for scene.stream_id in ids:
+                await scene.phone(nodes[0], pause=0.1)
+                viewers.append(await scene.viewer(nodes[1 + len(viewers) % 2]))
+            for viewer in viewers:
+                await viewer.see(2)
+            peers = [await scene.log_in(nodes[1 + number % 2]) for number in range(len(ids))]
+            os.kill(nodes[0].pid, signal.SIGKILL)
+            firsts: dict[str, int] = {}
+
+            async def come_back(peer: Peer, stream_id: str) -> None:
+                phone = await scene.phone(nodes[1], peer=peer, stream_id=stream_id, pause=0.1)
+                firsts[stream_id] = phone.first
+
+            async with trio.open_nursery() as nursery:
+                for peer, stream_id in zip(peers, ids, strict=True):
+                    nursery.start_soon(come_back, peer, stream_id)
+            async with within(1):
+                for viewer, stream_id in zip(viewers, ids, strict=True):
+                    await viewer.see_number(firsts[stream_id])
+            for viewer in viewers:
+                viewer.check_order()
