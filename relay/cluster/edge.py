@@ -507,10 +507,11 @@ class OriginLink:
         if producer is None or producer.epoch != state.epoch:
             frames = self._metrics.frames
             producer = RemoteProducer(stream, self, state.request, state.epoch, frames)
-            producer.begin_at(state.seq)
             if stream.epoch == state.epoch and 0 < stream.seq < state.seq:
                 producer.begin_at(stream.seq)  # what came behind it did not come here, and is lost
                 stream.give_up_lossless()
+            else:
+                producer.begin_at(state.seq)
             self._carried[stream_id] = producer
         producer.path = state.path
         remote = RemoteState(

@@ -107,6 +107,39 @@ async def test_nothing_crosses_once_the_last_viewer_has_left(pair: MemoryCluster
     assert pair["b"].metrics.frames["received"] == 1
 
 
+async def test_what_was_accepted_while_a_link_was_cut_is_lost_for_the_viewers_that_stay(
+    pair: MemoryCluster,
+) -> None:
+    phone = await pair["a"].phone()
+    viewer = await pair["b"].viewer()
+    await phone.send(frame(b"1"))
+    assert await numbers(viewer) == [1]
+    pair.cut()
+    for number in range(2, 6):
+        await phone.send(frame(b"%d" % number))
+    assert await numbers(viewer, 3) == [5]
+    await phone.send(frame(b"6"))
+    assert await numbers(viewer) == [6]
+    assert pair["b"].metrics.frames["lost"] == 3
+    (stream,) = pair["b"].relay.hub.streams()
+    assert stream.figures().lost == 3
+
+
+async def test_what_nobody_watched_was_not_lost(pair: MemoryCluster) -> None:
+    phone = await pair["a"].phone()
+    viewer = await pair["b"].viewer()
+    await phone.send(frame(b"1"))
+    assert await numbers(viewer) == [1]
+    await viewer.ask({"type": "unsubscribe", "streamId": "front-door"})
+    await trio.sleep(0.1)
+    for number in range(2, 6):
+        await phone.send(frame(b"%d" % number))
+    await viewer.ask(VIEW)
+    await phone.send(frame(b"6"))
+    assert (await numbers(viewer))[-1] == 6
+    assert pair["b"].metrics.frames["lost"] == 0
+
+
 async def test_nothing_crosses_for_strangers(pair: MemoryCluster) -> None:
     phone = await pair["a"].phone()
     stranger = await pair["b"].viewer(token=BOB)
