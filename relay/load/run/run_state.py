@@ -134,7 +134,7 @@ class RunState:
             self.target_totals[each.target] = each.totals
         crosses = any(each.totals.hop != HopTotals() for each in ledgers)
         if crosses and all(each.is_complete for each in ledgers):
-            self.ledger += compare_hops(ledgers)
+            self.ledger.append(compare_hops(ledgers))
 
     def failed_check(self) -> str | None:
         """The first check that can no longer pass."""
