@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -168,6 +169,11 @@ class Viewer:
         await self.until(lambda: self.frames and self.frames[-1].number >= number)
         return next(each for each in self.frames if each.number >= number)
 
+    @property
+    def missed(self) -> int:
+        """Frames between the first and the last one that did not come."""
+        return sum(after.seq - before.seq - 1 for before, after in pairwise(self.frames))
+
     def check_order(self) -> None:
         """Nothing came twice, and nothing old behind what is newer."""
         for before, after in pairwise(self.frames):
@@ -272,3 +278,11 @@ def node_id_of(node: RelayProcess) -> str:
     line = next(each for each in node.log.splitlines() if "this is a node" in each)
     words = dict(word.split("=", 1) for word in line.split() if "=" in word)
     return words["node"]
+
+
+async def lost_on_the_way_to(node: RelayProcess) -> int:
+    """Frames that a node did not get though it had viewers of them, as it counts them."""
+    body = (await node.get("/metrics")).body.decode()
+    found = re.search(r'hop_frames_total{direction="in",outcome="lost"} (\S+)', body)
+    assert found
+    return int(float(found[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -177,3 +178,35 @@ async def test_a_stream_of_a_node_that_drains_goes_on_at_another(
             for viewer in viewers:
                 await viewer.see(3)
                 viewer.check_noticed_nothing(gap=50)
+
+
+async def test_an_origin_that_was_stopped_gives_up_what_was_taken_over_meanwhile(
+    database_url: str, accounts: Accounts
+) -> None:
+    with start_nodes(database_url, 3, "--offline-grace", "1") as nodes:
+        async with open_scene(accounts) as scene:
+            phone = await scene.phone(nodes[0])
+            viewers = [await scene.viewer(node) for node in nodes]
+            for viewer in viewers:
+                await viewer.see(5)
+            os.kill(nodes[0].pid, signal.SIGSTOP)
+            newer = await scene.phone(nodes[1])
+            assert newer.epoch > phone.epoch
+            for viewer in viewers[1:]:
+                async with within(3):
+                    seen = await viewer.see_number(newer.first)
+                assert seen.epoch == newer.epoch
+            os.kill(nodes[0].pid, signal.SIGCONT)
+            async with within(5):
+                await phone.until_closed()
+                await viewers[0].until(lambda: viewers[0].epoch == newer.epoch)
+                await viewers[0].see(5)
+            assert phone.closed is not None
+            assert phone.closed[0] == 4502
+            for viewer in viewers:
+                await viewer.see(5)
+                assert viewer.frames[-1].epoch == newer.epoch
+                epochs = [each.epoch for each in viewer.frames]
+                assert epochs == sorted(epochs)
+            for viewer in viewers[1:]:
+                viewer.check_order()
