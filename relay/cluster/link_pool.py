@@ -55,6 +55,9 @@ class Nodes(Protocol):
     def find_node(self, node_id: str) -> Node | None:
         """A node that lives; None if there is none with this id."""
 
+    async def read_node(self, node_id: str) -> Node | None:
+        """The same of one that may have come a moment ago: asks the database."""
+
     def look_soon(self, stream_id: str) -> object:
         """Read again where a stream is, and tell the hub."""
 
@@ -201,7 +204,7 @@ class LinkPool:
     async def _run_once(self, node_id: str, link: OriginLink) -> float | None:
         """Open the link and use it until it ends; for how many seconds it held, None if it could
         not be opened."""
-        node = self.nodes.find_node(node_id)
+        node = self.nodes.find_node(node_id) or await self.nodes.read_node(node_id)
         if node is None:
             self._note_failure(node_id, "nobody knows it")
             return None

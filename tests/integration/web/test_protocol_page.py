@@ -28,7 +28,7 @@ from tests.integration.relay_process import RelayProcess, start_relay
 PAGE = Path(__file__).parents[3] / "docs" / "protocol.md"
 VALID = jsonschema.Draft202012Validator(message_schema())
 
-ENDS_SOON = ("--offline-grace", "0.5")
+ENDS_SOON = ("--offline-grace", "1")
 """A node outlives its streams."""
 STEP = re.compile(r"(\w+) +(->|<-|opens|stops|signs-out) ?(.*(?:\n +.*)*)")
 VARIES = {"sessionId", "expiresAt", "epoch", "alertId"}

@@ -49,6 +49,10 @@ class Nodes:
     def find_node(self, node_id: str) -> Node | None:
         return self.nodes.get(node_id)
 
+    async def read_node(self, node_id: str) -> Node | None:
+        await trio.lowlevel.checkpoint()
+        return self.nodes.get(node_id)
+
     def look_soon(self, stream_id: str) -> None:
         raise AssertionError(stream_id)
 
