@@ -187,7 +187,8 @@ class Target:
             self._ended_usage = ProcessUsage(usage.cpu_seconds, 0)
         self.relay, self._metrics = None, MetricsReading()
         self.on_change("drains")
-        await relay.stop()
+        with trio.move_on_after(2 * PROCESS_STOP_TIMEOUT, shield=True):
+            await relay.stop()  # it must not outlive the run, nor its database
         self.on_change("has ended")
 
     async def restart(self) -> None:
