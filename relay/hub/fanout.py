@@ -116,10 +116,11 @@ class FanOut:
         if self.behind_latest:
             consumer.skip_to_keyframe()
 
-    def begin_with(self, frame: Frame) -> None:
+    def begin_with(self, frame: Frame, *, behind_latest: bool = True) -> None:
         """Keep a frame that another node has given to the audience, for newcomers."""
         if self.keyframe is None:
-            self.keyframe, self.behind_latest = frame, frame.keyframe is not None
+            self.keyframe = frame
+            self.behind_latest = behind_latest and frame.keyframe is not None
             frame.keep()
 
     def forget_frames(self) -> None:

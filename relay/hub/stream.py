@@ -186,6 +186,16 @@ class Stream:
                 return
             if fresh := [each for each in some if self._is_fresh(each)]:
                 await self._publish_carried(fresh)
+            else:
+                self._show_newcomers(some[-1])
+
+    def _show_newcomers(self, frame: Frame) -> None:
+        """Give a frame that came again, after an outage, to those who came meanwhile."""
+        if self.fanout.keyframe is None and not frame.is_delta:
+            self.fanout.begin_with(frame, behind_latest=frame.seq < self.seq)
+            for consumer in self.fanout.audience:
+                if not consumer.ledger.accepted:
+                    self.fanout.welcome(consumer)
 
     async def _publish_carried(self, frames: list[Frame]) -> None:
         if self.status is StreamStatus.ONLINE:
@@ -379,7 +389,9 @@ class Stream:
         if it is the origin."""
         self.enter(account)
         self._describe(metadata)
-        self.epoch, self.seq = epoch.number, epoch.seq
+        goes_on = epoch.number == self.epoch  # on another node, which could not be reached
+        self.seq = max(self.seq, epoch.seq) if goes_on else epoch.seq
+        self.epoch = epoch.number
         self.origin, self.term = origin, epoch.term
         self._told_unencodable = False
         for consumer in self.fanout.audience:
