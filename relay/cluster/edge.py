@@ -99,7 +99,8 @@ class RemoteProducer:
     _queue: deque[Frame] | None = None
     """Frames that wait for the one before; None while none is given out."""
     _queued_bytes: int = 0
-    _awaiting_keyframe: bool = False
+    _awaiting_keyframe: set[int | None] = field(factory=set)
+    """The layers of which frames were left out; None in a stream without layers."""
     path: Sequence[str] = ()
     """The nodes that the stream comes through, the origin first."""
     _demand: Carry | None = None
@@ -166,10 +167,9 @@ class RemoteProducer:
         frame.keep()
         if queue and not self._has_room_for(queue, frame):
             self._drop_queue(queue)
-        if self._awaiting_keyframe and frame.is_delta:
+        if not self._has_reference(frame):
             self._note_lost(1)
             return
-        self._awaiting_keyframe = False
         queue.append(frame)
         self._queued_bytes += frame.size
 
@@ -180,10 +180,15 @@ class RemoteProducer:
     def _is_usable(self, frame: Frame) -> bool:
         """Whether a frame does not build on one that did not come; note it."""
         self._note_gap(frame)
-        if self._awaiting_keyframe and frame.is_delta:
+        if not self._has_reference(frame):
             self._note_lost(1)
             return False
-        self._awaiting_keyframe = False
+        return True
+
+    def _has_reference(self, frame: Frame) -> bool:
+        if frame.is_delta:
+            return _layer_of(frame) not in self._awaiting_keyframe
+        self._awaiting_keyframe.discard(_layer_of(frame))
         return True
 
     async def _work_off(self) -> None:
@@ -203,8 +208,9 @@ class RemoteProducer:
     def _drop_queue(self, queue: deque[Frame]) -> None:
         if queue:
             self._note_lost(len(queue))
+            self._awaiting_keyframe.update(map(_layer_of, queue))
             queue.clear()
-            self._queued_bytes, self._awaiting_keyframe = 0, True
+            self._queued_bytes = 0
 
     def _note_gap(self, frame: Frame) -> None:
         self.codec = frame.codec
@@ -222,6 +228,10 @@ class RemoteProducer:
             self._totals["lost"] += count
             if self.stream.producer is self:
                 self.stream.give_up_lossless()
+
+
+def _layer_of(frame: Frame) -> int | None:
+    return None if frame.layer is None else frame.layer.index
 
 
 @frozen

@@ -96,6 +96,8 @@ class EdgeConsumer(Consumer):
     link_bytes: LinkBytes = field(factory=LinkBytes)
     _recent: RecentQueue | None = field(init=False, default=None)
     """Where frames wait, unless none must be missed."""
+    _begun: set[int] = field(init=False, factory=set)
+    """The layers that a delta may come of: those before it came, from a keyframe on."""
 
     def __attrs_post_init__(self) -> None:
         super(EdgeConsumer, self).__attrs_post_init__()  # noqa: UP008 (slots)
@@ -140,14 +142,36 @@ class EdgeConsumer(Consumer):
 
     def offer(self, frame: Frame) -> bool:
         """Offer a frame. Returns False: only what viewers get is observed by the caller."""
-        self.use_codec(frame.codec)
+        self._begin_frame(frame)
         written = super(EdgeConsumer, self).offer(frame)  # noqa: UP008 (slots)
         return self._observe(frame, written=written)
 
     def welcome(self, frame: Frame) -> bool:
-        self.use_codec(frame.codec)
+        self._begin_frame(frame)
         written = super(EdgeConsumer, self).welcome(frame)  # noqa: UP008 (slots)
         return self._observe(frame, written=written)
+
+    def _begin_frame(self, frame: Frame) -> None:
+        self.use_codec(frame.codec)
+        if frame.layer is not None and not frame.is_delta:
+            self._begun.add(frame.layer.index)
+
+    def skip_to_keyframe(self) -> None:
+        self._begun.clear()
+        super(EdgeConsumer, self).skip_to_keyframe()  # noqa: UP008 (slots)
+
+    def _builds_on_nothing(self, frame: Frame) -> bool:
+        if frame.layer is not None and frame.is_delta and frame.layer.index not in self._begun:
+            return True  # another layer may go on
+        return super(EdgeConsumer, self)._builds_on_nothing(frame)  # noqa: UP008 (slots)
+
+    def _drop(self, frame: Frame, why: Drop) -> None:
+        if frame.layer is None:
+            super(EdgeConsumer, self)._drop(frame, why)  # noqa: UP008 (slots)
+            return
+        self._count_dropped(why)
+        if not frame.is_discardable:
+            self._begun.discard(frame.layer.index)
 
     def _observe(self, frame: Frame, *, written: bool) -> bool:
         if written:
