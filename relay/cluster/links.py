@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import trio
 
@@ -174,16 +175,23 @@ async def dial_node(
     identity: NodeIdentity,
     *,
     tls: bool,
+    folder: Path | None = None,
     timeout: float = DIAL_TIMEOUT,  # noqa: ASYNC109 (it belongs to the handshake, as on the other side)
 ) -> WebSocket:
     """Open a link to a node: over its Unix socket on the same machine, else over TCP, there with
     TLS where `tls` says so. `LinkFailed`.
+
+    The database says where a node is. Whoever can write there should reach no other service of this
+    machine through relay: sockets have to be in the `folder` of this machine's nodes, if one is
+    given, and nothing but the ids of two nodes is sent to what has proven nothing.
 
     End it with its `aclose`, if it should end politely, and then `abort`.
     """
     try:
         with trio.fail_after(timeout):
             if node.machine == identity.machine and node.socket is not None:
+                if folder is not None and Path(node.socket).parent != folder:
+                    raise LinkFailed(f"the socket of node {node.node_id} is not where they are")
                 return await introduce(await _connect_here(node.socket), node, identity, tls=False)
             if node.address is None:
                 raise LinkFailed(f"node {node.node_id} has no address for other machines")
@@ -199,6 +207,8 @@ async def introduce(
     the stream is closed when this does not return. The caller sets the deadline."""
     preface = Preface(node.node_id, identity.node_id)
     try:
+        if not preface.is_sound:
+            raise LinkFailed("the database has a node whose id is none")
         if tls:
             stream = await _show_certificate(stream, preface, node, identity)
         else:

@@ -57,6 +57,12 @@ class Preface:
     def encode(self) -> bytes:
         return f"relay-node {LINK_VERSION} {self.target} {self.dialler}\n".encode()
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether both ids are such as nodes choose: one that was written into the database by
+        others could be any text."""
+        return _PREFACE.fullmatch(self.encode()) is not None
+
     @classmethod
     def parse(cls, line: bytes) -> Preface:
         """Read a whole preface, with its line end; raises `LinkRefused`."""

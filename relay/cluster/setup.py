@@ -133,7 +133,7 @@ async def open_cluster(
         tls = settings.cluster_tls == "on"
         links = LinkPool(
             *(identity.node_id, hub, streams, hop),
-            partial(dial_node, identity=identity, tls=tls),
+            partial(dial_node, identity=identity, tls=tls, folder=place.folder),
         )
         directory = Directory(
             *(node, hub, streams, links, tables.live_streams, tables.nodes, tables.news)

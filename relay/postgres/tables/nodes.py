@@ -22,6 +22,10 @@ from relay.postgres.database import Connection, Database
 MAX_BEAT_GAP = 5.0
 """Seconds between two answers to `NodeTable.beat`: over it, the database may have been away."""
 
+MAX_NODES, MAX_NODE_BYTES = 10_000, 16 * 1024
+"""Nodes that are read, and the bytes of what one of them says of itself: each node reads all rows
+every two seconds, whoever has written them."""
+
 NODE_COLUMNS = "node_id, machine, address, socket, certificate, version, draining"
 BEAT = (
     "update relay.nodes set seen_at = clock_timestamp()"
@@ -39,7 +43,8 @@ JOIN = (
 )
 SELECT_NODES = (
     f"select {NODE_COLUMNS}, seen_at, seen_at > clock_timestamp() - make_interval(secs => %s)"  # noqa: S608 (constants)
-    " from relay.nodes order by node_id"
+    " from relay.nodes where octet_length(concat(node_id, machine, address, socket, certificate,"
+    f" version)) <= {MAX_NODE_BYTES} order by node_id limit {MAX_NODES}"
 )
 SEEN_NODES = (
     f"select {NODE_COLUMNS}, extract(epoch from clock_timestamp() - seen_at)::float8,"  # noqa: S608 (constants)

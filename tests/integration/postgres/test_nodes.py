@@ -286,3 +286,15 @@ async def test_a_node_learns_that_the_tables_were_emptied(
     assert not (await table.beat(A)).is_new
     rows.execute("truncate relay.nodes, relay.live_streams")
     assert await table.beat(A) == NodeBeat([A], is_new=True)
+
+
+async def test_a_row_that_is_too_large_for_a_node_is_not_read(
+    database: Database, rows: Accounts
+) -> None:
+    table = NodeTable(database)
+    await table.beat(A)
+    rows.execute(
+        "insert into relay.nodes (node_id, machine, certificate, version, draining)"
+        " values ('forged', 'machine', repeat('x', 1000000), '1.0', false)"
+    )
+    assert (await table.beat(A)).nodes == [A]

@@ -285,6 +285,36 @@ async def test_a_socket_that_is_not_there_is_said(path: str, tmp_path: Path) -> 
         await dial_node(evolve(node_of(theirs), socket=str(tmp_path / path)), ours, tls=True)
 
 
+async def test_a_socket_elsewhere_is_not_dialled(tmp_path: Path) -> None:
+    ours, theirs = identities("one", "one")
+    with socket_folder() as folder, socket.socket(socket.AF_UNIX) as other_service:
+        path = str(tmp_path / "docker.sock")
+        other_service.bind(path)
+        other_service.listen()
+        for named in (path, f"{folder}/../{tmp_path.name}/docker.sock", "docker.sock"):
+            with pytest.raises(LinkFailed, match="is not where they are"):
+                await dial_node(
+                    evolve(node_of(theirs), socket=named), ours, tls=True, folder=folder
+                )
+        other_service.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other_service.accept()
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize(
+    "node_id", ["a\r\nGET / HTTP/1.1\r\n\r\n", "a b", "", "a" * 1000, "\u2603"]
+)
+async def test_nothing_is_sent_to_a_node_whose_id_could_be_a_request(
+    node_id: str, tls: bool
+) -> None:
+    ours, theirs = identities("one", "another")
+    with connection() as (silent, caller), trio.fail_after(10):
+        with pytest.raises(LinkFailed, match="whose id is none"):
+            await introduce(caller, evolve(node_of(theirs), node_id=node_id), ours, tls=tls)
+        assert silent.recv(1000) == b""
+
+
 async def test_an_address_that_refuses_is_said() -> None:
     ours, theirs = identities("one", "another")
     with socket.create_server(("127.0.0.1", 0)) as taken:
