@@ -49,7 +49,9 @@ class ClusterClaims:
         held = self._directory.held.get(stream_id)
         if held is None:
             raise StoreUnavailable  # this node is about to end
-        if epoch is None or held.connection != request.connection:
+        stream = self._hub.find(stream_id)
+        lost = stream is not None and stream.term > claim.term  # as the directory said meanwhile
+        if lost or epoch is None or held.connection != request.connection:
             return Claimed(claim.owner_id, "superseded")  # somebody else has it meanwhile
         if epoch.number != claim.epoch:
             self._directory.hold(evolve(held, stream=evolve(held.stream, epoch=epoch.number)))

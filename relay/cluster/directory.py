@@ -139,6 +139,8 @@ class Directory:
     """Streams whose rows are to be read."""
     _write_wake: Wakeup = field(factory=Wakeup)
     _look_wake: Wakeup = field(factory=Wakeup)
+    _writing: trio.Lock = field(factory=trio.Lock)
+    """Else a row that is removed could be restored at the same time."""
     _written: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
     """Those who wait for a change of what this node has."""
     _swept: str = ""
@@ -303,12 +305,11 @@ class Directory:
 
     async def _restore(self) -> None:
         """Write the rows of this node that are gone."""
-        written = list(self.held)
-        now = trio.current_time()
-        lost = await self._table.restore(self.node.node_id, list(self.held.values()))
-        self._restored_at = now
-        over = [each for each in written if each not in self.held]  # ended meanwhile
-        self._news_of.update(lost, over)
+        async with self._writing:
+            now, held = trio.current_time(), list(self.held.values())
+            lost = await self._table.restore(self.node.node_id, held)
+            self._restored_at = now
+        self._news_of.update(lost)
         if self._news_of:
             self._look_wake.set()
 
@@ -332,7 +333,8 @@ class Directory:
             await self._beat()
 
     def _concerns(self, stream_id: str) -> bool:
-        return self._hub.is_observed or self._hub.find(stream_id) is not None
+        is_known = self._hub.find(stream_id) is not None or stream_id in self._claiming
+        return is_known or self._hub.is_observed
 
     def _look_again(self) -> None:
         """Read all that is of interest here."""
@@ -372,6 +374,8 @@ class Directory:
             if row is None:
                 self._learn_end(stream_id)
             elif row.node_id != self.node.node_id:
+                if self._claiming[stream_id]:
+                    self._unsettled.add(stream_id)  # it may be registered on the strength of less
                 stream = self._hub.find(stream_id)
                 if stream is None or stream.live or self._reaches(row.node_id):
                     self._streams.learn(stream_id, RemoteState.of(row))
@@ -441,7 +445,8 @@ class Directory:
             await trio.sleep(WRITE_INTERVAL)
             changed, self._changed = list(self._changed), {}
             try:
-                await self._write(changed)
+                async with self._writing:
+                    await self._write(changed)
             except StoreUnavailable:
                 self._changed = {**dict.fromkeys(changed), **self._changed}
                 self._write_wake.set()
@@ -461,24 +466,28 @@ class Directory:
                     if self.held.get(stream_id) is held:
                         self.held[stream_id] = evolve(held, stream=rows[stream_id])
             if ended:
-                await self._table.end(self.node.node_id, list(ended.items()))
-                for stream_id in ended:
-                    self.held.pop(stream_id, None)
+                terms = [(stream_id, held.stream.term) for stream_id, held in ended.items()]
+                await self._table.end(self.node.node_id, terms)
+                for stream_id, held in ended.items():
+                    if self.held.get(stream_id) is held:
+                        del self.held[stream_id]
         finally:
             for stream_id in ended:
                 del self._ending[stream_id]
             done.set()
         self._written.unpark_all()
 
-    def _changes(self, changed: Iterable[str]) -> tuple[dict[str, LiveStream], dict[str, int]]:
-        """The rows that are to be written, and the streams that are over, with their terms."""
+    def _changes(
+        self, changed: Iterable[str]
+    ) -> tuple[dict[str, LiveStream], dict[str, HeldStream]]:
+        """The rows that are to be written, and those of streams that are over."""
         rows, ended = {}, {}
         for stream_id in changed:
             held, stream = self.held.get(stream_id), self._hub.find(stream_id)
             if held is None or self._claiming[stream_id]:
                 continue  # `end_claim` notes it again
             if stream is None or not stream.live:
-                ended[stream_id] = held.stream.term
+                ended[stream_id] = held
             elif stream.is_remote:
                 del self.held[stream_id]
             elif (row := _row_of(stream, held)) != held.stream:

@@ -53,12 +53,12 @@ class ClusterStreams:
             self._announce(stream_id, state)
             return
         self.note_listed(stream_id, state)
-        if state.node_id == self._node_id or self._is_stale(stream, state):
+        if state.node_id == self._node_id:
             return
         if stream.live and not stream.is_remote:
             if state.term > stream.term:
                 self._leave(stream, state)
-        else:
+        elif not self._is_stale(stream, state):
             self._follow(stream, state)
             if stream.producer is None and stream.fanout.audience:
                 self._hub.remote.wanted(stream)  # again, where that node had it not yet
