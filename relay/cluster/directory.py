@@ -64,6 +64,10 @@ MISTRUST_SECONDS = 5.0
 and each node writes again what it has, at its next sign of life."""
 MAX_SWEPT_STREAMS = 1000
 """Of one look; the next one goes on behind them."""
+MAX_UNREAD_STREAMS = 10_000
+"""Streams nobody here has heard of yet, whose rows are to be read for those who observe: where
+notifications name more, all rows are read."""
+EVERYTHING = VisibleStreams(True, None, frozenset(), ())  # noqa: FBT003 (as it prints)
 
 log = structlog.get_logger()
 
@@ -135,8 +139,15 @@ class Directory:
     """Streams of these whose rows are to be read afterwards."""
     _reconsidered: dict[HubPeer, Identity] = field(factory=dict)
     """Observers who may see more than before, with what they were before."""
-    _news_of: set[str] = field(factory=set)
-    """Streams whose rows are to be read."""
+    _news_of: dict[str, None] = field(factory=dict)
+    """Streams whose rows are to be read, those that wait longest first."""
+    _anything_changed: bool = False
+    """Whether the rows of all streams of interest are to be read."""
+    _reads_all: bool = False
+    """Whether all rows are to be read, for those who observe."""
+    _reading_behind: str | None = None
+    """How far that has come; None while it does not go on."""
+    _beat_wake: Wakeup = field(factory=Wakeup)
     _write_wake: Wakeup = field(factory=Wakeup)
     _look_wake: Wakeup = field(factory=Wakeup)
     _writing: trio.Lock = field(factory=trio.Lock)
@@ -195,7 +206,7 @@ class Directory:
 
     def look_soon(self, stream_id: str) -> None:
         """Read again where a stream is, and tell the hub."""
-        self._news_of.add(stream_id)
+        self._news_of[stream_id] = None
         self._look_wake.set()
 
     # -- what this node has
@@ -278,7 +289,9 @@ class Directory:
                 pass
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
-            await trio.sleep(NODE_BEAT_INTERVAL)
+            await trio.sleep(LOOK_INTERVAL)
+            with trio.move_on_after(NODE_BEAT_INTERVAL - LOOK_INTERVAL):
+                await self._beat_wake.wait()
 
     async def _beat(self) -> None:
         try:
@@ -309,7 +322,7 @@ class Directory:
             now, held = trio.current_time(), list(self.held.values())
             lost = await self._table.restore(self.node.node_id, held)
             self._restored_at = now
-        self._news_of.update(lost)
+        self._news_of.update(dict.fromkeys(lost))
         if self._news_of:
             self._look_wake.set()
 
@@ -319,45 +332,86 @@ class Directory:
                 async with self._news.listen() as listener:
                     self._look_again()  # what changed meanwhile was not heard of
                     while True:
-                        await self._take_news(await listener.receive())
+                        self._take_news(await listener.receive())
             self._mistrust()
             await trio.sleep(DIRECTORY_RETRY_INTERVAL)
 
-    async def _take_news(self, news: StreamNews) -> None:
+    def _take_news(self, news: StreamNews) -> None:
+        """Look at what may have changed, before long: anybody may send any number of these."""
         if news.everything:
             self._look_again()
-        self._news_of.update(filter(self._concerns, news.stream_ids))
-        if self._news_of:
+        for stream_id in news.stream_ids:
+            if self._knows(stream_id) or (self._hub.is_observed and len(self._news_of) < MAX_UNREAD_STREAMS):
+                self._news_of[stream_id] = None
+            elif self._hub.is_observed:
+                self._reads_all = True
+        if self._has_to_look:
             self._look_wake.set()
         if news.nodes:
-            await self._beat()
+            self._beat_wake.set()
 
-    def _concerns(self, stream_id: str) -> bool:
-        is_known = self._hub.find(stream_id) is not None or stream_id in self._claiming
-        return is_known or self._hub.is_observed
+    def _knows(self, stream_id: str) -> bool:
+        return (
+            self._hub.find(stream_id) is not None
+            or stream_id in self._streams.announced
+            or stream_id in self._claiming
+        )
 
     def _look_again(self) -> None:
-        """Read all that is of interest here."""
-        self._news_of.update(each.stream_id for each in self._hub.streams())
-        self._news_of.update(self._streams.announced)
+        """Read all that is of interest here, before long."""
+        self._anything_changed = True
         self._look_wake.set()
+
+    @property
+    def _has_to_look(self) -> bool:
+        return bool(
+            self._news_of
+            or self._reconsidered
+            or self._anything_changed
+            or self._reads_all
+            or self._reading_behind is not None
+        )
+
+    def _note_everything(self) -> None:
+        if self._anything_changed:
+            self._anything_changed, self._reads_all = False, True
+            self._news_of.update((each.stream_id, None) for each in self._hub.streams())
+            self._news_of.update(dict.fromkeys(self._streams.announced))
 
     async def _look_forever(self) -> NoReturn:
         while True:
             await self._look_wake.wait()
-            while self._news_of or self._reconsidered:
+            while self._has_to_look:
+                self._note_everything()
                 asked = list(islice(self._news_of, MAX_SWEPT_STREAMS))
                 try:
                     if asked:
-                        self._news_of.difference_update(asked)
+                        for each in asked:
+                            del self._news_of[each]
                         self._learn(asked, await self._table.find(asked))
                     await self._tell_reconsidered()
+                    await self._read_on()
                 except StoreUnavailable:
-                    self._news_of.update(asked)
+                    self._news_of = {**dict.fromkeys(asked), **self._news_of}
                     await trio.sleep(DIRECTORY_RETRY_INTERVAL)
                 except StoreRejects:
+                    self._reading_behind = None
                     log.warning("cluster: streams cannot be read", streams=len(asked))
                 await trio.sleep(LOOK_INTERVAL)
+
+    async def _read_on(self) -> None:
+        """Read the next of all rows, if somebody observes: they have to hear of streams that began
+        when nobody here was told which."""
+        if not self._hub.is_observed:
+            self._reads_all, self._reading_behind = False, None
+            return
+        if self._reading_behind is None:
+            if not self._reads_all:
+                return
+            self._reads_all, self._reading_behind = False, ""
+        rows = await self._table.listed(EVERYTHING, self._reading_behind, MAX_SWEPT_STREAMS)
+        self._learn([row.stream_id for row in rows], rows)
+        self._reading_behind = rows[-1].stream_id if rows else None
 
     async def _tell_reconsidered(self) -> None:
         while self._reconsidered:
@@ -416,7 +470,7 @@ class Directory:
             await trio.sleep(SWEEP_INTERVAL)
             self._streams.forget_left()
             if trio.current_time() >= self._mistrusts_until and self._doubted:
-                self._news_of.update(self._doubted)
+                self._news_of.update(dict.fromkeys(self._doubted))
                 self._doubted.clear()
                 self._look_wake.set()
             for stream in self._hub.streams():
@@ -426,7 +480,7 @@ class Directory:
             behind = [each for each in ids if each > self._swept][:MAX_SWEPT_STREAMS]
             self._swept = behind[-1] if len(behind) == MAX_SWEPT_STREAMS else ""
             if behind:
-                self._news_of.update(behind)
+                self._news_of.update(dict.fromkeys(behind))
                 self._look_wake.set()
 
     def _awaited(self) -> Iterator[str]:

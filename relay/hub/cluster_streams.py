@@ -6,7 +6,7 @@ sooner. Both may come late, twice or out of order: the epoch and the term tell w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import cast
 
 import trio
@@ -72,7 +72,7 @@ class ClusterStreams:
             self._hub.start_remote(stream, state)
 
     @property
-    def announced(self) -> Iterable[str]:
+    def announced(self) -> Collection[str]:
         """The live streams that observers were told of."""
         return self._announced
 
