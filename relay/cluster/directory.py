@@ -201,7 +201,7 @@ class Directory:
         """Tell an observer, whose permissions were others before, of what it sees now or no
         more."""
         self._streams.reconsider(peer, before)
-        self._reconsidered[peer] = before
+        self._reconsidered.setdefault(peer, before)
         self._look_wake.set()
 
     def look_soon(self, stream_id: str) -> None:
@@ -341,7 +341,8 @@ class Directory:
         if news.everything:
             self._look_again()
         for stream_id in news.stream_ids:
-            if self._knows(stream_id) or (self._hub.is_observed and len(self._news_of) < MAX_UNREAD_STREAMS):
+            has_room = self._hub.is_observed and len(self._news_of) < MAX_UNREAD_STREAMS
+            if has_room or self._knows(stream_id):
                 self._news_of[stream_id] = None
             elif self._hub.is_observed:
                 self._reads_all = True
@@ -416,8 +417,20 @@ class Directory:
     async def _tell_reconsidered(self) -> None:
         while self._reconsidered:
             peer, before = self._reconsidered.popitem()
-            visible = permissions.visible_streams(peer.identity)
-            for row in await self._table.listed(visible, "", MAX_SWEPT_STREAMS):
+            try:
+                await self._reveal_to(peer, before)
+            except StoreUnavailable:
+                self._reconsidered[peer] = before
+                raise
+
+    async def _reveal_to(self, peer: HubPeer, before: Identity) -> None:
+        visible, after = permissions.visible_streams(peer.identity), ""
+        while self._hub.observes(peer):
+            rows = await self._table.listed(visible, after, MAX_SWEPT_STREAMS)
+            if not rows:
+                break
+            after = rows[-1].stream_id
+            for row in rows:
                 if not permissions.may_watch(before, row.stream_id, row.owner_id):
                     self._streams.reveal(peer, row.stream_id, RemoteState.of(row))
 

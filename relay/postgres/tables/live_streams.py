@@ -11,19 +11,36 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, LiteralString, TypeVar
 
-from attrs import define
+import msgspec
+import trio
+from attrs import define, field
 
-from relay.errors import StoreRejects
+from relay.errors import StoreRejects, StoreUnavailable
 from relay.model.cluster import ClaimRequest, HeldStream, LiveStream, StreamClaim
 from relay.model.permissions import VisibleStreams
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.protocol.messages import StreamStatus
+from relay.protocol.spelling import DECODE_ERRORS
 
 T = TypeVar("T")
+_metadata_decoder = msgspec.json.Decoder(dict[str, Any], float_hook=float)
 
 LIVE_COLUMNS: LiteralString = (
     "stream_id, owner_id, node_id, term, epoch, status, metadata"  # as `LiveStream` has them
+)
+MAX_METADATA_TEXT = 256 * 1024
+"""Bytes of the metadata of a row: three times what a client may send, since each character may be
+written as an escape. More is from somebody else, and is not read."""
+MAX_LISTED_BYTES = 1 << 20
+"""Bytes of metadata of a list, which ends behind the stream that goes over them."""
+LIST_TIMEOUT = 5.0
+"""Seconds that a list may wait for others."""
+LISTED_AT_ONCE = 128
+"""Streams of one query for a list: their metadata may be large."""
+READ_COLUMNS: LiteralString = (
+    "stream_id, owner_id, node_id, term, epoch, status,"
+    f" case when octet_length(metadata::text) <= {MAX_METADATA_TEXT} then metadata::text end"
 )
 CLAIM_STREAMS = (
     "select place, outcome, owner, term, epoch, node_before"
@@ -81,12 +98,12 @@ RESTORE_STREAMS = (
     f" {NOTIFY}"
 )
 LIST_ALL: LiteralString = (
-    f"select {LIVE_COLUMNS} from relay.live_streams where stream_id > %(after)s"  # noqa: S608 (constants)
+    f"select {READ_COLUMNS} from relay.live_streams where stream_id > %(after)s"  # noqa: S608 (constants)
     " order by stream_id limit %(most)s"
 )
 # Each part reads no more rows than the page has.
 LIST_VISIBLE: LiteralString = (
-    f"select distinct on (stream_id) {LIVE_COLUMNS} from ("  # noqa: S608 (constants)
+    f"select distinct on (stream_id) {READ_COLUMNS} from ("  # noqa: S608 (constants)
     "(select * from relay.live_streams where owner_id = %(owner_id)s"
     " and stream_id > %(after)s order by stream_id limit %(most)s)"
     " union all (select * from relay.live_streams where stream_id = any(%(stream_ids)s)"
@@ -105,6 +122,10 @@ class LiveStreamTable:
     """The rows of `relay.live_streams`. All methods raise `StoreUnavailable`."""
 
     _database: Database
+    _list_slots: trio.CapacityLimiter = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._list_slots = trio.CapacityLimiter(max(1, self._database.size // 2))
 
     async def claim(self, node_id: str, requests: Sequence[ClaimRequest]) -> list[StreamClaim]:
         """Decide which of these connections of a node produce streams; the answers come in the
@@ -170,7 +191,7 @@ class LiveStreamTable:
 
         def select(connection: Connection) -> list[LiveStream]:
             rows = connection.execute(
-                f"select {LIVE_COLUMNS} from relay.live_streams where stream_id = any(%s)",  # noqa: S608 (constants)
+                f"select {READ_COLUMNS} from relay.live_streams where stream_id = any(%s)",  # noqa: S608 (constants)
                 [known],
             )
             return [_read(row) for row in rows]
@@ -179,10 +200,11 @@ class LiveStreamTable:
 
     async def listed(self, visible: VisibleStreams, after: str, limit: int) -> list[LiveStream]:
         """The first live streams behind the id `after` that somebody may watch, in the bytewise
-        order of their ids."""
+        order of their ids; fewer than there are where their metadata is large, and none only if
+        there are none. Lists use at most half of the connections: others wait for these to log in.
+        """
         values = {
             "after": storable(after),
-            "most": limit,
             "owner_id": visible.owner_id,
             "stream_ids": list(visible.stream_ids),
             "prefixes": list(visible.prefixes),
@@ -191,9 +213,26 @@ class LiveStreamTable:
         query = LIST_ALL if visible.everything else LIST_VISIBLE
 
         def select(connection: Connection) -> list[LiveStream]:
-            return [_read(row) for row in connection.execute(query, values)]
+            found: list[LiveStream] = []
+            size = 0
+            while len(found) < limit and size <= MAX_LISTED_BYTES:
+                most = min(limit - len(found), LISTED_AT_ONCE)
+                rows = connection.execute(query, {**values, "most": most}).fetchall()
+                size += sum(len(row[-1] or "") for row in rows)
+                found += map(_read, rows)
+                if len(rows) < most:
+                    break
+                values["after"] = rows[-1][0]
+            return found
 
-        return await self._database.transact(select)
+        with trio.move_on_after(LIST_TIMEOUT) as queue:
+            await self._list_slots.acquire()
+        if queue.cancelled_caught:
+            raise StoreUnavailable("too many lists of streams")
+        try:
+            return await self._database.transact(select, may_be_long=True)
+        finally:
+            self._list_slots.release()
 
     async def restore(self, node_id: str, held: Sequence[HeldStream]) -> list[str]:
         """Write the streams of this node again whose rows are gone, as all are after a crash of the
@@ -289,4 +328,15 @@ def _json_of(metadata: dict[str, Any] | None) -> str | None:
 
 def _read(row: tuple[Any, ...]) -> LiveStream:
     stream_id, owner_id, node_id, term, epoch, status, metadata = row
-    return LiveStream(stream_id, owner_id, node_id, term, epoch, StreamStatus(status), metadata)
+    known = None if metadata is None else _metadata_of(metadata)
+    return LiveStream(stream_id, owner_id, node_id, term, epoch, StreamStatus(status), known)
+
+
+def _metadata_of(text: str) -> dict[str, Any] | None:
+    """What stands in a row; None for what no relay has written there: it fails nobody who reads
+    other rows."""
+    try:
+        metadata: dict[str, Any] = _metadata_decoder.decode(text)
+    except (*DECODE_ERRORS, UnicodeEncodeError):
+        return None
+    return metadata

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+import trio.testing
 from attrs import evolve
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -594,3 +595,78 @@ async def test_only_an_owner_waits_for_the_disk(database: Database) -> None:
     assert await database.transact(setting) == "on"
     assert await database.transact(setting) == "off"
     assert await database.transact(ask("show synchronous_commit")) == "on"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "[1]",
+        "7",
+        '"text"',
+        "null",
+        "1" * 5000,
+        '{"size": ' + "1" * 5000 + "}",
+        "[" * 3000 + "]" * 3000,
+        '{"a": ' * 1500 + "1" + "}" * 1500,
+        r'{"a": "\ud800"}',
+        '{"a": "' + "x" * 1_000_000 + '"}',
+    ],
+    ids=[
+        "list",
+        "number",
+        "text",
+        "null",
+        "long",
+        "long in it",
+        "deep",
+        "deep in it",
+        "half",
+        "large",
+    ],
+)
+async def test_metadata_that_no_relay_has_written_fails_nobody(
+    table: LiveStreamTable, rows: Accounts, metadata: str
+) -> None:
+    await table.claim("A", [request("porch"), request("yard", metadata={"zone": 1})])
+    rows.execute("update relay.live_streams set metadata = %s where stream_id = 'porch'", metadata)
+    found = {each.stream_id: each.metadata for each in await table.find(["porch", "yard"])}
+    assert found == {"porch": None, "yard": {"zone": 1}}
+    assert len(await table.listed(ALL, "", 10)) == 2
+
+
+async def test_a_list_of_streams_with_large_metadata_is_read_in_parts(
+    table: LiveStreamTable, rows: Accounts
+) -> None:
+    large = {"note": "x" * 60_000}
+    names = [f"door-{number:03}" for number in range(300)]
+    await table.claim("A", [request(each, metadata=large) for each in names])
+    found: list[str] = []
+    parts = 0
+    while part := await table.listed(ALL, found[-1] if found else "", 1000):
+        assert sum(len(each.metadata["note"]) for each in part if each.metadata) < 10_000_000
+        found += [each.stream_id for each in part]
+        parts += 1
+    assert found == names
+    assert parts > 1
+
+
+async def test_a_long_list_of_small_streams_comes_at_once(table: LiveStreamTable) -> None:
+    names = [f"door-{number:04}" for number in range(450)]
+    await table.claim("A", [request(each) for each in names])
+    assert [each.stream_id for each in await table.listed(ALL, "", 400)] == names[:400]
+    mine = VisibleStreams(False, "ann", frozenset(names[:5]), ("door-00",))
+    assert [each.stream_id for each in await table.listed(mine, "", 1000)] == names
+
+
+async def test_lists_leave_connections_for_others(
+    table: LiveStreamTable, database: Database, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("lock table relay.live_streams in access exclusive mode")
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(table.listed, ALL, "", 10)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            with trio.fail_after(5):
+                await database.check()
+            connection.rollback()
