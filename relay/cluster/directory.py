@@ -51,6 +51,8 @@ REAP_INTERVAL = 5.0
 FIND_TIMEOUT = 0.5
 """Seconds in which a subscriber is told of a stream of another node; later, its status comes by
 itself."""
+SLOW_SECONDS = 5.0
+"""For which nobody waits for the database like that, after somebody has waited in vain."""
 WRITE_INTERVAL = 0.05
 """Seconds between two transactions that notify all nodes."""
 LOOK_INTERVAL = 0.05
@@ -154,6 +156,8 @@ class Directory:
     """Else a row that is removed could be restored at the same time."""
     _written: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
     """Those who wait for a change of what this node has."""
+    _is_slow_until: float = -math.inf
+    """Until when the database counts as slow."""
     _swept: str = ""
     _restored_at: float = -math.inf
     """When all that this node has was last written, by Trio's clock."""
@@ -179,14 +183,20 @@ class Directory:
         return self.nodes.get(node_id)
 
     async def find(self, stream_id: str) -> None:
-        """Let the hub learn where a stream is, in a moment at most."""
-        stream = self._hub.find(stream_id)
-        if stream is not None and stream.live:
+        """Let the hub learn where a stream is, in a moment at most; while the database is slow,
+        soon."""
+        if trio.current_time() < self._is_slow_until:
+            self.look_soon(stream_id)
             return
-        with trio.move_on_after(FIND_TIMEOUT), suppress(StoreUnavailable, StoreRejects):
+        with (
+            trio.move_on_after(FIND_TIMEOUT) as patience,
+            suppress(StoreUnavailable, StoreRejects),
+        ):
             row = await self.finder.ask(stream_id)
             if row is not None and self._reaches(row.node_id):
                 self._streams.open(stream_id, RemoteState.of(row))
+        if patience.cancelled_caught:
+            self._is_slow_until = trio.current_time() + SLOW_SECONDS
 
     async def listed(self, identity: Identity, after: str, limit: int) -> list[LiveStream]:
         """The first live streams of all nodes behind an id that somebody may see;

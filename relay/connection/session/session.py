@@ -228,12 +228,14 @@ class Session:
         return self._alerts.promise(message, stream_id, wants_alerts=wants_alerts)
 
     def has_to_ask(self, message: ClientMessage) -> bool:
-        """Whether other nodes may have to be asked for what this request is about."""
+        """Whether other nodes may have to be asked for what this request is about. For a stream
+        that the peer may not see they are, even if it is here: it takes as long as for one that
+        does not exist."""
         if self._context.directory is None:
             return False
         if isinstance(message, Subscribe):
-            stream = self._context.hub.find(message.stream_id)
-            return stream is None or not stream.live
+            owner_id = self._context.hub.owner_of(message.stream_id)
+            return not permissions.may_watch(self.identity, message.stream_id, owner_id)
         return isinstance(message, Streams)
 
     async def _find_and_subscribe(self, message: Subscribe) -> PageRequest | None:
