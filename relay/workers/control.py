@@ -36,7 +36,9 @@ class ControlChannel:
     descriptors: deque[int | None] = field(init=False, factory=deque)
     """Received and not picked up yet, in their order; None for one that there was no room for."""
     _received: deque[Order | News] = field(init=False, factory=deque)
-    _outbox: deque[tuple[bytes, socket.socket | None]] = field(init=False, factory=deque)
+    _outbox: deque[tuple[bytes, socket.socket | None]] = field(
+        init=False, factory=deque, repr=False
+    )
     unsent: int = field(init=False, default=0)
     """Bytes that wait to be sent."""
     _more: Wakeup = field(init=False, factory=Wakeup)

@@ -15,7 +15,14 @@ from attrs import define, field
 
 from relay.web.machine import TOTALS, retire
 from relay.workers.child import ChildWorker, WorkerState
-from relay.workers.messages import Ask, Gathered, GatheredAnswer, Question, Told
+from relay.workers.messages import (
+    MAX_CONTENT_BYTES,
+    Ask,
+    Gathered,
+    GatheredAnswer,
+    Question,
+    Told,
+)
 
 GATHER_TIMEOUT = 1.0
 """Seconds for all workers to answer."""
@@ -57,7 +64,7 @@ class Gathering:
         asked = [child for child in asked if child in self._children]
         # Of two in one slot, the one that drains comes last.
         asked.sort(key=lambda child: child.phase is WorkerState.DRAINING)
-        answers = [self._answer_of(child, going) for child in asked]
+        answers = _within_bounds([self._answer_of(child, going) for child in asked])
         states = Counter({state.value: 0 for state in WorkerState})
         for child in self._children:
             late = child in going.missing and child.state is WorkerState.READY
@@ -93,3 +100,18 @@ class Gathering:
         if late and going.what == TOTALS:
             content = child.totals
         return GatheredAnswer(child.slot, content, late)
+
+
+def _within_bounds(answers: list[GatheredAnswer]) -> list[GatheredAnswer]:
+    """The answers, without the contents of those that do not fit into one message any more."""
+    left = MAX_CONTENT_BYTES
+    found: list[GatheredAnswer] = []
+    for each in answers:
+        size = len(each.content or b"")
+        if size > left:
+            log.warning("an answer of a worker is left out", worker=each.slot, bytes=size)
+            found.append(GatheredAnswer(each.slot, None, late=True))
+        else:
+            left -= size
+            found.append(each)
+    return found

@@ -17,6 +17,8 @@ VERSION = 1
 """Of these messages: a worker of a relay that was updated meanwhile may know other ones."""
 MAX_ORDER_BYTES = 64 << 20
 """Bytes of a message. The largest has the figures of all streams of a worker."""
+MAX_CONTENT_BYTES = MAX_ORDER_BYTES - (1 << 20)
+"""Bytes of the content of a message, or of the contents of all answers together."""
 LENGTH_BYTES = 4
 
 
@@ -38,12 +40,16 @@ class Begin(Control, frozen=True, array_like=True, tag=1):
     slot: int
     """The number of the worker on this machine, from 1 on."""
     settings: dict[str, Any]
+    """With secrets."""
     machine: str
     """The id of this machine, for other nodes."""
     sockets: str
     """The folder of the sockets of its workers."""
     address: str | None
     """`HOST:PORT` at which nodes of other machines reach it."""
+
+    def __repr__(self) -> str:
+        return f"Begin(slot={self.slot})"
 
 
 class Take(Control, frozen=True, array_like=True, tag=2):
@@ -191,7 +197,7 @@ class ControlReader:
     """Finds messages in bytes, however they are torn."""
 
     _decoder: msgspec.msgpack.Decoder[Any]
-    _rest: bytearray = field(init=False, factory=bytearray)
+    _rest: bytearray = field(init=False, factory=bytearray, repr=False)
 
     @classmethod
     def of_orders(cls) -> ControlReader:

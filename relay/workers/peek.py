@@ -20,9 +20,9 @@ PEEK_TIMEOUT = 0.1
 """Seconds to wait for the first bytes. A client that talks first sends them with the last packet of
 TCP's handshake, or right behind it; only a lost packet takes longer, and costs no more than the
 placement. Nothing is late for it: the time to authenticate counts from the accept."""
-PEEK_PAUSE = 0.005
-"""Seconds between two looks at a request that is not whole. The kernel cannot tell of more bytes
-while there are unread ones."""
+FIRST_PEEK_PAUSE = 0.005
+"""Seconds between two looks at a request that is not whole, doubled each time: a storm of them must
+not keep the parent busy. The kernel cannot tell of more bytes while there are unread ones."""
 MAX_HINT_LENGTH = 256
 """Characters, before they are decoded. No id of a stream is as long."""
 
@@ -74,7 +74,7 @@ def _hint_in(target: bytes) -> str | None:
 async def peek(accepted: socket.socket, *, behind_header: bool) -> Glimpse:
     """Look at the first bytes of a non-blocking socket, for `PEEK_TIMEOUT` at most. Reads nothing,
     and never fails."""
-    glimpse = Glimpse()
+    glimpse, pause = Glimpse(), FIRST_PEEK_PAUSE
     with trio.move_on_after(PEEK_TIMEOUT):
         while True:
             await trio.lowlevel.wait_readable(accepted)
@@ -87,5 +87,6 @@ async def peek(accepted: socket.socket, *, behind_header: bool) -> Glimpse:
             glimpse = read_glimpse(data, behind_header=behind_header)
             if glimpse.whole or not data or len(data) == MAX_PEEK_BYTES:
                 break
-            await trio.sleep(PEEK_PAUSE)
+            await trio.sleep(pause)
+            pause *= 2
     return glimpse

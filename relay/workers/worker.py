@@ -36,6 +36,7 @@ from relay.transport.handed import HandedListener, trio_time
 from relay.web.machine import Machine, MachineAnswers, MachineSilent, WorkerAnswer
 from relay.workers.control import ControlChannel
 from relay.workers.messages import (
+    MAX_CONTENT_BYTES,
     VERSION,
     Ask,
     Beat,
@@ -220,6 +221,9 @@ class WorkerSeat:
     async def _report(self, order: Question) -> None:
         machine = self._machine
         content = None if machine is None else await machine.answer(order.what, order.content)
+        if content is not None and len(content) > MAX_CONTENT_BYTES:
+            log.warning("an answer is too large", what=order.what, bytes=len(content))
+            content = None
         self._channel.send(Told(order.question, content))
 
     # -- what the parent is told

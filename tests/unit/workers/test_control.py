@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from relay.workers.control import ControlChannel
-from relay.workers.messages import Beat, ControlReader, Left, News, Order, Stop, Take
+from relay.workers.messages import Beat, Begin, ControlReader, Left, News, Order, Stop, Take
 
 
 class Pair:
@@ -89,3 +89,14 @@ async def test_descriptors_that_nobody_picked_up_are_closed(pair: Pair, sockets:
     pair.worker.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+async def test_no_representation_shows_what_is_sent(pair: Pair) -> None:
+    begin = Begin(1, 1, {"database_url": "postgres://relay:secret@db/relay"}, "m", "/tmp", None)
+    pair.parent.send(Left(1))  # what is sent at once does not wait
+    for _ in range(3000):
+        pair.parent.send(begin)
+    assert pair.parent.unsent
+    pair.worker._reader._rest += b"secret"
+    for each in (begin, pair.parent, pair.worker, (begin,)):
+        assert "secret" not in repr(each)
