@@ -29,6 +29,7 @@ from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
 from relay.connection.context import ConnectionContext, SessionContext, Timing
 from relay.connection.local_claims import LocalClaims
 from relay.errors import ConfigError, StoppedAtOnce
+from relay.guard.failed_auths import CountedElsewhere
 from relay.guard.guard import Guard
 from relay.hub.frames.frame_budget import FrameBudget
 from relay.hub.hub import Hub
@@ -90,6 +91,10 @@ class Seat(Protocol):
         """What gives the connections that the parent hands over."""
 
     @property
+    def auths(self) -> CountedElsewhere:
+        """How attempts to authenticate are counted for the machine."""
+
+    @property
     def ask(self) -> AskWorkers:
         """How to ask all workers of the machine."""
 
@@ -130,7 +135,8 @@ async def serve(
         listeners = [seat.listen(settings.stall_timeout, certificate)]
         handle_signals = False
     try:
-        metrics, guard, activity = Metrics(), Guard.build(settings), Activity()
+        metrics, activity = Metrics(), Activity()
+        guard = Guard.build(settings, None if seat is None else seat.auths)
         budget = FrameBudget(settings.frame_buffer, settings.frame_buffer_per_user)
         renderer = make_renderer(settings, metrics)
         used = renderer if renderer.available else None

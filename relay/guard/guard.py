@@ -9,7 +9,7 @@ from relay.concurrency.round_limiter import RoundLimiter
 from relay.guard.access_lists import AccessLists
 from relay.guard.client_address import ClientAddress, Proxies, parse_networks
 from relay.guard.connection_limits import Caps, ConnectionLimits, LimitedConnection
-from relay.guard.failed_auths import FailedAuths
+from relay.guard.failed_auths import CountedElsewhere, FailedAuths
 from relay.guard.rates import RateLimiter
 from relay.guard.throttle import Throttle, ThrottleRates
 from relay.metrics import Limit
@@ -71,8 +71,11 @@ class Guard:
     _anonymous_lines_in_all: RateLimiter = field(factory=lambda: RateLimiter("600/minute"))
 
     @classmethod
-    def build(cls, settings: Settings) -> Guard:
-        """The limits of the settings. `profile = "load"` lifts all rates and caps."""
+    def build(cls, settings: Settings, elsewhere: CountedElsewhere | None = None) -> Guard:
+        """The limits of the settings. `profile = "load"` lifts all rates and caps.
+
+        Failed attempts to authenticate are counted `elsewhere`, if that is given.
+        """
         access = AccessLists(
             parse_networks(settings.allow_networks),
             parse_networks(settings.deny_networks),
@@ -102,6 +105,7 @@ class Guard:
                 RateLimiter(settings.unknown_token_rate)
                 if settings.auth_session_url or settings.introspection_url
                 else None,
+                elsewhere,
             ),
             renewal_rate=RateLimiter(settings.renewal_rate),
             throttle_rates=ThrottleRates(

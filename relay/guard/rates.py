@@ -10,7 +10,7 @@ import re
 
 import trio
 from attrs import define, field, frozen
-from cachetools import TLRUCache, TTLCache
+from cachetools import TLRUCache
 
 MAX_RATE_KEYS = 16_384
 """Keys in one table. A new key beyond that replaces the least recently used one."""
@@ -92,24 +92,34 @@ class RateLimiter:
         self._windows.pop(key, None)
 
 
+def _expiry(_key: str, expiry: float, _now: float) -> float:
+    return expiry
+
+
 @define(eq=False)
 class ExpiringKeys:
     """A bounded set of keys. Each is forgotten some seconds after it was last added."""
 
     _seconds: float
     _max_keys: int = MAX_RATE_KEYS
-    _expiries: TTLCache[str, float] = field(init=False, repr=False)
+    _expiries: TLRUCache[str, float] = field(init=False, repr=False)
     """When each key expires, by Trio's clock."""
 
     def __attrs_post_init__(self) -> None:
-        self._expiries = TTLCache(self._max_keys, self._seconds, timer=trio.current_time)
+        self._expiries = TLRUCache(self._max_keys, _expiry, timer=trio.current_time)
 
     def __len__(self) -> int:
         return len(self._expiries)
 
-    def add(self, key: str) -> None:
-        """Add a key, or start its time again."""
-        self._expiries[key] = trio.current_time() + self._seconds
+    def add(self, key: str, seconds: float | None = None) -> None:
+        """Add a key, or start its time again. `seconds` is less than the usual time for one that
+        another process has had for a while; 0 forgets it."""
+        if seconds is None:
+            seconds = self._seconds
+        if seconds > 0:
+            self._expiries[key] = trio.current_time() + min(seconds, self._seconds)
+        else:
+            self.forget(key)
 
     def remaining(self, key: str) -> float | None:
         """Seconds until the key expires; None if it is not in the set."""
@@ -118,3 +128,9 @@ class ExpiringKeys:
 
     def forget(self, key: str) -> None:
         self._expiries.pop(key, None)
+
+    def all_remaining(self) -> dict[str, float]:
+        """The keys, and the seconds until each expires."""
+        self._expiries.expire()
+        now = trio.current_time()
+        return {key: expiry - now for key, expiry in self._expiries.items()}

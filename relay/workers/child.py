@@ -189,8 +189,11 @@ class ChildWorker:
 
 
 @asynccontextmanager
-async def open_child(slot: int, settings: Settings, place: NodePlace) -> AsyncIterator[ChildWorker]:
-    """Start a worker with these settings; it is killed at the end of the block. `OSError`."""
+async def open_child(
+    slot: int, settings: Settings, place: NodePlace, secret: bytes
+) -> AsyncIterator[ChildWorker]:
+    """Start a worker with these settings, and the secret of the machine; it is killed at the end of
+    the block. `OSError`."""
     ours, theirs = socket.socketpair()
     channel = ControlChannel(ours, ControlReader.of_news())
     try:
@@ -206,7 +209,12 @@ async def open_child(slot: int, settings: Settings, place: NodePlace) -> AsyncIt
             child = ChildWorker(slot, process, channel)
             folder = str(place.folder)
             child.tell(
-                Begin(VERSION, slot, as_plain(settings), place.machine, folder, place.address)
+                Begin(
+                    *(VERSION, slot, as_plain(settings)),
+                    *(place.machine, folder),
+                    address=place.address,
+                    secret=secret,
+                )
             )
             yield child
         finally:

@@ -47,6 +47,8 @@ class Begin(Control, frozen=True, array_like=True, tag=1):
     """The folder of the sockets of its workers."""
     address: str | None
     """`HOST:PORT` at which nodes of other machines reach it."""
+    secret: bytes
+    """Of the machine: for the digests of addresses and tokens."""
 
     def __repr__(self) -> str:
         return f"Begin(slot={self.slot})"
@@ -123,6 +125,26 @@ class TakeLink(Control, frozen=True, array_like=True, tag=9):
     """What was read of it already; see `relay.cluster.proof`."""
 
 
+class Bans(Control, frozen=True, array_like=True, tag=10):
+    """Refuse addresses or tokens."""
+
+    keys: dict[str, float]
+    """Seconds by digests; 0 lifts a ban."""
+
+
+class KnownTokens(Control, frozen=True, array_like=True, tag=11):
+    """Tokens that were good lately, so that bans of their addresses do not concern them."""
+
+    keys: dict[str, float]
+    """Seconds by digests; 0 for one that is good no longer."""
+
+
+class LogBan(Control, frozen=True, array_like=True, tag=12):
+    """Log that an address is banned: the worker, unlike the parent, can name it."""
+
+    key: str
+
+
 # -- from a worker to the parent
 
 
@@ -178,8 +200,30 @@ class Told(Control, frozen=True, array_like=True, tag=28):
     content: bytes | None
 
 
-Order = Begin | Take | TakeLink | Drain | Stop | Rotate | CrowdOut | Question | Gathered
-News = Ready | Failed | Took | Known | Left | Beat | Ask | Told
+class Attempted(Control, frozen=True, array_like=True, tag=29):
+    """Somebody tried to authenticate."""
+
+    address: str
+    """A digest, as the token."""
+    token: str
+    good: bool
+
+
+Order = (
+    Begin
+    | Take
+    | TakeLink
+    | Drain
+    | Stop
+    | Rotate
+    | CrowdOut
+    | Question
+    | Gathered
+    | Bans
+    | KnownTokens
+    | LogBan
+)
+News = Ready | Failed | Took | Known | Left | Beat | Ask | Told | Attempted
 
 _encode = msgspec.msgpack.Encoder().encode
 

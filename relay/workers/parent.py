@@ -31,6 +31,7 @@ from relay.process.rlimit import raise_open_file_limit
 from relay.process.signals import handle_hangup
 from relay.settings.settings import Settings
 from relay.transport.listener import TcpListener
+from relay.workers.attempts import AttemptsOfMachine
 from relay.workers.child import (
     MAX_UNTAKEN,
     STUCK_AFTER,
@@ -42,6 +43,7 @@ from relay.workers.child import (
 from relay.workers.gathering import Gathering
 from relay.workers.messages import (
     Ask,
+    Attempted,
     Beat,
     ControlError,
     Failed,
@@ -135,6 +137,8 @@ class Parent:
     _share: Settings = field(init=False)
     _placement: Placement = field(init=False)
     _gathering: Gathering = field(init=False)
+    _attempts: AttemptsOfMachine | None = field(init=False, default=None)
+    """None where nothing is limited."""
     _limits: ConnectionLimits = field(init=False)
     """Counts the connections that are not authenticated."""
     _serving: bool = field(init=False, default=False)
@@ -157,6 +161,8 @@ class Parent:
         self._placement = Placement(self._share.max_connections if capped else None)
         self._limits = self._guard.connections
         self._gathering = Gathering(self.children)
+        if self._guard.failed_auths is not None:
+            self._attempts = AttemptsOfMachine(self._guard.failed_auths, self.children)
 
     # -- the workers
 
@@ -165,6 +171,9 @@ class Parent:
         serve at all."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            attempts = self._attempts
+            if attempts is not None:
+                nursery.start_soon(attempts.keep_telling)
             started = [await self._start(slot) for slot in self.slots]
             for slot, child in zip(self.slots, started, strict=True):
                 with trio.move_on_after(START_TIMEOUT_OF_WORKER):
@@ -186,8 +195,12 @@ class Parent:
     async def _live(self, slot: WorkerSlot, *, task_status: trio.TaskStatus[ChildWorker]) -> None:
         """Run a worker to its end; if it is the current one of its slot, start another."""
         began = trio.current_time()
-        async with open_child(slot.number, self._share, self._place_of_nodes) as child:
+        attempts = self._attempts
+        secret = b"" if attempts is None else attempts.secret
+        async with open_child(slot.number, self._share, self._place_of_nodes, secret) as child:
             self.children.append(child)
+            if attempts is not None:
+                attempts.welcome(child)
             task_status.started(child)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(child.keep_sending)
@@ -241,6 +254,8 @@ class Parent:
                 log.error("worker failed", worker=child.slot, reason=reason)
             case Ask():
                 self._nursery.start_soon(self._gathering.answer, child, news)
+            case Attempted() if self._attempts is not None:
+                self._attempts.note(child, news)
             case Told():
                 self._gathering.note(child, news)
 

@@ -20,8 +20,8 @@ DIVIDED_BUFFERS = {
 """Bytes, and the setting with what must fit into the share of one worker."""
 MIN_BUFFER_BYTES = 1024
 """The least that these settings may be."""
-DIVIDED_RATES = ("connection_rate", "failed_auth_rate", "unknown_token_rate")
-"""Rates of an address."""
+DIVIDED_RATES = ("connection_rate", "unknown_token_rate")
+"""Rates of an address. `failed_auth_rate` is not divided: the parent counts."""
 
 
 def settings_of_worker(settings: Settings, workers: int) -> Settings:

@@ -26,6 +26,8 @@ from relay.cluster.proof import Preface
 from relay.cluster.setup import ClusterParts, NodePlace
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
+from relay.guard.failed_auths import AuthKeys, AuthVerdicts
+from relay.guard.machine_auths import MachineAuths
 from relay.logs.setup import configure_logging
 from relay.process.garbage import collect_garbage_less_often
 from relay.server import Server
@@ -39,6 +41,8 @@ from relay.workers.messages import (
     MAX_CONTENT_BYTES,
     VERSION,
     Ask,
+    Attempted,
+    Bans,
     Beat,
     Begin,
     ControlError,
@@ -48,7 +52,9 @@ from relay.workers.messages import (
     Failed,
     Gathered,
     Known,
+    KnownTokens,
     Left,
+    LogBan,
     News,
     Order,
     Question,
@@ -93,6 +99,10 @@ class WorkerSeat:
     """For answers to the parent, and links."""
     place: NodePlace
     """As a node of the cluster that the workers are."""
+    auths: MachineAuths = field(init=False)
+    """The attempts to authenticate, which the parent counts for the machine."""
+    _secret: bytes = field(repr=False)
+    """Of the machine: for the digests of addresses and tokens."""
     _listener: HandedListener | None = None
     _server: Server | None = None
     _machine: Machine | None = None
@@ -103,6 +113,10 @@ class WorkerSeat:
     _numbers: count[int] = field(factory=count)
     _questions: dict[str, _SharedQuestion] = field(factory=dict)
     _answers: dict[int, tuple[trio.Event, list[Gathered]]] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        verdicts = AuthVerdicts(self._settings.ban_time, self._secret)
+        self.auths = MachineAuths(verdicts, self._attempted)
 
     # -- what app.serve is given
 
@@ -176,10 +190,8 @@ class WorkerSeat:
                 self._take(order)
             case TakeLink():
                 self._take_link(order)
-            case Drain() if self._server is None:
-                self.stopping.cancel()
-            case Drain(timeout) if self._server is not None and not self._server.draining:
-                self._server.drain(timeout)
+            case Drain(timeout):
+                self._drain(timeout)
             case Stop():
                 self.stopping.cancel()
             case Rotate() if self._rotate is not None:
@@ -192,6 +204,23 @@ class WorkerSeat:
                 event, found = self._answers[order.question]
                 found.append(order)
                 event.set()
+            case Bans() | KnownTokens() | LogBan():
+                self._note_auths(order)
+
+    def _note_auths(self, order: Bans | KnownTokens | LogBan) -> None:
+        match order:
+            case Bans(keys):
+                self.auths.note_banned(keys)
+            case KnownTokens(keys):
+                self.auths.note_known(keys)
+            case LogBan(key):
+                self.auths.log_ban(key)
+
+    def _drain(self, timeout: float) -> None:
+        if self._server is None:
+            self.stopping.cancel()
+        elif not self._server.draining:
+            self._server.drain(timeout)
 
     def _take(self, order: Take) -> None:
         descriptors = self._channel.descriptors
@@ -237,6 +266,9 @@ class WorkerSeat:
     def _left(self, number: int) -> None:
         self._channel.send(Left(number))
 
+    def _attempted(self, keys: AuthKeys, good: bool) -> None:  # noqa: FBT001 (called by position)
+        self._channel.send(Attempted(keys.address, keys.token, good))
+
     async def beat(self) -> NoReturn:
         """Tell the parent again and again what was counted."""
         while True:
@@ -252,11 +284,11 @@ class WorkerSeat:
             self._channel.send(Beat(self._machine.totals()))
 
 
-async def run(channel: ControlChannel, settings: Settings, place: NodePlace) -> int:
+async def run(channel: ControlChannel, settings: Settings, place: NodePlace, secret: bytes) -> int:
     """Serve until the parent says otherwise; returns the exit status."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(channel.keep_sending)
-        seat = WorkerSeat(channel, settings, nursery, place)
+        seat = WorkerSeat(channel, settings, nursery, place, secret)
         nursery.start_soon(seat.follow)
         status = 0
         try:
@@ -299,9 +331,8 @@ async def main(descriptor: int) -> int:
     settings = from_plain(begin.settings)
     configure_logging(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(worker=begin.slot)
-    return await run(
-        channel, settings, NodePlace(begin.machine, Path(begin.sockets), begin.address)
-    )
+    place = NodePlace(begin.machine, Path(begin.sockets), begin.address)
+    return await run(channel, settings, place, begin.secret)
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ async def test_all_spellings_of_a_token_are_one() -> None:
             for place, letter in enumerate("a+b/c.d=")
         )
         made.succeeded(HERE, spelling)
-    assert len(made.known_good) == 1
+    assert len(made.verdicts.known_good) == 1
     for spelling in ("a+b/c.d=", "a+b/c.d%3D", "a%2bb/c.d="):
         made.failed(HERE, spelling)
     assert made.wait(THERE, "a+b/c.d=") == pytest.approx(100)
@@ -251,7 +251,11 @@ async def test_no_token_is_in_what_is_kept() -> None:
     made.succeeded(HERE, "a-secret-token")
     kept = repr(made) + "".join(
         repr(table)
-        for table in (made.by_token._windows, made.banned._expiries, made.known_good._expiries)
+        for table in (
+            made.by_token._windows,
+            made.verdicts.banned._expiries,
+            made.verdicts.known_good._expiries,
+        )
     )
     assert "a-secret" not in kept
     assert "guess" not in kept

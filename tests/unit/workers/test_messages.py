@@ -8,6 +8,8 @@ from relay.workers.messages import (
     LENGTH_BYTES,
     MAX_ORDER_BYTES,
     Ask,
+    Attempted,
+    Bans,
     Beat,
     Control,
     ControlError,
@@ -17,7 +19,9 @@ from relay.workers.messages import (
     Gathered,
     GatheredAnswer,
     Known,
+    KnownTokens,
     Left,
+    LogBan,
     Ready,
     Rotate,
     Take,
@@ -31,9 +35,15 @@ ORDERS = [
     Drain(10.0),
     Rotate(),
     CrowdOut(7),
+    Bans({"6b65": 60.0}),
+    KnownTokens({"6b65": 0.0}),
+    LogBan("6b65"),
     Gathered(3, [GatheredAnswer(1, b"x"), GatheredAnswer(2, None, late=True)], {"ready": 2}, b"e"),
 ]
-NEWS = [Ready("0a1b"), Took(7), Known(7), Left(7), Beat(b"totals"), Ask(1, "stats"), Told(1, None)]
+NEWS = [
+    *(Ready("0a1b"), Took(7), Known(7), Left(7), Beat(b"totals"), Ask(1, "stats"), Told(1, None)),
+    Attempted("6b65", "746f", good=False),
+]
 
 
 @given(st.lists(st.integers(1, 40), max_size=80))

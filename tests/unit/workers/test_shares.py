@@ -15,6 +15,7 @@ def test_what_is_limited_for_the_machine_is_divided_and_rounded_up() -> None:
     share = settings_of_worker(whole, 3)
     assert share.max_connections == 34
     assert share.connection_rate == "4/minute"
+    assert share.failed_auth_rate == whole.failed_auth_rate  # the parent counts
     assert share.rendition_cores == whole.rendition_cores / 3
     assert share.max_unauthenticated == whole.max_unauthenticated
     assert share.max_connections_per_user == whole.max_connections_per_user
