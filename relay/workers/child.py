@@ -41,6 +41,9 @@ second."""
 MAX_TAKING_TIME = 1.0
 """Seconds in which a worker takes a connection that it was given; one that takes longer gets no
 more."""
+FULL_PAUSE = 0.5
+"""Seconds without connections for a worker that gave one back, since it has no descriptors or
+drains."""
 STUCK_AFTER = 30.0
 """Seconds without a word after which a worker is killed."""
 KILL_TIMEOUT = 5.0
@@ -109,6 +112,7 @@ class ChildWorker:
     settled: trio.Event = field(factory=trio.Event)
     """Set once it is ready, or has ended."""
     ended: trio.Event = field(factory=trio.Event)
+    _full_until: float = float("-inf")
     _heard_at: float = field(factory=trio.current_time)
 
     @property
@@ -141,6 +145,7 @@ class ChildWorker:
             and not self.retiring
             and len(self.untaken) < MAX_UNTAKEN
             and not self._channel.lost
+            and trio.current_time() >= self._full_until
         )
 
     def give(self, given: GivenConnection) -> None:
@@ -163,6 +168,14 @@ class ChildWorker:
             self.links.pop(number).close()
         elif (given := self.untaken.pop(number, None)) is not None:
             given.accepted.close()
+
+    def take_back(self, number: int) -> GivenConnection | None:
+        """Remove a connection that the worker has given back, or that it has not taken before it
+        ended; None for one that it has taken."""
+        given = self.untaken.pop(number, None)
+        if given is not None:
+            self._full_until = trio.current_time() + FULL_PAUSE
+        return given
 
     def tell(self, order: Order) -> None:
         self._channel.send(order)

@@ -222,7 +222,13 @@ class Parent:
     async def _start_again(self, slot: WorkerSlot) -> None:
         await trio.sleep(slot.backoff.next())
         if not self.draining and slot.current is None:
-            await self._start(slot)
+            try:
+                await self._start(slot)
+            except OSError as problem:
+                log.error(  # noqa: TRY400 (the reason says it all)
+                    "worker cannot be started", worker=slot.number, reason=str(problem)
+                )
+                self._nursery.start_soon(self._start_again, slot)
 
     async def _listen_to(self, child: ChildWorker) -> None:
         """Note what a worker says, to its end."""
@@ -277,7 +283,7 @@ class Parent:
             return
         self._placement.remove(given.hint, child.key)
         given.child = None
-        if child.untaken.pop(number, None) is None:
+        if child.take_back(number) is None:
             self._limits.leave(given)
         elif self.draining:
             self._drop(given)
@@ -424,7 +430,13 @@ class Parent:
         old = slot.current
         if old is None:  # it ended a moment ago, and is started again
             return True
-        new: ChildWorker = await self._nursery.start(self._live, slot)
+        try:
+            new: ChildWorker = await self._nursery.start(self._live, slot)
+        except OSError as problem:
+            log.error(  # noqa: TRY400 (the reason says it all)
+                "worker cannot be started", worker=slot.number, reason=str(problem)
+            )
+            return False
         with trio.move_on_after(START_TIMEOUT_OF_WORKER):
             await new.settled.wait()
         if self.draining:

@@ -29,6 +29,7 @@ from relay.errors import RelayError
 from relay.guard.failed_auths import AuthKeys, AuthVerdicts
 from relay.guard.machine_auths import MachineAuths
 from relay.logs.setup import configure_logging
+from relay.logs.throttle import ThrottledWarning
 from relay.process.garbage import collect_garbage_less_often
 from relay.server import Server
 from relay.settings.settings import Settings
@@ -113,6 +114,9 @@ class WorkerSeat:
     _numbers: count[int] = field(factory=count)
     _questions: dict[str, _SharedQuestion] = field(factory=dict)
     _answers: dict[int, tuple[trio.Event, list[Gathered]]] = field(factory=dict)
+    _no_room: ThrottledWarning = field(
+        factory=lambda: ThrottledWarning("no descriptor is free for a connection")
+    )
 
     def __attrs_post_init__(self) -> None:
         verdicts = AuthVerdicts(self._settings.ban_time, self._secret)
@@ -226,7 +230,7 @@ class WorkerSeat:
         descriptors = self._channel.descriptors
         descriptor = descriptors.popleft() if descriptors else None
         if descriptor is None or self._listener is None:
-            log.warning("no descriptor is free for a connection")
+            self._no_room.warn("too many open files")
             self._left(order.number)
             return
         acceptance = Acceptance(order.number, trio_time(order.accepted_at), self._known, self._left)

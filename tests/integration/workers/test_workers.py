@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -27,8 +26,8 @@ from tests.integration.relay_process import (
     start_relay,
     until,
 )
+from tests.integration.workers.processes import is_running, metric, until_ready, workers_of
 
-WORKER_MODULE = "relay.workers.worker"
 CALLS, CALLERS = 300, 10
 
 
@@ -36,38 +35,6 @@ CALLS, CALLERS = 300, 10
 def relay(database_url: str) -> Iterator[RelayProcess]:
     with start_relay("--workers", "2", database_url=database_url) as relay:
         yield relay
-
-
-def workers_of(relay: RelayProcess) -> list[int]:
-    """The process ids of the workers."""
-    shown = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], check=True, capture_output=True
-    )
-    found = (line.split(None, 2) for line in shown.stdout.decode().splitlines())
-    return [
-        int(pid)
-        for pid, parent, command in found
-        if int(parent) == relay.pid and WORKER_MODULE in command
-    ]
-
-
-def is_running(pid: int) -> bool:
-    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
-    return bool(shown.stdout.strip()) and not shown.stdout.strip().startswith(b"Z")
-
-
-async def metric(relay: RelayProcess, sample: str) -> float:
-    text = (await relay.get("/metrics")).body.decode()
-    found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
-    assert found, sample
-    return float(found[1])
-
-
-async def until_ready(relay: RelayProcess, workers: int = 2) -> None:
-    async def ready() -> bool:
-        return await metric(relay, 'relay_workers{state="ready"}') == workers
-
-    await until(ready)
 
 
 def path_for(stream_id: str, kind: str) -> str:

@@ -12,6 +12,7 @@ import trio
 
 from relay.guard.client_address import ClientAddress
 from relay.workers.child import (
+    FULL_PAUSE,
     LATE_AFTER,
     MAX_TAKING_TIME,
     MAX_UNTAKEN,
@@ -83,6 +84,18 @@ async def test_a_worker_may_owe_only_so_many(both: Both) -> None:
         assert both.child.has_room
         both.give(number)
     assert not both.child.has_room
+
+
+async def test_a_worker_that_gives_a_connection_back_gets_none_for_a_moment(both: Both) -> None:
+    given = both.give(1)
+    assert both.child.take_back(1) is given
+    assert not both.child.has_room
+    await trio.sleep(FULL_PAUSE)
+    assert both.child.has_room
+    both.give(2)
+    both.child.untaken.clear()  # it has taken it
+    assert both.child.take_back(2) is None
+    assert both.child.has_room
 
 
 async def test_a_worker_that_is_replaced_gets_nothing(both: Both) -> None:
