@@ -72,9 +72,9 @@ class RawClient:
                 pass
         return received
 
-    async def upgrade(self) -> None:
+    async def upgrade(self, request: bytes = REQUEST) -> None:
         """Shake hands; what follows is frames."""
-        await self.send(REQUEST)
+        await self.send(request)
         head = b""
         with trio.fail_after(PATIENCE):
             while not head.endswith(b"\r\n\r\n"):

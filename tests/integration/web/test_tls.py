@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import trio
-import trustme
 
 from relay.client import Frame, connect
 from relay.load.actors.network import ShapedLink
 from relay.load.scenario.groups import Network
 from tests.integration.accounts import Accounts
+from tests.integration.certificate_files import Files
 from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.relay_process import (
     PATIENCE,
@@ -29,29 +29,6 @@ from tests.integration.relay_process import (
     run_relay,
     start_relay,
 )
-
-
-class Files:
-    """A certificate and its key in files, and a client's trust in them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.authority = trustme.CA()
-        self.chain, self.key = folder / "chain.pem", folder / "key.pem"
-        self.renew()
-
-    def renew(self) -> None:
-        issued = self.authority.issue_cert("localhost", "127.0.0.1")
-        self.chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        self.key.write_bytes(issued.private_key_pem.bytes())
-
-    @property
-    def arguments(self) -> list[str]:
-        return ["--tls-certificate", str(self.chain), "--tls-key", str(self.key)]
-
-    def trust(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        self.authority.configure_trust(context)
-        return context
 
 
 @pytest.fixture(scope="module")
