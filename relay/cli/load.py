@@ -75,6 +75,30 @@ def load() -> None:
     group="Results",
 )
 @click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a row of CSV for each second and group.",
+    cls=GroupedOption,
+    group="Results",
+)
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path),
+    metavar="FILE.xml",
+    help="Write the checks as JUnit XML.",
+    cls=GroupedOption,
+    group="Results",
+)
+@click.option(
+    "--github",
+    is_flag=True,
+    help="Print annotations for GitHub. Implied by GITHUB_ACTIONS=true.",
+    cls=GroupedOption,
+    group="Results",
+)
+@click.option(
     "--abort-on-fail", is_flag=True, help="End the run as soon as a check can no longer pass."
 )
 @click.option(
@@ -105,6 +129,9 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     scenario: str,
     report: Path | None,
     json_file: Path | None,
+    csv_file: Path | None,
+    junit: Path | None,
+    github: bool,
     abort_on_fail: bool,
     target_is_mine: bool,
     targets: tuple[str, ...],
@@ -126,11 +153,12 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
 
     return run_scenario(
         find_scenario(scenario),
-        OutputFiles(report, json_file),
+        OutputFiles(report=report, json=json_file, csv=csv_file, junit=junit),
         workers=workers,
         targets=targets,
         abort_on_fail=abort_on_fail,
         target_is_mine=target_is_mine,
+        on_github=github or os.environ.get("GITHUB_ACTIONS") == "true",
     )
 
 

@@ -11,9 +11,17 @@ import attrs
 import trio
 from rich.console import Console
 
-from relay.load.measures.results import Outcome
+from relay.load.measures.results import Outcome, RunResult, Second
+from relay.load.report.github import Annotations
 from relay.load.report.live_view import LiveView
-from relay.load.report.outputs import BestEffortOutput, JsonLines, OutputFiles
+from relay.load.report.outputs import (
+    BestEffortOutput,
+    CsvFile,
+    JsonLines,
+    OutputFiles,
+    cannot_write,
+    write_whole,
+)
 from relay.load.report.summary import print_summary
 from relay.load.run.coordinator import Coordinator, RunOptions
 from relay.load.scenario.scenario import load_scenario, with_targets
@@ -38,18 +46,20 @@ def run_scenario(
     targets: Sequence[str] = (),
     abort_on_fail: bool = False,
     target_is_mine: bool = False,
+    on_github: bool = False,
 ) -> int:
-    """Run a scenario; returns the exit code. `targets` are used in place of its own."""
+    """Run a scenario; returns the exit code. `targets` are used in place of its own.
+
+    `on_github` prints what is wrong as GitHub's annotations, too.
+    """
+    output = BestEffortOutput(sys.stdout)
+    notes = Annotations(output.write if on_github else None, str(path))
     try:
         files.try_to_open()
     except OSError as error:
-        print_error(f"cannot write {error.filename}: {error.strerror}")
+        notes.error(print_error(cannot_write(error.filename, error)))
         return CANNOT_WRITE
     configure_logging("error")
-    output = BestEffortOutput(sys.stdout)
-    console = Console(file=cast(IO[str], output), markup=False, highlight=False)
-    if not output.isatty():
-        console.width = NON_TTY_WIDTH
     try:
         scenario = load_scenario(path)
         if workers is not None:
@@ -59,27 +69,46 @@ def run_scenario(
         options = RunOptions(target_is_mine=target_is_mine, abort_on_fail=abort_on_fail)
         source = path.read_text(encoding="utf-8")
         coordinator = Coordinator(scenario, options, source, str(path))
-        state = coordinator.state
-        with JsonLines(files.json) as lines:
-            state.on_second = lines.second
-            trio.run(_run, coordinator, console)
-            result = state.result()
-            print_summary(console, result)
-            lines.result(result)
+        with notes:
+            result, failures = _run_and_write(coordinator, files, output)
     except ScenarioError as error:
-        print_error(str(error))
+        notes.error(print_error(str(error)))
         return BAD_SCENARIO
-    failures = [each.failure for each in (output, lines) if each.failure is not None]
+    notes.result(result, source)
+    for failure in failures:
+        notes.error(print_error(failure))
+    return EXIT_CODES[result.outcome] or (CANNOT_WRITE if failures else 0)
+
+
+def _run_and_write(
+    coordinator: Coordinator, files: OutputFiles, output: BestEffortOutput
+) -> tuple[RunResult, list[str]]:
+    """Run it, and write all files; returns what could not be written as well."""
+    console = Console(file=cast(IO[str], output), markup=False, highlight=False)
+    if not output.isatty():
+        console.width = NON_TTY_WIDTH
+    state = coordinator.state
+    with JsonLines(files.json) as lines, CsvFile(files.csv) as rows:
+
+        def write_second(second: Second) -> None:
+            lines.second(second)
+            rows.second(second)
+
+        state.on_second = write_second
+        trio.run(_run, coordinator, console)
+        result = state.result()
+        print_summary(console, result)
+        lines.result(result)
+    failures = [output.failure, lines.failure, rows.failure]
     if files.report is not None:
         from relay.load.report.html import page  # noqa: PLC0415 (only with --report)
 
-        try:
-            files.report.write_text(page(result, state.seconds), encoding="utf-8")
-        except OSError as error:
-            failures.append(f"cannot write {files.report}: {error.strerror}")
-    for failure in failures:
-        print_error(failure)
-    return EXIT_CODES[state.outcome] or (CANNOT_WRITE if failures else 0)
+        failures.append(write_whole(files.report, page(result, state.seconds)))
+    if files.junit is not None:
+        from relay.load.report.junit import junit_xml  # noqa: PLC0415 (only with --junit)
+
+        failures.append(write_whole(files.junit, junit_xml(result)))
+    return result, [each for each in failures if each is not None]
 
 
 async def _run(coordinator: Coordinator, console: Console) -> None:
@@ -89,5 +118,8 @@ async def _run(coordinator: Coordinator, console: Console) -> None:
         nursery.cancel_scope.cancel()
 
 
-def print_error(text: str) -> None:
-    sys.stderr.write(f"relay: {' '.join(text.split())}\n")
+def print_error(text: str) -> str:
+    """Print an error as one line on stderr; returns it."""
+    line = " ".join(text.split())
+    sys.stderr.write(f"relay: {line}\n")
+    return line

@@ -33,10 +33,10 @@ rate = "10/s"
 UNCHECKED = "".join(line for line in SHORT.splitlines(keepends=True) if "check =" not in line)
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "relay", "load", *arguments],
-        env=os.environ | {"TMPDIR": str(folder)},
+        env=os.environ | {"TMPDIR": str(folder), "GITHUB_ACTIONS": ""} | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

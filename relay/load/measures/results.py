@@ -17,6 +17,10 @@ from relay.load.measures.stats import RATES, GroupStats, TimeDistribution, layer
 
 FORMAT = "relay-load-1"
 STATISTICS = ("p50", "p90", "p99", "p999", "mean", "max", "count")
+SECOND_AGES = ("p50", "p90", "p99", "max")
+"""Statistics of the frame ages in a second."""
+GENERATOR = "generator"
+"""The group in which the generator reports about itself."""
 Outcome = Literal["kept", "failed", "could not run", "interrupted"]
 
 
@@ -32,6 +36,24 @@ class UsedByTarget:
     """Cores."""
     memory: int
     """Bytes."""
+
+
+@frozen(kw_only=True)
+class GroupSecond:
+    """What a group did in one second. Counts, not rates: the last second may be shorter."""
+
+    connected: int
+    sent: int
+    """Frames, like the two that follow."""
+    received: int
+    missed: int
+    bytes_in: int
+    closes: int
+    errors: int
+    age: dict[str, float]
+    """Seconds, by percentile; empty if no frame arrived."""
+    ages: str
+    """The frame ages as HdrHistogram encodes them; "" if no frame arrived."""
 
 
 @frozen(kw_only=True)
@@ -61,6 +83,8 @@ class Second:
     layers: dict[str, float] = field(factory=dict)
     """Pictures shown per second, by layer; those without one are not in it."""
     switches: int = 0
+    groups: dict[str, GroupSecond] = field(factory=dict)
+    """What each group did, without the generator."""
 
 
 @frozen(kw_only=True)
@@ -113,6 +137,15 @@ class RunResult:
     type: str = "result"
 
     @property
+    def problem(self) -> str | None:
+        """Why the run did not end as planned; None if it did."""
+        if self.failure is not None:
+            return f"could not run: {self.failure}"
+        if self.outcome == "interrupted":
+            return "interrupted"
+        return None if self.aborted_by is None else f"ended early: {self.aborted_by}"
+
+    @property
     def about(self) -> str:
         """Length, number of workers, and machine."""
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
@@ -122,18 +155,19 @@ class RunResult:
 def second_of(
     at: float,
     *,
-    recent: GroupStats,
-    generator: GroupStats,
-    connected: int,
+    recent: Mapping[str, GroupStats],
     usage: Mapping[str, ProcessUsage],
     before: Mapping[str, ProcessUsage],
     last_at: float,
 ) -> Second:
-    """Summarize what happened since `last_at`."""
+    """Summarize what the groups did since `last_at`."""
     length = max(at - last_at, 1e-3)
-    counts = recent.counts
-    age = recent.times.get("frame_age")
-    lateness = generator.times.get("lateness")
+    total = GroupStats()
+    for name, stats in recent.items():
+        if name != GENERATOR:
+            total.add(stats)
+    counts = total.counts
+    generator = recent.get(GENERATOR, GroupStats())
     used = {
         name: UsedByTarget(
             cpu=max(0.0, each.cpu_seconds - before[name].cpu_seconds) / length,
@@ -148,19 +182,40 @@ def second_of(
         received=counts["received"] / length,
         missed=(counts["missed"] + counts["lost"]) / length,
         bytes_in=counts["frames.bytes"] / length,
-        connected=connected,
+        connected=total.connected,
         closes=counts["closes"],
-        errors=sum(recent.errors.values()),
-        age={name: age.statistic(name) or 0 for name in ("p50", "p90", "p99", "max")}
-        if age and age.count
-        else {},
-        lateness=(lateness and lateness.statistic("p99")) or 0.0,
+        errors=sum(total.errors.values()),
+        age=_ages_of(total),
+        lateness=generator.time("lateness").statistic("p99") or 0.0,
         cpu=sum(each.cpu for each in used.values()) if used else None,
         memory=sum(each.resident for each in usage.values()) if usage else None,
         targets={name: each for name, each in used.items() if name},
         layers={name: number / length for name, number in layer_counts(counts).items()},
         switches=counts["switches"],
+        groups={name: _group_second(each) for name, each in recent.items() if name != GENERATOR},
     )
+
+
+def _group_second(stats: GroupStats) -> GroupSecond:
+    counts, age = stats.counts, stats.times.get("frame_age")
+    return GroupSecond(
+        connected=stats.connected,
+        sent=counts["sent"],
+        received=counts["received"],
+        missed=counts["missed"] + counts["lost"],
+        bytes_in=counts["frames.bytes"],
+        closes=counts["closes"],
+        errors=sum(stats.errors.values()),
+        age=_ages_of(stats),
+        ages=age.encode() if age and age.count else "",
+    )
+
+
+def _ages_of(stats: GroupStats) -> dict[str, float]:
+    age = stats.times.get("frame_age")
+    if age is None or not age.count:
+        return {}
+    return {name: age.statistic(name) or 0 for name in SECOND_AGES}
 
 
 def group_result(stats: GroupStats) -> GroupResult:

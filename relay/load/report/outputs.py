@@ -1,6 +1,8 @@
-"""The outputs of a run: the terminal, a JSON file, a report.
+"""The outputs of a run: the terminal and files.
 
-A run is worth more than its outputs, so it goes on when one can no longer be written.
+A run is worth more than its outputs, so it goes on when one can no longer be written. Files are
+tried before the run, written in place (a name may be that of a pipe or a device), and a failure is
+said at the end.
 """
 
 from __future__ import annotations
@@ -14,18 +16,21 @@ import msgspec
 from attrs import define, field, frozen
 
 from relay.load.measures.results import RunResult, Second
+from relay.load.report.csv_rows import CSV_COLUMNS, csv_rows
 
 
-@frozen
+@frozen(kw_only=True)
 class OutputFiles:
     """The files that the command line asks for."""
 
     report: Path | None = None
     json: Path | None = None
+    csv: Path | None = None
+    junit: Path | None = None
 
     def try_to_open(self) -> None:
         """`OSError` if one cannot be written, before a long run rather than after it."""
-        for path in filter(None, (self.report, self.json)):
+        for path in filter(None, (self.report, self.json, self.csv, self.junit)):
             if path.is_fifo():  # its reader would take this for the end
                 continue
             place = path.resolve()  # a link may point to a file that does not exist yet
@@ -74,8 +79,8 @@ class BestEffortOutput:
 
 
 @define(eq=False)
-class JsonLines:
-    """A JSON file with a line for each second and one for the result."""
+class LineFile:
+    """A file that grows line by line during the run."""
 
     path: Path | None
     """None to write nothing."""
@@ -94,16 +99,10 @@ class JsonLines:
         if self._file is not None:
             self._file.close()
 
-    def second(self, second: Second) -> None:
-        self._write({"type": "second", **attrs.asdict(second)})
-
-    def result(self, result: RunResult) -> None:
-        self._write(result)
-
-    def _write(self, line: object) -> None:
+    def write(self, data: bytes) -> None:
         if self._file is None:
             return
-        rest = memoryview(msgspec.json.encode(line) + b"\n")
+        rest = memoryview(data)
         try:
             while rest:  # an almost full disk accepts a part without an error
                 rest = rest[self._file.write(rest) :]
@@ -111,7 +110,42 @@ class JsonLines:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
-        self.failure = f"cannot write {self.path}: {error.strerror}"
+        self.failure = cannot_write(self.path, error)
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class JsonLines(LineFile):
+    """A JSON file with a line for each second and one for the result."""
+
+    def second(self, second: Second) -> None:
+        self.write(msgspec.json.encode({"type": "second", **attrs.asdict(second)}) + b"\n")
+
+    def result(self, result: RunResult) -> None:
+        self.write(msgspec.json.encode(result) + b"\n")
+
+
+class CsvFile(LineFile):
+    """A CSV file with a row for each second and group, after a row of names."""
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.write(f"{','.join(CSV_COLUMNS)}\n".encode())
+        return self
+
+    def second(self, second: Second) -> None:
+        self.write(csv_rows(second).encode())
+
+
+def write_whole(path: Path, text: str) -> str | None:
+    """Write a file at the end of a run; returns what went wrong."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return cannot_write(path, error)
+    return None
+
+
+def cannot_write(path: object, error: OSError) -> str:
+    return f"cannot write {path}: {error.strerror}"

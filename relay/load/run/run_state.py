@@ -74,9 +74,8 @@ class RunState:
     interrupted: bool = False
     _connected: dict[int, dict[str, int]] = field(factory=dict)
     """Open connections by worker and group."""
-    _recent: GroupStats = field(factory=GroupStats)
-    """The statistics of the current second, of all groups but the generator."""
-    _recent_generator: GroupStats = field(factory=GroupStats)
+    _recent: dict[str, GroupStats] = field(factory=dict)
+    """The statistics of the current second, by group."""
     _usage: dict[str, ProcessUsage] = field(factory=dict)
     """By target."""
     _first_usage: dict[str, ProcessUsage] = field(factory=dict)
@@ -89,7 +88,7 @@ class RunState:
         self.run_stats.add(update.groups, update.stage)
         connected: dict[str, int] = {}
         for name, by_target in update.groups.items():
-            recent = self._recent_generator if name == "generator" else self._recent
+            recent = self._recent.setdefault(name, GroupStats())
             for delta in by_target.values():
                 recent.add_delta(delta)
             connected[name] = sum(delta.connected for delta in by_target.values())
@@ -106,20 +105,18 @@ class RunState:
         for name, each in usage.items():
             self._first_usage.setdefault(name, each)
             self._most_memory[name] = max(each.resident, self._most_memory.get(name, 0))
-        connected = sum(sum(groups.values()) for groups in self._connected.values())
+        for name, stats in self.run_stats.groups.items():
+            recent = self._recent.setdefault(name, GroupStats())
+            connected = sum(groups.get(name, 0) for groups in self._connected.values())
+            stats.connected = recent.connected = connected
         second = second_of(
             at,
             recent=self._recent,
-            generator=self._recent_generator,
-            connected=connected,
             usage=usage,
             before=self._usage,
             last_at=self.seconds[-1].at if self.seconds else 0.0,
         )
-        for name, stats in self.run_stats.groups.items():
-            stats.connected = sum(groups.get(name, 0) for groups in self._connected.values())
-        self._usage = dict(usage)
-        self._recent, self._recent_generator = GroupStats(), GroupStats()
+        self._usage, self._recent = dict(usage), {}
         self.seconds.append(second)
         self.on_second(second)
 

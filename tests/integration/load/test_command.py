@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 import trio
@@ -29,6 +31,8 @@ from tests.integration.load_command import (
 from tests.integration.relay_process import RelayProcess, start_relay
 from tests.integration.web_server import open_web_server, says
 
+FILE_OPTIONS = ("--report", "--json", "--csv", "--junit")
+
 
 @pytest.fixture(scope="module")
 def relay(database_url: str) -> Iterator[RelayProcess]:
@@ -41,10 +45,9 @@ def test_a_scenario_runs_against_a_relay_of_its_own_and_leaves_nothing(
     folder: Path, tmp_path: Path
 ) -> None:
     report, lines = tmp_path / "r.html", tmp_path / "r.json"
-    scenario = write(tmp_path, SHORT)
-    code, output, errors = finish(
-        start(folder, scenario, "--report", str(report), "--json", str(lines))
-    )
+    rows, junit = tmp_path / "r.csv", tmp_path / "r.xml"
+    files = ("--report", report, "--json", lines, "--csv", rows, "--junit", junit)
+    code, output, errors = finish(start(folder, write(tmp_path, SHORT), *map(str, files)))
     assert (code, errors) == (0, ""), output
     assert "all checks passed" in output
     assert "ok   the relay's ledger agrees" in output
@@ -57,6 +60,12 @@ def test_a_scenario_runs_against_a_relay_of_its_own_and_leaves_nothing(
         *["second"] * len(seconds),
         "result",
     ]
+    with rows.open(newline="") as file:
+        received = [int(row["received"]) for row in csv.DictReader(file) if row["group"] == "fast"]
+    assert len(received) == len(seconds)
+    assert sum(received) == result.groups["fast"].counts["received"]
+    (suite,) = ET.parse(junit).getroot()
+    assert (suite.get("name"), suite.get("failures")) == ("short", "0")
     page = report.read_text()
     assert page.count("<svg") >= 6
     assert not re.search(r"(src|href)=|url\(|<script|@import", page)
@@ -115,9 +124,24 @@ def test_a_failed_check_is_exit_code_1(
 ) -> None:
     source = SHORT.replace("frame_age.p99 < 5s", "frame_age.p99 < 1us")
     scenario = against(relay, accounts, tmp_path, source)
-    code, output, _ = finish(start(folder, scenario))
+    code, output, _ = finish(start(folder, scenario, GITHUB_ACTIONS="true"))
     assert code == 1
     assert "FAIL frame_age.p99 < 1us" in output
+    (line,) = re.findall(r"^::error file=.*$", output, re.MULTILINE)
+    number = 1 + source.splitlines().index(next(x for x in source.splitlines() if "1us" in x))
+    assert line.startswith(
+        f"::error file={scenario},line={number},title=short%3A a check failed::frame_age.p99 < 1us "
+    )
+
+
+def test_a_scenario_that_is_wrong_is_annotated_where_it_is_asked_for(
+    folder: Path, tmp_path: Path
+) -> None:
+    scenario = write(tmp_path, "duration = 1")
+    _, output, _ = finish(start(folder, scenario, "--github", GITHUB_ACTIONS=""))
+    assert output.startswith(f"::error file={scenario},title=relay load::{scenario}: duration: ")
+    _, output, _ = finish(start(folder, scenario, GITHUB_ACTIONS=""))
+    assert output == ""
 
 
 def test_a_generator_that_is_late_fails_the_run_whatever_the_relay_did(
@@ -261,7 +285,7 @@ def test_ctrl_c_twice_is_interrupted_too_and_leaves_nothing(folder: Path, tmp_pa
     assert_nothing_is_left(folder)
 
 
-@pytest.mark.parametrize("option", ["--report", "--json"])
+@pytest.mark.parametrize("option", FILE_OPTIONS)
 def test_a_file_that_cannot_be_written_is_told_before_the_run(
     option: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -309,12 +333,11 @@ def test_a_disk_that_is_full_at_the_report_is_said_after_the_results(
     if not full.exists():
         pytest.skip("platform: there is no /dev/full")
     scenario = against(relay, accounts, tmp_path)
-    code, output, errors = finish(
-        start(folder, scenario, "--report", str(full), "--json", str(full))
-    )
+    files = [word for option in FILE_OPTIONS for word in (option, str(full))]
+    code, output, errors = finish(start(folder, scenario, *files))
     assert code == 3
     assert "all checks passed" in output
-    assert errors.count(f"relay: cannot write {full}: ") == 2
+    assert errors.count(f"relay: cannot write {full}: ") == len(FILE_OPTIONS)
 
 
 def test_the_examples_are_listed_and_printed(folder: Path) -> None:

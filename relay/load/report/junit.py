@@ -1,0 +1,54 @@
+"""The result of a run as JUnit XML, which CI servers show. No I/O."""
+
+from __future__ import annotations
+
+import re
+import time
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from relay.load.measures.results import RunResult
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 forbids even as a reference."""
+
+
+def junit_xml(result: RunResult) -> str:
+    """A test suite with a test case for each check, and one for the run itself.
+
+    A run that could not finish is an error, a check that was not kept a failure.
+    """
+    case_class = f"relay load.{result.scenario}"
+    suite = Element(
+        "testsuite",
+        name=_clean(result.scenario),
+        timestamp=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(result.started)),
+        hostname=_clean(result.machine),
+        time=f"{result.seconds:.3f}",
+        tests=str(1 + len(result.checks)),
+        failures=str(sum(not check.kept for check in result.checks)),
+        errors="0" if result.problem is None else "1",
+        skipped="0",
+    )
+    run = _case(suite, case_class, "the run ends as planned", result.seconds)
+    if result.problem is not None:
+        SubElement(run, "error", message=_clean(result.problem))
+    for check in result.checks:
+        case = _case(suite, case_class, check.line)
+        if not check.kept:
+            message = _clean(f"measured: {check.measured}")
+            SubElement(case, "failure", message=message, type="check")
+    suites = Element("testsuites", name="relay load")
+    suites.append(suite)
+    for key in ("tests", "failures", "errors", "time"):
+        suites.set(key, suite.get(key, "0"))
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(suites, encoding="unicode")}\n'
+
+
+def _case(suite: Element, case_class: str, name: str, seconds: float = 0.0) -> Element:
+    return SubElement(
+        suite, "testcase", classname=_clean(case_class), name=_clean(name), time=f"{seconds:.3f}"
+    )
+
+
+def _clean(text: str) -> str:
+    return _NOT_XML.sub("\ufffd", text)
