@@ -40,7 +40,7 @@ from relay.operators.setup import OperatorParts
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.store import Store, open_database_url, open_store
 from relay.process.rlimit import raise_open_file_limit
-from relay.process.signals import handle_hangup
+from relay.process.signals import handle_hangup, survive_restart_requests
 from relay.renditions.setup import make_renderer
 from relay.server import Server
 from relay.settings.settings import Settings
@@ -201,6 +201,7 @@ async def serve(
             await nursery.start(supervisor.run)
             if handle_signals:
                 await nursery.start(_drain_on_signal, server, settings.drain_timeout)
+                await nursery.start(survive_restart_requests)
             if seat is None and (handle_signals or certificate is not None):
                 await nursery.start(
                     handle_hangup, None if certificate is None else certificate.reload

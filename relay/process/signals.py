@@ -1,4 +1,5 @@
-"""Handles SIGHUP, which asks for a reload or tells that the terminal was closed."""
+"""Handles SIGHUP, which asks for a reload or tells that the terminal was closed, and SIGUSR2, which
+asks to start workers anew."""
 
 from __future__ import annotations
 
@@ -30,6 +31,17 @@ async def handle_hangup(
             else:
                 reload()
     raise AssertionError("signals do not end")
+
+
+async def survive_restart_requests(*, task_status: trio.TaskStatus[None]) -> None:
+    """Do nothing on SIGUSR2: relay without workers must not be ended by it."""
+    if signal.getsignal(signal.SIGUSR2) != signal.SIG_DFL:
+        task_status.started()
+        return
+    with trio.open_signal_receiver(signal.SIGUSR2) as signals:
+        task_status.started()
+        async for _ in signals:
+            log.info("nothing to start anew: there are no workers")
 
 
 def _has_terminal() -> bool:

@@ -97,10 +97,10 @@ async def serve_with_workers(
             parent = Parent(shared, Guard.build(shared), place)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(accept_sockets, doors, parent.pass_link)
+                await nursery.start(parent.restart_on_signal)
                 await nursery.start(parent.run)
                 await nursery.start(parent.obey_signals)
                 await nursery.start(handle_hangup, None if certificate is None else parent.rotate)
-                await nursery.start(parent.restart_on_signal)
                 task_status.started([listener.url for listener in listeners])
                 await parent.accept(listeners)
                 await parent.wait_for_end()
@@ -413,7 +413,7 @@ class Parent:
         with trio.open_signal_receiver(signal.SIGUSR2) as signals:
             task_status.started()
             async for _ in signals:
-                if not self.draining:
+                if self._serving and not self.draining:
                     await self.restart_workers()
         raise AssertionError("signals do not end")
 

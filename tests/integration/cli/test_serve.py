@@ -195,6 +195,15 @@ async def test_a_hangup_without_a_certificate_changes_nothing(
     assert (await relay.get("/ready")).status == 200
 
 
+async def test_a_request_to_start_workers_anew_ends_no_relay_without_workers(
+    relay: RelayProcess, accounts: Accounts
+) -> None:
+    async with login(relay, accounts.session()) as peer:
+        relay.signal(signal.SIGUSR2)
+        await relay.until_logged("there are no workers")
+        assert (await peer.ask({"type": "register"}))["code"] == "REGISTERED"
+
+
 async def test_a_relay_ends_with_its_terminal_and_says_goodbye(
     database_url: str, accounts: Accounts
 ) -> None:
