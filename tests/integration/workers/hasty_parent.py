@@ -8,8 +8,8 @@ import sys
 from relay.cli.main import main
 from relay.workers import parent
 
-STUCK_AFTER = 3.5
-"""Seconds; more than `LATE_AFTER`."""
+STUCK_AFTER = 3.0
+"""Seconds; workers say something every second."""
 
 if __name__ == "__main__":
     vars(parent)["STUCK_AFTER"] = STUCK_AFTER

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from relay.client.events import Frame
 from relay.client.relay_client import open_relay_client
+from relay.load.run.target_reports import read_metrics
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id, open_peer
 from tests.integration.raw import open_raw
@@ -67,6 +68,17 @@ async def test_both_workers_serve_streams_and_a_stream_is_on_one(
         numbers = [each["producer"] for each in figures.json()["streams"]]
         assert len(set(numbers)) == 4  # a connection has one number on the whole machine
     assert {"worker=1", "worker=2"} <= set(re.findall(r"worker=\d", relay.log))
+
+
+async def test_load_tests_see_what_all_workers_use(relay: RelayProcess) -> None:
+    text = (await relay.get("/metrics")).body.decode()
+    found = dict(
+        re.findall(r'^process_cpu_seconds_total\{worker="(\d)"\} (\S+)', text, re.MULTILINE)
+    )
+    assert set(found) == {"1", "2"}
+    usage = read_metrics(text).usage
+    assert usage is not None
+    assert usage.cpu_seconds == sum(map(float, found.values())) > 0
 
 
 def operator(accounts: Accounts) -> dict[str, str]:
