@@ -92,7 +92,9 @@ async def test_descriptors_that_nobody_picked_up_are_closed(pair: Pair, sockets:
 
 
 async def test_no_representation_shows_what_is_sent(pair: Pair) -> None:
-    begin = Begin(1, 1, {"database_url": "postgres://relay:secret@db/relay"}, "m", "/tmp", None)
+    begin = Begin(
+        1, 1, {"database_url": "postgres://relay:secret@db/relay"}, "m", "/tmp", None, b"secret"
+    )
     pair.parent.send(Left(1))  # what is sent at once does not wait
     for _ in range(3000):
         pair.parent.send(begin)
