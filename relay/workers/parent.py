@@ -174,7 +174,10 @@ class Parent:
             attempts = self._attempts
             if attempts is not None:
                 nursery.start_soon(attempts.keep_telling)
-            started = [await self._start(slot) for slot in self.slots]
+            try:
+                started = [await self._start(slot) for slot in self.slots]
+            except OSError as problem:
+                raise ConfigError(f"no worker can be started: {problem}") from None
             for slot, child in zip(self.slots, started, strict=True):
                 with trio.move_on_after(START_TIMEOUT_OF_WORKER):
                     await child.settled.wait()
