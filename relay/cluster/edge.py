@@ -438,26 +438,16 @@ class OriginLink:
 
     def _receive(self, payload: memoryview) -> None:
         """Keep a message, which is valid only until this returns."""
-        buffer = bytearray(MAX_HEADER_BYTES) + payload
-        view = memoryview(buffer)[MAX_HEADER_BYTES:]
-        in_json = len(view) > 0 and view[0] == OPEN_BRACE
-        message = decode_text_frame(view) if in_json else decode_from_origin(view)
-        if isinstance(message, CarriedFrame):
-            codec = JSON_CODEC if in_json else MSGPACK_CODEC
-            self._received.append(_Arrived(message, codec, buffer))
-        else:
-            self._received.append(message)
+        self._received.append(_read(payload))
 
     async def _deliver(self, stream_id: str, arrived: Sequence[_Arrived]) -> None:
-        producer, pending = self._carried.get(stream_id), self._takes.get(stream_id)
+        producer = self._carried.get(stream_id)
         if producer is not None:
             account = producer.stream.account
             if account is not None and self._nursery is not None:
                 layers = producer.stream.layers
                 frames = [each.frame(account, layers) for each in arrived]
                 await producer.deliver(frames, self._nursery.start_soon)
-        elif pending is not None:
-            pending.keyframe = arrived[-1].frame(pending.account, None)
         # else it was dropped meanwhile
 
     def _handle(self, message: FromOrigin) -> None:
@@ -550,9 +540,9 @@ class OriginLink:
         if pending is None or pending.term != taken.term:
             return
         if taken.epoch:
-            pending.epoch = Epoch(
-                *(taken.epoch, taken.term, taken.seq, taken.status, pending.keyframe)
-            )
+            last = _read(memoryview(taken.keyframe)) if taken.keyframe else None
+            keyframe = last.frame(pending.account, None) if isinstance(last, _Arrived) else None
+            pending.epoch = Epoch(taken.epoch, taken.term, taken.seq, taken.status, keyframe)
         pending.done.set()
 
     def _give_up_lossless(self, stream_id: str) -> None:
@@ -560,6 +550,16 @@ class OriginLink:
         if producer is not None:
             producer.renew_demand()
             producer.stream.give_up_lossless()
+
+
+def _read(payload: memoryview) -> FromOrigin | _Arrived:
+    buffer = bytearray(MAX_HEADER_BYTES) + payload
+    view = memoryview(buffer)[MAX_HEADER_BYTES:]
+    in_json = len(view) > 0 and view[0] == OPEN_BRACE
+    message = decode_text_frame(view) if in_json else decode_from_origin(view)
+    if isinstance(message, CarriedFrame):
+        return _Arrived(message, JSON_CODEC if in_json else MSGPACK_CODEC, buffer)
+    return message
 
 
 def _stream_of(message: FromOrigin | _Arrived) -> str | None:
@@ -580,8 +580,6 @@ class _PendingTake:
     account: FrameAccount
     done: trio.Event = field(factory=trio.Event)
     epoch: Epoch | None = None
-    keyframe: Frame | None = None
-    """The last frame that stands for itself."""
 
 
 @define(eq=False)

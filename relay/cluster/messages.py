@@ -120,7 +120,7 @@ class Moved(LinkMessage, frozen=True, tag="moved"):
 
 
 class Taken(LinkMessage, frozen=True, tag="taken"):
-    """The answer to `take`; the last keyframe, if there is one, comes before it."""
+    """The answer to `take`."""
 
     stream_id: str
     term: int
@@ -128,6 +128,9 @@ class Taken(LinkMessage, frozen=True, tag="taken"):
     """0: there was no such stream here."""
     seq: int = 0
     status: StreamStatus = StreamStatus.ONLINE
+    keyframe: bytes = b""
+    """The message of the last frame that stands for itself, unless there is none or it is large. As
+    a message of its own it could be taken for a frame of a later epoch."""
 
 
 class Lost(LinkMessage, frozen=True, tag="lost"):

@@ -59,6 +59,8 @@ MAX_LINK_REQUEST_BYTES = 64 * 1024
 MAX_DIRECT_EDGES = 32
 """Nodes that get a stream from this one; those that come later get it from one of them, so that no
 node sends a stream more often."""
+MAX_TAKEN_BYTES = 1 << 20
+"""Of the last keyframe of a stream that another node takes over; it goes ahead of frames."""
 LOSSLESS_LINK_BYTES = 4 << 20
 """Bytes of one stream that wait for an edge with viewers who must miss no frame."""
 LINK_GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -318,9 +320,8 @@ class EdgeLink:
         if known is None:
             self.post(Taken(stream_id=stream_id, term=term))
             return
-        encoded = None if known.keyframe is None else known.keyframe.encoded(known.keyframe.codec)
-        if encoded is not None:
-            self._mailbox.post(bytes(encoded))
+        frame = known.keyframe
+        keyframe = b"" if frame is None or frame.size > MAX_TAKEN_BYTES else frame.message_as_sent()
         self.post(
             Taken(
                 stream_id=stream_id,
@@ -328,6 +329,7 @@ class EdgeLink:
                 epoch=known.epoch,
                 seq=known.seq,
                 status=known.status,
+                keyframe=keyframe,
             )
         )
 

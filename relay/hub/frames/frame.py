@@ -287,6 +287,11 @@ class Frame:
         """Whether it cannot be put into another encoding, as far as is known."""
         return isinstance(self.message, MalformedFrame) or None in self._encoded.values()
 
+    def message_as_sent(self) -> bytes:
+        """The `video-frame` message in the encoding of its producer."""
+        buffer = self._encode(self.codec)
+        return b"" if buffer is None else bytes(memoryview(buffer)[wire.MAX_HEADER_BYTES :])
+
     def _encode(self, codec: Codec, data: Raw | None = None) -> bytearray | None:
         """The message behind room for a header; `data`: its data in this encoding, if that is
         known."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import msgpack
 import pytest
 import trio
 
+from relay.client.websocket import WebSocket
+from relay.cluster.messages import LINK_PROTOCOL_VERSION
 from tests.unit.cluster.frames import VIEW, frame, numbers, only, received
-from tests.unit.cluster.memory_cluster import MemoryCluster
+from tests.unit.cluster.memory_cluster import LinkStream, MemoryCluster
+from tests.unit.hostile import masked_frame
 
 pytestmark = pytest.mark.mock_clock
 
@@ -115,3 +121,38 @@ async def test_who_leaves_before_the_answer_leaves_nothing(pair: MemoryCluster) 
     await other.send(frame(b"1"))
     assert await numbers(viewer) == [1]
     assert newcomer is not None
+
+
+@pytest.mark.parametrize("packs", [False, True])
+async def test_who_takes_a_stream_over_gets_its_last_frame_with_the_answer(
+    pair: MemoryCluster, *, packs: bool
+) -> None:
+    """A frame of its own could be taken for one of a later epoch."""
+    phone = await pair["a"].phone(msgpack=packs)
+    await phone.send(frame(b"last", phone))
+    link = pair.open_edge(pair.join_as("x"), "a")
+    hello = {"type": "hello", "version": LINK_PROTOCOL_VERSION}
+    take = {"type": "take", "streamId": "front-door", "term": 2**52}
+    link.send(b"".join(masked_frame(2, msgpack.packb(each)) for each in (hello, take)))
+    await trio.sleep(0.1)
+    messages: list[memoryview] = []
+    socket = WebSocket(LinkStream(link))
+    await socket.read(lambda payload: messages.append(memoryview(bytes(payload))))
+    *_, answer = [msgpack.unpackb(each) for each in messages]
+    assert (answer["type"], answer["seq"]) == ("taken", 1)
+    assert "video-frame" not in [msgpack.unpackb(each)["type"] for each in messages]
+    keyframe = (msgpack.unpackb if packs else json.loads)(answer["keyframe"])
+    assert (keyframe["seq"], keyframe["data"]) == (1, frame(b"last", phone)["data"])
+
+
+@pytest.mark.parametrize("packs", [False, True])
+async def test_newcomers_get_the_last_frame_of_the_node_before(
+    pair: MemoryCluster, *, packs: bool
+) -> None:
+    phone = await pair["a"].phone(msgpack=packs)
+    await phone.send(frame(b"last", phone))
+    await trio.sleep(0.01)
+    await pair["b"].phone()
+    newcomer = await pair["b"].viewer()
+    (got,) = only("video-frame", await received(newcomer))
+    assert (got["seq"], got["data"]) == (1, frame(b"last")["data"])
