@@ -491,20 +491,23 @@ class Directory:
     async def _sweep_forever(self) -> NoReturn:
         while True:
             await trio.sleep(SWEEP_INTERVAL)
-            self._streams.forget_left()
-            if trio.current_time() >= self._mistrusts_until and self._doubted:
-                self._news_of.update(dict.fromkeys(self._doubted))
-                self._doubted.clear()
-                self._look_wake.set()
-            for stream in self._hub.streams():
-                if stream.is_remote:
-                    self._hub.forget_unused(stream)  # who asked for it did not stay
-            ids = sorted(self._awaited())
-            behind = [each for each in ids if each > self._swept][:MAX_SWEPT_STREAMS]
-            self._swept = behind[-1] if len(behind) == MAX_SWEPT_STREAMS else ""
-            if behind:
-                self._news_of.update(dict.fromkeys(behind))
-                self._look_wake.set()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._streams.forget_left()
+        if trio.current_time() >= self._mistrusts_until and self._doubted:
+            self._news_of.update(dict.fromkeys(self._doubted))
+            self._doubted.clear()
+            self._look_wake.set()
+        for stream in self._hub.streams():
+            if stream.is_remote:
+                self._hub.forget_unused(stream)  # who asked for it did not stay
+        ids = sorted(self._awaited())
+        behind = [each for each in ids if each > self._swept][:MAX_SWEPT_STREAMS]
+        self._swept = behind[-1] if len(behind) == MAX_SWEPT_STREAMS else ""
+        if behind:
+            self._news_of.update(dict.fromkeys(behind))
+            self._look_wake.set()
 
     def _awaited(self) -> Iterator[str]:
         """The streams that somebody here watches, and that do not come."""

@@ -187,7 +187,10 @@ class ClusterStreams:
         return known
 
     def forget_left(self) -> None:
-        """Forget the streams for which other nodes have not asked in time."""
+        """Forget the streams for which other nodes have not asked in time, and those that observers
+        were told of who have left."""
+        if not self._hub.is_observed:
+            self._announced.clear()
         now = trio.current_time()
         for stream_id, left in list(self._left.items()):
             if now - left.at > SURRENDER_MEMORY:
