@@ -566,10 +566,11 @@ class Directory:
             held, stream = self.held.get(stream_id), self._hub.find(stream_id)
             if held is None or self._claiming[stream_id]:
                 continue  # `end_claim` notes it again
-            if stream is None or not stream.live:
+            elsewhere = stream is not None and stream.live and stream.is_remote
+            if elsewhere and stream is not None and stream.term >= held.stream.term:
+                del self.held[stream_id]  # another node has taken it over
+            elif stream is None or not stream.live or elsewhere:
                 ended[stream_id] = held
-            elif stream.is_remote:
-                del self.held[stream_id]
             elif (row := _row_of(stream, held)) != held.stream:
                 rows[stream_id] = row
         return rows, ended

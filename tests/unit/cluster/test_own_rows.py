@@ -95,6 +95,19 @@ async def test_a_claim_whose_answer_is_lost_leaves_no_row(pair: MemoryCluster) -
     assert pair.tables.rows == {}
 
 
+async def test_a_take_over_whose_answer_is_lost_leaves_no_row(pair: MemoryCluster) -> None:
+    phone = await pair["b"].phone()
+    await pair["a"].viewer()
+    other = await pair["a"].relay.login()
+    pair["a"].access.loses_answers = True
+    assert (await other.ask(REGISTER))["code"] == "STORE_UNAVAILABLE"
+    assert pair.tables.rows["front-door"].stream.node_id == "a"
+    pair["a"].access.loses_answers = False
+    await trio.sleep(1)  # before the grace of the stream is over
+    assert pair.tables.rows == {}
+    assert (await phone.hear_end())[1][0] == 4502
+
+
 async def test_a_claim_whose_answer_is_lost_can_be_made_again(pair: MemoryCluster) -> None:
     phone = await pair["a"].relay.login()
     pair["a"].access.loses_answers = True
