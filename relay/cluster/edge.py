@@ -38,6 +38,7 @@ from relay.cluster.messages import (
     encode,
 )
 from relay.concurrency.wakeup import Wakeup
+from relay.guard.throttle import DebtBucket
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.frames.frame import Frame
 from relay.hub.frames.frame_budget import FrameAccount
@@ -65,6 +66,11 @@ TAKE_TIMEOUT = 1.0
 QUESTION_TIMEOUT = 1.0
 """Seconds for a node to answer a question, the time to open a link included."""
 MAX_UNSENT_MESSAGES = 100_000
+RENEWED_CARRY_RATE, MAX_RENEWED_CARRIES = 1.0, 8.0
+"""How often a second, and in a row, a stream is asked for again that nobody wanted any more: each
+time its last frame crosses, so viewers that come and go must not fill the link."""
+MAX_DROPPED_STREAMS = 10_000
+"""Streams whose requests are counted like that; the earliest are forgotten."""
 OPEN_BRACE = 0x7B
 """How a frame in JSON begins, and no MessagePack."""
 
@@ -276,6 +282,10 @@ class OriginLink:
     _wanted: dict[str, _Wanted] = field(factory=dict)
     """Streams that were asked for, and are not described yet."""
     _last_request: int = 0
+    _renewals: dict[str, DebtBucket] = field(factory=dict)
+    """How often streams may be asked for that were dropped."""
+    _postponed: set[str] = field(factory=set)
+    """Streams that are asked for before long, if they are wanted then."""
     _outgoing: deque[bytes] = field(factory=deque)
     _wake: Wakeup = field(factory=Wakeup)
     _received: list[FromOrigin | _Arrived] = field(factory=list)
@@ -308,8 +318,32 @@ class OriginLink:
         self._carried.pop(stream_id, None)
         self._last_request += 1
         self._wanted[stream_id] = wanted = _Wanted(stream, self._last_request, was_sent)
-        if self.ready:
+        if self.ready and not self._has_to_wait(stream_id):
             self._ask_for(wanted)
+
+    def _has_to_wait(self, stream_id: str) -> bool:
+        """Whether a stream was dropped and asked for too often; then it is asked for later."""
+        if stream_id in self._postponed:
+            return True
+        renewals = self._renewals.get(stream_id)
+        if renewals is None or renewals.take(1, trio.current_time()) or self._nursery is None:
+            return False
+        self._postponed.add(stream_id)
+        self._nursery.start_soon(self._ask_later, stream_id)
+        return True
+
+    async def _ask_later(self, stream_id: str) -> None:
+        await trio.sleep(1 / RENEWED_CARRY_RATE)
+        self._postponed.discard(stream_id)
+        wanted = self._wanted.get(stream_id)
+        if wanted is not None and self.ready:
+            self._ask_for(wanted)
+
+    def _note_dropped(self, stream_id: str) -> None:
+        if stream_id not in self._renewals:
+            self._renewals[stream_id] = DebtBucket(RENEWED_CARRY_RATE, MAX_RENEWED_CARRIES)
+            if len(self._renewals) > MAX_DROPPED_STREAMS:
+                del self._renewals[next(iter(self._renewals))]
 
     def drop(self, producer: RemoteProducer) -> None:
         """Get no more of a stream."""
@@ -317,6 +351,7 @@ class OriginLink:
         if self._carried.get(stream_id) is producer:
             del self._carried[stream_id]
             self._streams.detach(producer.stream, producer)
+            self._note_dropped(stream_id)
             self.post(DropStream(stream_id=stream_id))
 
     async def take(self, stream_id: str, term: int, account: FrameAccount) -> Epoch | None:
@@ -357,6 +392,7 @@ class OriginLink:
     async def run(self, socket: WebSocket) -> None:
         """Carry streams until the link is lost; raises nothing for that."""
         self._socket, self.other_version = socket, None
+        self._postponed.clear()
         self._outgoing.clear()
         self.post(Hello(version=LINK_PROTOCOL_VERSION))
         try:
