@@ -26,7 +26,6 @@ not keep the parent busy. The kernel cannot tell of more bytes while there are u
 MAX_HINT_LENGTH = 256
 """Characters, before they are decoded. No id of a stream is as long."""
 
-_FIRST_LINE = re.compile(rb"[A-Z]+ +([^ \r\n]*)[^\r\n]*\r?\n")
 _BEGIN = re.compile(rb"[A-Z]+(?: [^\r\n]*\r?)?\Z")
 _HINT = re.compile(rb"[?&]stream=([^&#]*)")
 
@@ -58,10 +57,19 @@ def read_glimpse(data: bytes, *, behind_header: bool) -> Glimpse:
         except NoProxyHeader:
             return Glimpse()
         client = header.source
-    line = _FIRST_LINE.match(data)
-    if line is not None:
-        return Glimpse(_hint_in(line[1]), client)
+    line, line_end, _ = data.partition(b"\n")
+    if line_end:
+        return Glimpse(_hint_in(_target_of(line)), client)
     return Glimpse(None, client, whole=bool(data) and _BEGIN.match(data) is None)
+
+
+def _target_of(line: bytes) -> bytes:
+    """What a request is for, by its first line; empty where that is none. One step a byte: a
+    stranger chooses them, and the parent of all workers reads them."""
+    method, _, rest = line.removesuffix(b"\r").partition(b" ")
+    if not (method.isalpha() and method.isupper()) or b"\r" in rest:
+        return b""
+    return rest.lstrip(b" ").partition(b" ")[0]
 
 
 def _hint_in(target: bytes) -> str | None:

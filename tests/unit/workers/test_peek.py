@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.transport.proxy import V2_SIGNATURE
-from relay.workers.peek import PEEK_TIMEOUT, Glimpse, peek, read_glimpse
+from relay.workers.peek import MAX_PEEK_BYTES, PEEK_TIMEOUT, Glimpse, peek, read_glimpse
 
 REQUEST = b"GET /streams/subscribe?stream=front%20door&x=1 HTTP/1.1\r\nHost: relay\r\n\r\n"
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n"
@@ -102,3 +103,25 @@ async def test_a_connection_that_ended_needs_no_look(
     began = trio.current_time()
     await peek(pair[1], behind_header=False)
     assert trio.current_time() == began
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /" + b"a" * MAX_PEEK_BYTES,
+        b"GET " + b" " * MAX_PEEK_BYTES,
+        b"GET /" + b"a" * MAX_PEEK_BYTES + b"\r",
+        b"GET /" + b"a " * (MAX_PEEK_BYTES // 2) + b"\rx\n",
+        b"A" * MAX_PEEK_BYTES,
+        b"GET /?" + b"&stream=" * (MAX_PEEK_BYTES // 8) + b"\n",
+        b"GET /" + b"?" * MAX_PEEK_BYTES + b"\n",
+    ],
+    ids=["target", "spaces", "return", "words", "method", "hints", "marks"],
+)
+def test_no_bytes_take_long_to_read(data: bytes) -> None:
+    """Each is read in steps that grow with its length, not with the square of it."""
+    begun = time.process_time()
+    for _ in range(20):
+        read_glimpse(data[:MAX_PEEK_BYTES], behind_header=False)
+        read_glimpse(data, behind_header=False)
+    assert time.process_time() - begun < 1
