@@ -69,7 +69,7 @@ MAX_SWEPT_STREAMS = 1000
 MAX_UNREAD_STREAMS = 10_000
 """Streams nobody here has heard of yet, whose rows are to be read for those who observe: where
 notifications name more, all rows are read."""
-EVERYTHING = VisibleStreams(True, None, frozenset(), ())  # noqa: FBT003 (as it prints)
+ALL_STREAMS = VisibleStreams(True, None, frozenset(), ())  # noqa: FBT003 (as it prints)
 
 log = structlog.get_logger()
 
@@ -420,7 +420,7 @@ class Directory:
             if not self._reads_all:
                 return
             self._reads_all, self._reading_behind = False, ""
-        rows = await self._table.listed(EVERYTHING, self._reading_behind, MAX_SWEPT_STREAMS)
+        rows = await self._table.listed(ALL_STREAMS, self._reading_behind, MAX_SWEPT_STREAMS)
         self._learn([row.stream_id for row in rows], rows)
         self._reading_behind = rows[-1].stream_id if rows else None
 
