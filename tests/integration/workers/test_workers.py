@@ -144,14 +144,14 @@ async def test_too_many_strangers_count_for_the_machine(database_url: str) -> No
 async def test_the_time_to_authenticate_counts_from_the_accept(
     database_url: str, accounts: Accounts
 ) -> None:
-    with start_relay("--workers", "2", "--auth-timeout", "1", database_url=database_url) as relay:
+    with start_relay("--workers", "2", "--auth-timeout", "3", database_url=database_url) as relay:
         workers = workers_of(relay)
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
         token = accounts.session("late")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(be_late, relay, token)
-            await trio.sleep(1.2)  # no worker can see it before its time is over
+            await trio.sleep(3.3)  # no worker can see it before its time is over
             for worker in workers:
                 os.kill(worker, signal.SIGCONT)
         async with login(relay, token):
