@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Literal, cast
 
@@ -13,9 +13,9 @@ from attrs import define, field, frozen
 
 from relay.client.errors import Closed
 from relay.client.websocket import WebSocket
+from relay.cluster.arrived_frame import ArrivedFrame, read_from_origin, stream_of
 from relay.cluster.messages import (
     LINK_PROTOCOL_VERSION,
-    Carry,
     DropStream,
     FromEdge,
     FromOrigin,
@@ -31,36 +31,22 @@ from relay.cluster.messages import (
     StreamState,
     Taken,
     TakeStream,
-    Unencodable,
-    WantKeyframe,
-    decode_from_origin,
-    decode_text_frame,
     encode,
 )
+from relay.cluster.remote_producer import RemoteProducer, demand_of
 from relay.concurrency.wakeup import Wakeup
 from relay.guard.throttle import DebtBucket
 from relay.hub.cluster_streams import ClusterStreams
-from relay.hub.frames.frame import Frame
 from relay.hub.frames.frame_budget import FrameAccount
-from relay.hub.layers.layer_set import LayerSet, PictureLayer
 from relay.hub.remote import Epoch, RemoteState
 from relay.hub.stream import Stream
 from relay.metrics import HopMetrics
-from relay.model.identity import ANY_STREAM, Identity, Service
-from relay.protocol.codec import JSON_CODEC, MSGPACK_CODEC, Codec
-from relay.protocol.messages import AlertEvent, CarriedFrame, Notice, ServerMessage, Status
-from relay.transport.wire import MAX_HEADER_BYTES
+from relay.protocol.messages import CarriedFrame
 
 LINK_PING_INTERVAL, LINK_SILENCE = 2.0, 6.0
 """Seconds between two signs of life of the edge, and after which a silent link is dead."""
 LINK_IDLE_TIMEOUT = 10.0
 """Seconds for which a link stays open that nobody needs."""
-MAX_INLINE_VIEWERS = 128
-"""Viewers of a stream whose frames are given out before the link is read further."""
-MAX_QUEUED_FRAMES = 32
-"""Frames of a stream that wait for its viewers to be given the one before."""
-MAX_QUEUED_BYTES = 16 << 20
-"""Their bytes; one frame fits always."""
 TAKE_TIMEOUT = 1.0
 """Seconds for the former node of a stream to say what it knows."""
 QUESTION_TIMEOUT = 1.0
@@ -71,191 +57,9 @@ RENEWED_CARRY_RATE, MAX_RENEWED_CARRIES = 1.0, 8.0
 time its last frame crosses, so viewers that come and go must not fill the link."""
 MAX_DROPPED_STREAMS = 10_000
 """Streams whose requests are counted like that; the earliest are forgotten."""
-OPEN_BRACE = 0x7B
-"""How a frame in JSON begins, and no MessagePack."""
 
-CLUSTER = Service(name="cluster", consume=frozenset({ANY_STREAM}), alerts=False, operate=False)
-"""The identity of other nodes: who may see what is decided where the viewers are."""
 
 log = structlog.get_logger()
-
-
-@define(eq=False)
-class RemoteProducer:
-    """Stands for the producer of a stream that another node has. A `Producer`."""
-
-    stream: Stream
-    _link: OriginLink
-    request: int
-    """The number of the request that this answers."""
-    epoch: int
-    """Of which it gives frames."""
-    _totals: Counter[str]
-    """What all have `received` and `lost`."""
-    wants_alerts: bool = False
-    received: int = 0
-    """Frames that came over the link, and were given to the viewers."""
-    lost: int = 0
-    """Frames that the origin accepted meanwhile, and that did not come, or for which the viewers
-    were too many."""
-    codec: Codec = MSGPACK_CODEC
-    number: int = 0
-    """None of this node's connections was accepted earlier."""
-    _last_seq: int = 0
-    _queue: deque[Frame] | None = None
-    """Frames that wait for the one before; None while none is given out."""
-    _queued_bytes: int = 0
-    _awaiting_keyframe: set[int | None] = field(factory=set)
-    """The layers of which frames were left out; None in a stream without layers."""
-    path: Sequence[str] = ()
-    """The nodes that the stream comes through, the origin first."""
-    _demand: Carry | None = None
-
-    @property
-    def identity(self) -> Identity:
-        return CLUSTER
-
-    def tell(self, message: ServerMessage) -> None:
-        """Pass on what concerns the producer itself."""
-        if isinstance(message, Notice):
-            self._link.post(WantKeyframe(stream_id=self.stream.stream_id))
-        else:
-            self._link.post(Unencodable(stream_id=self.stream.stream_id))
-
-    def tell_status(self, status: Status) -> None:
-        """Pass on how many viewers there are, and which layers they need."""
-        viewers = status.consumers or 0
-        if not viewers:
-            self._link.drop(self)
-            return
-        demand = demand_of(self.stream, self.request, viewers, status.layers or [])
-        if demand != self._demand:
-            self._demand = demand
-            self._link.post(demand)
-
-    def tell_alert(self, alert: AlertEvent, owner_id: str) -> None:
-        """Alerts come to each node from the database."""
-
-    def superseded(self) -> None:
-        """Another node has the stream, or this one."""
-        self._link.drop(self)
-
-    def lost_stream(self) -> None:
-        """The stream has another owner; its node knows, too."""
-        self._link.drop(self)
-
-    def begin_at(self, seq: int) -> None:
-        """Expect the pictures behind this one."""
-        self._last_seq = seq
-
-    def renew_demand(self) -> None:
-        """Say at the next occasion what the viewers need, be it the same."""
-        self._demand = None
-
-    async def deliver(
-        self, frames: list[Frame], start_soon: Callable[[Callable[[], Awaitable[None]]], object]
-    ) -> None:
-        """Give frames that came together to the viewers, in their turn, and hold up other streams
-        for no longer than a small audience takes."""
-        usable = [each for each in frames if self._is_usable(each)]
-        if self._queue is None:
-            small = not any(frame.is_large for frame in usable)
-            if small and len(self.stream.fanout.audience) <= MAX_INLINE_VIEWERS:
-                self._note_received(len(usable))
-                await self.stream.carry(usable, self)
-                return
-            self._queue = deque()
-            start_soon(self._work_off)
-        for frame in usable:
-            self._let_wait(frame, self._queue)
-
-    def _let_wait(self, frame: Frame, queue: deque[Frame]) -> None:
-        frame.keep()
-        if queue and not self._has_room_for(queue, frame):
-            self._drop_queue(queue)
-        if not self._has_reference(frame):
-            self._note_lost(1)
-            return
-        queue.append(frame)
-        self._queued_bytes += frame.size
-
-    def _has_room_for(self, queue: deque[Frame], frame: Frame) -> bool:
-        more = self._queued_bytes + frame.size
-        return len(queue) < MAX_QUEUED_FRAMES and more <= MAX_QUEUED_BYTES
-
-    def _is_usable(self, frame: Frame) -> bool:
-        """Whether a frame does not build on one that did not come; note it."""
-        self._note_gap(frame)
-        if not self._has_reference(frame):
-            self._note_lost(1)
-            return False
-        return True
-
-    def _has_reference(self, frame: Frame) -> bool:
-        if frame.is_delta:
-            return _layer_of(frame) not in self._awaiting_keyframe
-        self._awaiting_keyframe.discard(_layer_of(frame))
-        return True
-
-    async def _work_off(self) -> None:
-        queue = self._queue
-        assert queue is not None
-        try:
-            while queue:
-                frame = queue.popleft()
-                self._queued_bytes -= frame.size
-                self._note_received(1)
-                await self.stream.carry([frame], self)
-                del frame  # nobody counts what is only held here
-        finally:
-            self._queue = None
-            self._drop_queue(queue)
-
-    def _drop_queue(self, queue: deque[Frame]) -> None:
-        if queue:
-            self._note_lost(len(queue))
-            self._awaiting_keyframe.update(map(_layer_of, queue))
-            queue.clear()
-            self._queued_bytes = 0
-
-    def _note_gap(self, frame: Frame) -> None:
-        self.codec = frame.codec
-        if frame.seq > self._last_seq:
-            self._note_lost(frame.seq - self._last_seq - 1)
-            self._last_seq = frame.seq
-
-    def _note_received(self, count: int) -> None:
-        self.received += count
-        self._totals["received"] += count
-
-    def _note_lost(self, count: int) -> None:
-        if count:
-            self.lost += count
-            self._totals["lost"] += count
-            if self.stream.producer is self:
-                self.stream.give_up_lossless()
-
-
-def _layer_of(frame: Frame) -> int | None:
-    return None if frame.layer is None else frame.layer.index
-
-
-@frozen
-class _Arrived:
-    """A frame as it came over a link."""
-
-    event: CarriedFrame
-    codec: Codec
-    buffer: bytearray
-    """The message, behind `MAX_HEADER_BYTES` of room."""
-
-    def frame(self, account: FrameAccount, layers: LayerSet | None) -> Frame:
-        """The frame, whose bytes this account counts."""
-        layer, layer_id = None, self.event.layer
-        if layer_id is not None and layers is not None:
-            index = layers.index_of(layer_id)
-            layer = None if index is None else PictureLayer(index, layer_id)
-        return Frame.carried(self.event, self.codec, self.buffer, account, layer)
 
 
 @define(eq=False)
@@ -288,7 +92,7 @@ class OriginLink:
     """Streams that are asked for before long, if they are wanted then."""
     _outgoing: deque[bytes] = field(factory=deque)
     _wake: Wakeup = field(factory=Wakeup)
-    _received: list[FromOrigin | _Arrived] = field(factory=list)
+    _received: list[FromOrigin | ArrivedFrame] = field(factory=list)
     _takes: dict[str, _PendingTake] = field(factory=dict)
     _asks: dict[int, _PendingAsk] = field(factory=dict)
     _last_ask: int = 0
@@ -462,21 +266,21 @@ class OriginLink:
             while True:
                 await self._socket.read(self._receive)
                 received, self._received = self._received, []
-                for stream_id, together in groupby(received, _stream_of):
+                for stream_id, together in groupby(received, stream_of):
                     if stream_id is None:
                         for message in together:
                             self._handle(cast("FromOrigin", message))
                     else:
-                        await self._deliver(stream_id, cast("list[_Arrived]", list(together)))
+                        await self._deliver(stream_id, cast("list[ArrivedFrame]", list(together)))
         except (Closed, NoLinkMessage) as problem:
             if not isinstance(problem, Closed):
                 log.warning("another node sent what is no message", other=self.node_id)
 
     def _receive(self, payload: memoryview) -> None:
         """Keep a message, which is valid only until this returns."""
-        self._received.append(_read(payload))
+        self._received.append(read_from_origin(payload))
 
-    async def _deliver(self, stream_id: str, arrived: Sequence[_Arrived]) -> None:
+    async def _deliver(self, stream_id: str, arrived: Sequence[ArrivedFrame]) -> None:
         producer = self._carried.get(stream_id)
         if producer is not None:
             account = producer.stream.account
@@ -576,8 +380,8 @@ class OriginLink:
         if pending is None or pending.term != taken.term:
             return
         if taken.epoch:
-            last = _read(memoryview(taken.keyframe)) if taken.keyframe else None
-            keyframe = last.frame(pending.account, None) if isinstance(last, _Arrived) else None
+            last = read_from_origin(memoryview(taken.keyframe)) if taken.keyframe else None
+            keyframe = last.frame(pending.account, None) if isinstance(last, ArrivedFrame) else None
             pending.epoch = Epoch(taken.epoch, taken.term, taken.seq, taken.status, keyframe)
         pending.done.set()
 
@@ -586,21 +390,6 @@ class OriginLink:
         if producer is not None:
             producer.renew_demand()
             producer.stream.give_up_lossless()
-
-
-def _read(payload: memoryview) -> FromOrigin | _Arrived:
-    buffer = bytearray(MAX_HEADER_BYTES) + payload
-    view = memoryview(buffer)[MAX_HEADER_BYTES:]
-    in_json = len(view) > 0 and view[0] == OPEN_BRACE
-    message = decode_text_frame(view) if in_json else decode_from_origin(view)
-    if isinstance(message, CarriedFrame):
-        return _Arrived(message, JSON_CODEC if in_json else MSGPACK_CODEC, buffer)
-    return message
-
-
-def _stream_of(message: FromOrigin | _Arrived) -> str | None:
-    """The stream whose frame it is; None for what is no frame."""
-    return message.event.stream_id if isinstance(message, _Arrived) else None
 
 
 @frozen
@@ -627,17 +416,3 @@ class _PendingAsk:
 
     def question(self, number: int) -> LinkQuestion:
         return LinkQuestion(id=number, what=self.what, max_bytes=self.max_bytes)
-
-
-def demand_of(
-    stream: Stream, request: int, viewers: int, layers: list[str], *, was_sent: bool = False
-) -> Carry:
-    """What the viewers of a stream need, as its origin is told."""
-    return Carry(
-        stream_id=stream.stream_id,
-        request=request,
-        viewers=viewers,
-        layers=layers,
-        lossless=any(each.lossless for each in stream.fanout.audience),
-        was_sent=was_sent,
-    )

@@ -12,7 +12,7 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
-from relay.cluster.edge import CLUSTER, LINK_SILENCE, RemoteProducer
+from relay.cluster.edge import LINK_SILENCE
 from relay.cluster.messages import (
     LINK_PROTOCOL_VERSION,
     Carry,
@@ -36,6 +36,7 @@ from relay.cluster.messages import (
     decode_from_edge,
     encode,
 )
+from relay.cluster.remote_producer import CLUSTER, RemoteProducer
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.edge_consumer import EdgeConsumer, LinkBytes
 from relay.hub.flow_control import FlowControlOptions
