@@ -1,1 +1,5 @@
-"""Several nodes as one relay: links between them, and what goes over these."""
+"""Several nodes as one relay.
+
+`directory` keeps in step with the tables that all share, `claims` asks them who may produce a stream,
+`doors` and `links` open links between nodes, `origin` gives streams over them and `edge` gets them.
+"""

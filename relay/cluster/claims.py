@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from attrs import define, evolve, field
 
-from relay.cluster.directory import Directory, SharedStreams
+from relay.cluster.directory import Directory
 from relay.cluster.link_pool import LinkPool
+from relay.cluster.shared_tables import SharedStreams
 from relay.concurrency.batcher import Batcher
 from relay.connection.context import Claimed
 from relay.errors import StoreUnavailable

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from itertools import islice
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import structlog
 import trio
 from attrs import define, evolve, field
 
 from relay.cluster.link_pool import LinkPool
+from relay.cluster.shared_tables import News, SharedNodes, SharedStreams
 from relay.concurrency.batcher import Batcher
 from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
@@ -30,12 +31,9 @@ from relay.hub.remote import Epoch, RemoteState
 from relay.hub.stream import Stream
 from relay.model import permissions
 from relay.model.cluster import (
-    ClaimRequest,
     HeldStream,
     LiveStream,
     Node,
-    NodeBeat,
-    StreamClaim,
     StreamNews,
 )
 from relay.model.identity import Identity
@@ -69,49 +67,9 @@ MAX_SWEPT_STREAMS = 1000
 MAX_UNREAD_STREAMS = 10_000
 """Streams nobody here has heard of yet, whose rows are to be read for those who observe: where
 notifications name more, all rows are read."""
-ALL_STREAMS = VisibleStreams(True, None, frozenset(), ())  # noqa: FBT003 (as it prints)
+ALL_VISIBLE = VisibleStreams(True, None, frozenset(), ())  # noqa: FBT003 (as it prints)
 
 log = structlog.get_logger()
-
-
-class SharedStreams(Protocol):
-    """Which node has which stream. All raise `StoreUnavailable`."""
-
-    async def claim(self, node_id: str, requests: Sequence[ClaimRequest]) -> list[StreamClaim]: ...
-
-    async def renew_epoch(self, stream_id: str, node_id: str, term: int) -> int | None: ...
-
-    async def update(self, node_id: str, streams: Sequence[LiveStream]) -> None: ...
-
-    async def end(self, node_id: str, ended: Sequence[tuple[str, int]]) -> None: ...
-
-    async def find(self, stream_ids: Sequence[str]) -> list[LiveStream]: ...
-
-    async def listed(self, visible: VisibleStreams, after: str, limit: int) -> list[LiveStream]: ...
-
-    async def restore(self, node_id: str, held: Sequence[HeldStream]) -> list[str]: ...
-
-
-class SharedNodes(Protocol):
-    """The nodes that live. All raise `StoreUnavailable`."""
-
-    async def beat(self, node: Node) -> NodeBeat: ...
-
-    async def leave(self, node_id: str) -> None: ...
-
-    async def reap(self) -> list[str]: ...
-
-
-class NewsListener(Protocol):
-    """Notifications of what has changed."""
-
-    async def receive(self) -> StreamNews: ...
-
-
-class News(Protocol):
-    """Opens such a listener; `StoreUnavailable`."""
-
-    def listen(self) -> AbstractAsyncContextManager[NewsListener]: ...
 
 
 @define(eq=False)
@@ -420,7 +378,7 @@ class Directory:
             if not self._reads_all:
                 return
             self._reads_all, self._reading_behind = False, ""
-        rows = await self._table.listed(ALL_STREAMS, self._reading_behind, MAX_SWEPT_STREAMS)
+        rows = await self._table.listed(ALL_VISIBLE, self._reading_behind, MAX_SWEPT_STREAMS)
         self._learn([row.stream_id for row in rows], rows)
         self._reading_behind = rows[-1].stream_id if rows else None
 

@@ -15,13 +15,14 @@ import trio
 from attrs import define, frozen
 
 from relay.cluster.claims import ClusterClaims
-from relay.cluster.directory import ClusterView, Directory, News, SharedNodes, SharedStreams
+from relay.cluster.directory import ClusterView, Directory
 from relay.cluster.doors import ClusterDoors, listen_for_nodes, listen_here, socket_folder
 from relay.cluster.identity import NODE_ID_BYTES, make_identity
 from relay.cluster.link_pool import LinkPool
 from relay.cluster.links import dial_node
 from relay.cluster.proof import Preface
 from relay.cluster.reports import ClusterReports
+from relay.cluster.shared_tables import News, SharedNodes, SharedStreams
 from relay.concurrency.supervisor import SupervisedTask
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.hub import Hub
