@@ -86,6 +86,9 @@ async def serve_with_workers(
 
     SIGUSR2 starts all workers anew, one after the other.
     """
+    # One that comes before they run, or is still to be obeyed when they end, ends nothing: a signal
+    # that nobody has taken goes back to what was set here.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     certificate = load_certificate(settings)  # an error comes before anything is started
     raise_open_file_limit(MAX_PEEKING + MAX_UNTAKEN * settings.workers)
     listeners = await listen_as_set(settings, certificate)

@@ -250,6 +250,19 @@ async def test_a_second_signal_ends_all_workers_at_once(database_url: str) -> No
         assert not any(map(is_running, workers))
 
 
+async def test_a_restart_that_was_asked_for_twice_and_has_no_time_ends_nothing(
+    database_url: str,
+) -> None:
+    with start_relay("--workers", "2", "--drain-timeout", "1", database_url=database_url) as relay:
+        relay.signal(signal.SIGUSR2)
+        await relay.until_logged("starting all workers anew")
+        relay.signal(signal.SIGUSR2)
+        relay.signal(signal.SIGTERM)
+        await relay.until_logged("draining")
+        relay.signal(signal.SIGUSR2)
+        assert await relay.ended() == 0
+
+
 async def test_nothing_is_left_of_a_relay_whose_parent_was_killed(folder: Path) -> None:
     data = folder / "data"
     with start_relay("--workers", "2", "--data-dir", str(data)) as relay:
