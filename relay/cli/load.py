@@ -31,6 +31,19 @@ class LoadGroup(GroupedGroup):
         return super().parse_args(ctx, args)
 
 
+def tolerance_option(command: Any) -> Any:
+    return click.option(
+        "--tolerance",
+        type=click.FloatRange(min=0, max=1000),
+        default=20.0,
+        show_default=True,
+        metavar="PERCENT",
+        help="A figure that grew by no more is not worse.",
+        cls=GroupedOption,
+        group="Results",
+    )(command)
+
+
 @click.group(
     name="load",
     cls=LoadGroup,
@@ -92,6 +105,15 @@ def load() -> None:
     group="Results",
 )
 @click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Fail if this run is worse than that one, which used --json.",
+    cls=GroupedOption,
+    group="Results",
+)
+@tolerance_option
+@click.option(
     "--github",
     is_flag=True,
     help="Print annotations for GitHub. Implied by GITHUB_ACTIONS=true.",
@@ -131,6 +153,8 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     json_file: Path | None,
     csv_file: Path | None,
     junit: Path | None,
+    baseline: Path | None,
+    tolerance: float,
     github: bool,
     abort_on_fail: bool,
     target_is_mine: bool,
@@ -139,17 +163,19 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
 ) -> int:
     """Run a scenario: a file, or the name of an example.
 
-    The exit code is 0 if all checks passed, 1 if a check failed, 2 if the scenario is invalid, 3
-    if it could not be run, and 130 if it was interrupted.
+    The exit code is 0 if all checks passed, 1 if a check failed, 2 if the scenario or the baseline
+    is invalid, 3 if it could not be run, 4 if it is worse than the baseline, and 130 if it was
+    interrupted.
 
     \b
     Example:
       relay load run smoke
       relay load run mine.toml --report mine.html --json mine.json
+      relay load run mine.toml --baseline yesterday.json --junit mine.xml
       relay load run mine.toml --target ws://localhost:3000 --target ws://localhost:3001
     """
     from relay.load.report.outputs import OutputFiles
-    from relay.load.runner import run_scenario
+    from relay.load.runner import Baseline, run_scenario
 
     return run_scenario(
         find_scenario(scenario),
@@ -158,6 +184,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
         targets=targets,
         abort_on_fail=abort_on_fail,
         target_is_mine=target_is_mine,
+        baseline=None if baseline is None else Baseline(baseline, tolerance / 100),
         on_github=github or os.environ.get("GITHUB_ACTIONS") == "true",
     )
 
@@ -212,8 +239,13 @@ def examples_command(name: str | None) -> None:
 @load.command(name="compare")
 @click.argument("before", type=click.Path(path_type=Path), metavar="A.json")
 @click.argument("after", type=click.Path(path_type=Path), metavar="B.json")
-def compare_command(before: Path, after: Path) -> None:
-    """Compare the results of two runs that used --json.
+@tolerance_option
+def compare_command(before: Path, after: Path, tolerance: float) -> int:
+    """Compare two runs of a scenario that used --json.
+
+    The exit code is 4 if the second run is worse: if a frame age, a share of missed frames or the
+    CPU time per frame grew by more than the tolerance, and the noise of the runs does not explain
+    it.
 
     \b
     Example:
@@ -221,11 +253,18 @@ def compare_command(before: Path, after: Path) -> None:
     """
     from rich.console import Console
 
-    from relay.load.measures.results import read_result
+    from relay.load.measures.comparison import check_same_load, compare_runs
     from relay.load.report.compare import print_comparison
+    from relay.load.runner import WORSE, read_run
 
+    first, second = read_run(before), read_run(after)
+    check_same_load(first, second.result.scenario, second.result.load)
+    comparison = compare_runs(first, second, tolerance / 100)
     console = Console(markup=False, highlight=False)
-    print_comparison(console, read_result(before)[0], read_result(after)[0])
+    if not console.is_terminal:
+        console.width = 120
+    print_comparison(console, comparison, first.result, second.result)
+    return WORSE if comparison.with_verdict("worse") else 0
 
 
 @load.command(name="self-test")

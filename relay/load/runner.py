@@ -9,9 +9,18 @@ from typing import IO, cast
 
 import attrs
 import trio
+from attrs import frozen
 from rich.console import Console
 
-from relay.load.measures.results import Outcome, RunResult, Second
+from relay.load.measures.comparison import (
+    IncomparableRuns,
+    RecordedRun,
+    check_baseline,
+    check_same_load,
+    compare_runs,
+)
+from relay.load.measures.noise import MIN_COMPARED_SECONDS
+from relay.load.measures.results import BadResult, Outcome, RunResult, Second, read_result
 from relay.load.report.github import Annotations
 from relay.load.report.live_view import LiveView
 from relay.load.report.outputs import (
@@ -24,7 +33,7 @@ from relay.load.report.outputs import (
 )
 from relay.load.report.summary import print_summary
 from relay.load.run.coordinator import Coordinator, RunOptions
-from relay.load.scenario.scenario import load_scenario, with_targets
+from relay.load.scenario.scenario import Scenario, load_scenario, with_targets
 from relay.load.scenario.schema import ScenarioError
 from relay.logs.setup import configure_logging
 
@@ -35,7 +44,32 @@ EXIT_CODES: dict[Outcome, int] = {
     "could not run": 3,
     "interrupted": 130,
 }
-BAD_SCENARIO, CANNOT_WRITE = 2, 3
+BAD_SCENARIO, CANNOT_WRITE, WORSE = 2, 3, 4
+
+
+@frozen
+class Baseline:
+    """A run before, and how much of a change from it does not matter."""
+
+    file: Path
+    tolerance: float
+
+    def open(self, scenario: Scenario) -> RecordedRun:
+        """Read it; `RelayError` if a run of the scenario cannot be judged against it."""
+        run = read_run(self.file)
+        check_baseline(run)
+        check_same_load(run, scenario.name, scenario.load)
+        if scenario.length < MIN_COMPARED_SECONDS:
+            raise IncomparableRuns(
+                f"{scenario.name} takes {scenario.length:g} s; comparing needs"
+                f" {MIN_COMPARED_SECONDS} s"
+            )
+        return run
+
+
+def read_run(path: Path) -> RecordedRun:
+    """Read a file of `--json`; `BadResult`."""
+    return RecordedRun(str(path), *read_result(path))
 
 
 def run_scenario(
@@ -47,6 +81,7 @@ def run_scenario(
     abort_on_fail: bool = False,
     target_is_mine: bool = False,
     on_github: bool = False,
+    baseline: Baseline | None = None,
 ) -> int:
     """Run a scenario; returns the exit code. `targets` are used in place of its own.
 
@@ -69,19 +104,24 @@ def run_scenario(
         options = RunOptions(target_is_mine=target_is_mine, abort_on_fail=abort_on_fail)
         source = path.read_text(encoding="utf-8")
         coordinator = Coordinator(scenario, options, source, str(path))
+        before = None if baseline is None else (baseline.open(scenario), baseline.tolerance)
         with notes:
-            result, failures = _run_and_write(coordinator, files, output)
-    except ScenarioError as error:
+            result, failures = _run_and_write(coordinator, files, output, before)
+    except (ScenarioError, BadResult, IncomparableRuns) as error:
         notes.error(print_error(str(error)))
         return BAD_SCENARIO
     notes.result(result, source)
     for failure in failures:
         notes.error(print_error(failure))
-    return EXIT_CODES[result.outcome] or (CANNOT_WRITE if failures else 0)
+    is_worse = result.comparison is not None and result.comparison.with_verdict("worse")
+    return EXIT_CODES[result.outcome] or (CANNOT_WRITE if failures else WORSE if is_worse else 0)
 
 
 def _run_and_write(
-    coordinator: Coordinator, files: OutputFiles, output: BestEffortOutput
+    coordinator: Coordinator,
+    files: OutputFiles,
+    output: BestEffortOutput,
+    before: tuple[RecordedRun, float] | None,
 ) -> tuple[RunResult, list[str]]:
     """Run it, and write all files; returns what could not be written as well."""
     console = Console(file=cast(IO[str], output), markup=False, highlight=False)
@@ -97,6 +137,11 @@ def _run_and_write(
         state.on_second = write_second
         trio.run(_run, coordinator, console)
         result = state.result()
+        if before is not None and result.problem is None:
+            baseline, tolerance = before
+            after = RecordedRun("this run", result, state.seconds)
+            comparison = compare_runs(baseline, after, tolerance)
+            result = attrs.evolve(result, comparison=comparison)
         print_summary(console, result)
         lines.result(result)
     failures = [output.failure, lines.failure, rows.failure]

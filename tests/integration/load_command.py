@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from relay.load.measures.results import GroupResult, RunResult, second_of
+from relay.load.measures.stats import GroupStats
+from relay.load.report.outputs import JsonLines
 from tests.integration.accounts import Accounts
 from tests.integration.relay_process import RelayProcess, processes_about
 
@@ -65,6 +68,26 @@ def against(relay: RelayProcess, accounts: Accounts, tmp_path: Path, source: str
     target = f'[target]\nurl = "{relay.url.replace("http", "ws", 1)}"\nledger = true\n'
     tokens = '[tokens]\nfile = "tokens"\nservice_file = "service"\n'
     return write(tmp_path, source + target + tokens)
+
+
+def write_baseline(path: Path, name: str) -> None:
+    """A run of the scenario with this name that was faster than any relay."""
+    seconds = []
+    for at in range(1, 11):
+        viewers = GroupStats()
+        viewers.counts["received"] = 60
+        viewers.time("frame_age").record(1e-5)
+        recent = {"fast": viewers}
+        seconds.append(second_of(at, recent=recent, usage={}, before={}, last_at=at - 1))
+    result = RunResult(
+        scenario=name, started=0, seconds=10, workers=1, machine="m", outcome="kept", failure=None,
+        aborted_by=None, stages={}, checks=[], ledger=[], groups={},
+        total=GroupResult(counts={}, errors={}, times={}, histograms={}),
+    )  # fmt: skip
+    with JsonLines(path) as lines:
+        for second in seconds:
+            lines.second(second)
+        lines.result(result)
 
 
 def assert_nothing_is_left(folder: Path) -> None:

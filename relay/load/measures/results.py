@@ -12,6 +12,7 @@ from attrs import field, frozen
 from relay.errors import RelayError
 from relay.load.measures.checks import CheckResult
 from relay.load.measures.ledger import LedgerLine
+from relay.load.measures.noise import Verdict
 from relay.load.measures.process_usage import ProcessUsage
 from relay.load.measures.stats import RATES, GroupStats, TimeDistribution, layer_counts
 
@@ -114,6 +115,46 @@ class TargetResult:
 
 
 @frozen(kw_only=True)
+class FigureChange:
+    """How a figure changed from one run to another."""
+
+    group: str
+    figure: str
+    before: float | None
+    """Seconds or a share; None if it was not measured."""
+    after: float | None
+    low: float | None
+    """The change is between this and `high`, with 95% confidence; None if it is not known."""
+    high: float | None
+    is_ratio: bool
+    """Whether these are parts of `before`, not a difference."""
+    seconds: int
+    """In how many seconds both runs measured it."""
+    verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        return f"{self.group} {self.figure}"
+
+
+@frozen(kw_only=True)
+class Comparison:
+    """How a run compares to one before it."""
+
+    baseline: str
+    """The file of the run before."""
+    tolerance: float
+    seconds: int
+    """How many seconds both runs have."""
+    changes: list[FigureChange]
+    machines: list[str]
+    """Of both runs, if they differ."""
+
+    def with_verdict(self, *verdicts: Verdict) -> list[FigureChange]:
+        return [each for each in self.changes if each.verdict in verdicts]
+
+
+@frozen(kw_only=True)
 class RunResult:
     scenario: str
     started: float
@@ -133,6 +174,10 @@ class RunResult:
     """What was done to targets, and when."""
     targets: dict[str, TargetResult] = field(factory=dict)
     """By name, if there are several."""
+    load: str = ""
+    """A digest of what the scenario lets happen; "" if it is not known."""
+    comparison: Comparison | None = None
+    """With the run of `--baseline`."""
     format: str = FORMAT
     type: str = "result"
 
@@ -234,8 +279,6 @@ def statistics_of(times: TimeDistribution) -> dict[str, float]:
 
 def checked(result: RunResult) -> RunResult:
     """Return a result that has all fields of this version; `ValueError` for any other."""
-    if result.format != FORMAT:
-        raise ValueError(f"its format is {result.format!r}, not {FORMAT}")
     for group in (*result.groups.values(), result.total):
         if any(set(STATISTICS) - values.keys() for values in group.times.values()):
             raise ValueError("a statistic is missing")
@@ -251,10 +294,12 @@ def read_result(path: Path) -> tuple[RunResult, list[Second]]:
     seconds: list[Second] = []
     try:
         for line in lines:
-            kind = msgspec.json.decode(line).get("type")
-            if kind == "second":
+            read = msgspec.json.decode(line)
+            if read.get("type") == "second":
                 seconds.append(msgspec.json.decode(line, type=Second))
-            elif kind == "result":
+            elif read.get("type") == "result":
+                if (version := read.get("format")) != FORMAT:
+                    raise ValueError(f"its format is {version!r}, not {FORMAT}")
                 return checked(msgspec.json.decode(line, type=RunResult)), seconds
     except (msgspec.DecodeError, AttributeError, ValueError, RecursionError) as problem:
         raise BadResult(f"{path} is not a result of `relay load`: {problem}") from None

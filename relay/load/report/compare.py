@@ -8,7 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from relay.load.measures.results import RunResult
+from relay.load.measures.results import Comparison, RunResult
+from relay.load.report.comparison_words import CHANGE_COLUMNS, change_rows, notes
 from relay.load.units import seconds_in_words
 
 SHOWN_STATISTICS = ("p50", "p99", "max")
@@ -26,12 +27,12 @@ MIN_MARKED_CHANGE = 0.1
 """Smallest relative change that is marked."""
 
 
-def print_comparison(console: Console, before: RunResult, after: RunResult) -> None:
-    """Print both results; changes of a tenth or more are marked."""
-    if before.scenario != after.scenario:
-        console.print(f"the scenarios differ: {before.scenario} and {after.scenario}")
-    if before.machine != after.machine:
-        console.print(f"the machines differ: {before.machine}; {after.machine}")
+def print_comparison(
+    console: Console, comparison: Comparison, before: RunResult, after: RunResult
+) -> None:
+    """Print what is judged, and all other figures; their changes of a tenth or more are marked."""
+    print_judgement(console, comparison)
+    console.print("All figures, without a judgement:")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
     for column in ("before", "after", "change", ""):
@@ -40,6 +41,20 @@ def print_comparison(console: Console, before: RunResult, after: RunResult) -> N
         table.add_row(*row)
     console.print(table)
     for line in changed_checks(before, after):
+        console.print(line)
+
+
+def print_judgement(console: Console, comparison: Comparison) -> None:
+    """Print what is judged, and the outcome."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("")
+    for column in CHANGE_COLUMNS:
+        table.add_column(column, justify="right")
+    for row in change_rows(comparison):
+        table.add_row(*row)
+    if comparison.changes:
+        console.print(table)
+    for line in notes(comparison):
         console.print(line)
 
 

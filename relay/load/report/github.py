@@ -12,6 +12,7 @@ from typing import Literal, Self
 from attrs import define, field
 
 from relay.load.measures.results import RunResult
+from relay.load.report.comparison_words import in_one_line
 
 Level = Literal["error", "warning", "notice"]
 
@@ -65,6 +66,14 @@ def result_annotations(result: RunResult, file: str, source: str) -> Iterator[st
                 file=file,
                 line=_line_of(check.line, source),
             )
+    if result.comparison is not None:
+        for each in result.comparison.with_verdict("worse"):
+            title = f"{result.scenario}: worse than {result.comparison.baseline}"
+            yield annotation("error", in_one_line(each), title=title, file=file)
+        if unknown := result.comparison.with_verdict("cannot tell"):
+            words = f"cannot tell: {', '.join(each.name for each in unknown)}"
+            title = f"{result.scenario}: compared with {result.comparison.baseline}"
+            yield annotation("warning", words, title=title, file=file)
     if result.outcome == "kept":
         words = f"all {len(result.checks)} checks passed ({result.about})"
         yield annotation("notice", words, title=result.scenario)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from relay.load.measures.results import GroupResult, RunResult, Second
+from relay.load.report.comparison_words import CHANGE_COLUMNS, change_rows, notes
 from relay.load.report.layer_words import layers_in_words
 from relay.load.report.plots import COLOURS, Series, histogram, plot
 from relay.load.units import MIB, seconds_in_words
@@ -45,6 +46,7 @@ def page(result: RunResult, seconds: Sequence[Second]) -> str:
         f'<p class="{kind}">{escape(verdict)}</p>',
         f"<p>{escape(when)}, {escape(result.about)}</p>",
         _checks(result),
+        *_comparison(result),
         *_plots(result, seconds),
         *_layers(result.groups),
         "<h2>Groups</h2>",
@@ -73,6 +75,14 @@ def _checks(result: RunResult) -> str:
         for check in result.checks
     ]
     return "<h2>Checks</h2>" + _table(("check", "measured", ""), rows)
+
+
+def _comparison(result: RunResult) -> Iterable[str]:
+    if result.comparison is not None:
+        yield f"<h2>Compared with {escape(result.comparison.baseline)}</h2>"
+        rows = [tuple(map(escape, row)) for row in change_rows(result.comparison)]
+        yield _table(("", *CHANGE_COLUMNS), rows)
+        yield "".join(f"<p>{escape(line)}</p>" for line in notes(result.comparison))
 
 
 def _verdict(*, kept: bool) -> str:

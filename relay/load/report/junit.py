@@ -7,6 +7,7 @@ import time
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from relay.load.measures.results import RunResult
+from relay.load.report.comparison_words import in_one_line
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 forbids even as a reference."""
@@ -15,19 +16,22 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def junit_xml(result: RunResult) -> str:
     """A test suite with a test case for each check, and one for the run itself.
 
-    A run that could not finish is an error, a check that was not kept a failure.
+    A run that could not finish is an error, a check that was not kept a failure. Each figure that
+    was compared with a baseline is a test case as well; it is skipped if nothing can be told.
     """
     case_class = f"relay load.{result.scenario}"
+    changes = [] if result.comparison is None else result.comparison.changes
+    worse = [each for each in changes if each.verdict == "worse"]
     suite = Element(
         "testsuite",
         name=_clean(result.scenario),
         timestamp=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(result.started)),
         hostname=_clean(result.machine),
         time=f"{result.seconds:.3f}",
-        tests=str(1 + len(result.checks)),
-        failures=str(sum(not check.kept for check in result.checks)),
+        tests=str(1 + len(result.checks) + len(changes)),
+        failures=str(sum(not check.kept for check in result.checks) + len(worse)),
         errors="0" if result.problem is None else "1",
-        skipped="0",
+        skipped=str(sum(each.verdict == "cannot tell" for each in changes)),
     )
     run = _case(suite, case_class, "the run ends as planned", result.seconds)
     if result.problem is not None:
@@ -37,9 +41,16 @@ def junit_xml(result: RunResult) -> str:
         if not check.kept:
             message = _clean(f"measured: {check.measured}")
             SubElement(case, "failure", message=message, type="check")
+    for each in changes:
+        case = _case(suite, f"{case_class}.baseline", f"{each.name} is not worse than before")
+        message = _clean(in_one_line(each))
+        if each.verdict == "worse":
+            SubElement(case, "failure", message=message, type="baseline")
+        elif each.verdict == "cannot tell":
+            SubElement(case, "skipped", message=f"cannot tell: {message}")
     suites = Element("testsuites", name="relay load")
     suites.append(suite)
-    for key in ("tests", "failures", "errors", "time"):
+    for key in ("tests", "failures", "errors", "skipped", "time"):
         suites.set(key, suite.get(key, "0"))
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(suites, encoding="unicode")}\n'
 

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.load.measures.ledger import LedgerLine
-from relay.load.measures.results import GroupResult, RunResult, TargetResult
+from relay.load.measures.results import GroupResult, Outcome, RunResult, TargetResult
+from relay.load.report.compare import print_judgement
 from relay.load.report.layer_words import layers_in_words
 from relay.load.units import MIB, seconds_in_words
 
@@ -46,6 +47,13 @@ INTEGRITY_FAULTS = (
     "misnumbered",
 )
 
+OUTCOMES: Mapping[Outcome, str] = {
+    "kept": "all checks passed",
+    "failed": "a check failed",
+    "could not run": "the run did not finish",
+    "interrupted": "interrupted: these are the figures so far",
+}
+
 
 def print_summary(console: Console, result: RunResult) -> None:
     """Print the result of a run."""
@@ -56,6 +64,10 @@ def print_summary(console: Console, result: RunResult) -> None:
         console.print(_targets(result.targets))
     for line in _lines(result):
         console.print(line)
+    if result.comparison is not None:
+        console.print(f"compared with {result.comparison.baseline}:")
+        print_judgement(console, result.comparison)
+    console.print(OUTCOMES[result.outcome])
 
 
 def _lines(result: RunResult) -> Iterator[Text | str]:
@@ -77,12 +89,6 @@ def _lines(result: RunResult) -> Iterator[Text | str]:
         yield f"ended early: {result.aborted_by}"
     if result.failure:
         yield f"could not run: {result.failure}"
-    yield {
-        "kept": "all checks passed",
-        "failed": "a check failed",
-        "could not run": "the run did not finish",
-        "interrupted": "interrupted: these are the figures so far",
-    }[result.outcome]
 
 
 def _mark(word: str, good: bool) -> str:  # noqa: FBT001 (a mark of it)

@@ -175,6 +175,7 @@ class RunState:
             workers=scenario.workers,
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores,"
             f" Python {platform.python_version()}",
+            load=scenario.load,
             outcome=self.outcome,
             failure=self.failure,
             aborted_by=self.aborted_by,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +47,14 @@ ONLY_TARGET = ""
 """The name of a target that is the only one."""
 RESERVED_NAMES = FIGURE_PREFIXES | {"generator", "ledger"}
 """Names that mean something else in checks and in the statistics."""
+
+NOT_LOAD = frozenset(
+    {
+        *("name", "check", "lateness", "abort_on_fail", "workers"),
+        *("target", "targets", "tls", "tokens"),
+    }
+)
+"""Keys that do not change what happens to a relay, but who sees it, where, and what is expected."""
 
 
 @frozen
@@ -164,6 +174,8 @@ class Scenario:
     checks: tuple[Threshold, ...] = field(default=(), init=True)
     folder: Path = field(factory=working_directory)
     """The folder that relative paths start from."""
+    load: str = field(default="")
+    """A digest of what it lets happen; see `digest_of_load`."""
 
     @property
     def groups(self) -> dict[str, Group]:
@@ -228,6 +240,7 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
         name=raw.name or Path(file).stem,
         stages=_read_stages(raw, place),
         folder=folder,
+        load=digest_of_load(table),
     )
     _check_groups(scenario, groups, place)
     check_targets(scenario, place)
@@ -250,6 +263,13 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
         except ValueError as problem:
             raise place.at(f"check[{number}]").error(str(problem)) from None
     return attrs.evolve(scenario, checks=tuple(checks))
+
+
+def digest_of_load(table: Mapping[str, Any]) -> str:
+    """Twelve digits that are the same for scenarios with the same groups, stages and seed."""
+    load = {name: value for name, value in table.items() if name not in NOT_LOAD}
+    encoded = json.dumps(load, sort_keys=True, default=str).encode()
+    return hashlib.sha256(encoded).hexdigest()[:12]
 
 
 def links(scenario: Scenario, stage: str | None = None) -> dict[str, LinkCapacity]:
