@@ -58,6 +58,7 @@ from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
 from relay.web.machine import AskWorkers, Machine
 from relay.web.operate import OperateApi
+from relay.web.pictures.setup import Pictures
 from relay.web.reports import Reports
 
 __all__ = ["open_store", "serve"]
@@ -280,8 +281,6 @@ def _make_server(
             end=lambda number: server.end(number),  # noqa: PLW0108 - it is made below
             ask=seat.ask,
         )
-    application = make_app(reports, exposition, api, operate, machine)
-    http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
     sessions = SessionContext(
         hub,
         LocalClaims(operators.owners) if cluster is None else cluster.claims,
@@ -294,6 +293,9 @@ def _make_server(
         layers_for_old_clients=settings.layers_for_old_clients == "on",
         directory=None if cluster is None else cluster.directory,
     )
+    pictures = Pictures.build(api, sessions, settings.idle_timeout)
+    application = make_app(reports, exposition, api, operate, machine, pictures=pictures)
+    http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
     timing = Timing(
         auth_timeout=settings.auth_timeout,
         ping_interval=settings.ping_interval,
@@ -303,7 +305,7 @@ def _make_server(
     budget = Budget(settings.receive_buffer)
     context = ConnectionContext(
         *(auth.login, sessions, timing, budget),
-        *(http.serve, guard, audit, metrics),
+        *(http.answer, guard, audit, metrics),
         unread,
         alarms,
     )

@@ -12,6 +12,7 @@ from attrs import define, field
 from relay.connection.admission import Admission, Refused
 from relay.connection.authentication import MAX_FIRST_MESSAGE_BYTES, Authentication, Granted
 from relay.connection.context import ConnectionContext
+from relay.connection.http_request import HttpRequest
 from relay.connection.inbox import Inbox, InvalidMessages, read
 from relay.connection.keep_alive import KeepAlive
 from relay.connection.peer import Peer
@@ -178,7 +179,11 @@ class Connection:
         self._lift_deadline()
         self._stream.on_end = ignore
         self._answered = True
-        await self._context.serve_http(self._stream, self.peer.address)
+        request = HttpRequest(self.peer, self._context.guard, self._context.metrics)
+        try:
+            await self._context.serve_http(request)
+        finally:
+            request.leave()
         self.peer.end(Ending.HTTP_ANSWERED)
 
     def _lift_deadline(self) -> None:

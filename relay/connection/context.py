@@ -11,7 +11,7 @@ from relay.audit.log import AuditLog
 from relay.auth.login import Login
 from relay.auth.registry import WatchedConnection
 from relay.concurrency.alarms import Alarms
-from relay.guard.client_address import ClientAddress
+from relay.connection.http_request import HttpRequest
 from relay.guard.guard import Guard, SessionLimits
 from relay.hub.hub import Hub
 from relay.hub.remote import Epoch
@@ -21,7 +21,6 @@ from relay.model.alert import History, NewAlert, StoredAlert
 from relay.model.cluster import ClaimOutcome, ClaimRequest
 from relay.model.identity import Identity
 from relay.transport.budget import Budget
-from relay.transport.stream import FrameStream
 
 
 class Watch(Protocol):
@@ -134,7 +133,7 @@ class ConnectionContext:
     timing: Timing
     budget: Budget
     """Bounds the incomplete messages of all connections."""
-    serve_http: Callable[[FrameStream, ClientAddress], Awaitable[None]]
+    serve_http: Callable[[HttpRequest], Awaitable[None]]
     """Answers one plain HTTP request, whose head the stream still has."""
     guard: Guard
     audit: AuditLog

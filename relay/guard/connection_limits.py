@@ -148,10 +148,13 @@ class ConnectionLimits:
         loser.crowded_out(limit)
         return True
 
-    def authenticated(self, connection: LimitedConnection, user: str | None) -> bool:
+    def authenticated(
+        self, connection: LimitedConnection, user: str | None, *, gives_way: bool = False
+    ) -> bool:
         """Count a connection as authenticated, as this user or as a service (None).
 
-        False if the user has too many connections and this one must not stay.
+        False if the user has too many connections and this one must not stay; one that `gives_way`
+        never makes another end.
         """
         self._unauthenticated.discard(connection)
         self._admitted_unauthenticated.discard(connection)
@@ -159,7 +162,7 @@ class ConnectionLimits:
             return True
         own = self._by_user.setdefault(user, {})
         if len(own) >= self.caps.per_user:
-            if self.caps.stays == "oldest-wins":
+            if gives_way or self.caps.stays == "oldest-wins":
                 return False
             oldest = next(iter(own))
             self._forget_user(oldest)

@@ -12,7 +12,7 @@ import trio
 from attrs import define, field
 
 from relay.hub.flow_control import FlowControlOptions, Pace, Window
-from relay.hub.frames.frame import Burst, EncodedBurst, Frame
+from relay.hub.frames.frame import Burst, EncodedBurst, Frame, FrameForm
 from relay.hub.keyframe_requests import KeyframeRequests
 from relay.hub.layers.layer_set import LayerSet
 from relay.hub.layers.selection import LayerSelection
@@ -21,7 +21,6 @@ from relay.hub.peer import ConsumingPeer
 from relay.hub.queues import MAX_LOSSLESS_FRAMES, FrameQueue, LatestQueue, LosslessQueue, TooSlow
 from relay.metrics import Metrics
 from relay.model.identity import Identity
-from relay.protocol.codec import Codec
 from relay.protocol.reports import LinkReport
 from relay.transport import wire
 from relay.transport.link import Buffer
@@ -68,6 +67,9 @@ class Consumer:
     _lossless_bytes: int
     """Bytes that may wait under the policy `lossless`."""
     _totals: Totals
+    _form: FrameForm | None = None
+    """What its frames go out as, if not messages of a WebSocket. Then nothing answers probes, and
+    it goes by what the kernel has not sent."""
     keyframe_requests: KeyframeRequests | None = None
     """Of the stream, once it is watched."""
     in_line: bool = False
@@ -81,7 +83,7 @@ class Consumer:
     _waiting: FrameQueue = field(init=False)
     _frame_rate: Pace | None = field(init=False)
     _window: Window | None = field(init=False)
-    codec: Codec = field(init=False)
+    codec: FrameForm = field(init=False)
     takes_parts: bool = field(init=False)
     _unsent_parts: deque[Buffer] | None = None
     """Of a long frame of which parts were written. Other messages may go before these."""
@@ -104,7 +106,7 @@ class Consumer:
     """Of the layers of the stream; None if it has none, or if nothing is to choose."""
 
     def __attrs_post_init__(self) -> None:
-        self.codec, self.takes_parts = self.peer.codec, self.peer.takes_parts
+        self.codec, self.takes_parts = self._form or self.peer.codec, self.peer.takes_parts
         options = self._flow_control
         lossless = options.policy == "lossless"
         self._waiting = (
@@ -698,7 +700,7 @@ class Consumer:
             self.look_at = now + EARLY * min(pacer.probe_interval, CALM_PROBE_INTERVAL)
 
     def _join_pacer(self) -> None:
-        if not self.lossless:
+        if not self.lossless and self._form is None:
             self._pacer = self.outlet.pace(self, self._metrics.links)
             self._look_at_pacer()
 

@@ -240,8 +240,8 @@ class Stream:
         whether the stream still waits for it."""
         frame.keep()
         epoch = self.epoch
-        takers = [each.peer for each in self.fanout.audience if each.would_take(frame)]
-        forms = {(peer.codec, peer.takes_parts) for peer in takers}
+        takers = [each for each in self.fanout.audience if each.would_take(frame)]
+        forms = {(each.codec, each.takes_parts) for each in takers}
         with trio.CancelScope(shield=True):
             for codec, in_parts in forms:
                 await frame.encode(codec, in_parts=in_parts)

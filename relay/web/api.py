@@ -139,20 +139,20 @@ class Api:
 
     async def streams(self, request: Request) -> Response:
         """`GET /streams`: the live streams that the sender may watch."""
-        identity = await self._authenticate(request)
+        identity = await self.authenticate(request)
         query = query_of(request, StreamsQuery)
         rate = self._limits.stream_list_rate
         wait = None if rate is None else rate.hit(identity.sender)
         if wait is not None:
             self._metrics.limits_hit[Limit.STREAM_LISTS] += 1
-            raise _too_many("Too many requests for the list of streams in too short a time", wait)
+            raise too_many("Too many requests for the list of streams in too short a time", wait)
         streams, more = await self._lists.page(identity, query.after, query.limit)
         page: dict[str, object] = {"streams": streams}
         return json_response({**page, "more": True} if more else page)
 
     async def alerts(self, request: Request) -> Response:
         """`GET /alerts`: stored alerts, the newest first."""
-        identity = await self._authenticate(request)
+        identity = await self.authenticate(request)
         query = query_of(request, AlertsQuery)
         try:
             page = await self._history.newest(
@@ -169,10 +169,10 @@ class Api:
 
     async def raise_alert(self, request: Request) -> Response:
         """`POST /alerts`: the body and the reply are those of the message."""
-        await self._authenticate(request)  # before its body is read
+        await self.authenticate(request)  # before its body is read
         body = await read_body(request)
         # A slow body may outlive its token.
-        identity = await self._authenticate(request, again=True)
+        identity = await self.authenticate(request, again=True)
         try:
             message = _alert_in(body)
         except InvalidMessage as problem:
@@ -185,9 +185,9 @@ class Api:
         except StoreRejects:
             raise ApiError(400, ErrorCode.INVALID_MESSAGE, STORE_REJECTS) from None
         except AlertsFull as full:
-            raise _too_many(str(full), FULL_RETRY_AFTER) from None
+            raise too_many(str(full), FULL_RETRY_AFTER) from None
         if stored is None:
-            self._record(
+            self.record(
                 request, ALERT, "refused", identity, MAY_NOT_ALERT, stream_id=message.stream_id
             )
             raise ApiError(403, ErrorCode.UNAUTHORIZED, MAY_NOT_ALERT)
@@ -217,10 +217,10 @@ class Api:
         self, request: Request, what: str, *, looks: bool = False
     ) -> Service:
         """The service that asks, which may operate; `ApiError` for all others."""
-        identity = await self._authenticate(request, looks=looks)
+        identity = await self.authenticate(request, looks=looks)
         if not permissions.may_operate(identity):
             text = "This needs a service token that may operate"
-            self._record(request, what, "refused", identity, text)
+            self.record(request, what, "refused", identity, text)
             raise ApiError(403, ErrorCode.UNAUTHORIZED, text)
         assert isinstance(identity, Service)
         return identity
@@ -234,10 +234,10 @@ class Api:
 
     async def revocations(self, request: Request) -> Response:
         """`POST /revocations`: sessions that have ended, told by the application."""
-        self._require_revoke(request, await self._authenticate(request))
+        self._require_revoke(request, await self.authenticate(request))
         body = await read_body(request)
         # A slow body may outlive its token.
-        identity = await self._authenticate(request, again=True)
+        identity = await self.authenticate(request, again=True)
         self._require_revoke(request, identity)
         try:
             changes = revocation_in(body)
@@ -249,13 +249,13 @@ class Api:
         else:
             ended = await self.machine.revoke(changes)
         what = ", ".join(sorted(change.kind for change in changes))
-        self._record(request, "revocation", "succeeded", identity, f"{what}: {ended} connections")
+        self.record(request, "revocation", "succeeded", identity, f"{what}: {ended} connections")
         return json_response({"connections": ended})
 
     def _require_revoke(self, request: Request, identity: Identity) -> None:
         if not permissions.may_revoke(identity):
             text = "This needs a service token that may revoke"
-            self._record(request, "revocation", "refused", identity, text)
+            self.record(request, "revocation", "refused", identity, text)
             raise ApiError(403, ErrorCode.UNAUTHORIZED, text)
 
     def _count_alert(self, sender: Identity) -> None:
@@ -263,21 +263,21 @@ class Api:
         wait = None if rate is None else rate.hit(sender.sender)
         if wait is not None:
             self._metrics.limits_hit[Limit.ALERTS] += 1
-            raise _too_many("Too many alerts in too short a time", wait)
+            raise too_many("Too many alerts in too short a time", wait)
 
     def _count_request(self, sender: Identity) -> None:
         rate = self._limits.request_rate
         wait = None if rate is None else rate.hit(sender.sender)
         if wait is not None:
             self._metrics.limits_hit[Limit.REQUESTS] += 1
-            raise _too_many("Too many requests in too short a time", wait)
+            raise too_many("Too many requests in too short a time", wait)
 
-    async def _authenticate(
+    async def authenticate(
         self, request: Request, *, again: bool = False, looks: bool = False
     ) -> Identity:
         """The identity that asks; `ApiError`. Records a success, but not `again` for the same
         request, and for somebody who `looks` at figures only once per visit."""
-        token = _token_of(request)
+        token = token_of(request)
         if not token:
             text = "Send a token in the header: Authorization: Bearer TOKEN"
             raise ApiError(401, ErrorCode.AUTH_REQUIRED, text, CHALLENGE)
@@ -285,7 +285,7 @@ class Api:
         match await self._login.attempt(token, address):
             case Limited(wait=wait):
                 self._record_auth(request, "limited")
-                raise _too_many("Too many attempts to authenticate have failed", wait)
+                raise too_many("Too many attempts to authenticate have failed", wait)
             case Unavailable():
                 self._record_auth(request, "unavailable")
                 unavailable = Ending.AUTH_UNAVAILABLE.value
@@ -314,9 +314,9 @@ class Api:
         self, request: Request, outcome: str, identity: Identity | None = None
     ) -> None:
         self._metrics.auth_attempts[outcome] += 1
-        self._record(request, AUTH, outcome, identity, HTTP_REASON)
+        self.record(request, AUTH, outcome, identity, HTTP_REASON)
 
-    def _record(
+    def record(
         self,
         request: Request,
         what: str,
@@ -331,7 +331,7 @@ class Api:
             outcome=outcome,
             reason=reason,
             address=address_of(request).text,
-            stream_id=unless_token(stream_id, _token_of(request)),
+            stream_id=unless_token(stream_id, token_of(request)),
             connection=structlog.contextvars.get_contextvars().get("connection"),
             **subject_of(identity),
         )
@@ -367,12 +367,12 @@ def address_of(request: Request) -> ClientAddress:
     return address
 
 
-def _too_many(text: str, wait: float) -> ApiError:
+def too_many(text: str, wait: float) -> ApiError:
     headers = {"Retry-After": str(ceil(wait))}
     return ApiError(429, ErrorCode.RATE_LIMITED, text, headers)
 
 
-def _token_of(request: Request) -> str:
+def token_of(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 

@@ -21,6 +21,7 @@ from relay.web.assets import load_assets
 from relay.web.exposition import Exposition
 from relay.web.machine import Machine, MachineSilent
 from relay.web.operate import OperateApi
+from relay.web.pictures.setup import Pictures
 from relay.web.reports import Reports
 
 log = structlog.get_logger()
@@ -39,6 +40,8 @@ def make_app(
     api: Api,
     operate: OperateApi,
     machine: Machine | None = None,
+    *,
+    pictures: Pictures | None = None,
 ) -> Starlette:
     """The application that answers plain HTTP requests; a worker of a machine answers for it."""
 
@@ -78,6 +81,7 @@ def make_app(
             Route("/stats", _guarded(stats)),
             Route("/metrics", _guarded(metrics)),
             Route("/streams", _guarded(api.streams)),
+            *([] if pictures is None else _picture_routes(pictures)),
             Route("/alerts", _guarded(api.alerts), methods=["GET"]),
             Route("/alerts", _guarded(_without_query(api.raise_alert)), methods=["POST"]),
             Route("/revocations", _guarded(_without_query(api.revocations)), methods=["POST"]),
@@ -105,6 +109,12 @@ def make_app(
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _picture_routes(pictures: Pictures) -> list[Route]:
+    return [
+        Route("/streams/{stream_id}/latest.jpg", _guarded(pictures.stills.latest)),
+    ]
 
 
 def _without_query(endpoint: Endpoint) -> Endpoint:

@@ -2,13 +2,16 @@
 
 Bytes after the request are ignored, and read to their end before the connection is closed. When the
 client disconnects, the application is cancelled. A client that only closes its sending half still
-gets its answer, unless that is streamed.
+gets its answer, unless that is streamed. An application may take the connection over for the body
+of its answer: see `HAND_OVER`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
+from http import HTTPStatus
 from math import inf
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -18,6 +21,7 @@ import trio
 from attrs import define, field, frozen
 from starlette.types import ASGIApp, Message, Scope
 
+from relay.connection.http_request import HttpRequest
 from relay.guard.client_address import ClientAddress
 from relay.transport.budget import Budget
 from relay.transport.handshake.head import with_path
@@ -30,6 +34,9 @@ MIN_READ_RATE = 4096
 """Bytes a second that a client reads at least, after the first `REQUEST_TIMEOUT`."""
 DEFAULT_UNSENT_BYTES = 64 << 20
 HTTP_READ_BYTES = 16 * 1024
+HAND_OVER = "relay.response.hand_over"
+"""The type of an ASGI message behind the head of a response, in place of its body: `write` is
+called to write that to the outlet of the connection, as the frames of a WebSocket are written."""
 DISCONNECTED = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 Headers = list[tuple[bytes, bytes]]
@@ -55,11 +62,18 @@ class HttpServer:
     _unsent: Budget = field(factory=lambda: Budget(DEFAULT_UNSENT_BYTES))
     """Bounds what all clients together have not read of their answers."""
 
-    async def serve(self, stream: FrameStream, address: ClientAddress) -> None:
+    async def answer(self, request: HttpRequest) -> None:
+        """Answer the request of a connection; see `serve`."""
+        await self.serve(request.peer.stream, request.peer.address, request)
+
+    async def serve(
+        self, stream: FrameStream, address: ClientAddress, request: HttpRequest | None = None
+    ) -> None:
         """Read a request and answer it; the caller closes the connection.
 
-        The application finds the client's address in the state of its request. It logs its own
-        failures; they are answered with 500, or with a reset once the answer has begun.
+        The application finds the client's address, and what the connection is, in the state of its
+        request. It logs its own failures; they are answered with 500, or with a reset once the
+        answer has begun.
         """
         try:
             with trio.CancelScope(deadline=trio.current_time() + REQUEST_TIMEOUT) as scope:
@@ -68,6 +82,7 @@ class HttpServer:
                 else:
                     headers = self._security_headers(stream)
                     exchange = _Exchange(stream, scope, headers, self._unsent, address)
+                    exchange.note("connection", request)
                     await exchange.run(self._app)
         except DISCONNECTED:
             pass  # the client did not wait for the answer
@@ -103,8 +118,14 @@ class _Exchange:
     _streamed: bool = False
     """Whether a part of the body was sent and more will follow."""
     _body_read: trio.Event = field(factory=trio.Event)
+    _handed_over: bool = False
+    """Whether the application has written the body itself."""
     _left: trio.Event = field(factory=trio.Event)
     """Set when the client has closed its sending half, or the connection is broken."""
+
+    def note(self, name: str, value: object) -> None:
+        """Let the application know something of the request."""
+        self._state[name] = value
 
     @property
     def party(self) -> str:
@@ -136,7 +157,9 @@ class _Exchange:
                 await app(self._describe(request), self.receive, self.send)
             except Exception:  # noqa: BLE001 (the application logs it)
                 self._head = None
-            if self._http.our_state is h11.SEND_RESPONSE:
+            if self._handed_over:
+                pass
+            elif self._http.our_state is h11.SEND_RESPONSE:
                 await self._refuse(500)
             elif self._http.our_state is not h11.MUST_CLOSE:
                 self._stream.abort()
@@ -196,6 +219,9 @@ class _Exchange:
             return
         if self._http.our_state not in (h11.SEND_RESPONSE, h11.SEND_BODY):
             await self._give_up()
+        if message["type"] == HAND_OVER:
+            await self._hand_over(message["write"])
+            return
         events: list[h11.Event] = []
         if self._head is not None:
             status, headers = self._head["status"], [*self._head.get("headers", ())]
@@ -213,6 +239,23 @@ class _Exchange:
         await self._write(*events)
         if not self._streamed:
             self._scope.deadline = trio.current_time() + REQUEST_TIMEOUT
+
+    async def _hand_over(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Send the head, and let the application write the body to the connection's outlet.
+
+        The body ends with the connection, as in HTTP/1.0: no chunks are around what is written.
+        """
+        assert self._head is not None
+        status, headers = self._head["status"], [*self._head.get("headers", ()), *self._headers]
+        lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+        lines += [b"%s: %s" % each for each in (*headers, *_closing_headers())]
+        self._head, self._handed_over = None, True
+        self._scope.deadline = inf
+        await self._stream.send_all(b"\r\n".join((*lines, b"", b"")))
+        if not self._bodiless:
+            self._streamed = True
+            self._cancel_stream_if_left()
+            await write()
 
     async def _write(self, *events: h11.Event) -> None:
         data = b"".join(self._http.send(event) or b"" for event in events)
@@ -264,7 +307,8 @@ class _Exchange:
 
 
 def _response(status: int, headers: Headers) -> h11.Response:
-    date = formatdate(usegmt=True).encode()
-    return h11.Response(
-        status_code=status, headers=[*headers, (b"date", date), (b"connection", b"close")]
-    )
+    return h11.Response(status_code=status, headers=[*headers, *_closing_headers()])
+
+
+def _closing_headers() -> Headers:
+    return [(b"date", formatdate(usegmt=True).encode()), (b"connection", b"close")]

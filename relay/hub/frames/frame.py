@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from relay.concurrency.time_slice import TimeSlice
 from relay.hub.frames.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget, KeptBytes
+from relay.hub.frames.jpeg_parts import JpegParts
 from relay.hub.layers.layer_set import PictureLayer
 from relay.hub.peer import ConsumingPeer
 from relay.protocol.base64_text import looks_standard
@@ -34,6 +35,9 @@ MIN_BYTES_IN_STEPS = 1 << 20
 """Frames with more data are encoded in steps."""
 MAX_BURST_BYTES = 64 * 1024
 """The most bytes of frames that are written together because they arrived together."""
+
+FrameForm = Codec | JpegParts
+"""What a viewer gets its frames as: messages in an encoding, or parts of an HTTP response."""
 
 _tokens = count(1, 2)
 """Of probes behind frames. Those of pings ahead of frames are even."""
@@ -59,9 +63,9 @@ class Frame:
     layer: PictureLayer | None = None
     """Which layer of the picture it is; None in a stream without layers."""
     _kept: KeptBytes | None = field(default=None, init=False, repr=False)
-    _encoded: dict[Codec, Buffer | None] = field(factory=dict, repr=False)
-    _parts: dict[Codec, EncodedBurst | None] | None = field(default=None, repr=False)
-    _probed: dict[Codec, Buffer] | None = field(default=None, init=False, repr=False)
+    _encoded: dict[FrameForm, Buffer | None] = field(factory=dict, repr=False)
+    _parts: dict[FrameForm, EncodedBurst | None] | None = field(default=None, repr=False)
+    _probed: dict[FrameForm, Buffer] | None = field(default=None, init=False, repr=False)
     """What is encoded, with a probe behind it."""
     _token: int = field(default=0, init=False, repr=False)
 
@@ -130,21 +134,37 @@ class Frame:
         """Whether this is a keyframe; None if each frame can be decoded alone."""
         return self.message.keyframe
 
-    def encoded(self, codec: Codec) -> Buffer | None:
-        """The `video-frame` message, as one WebSocket frame if it is not long.
+    def encoded(self, codec: FrameForm) -> Buffer | None:
+        """The `video-frame` message, as one WebSocket frame if it is not long, or the part of an
+        HTTP response.
 
-        None when its data cannot be put into this encoding: it came as JSON and is not base64.
+        None when its data cannot be put into this form: it came as JSON and is not base64, or is
+        not the picture that it has to be.
         """
         try:
             return self._encoded[codec]
         except KeyError:
+            if isinstance(codec, JpegParts):
+                return self._keep_part(codec, self._content())
             buffer = self._encode(codec)
             if buffer is None:
                 self._encoded[codec] = None
                 return None
             return self._keep_encoded(codec, buffer)
 
-    def probed(self, codec: Codec) -> Buffer:
+    def _content(self) -> bytes | None:
+        """Its data as bytes; None if it is not base64."""
+        if isinstance(self.message, MalformedFrame):
+            return None
+        return self.codec.unpack(self.message.data)
+
+    def _keep_part(self, form: JpegParts, content: bytes | None) -> Buffer | None:
+        part = self._encoded[form] = form.enclose(content, self.seq, self.received_at)
+        if part is not None:
+            self._count(len(part))
+        return part
+
+    def probed(self, codec: FrameForm) -> Buffer:
         """What `encoded` returned, with a probe behind it."""
         probed = None if self._probed is None else self._probed.get(codec)
         if probed is None:
@@ -167,20 +187,20 @@ class Frame:
         self._count(len(encoded))
         return encoded
 
-    def _keep_probed(self, codec: Codec, probed: Buffer) -> Buffer:
+    def _keep_probed(self, codec: FrameForm, probed: Buffer) -> Buffer:
         """Keep it; returns the part of it that is before the probe."""
         if self._probed is None:
             self._probed = {}
         self._probed[codec] = probed
         return memoryview(probed)[: -wire.PROBE_BYTES]
 
-    def is_encoded(self, codec: Codec, *, in_parts: bool) -> bool:
+    def is_encoded(self, codec: FrameForm, *, in_parts: bool) -> bool:
         """Whether `encoded`, or `parts`, has nothing left to do."""
         if codec is not self.codec and isinstance(self.message, MalformedFrame):
             return True  # there is none
         return codec in ((self._parts or {}) if in_parts and self.is_long else self._encoded)
 
-    async def encode(self, codec: Codec, *, in_parts: bool) -> None:
+    async def encode(self, codec: FrameForm, *, in_parts: bool) -> None:
         """Do what `encoded` or `parts` would do, once for all who want it, while others have a turn
         now and then.
 
@@ -195,8 +215,13 @@ class Frame:
                 for _ in self.encode_in_steps(codec, in_parts=in_parts):
                     await time_slice.pause_if_over()
 
-    def encode_in_steps(self, codec: Codec, *, in_parts: bool) -> Generator[None]:
+    def encode_in_steps(self, codec: FrameForm, *, in_parts: bool) -> Generator[None]:
         """Do in steps what `encoded` or `parts` would do, which then find it done."""
+        if isinstance(codec, JpegParts):
+            content = yield from self.codec.unpack_in_steps(self.message.data)
+            yield
+            self._keep_part(codec, content)
+            return
         data = None
         if codec is not self.codec:
             content = yield from self.codec.unpack_in_steps(self.message.data)
@@ -259,9 +284,9 @@ class Frame:
         """Whether it goes in parts where that is asked for."""
         return self.size > MAX_SHORT_CONTENT_BYTES
 
-    def parts(self, codec: Codec) -> EncodedBurst | None:
+    def parts(self, codec: FrameForm) -> EncodedBurst | None:
         """The message as a row of `part` messages; None when it is short, or cannot be encoded."""
-        if not self.is_long:
+        if isinstance(codec, JpegParts) or not self.is_long:
             return None
         if self._parts is None:
             self._parts = {}
@@ -285,7 +310,13 @@ class Frame:
     @property
     def unencodable(self) -> bool:
         """Whether it cannot be put into another encoding, as far as is known."""
-        return isinstance(self.message, MalformedFrame) or None in self._encoded.values()
+        return isinstance(self.message, MalformedFrame) or (
+            None in self._encoded.values()
+            and any(
+                each is None and not isinstance(form, JpegParts)
+                for form, each in self._encoded.items()
+            )
+        )
 
     def message_as_sent(self) -> bytes:
         """The `video-frame` message in the encoding of its producer."""
@@ -359,7 +390,7 @@ class Burst:
     """Frames of one stream that arrived together, small enough to be written together."""
 
     frames: Sequence[Frame]
-    _encoded: dict[Codec, EncodedBurst | None] = field(factory=dict, repr=False)
+    _encoded: dict[FrameForm, EncodedBurst | None] = field(factory=dict, repr=False)
     _has_long: bool | None = None
 
     @property
@@ -374,7 +405,7 @@ class Burst:
         """Whether it begins with deltas that build on a frame that never arrived."""
         return self.frames[0].missing_reference
 
-    def encoded(self, codec: Codec) -> EncodedBurst | None:
+    def encoded(self, codec: FrameForm) -> EncodedBurst | None:
         """All frames, encoded; None if one of them cannot be represented."""
         try:
             return self._encoded[codec]
@@ -382,7 +413,7 @@ class Burst:
             encoded = self._encoded[codec] = self._encode(codec)
             return encoded
 
-    def _encode(self, codec: Codec) -> EncodedBurst | None:
+    def _encode(self, codec: FrameForm) -> EncodedBurst | None:
         pieces: list[Buffer] = []
         for frame in self.frames:
             encoded = frame.encoded(codec)

@@ -16,6 +16,7 @@ from relay.auth.external_users import ExternalUsers
 from relay.auth.login import Login
 from relay.auth.registry import Registry
 from relay.auth.session_watch import SessionWatch
+from relay.auth.verifier import Verifier
 from relay.concurrency.alarms import Alarms
 from relay.connection.connection import Connection
 from relay.connection.context import (
@@ -25,14 +26,15 @@ from relay.connection.context import (
     StreamDirectory,
     Timing,
 )
+from relay.connection.http_request import HttpRequest
 from relay.connection.local_claims import LocalClaims
-from relay.guard.client_address import ClientAddress
 from relay.guard.guard import Guard
 from relay.hub.hub import Hub
 from relay.metrics import Metrics
 from relay.operators.owner_watch import OwnerWatch
 from relay.transport.budget import Budget
 from relay.transport.stream import FrameStream
+from relay.web.http import HttpServer
 from tests.unit.memory.alerts import MemoryAlertStore, MemoryStreamOwners
 from tests.unit.memory.audit import MemoryAuditStore
 from tests.unit.memory.client import Client
@@ -61,6 +63,8 @@ class MemoryRelay:
     owner_watch: OwnerWatch = field(init=False)
     connections: list[Connection] = field(factory=list)
     http_served: int = 0
+    http: HttpServer | None = None
+    """Answers plain requests, if a test puts one here."""
     layers_for_old_clients: bool = True
     audit_store: MemoryAuditStore = field(factory=MemoryAuditStore)
     audit: AuditLog = field(init=False)
@@ -85,13 +89,16 @@ class MemoryRelay:
             on_change=self.owner_watch.note,
         )
 
-    async def _serve_http(self, stream: FrameStream, _address: ClientAddress) -> None:
+    async def _serve_http(self, request: HttpRequest) -> None:
         self.http_served += 1
-        await stream.aclose()
+        if self.http is None:
+            await request.peer.stream.aclose()
+        else:
+            await self.http.answer(request)
 
-    def accept(self, link: MemoryLink, *, stall_timeout: float = 120.0) -> Connection:
-        """Serve a link as a new connection."""
-        sessions = SessionContext(
+    def session_context(self) -> SessionContext:
+        """What sessions work with."""
+        return SessionContext(
             self.hub,
             self.claims or LocalClaims(self.owner_watch),
             self.alerts,
@@ -103,24 +110,27 @@ class MemoryRelay:
             layers_for_old_clients=self.layers_for_old_clients,
             directory=self.directory,
         )
-        verifier = ConsistentVerifier(
-            *(
-                self.verifier,
-                self.external_users.complete,
-                self.watch.registry,
-                self.guard.round_limiter.wait,
-            )
+
+    def make_login(self, verifier: Verifier | None = None) -> Login:
+        """What verifies the tokens that `verifier` knows, within the limits of the guard."""
+        consistent = ConsistentVerifier(
+            verifier or self.verifier,
+            self.external_users.complete,
+            self.watch.registry,
+            self.guard.round_limiter.wait,
         )
-        timeout = self.timing.auth_timeout
-        login = Login(
-            verifier,
+        return Login(
+            consistent,
             self.guard.failed_auths,
             self.guard.renewal_rate,
             self.metrics,
-            timeout=timeout,
+            timeout=self.timing.auth_timeout,
         )
+
+    def accept(self, link: MemoryLink, *, stall_timeout: float = 120.0) -> Connection:
+        """Serve a link as a new connection."""
         context = ConnectionContext(
-            *(login, sessions, self.timing, self.budget),
+            *(self.make_login(), self.session_context(), self.timing, self.budget),
             *(self._serve_http, self.guard, self.audit, self.metrics),
             self.unread,
             self.alarms,

@@ -1,0 +1,1 @@
+"""Pictures over plain HTTP, for tools without WebSockets: single ones, and MJPEG."""

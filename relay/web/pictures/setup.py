@@ -1,0 +1,26 @@
+"""Puts together what answers with pictures."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from attrs import frozen
+
+from relay.connection.context import SessionContext
+from relay.web.api import Api
+from relay.web.pictures.access import Access
+from relay.web.pictures.source import PictureSource
+from relay.web.pictures.stills import Stills
+
+
+@frozen
+class Pictures:
+    """Answers requests for pictures."""
+
+    stills: Stills
+
+    @classmethod
+    def build(cls, api: Api, context: SessionContext, idle_timeout: float) -> Self:
+        """`idle_timeout`: seconds without a picture after which MJPEG ends."""
+        source, access = PictureSource(context), Access(api, context.watch)
+        return cls(Stills(source, access))

@@ -1,0 +1,163 @@
+"""Finds streams and their pictures for those who ask over plain HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import trio
+from attrs import frozen
+
+from relay.connection.context import SessionContext
+from relay.hub.consumer import MAX_PICTURES_BEHIND, Consumer
+from relay.hub.flow_control import FlowControlOptions
+from relay.hub.frames.frame import Frame
+from relay.hub.frames.jpeg_parts import JPEG_PARTS
+from relay.hub.still_consumer import StillConsumer
+from relay.hub.stream import Stream
+from relay.metrics import Limit
+from relay.model import permissions
+from relay.model.identity import User
+from relay.protocol.endings import Ending
+from relay.protocol.messages import ErrorCode, now_ms
+from relay.transport.link import Buffer
+from relay.web.api import ApiError
+from relay.web.pictures.answers import no_stream, not_jpeg
+from relay.web.pictures.reader import PictureReader
+
+MAX_WAIT = 10.0
+"""Seconds for which a reader waits for a picture."""
+AnyConsumer = TypeVar("AnyConsumer", bound=Consumer)
+NO_PICTURE_IN_TIME = "No picture came in time: the phone may be asleep, or out of reach"
+
+
+@frozen
+class PictureSource:
+    """The pictures of all streams that the hub knows, or can find."""
+
+    context: SessionContext
+
+    @asynccontextmanager
+    async def find(self, stream_id: str, reader: PictureReader) -> AsyncIterator[Stream]:
+        """A live stream that the reader may see, wherever its producer is; `ApiError`."""
+        hub, directory = self.context.hub, self.context.directory
+        known = hub.find(stream_id)
+        if directory is not None and (known is None or not known.live):
+            await directory.find(stream_id)
+        stream = hub.find(stream_id)
+        if stream is None:
+            raise no_stream()
+        try:
+            if not stream.live or not permissions.may_watch(
+                reader.identity, stream_id, stream.owner_id
+            ):
+                raise no_stream()
+            yield stream
+        finally:
+            hub.forget_unused(stream)
+
+    async def newest(self, stream: Stream, reader: PictureReader, max_age: float | None) -> Frame:
+        """The newest picture, of at most `max_age` seconds if that is asked for; `ApiError`.
+
+        It comes from memory if there is one, and else is waited for.
+        """
+        kept = newest_kept(stream)
+        if kept is not None and (max_age is None or age_of(kept, stream) <= max_age):
+            return kept
+        if max_age is None and not stream.is_remote:
+            text = "The stream has sent no picture yet; ?maxAge=SECONDS waits for one"
+            raise ApiError(404, ErrorCode.INVALID_MESSAGE, text)
+        self.refuse_if_too_many(reader)
+        return await self._wait_for_one(stream, reader, max_age)
+
+    async def any_picture(self, stream: Stream, reader: PictureReader) -> Frame:
+        """The picture that is kept, or the next one; `ApiError`."""
+        return newest_kept(stream) or await self._wait_for_one(stream, reader, None)
+
+    async def part_of(self, frame: Frame) -> Buffer:
+        """A frame as a part of an answer; `ApiError` if it is no JPEG picture."""
+        if frame.keyframe is not None:
+            raise not_jpeg()
+        if frame.is_large and not frame.is_encoded(JPEG_PARTS, in_parts=False):
+            frame.keep()
+            await frame.encode(JPEG_PARTS, in_parts=False)
+        part = frame.encoded(JPEG_PARTS)
+        if part is None:
+            raise not_jpeg()
+        return part
+
+    def consumer(
+        self,
+        kind: type[AnyConsumer],
+        stream_id: str,
+        reader: PictureReader,
+        options: FlowControlOptions,
+    ) -> AnyConsumer:
+        """A subscription of this reader to pictures."""
+        return kind(
+            stream_id=stream_id,
+            wants_frames=True,
+            wants_alerts=False,
+            peer=reader,
+            outlet=reader.request.peer.stream.outlet,
+            metrics=self.context.metrics,
+            flow_control=options,
+            lossless_bytes=0,
+            totals=self.context.hub.totals,
+            form=JPEG_PARTS,
+        )
+
+    def refuse_if_too_many(self, reader: PictureReader) -> None:
+        """`ApiError` if the user has too many subscriptions to have one more."""
+        context, identity = self.context, reader.identity
+        most = context.limits.max_subscriptions_of_user
+        if most is None or not isinstance(identity, User):
+            return
+        if context.hub.count_subscriptions_of(identity) >= most:
+            raise self.refusal(Limit.SUBSCRIPTIONS_OF_USER, f"A user may have {most} subscriptions")
+
+    def refusal(self, limit: Limit, text: str) -> ApiError:
+        """The answer to one reader too many, which is counted."""
+        self.context.metrics.limits_hit[limit] += 1
+        milliseconds = Ending.TOO_MANY_CONNECTIONS.value.retry_after or 1000
+        headers = {"Retry-After": str(milliseconds // 1000)}
+        return ApiError(429, ErrorCode.TOO_MANY_CONNECTIONS, text, headers)
+
+    async def _wait_for_one(
+        self, stream: Stream, reader: PictureReader, max_age: float | None
+    ) -> Frame:
+        """Consume the stream until a picture comes that is new enough; `ApiError`."""
+        options = FlowControlOptions(adapts=False)
+        consumer = self.consumer(StillConsumer, stream.stream_id, reader, options)
+        began = trio.current_time()
+        with reader.subscribed(self.context.hub, consumer) as watched:
+            with trio.move_on_after(MAX_WAIT):
+                first: int | None = None
+                while True:
+                    frame = await consumer.fetch()
+                    if frame is None:
+                        raise not_jpeg()
+                    first = frame.seq if first is None else first
+                    waited = trio.current_time() - began
+                    is_new = frame.seq != first or age_of(frame, watched) <= max(
+                        waited, max_age or 0.0
+                    )
+                    if max_age is None or is_new:
+                        return frame
+        raise ApiError(504, ErrorCode.INVALID_MESSAGE, NO_PICTURE_IN_TIME, {"Retry-After": "2"})
+
+
+def newest_kept(stream: Stream) -> Frame | None:
+    """The picture that the stream keeps, in its largest layer if that is about as new."""
+    latest, by_layer = stream.fanout.keyframe, stream.fanout.layer_frames
+    if latest is None or not by_layer:
+        return latest
+    largest = by_layer[max(by_layer)]
+    return largest if largest.seq >= latest.seq - MAX_PICTURES_BEHIND else latest
+
+
+def age_of(frame: Frame, stream: Stream) -> float:
+    """Seconds since a frame was accepted, here or on another node, whose clock may differ."""
+    here = trio.current_time() - frame.accepted_at
+    return max(here, (now_ms() - frame.received_at) / 1000) if stream.is_remote else here
