@@ -114,6 +114,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def _picture_routes(pictures: Pictures) -> list[Route]:
     return [
         Route("/streams/{stream_id}/latest.jpg", _guarded(pictures.stills.latest)),
+        Route("/streams/{stream_id}/live.mjpeg", _guarded(pictures.live.live)),
     ]
 
 

@@ -9,6 +9,7 @@ from attrs import frozen
 from relay.connection.context import SessionContext
 from relay.web.api import Api
 from relay.web.pictures.access import Access
+from relay.web.pictures.live import Live
 from relay.web.pictures.source import PictureSource
 from relay.web.pictures.stills import Stills
 
@@ -18,9 +19,10 @@ class Pictures:
     """Answers requests for pictures."""
 
     stills: Stills
+    live: Live
 
     @classmethod
     def build(cls, api: Api, context: SessionContext, idle_timeout: float) -> Self:
         """`idle_timeout`: seconds without a picture after which MJPEG ends."""
         source, access = PictureSource(context), Access(api, context.watch)
-        return cls(Stills(source, access))
+        return cls(Stills(source, access), Live(source, access, idle_timeout))
