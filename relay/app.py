@@ -152,6 +152,7 @@ async def serve(
                 guard,
                 sessions=store.sessions,
                 services=store.service_tokens,
+                links=store.links,
                 changes=store.changes,
                 triggers=store.triggers,
                 activity=activity,
@@ -293,7 +294,7 @@ def _make_server(
         layers_for_old_clients=settings.layers_for_old_clients == "on",
         directory=None if cluster is None else cluster.directory,
     )
-    pictures = Pictures.build(api, sessions, settings.idle_timeout)
+    pictures = Pictures.build(api, sessions, settings.idle_timeout, store.links, auth.link_login)
     application = make_app(reports, exposition, api, operate, machine, pictures=pictures)
     http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
     timing = Timing(

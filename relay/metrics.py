@@ -48,6 +48,7 @@ class Limit(StrEnum):
     FRAME_BUFFER = "frame_buffer"
     REPLY_BUFFER = "reply_buffer"
     SUBSCRIPTIONS_OF_USER = "subscriptions_of_user"
+    READERS_OF_LINK = "readers_of_link"
 
 
 class RenditionOutcome(StrEnum):

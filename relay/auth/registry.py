@@ -36,6 +36,8 @@ class WatchedConnection(Protocol):
 def changes_of(identity: Identity) -> tuple[Change, ...]:
     """The changes that concern an identity."""
     if isinstance(identity, User):
+        if identity.link is not None:
+            return Change("link", identity.link.link_id), Change("user", identity.user_id)
         of_user = Change("session", identity.session_id), Change("user", identity.user_id)
         return (*of_user, Change("token", identity.token_hash)) if identity.token_hash else of_user
     return (Change("service", identity.name),)

@@ -60,6 +60,14 @@ class ServiceTable(Protocol):
         `StoreUnavailable`."""
 
 
+class LinkRows(Protocol):
+    """Links, and their makers."""
+
+    async def read(self, link_ids: Sequence[str]) -> Mapping[str, User]:
+        """The current state of the makers, by the ids of links, without links that are not valid
+        any more; `StoreUnavailable`."""
+
+
 class ChangeListener(Protocol):
     """A connection that receives notifications."""
 
@@ -103,6 +111,7 @@ class SessionWatch:
     """Told whether anybody is connected."""
     _on_change: Callable[[Change], object] = field(default=lambda _change: None)
     """Told of each change, and that anything may have changed whenever everyone is read."""
+    _links: LinkRows | None = None
     progress: Progress = field(init=False, factory=Progress)
     _notified: bool = False
     """Whether all changes are notified, so that polling is not needed."""
@@ -224,15 +233,19 @@ class SessionWatch:
         """The current state of each, in order. One query per kind of identity."""
         users = [each for each in known if isinstance(each, User)]
         sessions = {each.session_id for each in users if each.source == "session"}
-        others = {each.user_id for each in users if each.source != "session"}
+        others = {each.user_id for each in users if each.source not in {"session", "link"}}
+        links = {each.link.link_id for each in users if each.link is not None}
         hashes = {each.token_hash for each in known if isinstance(each, Service)}
         found = await self._sessions.read([*sessions]) if sessions else {}
         granted = await self._sessions.granted_to([*others]) if others else {}
         services = await self._services.read([*hashes]) if hashes else {}
+        makers = await self._links.read([*links]) if links and self._links else {}
 
         def now(identity: Identity) -> Identity | None:
             if isinstance(identity, Service):
                 return services.get(identity.token_hash)
+            if identity.link is not None:
+                return makers.get(identity.link.link_id)
             if identity.source != "session":
                 grants = granted.get(identity.user_id)
                 return None if grants is None else evolve(identity, granted=grants)

@@ -11,6 +11,7 @@ from attrs import frozen
 from relay.auth.application_watch import ApplicationWatch
 from relay.auth.consistent_verifier import ConsistentVerifier
 from relay.auth.external_users import ExternalUsers
+from relay.auth.links import LinkCapabilities, LinkVerifier
 from relay.auth.login import Login
 from relay.auth.methods.database_tokens import DatabaseTokens, TokenTable
 from relay.auth.methods.method import Method
@@ -21,6 +22,7 @@ from relay.auth.session_table_check import SessionRows, SessionTableCheck
 from relay.auth.session_watch import (
     ChangeFeed,
     ChangeTriggers,
+    LinkRows,
     ServiceTable,
     SessionTable,
     SessionWatch,
@@ -47,6 +49,10 @@ class SessionStore(TokenTable, SessionTable, SessionRows, Protocol):
     """The sessions, to look up and to read again."""
 
 
+class LinkStore(LinkCapabilities, LinkRows, Protocol):
+    """The links, to look up and to read again."""
+
+
 class ServiceStore(TokenTable, ServiceTable, Protocol):
     """The service tokens, to look up and to read again."""
 
@@ -56,6 +62,8 @@ class AuthParts:
     """What `open_auth` gives."""
 
     login: Login
+    link_login: Login
+    """Verifies the capabilities of links, within the same limits on attempts."""
     session_watch: SessionWatch
     revocations: Revocations
     tasks: Mapping[str, SupervisedTask]
@@ -70,6 +78,7 @@ async def open_auth(
     *,
     sessions: SessionStore,
     services: ServiceStore,
+    links: LinkStore,
     changes: ChangeFeed,
     triggers: ChangeTriggers,
     activity: Activity,
@@ -115,6 +124,7 @@ async def open_auth(
             application=application_watch,
             activity=activity,
             on_change=on_change,
+            links=links,
         )
         revocations = Revocations(registry, verifier.forget)
 
@@ -126,7 +136,15 @@ async def open_auth(
         login = Login(
             consistent, guard.failed_auths, guard.renewal_rate, metrics, settings.auth_timeout
         )
-        yield AuthParts(login, watch, revocations, tasks)
+        link_verifier = ConsistentVerifier(
+            LinkVerifier(links), _as_it_is, registry, guard.round_limiter.wait
+        )
+        link_login = Login(link_verifier, guard.failed_auths, None, metrics, settings.auth_timeout)
+        yield AuthParts(login, link_login, watch, revocations, tasks)
+
+
+async def _as_it_is(identity: Identity) -> Identity | None:
+    return identity
 
 
 async def _open_jwt(

@@ -54,7 +54,7 @@ class MethodVerifier:
 
     def forget(self, change: Change) -> None:
         """Drop cached answers about the users and sessions that a change concerns."""
-        if change.kind in {"service", "token"}:  # no answer is about a service
+        if change.kind in {"service", "token", "link"}:  # no answer is about a service
             return
         for cache in self._caches:
             cache.forget(

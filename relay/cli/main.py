@@ -91,7 +91,7 @@ def complain(text: str) -> int:
     cls=GroupedGroup,
     sections={
         "Start here": ("demo", "serve", "doctor"),
-        "Access": ("token", "grant", "grants", "revoke"),
+        "Access": ("token", "grant", "grants", "revoke", "link"),
         "Operation": (
             "top",
             "nodes",

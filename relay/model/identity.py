@@ -9,6 +9,8 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from relay.model.link import PictureLink
+
 ANY_STREAM = "*"
 """In place of a stream id: all streams."""
 _PREFIX = re.compile(r"([A-Za-z0-9._:-]+)\*")
@@ -31,7 +33,7 @@ class User:
     granted: frozenset[str] = frozenset()
     """The ids of other users' streams that the user may watch, prefixes of ids with a `*` behind,
     or `ANY_STREAM`."""
-    source: Literal["session", "application", "jwt", "introspection"] = "session"
+    source: Literal["session", "application", "jwt", "introspection", "link"] = "session"
     """What the identity comes from; only a session has a row that can be read again."""
     remaining: float | None = field(default=None, eq=False)
     """Seconds until `expires_at` when it was read, by the clock of the database; None: use our own
@@ -40,6 +42,9 @@ class User:
     """The session token, where the application has to be asked again with it."""
     token_hash: str = field(default="", eq=False, repr=False)
     """The SHA-256 of the session token in hexadecimal, by which a revocation may name it."""
+    link: PictureLink | None = field(default=None, eq=False, repr=False)
+    """The link that somebody came with, who is not the user then but may see what that may of one
+    stream."""
     prefixes: tuple[str, ...] = field(init=False, eq=False, repr=False)
     """Those in `granted`."""
 

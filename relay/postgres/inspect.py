@@ -31,6 +31,7 @@ NEEDED = """
         ('alert_byte_changes', 'select delete'),
         ('raised_alerts', 'select delete'),
         ('service_tokens', 'select'),
+        ('links', 'select insert update delete'),
         ('grants', 'select'),
         ('deleted_owners', 'select delete'),
         ('operator_requests', 'select insert update delete'),

@@ -22,6 +22,7 @@ from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.audit import AuditTable
 from relay.postgres.tables.grants import Grants
+from relay.postgres.tables.links import LinkTable
 from relay.postgres.tables.live_streams import LiveStreamTable
 from relay.postgres.tables.nodes import NodeTable
 from relay.postgres.tables.operator_requests import OperatorRequests
@@ -57,6 +58,7 @@ class Store:
     is_embedded: bool
     sessions: BetterAuthSessions | ApplicationUsers
     service_tokens: ServiceTokenTable
+    links: LinkTable
     grants: Grants
     streams: StreamTable
     stream_ownership: StreamOwnershipTable
@@ -90,6 +92,7 @@ async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIte
             is_embedded=settings.database_url is None,
             sessions=sessions,
             service_tokens=ServiceTokenTable(database),
+            links=LinkTable(database, sessions),
             grants=Grants(database),
             streams=StreamTable(database),
             stream_ownership=StreamOwnershipTable(

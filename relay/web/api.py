@@ -37,7 +37,7 @@ from relay.metrics import Limit, Metrics
 from relay.model import permissions
 from relay.model.alert import History, StoredAlert
 from relay.model.change import Change
-from relay.model.identity import Identity, Service
+from relay.model.identity import Identity, Service, User
 from relay.protocol.codec import DECODE_ERRORS, JSON_CODEC, MAX_NON_FRAME_BYTES, InvalidMessage
 from relay.protocol.endings import Ending
 from relay.protocol.invalid_message import in_words
@@ -281,8 +281,27 @@ class Api:
         if not token:
             text = "Send a token in the header: Authorization: Bearer TOKEN"
             raise ApiError(401, ErrorCode.AUTH_REQUIRED, text, CHALLENGE)
-        address = address_of(request)
-        match await self._login.attempt(token, address):
+        failed = Ending.AUTH_FAILED.value
+        identity = await self._verify(request, self._login, token, failed.message)
+        if not again:
+            self._count_request(identity)
+        self._note_success(request, identity, again=again, looks=looks)
+        return identity
+
+    async def identify_by_link(
+        self, request: Request, login: Login, capability: str, failure: str
+    ) -> User:
+        """The maker of a link, with the link; `ApiError` that tells the failure if it is not
+        valid."""
+        identity = await self._verify(request, login, capability, failure)
+        assert isinstance(identity, User)
+        self._count_request(identity)
+        self._note_success(request, identity, looks=True)
+        return identity
+
+    async def _verify(self, request: Request, login: Login, token: str, failure: str) -> Identity:
+        """The identity that a token stands for; `ApiError`."""
+        match await login.attempt(token, address_of(request)):
             case Limited(wait=wait):
                 self._record_auth(request, "limited")
                 raise too_many("Too many attempts to authenticate have failed", wait)
@@ -292,20 +311,33 @@ class Api:
                 raise ApiError(503, ErrorCode.AUTH_UNAVAILABLE, unavailable.message, RETRY_AFTER)
             case Rejected():
                 self._record_auth(request, "failed")
-                failed = Ending.AUTH_FAILED.value
-                raise ApiError(401, ErrorCode.AUTH_FAILED, failed.message, CHALLENGE)
+                raise ApiError(401, ErrorCode.AUTH_FAILED, failure, CHALLENGE)
             case Verified(identity):
                 request.state.party = identity.sender
-        if not again:
-            self._count_request(identity)
-        if looks and self._is_visiting(identity, address):
+        return identity
+
+    def _note_success(
+        self, request: Request, identity: Identity, *, again: bool = False, looks: bool = False
+    ) -> None:
+        if looks and self._is_visiting(identity, address_of(request)):
             self._metrics.auth_attempts["succeeded"] += 1
         elif not again:
             self._record_auth(request, "succeeded", identity)
-        return identity
+
+    def refusal(self, limit: Limit, text: str) -> ApiError:
+        """The answer to one connection or subscription too many, which is counted."""
+        self._metrics.limits_hit[limit] += 1
+        milliseconds = Ending.TOO_MANY_CONNECTIONS.value.retry_after or 1000
+        return ApiError(
+            429,
+            ErrorCode.TOO_MANY_CONNECTIONS,
+            text,
+            {"Retry-After": str(milliseconds // 1000)},
+        )
 
     def _is_visiting(self, identity: Identity, address: ClientAddress) -> bool:
-        visitor = f"{identity.sender} {address.text}"
+        link = identity.link if isinstance(identity, User) else None
+        visitor = f"{identity.sender} {address.text} {'' if link is None else link.link_id}"
         known = self._visitors.remaining(visitor) is not None
         self._visitors.add(visitor)
         return known
@@ -314,7 +346,9 @@ class Api:
         self, request: Request, outcome: str, identity: Identity | None = None
     ) -> None:
         self._metrics.auth_attempts[outcome] += 1
-        self.record(request, AUTH, outcome, identity, HTTP_REASON)
+        link = identity.link if isinstance(identity, User) else None
+        reason = HTTP_REASON if link is None else f"{HTTP_REASON}, link {link.link_id}"
+        self.record(request, AUTH, outcome, identity, reason)
 
     def record(
         self,

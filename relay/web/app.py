@@ -115,6 +115,9 @@ def _picture_routes(pictures: Pictures) -> list[Route]:
     return [
         Route("/streams/{stream_id}/latest.jpg", _guarded(pictures.stills.latest)),
         Route("/streams/{stream_id}/live.mjpeg", _guarded(pictures.live.live)),
+        Route("/links", _guarded(pictures.links.listed), methods=["GET"]),
+        Route("/links", _guarded(pictures.links.make), methods=["POST"]),
+        Route("/links/{link_id}", _guarded(pictures.links.revoke), methods=["DELETE"]),
     ]
 
 

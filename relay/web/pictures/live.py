@@ -45,6 +45,7 @@ class LiveQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
     width: Width | None = None
     max_fps: Annotated[float, Meta(ge=0.1, le=240)] | None = None
+    link: Annotated[str, Meta(max_length=64)] | None = None
 
 
 @frozen
@@ -63,9 +64,8 @@ class Live:
     async def _answer(self, request: Request, send: Send) -> None:
         query = query_of(request, LiveQuery)
         stream_id = request.path_params["stream_id"]
-        visitor = await self._access.admit(request)
-        reader = visitor.reader
-        with visitor, reader.watched():
+        visitor = await self._access.admit(request, stream_id, "mjpeg", query.link)
+        with self._access.visiting(visitor) as reader:
             async with self._source.find(stream_id, reader) as stream:
                 self._source.refuse_if_too_many(reader)
                 await self._look_at_picture(stream, reader, query.width)
@@ -100,9 +100,9 @@ class Live:
         reader = visitor.reader
         limit = reader.request.stay(reader.identity, visitor.user_id, gives_way=visitor.by_link)
         if limit is Limit.CONNECTIONS_OF_USER:
-            raise self._source.refusal(limit, "The user has too many connections")
+            raise self._source.api.refusal(limit, "The user has too many connections")
         if limit is not None:
-            raise self._source.refusal(limit, "There are too many connections")
+            raise self._source.api.refusal(limit, "There are too many connections")
 
     async def _write(self, reader: PictureReader, consumer: Consumer) -> None:
         """Write pictures until the answer is over, or the connection ends."""

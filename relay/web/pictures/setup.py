@@ -6,9 +6,11 @@ from typing import Self
 
 from attrs import frozen
 
+from relay.auth.login import Login
 from relay.connection.context import SessionContext
 from relay.web.api import Api
 from relay.web.pictures.access import Access
+from relay.web.pictures.links import LinkApi, LinksOfUsers
 from relay.web.pictures.live import Live
 from relay.web.pictures.source import PictureSource
 from relay.web.pictures.stills import Stills
@@ -16,13 +18,23 @@ from relay.web.pictures.stills import Stills
 
 @frozen
 class Pictures:
-    """Answers requests for pictures."""
+    """Answers requests for pictures, and for links to them."""
 
     stills: Stills
     live: Live
+    links: LinkApi
 
     @classmethod
-    def build(cls, api: Api, context: SessionContext, idle_timeout: float) -> Self:
+    def build(
+        cls,
+        api: Api,
+        context: SessionContext,
+        idle_timeout: float,
+        links: LinksOfUsers,
+        link_login: Login,
+    ) -> Self:
         """`idle_timeout`: seconds without a picture after which MJPEG ends."""
-        source, access = PictureSource(context), Access(api, context.watch)
-        return cls(Stills(source, access), Live(source, access, idle_timeout))
+        source, access = PictureSource(api, context), Access(api, context.watch, link_login)
+        return cls(
+            Stills(source, access), Live(source, access, idle_timeout), LinkApi(source, links)
+        )

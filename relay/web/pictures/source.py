@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -19,10 +20,9 @@ from relay.hub.stream import Stream
 from relay.metrics import Limit
 from relay.model import permissions
 from relay.model.identity import User
-from relay.protocol.endings import Ending
-from relay.protocol.messages import ErrorCode, now_ms
+from relay.protocol.messages import STREAM_ID_PATTERN, ErrorCode, now_ms
 from relay.transport.link import Buffer
-from relay.web.api import ApiError
+from relay.web.api import Api, ApiError
 from relay.web.pictures.answers import no_stream, not_jpeg
 from relay.web.pictures.reader import PictureReader
 
@@ -36,11 +36,14 @@ NO_PICTURE_IN_TIME = "No picture came in time: the phone may be asleep, or out o
 class PictureSource:
     """The pictures of all streams that the hub knows, or can find."""
 
+    api: Api
     context: SessionContext
 
     @asynccontextmanager
     async def find(self, stream_id: str, reader: PictureReader) -> AsyncIterator[Stream]:
         """A live stream that the reader may see, wherever its producer is; `ApiError`."""
+        if not re.match(STREAM_ID_PATTERN, stream_id):
+            raise no_stream()
         hub, directory = self.context.hub, self.context.directory
         known = hub.find(stream_id)
         if directory is not None and (known is None or not known.live):
@@ -115,14 +118,9 @@ class PictureSource:
         if most is None or not isinstance(identity, User):
             return
         if context.hub.count_subscriptions_of(identity) >= most:
-            raise self.refusal(Limit.SUBSCRIPTIONS_OF_USER, f"A user may have {most} subscriptions")
-
-    def refusal(self, limit: Limit, text: str) -> ApiError:
-        """The answer to one reader too many, which is counted."""
-        self.context.metrics.limits_hit[limit] += 1
-        milliseconds = Ending.TOO_MANY_CONNECTIONS.value.retry_after or 1000
-        headers = {"Retry-After": str(milliseconds // 1000)}
-        return ApiError(429, ErrorCode.TOO_MANY_CONNECTIONS, text, headers)
+            raise self.api.refusal(
+                Limit.SUBSCRIPTIONS_OF_USER, f"A user may have {most} subscriptions"
+            )
 
     async def _wait_for_one(
         self, stream: Stream, reader: PictureReader, max_age: float | None

@@ -50,6 +50,7 @@ class StillQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
     width: Width | None = None
     max_age: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+    link: Annotated[str, Meta(max_length=64)] | None = None
 
 
 @define(eq=False)
@@ -68,10 +69,10 @@ class Stills:
     async def _answer(self, request: Request, send: Send) -> None:
         query = query_of(request, StillQuery)
         stream_id = request.path_params["stream_id"]
-        visitor = await self._access.admit(request)
-        with visitor, visitor.reader.watched():
-            async with self._source.find(stream_id, visitor.reader) as stream:
-                frame = await self._source.newest(stream, visitor.reader, query.max_age)
+        visitor = await self._access.admit(request, stream_id, "still", query.link)
+        with self._access.visiting(visitor) as reader:
+            async with self._source.find(stream_id, reader) as stream:
+                frame = await self._source.newest(stream, reader, query.max_age)
                 headers = self._headers(frame, stream, query.width, visitor)
                 if _is_known(request, headers["ETag"]):
                     await send_head(send, 304, headers)
@@ -80,7 +81,7 @@ class Stills:
                 picture = await self._picture(frame, stream, query.width)
                 body = b"" if request.method == "HEAD" else picture
             headers["Content-Length"] = str(len(picture))
-            await _send(send, body, headers, frame, visitor.reader)
+            await _send(send, body, headers, frame, reader)
 
     def _headers(
         self, frame: Frame, stream: Stream, width: int | None, visitor: Visitor

@@ -37,6 +37,16 @@ class NoServices:
         return {}
 
 
+class NoLinks:
+    """There are no links."""
+
+    async def find(self, capability: str) -> None:
+        return None
+
+    async def read(self, link_ids: Sequence[str]) -> dict[str, Any]:
+        return {}
+
+
 class Sessions(MemoryVerifier):
     """The sessions of `MemoryVerifier`, to look up by token."""
 
@@ -56,6 +66,7 @@ async def opened(**settings: Any) -> AsyncIterator[AuthParts]:
         Guard(),
         sessions=Sessions(),
         services=NoServices(),
+        links=NoLinks(),
         changes=change_feed,
         triggers=change_feed,
         activity=Activity(),

@@ -33,6 +33,10 @@ class ApplicationUsers:
         """See `BetterAuthUsers.granted_to`."""
         return await self._users.granted_to(user_ids)
 
+    async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
+        """See `BetterAuthUsers.deleted_among`."""
+        return await self._users.deleted_among(user_ids)
+
     async def find_user(self, name: str) -> str:
         """The id of the user with this id or e-mail address.
 

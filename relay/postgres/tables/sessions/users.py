@@ -60,6 +60,20 @@ class BetterAuthUsers:
 
         return await self._database.transact(select)
 
+    async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
+        """Those of these users that have no row; nobody where the rows cannot be read."""
+        if self.table is None:
+            return set()
+        column = self.table["id"]
+        statement = sql.SQL("select {id} from {user} u where {asked}").format(
+            id=column.as_text("u"), user=self.table.identifier, asked=column.is_any("u")
+        )
+        asked = self._askable(user_ids, column)
+        rows = await self._database.transact(
+            lambda connection: connection.execute(statement, [asked]).fetchall()
+        )
+        return set(user_ids) - {user_id for (user_id,) in rows}
+
     def _banned_among(self, connection: Connection, user_ids: Sequence[str]) -> list[str]:
         if self.table is None or "banned" not in self.table.columns:
             return []

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import trio
 from attrs import define, field
 
+from relay.auth.links import LinkVerifier
 from relay.hub.stream_page import StreamLists
+from relay.model.change import Change
+from relay.model.identity import User
+from relay.model.link import LINK_PREFIX, NewLink, PictureLink
 from relay.web.api import Api
 from relay.web.app import make_app
 from relay.web.http import HttpServer
@@ -21,8 +27,10 @@ from tests.unit.memory.verifier import ANN
 NOT_USED: Any = None
 
 
-def open_gallery(relay: MemoryRelay) -> None:
-    """Let a relay answer plain requests for pictures."""
+def open_gallery(relay: MemoryRelay, links: MemoryLinks | None = None) -> MemoryLinks:
+    """Let a relay answer plain requests for pictures; returns its links."""
+    links = links or MemoryLinks(relay)
+    relay.watch._links = links
     api = Api(
         relay.make_login(),
         relay.hub,
@@ -34,9 +42,77 @@ def open_gallery(relay: MemoryRelay) -> None:
         relay.metrics,
         lambda _change: 0,
     )
-    pictures = Pictures.build(api, relay.session_context(), idle_timeout=60.0)
+    login = relay.make_login(LinkVerifier(links))
+    pictures = Pictures.build(api, relay.session_context(), 60.0, cast("Any", links), login)
     nobody = cast("Any", _Anything())
     relay.http = HttpServer(make_app(nobody, nobody, api, nobody, pictures=pictures))
+    return links
+
+
+@define(eq=False)
+class MemoryLinks:
+    """Links in a dictionary, by their capabilities."""
+
+    relay: MemoryRelay
+    made: dict[str, PictureLink] = field(factory=dict)
+    deleted: set[str] = field(factory=set)
+    """Users."""
+
+    async def make(
+        self, link: NewLink, user_id: str, *, by_session: bool
+    ) -> tuple[PictureLink, str]:
+        await trio.lowlevel.checkpoint()
+        assert by_session
+        number = len(self.made)
+        until = datetime.now(UTC) + timedelta(seconds=link.seconds)
+        made = PictureLink(
+            f"id{number}", link.stream_id, link.purpose, user_id, link.readers, until, link.seconds
+        )
+        capability = f"{LINK_PREFIX}{number:022}"
+        self.made[capability] = made
+        return made, capability
+
+    async def find(self, capability: str) -> User | None:
+        await trio.lowlevel.checkpoint()
+        link = self.made.get(capability)
+        return None if link is None or link.made_by in self.deleted else self._maker(link)
+
+    async def read(self, link_ids: Any) -> dict[str, User]:
+        await trio.lowlevel.checkpoint()
+        return {
+            each.link_id: self._maker(each)
+            for each in self.made.values()
+            if each.link_id in link_ids and each.made_by not in self.deleted
+        }
+
+    async def all(self, user_id: str | None = None) -> list[PictureLink]:
+        await trio.lowlevel.checkpoint()
+        return [each for each in self.made.values() if user_id in {None, each.made_by}]
+
+    async def revoke(self, link_id: str, *, user_id: str | None = None) -> bool:
+        await trio.lowlevel.checkpoint()
+        mine = [
+            capability
+            for capability, each in self.made.items()
+            if each.link_id == link_id and user_id in {None, each.made_by}
+        ]
+        for capability in mine:
+            del self.made[capability]
+            self.relay.change_feed.tell(Change("link", link_id))
+        return bool(mine)
+
+    def _maker(self, link: PictureLink) -> User:
+        granted = self.relay.verifier.grants.get(link.made_by, frozenset())
+        left = (link.expires_at - datetime.now(UTC)).total_seconds()
+        return User(
+            link.made_by,
+            f"link-{link.link_id}",
+            link.expires_at,
+            granted,
+            source="link",
+            remaining=left,
+            link=link,
+        )
 
 
 class _Anything:
@@ -115,6 +191,7 @@ def request(
     token: str | None = ANN,
     method: str = "GET",
     capacity: int = SIZE,
+    body: Any = None,
     **headers: str,
 ) -> Browser:
     """Send a request."""
@@ -124,7 +201,10 @@ def request(
     if token is not None:
         lines.append(f"Authorization: Bearer {token}")
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    client_end.send(("\r\n".join([*lines, "", ""])).encode())
+    content = b"" if body is None else json.dumps(body).encode()
+    if content:
+        lines.append(f"Content-Length: {len(content)}")
+    client_end.send(("\r\n".join([*lines, "", ""])).encode() + content)
     relay.accept(server_end)
     return Browser(client_end)
 

@@ -1,0 +1,186 @@
+"""The table of links: each capability is shown once and stored as a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import define
+
+from relay.errors import ConfigError
+from relay.model.identity import User
+from relay.model.link import LINK_PREFIX, MAX_LINKS_OF_USER, NewLink, PictureLink
+from relay.model.text import storable
+from relay.postgres.database import Connection, Database
+from relay.postgres.tables.audit import record_change
+
+_COLUMNS = (
+    "link_id, stream_id, purpose, made_by, readers, expires_at,"
+    " extract(epoch from expires_at - clock_timestamp())::float8, by_session"
+)
+_INSERT = """
+    insert into relay.links
+        (link_id, link_hash, stream_id, purpose, made_by, by_session, readers, made_at, expires_at)
+    select %s, %s, %s, %s, %s, %s, %s, now, now + make_interval(secs => %s)
+    from clock_timestamp() as now
+    returning
+"""
+_SELECT = f"select {_COLUMNS} from relay.links where expires_at > clock_timestamp()"  # noqa: S608
+_COUNT = "select count(*) from relay.links where made_by = %s and expires_at > clock_timestamp()"
+_PRUNE = "delete from relay.links where expires_at <= clock_timestamp()"
+
+
+class LinkMakers(Protocol):
+    """The users; `StoreUnavailable`."""
+
+    async def granted_to(self, user_ids: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """The streams of others that each user may watch, without banned users."""
+
+    async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
+        """Those that have no row, where users have rows that can be read."""
+
+
+@define(eq=False)
+class LinkTable:
+    """The rows of `relay.links`."""
+
+    _database: Database
+    _makers: LinkMakers
+
+    async def find(self, capability: str) -> User | None:
+        """Who stands behind a capability: the maker of the link, with the link; None if it is not
+        valid. `StoreUnavailable`."""
+        found = await self._read("link_hash = %s", [_hash(capability)])
+        return next(iter(found.values()), None)
+
+    async def read(self, link_ids: Sequence[str]) -> dict[str, User]:
+        """The makers as they are now, by the ids of links, without links that are not valid any
+        more; `StoreUnavailable`."""
+        return await self._read("link_id = any(%s)", [list(link_ids)])
+
+    async def make(
+        self, link: NewLink, user_id: str, *, by_session: bool, by_command: bool = False
+    ) -> tuple[PictureLink, str]:
+        """Make a link of a user's; returns it and its capability, which is not stored. What a
+        command does is audited here.
+
+        `ConfigError` when the user has too many.
+        """
+        capability, link_id = LINK_PREFIX + secrets.token_urlsafe(16), secrets.token_hex(6)
+
+        def insert(connection: Connection) -> PictureLink:
+            connection.execute(_PRUNE)
+            ((count,),) = connection.execute(_COUNT, [storable(user_id)]).fetchall()
+            if count >= MAX_LINKS_OF_USER:
+                raise ConfigError(
+                    f"a user may have {MAX_LINKS_OF_USER} links; revoke some, or wait until they"
+                    " expire"
+                )
+            row = connection.execute(
+                _INSERT + _COLUMNS,
+                [
+                    *(link_id, _hash(capability), link.stream_id, link.purpose, user_id),
+                    *(by_session, link.readers, link.seconds),
+                ],
+            ).fetchone()
+            assert row is not None
+            if by_command:
+                reason = f"made {link_id}: {link.purpose}, {link.seconds} s"
+                record_change(
+                    connection, "link", reason=reason, user_id=user_id, stream_id=link.stream_id
+                )
+            return _link(row)
+
+        return await self._database.transact(insert), capability
+
+    async def all(self, user_id: str | None = None) -> list[PictureLink]:
+        """All links that are valid, or those of one user; the first to expire first."""
+
+        def select(connection: Connection) -> list[PictureLink]:
+            rows = connection.execute(
+                _SELECT + " and made_by = coalesce(%s, made_by) order by expires_at, link_id",
+                [user_id],
+            )
+            return [_link(row) for row in rows]
+
+        return await self._database.transact(select)
+
+    async def revoke(
+        self, link_id: str, *, user_id: str | None = None, by_command: bool = False
+    ) -> bool:
+        """Remove a link, if it is of this user where one is named; False if there is none.
+        What a command does is audited here."""
+
+        def delete(connection: Connection) -> bool:
+            rows = connection.execute(
+                "delete from relay.links where link_id = %s and made_by = coalesce(%s, made_by)"
+                " returning made_by, stream_id",
+                [storable(link_id), user_id],
+            ).fetchall()
+            for made_by, stream_id in rows if by_command else ():
+                reason = f"revoked {link_id}"
+                record_change(
+                    connection, "link", reason=reason, user_id=made_by, stream_id=stream_id
+                )
+            return bool(rows)
+
+        return await self._database.transact(delete)
+
+    async def owner_of(self, stream_id: str) -> tuple[str, bool]:
+        """The owner of a stream, and whether that is a row of the user table as far as is known;
+        `ConfigError` if there is none."""
+
+        def select(connection: Connection) -> tuple[str, bool] | None:
+            row = connection.execute(
+                "select owner_id, coalesce(owner_by_session, true) from relay.streams"
+                " where stream_id = %s and owner_id is not null",
+                [stream_id],
+            ).fetchone()
+            return None if row is None else (row[0], row[1])
+
+        owner = await self._database.transact(select)
+        if owner is None:
+            raise ConfigError(f"no user owns a stream {stream_id!r}: it was never registered")
+        return owner
+
+    async def _read(self, condition: str, arguments: Sequence[Any]) -> dict[str, User]:
+        def select(connection: Connection) -> list[Any]:
+            return connection.execute(f"{_SELECT} and {condition}", arguments).fetchall()
+
+        rows = await self._database.transact(select)
+        if not rows:
+            return {}
+        links = [(_link(row), row[7]) for row in rows]
+        makers = [*{link.made_by for link, _ in links}]
+        granted = await self._makers.granted_to(makers)
+        rowed = [*{link.made_by for link, by_session in links if by_session}]
+        deleted = await self._makers.deleted_among(rowed) if rowed else set()
+        return {
+            link.link_id: _maker(link, granted[link.made_by])
+            for link, _ in links
+            if link.made_by in granted and link.made_by not in deleted
+        }
+
+
+def _maker(link: PictureLink, granted: frozenset[str]) -> User:
+    return User(
+        link.made_by,
+        f"link-{link.link_id}",
+        link.expires_at,
+        granted,
+        source="link",
+        remaining=link.remaining,
+        link=link,
+    )
+
+
+def _link(row: Sequence[Any]) -> PictureLink:
+    link_id, stream_id, purpose, made_by, readers, expires_at, remaining, _ = row
+    return PictureLink(link_id, stream_id, purpose, made_by, readers, expires_at, remaining)
+
+
+def _hash(capability: str) -> bytes:
+    # 128 random bits need no slow hash. One from outside may hold lone surrogates.
+    return hashlib.sha256(capability.encode("utf-8", "surrogatepass")).digest()
