@@ -18,9 +18,9 @@ from relay.model.link import (
     MAX_LINK_SECONDS,
     LinkPurpose,
     NewLink,
+    path_of,
 )
 from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_ID_RULE
-from relay.web.pictures.links import path_of
 
 if TYPE_CHECKING:
     from relay.postgres.store import Store

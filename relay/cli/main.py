@@ -17,6 +17,7 @@ from relay.cli.audit import audit
 from relay.cli.database import db
 from relay.cli.doctor import doctor
 from relay.cli.grouped_help import GroupedGroup
+from relay.cli.links import link
 from relay.cli.load import load
 from relay.cli.nodes import nodes
 from relay.cli.operate import connection, stream, user
@@ -125,7 +126,7 @@ def relay() -> None:
 
 
 for command in (
-    *(token, grant, revoke, grants, db, audit, webhook, load),
+    *(token, grant, revoke, grants, link, db, audit, webhook, load),
     *(stream, user, connection, config_group, doctor, top, nodes),
 ):
     relay.add_command(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Literal
+from urllib.parse import quote
 
 from attrs import field, frozen
 
@@ -15,6 +16,7 @@ MAX_LINKS_OF_USER = 100
 """That have not expired."""
 
 LinkPurpose = Literal["still", "mjpeg"]
+_ENDPOINTS: dict[LinkPurpose, str] = {"still": "latest.jpg", "mjpeg": "live.mjpeg"}
 
 
 @frozen
@@ -44,3 +46,8 @@ class NewLink:
     seconds: int
     """Its lifetime."""
     readers: int = DEFAULT_LINK_READERS
+
+
+def path_of(link: PictureLink, capability: str) -> str:
+    """Where a link leads to, on any relay of its database."""
+    return f"/streams/{quote(link.stream_id)}/{_ENDPOINTS[link.purpose]}?link={capability}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated, Protocol
-from urllib.parse import quote
 
 import msgspec
 from attrs import frozen
@@ -26,6 +25,7 @@ from relay.model.link import (
     LinkPurpose,
     NewLink,
     PictureLink,
+    path_of,
 )
 from relay.protocol.codec import DECODE_ERRORS
 from relay.protocol.invalid_message import in_words
@@ -41,7 +41,6 @@ from relay.web.api import (
 from relay.web.pictures.reader import reader_of
 from relay.web.pictures.source import PictureSource
 
-ENDPOINTS: dict[LinkPurpose, str] = {"still": "latest.jpg", "mjpeg": "live.mjpeg"}
 ONLY_USERS = "Only users have links; a service sends its token"
 
 
@@ -134,11 +133,6 @@ class LinkApi:
         if not isinstance(identity, User):
             raise ApiError(403, ErrorCode.UNAUTHORIZED, ONLY_USERS)
         return identity
-
-
-def path_of(link: PictureLink, capability: str) -> str:
-    """Where a link leads to, on any relay of its database."""
-    return f"/streams/{quote(link.stream_id)}/{ENDPOINTS[link.purpose]}?link={capability}"
 
 
 def as_json(link: PictureLink) -> dict[str, object]:

@@ -7,7 +7,7 @@ frame alone.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from starlette.types import Send
 
 from relay.hub.consumer import Consumer
 from relay.hub.flow_control import FlowControlOptions
+from relay.hub.frames.frame import Frame
 from relay.hub.frames.jpeg_parts import JPEG_PARTS
 from relay.hub.stream import Stream
 from relay.metrics import Limit
@@ -65,13 +66,16 @@ class Live:
         query = query_of(request, LiveQuery)
         stream_id = request.path_params["stream_id"]
         visitor = await self._access.admit(request, stream_id, "mjpeg", query.link)
-        with self._access.visiting(visitor) as reader:
+        with self._access.visiting(visitor) as reader, ExitStack() as stack:
             async with self._source.find(stream_id, reader) as stream:
                 self._source.refuse_if_too_many(reader)
-                await self._look_at_picture(stream, reader, query.width)
-                headers = headers_for(JPEG_PARTS.content_type, embeddable=visitor.by_link)
+                # Until the answer has begun; else a stream of another node would be given up.
+                waiting = stack.enter_context(self._source.waiting(stream, reader))
+                frame = await self._source.first_picture(waiting)
+                await self._check(frame, stream, query.width)
                 if request.method != "HEAD":
                     self._count(visitor)
+                headers = headers_for(JPEG_PARTS.content_type, embeddable=visitor.by_link)
                 await send_head(send, 200, headers)
                 options = FlowControlOptions(
                     max_fps=query.max_fps,
@@ -79,14 +83,11 @@ class Live:
                     adapts=query.width is not None,
                 )
                 consumer = self._source.consumer(Consumer, stream_id, reader, options)
-                write = partial(self._write, reader, consumer)
+                write = partial(self._write, reader, consumer, stack)
                 await send({"type": HAND_OVER, "write": write})
 
-    async def _look_at_picture(
-        self, stream: Stream, reader: PictureReader, width: int | None
-    ) -> None:
-        """Wait for a picture, and refuse the stream if it is of no use; `ApiError`."""
-        frame = await self._source.any_picture(stream, reader)
+    async def _check(self, frame: Frame, stream: Stream, width: int | None) -> None:
+        """Refuse a stream whose pictures are of no use; `ApiError`."""
         picture = JPEG_PARTS.picture_in(await self._source.part_of(frame))
         if width is None or stream.layers is not None:
             return
@@ -104,8 +105,9 @@ class Live:
         if limit is not None:
             raise self._source.api.refusal(limit, "There are too many connections")
 
-    async def _write(self, reader: PictureReader, consumer: Consumer) -> None:
-        """Write pictures until the answer is over, or the connection ends."""
+    async def _write(self, reader: PictureReader, consumer: Consumer, waiting: ExitStack) -> None:
+        """Write pictures until the answer is over, or the connection ends; what waited for the
+        first of them has done so."""
         outlet = consumer.outlet
         outlet.stall_timeout = self._idle_timeout
         await outlet.send(JPEG_PARTS.first_boundary)
@@ -114,6 +116,7 @@ class Live:
                 outlet.open(partial(nursery.start_soon, outlet.run))
                 nursery.start_soon(reader.keep_session)
                 with reader.subscribed(self._source.context.hub, consumer) as stream:
+                    waiting.close()
                     await self._wait_for_end(stream, reader, consumer)
                 nursery.cancel_scope.cancel()
         finally:

@@ -34,7 +34,7 @@ class PictureReader:
     held: object | None = None
     """The frame that it is getting, if that is not written by the outlet alone."""
     _expiry: Expiry = field(factory=Expiry)
-    _subscription: tuple[Stream, Consumer] | None = None
+    _subscriptions: dict[Consumer, Stream] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._expiry.renew(self.identity, by_peer=True)
@@ -66,12 +66,12 @@ class PictureReader:
     def subscribed(self, hub: Hub, consumer: Consumer) -> Iterator[Stream]:
         """Consume a stream within the block."""
         stream = hub.subscribe(consumer)
-        self._subscription = stream, consumer
+        self._subscriptions[consumer] = stream
         try:
             stream.watch(consumer)
             yield stream
         finally:
-            self._subscription = None
+            del self._subscriptions[consumer]
             hub.unsubscribe(stream, consumer)
 
     async def keep_session(self) -> None:
@@ -101,8 +101,7 @@ class PictureReader:
         if self.request.peer.identity is not None:
             self.request.peer.identity = identity
         self._expiry.renew(identity, by_peer=False)
-        if self._subscription is not None:
-            stream, consumer = self._subscription
+        for consumer, stream in self._subscriptions.items():
             if not stream.may_see(consumer):
                 stream.conceal(consumer)
         self.changed.set()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import trio
@@ -74,9 +74,22 @@ class PictureSource:
         self.refuse_if_too_many(reader)
         return await self._wait_for_one(stream, reader, max_age)
 
-    async def any_picture(self, stream: Stream, reader: PictureReader) -> Frame:
+    @contextmanager
+    def waiting(self, stream: Stream, reader: PictureReader) -> Iterator[StillConsumer]:
+        """Consume the stream within the block, to fetch pictures."""
+        options = FlowControlOptions(adapts=False)
+        consumer = self.consumer(StillConsumer, stream.stream_id, reader, options)
+        with reader.subscribed(self.context.hub, consumer):
+            yield consumer
+
+    async def first_picture(self, consumer: StillConsumer) -> Frame:
         """The picture that is kept, or the next one; `ApiError`."""
-        return newest_kept(stream) or await self._wait_for_one(stream, reader, None)
+        with trio.move_on_after(MAX_WAIT):
+            frame = await consumer.fetch()
+            if frame is None:
+                raise not_jpeg()
+            return frame
+        raise _no_picture_in_time()
 
     async def part_of(self, frame: Frame) -> Buffer:
         """A frame as a part of an answer; `ApiError` if it is no JPEG picture."""
@@ -126,24 +139,19 @@ class PictureSource:
         self, stream: Stream, reader: PictureReader, max_age: float | None
     ) -> Frame:
         """Consume the stream until a picture comes that is new enough; `ApiError`."""
-        options = FlowControlOptions(adapts=False)
-        consumer = self.consumer(StillConsumer, stream.stream_id, reader, options)
         began = trio.current_time()
-        with reader.subscribed(self.context.hub, consumer) as watched:
-            with trio.move_on_after(MAX_WAIT):
-                first: int | None = None
-                while True:
-                    frame = await consumer.fetch()
-                    if frame is None:
-                        raise not_jpeg()
-                    first = frame.seq if first is None else first
-                    waited = trio.current_time() - began
-                    is_new = frame.seq != first or age_of(frame, watched) <= max(
-                        waited, max_age or 0.0
-                    )
-                    if max_age is None or is_new:
-                        return frame
-        raise ApiError(504, ErrorCode.INVALID_MESSAGE, NO_PICTURE_IN_TIME, {"Retry-After": "2"})
+        with self.waiting(stream, reader) as consumer, trio.move_on_after(MAX_WAIT):
+            first: int | None = None
+            while True:
+                frame = await consumer.fetch()
+                if frame is None:
+                    raise not_jpeg()
+                first = frame.seq if first is None else first
+                young_enough = max(trio.current_time() - began, max_age or 0.0)
+                is_new = frame.seq != first or age_of(frame, stream) <= young_enough
+                if max_age is None or is_new:
+                    return frame
+        raise _no_picture_in_time()
 
 
 def newest_kept(stream: Stream) -> Frame | None:
@@ -159,3 +167,7 @@ def age_of(frame: Frame, stream: Stream) -> float:
     """Seconds since a frame was accepted, here or on another node, whose clock may differ."""
     here = trio.current_time() - frame.accepted_at
     return max(here, (now_ms() - frame.received_at) / 1000) if stream.is_remote else here
+
+
+def _no_picture_in_time() -> ApiError:
+    return ApiError(504, ErrorCode.INVALID_MESSAGE, NO_PICTURE_IN_TIME, {"Retry-After": "2"})

@@ -375,4 +375,5 @@ async def test_a_large_picture_is_enclosed_once_for_all_readers(gallery: MemoryR
         for reader in readers:
             nursery.start_soon(read, reader)
         await send_picture(phone, big)
-    assert gallery.hub.ledger().written == 3 * 2
+    (figures,) = gallery.hub.figures().streams
+    assert [each.written for each in figures.consumers] == [2, 2, 2]
