@@ -40,7 +40,10 @@ def changes_of(identity: Identity) -> tuple[Change, ...]:
             return Change("link", identity.link.link_id), Change("user", identity.user_id)
         of_user = Change("session", identity.session_id), Change("user", identity.user_id)
         return (*of_user, Change("token", identity.token_hash)) if identity.token_hash else of_user
-    return (Change("service", identity.name),)
+    of_service = Change("service", identity.name)
+    if identity.user_id is None:
+        return (of_service,)
+    return of_service, Change("user", identity.user_id)
 
 
 @define(eq=False)
@@ -83,10 +86,21 @@ class Registry:
 
     def end_user(self, user_id: str) -> int:
         """End all connections of a user, as if every session had ended; returns how many."""
-        concerned = [*self.concerned(Change("user", user_id))]
-        for live in concerned:
+        return self.end(Change("user", user_id))
+
+    def end(self, change: Change) -> int:
+        """End the connections whose session or token is revoked by a change; returns how many.
+
+        Services that produce in the name of a user stay: they have tokens of their own.
+        """
+        revoked = [
+            live
+            for live in self.concerned(change)
+            if change.kind != "user" or isinstance(live.identity, User)
+        ]
+        for live in revoked:
             live.revoked()
-        return len(concerned)
+        return len(revoked)
 
     def note(self, change: Change) -> None:
         """Remember a change."""

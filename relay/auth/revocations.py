@@ -41,11 +41,9 @@ class Revocations:
         self._registry.note(change)
         if change.kind != "user":
             self._remembered.add(_key(change))
-        concerned = [*self._registry.concerned(change)]
-        for live in concerned:
-            live.revoked()
-        log.info("revoked", what=change.kind, connections=len(concerned))
-        return len(concerned)
+        ended = self._registry.end(change)
+        log.info("revoked", what=change.kind, connections=ended)
+        return ended
 
     def cover(self, identity: Identity) -> bool:
         """Whether an identity was revoked lately."""

@@ -105,6 +105,17 @@ def token_session(email: str, ttl: timedelta, force: bool) -> None:
     f" '{ANY_STREAM}' for all streams. Repeatable.",
 )  # fmt: skip
 @click.option(
+    "--produce", multiple=True, metavar="STREAM", callback=_streams,
+    help="Let it produce this stream in the name of a user (--for); named like those of --consume."
+    " Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--for",
+    "owner",
+    metavar="USER",
+    help="The user (id or e-mail address) who owns what it produces; the token ends with the user.",
+)
+@click.option(
     "--alerts", is_flag=True, help="Let it raise alerts on the streams that it may watch."
 )
 @click.option(
@@ -121,7 +132,13 @@ def token_session(email: str, ttl: timedelta, force: bool) -> None:
 )
 @settings_options(*STORE_SETTINGS)
 def token_service(
-    name: str, consume: tuple[str, ...], alerts: bool, operate: bool, revokes: bool
+    name: str,
+    consume: tuple[str, ...],
+    produce: tuple[str, ...],
+    owner: str | None,
+    alerts: bool,
+    operate: bool,
+    revokes: bool,
 ) -> None:
     """Create a token for a service and print it. It is shown only once.
 
@@ -129,19 +146,31 @@ def token_service(
     Example:
       relay token service detector --consume '*' --alerts
       relay token service detector-a --consume 'tenant-a:*' --alerts
+      relay token service cameras --produce 'site-a:*' --for ana@example.org
     """
-    if not (consume or operate or revokes):
+    if bool(produce) != (owner is not None):
+        raise ConfigError(
+            "--produce STREAM and --for USER belong together: what a service produces is owned by"
+            " a user"
+        )
+    if not (consume or produce or operate or revokes):
         click.echo(
-            "relay: warning: this token permits nothing without --consume STREAM, --operate or"
-            " --revoke",
+            "relay: warning: this token permits nothing without --consume STREAM, --produce STREAM,"
+            " --operate or --revoke",
             err=True,
         )
 
-    _warn_of_wide_prefixes(*consume)
+    _warn_of_wide_prefixes(*consume, *produce)
 
     async def create(store: Store) -> str:
         return await store.service_tokens.create(
-            name, consume=consume, alerts=alerts, operate=operate, revoke=revokes
+            name,
+            consume=consume,
+            alerts=alerts,
+            operate=operate,
+            revoke=revokes,
+            produce=produce,
+            user_id=None if owner is None else await store.sessions.find_user(owner),
         )
 
     click.echo(with_store(create))
@@ -166,6 +195,8 @@ def token_list() -> None:
                     f"alerts={'yes' if service.alerts else 'no'}",
                     f"operate={'yes' if service.operate else 'no'}",
                     f"revoke={'yes' if service.revoke else 'no'}",
+                    f"produce={','.join(sorted(service.produce)) or '-'}",
+                    f"for={service.user_id or '-'}",
                     f"made={made:%Y-%m-%d}",
                 ]
             )

@@ -70,6 +70,12 @@ class Service:
     token_hash: bytes = field(default=b"", eq=False, repr=False)
     """The hash of its token, by which it is read again."""
     revoke: bool = False
+    produce: frozenset[str] = frozenset()
+    """Stream ids, prefixes of ids with a `*` behind, or `ANY_STREAM`."""
+    user_id: str | None = None
+    """The user in whose name it produces: the owner of its streams. None if it produces nothing."""
+    user_is_stored: bool = False
+    """Whether that user was in Better Auth's table when the token was made."""
     prefixes: tuple[str, ...] = field(init=False, eq=False, repr=False)
     """Those in `consume`."""
 
@@ -80,6 +86,13 @@ class Service:
     @property
     def sender(self) -> str:
         return f"service:{self.name}"
+
+    def produces(self, stream_id: str) -> bool:
+        """Whether its scope covers this stream."""
+        if self.user_id is None:
+            return False
+        named = ANY_STREAM in self.produce or stream_id in self.produce
+        return named or stream_id.startswith(prefixes_of(self.produce))
 
 
 Identity = User | Service

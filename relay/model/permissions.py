@@ -57,9 +57,12 @@ def may_watch(identity: Identity, stream_id: str, owner_id: str | None) -> bool:
     return owner_id is not None and visible_streams(identity).covers(stream_id, owner_id)
 
 
-def may_register(identity: Identity, owner_id: str | None) -> bool:
-    """Whether it may produce a stream: only its owner may, the first user that registers its id."""
-    return isinstance(identity, User) and owner_id in {None, identity.user_id}
+def may_register(identity: Identity, stream_id: str, owner_id: str | None) -> bool:
+    """Whether it may produce a stream: only its owner may, the first user that registers its id,
+    and services with the scope `produce` in the name of that user."""
+    if isinstance(identity, Service) and not identity.produces(stream_id):
+        return False
+    return identity.user_id is not None and owner_id in {None, identity.user_id}
 
 
 def may_alert(identity: Identity, stream_id: str, owner_id: str | None) -> bool:

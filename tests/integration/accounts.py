@@ -43,17 +43,29 @@ class Accounts:
         )
         return tokens
 
-    def service(self, *consume: str, alerts: bool = True, operate: bool = False) -> str:
-        """The token of a new service that may watch these streams."""
+    def service(
+        self,
+        *consume: str,
+        alerts: bool = True,
+        operate: bool = False,
+        produce: Sequence[str] = (),
+        user_id: str | None = None,
+    ) -> str:
+        """The token of a new service that may watch these streams, and produce those in the name
+        of a user."""
         token = f"relay_service_{secrets.token_urlsafe(32)}"
         self.execute(
-            "insert into relay.service_tokens (token_hash, name, consume, alerts, operate)"
-            " values (%s, %s, %s, %s, %s)",
+            "insert into relay.service_tokens (token_hash, name, consume, alerts, operate, produce,"
+            " user_id, user_is_stored) values (%s, %s, %s, %s, %s, %s, %s, exists ("
+            'select from "user" where id = %s))',
             hashlib.sha256(token.encode()).digest(),
             f"service-{token[-8:]}",
             list(consume),
             alerts,
             operate,
+            list(produce),
+            user_id,
+            user_id,
         )
         return token
 

@@ -17,7 +17,7 @@ from relay.hub.stream import Stream
 from relay.metrics import Limit
 from relay.model import permissions
 from relay.model.cluster import ClaimRequest
-from relay.model.identity import User
+from relay.model.identity import Identity, User
 from relay.protocol.endings import Ending
 from relay.protocol.messages import (
     ALERT,
@@ -66,12 +66,12 @@ class Publisher:
     async def register(self, message: Register) -> str | None:
         """Answer the request; returns the id of the stream if it was registered."""
         who = self._participant.identity
-        if not permissions.may_register(who, None):
-            text = "Only users register streams"
+        stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
+        if not permissions.may_register(who, stream_id, None):
+            text = "This service may not register this stream"
             self._refusals.refuse(message, ErrorCode.UNAUTHORIZED, text, message.stream_id)
             return None
-        assert isinstance(who, User)
-        stream_id = message.stream_id or f"stream_{secrets.token_hex(16)}"
+        assert who.user_id is not None
         rate = self._context.limits.register_rate
         wait = None if rate is None else rate.hit(who.sender)
         if wait is not None:
@@ -80,7 +80,7 @@ class Publisher:
         if self._has_too_many_streams(message, stream_id, who.user_id):
             return None
         try:
-            claimed = await self._claim(message, stream_id, who)
+            claimed = await self._claim(message, stream_id, who, who.user_id)
             before = self._stream
             while before is not None and before.stream_id != stream_id and before.fanout.busy:
                 await before.fanout.wait_until_idle()  # its last frames come before its end
@@ -91,13 +91,15 @@ class Publisher:
         finally:
             self._context.claims.settle(stream_id)
 
-    async def _claim(self, message: Register, stream_id: str, user: User) -> Claimed | None:
+    async def _claim(
+        self, message: Register, stream_id: str, who: Identity, user_id: str
+    ) -> Claimed | None:
         """The answer of the store; None if the request is answered."""
         replaced = self._stream
         request = ClaimRequest(
             stream_id=stream_id,
-            user_id=user.user_id,
-            by_session=user.source == "session",
+            user_id=user_id,
+            by_session=_is_in_sessions_database(who),
             connection=self._participant.number,
             accepted_at=self._peer.accepted_at,
             metadata=message.metadata,
@@ -122,7 +124,7 @@ class Publisher:
     def _claimed(self, message: Register, stream_id: str, claimed: Claimed) -> str | None:
         owner_id = claimed.owner_id
         if claimed.outcome == "taken" or not permissions.may_register(
-            self._participant.identity, owner_id
+            self._participant.identity, stream_id, owner_id
         ):
             text = "This stream id is taken"
             self._refusals.refuse(message, ErrorCode.UNAUTHORIZED, text, stream_id)
@@ -233,6 +235,14 @@ class Publisher:
         if self._stream is not None:
             self._stream.skip(self._participant)
 
+    def reconsider(self) -> None:
+        """End the connection if the peer may not produce its stream any more."""
+        stream, who = self._stream, self._participant.identity
+        if stream is not None and not permissions.may_register(
+            who, stream.stream_id, stream.owner_id
+        ):
+            self._participant.lost_stream()
+
     def close(self) -> None:
         """Leave the stream."""
         if self._stream is not None:
@@ -244,3 +254,9 @@ class Publisher:
         if now - self._reminded >= REMINDER_INTERVAL:
             self._reminded = now
             self._refusals.refuse(frame, code, text, frame.stream_id)
+
+
+def _is_in_sessions_database(who: Identity) -> bool:
+    """Whether the owner is a user of the database in which Better Auth keeps its sessions, who can
+    be seen to be deleted."""
+    return who.source == "session" if isinstance(who, User) else who.user_is_stored

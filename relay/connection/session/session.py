@@ -130,6 +130,7 @@ class Session:
         if permissions.visible_streams(before) != permissions.visible_streams(identity):
             consumers = {stream_id: each for stream_id, (_, each) in self._consumers.items()}
             self._context.hub.reconsider(self._participant, before, consumers)
+        self._publisher.reconsider()
         self._context.watch.enter(self)
 
     def _set_alarm(self) -> None:

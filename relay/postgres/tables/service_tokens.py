@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from attrs import define
@@ -16,6 +16,11 @@ from relay.model.identity import SERVICE_TOKEN_PREFIX, Service
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.audit import record_change
+from relay.postgres.tables.sessions.users import BetterAuthUsers
+
+COLUMNS: LiteralString = (
+    "name, consume, alerts, operate, token_hash, revoke, produce, user_id, user_is_stored"
+)
 
 
 @define(eq=False)
@@ -23,6 +28,7 @@ class ServiceTokenTable:
     """The rows of `relay.service_tokens`."""
 
     _database: Database
+    _users: BetterAuthUsers
 
     async def find(self, tokens: Sequence[str]) -> dict[str, Service]:
         """The service of each valid token, in one query."""
@@ -35,11 +41,13 @@ class ServiceTokenTable:
 
         def select(connection: Connection) -> dict[bytes, Service]:
             rows = connection.execute(
-                "select name, consume, alerts, operate, token_hash, revoke"
-                " from relay.service_tokens where token_hash = any(%s)",
+                f"select {COLUMNS} from relay.service_tokens where token_hash = any(%s)",  # noqa: S608 (constants)
                 [list(token_hashes)],
-            )
-            return {row[4]: _service(row) for row in rows}
+            ).fetchall()
+            found = [_service(row) for row in rows]
+            user_ids = {each.user_id for each in found if each.user_id is not None}
+            banned = self._users.are_banned(connection, list(user_ids)) if user_ids else {}
+            return {each.token_hash: each for each in found if _is_valid(each, banned)}
 
         return await self._database.transact(select)
 
@@ -48,10 +56,9 @@ class ServiceTokenTable:
 
         def select(connection: Connection) -> list[tuple[Service, datetime]]:
             rows = connection.execute(
-                "select name, consume, alerts, operate, token_hash, revoke, created_at"
-                " from relay.service_tokens order by name"
+                f"select {COLUMNS}, created_at from relay.service_tokens order by name"  # noqa: S608 (constants)
             )
-            return [(_service(row[:6]), row[6]) for row in rows]
+            return [(_service(row[:-1]), row[-1]) for row in rows]
 
         return await self._database.transact(select)
 
@@ -77,20 +84,29 @@ class ServiceTokenTable:
         alerts: bool,
         operate: bool,
         revoke: bool = False,
+        produce: Collection[str] = (),
+        user_id: str | None = None,
     ) -> str:
-        """Add a service and return its token, which is not stored.
+        """Add a service and return its token, which is not stored. It produces in the name of the
+        user, if there is one.
 
         `ConfigError` when there is a service of this name.
         """
         token = SERVICE_TOKEN_PREFIX + secrets.token_urlsafe(32)
 
         def insert(connection: Connection) -> None:
+            is_stored = user_id is not None and user_id in self._users.are_banned(
+                connection, [user_id]
+            )
             try:
                 connection.execute(
-                    "insert into relay.service_tokens"
-                    " (token_hash, name, consume, alerts, operate, revoke)"
-                    " values (%s, %s, %s, %s, %s, %s)",
-                    [_hash(token), name, sorted(consume), alerts, operate, revoke],
+                    "insert into relay.service_tokens (token_hash, name, consume, alerts, operate,"
+                    " revoke, produce, user_id, user_is_stored)"
+                    " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                    [
+                        *(_hash(token), name, sorted(consume), alerts, operate),
+                        *(revoke, sorted(produce), user_id, is_stored),
+                    ],
                 )
             except psycopg.errors.UniqueViolation:
                 raise ConfigError(
@@ -103,8 +119,19 @@ class ServiceTokenTable:
 
 
 def _service(row: Sequence[Any]) -> Service:
-    name, consume, alerts, operate, token_hash, revoke = row
-    return Service(name, frozenset(consume), alerts, operate, token_hash, revoke)
+    name, consume, alerts, operate, token_hash, revoke, produce, user_id, is_stored = row
+    return Service(
+        *(name, frozenset(consume), alerts, operate, token_hash, revoke),
+        *(frozenset(produce), user_id, is_stored),
+    )
+
+
+def _is_valid(service: Service, banned: Mapping[str, bool]) -> bool:
+    """Whether the user in whose name a service produces is there and not banned. A user who was not
+    in the table when the token was made belongs to another issuer, and is never there."""
+    if service.user_id is None:
+        return True
+    return not banned.get(service.user_id, service.user_is_stored)
 
 
 def _hash(token: str) -> bytes:

@@ -15,6 +15,7 @@ from relay.postgres.database import Connection, Database, open_database
 from relay.postgres.tables.audit import AuditTable, record_change
 from relay.postgres.tables.grants import Grants
 from relay.postgres.tables.service_tokens import ServiceTokenTable
+from relay.postgres.tables.sessions.users import BetterAuthUsers
 
 DAY = timedelta(days=1)
 
@@ -123,12 +124,16 @@ async def test_a_change_and_its_row_are_both_there_or_neither(database: Database
         await database.transact(change_and_fail)
     assert await AuditTable(database).read() == []
 
-    await ServiceTokenTable(database).create("sentry", consume=["*"], alerts=True, operate=False)
+    await ServiceTokenTable(database, BetterAuthUsers(database, None)).create(
+        "sentry", consume=["*"], alerts=True, operate=False
+    )
     with pytest.raises(ConfigError):
-        await ServiceTokenTable(database).create("sentry", consume=[], alerts=True, operate=False)
-    await ServiceTokenTable(database).revoke("sentry")
+        await ServiceTokenTable(database, BetterAuthUsers(database, None)).create(
+            "sentry", consume=[], alerts=True, operate=False
+        )
+    await ServiceTokenTable(database, BetterAuthUsers(database, None)).revoke("sentry")
     with pytest.raises(ConfigError):
-        await ServiceTokenTable(database).revoke("sentry")
+        await ServiceTokenTable(database, BetterAuthUsers(database, None)).revoke("sentry")
     rows = await AuditTable(database).read()
     assert [(row.what, row.reason, row.service) for row in rows] == [
         ("service-token", "made", "sentry"),

@@ -86,6 +86,10 @@ async def scene(relay: RelayProcess, accounts: Accounts, *, owned: bool) -> Asyn
     granted = ((1, stream_id), (1, spare_id), (2, "*"), (3, "another"), (5, prefix), (6, longer))
     for user, granted_id in granted:
         accounts.execute("insert into relay.grants values (%s, %s)", people[user], granted_id)
+
+    def produces(user_id: str, *streams: str) -> str:
+        return accounts.service(alerts=False, produce=streams, user_id=user_id)
+
     tokens = {
         "its owner": owner,
         "a user with a grant for it": guest,
@@ -101,6 +105,13 @@ async def scene(relay: RelayProcess, accounts: Accounts, *, owned: bool) -> Asyn
         "a service that watches another and alerts": accounts.service("another"),
         "a service that watches a longer prefix and alerts": accounts.service(longer),
         "a service that alerts and watches none": accounts.service(),
+        "a service that produces it for its owner": produces(people[0], stream_id, spare_id),
+        "a service that produces `*` for its owner": produces(people[0], "*"),
+        "a service that produces a prefix of it for its owner": produces(
+            people[0], prefix, f"{spare_id[:-1]}*"
+        ),
+        "a service that produces another for its owner": produces(people[0], "another", longer),
+        "a service that produces it for another user": produces(people[4], stream_id, spare_id),
         "a service that operates": accounts.service(alerts=False, operate=True),
         NOBODY: None,
     }

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from relay.model.identity import Identity, Service, User
 from relay.postgres.store import open_store
 from relay.settings.settings import Settings
+from tests.integration.accounts import Accounts
 from tests.integration.in_process import call_relay
 from tests.integration.relay_process import run_relay
 
@@ -85,6 +86,27 @@ def test_a_service_token_carries_what_it_was_given(postgres_url: str) -> None:
     code, out, err = relay("token", "service", "detector", database_url=postgres_url)
     assert (code, out) == (2, "")
     assert "already a service named 'detector'" in err
+
+
+def test_a_service_token_for_cameras_names_the_user_who_owns_the_streams(
+    postgres_url: str,
+) -> None:
+    Accounts(postgres_url).session("ann")
+    made = ("token", "service", "cams", "--produce", "site-a:*")
+    code, out, err = relay(*made, "--for", "ann@example.org", database_url=postgres_url)
+    assert (code, err) == (0, "")
+    service = holder_of(out.strip(), Settings(database_url=postgres_url))
+    assert isinstance(service, Service)
+    assert (service.produce, service.user_id) == (frozenset({"site-a:*"}), "ann")
+    code, out, err = relay("token", "list", database_url=postgres_url)
+    assert "produce=site-a:*\tfor=ann" in out
+
+
+@pytest.mark.parametrize("half", [("--produce", "door"), ("--for", "ann")])
+def test_what_a_service_produces_has_an_owner(postgres_url: str, half: tuple[str, str]) -> None:
+    code, out, err = relay("token", "service", "cams", *half, database_url=postgres_url)
+    assert (code, out) == (2, "")
+    assert "--for USER belong together" in err
 
 
 def test_a_service_token_that_allows_nothing_is_made_but_not_silently(

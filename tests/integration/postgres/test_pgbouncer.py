@@ -29,6 +29,7 @@ from relay.postgres.database import open_database
 from relay.postgres.migrate import migrate, pending
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.service_tokens import ServiceTokenTable
+from relay.postgres.tables.sessions.users import BetterAuthUsers
 from relay.postgres.tables.sessions.sessions import find_better_auth
 from relay.postgres.tables.streams import StreamTable
 from relay.settings.settings import Settings
@@ -117,7 +118,7 @@ async def test_every_room_works_through_it(bouncer_url: str) -> None:
         owners, alerts, services = (
             StreamTable(database),
             AlertTable(database),
-            ServiceTokenTable(database),
+            ServiceTokenTable(database, BetterAuthUsers(database, None)),
         )
 
         async def one(n: int) -> None:

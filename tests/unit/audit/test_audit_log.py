@@ -154,7 +154,7 @@ async def test_a_registration_names_the_stream_and_so_does_a_refused_one(
     assert [(event.outcome, event.reason, event.stream_id) for event in events] == [
         ("succeeded", "", "front-door"),
         ("refused", "This stream id is taken", "front-door"),
-        ("refused", "Only users register streams", "front-door"),
+        ("refused", "This service may not register this stream", "front-door"),
         ("unavailable", "", "porch"),
     ]
     assert [event.user_id or event.service for event in events] == ["ann", "bob", "sentry", "bob"]

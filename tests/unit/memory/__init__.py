@@ -9,6 +9,7 @@ from tests.unit.memory.renderer import MemoryRenderer, jpeg
 from tests.unit.memory.verifier import (
     ANN,
     BOB,
+    CAMERA,
     SENTRY,
     MemoryChangeFeed,
     MemoryVerifier,
@@ -18,6 +19,7 @@ from tests.unit.memory.verifier import (
 __all__ = [
     "ANN",
     "BOB",
+    "CAMERA",
     "SENTRY",
     "SIZE",
     "Client",

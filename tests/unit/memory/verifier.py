@@ -15,6 +15,8 @@ from relay.model.change import Change
 from relay.model.identity import Identity, Service, User
 
 ANN, BOB, SENTRY = "token-of-ann", "token-of-bob", "token-of-sentry"
+CAMERA = "token-of-camera"
+"""Of a service that produces for Ann."""
 
 
 def user(name: str) -> User:
@@ -30,6 +32,12 @@ class MemoryVerifier:
             ANN: user("ann"),
             BOB: user("bob"),
             SENTRY: Service("sentry", frozenset({"*"}), alerts=True, operate=False),
+            CAMERA: Service(
+                *("camera", frozenset(), False, False, b"camera"),
+                produce=frozenset({"porch", "site-a:*"}),
+                user_id="ann",
+                user_is_stored=True,
+            ),
         }
     )
     delay: float = 0.0

@@ -16,7 +16,7 @@ from relay.model.change import EVERYTHING, Change
 from relay.model.operator import EndRequest
 from relay.operators.operator_watch import OperatorWatch
 from relay.operators.reclaim import StreamReclaim
-from tests.unit.memory import ANN, BOB, MemoryRelay
+from tests.unit.memory import ANN, BOB, CAMERA, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock
 
@@ -129,6 +129,19 @@ async def test_the_connections_of_a_user_end_and_others_go_on(relay: MemoryRelay
     assert (await bob.ask({"type": "streams"}))["code"] == "STREAMS"
     assert registry.end_user("ann") == 0
     assert registry.end_user("nobody") == 0
+
+
+async def test_a_camera_of_a_user_goes_on_when_the_sessions_of_the_user_end(
+    relay: MemoryRelay,
+) -> None:
+    camera = await relay.login(CAMERA)
+    await camera.ask({"type": "register", "streamId": "porch"})
+    registry: Registry = relay.watch.registry
+    assert registry.end_user("ann") == 0
+    assert (await camera.ask({"type": "streams"}))["code"] == "STREAMS"
+    assert registry.end(Change("service", "camera")) == 1
+    error, _close = await camera.hear_end()
+    assert error["code"] == "SESSION_REVOKED"
 
 
 @define(eq=False)

@@ -18,7 +18,7 @@ from relay.postgres.tables.sessions.users import BetterAuthUsers
 class ApplicationUsers:
     """Stands where `BetterAuthSessions` does, and has no session."""
 
-    _users: BetterAuthUsers
+    users: BetterAuthUsers
 
     async def find(self, _tokens: Sequence[str]) -> dict[str, User]:
         return {}
@@ -31,7 +31,7 @@ class ApplicationUsers:
 
     async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
         """See `BetterAuthUsers.granted_to`."""
-        return await self._users.granted_to(user_ids)
+        return await self.users.granted_to(user_ids)
 
     async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
         """See `BetterAuthUsers.deleted_among`."""
@@ -44,7 +44,7 @@ class ApplicationUsers:
         that is unknown.
         """
         try:
-            return await self._users.find_user(name)
+            return await self.users.find_user(name)
         except ConfigError:
             if "@" in name:
                 raise

@@ -103,7 +103,7 @@ class BetterAuthSessions:
     _database: Database
     tables: AuthTables
     _token_storage: TokenStorage = "plain"  # noqa: S105 (no secret)
-    _users: BetterAuthUsers = field(init=False)
+    users: BetterAuthUsers = field(init=False)
     _stored: StoredTokens = field(init=False)
     _find: Statement = field(init=False)
     _read: Statement = field(init=False)
@@ -113,7 +113,7 @@ class BetterAuthSessions:
     _hidden_checked_at: float = float("-inf")
 
     def __attrs_post_init__(self) -> None:
-        self._users = BetterAuthUsers(self._database, self.tables.user)
+        self.users = BetterAuthUsers(self._database, self.tables.user)
         self._stored = StoredTokens(self._token_storage, self.tables.session["token"])
         self._find = Statement(_find_statement(self.tables))
         self._read = Statement(_read_statement(self.tables))
@@ -175,7 +175,7 @@ class BetterAuthSessions:
 
     async def granted_to(self, user_ids: Sequence[str]) -> dict[str, frozenset[str]]:
         """See `BetterAuthUsers.granted_to`."""
-        return await self._users.granted_to(user_ids)
+        return await self.users.granted_to(user_ids)
 
     async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
         """See `BetterAuthUsers.deleted_among`."""
@@ -183,7 +183,7 @@ class BetterAuthSessions:
 
     async def find_user(self, name: str) -> str:
         """See `BetterAuthUsers.find_user`."""
-        return await self._users.find_user(name)
+        return await self.users.find_user(name)
 
     async def newest_ages(self) -> list[float]:
         """Seconds since the newest sessions were made, the newest first, if that is told without a

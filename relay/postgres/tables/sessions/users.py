@@ -87,6 +87,19 @@ class BetterAuthUsers:
         asked = self._askable(user_ids, column)
         return [user_id for (user_id,) in connection.execute(statement, [asked])]
 
+    def are_banned(self, connection: Connection, user_ids: Sequence[str]) -> dict[str, bool]:
+        """Whether each of these users is banned, without those that have no row."""
+        if self.table is None:
+            return {}
+        column = self.table["id"]
+        statement = sql.SQL("select {id}, {banned} from {user} u where {asked}").format(
+            id=column.as_text("u"),
+            user=self.table.identifier,
+            asked=column.is_any("u"),
+            banned=is_banned(self.table),
+        )
+        return dict(connection.execute(statement, [self._askable(user_ids, column)]).fetchall())
+
     def _askable(self, texts: Sequence[str], column: AuthColumn) -> list[str]:
         """Those that the column may hold: one that it cannot must not fail a whole query."""
         return [each for each in texts if self._database.can_hold(each) and column.can_hold(each)]
