@@ -133,6 +133,7 @@ def token_session(email: str, ttl: timedelta, force: bool) -> None:
 @settings_options(*STORE_SETTINGS)
 def token_service(
     name: str,
+    *,
     consume: tuple[str, ...],
     produce: tuple[str, ...],
     owner: str | None,

@@ -29,8 +29,8 @@ from relay.postgres.database import open_database
 from relay.postgres.migrate import migrate, pending
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.service_tokens import ServiceTokenTable
-from relay.postgres.tables.sessions.users import BetterAuthUsers
 from relay.postgres.tables.sessions.sessions import find_better_auth
+from relay.postgres.tables.sessions.users import BetterAuthUsers
 from relay.postgres.tables.streams import StreamTable
 from relay.settings.settings import Settings
 from tests.integration.accounts import Accounts
