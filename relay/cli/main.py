@@ -17,6 +17,7 @@ from relay.cli.audit import audit
 from relay.cli.database import db
 from relay.cli.doctor import doctor
 from relay.cli.grouped_help import GroupedGroup
+from relay.cli.ingest import ingest
 from relay.cli.links import link
 from relay.cli.load import load
 from relay.cli.nodes import nodes
@@ -92,6 +93,7 @@ def complain(text: str) -> int:
     cls=GroupedGroup,
     sections={
         "Start here": ("demo", "serve", "doctor"),
+        "Cameras": ("ingest",),
         "Access": ("token", "grant", "grants", "revoke", "link"),
         "Operation": (
             "top",
@@ -127,7 +129,7 @@ def relay() -> None:
 
 for command in (
     *(token, grant, revoke, grants, link, db, audit, webhook, load),
-    *(stream, user, connection, config_group, doctor, top, nodes),
+    *(stream, user, connection, config_group, doctor, top, nodes, ingest),
 ):
     relay.add_command(command)
 

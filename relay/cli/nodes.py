@@ -12,7 +12,7 @@ import click
 from relay.cli.grouped_help import GroupedCommand
 from relay.cli.options import DATABASE_SETTINGS, settings_options
 from relay.cli.running import with_database
-from relay.cli.top import operator_token, relay_url
+from relay.cli.top import read_token, relay_url
 from relay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def nodes(url: str | None, token_file: Path | None, as_json: bool) -> None:
     from relay.postgres.store import check_tables
     from relay.postgres.tables.nodes import NodeTable
 
-    access = None if url is None else (relay_url(url), operator_token(token_file))
+    access = None if url is None else (relay_url(url), read_token(token_file))
 
     async def read(database: Database) -> list[SeenNode]:
         await check_tables(database)

@@ -65,7 +65,7 @@ def top(url: str, token_file: Path | None, once: bool, interval: float, nodes: s
 
     from relay.top.run import SNAPSHOT_WIDTH, show, show_once
 
-    address, token = relay_url(url), operator_token(token_file)
+    address, token = relay_url(url), read_token(token_file)
     on_terminal = sys.stdout.isatty()
     console = Console(
         width=None if on_terminal else SNAPSHOT_WIDTH, markup=False, highlight=False, emoji=False
@@ -87,14 +87,15 @@ def relay_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def operator_token(file: Path | None) -> str:
-    """Read the token from a file or the environment; no `ConfigError` shows any of it."""
+def read_token(file: Path | None, scope: str = "--operate") -> str:
+    """Read the token from a file or the environment; no `ConfigError` shows any of it. `scope` are
+    the options that create such a token."""
     if file is None:
         found, where = os.environ.get(TOKEN_VARIABLE, "").strip(), TOKEN_VARIABLE
         if not found:
             raise ConfigError(
                 f"set a token with {TOKEN_VARIABLE} or --token-file;"
-                " `relay token service NAME --operate` creates one"
+                f" `relay token service NAME {scope}` creates one"
             )
     else:
         where = f"--token-file {file}"
