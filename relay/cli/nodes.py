@@ -24,7 +24,7 @@ NO_NODES = (
     "no relay of this database serves together with others: start each one with"
     " --cluster-bind HOST:PORT, or several processes of one machine with --workers N"
 )
-COLUMNS = ("node", "machine", "address", "version", "seen", "state", "streams")
+NODE_HEADINGS = ("node", "machine", "address", "version", "seen", "state", "streams")
 
 
 @click.command(cls=GroupedCommand)
@@ -106,7 +106,7 @@ def _row(seen: SeenNode, figures: FiguresReport | None) -> dict[str, Any]:
 
 def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     asked = "answers" in rows[0]
-    cells = [[*COLUMNS, *(["answers"] if asked else [])], *([*_cells(each)] for each in rows)]
+    cells = [[*NODE_HEADINGS, *(["answers"] if asked else [])], *([*_cells(each)] for each in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))

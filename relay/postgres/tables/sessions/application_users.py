@@ -35,7 +35,7 @@ class ApplicationUsers:
 
     async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
         """See `BetterAuthUsers.deleted_among`."""
-        return await self._users.deleted_among(user_ids)
+        return await self.users.deleted_among(user_ids)
 
     async def find_user(self, name: str) -> str:
         """The id of the user with this id or e-mail address.

@@ -179,7 +179,7 @@ class BetterAuthSessions:
 
     async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
         """See `BetterAuthUsers.deleted_among`."""
-        return await self._users.deleted_among(user_ids)
+        return await self.users.deleted_among(user_ids)
 
     async def find_user(self, name: str) -> str:
         """See `BetterAuthUsers.find_user`."""
