@@ -67,6 +67,8 @@ MAX_SWEPT_STREAMS = 1000
 MAX_UNREAD_STREAMS = 10_000
 """Streams nobody here has heard of yet, whose rows are to be read for those who observe: where
 notifications name more, all rows are read."""
+MAX_NAMED_NODES = 10
+"""Nodes that are gone at once, each with a line of the log; any number may have been made up."""
 ALL_VISIBLE = VisibleStreams(True, None, frozenset(), ())  # noqa: FBT003 (as it prints)
 
 log = structlog.get_logger()
@@ -251,8 +253,7 @@ class Directory:
                     await self._beat()
                     if trio.current_time() - last_reaped >= REAP_INTERVAL:
                         last_reaped = trio.current_time()
-                        for node_id in await self._node_table.reap():
-                            log.warning("cluster: a node is gone", other=node_id)
+                        self._note_gone(await self._node_table.reap())
             except StoreUnavailable:
                 pass
             task_status.started()
@@ -260,6 +261,12 @@ class Directory:
             await trio.sleep(LOOK_INTERVAL)
             with trio.move_on_after(NODE_BEAT_INTERVAL - LOOK_INTERVAL):
                 await self._beat_wake.wait()
+
+    def _note_gone(self, node_ids: Sequence[str]) -> None:
+        for node_id in node_ids[:MAX_NAMED_NODES]:
+            log.warning("cluster: a node is gone", other=node_id)
+        if len(node_ids) > MAX_NAMED_NODES:
+            log.warning("cluster: more nodes are gone", nodes=len(node_ids) - MAX_NAMED_NODES)
 
     async def _beat(self) -> None:
         try:

@@ -97,6 +97,12 @@ RESTORE_STREAMS = (
     " where l.node_id <> excluded.node_id and l.term < excluded.term returning l.stream_id)"
     f" {NOTIFY}"
 )
+# A node looks again and again for what is missing: the rest, which may be much, is not sent.
+SELECT_MISSING = (
+    "select held.stream_id from unnest(%s::text[], %s::bigint[]) as held (stream_id, term)"
+    " left join relay.live_streams l on l.stream_id = held.stream_id"
+    " where l.stream_id is null or (l.node_id <> %s and l.term < held.term)"
+)
 LIST_ALL: LiteralString = (
     f"select {READ_COLUMNS} from relay.live_streams where stream_id > %(after)s"  # noqa: S608 (constants)
     " order by stream_id limit %(most)s"
@@ -241,6 +247,14 @@ class LiveStreamTable:
         Returns the ids of those that another node has now: this one has lost them.
         """
 
+        def select_missing(connection: Connection) -> set[str]:
+            streams = [each.stream for each in held]
+            rows = connection.execute(
+                SELECT_MISSING,
+                [[each.stream_id for each in streams], [each.term for each in streams], node_id],
+            )
+            return {stream_id for (stream_id,) in rows}
+
         def insert(connection: Connection, some: Sequence[HeldStream]) -> None:
             connection.execute(RESTORE_STREAMS, {"node_id": node_id, **_values(some)})
 
@@ -252,7 +266,11 @@ class LiveStreamTable:
             )
             return [stream_id for (stream_id,) in rows]
 
-        await self._transact_possible(held, insert)
+        if not held:
+            return []
+        missing = await self._database.transact(select_missing)
+        lost = [each for each in held if each.stream.stream_id in missing]
+        await self._transact_possible(lost, insert)
         return await self._database.transact(select)
 
     async def count(self) -> int:

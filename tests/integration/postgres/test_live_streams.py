@@ -670,3 +670,16 @@ async def test_lists_leave_connections_for_others(
             with trio.fail_after(5):
                 await database.check()
             connection.rollback()
+
+
+async def test_a_node_that_lost_nothing_writes_nothing_again(
+    table: LiveStreamTable, rows: Accounts
+) -> None:
+    await table.claim("A", [request("porch", metadata={"zone": 1}), request("yard")])
+    held = [HeldStream(each, 1, 0.0) for each in await table.find(["porch", "yard"])]
+    locks = "select stream_id from relay.live_streams where xmax <> 0"
+    rows.execute("delete from relay.live_streams where stream_id = 'yard'")
+    assert await table.restore("A", held) == []
+    assert len(await table.find(["porch", "yard"])) == 2
+    assert rows.execute(locks) == []
+    assert await table.restore("A", []) == []
