@@ -39,6 +39,7 @@ PAGE_FILES = (
     "rates.js",
     "renewal.js",
     "screen.js",
+    "share.js",
     "watch.js",
 )
 CLIENT_FILES = {f"/{name}": f"client/{name}" for name in ("relay-client.js", "relay-client.d.ts")}

@@ -4,6 +4,7 @@ import { findCodecs, JpegEncoder, VideoLayers } from './encoder.js';
 import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow, tabStore } from './dom.js';
 import { layersUpTo } from './layers.js';
 import { LayerRates } from './rates.js';
+import { makeShare } from './share.js';
 
 const AUTOMATIC = 'automatic';
 const BEST = { width: 1280, quality: 0.8 }; // of what is chosen automatically
@@ -164,7 +165,7 @@ class Broadcast {
     tabStore.set('relay-stream', this._streamId);
     this._alerts = makeAlertList(this._streamId, this._session.token);
     this._asked = false;
-    this._side.replaceChildren(this._alerts.element);
+    this._side.replaceChildren(this._alerts.element, makeShare(this._streamId, this._session.token));
     this._client = this._session.connect({ path: '/streams/register' });
     this._publish();
     this._client.on('state', ({ state, error }) => {

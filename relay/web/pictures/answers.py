@@ -60,7 +60,7 @@ async def send_picture(send: Send, picture: Buffer) -> None:
 def no_stream() -> ApiError:
     """The answer for a stream that is not live, is unknown, or is not for this reader: nobody can
     tell which."""
-    return ApiError(404, ErrorCode.UNAUTHORIZED, NO_STREAM)
+    return ApiError(404, ErrorCode.INVALID_MESSAGE, NO_STREAM)
 
 
 def not_jpeg() -> ApiError:

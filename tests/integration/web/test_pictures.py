@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import signal
 import subprocess
 import threading
@@ -14,12 +15,13 @@ from itertools import cycle, islice
 import av
 import pytest
 import trio
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 from websockets.exceptions import ConnectionClosed
 
 from relay.demo.video import default_video, play
 from relay.renditions.jpeg_header import read_size
 from tests.integration.accounts import Accounts
+from tests.integration.browser import visit
 from tests.integration.in_process import call_relay
 from tests.integration.peers import Peer, login, new_stream_id
 from tests.integration.relay_process import PATIENCE, RelayProcess, start_relay
@@ -234,7 +236,7 @@ async def test_smaller_pictures_are_made_by_the_renditions(
 async def test_in_a_cluster_any_node_has_them(
     accounts: Accounts, database_url: str, film: list[bytes]
 ) -> None:
-    cluster = ("--cluster-bind", "127.0.0.1:0")
+    cluster = ("--cluster-bind", "127.0.0.1:0", "--offline-grace", "0.1")
     with (
         start_relay(*cluster, database_url=database_url) as first,
         start_relay(*cluster, database_url=database_url) as second,
@@ -269,3 +271,23 @@ async def test_when_relay_stops_an_answer_ends(
                     pass
             await client.aclose()
         assert await relay.ended() == 0
+
+
+def test_the_page_makes_links_to_ones_own_stream_and_revokes_them(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    stream_id = new_stream_id()
+    with visit(browser, relay) as phone:
+        phone.enter(accounts.session("pia"))
+        phone.go("Broadcast")
+        phone.page.get_by_label("Encoding").select_option("JPEG pictures")
+        phone.broadcast(stream_id)
+        phone.page.get_by_label("Shows").select_option("Single pictures")
+        phone.page.get_by_role("button", name="Make a link").click()
+        address = phone.page.get_by_label("Link", exact=True)
+        expect(address).to_have_value(re.compile(f"^{relay.url}/streams/{stream_id}/latest.jpg"))
+        url = f"{address.input_value()}&maxAge=10"  # which wakes the camera
+        assert phone.context.request.get(url).status == 200
+        phone.page.get_by_role("button", name="Revoke").click()
+        phone.expect_text("The link is revoked.")
+        assert phone.context.request.get(url).status == 401

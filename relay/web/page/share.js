@@ -1,0 +1,57 @@
+// Links to the pictures of one's own stream, for tools that cannot send a token.
+import { make, makeField, makeSelect, makeTime, say } from './dom.js';
+
+/** A card that makes links to a stream; `token` gives the token to ask with. */
+export function makeShare(streamId, token) {
+  const what = makeSelect([['mjpeg', 'Live video (MJPEG)'], ['still', 'Single pictures']], 'mjpeg');
+  const seconds = makeSelect([['3600', '1 hour'], ['28800', '8 hours'], ['86400', '24 hours']], '3600');
+  const button = make('button', { type: 'submit' }, 'Make a link');
+  const result = make('p', { role: 'status', class: 'faint' }, 'Whoever has a link sees this stream until it expires.');
+  const links = make('ul', { class: 'links' });
+
+  async function ask(method, path, body) {
+    const headers = { Authorization: `Bearer ${token()}`, 'Content-Type': 'application/json' };
+    const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.error?.message ?? `status ${response.status}`);
+    return answer;
+  }
+
+  async function attempt(control, work) {
+    control.disabled = true;
+    say(result, ''); // so that the same answer is read again
+    try {
+      say(result, await work());
+    } catch (error) {
+      say(result, `${error.message}.`);
+    }
+    control.disabled = false;
+  }
+
+  function show({ link, url }) {
+    const address = make('input', { readonly: true, value: new URL(url, location.href).href, 'aria-label': 'Link', onfocus: () => address.select() });
+    const revoke = make('button', {
+      type: 'button',
+      onclick: () => attempt(revoke, async () => {
+        await ask('DELETE', `/links/${link.id}`);
+        item.remove();
+        return 'The link is revoked.';
+      }),
+    }, 'Revoke');
+    const item = make('li', {}, address, ' until ', makeTime(link.expiresAt), ' ', revoke);
+    links.prepend(item);
+  }
+
+  return make('form', {
+    class: 'card',
+    autocomplete: 'off',
+    onsubmit: (event) => {
+      event.preventDefault();
+      attempt(button, async () => {
+        show(await ask('POST', '/links', { streamId, what: what.value, seconds: Number(seconds.value) }));
+        return 'Copy the link now: it is not shown again.';
+      });
+    },
+  }, make('h2', {}, 'Links for other tools'), make('div', { class: 'fields' }, makeField('Shows', what), makeField('For', seconds)),
+  make('div', { class: 'buttons' }, button), result, links);
+}
