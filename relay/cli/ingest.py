@@ -15,12 +15,12 @@ from relay.cli.grouped_help import GroupedCommand
 from relay.cli.top import read_token
 from relay.errors import ConfigError
 from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_ID_RULE
+from relay.settings.loading import SOURCE_VARIABLE
 
 if TYPE_CHECKING:
     from relay.client import TokenRequest, TokenSource
     from relay.ingest.source import IngestSource, SourceKind
 
-SOURCE_VARIABLE = "RELAY_SOURCE"
 PRODUCER_SCOPE = "--produce STREAM --for USER"
 MAX_SMALLER_LAYERS, NARROWEST, WIDEST = 3, 16, 7680
 JPEG_OPTIONS = ("quality", "max_width", "fps", "layers")

@@ -23,6 +23,7 @@ from relay.client import (
 )
 from relay.client.state.event_queue import ClientState
 from relay.concurrency.backoff import Backoff
+from relay.errors import RelayError
 from relay.ingest.reader_process import CopiedFrame, SourceEnded, SourceFailed, open_reader
 from relay.ingest.source import IngestSource
 from relay.ingest.wire import ReadRequest, SourceInfo, WantedPicture
@@ -80,6 +81,10 @@ class PublishedStream(Protocol):
 OpenReader = Callable[[], AbstractAsyncContextManager[ReadsSource]]
 
 
+class CodecChanged(RelayError):
+    """The source has another codec than viewers were told."""
+
+
 @frozen
 class IngestOptions:
     """What to publish, and how."""
@@ -122,6 +127,8 @@ class Ingest:
     _open_reader: OpenReader = open_reader
     _changed: trio.Event = field(factory=trio.Event, init=False)
     """Set, and replaced, when the relay has told something."""
+    _codec: str | None = field(default=None, init=False)
+    """The codec string that viewers are told; None for JPEG."""
     _failing: str | None = field(default=None, init=False)
     """Why the source could not be read, as it was last told."""
 
@@ -129,35 +136,45 @@ class Ingest:
         """Publish until a file has ended; raises `ClientClosed` and `ServerError` when it is of no
         use to go on, `SourceFailed` for a file that cannot be read, and `DialFailed` for an invalid
         URL."""
-        metadata = {"mimeType": "image/jpeg"}
         if self._options.codec != "jpeg":
-            info = await self._learn_codec()
-            if info.codec_string is not None:
-                metadata = {"codec": info.codec_string}
+            await self._learn_codec()
         async with open_relay_client(url, token) as client, trio.open_nursery() as nursery:
-            publication = client.publish(
-                self._options.stream_id,
-                metadata=metadata,
-                layers=self._options.published_layers,
-            )
             nursery.start_soon(self._follow, client)
-            await self.publish(publication)
+            while True:
+                metadata = {"mimeType": "image/jpeg"}
+                if self._codec is not None:
+                    metadata = {"codec": self._codec}
+                publication = client.publish(
+                    self._options.stream_id,
+                    metadata=metadata,
+                    layers=self._options.published_layers,
+                )
+                try:
+                    await self.publish(publication)
+                    break
+                except CodecChanged:
+                    self._say(f"{self._options.source.shown} has another codec now")
+                    publication.stop()
             nursery.cancel_scope.cancel()
 
     async def publish(self, publication: PublishedStream) -> None:
-        """Read the source whenever somebody watches, until it has ended."""
+        """Read the source whenever somebody watches, until it has ended; `CodecChanged`."""
         while True:
             await publication.wanted()
             self._say(f"reading {self._options.source.shown}")
+            outcome: SourceEnded | CodecChanged | None = None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_when_unwatched, publication, nursery.cancel_scope)
-                try:
-                    await self._retry(partial(self._read, publication))
-                except SourceEnded:
+                outcome = await self._retry(partial(self._read, publication))
+                nursery.cancel_scope.cancel()
+            match outcome:
+                case None:
+                    self._say("nobody is watching")
+                case SourceEnded():
                     self._say(f"{self._options.source.shown} has ended")
-                    nursery.cancel_scope.cancel()
                     return
-            self._say("nobody is watching")
+                case CodecChanged():
+                    raise outcome
 
     async def _follow(self, client: RelayClient) -> None:
         """Tell what happens to the connection; raises `ClientClosed`."""
@@ -193,33 +210,37 @@ class Ingest:
 
     # -- the source
 
-    async def _learn_codec(self) -> SourceInfo:
+    async def _learn_codec(self) -> None:
         """Read the source once, until it tells its codec: viewers are told it with the stream."""
-        return await self._retry(self._look)
+        self._codec = (await self._retry(self._look)).codec_string
 
     async def _look(self) -> SourceInfo:
         async with self._open_reader() as reader:
             return await reader.open(self._options.request)
 
-    async def _read(self, publication: PublishedStream) -> NoReturn:
+    async def _read(self, publication: PublishedStream) -> SourceEnded | CodecChanged:
         async with self._open_reader() as reader:
             info = await reader.open(self._options.request)
             if self._failing is not None:
                 self._say(f"{self._options.source.shown} is back")
                 self._failing = None
-            if self._options.codec == "jpeg":
-                await self._send_pictures(reader, info, publication)
-            await self._send_frames(reader, info, publication)
+            if info.codec_string != self._codec:
+                self._codec = info.codec_string
+                return CodecChanged()
+            try:
+                if self._options.codec == "jpeg":
+                    await self._send_pictures(reader, info, publication)
+                await self._send_frames(reader, info, publication)
+            except SourceEnded as ended:
+                return ended
 
     async def _retry(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Try until it works, or the source has ended."""
+        """Try until it works; `SourceFailed` for a file."""
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             began = trio.current_time()
             try:
                 return await work()
-            except SourceEnded:
-                raise
             except SourceFailed as error:
                 reason = str(error)
             if self._options.source.kind == "file":

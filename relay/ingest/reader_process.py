@@ -27,12 +27,13 @@ from relay.ingest.wire import (
 )
 from relay.logs.printable import printable
 from relay.process.working_directory import working_directory
+from relay.settings.loading import SOURCE_VARIABLE, TOKEN_VARIABLE
 
 SILENCE_TIMEOUT = 30.0
 """Seconds without a message from the process. By itself, it gives a source up sooner."""
 READER_END_TIMEOUT = 5.0
 """Seconds for a killed process to be gone."""
-SECRET_VARIABLES = ("RELAY_TOKEN", "RELAY_SOURCE")
+SECRET_VARIABLES = (TOKEN_VARIABLE, SOURCE_VARIABLE, "RELAY_DATABASE_URL")
 """The process needs none of them."""
 READER_COMMAND = (sys.executable, "-P", "-m", "relay.ingest.reader")
 

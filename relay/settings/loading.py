@@ -28,8 +28,10 @@ from relay.settings.settings import SETTING_TYPES, SETTINGS, Settings, expected,
 VARIABLE_PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
 TOKEN_VARIABLE = "RELAY_TOKEN"  # noqa: S105 (the name of a variable)
-NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE)
-"""Variables that are not settings: the settings file, and the token of `relay top`."""
+SOURCE_VARIABLE = "RELAY_SOURCE"
+NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE, SOURCE_VARIABLE)
+"""Variables that are not settings: the settings file, the token of `relay top` and of `relay
+ingest`, and what that reads."""
 
 # Kubernetes sets these in each container of a namespace with a service called relay.
 _SERVICE_LINK = re.compile(

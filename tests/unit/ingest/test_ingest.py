@@ -12,7 +12,7 @@ import trio
 from attrs import define, field
 
 from relay.client import PicturePlan, PlannedPicture
-from relay.ingest.ingest import LINGER, Ingest, IngestOptions
+from relay.ingest.ingest import LINGER, CodecChanged, Ingest, IngestOptions
 from relay.ingest.reader_process import CopiedFrame, SourceEnded, SourceFailed
 from relay.ingest.source import parse_source
 from relay.ingest.wire import ReadRequest, SourceInfo, WantedPicture
@@ -62,7 +62,7 @@ class MemoryCamera:
 
     problem: Exception | None = None
     frames: list[CopiedFrame] = field(factory=list)
-    codec: str = "mjpeg"
+    codec: str | None = None
     opened: list[float] = field(factory=list)
     reading: int = 0
     wanted: list[WantedPicture] = field(factory=list)
@@ -78,8 +78,9 @@ class MemoryCamera:
     async def open(self, request: ReadRequest) -> SourceInfo:
         self.opened.append(trio.current_time())
         await trio.sleep(0.1)
-        self._fail()
-        return SourceInfo("h264" if request.copies else "mjpeg", 640, 480)
+        if not isinstance(self.problem, SourceEnded):  # it has begun before
+            self._fail()
+        return SourceInfo("h264" if request.copies else "mjpeg", 640, 480, self.codec)
 
     async def take(self, pictures: list[WantedPicture]) -> list[bytes]:
         await trio.sleep(0.01)
@@ -244,3 +245,16 @@ async def test_a_file_is_not_tried_again(tmp_path: Path, problem: SourceFailed) 
             ):
                 await ingest.publish(stream)
     assert len(camera.opened) == 1
+
+
+async def test_a_camera_with_another_codec_is_published_anew() -> None:
+    camera, stream = MemoryCamera(codec="avc1.640028"), MemoryStream(consumers=1)
+    ingest = Ingest(IngestOptions(CAMERA, "cam", "h264"), list[str]().append, camera.open_reader)
+    with trio.fail_after(10), pytest.raises(CodecChanged):
+        await ingest.publish(stream)
+    assert stream.sent == []
+    with trio.fail_after(10):
+        camera.frames = [CopiedFrame(b"I", True, False)]
+        with trio.move_on_after(1):
+            await ingest.publish(stream)
+    assert stream.sent[0] == (b"I", True, None)
