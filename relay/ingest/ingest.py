@@ -242,7 +242,7 @@ class Ingest:
             try:
                 return await work()
             except SourceFailed as error:
-                reason = str(error)
+                reason = self._options.source.explain(str(error))
             if self._options.source.kind == "file":
                 raise SourceFailed(f"cannot read {self._options.source.shown}: {reason}")
             if trio.current_time() >= began + SOURCE_STABLE_AFTER:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -51,6 +52,13 @@ FILE_FORMATS = {
 TOLD_OF_IN_PATHS = re.compile(r"[=&]")
 """Cameras take a password in the path, too: `/user=admin&password=secret`."""
 MAX_SOURCE_LENGTH = 4096
+IO_ERROR = "Input/output error"
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # macOS, Alpine
+)
 
 
 @frozen
@@ -81,12 +89,29 @@ class IngestSource:
             }
         if self.kind == "mjpeg":
             options |= {"max_redirects": "0", "codec_whitelist": "mjpeg"}
-        if self.verifies_tls and urlsplit(self.address).scheme in {"https", "rtsps"}:
-            paths = ssl.get_default_verify_paths()
+        if self.checks_certificate:
             options |= {"tls_verify": "1"}
-            if paths.cafile is not None:
-                options |= {"ca_file": paths.cafile}
+            authorities = find_authorities()
+            if authorities is not None:
+                options |= {"ca_file": authorities}
         return options
+
+    @property
+    def checks_certificate(self) -> bool:
+        scheme = urlsplit(self.address).scheme.lower()
+        return self.verifies_tls and scheme in {"https", "rtsps"}
+
+    def explain(self, reason: str) -> str:
+        """What FFmpeg says, in plainer words where it has one for everything."""
+        if reason == IO_ERROR and self.checks_certificate:
+            return "no TLS, or no valid certificate, which --insecure-tls does not check"
+        return reason
+
+
+def find_authorities() -> str | None:
+    """The file with the certificates that this system trusts: FFmpeg does not find it."""
+    usual = ssl.get_default_verify_paths().cafile
+    return next((each for each in (usual, *AUTHORITIES) if each and Path(each).is_file()), None)
 
 
 def parse_source(
@@ -104,6 +129,8 @@ def parse_source(
     if kind == "file":
         return _file(text)
     if kind == "device":
+        if sys.platform != "linux":
+            raise ConfigError("devices (V4L2) can be read on Linux only")
         shown = f"device {printable(text)}"
         return IngestSource("device", str(Path(text).absolute()), shown, "video4linux2")
     return _url(text, insecure_tls=insecure_tls)

@@ -14,6 +14,7 @@ from tests.integration.peers import Peer, new_stream_id
 from tests.integration.relay_process import RelayProcess, until
 
 MOST = 3
+SUPERSEDED = 4502
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,36 @@ async def test_a_user_has_no_more_streams_at_all_nodes_than_at_one(
                 nursery.start_soon(register, peer)
         assert codes.count("REGISTERED") == MOST
         assert codes.count("TOO_MANY_CONNECTIONS") == 4
+
+
+async def test_a_camera_produces_at_any_node_in_the_name_of_its_user(
+    nodes: list[RelayProcess], accounts: Accounts
+) -> None:
+    async with open_scene(accounts) as scene:
+        user_id = f"owner of {scene.stream_id}"
+        owner = accounts.session(user_id)
+        prefix = scene.stream_id[:-1] + "*"
+        camera = accounts.service(alerts=False, produce=[prefix], user_id=user_id)
+        viewer = await scene.viewer(nodes[1], owner)
+        first = await scene.phone(nodes[0], peer=await scene.log_in(nodes[0], camera))
+        await viewer.see(3)
+        refused = await (await scene.log_in(nodes[1], accounts.session("bob"))).ask(
+            {"type": "register", "streamId": scene.stream_id}
+        )
+        assert refused["code"] == "UNAUTHORIZED"
+        await scene.phone(nodes[1], peer=await scene.log_in(nodes[1], camera))
+        await first.until_closed()
+        assert first.closed is not None
+        assert first.closed[0] == SUPERSEDED
+        for number in range(MOST - 1):  # the user's own streams count with those of the camera
+            await scene.phone(
+                nodes[0],
+                peer=await scene.log_in(nodes[0], owner),
+                stream_id=f"own-{number}-{scene.stream_id}",
+            )
+        another = {"type": "register", "streamId": f"{scene.stream_id[:-1]}-another"}
+        refused = await (await scene.log_in(nodes[0], camera)).ask(another)
+        assert refused["code"] == "TOO_MANY_CONNECTIONS"
 
 
 async def test_grants_reach_viewers_and_observers_at_other_nodes(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import trio
@@ -75,7 +76,8 @@ def make_h264(count: int = 25, keyframe_interval: int = 5) -> list[bytes]:
     return [*made, *(bytes(packet) for packet in encoder.encode(None))]
 
 
-Serve = Callable[[trio.SocketStream], Awaitable[None]]
+Serve = Callable[[Any], Awaitable[None]]
+"""Serves one connection, a stream of Trio."""
 
 
 @define(eq=False)
@@ -128,7 +130,7 @@ async def open_camera(serve: Serve) -> AsyncIterator[Camera]:
 def mjpeg(jpegs: Sequence[bytes], *, fps: float = FPS) -> Serve:
     """Serve MJPEG over HTTP, over and over."""
 
-    async def serve(stream: trio.SocketStream) -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
         await read_head(stream)
         await stream.send_all(
             b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary="
@@ -148,7 +150,7 @@ def mjpeg(jpegs: Sequence[bytes], *, fps: float = FPS) -> Serve:
     return serve
 
 
-async def read_head(stream: trio.SocketStream) -> bytes:
+async def read_head(stream: trio.abc.Stream) -> bytes:
     """The head of a request."""
     head = b""
     while b"\r\n\r\n" not in head:
@@ -165,7 +167,7 @@ async def read_head(stream: trio.SocketStream) -> bytes:
 def rtsp(units: Sequence[bytes], *, password: str | None = None) -> Serve:
     """Serve H.264 over RTSP, over and over."""
 
-    async def serve(stream: trio.SocketStream) -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
         buffered = b""
         while True:
             while b"\r\n\r\n" not in buffered:
@@ -215,14 +217,14 @@ def _header(head: bytes, name: bytes) -> str:
     return "0"
 
 
-async def _until_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+async def _until_closed(stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
     with suppress(*GONE):
         while await stream.receive_some():
             pass
     scope.cancel()
 
 
-async def _send_rtp(stream: trio.SocketStream, units: Sequence[bytes]) -> None:
+async def _send_rtp(stream: trio.abc.Stream, units: Sequence[bytes]) -> None:
     sequence, time = 0, 0
     while True:
         for unit in units:

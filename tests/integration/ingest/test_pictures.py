@@ -6,6 +6,7 @@ import base64
 import ssl
 from pathlib import Path
 
+import pytest
 import trio
 import trustme
 
@@ -167,7 +168,7 @@ async def test_ingest_comes_back_when_the_relay_does(
 
 
 def garbage(data: bytes) -> Serve:
-    async def serve(stream: trio.SocketStream) -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
         await read_head(stream)
         await stream.send_all(data)
 
@@ -206,26 +207,30 @@ async def test_garbage_from_a_camera_is_survived(
 
 
 async def test_the_certificate_of_a_camera_is_checked(
-    relay: RelayProcess, play: StartIngest, ann: str
+    relay: RelayProcess,
+    play: StartIngest,
+    ann: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    context = trustme_context()
-    plain = mjpeg(make_jpegs())
+    authority, plain = trustme.CA(), mjpeg(make_jpegs())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
 
-    async def serve(stream: trio.SocketStream) -> None:
-        secure = trio.SSLStream(stream, context, server_side=True)
-        await plain(secure)  # type: ignore[arg-type]
+    async def serve(stream: trio.abc.HalfCloseableStream) -> None:
+        await plain(trio.SSLStream(stream, context, server_side=True))
+
+    async def comes(url: str, **options: bool) -> None:
+        async with play(url, **options) as played, login(relay, ann) as viewer:
+            await viewer.subscribe(played.stream_id)
+            await next_picture(viewer)
 
     async with open_camera(serve) as camera:
         url = f"https://127.0.0.1:{camera.port}/"
         async with play(url) as played, login(relay, ann) as viewer:
             await viewer.subscribe(played.stream_id)
-            await played.until_said("cannot read")
-        async with play(url, insecure_tls=True) as played, login(relay, ann) as viewer:
-            await viewer.subscribe(played.stream_id)
-            await next_picture(viewer)
-
-
-def trustme_context() -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    return context
+            await played.until_said("no valid certificate")
+        await comes(url, insecure_tls=True)
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        await comes(url)

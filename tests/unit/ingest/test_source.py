@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ SECRET = "s3cret"
         ("device:/dev/video0", "device /dev/video0", "none", "video4linux2"),
     ],
 )
+@pytest.mark.skipif(sys.platform != "linux", reason="V4L2")
 def test_each_kind_of_source_has_its_protocols_and_its_demuxer(
     text: str, shown: str, protocols: str, demuxer: str
 ) -> None:
@@ -96,6 +98,19 @@ def test_no_error_shows_credentials(text: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_source(text)
     assert SECRET not in str(error.value)
+
+
+def test_devices_are_read_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ConfigError, match="Linux only"):
+        parse_source("device:/dev/video0")
+
+
+def test_an_error_of_tls_says_what_to_look_at() -> None:
+    reason = "Input/output error"
+    assert "--insecure-tls" in parse_source("https://cam/").explain(reason)
+    assert parse_source("https://cam/", insecure_tls=True).explain(reason) == reason
+    assert parse_source("http://cam/").explain(reason) == reason
 
 
 def test_certificates_are_checked_unless_told_otherwise() -> None:
