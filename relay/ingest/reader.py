@@ -162,6 +162,8 @@ class Reader:
     _encoder: JpegEncoder = field(factory=JpegEncoder)
     _pace: FilePace = field(factory=FilePace)
     _failures: int = 0
+    _has_gap: bool = False
+    """Whether a frame was left out on which those that follow may build."""
 
     def run(self) -> None:
         """Read the source to its end; `CannotRead`."""
@@ -205,7 +207,9 @@ class Reader:
         self, container: InputContainer, stream: VideoStream
     ) -> Iterator[av.Packet[VideoStream]]:
         for packet in container.demux(stream):
-            if packet.size == 0 or packet.size > MAX_SOURCE_FRAME:
+            if packet.size > MAX_SOURCE_FRAME:
+                self._has_gap = True
+            if not 0 < packet.size <= MAX_SOURCE_FRAME:
                 continue
             if self._request.is_file:
                 at = packet.pts if packet.dts is None else packet.dts
@@ -294,10 +298,12 @@ class Reader:
                 if time.monotonic() - began > MAX_WITHOUT_KEYFRAME:
                     raise CannotRead("it sends no keyframes")
                 continue
+            self._has_gap = self._has_gap and not frame.keyframe
+            if self._has_gap:
+                continue
             yield True
             flags = KEYFRAME if frame.keyframe else DISCARDABLE if frame.discardable else 0
-            if len(frame.data) <= MAX_SOURCE_FRAME:
-                self._output.send(MessageKind.FRAME, frame.data, flags)
+            self._output.send(MessageKind.FRAME, frame.data, flags)
 
     def _tell(self, codec: str, width: int, height: int, codec_string: str | None = None) -> None:
         info = msgspec.convert(

@@ -21,9 +21,9 @@ GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> av.VideoFrame:
     """A picture in which something moves."""
     frame = av.VideoFrame(width, height, "yuv420p")
-    for plane, value in zip(frame.planes, (16, 128, 128), strict=True):
-        row = bytearray([value]) * plane.line_size
-        if plane is frame.planes[0]:
+    for index, plane in enumerate(frame.planes):
+        row = bytearray([128 if index else 40]) * plane.line_size
+        if index == 0:
             at = 8 * number % (width - 16)
             row[at : at + 16] = b"\xe0" * 16
         plane.update(bytes(row) * plane.height)
