@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -37,7 +38,7 @@ LINGER = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between attempts to read a source."""
 SOURCE_STABLE_AFTER = 10.0
-"""Seconds after which a source that fails counts as one that worked."""
+"""Seconds for which a source has to be open to be tried again soon when it fails."""
 ROOM_INTERVAL = 0.02
 """Seconds between looks at whether the link has room."""
 FULL_LAYER = "full"
@@ -129,6 +130,8 @@ class Ingest:
     """Set, and replaced, when the relay has told something."""
     _codec: str | None = field(default=None, init=False)
     """The codec string that viewers are told; None for JPEG."""
+    _opened_at: float = field(default=math.inf, init=False)
+    """When the source was opened that is read now."""
     _failing: str | None = field(default=None, init=False)
     """Why the source could not be read, as it was last told."""
 
@@ -221,6 +224,7 @@ class Ingest:
     async def _read(self, publication: PublishedStream) -> SourceEnded | CodecChanged:
         async with self._open_reader() as reader:
             info = await reader.open(self._options.request)
+            self._opened_at = trio.current_time()
             if self._failing is not None:
                 self._say(f"{self._options.source.shown} is back")
                 self._failing = None
@@ -238,14 +242,14 @@ class Ingest:
         """Try until it works; `SourceFailed` for a file."""
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
-            began = trio.current_time()
+            self._opened_at = math.inf
             try:
                 return await work()
             except SourceFailed as error:
                 reason = self._options.source.explain(str(error))
             if self._options.source.kind == "file":
                 raise SourceFailed(f"cannot read {self._options.source.shown}: {reason}")
-            if trio.current_time() >= began + SOURCE_STABLE_AFTER:
+            if trio.current_time() >= self._opened_at + SOURCE_STABLE_AFTER:
                 backoff.reset()
             pause = backoff.next()
             if reason != self._failing or pause < LONGEST_PAUSE:

@@ -52,7 +52,7 @@ FILE_FORMATS = {
 TOLD_OF_IN_PATHS = re.compile(r"[=&]")
 """Cameras take a password in the path, too: `/user=admin&password=secret`."""
 MAX_SOURCE_LENGTH = 4096
-IO_ERROR = "Input/output error"
+IO_ERROR, INTERRUPTED = "Input/output error", "Immediate exit requested"
 AUTHORITIES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
@@ -102,7 +102,9 @@ class IngestSource:
         return self.verifies_tls and scheme in {"https", "rtsps"}
 
     def explain(self, reason: str) -> str:
-        """What FFmpeg says, in plainer words where it has one for everything."""
+        """What FFmpeg says, in plainer words where it does not tell a user what is wrong."""
+        if reason == INTERRUPTED:
+            return "it sends nothing"
         if reason == IO_ERROR and self.checks_certificate:
             return "no TLS, or no valid certificate, which --insecure-tls does not check"
         return reason

@@ -63,6 +63,8 @@ class MemoryCamera:
     problem: Exception | None = None
     frames: list[CopiedFrame] = field(factory=list)
     codec: str | None = None
+    patience: float = 0.1
+    """Seconds until it is open, or fails."""
     opened: list[float] = field(factory=list)
     reading: int = 0
     wanted: list[WantedPicture] = field(factory=list)
@@ -77,7 +79,7 @@ class MemoryCamera:
 
     async def open(self, request: ReadRequest) -> SourceInfo:
         self.opened.append(trio.current_time())
-        await trio.sleep(0.1)
+        await trio.sleep(self.patience)
         if not isinstance(self.problem, SourceEnded):  # it has begun before
             self._fail()
         return SourceInfo("h264" if request.copies else "mjpeg", 640, 480, self.codec)
@@ -205,6 +207,15 @@ async def test_a_camera_that_fails_is_tried_again_after_longer_and_longer() -> N
         assert scene.said[-1] == "rtsp://cam/main is back"
         assert scene.stream.sent
         assert not any("s3cret" in each for each in scene.said)
+
+
+async def test_a_camera_that_takes_long_to_fail_has_not_worked() -> None:
+    camera = MemoryCamera(problem=SourceFailed("it sends nothing"), patience=12.0)
+    async with playing(IngestOptions(CAMERA, "cam"), camera) as scene:
+        scene.watch(1)
+        await trio.sleep(120)
+    pauses = [round(b - a) for a, b in pairwise(camera.opened)]
+    assert pauses == [13, 14, 16, 20, 28]
 
 
 async def test_a_camera_that_worked_for_a_while_is_tried_again_soon() -> None:

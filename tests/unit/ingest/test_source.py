@@ -113,6 +113,10 @@ def test_an_error_of_tls_says_what_to_look_at() -> None:
     assert parse_source("http://cam/").explain(reason) == reason
 
 
+def test_a_source_that_was_given_up_sends_nothing() -> None:
+    assert parse_source("http://cam/").explain("Immediate exit requested") == "it sends nothing"
+
+
 def test_certificates_are_checked_unless_told_otherwise() -> None:
     assert parse_source("rtsps://cam/x").options["tls_verify"] == "1"
     assert "tls_verify" not in parse_source("rtsps://cam/x", insecure_tls=True).options
