@@ -93,7 +93,8 @@ def link_make(
         if user is None:
             user_id, by_session = await store.links.owner_of(stream)
         else:
-            user_id, by_session = await store.sessions.find_user(user), True
+            user_id = await store.sessions.find_user(user)
+            by_session = not await store.sessions.deleted_among([user_id])
         new = NewLink(stream, what, round(lifetime.total_seconds()), readers)
         made, capability = await store.links.make(
             new, user_id, by_session=by_session, by_command=True

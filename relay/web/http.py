@@ -251,11 +251,15 @@ class _Exchange:
         lines += [b"%s: %s" % each for each in (*headers, *_closing_headers())]
         self._head, self._handed_over = None, True
         self._scope.deadline = inf
-        await self._stream.send_all(b"\r\n".join((*lines, b"", b"")))
-        if not self._bodiless:
-            self._streamed = True
-            self._cancel_stream_if_left()
-            await write()
+        try:
+            with trio.fail_after(REQUEST_TIMEOUT):
+                await self._stream.send_all(b"\r\n".join((*lines, b"", b"")))
+            if not self._bodiless:
+                self._streamed = True
+                self._cancel_stream_if_left()
+                await write()
+        except (*DISCONNECTED, trio.TooSlowError):
+            await self._give_up()
 
     async def _write(self, *events: h11.Event) -> None:
         data = b"".join(self._http.send(event) or b"" for event in events)

@@ -93,8 +93,6 @@ class PictureSource:
 
     async def part_of(self, frame: Frame) -> Buffer:
         """A frame as a part of an answer; `ApiError` if it is no JPEG picture."""
-        if frame.keyframe is not None:
-            raise not_jpeg()
         if frame.is_large and not frame.is_encoded(JPEG_PARTS, in_parts=False):
             frame.keep()
             await frame.encode(JPEG_PARTS, in_parts=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog.testing
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -322,6 +323,21 @@ async def test_when_relay_stops_it_ends_with_whole_pictures(gallery: MemoryRelay
     boundary = reader.headers["content-type"].partition("boundary=")[2].encode()
     assert rest.count(b"image/jpeg") >= 1
     assert rest.endswith(b"--" + boundary + b"\r\n")
+
+
+@pytest.mark.parametrize("capacity", [0, 10, 300, 4096])
+async def test_a_reader_that_leaves_at_once_is_no_failure(
+    gallery: MemoryRelay, capacity: int
+) -> None:
+    await phone_with_picture(gallery)
+    with structlog.testing.capture_logs() as logged:
+        reader = request(gallery, LIVE, capacity=max(1, capacity))
+        if capacity:
+            await reader.read()
+        reader.leave()
+        await trio.sleep(40.0)
+    assert gallery.hub.count().consumers == 0
+    assert not [each for each in logged if each["log_level"] == "error"]
 
 
 # -- limits
