@@ -49,7 +49,7 @@ class SessionStore(TokenTable, SessionTable, SessionRows, Protocol):
     """The sessions, to look up and to read again."""
 
 
-class LinkStore(LinkCapabilities, LinkRows, Protocol):
+class StoredLinks(LinkCapabilities, LinkRows, Protocol):
     """The links, to look up and to read again."""
 
 
@@ -78,7 +78,7 @@ async def open_auth(
     *,
     sessions: SessionStore,
     services: ServiceStore,
-    links: LinkStore,
+    links: StoredLinks,
     changes: ChangeFeed,
     triggers: ChangeTriggers,
     activity: Activity,

@@ -32,6 +32,7 @@ NEEDED = """
         ('raised_alerts', 'select delete'),
         ('service_tokens', 'select'),
         ('links', 'select insert update delete'),
+        ('link_readers', 'select insert update delete'),
         ('grants', 'select'),
         ('deleted_owners', 'select delete'),
         ('operator_requests', 'select insert update delete'),

@@ -20,3 +20,12 @@ create trigger links_delete after delete on relay.links referencing old table as
     for each statement execute function relay.notify_of_changes('link', 'link_id');
 create trigger links_truncate after truncate on relay.links
     for each statement execute function relay.notify_of_changes('link', 'link_id');
+
+-- Those who read MJPEG with a link at this moment, on any relay. A row counts while it is renewed;
+-- nothing here outlives the relays, so it is not logged.
+create unlogged table relay.link_readers (
+    reader_id text primary key,
+    link_id text not null,
+    seen_at timestamptz not null default clock_timestamp()
+);
+create index link_readers_of_a_link on relay.link_readers (link_id, seen_at);

@@ -16,6 +16,8 @@ from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.audit import record_change
 
+MAX_LEASE_SECONDS = 45
+"""For which a reader of a link counts that was not kept meanwhile."""
 _COLUMNS = (
     "link_id, stream_id, purpose, made_by, readers, expires_at,"
     " extract(epoch from expires_at - clock_timestamp())::float8, by_session"
@@ -30,6 +32,13 @@ _INSERT = """
 _SELECT = f"select {_COLUMNS} from relay.links where expires_at > clock_timestamp()"  # noqa: S608
 _COUNT = "select count(*) from relay.links where made_by = %s and expires_at > clock_timestamp()"
 _PRUNE = "delete from relay.links where expires_at <= clock_timestamp()"
+_FRESH = f"seen_at > clock_timestamp() - interval '{MAX_LEASE_SECONDS} seconds'"
+_FORGET_READERS = f"delete from relay.link_readers where not {_FRESH}"  # noqa: S608
+_ENTER = f"""
+    insert into relay.link_readers (reader_id, link_id)
+    select %(reader)s, %(link)s
+    where (select count(*) from relay.link_readers where link_id = %(link)s and {_FRESH}) < %(most)s
+"""  # noqa: S608
 
 
 class LinkMakers(Protocol):
@@ -127,6 +136,46 @@ class LinkTable:
             return bool(rows)
 
         return await self._database.transact(delete)
+
+    async def enter(self, link: PictureLink) -> str | None:
+        """Count a reader of a link, among those of all relays, until it leaves or is not kept;
+        returns its id, or None if there are as many as may be. `StoreUnavailable`."""
+        reader_id = secrets.token_hex(12)
+
+        def insert(connection: Connection) -> bool:
+            # One at a time for each link: two would find the same last place.
+            connection.execute(
+                "select from relay.links where link_id = %s for update", [link.link_id]
+            )
+            connection.execute(_FORGET_READERS)
+            entered = connection.execute(
+                _ENTER, {"reader": reader_id, "link": link.link_id, "most": link.readers}
+            )
+            return entered.rowcount > 0
+
+        return reader_id if await self._database.transact(insert) else None
+
+    async def keep(self, link: PictureLink, reader_id: str) -> None:
+        """Go on counting a reader; to be called more often than every `MAX_LEASE_SECONDS`."""
+        await self._database.transact(
+            lambda connection: (
+                connection.execute(
+                    "insert into relay.link_readers (reader_id, link_id) values (%s, %s)"
+                    " on conflict (reader_id) do update set seen_at = clock_timestamp()",
+                    [reader_id, link.link_id],
+                ).rowcount
+            )
+        )
+
+    async def leave(self, reader_id: str) -> None:
+        """Count a reader no more."""
+        await self._database.transact(
+            lambda connection: (
+                connection.execute(
+                    "delete from relay.link_readers where reader_id = %s", [reader_id]
+                ).rowcount
+            )
+        )
 
     async def owner_of(self, stream_id: str) -> tuple[str, bool]:
         """The owner of a stream, and whether that is a row of the user table as far as is known;

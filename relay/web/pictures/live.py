@@ -7,6 +7,7 @@ frame alone.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Annotated
@@ -30,7 +31,7 @@ from relay.renditions.jpeg_header import read_renderable_size
 from relay.web.api import ApiError, query_of
 from relay.web.http import HAND_OVER
 from relay.web.pictures.access import Access, Visitor
-from relay.web.pictures.answers import AnswerInSteps, headers_for, send_head
+from relay.web.pictures.answers import AnswerInSteps, headers_for, send_head, send_picture
 from relay.web.pictures.reader import PictureReader
 from relay.web.pictures.source import PictureSource
 from relay.web.pictures.stills import NO_RENDITIONS, NOT_SCALABLE, Width
@@ -73,18 +74,23 @@ class Live:
                 waiting = stack.enter_context(self._source.waiting(stream, reader))
                 frame = await self._source.first_picture(waiting)
                 await self._check(frame, stream, query.width)
-                if request.method != "HEAD":
-                    self._count(visitor)
                 headers = headers_for(JPEG_PARTS.content_type, embeddable=visitor.by_link)
-                await send_head(send, 200, headers)
-                options = FlowControlOptions(
-                    max_fps=query.max_fps,
-                    max_width=query.width,
-                    adapts=query.width is not None,
-                )
-                consumer = self._source.consumer(Consumer, stream_id, reader, options)
-                write = partial(self._write, reader, consumer, stack)
-                await send({"type": HAND_OVER, "write": write})
+                if request.method == "HEAD":
+                    await send_head(send, 200, headers)
+                    await send_picture(send, b"")
+                    return
+                async with self._access.placed(visitor) as place:
+                    self._count(visitor)
+                    await send_head(send, 200, headers)
+                    options = FlowControlOptions(
+                        max_fps=query.max_fps,
+                        max_width=query.width,
+                        adapts=query.width is not None,
+                    )
+                    consumer = self._source.consumer(Consumer, stream_id, reader, options)
+                    keep = partial(self._access.keep, visitor, place)
+                    write = partial(self._write, reader, consumer, stack, keep)
+                    await send({"type": HAND_OVER, "write": write})
 
     async def _check(self, frame: Frame, stream: Stream, width: int | None) -> None:
         """Refuse a stream whose pictures are of no use; `ApiError`."""
@@ -105,9 +111,15 @@ class Live:
         if limit is not None:
             raise self._source.api.refusal(limit, "There are too many connections")
 
-    async def _write(self, reader: PictureReader, consumer: Consumer, waiting: ExitStack) -> None:
+    async def _write(
+        self,
+        reader: PictureReader,
+        consumer: Consumer,
+        waiting: ExitStack,
+        keep: Callable[[], Awaitable[None]],
+    ) -> None:
         """Write pictures until the answer is over, or the connection ends; what waited for the
-        first of them has done so."""
+        first of them has done so. `keep` is run meanwhile."""
         outlet = consumer.outlet
         outlet.stall_timeout = self._idle_timeout
         await outlet.send(JPEG_PARTS.first_boundary)
@@ -115,6 +127,7 @@ class Live:
             async with trio.open_nursery() as nursery:
                 outlet.open(partial(nursery.start_soon, outlet.run))
                 nursery.start_soon(reader.keep_session)
+                nursery.start_soon(keep)
                 with reader.subscribed(self._source.context.hub, consumer) as stream:
                     waiting.close()
                     await self._wait_for_end(stream, reader, consumer)

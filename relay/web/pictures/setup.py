@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Protocol, Self
 
 from attrs import frozen
 
 from relay.auth.login import Login
 from relay.connection.context import SessionContext
 from relay.web.api import Api
-from relay.web.pictures.access import Access
+from relay.web.pictures.access import Access, LinkPlaces
 from relay.web.pictures.links import LinkApi, LinksOfUsers
 from relay.web.pictures.live import Live
 from relay.web.pictures.source import PictureSource
 from relay.web.pictures.stills import Stills
+
+
+class LinkStore(LinksOfUsers, LinkPlaces, Protocol):
+    """The links, and who reads with them."""
 
 
 @frozen
@@ -30,11 +34,11 @@ class Pictures:
         api: Api,
         context: SessionContext,
         idle_timeout: float,
-        links: LinksOfUsers,
+        links: LinkStore,
         link_login: Login,
     ) -> Self:
         """`idle_timeout`: seconds without a picture after which MJPEG ends."""
-        source, access = PictureSource(api, context), Access(api, context.watch, link_login)
+        source, access = PictureSource(api, context), Access(api, context.watch, link_login, links)
         return cls(
             Stills(source, access), Live(source, access, idle_timeout), LinkApi(source, links)
         )

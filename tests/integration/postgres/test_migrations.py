@@ -56,6 +56,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "claim_locks",
         "deleted_owners",
         "grants",
+        "link_readers",
         "links",
         "live_streams",
         "migrations",

@@ -248,8 +248,18 @@ async def test_in_a_cluster_any_node_has_them(
                 still = await second.get(f"{path}/latest.jpg{query}", headers=header)
                 assert (still.status, still.body in film) == (200, True)
             link = await make_link(database_url, stream_id, "--what", "mjpeg")
-            got = await run("curl", "-s", "--max-time", "1", second.url + link)
+            one_second = ("curl", "-s", "--max-time", "1")
+            got = await run(*one_second, second.url + link)
             assert got.stdout.count(b"image/jpeg") > PICTURES, got.stdout
+            link = await make_link(database_url, stream_id, "--what", "mjpeg", "--readers", "1")
+            reader = await trio.open_tcp_stream("127.0.0.1", first.port)
+            await reader.send_all(f"GET {link} HTTP/1.0\r\n\r\n".encode())
+            assert b"200 OK" in await reader.receive_some()
+            assert (await second.get(link)).status == 429
+            await reader.aclose()
+            with trio.fail_after(PATIENCE):
+                while b"image/jpeg" not in (await run(*one_second, second.url + link)).stdout:
+                    pass
             stranger = accounts.session("stranger")
             others = await second.get(f"{path}/latest.jpg", headers=bearer(stranger))
             assert others.status == 404

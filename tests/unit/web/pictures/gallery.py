@@ -57,6 +57,9 @@ class MemoryLinks:
     made: dict[str, PictureLink] = field(factory=dict)
     deleted: set[str] = field(factory=set)
     """Users."""
+    readers: list[str] = field(factory=list)
+    """Of MJPEG on all relays: the id of the link of each."""
+    kept: int = 0
 
     async def make(
         self, link: NewLink, user_id: str, *, by_session: bool
@@ -100,6 +103,21 @@ class MemoryLinks:
             del self.made[capability]
             self.relay.change_feed.tell(Change("link", link_id))
         return bool(mine)
+
+    async def enter(self, link: PictureLink) -> str | None:
+        await trio.lowlevel.checkpoint()
+        if self.readers.count(link.link_id) >= link.readers:
+            return None
+        self.readers.append(link.link_id)
+        return link.link_id
+
+    async def keep(self, link: PictureLink, reader_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.kept += 1
+
+    async def leave(self, reader_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.readers.remove(reader_id)
 
     def _maker(self, link: PictureLink) -> User:
         granted = self.relay.verifier.grants.get(link.made_by, frozenset())

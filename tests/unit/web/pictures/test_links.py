@@ -107,6 +107,22 @@ async def test_only_so_many_use_it_at_a_time(relay: MemoryRelay, phone: Client) 
     assert (await answer(relay, url, token=None)).status == 200
 
 
+async def test_readers_on_other_relays_count(
+    relay: MemoryRelay, links: MemoryLinks, phone: Client
+) -> None:
+    url = await make(relay, readers=2)
+    links.readers.append("id0")
+    reader = await answer(relay, url, token=None)
+    assert [reader.status, (await answer(relay, url, token=None)).status] == [200, 429]
+    for number in range(2):
+        await trio.sleep(20.0)
+        await send_picture(phone, picture(number))
+    assert links.kept == 2
+    reader.leave()
+    await wait_all_tasks_blocked()
+    assert links.readers == ["id0"]
+
+
 async def test_strangers_do_not_push_out_the_connections_of_the_maker(relay: MemoryRelay) -> None:
     caps = Caps(connections=9, per_address=9, per_user=1, unauthenticated=9)
     relay.guard = Guard(connections=ConnectionLimits(caps))
