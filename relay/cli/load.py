@@ -121,6 +121,20 @@ def load() -> None:
     group="Results",
 )
 @click.option(
+    "--remote-write",
+    metavar="URL",
+    help="Send metrics to Prometheus each second, with its remote-write protocol.",
+    cls=GroupedOption,
+    group="Results",
+)
+@click.option(
+    "--otlp",
+    metavar="URL",
+    help="Send metrics to an OpenTelemetry collector each second, over HTTP.",
+    cls=GroupedOption,
+    group="Results",
+)
+@click.option(
     "--abort-on-fail", is_flag=True, help="End the run as soon as a check can no longer pass."
 )
 @click.option(
@@ -156,6 +170,8 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     baseline: Path | None,
     tolerance: float,
     github: bool,
+    remote_write: str | None,
+    otlp: str | None,
     abort_on_fail: bool,
     target_is_mine: bool,
     targets: tuple[str, ...],
@@ -174,6 +190,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
       relay load run mine.toml --baseline yesterday.json --junit mine.xml
       relay load run mine.toml --target ws://localhost:3000 --target ws://localhost:3001
     """
+    from relay.load.report.metric_sinks import SinkAddresses
     from relay.load.report.outputs import OutputFiles
     from relay.load.runner import Baseline, run_scenario
 
@@ -185,6 +202,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
         abort_on_fail=abort_on_fail,
         target_is_mine=target_is_mine,
         baseline=None if baseline is None else Baseline(baseline, tolerance / 100),
+        sinks=SinkAddresses.of(remote_write, otlp),
         on_github=github or os.environ.get("GITHUB_ACTIONS") == "true",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -23,6 +23,7 @@ from relay.load.measures.noise import MIN_COMPARED_SECONDS
 from relay.load.measures.results import BadResult, Outcome, RunResult, Second, read_result
 from relay.load.report.github import Annotations
 from relay.load.report.live_view import LiveView
+from relay.load.report.metric_sinks import SinkAddresses, open_metric_feed
 from relay.load.report.outputs import (
     BestEffortOutput,
     CsvFile,
@@ -82,6 +83,7 @@ def run_scenario(
     target_is_mine: bool = False,
     on_github: bool = False,
     baseline: Baseline | None = None,
+    sinks: SinkAddresses = SinkAddresses(),  # noqa: B008 (frozen)
 ) -> int:
     """Run a scenario; returns the exit code. `targets` are used in place of its own.
 
@@ -106,7 +108,7 @@ def run_scenario(
         coordinator = Coordinator(scenario, options, source, str(path))
         before = None if baseline is None else (baseline.open(scenario), baseline.tolerance)
         with notes:
-            result, failures = _run_and_write(coordinator, files, output, before)
+            result, failures = _run_and_write(coordinator, files, output, before, sinks)
     except (ScenarioError, BadResult, IncomparableRuns) as error:
         notes.error(print_error(str(error)))
         return BAD_SCENARIO
@@ -122,6 +124,7 @@ def _run_and_write(
     files: OutputFiles,
     output: BestEffortOutput,
     before: tuple[RecordedRun, float] | None,
+    sinks: SinkAddresses,
 ) -> tuple[RunResult, list[str]]:
     """Run it, and write all files; returns what could not be written as well."""
     console = Console(file=cast(IO[str], output), markup=False, highlight=False)
@@ -129,13 +132,8 @@ def _run_and_write(
         console.width = NON_TTY_WIDTH
     state = coordinator.state
     with JsonLines(files.json) as lines, CsvFile(files.csv) as rows:
-
-        def write_second(second: Second) -> None:
-            lines.second(second)
-            rows.second(second)
-
-        state.on_second = write_second
-        trio.run(_run, coordinator, console)
+        state.on_second = in_turn(lines.second, rows.second)
+        trio.run(_run, coordinator, console, sinks)
         result = state.result()
         if before is not None and result.problem is None:
             baseline, tolerance = before
@@ -156,11 +154,27 @@ def _run_and_write(
     return result, [each for each in failures if each is not None]
 
 
-async def _run(coordinator: Coordinator, console: Console) -> None:
+async def _run(coordinator: Coordinator, console: Console, addresses: SinkAddresses) -> None:
+    state = coordinator.state
+    run = (("run", state.run_id), ("scenario", state.scenario.name))
+
+    def note(words: str) -> None:
+        state.note(state.now, words)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(LiveView(console, coordinator.state).show)
-        await coordinator.run()
+        nursery.start_soon(LiveView(console, state).show)
+        async with open_metric_feed(addresses, run, note) as feed:
+            state.on_second = in_turn(state.on_second, feed.take)
+            await coordinator.run()
         nursery.cancel_scope.cancel()
+
+
+def in_turn(*takers: Callable[[Second], None]) -> Callable[[Second], None]:
+    def take(second: Second) -> None:
+        for each in takers:
+            each(second)
+
+    return take
 
 
 def print_error(text: str) -> str:

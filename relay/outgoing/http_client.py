@@ -70,6 +70,19 @@ class HttpClient:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise RequestFailed(_why(error)) from None
 
+    async def post(
+        self, url: str, body: bytes, *, headers: Mapping[str, str], max_bytes: int
+    ) -> HttpResponse:
+        """Post a body; the response, whatever its status. `RequestFailed` if there is none. A user
+        name and a password in the URL are sent as such."""
+        try:
+            async with self._client.stream(
+                "POST", url, headers=dict(headers), content=body
+            ) as response:
+                return HttpResponse(response.status_code, await _read(response, max_bytes))
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise RequestFailed(_why(error)) from None
+
     async def _request(
         self,
         method: str,

@@ -96,7 +96,7 @@ class RunState:
         self.observations.add(update.observations)
 
     def note(self, at: float, words: str) -> None:
-        """Note what was done to a target, in seconds of the run."""
+        """Note what was done to a target, or failed beside the run, in seconds of the run."""
         self.events.append(f"{at:4.1f} s  {words}")
 
     def end_second(self, at: float, usage: Mapping[str, ProcessUsage]) -> None:
