@@ -27,7 +27,6 @@ from tests.integration.load_command import (
     start,
     until_line,
     write,
-    write_baseline,
 )
 from tests.integration.relay_process import RelayProcess, start_relay
 from tests.integration.web_server import open_web_server, says
@@ -107,27 +106,6 @@ def test_two_runs_of_a_scenario_agree_and_can_be_compared(
     code, output, errors = finish(start(folder, "compare", *map(str, files)))
     assert (code, errors) == (0, "")
     assert "fast frame_age p99" in output
-
-
-def test_a_run_that_is_worse_than_its_baseline_is_exit_code_4(
-    relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
-) -> None:
-    source = SHORT.replace('"1s"', '"10s"', 1)
-    lines, baseline = tmp_path / "r.json", tmp_path / "before.json"
-    scenario = against(relay, accounts, tmp_path, source)
-    write_baseline(baseline, "short")
-    code, output, errors = finish(
-        start(folder, scenario, "--baseline", str(baseline), "--json", str(lines))
-    )
-    assert (code, errors) == (4, ""), output
-    assert "all checks passed" in output
-    assert "worse by more than 20%: fast frame_age.p50, fast frame_age.p99" in output
-    comparison = read_result(lines)[0].comparison
-    assert comparison is not None
-    assert comparison.seconds >= 10
-    code, output, _ = finish(start(folder, "compare", str(lines), str(baseline)))
-    assert code == 0
-    assert re.search("fast frame_age.p50 .* better", output)
 
 
 def test_what_a_script_prints_is_for_people_and_does_not_disturb_the_run(

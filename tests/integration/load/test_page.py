@@ -1,0 +1,105 @@
+"""Every command of `relay load` in docs/load-testing.md is run as it is printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from relay.load.measures.results import read_result
+from tests.integration.accounts import Accounts
+from tests.integration.load_command import PATIENCE, SHORT, against, write_baseline
+from tests.integration.proxies import free_port
+from tests.integration.relay_process import PROJECT, RelayProcess, start_relay
+
+PAGE = (PROJECT / "docs" / "load-testing.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if "relay load" in line]
+EXAMPLES = ("load smoke", "load three-nodes", "load self-test")
+"""Commands that take up to a minute, as they are printed."""
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    with start_relay("--profile", "load", database_url=database_url) as relay:
+        yield relay
+
+
+def run(command: str, folder: Path) -> tuple[int, str]:
+    """Run a command in a folder that looks like the project's; its exit code and what it says."""
+    (folder / "scripts").mkdir(exist_ok=True)
+    script = folder / "scripts" / "relay"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m relay "$@"\n')
+    script.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        check=False,
+        cwd=folder,
+        env=os.environ | {"GITHUB_ACTIONS": "", "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def printed_with(part: str) -> str:
+    (command,) = [str(each) for each in COMMANDS if part in each]
+    return command
+
+
+def test_the_commands_do_what_the_page_says(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path
+) -> None:
+    """In their order, with a short scenario, against the relay of this test."""
+    long = [printed_with(part) for part in (*EXAMPLES, "--baseline")]
+    commands = [command for command in COMMANDS if command not in long]
+    assert len(commands) >= 8
+    for printed in commands:
+        if "load mine.toml" in printed:
+            against(relay, accounts, tmp_path)
+        if "other.json" in printed:
+            shutil.copy(tmp_path / re.findall(r"\w+\.json", printed)[0], tmp_path / "other.json")
+        command = here(printed, relay).replace("$(…)", accounts.session("ann"))
+        code, output = run(command.replace("--seconds 60", "--seconds 1"), tmp_path)
+        assert code == 0, f"{command}\n{output}"
+        assert output.count("write: nobody answers there") == 2 * ("--remote-write" in printed)
+    for name in ("mine.html", "mine.json", "baseline.json", "door.trace"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def here(command: str, relay: RelayProcess) -> str:
+    """With the address of the relay, and with no Prometheus and no collector."""
+    command = command.replace("ws://localhost:3000", relay.url.replace("http", "ws", 1))
+    return re.sub(r"http://localhost:\d+", lambda _: f"http://127.0.0.1:{free_port()}", command)
+
+
+def test_a_run_that_is_worse_than_its_baseline_is_exit_code_4(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path
+) -> None:
+    against(relay, accounts, tmp_path, SHORT.replace('"1s"', '"10s"', 1))
+    write_baseline(tmp_path / "baseline.json", "short")
+    code, output = run(f"{printed_with('--baseline')} --json judged.json", tmp_path)
+    assert code == 4, output
+    assert "all checks passed" in output
+    comparison = read_result(tmp_path / "judged.json")[0].comparison
+    assert comparison is not None
+    worse = [each.name for each in comparison.with_verdict("worse")]
+    assert worse == ["fast frame_age.p50", "fast frame_age.p99"]
+    assert f"worse by more than 20%: {', '.join(worse)}" in output
+    (suite,) = ET.parse(tmp_path / "mine.xml").getroot()
+    assert suite.get("failures") == "2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", EXAMPLES)
+def test_an_example_does_what_the_page_says(part: str, tmp_path: Path) -> None:
+    code, output = run(printed_with(part), tmp_path)
+    assert code == 0, output
