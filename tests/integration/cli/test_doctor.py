@@ -159,8 +159,8 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
     found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
     assert found["tables"].said == (
         "this role may not use alert_byte_changes, alert_bytes, alert_order, alerts, audit,"
-        " claim_locks, deleted_owners, epochs, live_streams, nodes, operator_requests,"
-        " raised_alerts, streams, webhooks"
+        " claim_locks, deleted_owners, epochs, link_readers, links, live_streams, nodes,"
+        " operator_requests, raised_alerts, streams, webhooks"
     )
     assert "DELETE" in found["tables"].do
     with psycopg.connect(postgres_url) as connection:
@@ -192,6 +192,7 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
                 " grant insert, update, delete on relay.audit to {0};"
                 " grant update on relay.webhooks, relay.claim_locks to {0};"
                 " grant insert, update, delete on relay.nodes, relay.live_streams to {0};"
+                " grant insert, update, delete on relay.links, relay.link_readers to {0};"
                 " grant usage, update on sequence relay.epochs to {0};"
                 ' grant select on "user", session to {0}'
             ).format(role)
@@ -206,6 +207,14 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
             alert = {"type": "alert", "streamId": stream_id, "severity": "low", "message": "m"}
             assert (await phone.ask(alert))["code"] == "ALERT_ACCEPTED"
             assert (await phone.receive_type("alert"))["message"] == "m"
+            await phone.send_frame(b"\xff\xd8\xff\xe0 a picture")
+            body = b'{"streamId": "%s", "what": "mjpeg"}' % stream_id.encode()
+            header = {"Authorization": f"Bearer {token}"}
+            made = await relay.get("/links", "POST", headers=header, body=body)
+            reader = await trio.open_tcp_stream("127.0.0.1", relay.port)
+            async with reader:
+                await reader.send_all(f"GET {made.json()['url']} HTTP/1.0\r\n\r\n".encode())
+                assert b"200 OK" in await reader.receive_some()
         await until(lambda: bool(accounts.execute("select audit_id from relay.audit")))
         assert (await relay.get("/ready")).status == 200
     async with open_database(stranger_url) as database:
