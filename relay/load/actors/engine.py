@@ -23,6 +23,7 @@ from relay.load.actors.run_context import RunContext
 from relay.load.actors.script import play_script
 from relay.load.actors.service import AlertService
 from relay.load.actors.viewer import Viewer
+from relay.load.measures.generator_usage import GeneratorUsage
 from relay.load.measures.observations import Observations
 from relay.load.measures.stats import StatsDelta
 from relay.load.scenario.groups import HostileGroup, PhoneGroup, ServiceGroup, ViewerGroup
@@ -51,6 +52,7 @@ class StatsUpdate:
     observations: Observations
     stage: str
     """The stage in which it was seen; an update is sent at the end of each."""
+    usage: GeneratorUsage = GeneratorUsage()  # noqa: RUF009 (frozen)
 
 
 Emit = Callable[[StatsUpdate], Awaitable[None]]
@@ -65,20 +67,25 @@ async def prepare(context: RunContext, share: Share) -> list[Actor]:
 async def play(context: RunContext, share: Share, actors: Sequence[Actor], emit: Emit) -> None:
     """Run until all actors have left. A cancellation makes them leave at once."""
     try:
-        async with trio.open_nursery() as helpers:
-            helpers.start_soon(_send_updates, context, emit)
-            helpers.start_soon(_measure_lateness, context)
-            for name in context.timeline.scenario.groups:
-                helpers.start_soon(_cut_connections, context, name)
-            async with trio.open_nursery() as nursery:
-                for actor in actors:
-                    nursery.start_soon(actor.live)
-                if context.timeline.scenario.script is not None:
-                    nursery.start_soon(play_script, context, share.worker, share.of)
-            helpers.cancel_scope.cancel()
+        with context.own_load.measuring():
+            await _play(context, share, actors, emit)
     finally:
         with trio.move_on_after(UPDATE_TIMEOUT, shield=True):
             await emit(drain_update(context, context.timeline.stage_at(context.now())))
+
+
+async def _play(context: RunContext, share: Share, actors: Sequence[Actor], emit: Emit) -> None:
+    async with trio.open_nursery() as helpers:
+        helpers.start_soon(_send_updates, context, emit)
+        helpers.start_soon(_measure_lateness, context)
+        for name in context.timeline.scenario.groups:
+            helpers.start_soon(_cut_connections, context, name)
+        async with trio.open_nursery() as nursery:
+            for actor in actors:
+                nursery.start_soon(actor.live)
+            if context.timeline.scenario.script is not None:
+                nursery.start_soon(play_script, context, share.worker, share.of)
+        helpers.cancel_scope.cancel()
 
 
 def make_actors(context: RunContext, share: Share, factory: PayloadFactory) -> list[Actor]:
@@ -108,7 +115,9 @@ def drain_update(context: RunContext, stage: int) -> StatsUpdate:
     groups: dict[str, dict[str, StatsDelta]] = defaultdict(dict)
     for (group, target), stats in context.parts.items():
         groups[group][target] = stats.drain()
-    return StatsUpdate(groups, context.observations.drain(), name)
+    observations = context.observations.drain()
+    usage = context.own_load.drain(observations.dropped)
+    return StatsUpdate(groups, observations, name, usage)
 
 
 async def _send_updates(context: RunContext, emit: Emit) -> None:

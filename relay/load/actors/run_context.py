@@ -21,6 +21,7 @@ from relay.client.websocket import open_websocket
 from relay.load.actors.client import MSGPACK_SUBPROTOCOL, LoadClient, OnIncoming
 from relay.load.actors.endpoint import Endpoint, is_encrypted, path_or_default
 from relay.load.actors.network import cut, is_plain, open_network, was_cut
+from relay.load.actors.own_load import OwnLoad
 from relay.load.measures.observations import Observations
 from relay.load.measures.stats import GroupStats
 from relay.load.measures.watch_time import WatchTime
@@ -47,6 +48,7 @@ class RunContext:
     observations: Observations = field(factory=Observations)
     watch_times: dict[str, WatchTime] = field(factory=dict)
     """By group."""
+    own_load: OwnLoad = field(factory=OwnLoad)
     _open: dict[str, set[LoadClient]] = field(factory=lambda: defaultdict(set))
     _handshakes: dict[str, set[_Handshake]] = field(factory=lambda: defaultdict(set))
     _tls: ssl.SSLContext | None = None

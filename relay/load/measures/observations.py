@@ -58,18 +58,23 @@ class Observations:
     streams: list[StreamObservation] = field(factory=list)
     sent: list[SentFrames] = field(factory=list)
     alerts: list[AcknowledgedAlert] = field(factory=list)
+    dropped: int = 0
+    """Stream observations for which there was no room."""
 
     def add_stream(self, observation: StreamObservation) -> None:
         if len(self.streams) < MAX_OBSERVATIONS:
             self.streams.append(observation)
+        else:
+            self.dropped += 1
 
     def add(self, other: Self) -> None:
         self.streams += other.streams
         self.sent += other.sent
         self.alerts += other.alerts
+        self.dropped += other.dropped
 
     def drain(self) -> Observations:
         """Return everything and forget it."""
-        drained = Observations(self.streams, self.sent, self.alerts)
-        self.streams, self.sent, self.alerts = [], [], []
+        drained = Observations(self.streams, self.sent, self.alerts, self.dropped)
+        self.streams, self.sent, self.alerts, self.dropped = [], [], [], 0
         return drained

@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from relay.errors import RelayError
 from relay.load.measures.checks import CheckResult
+from relay.load.measures.generator_usage import GeneratorResult, GeneratorSecond
 from relay.load.measures.ledger import LedgerLine
 from relay.load.measures.noise import Verdict
 from relay.load.measures.process_usage import ProcessUsage
@@ -86,6 +87,7 @@ class Second:
     switches: int = 0
     groups: dict[str, GroupSecond] = field(factory=dict)
     """What each group did, without the generator."""
+    generator: GeneratorSecond = field(factory=GeneratorSecond)
 
 
 @frozen(kw_only=True)
@@ -176,6 +178,8 @@ class RunResult:
     """By name, if there are several."""
     load: str = ""
     """A digest of what the scenario lets happen; "" if it is not known."""
+    generator: GeneratorResult | None = None
+    """None in results of versions that did not measure it."""
     comparison: Comparison | None = None
     """With the run of `--baseline`."""
     format: str = FORMAT
@@ -201,6 +205,7 @@ def second_of(
     at: float,
     *,
     recent: Mapping[str, GroupStats],
+    own: GeneratorSecond | None = None,
     usage: Mapping[str, ProcessUsage],
     before: Mapping[str, ProcessUsage],
     last_at: float,
@@ -238,6 +243,7 @@ def second_of(
         layers={name: number / length for name, number in layer_counts(counts).items()},
         switches=counts["switches"],
         groups={name: _group_second(each) for name, each in recent.items() if name != GENERATOR},
+        generator=own or GeneratorSecond(),
     )
 
 

@@ -13,7 +13,7 @@ ALL_GROUPS = "*"
 COUNT_COLUMNS = ("connected", "sent", "received", "missed", "bytes_in", "closes", "errors")
 CSV_COLUMNS = (
     *("second", "group", *COUNT_COLUMNS, *(f"age_{name}" for name in SECOND_AGES)),
-    *("lateness", "cpu", "memory"),
+    *("lateness", "cpu", "memory", "busy", "gc_pause"),
 )
 
 
@@ -30,12 +30,12 @@ def csv_rows(second: Second) -> str:
 
 
 def _rows(second: Second) -> Iterator[list[str]]:
-    groups = second.groups
+    groups, own = second.groups, second.generator
     for name, group in groups.items():
         counts = [str(getattr(group, column)) for column in COUNT_COLUMNS]
-        yield [_cell(second.at), name, *counts, *_ages(group.age), "", "", ""]
+        yield [_cell(second.at), name, *counts, *_ages(group.age), *[""] * 5]
     sums = (sum(getattr(group, column) for group in groups.values()) for column in COUNT_COLUMNS)
-    rest = (second.lateness, second.cpu, second.memory)
+    rest = (second.lateness, second.cpu, second.memory, own.busy, own.gc_pause)
     yield [_cell(second.at), ALL_GROUPS, *map(str, sums), *_ages(second.age), *map(_cell, rest)]
 
 

@@ -13,6 +13,7 @@ from attrs import define, field
 
 from relay.load.measures.results import RunResult
 from relay.load.report.comparison_words import in_one_line
+from relay.load.report.generator_words import doubt
 
 Level = Literal["error", "warning", "notice"]
 
@@ -66,6 +67,8 @@ def result_annotations(result: RunResult, file: str, source: str) -> Iterator[st
                 file=file,
                 line=_line_of(check.line, source),
             )
+    if (words := doubt(result.generator)) is not None:
+        yield annotation("warning", words, title=result.scenario, file=file)
     if result.comparison is not None:
         for each in result.comparison.with_verdict("worse"):
             title = f"{result.scenario}: worse than {result.comparison.baseline}"

@@ -9,6 +9,7 @@ from html import escape
 
 from relay.load.measures.results import GroupResult, RunResult, Second
 from relay.load.report.comparison_words import CHANGE_COLUMNS, change_rows, notes
+from relay.load.report.generator_words import about_generator, doubt
 from relay.load.report.layer_words import layers_in_words
 from relay.load.report.plots import COLOURS, Series, histogram, plot
 from relay.load.units import MIB, seconds_in_words
@@ -45,6 +46,7 @@ def page(result: RunResult, seconds: Sequence[Second]) -> str:
         f"<h1>{escape(result.scenario)}</h1>",
         f'<p class="{kind}">{escape(verdict)}</p>',
         f"<p>{escape(when)}, {escape(result.about)}</p>",
+        *_generator(result),
         _checks(result),
         *_comparison(result),
         *_plots(result, seconds),
@@ -75,6 +77,13 @@ def _checks(result: RunResult) -> str:
         for check in result.checks
     ]
     return "<h2>Checks</h2>" + _table(("check", "measured", ""), rows)
+
+
+def _generator(result: RunResult) -> Iterable[str]:
+    if (words := doubt(result.generator)) is not None:
+        yield f'<p class="failed">{escape(words)}</p>'
+    if result.generator is not None:
+        yield f"<p>{escape(about_generator(result.generator))}</p>"
 
 
 def _comparison(result: RunResult) -> Iterable[str]:
@@ -128,6 +137,10 @@ def _plots(result: RunResult, seconds: Sequence[Second]) -> Iterable[str]:
         yield figure("The relay's memory", "MiB", [Series("resident", memory)])
     late = [Series("p99", [each.lateness * 1000 for each in seconds])]
     yield figure("Lateness of the generator itself", "ms", late)
+    busy = [Series("busy", [each.generator.busy * 100 for each in seconds])]
+    yield figure("How busy the generator was", "% of the time", busy)
+    pauses = [Series("longest", [each.generator.gc_pause * 1000 for each in seconds])]
+    yield figure("Garbage collection of the generator", "ms", pauses)
 
 
 def _most_shown(seconds: Sequence[Second]) -> list[str]:

@@ -6,6 +6,8 @@ import re
 import time
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+import attrs
+
 from relay.load.measures.results import RunResult
 from relay.load.report.comparison_words import in_one_line
 
@@ -33,6 +35,10 @@ def junit_xml(result: RunResult) -> str:
         errors="0" if result.problem is None else "1",
         skipped=str(sum(each.verdict == "cannot tell" for each in changes)),
     )
+    if result.generator is not None:
+        properties = SubElement(suite, "properties")
+        for name, value in attrs.asdict(result.generator).items():
+            SubElement(properties, "property", name=f"generator.{name}", value=f"{value:.6g}")
     run = _case(suite, case_class, "the run ends as planned", result.seconds)
     if result.problem is not None:
         SubElement(run, "error", message=_clean(result.problem))

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from relay.load.measures.generator_usage import MAX_BUSY
 from relay.load.measures.results import Second
 from relay.load.measures.stats import GroupStats
 from relay.load.report.layer_words import layers_in_words
@@ -121,6 +122,8 @@ class LiveView:
             words += f", age {p50} to {p99}"
         if second.cpu is not None and second.memory is not None:
             words += f", relay {second.cpu:.0%} CPU {second.memory / 2**20:.0f} MiB"
+        if second.generator.busy > MAX_BUSY:
+            words += f", generator {second.generator.busy:.0%} busy"
         if second.errors:
             words += f", {second.errors} errors"
         return words

@@ -31,6 +31,8 @@ ERRORS = Metric("errors", "{error}", "_total", is_counter=True)
 CONNECTIONS = Metric("connections", "{connection}", "")
 FRAME_AGE = Metric("frame_age", "s", "_seconds")
 LATENESS = Metric("lateness", "s", "_seconds")
+GENERATOR_BUSY = Metric("generator_busy", "1", "_ratio")
+GC_PAUSE = Metric("generator_gc_pause", "s", "_seconds")
 TARGET_CPU = Metric("target_cpu", "{core}", "_cores")
 TARGET_MEMORY = Metric("target_memory", "By", "_bytes")
 QUANTILES = {"p50": "0.5", "p90": "0.9", "p99": "0.99", "max": "1"}
@@ -77,6 +79,8 @@ def _gauges(second: Second) -> Iterator[MetricSample]:
             labels = (("group", name), ("quantile", QUANTILES[statistic]))
             yield MetricSample(FRAME_AGE, labels, age)
     yield MetricSample(LATENESS, (("quantile", QUANTILES["p99"]),), second.lateness)
+    yield MetricSample(GENERATOR_BUSY, (), second.generator.busy)
+    yield MetricSample(GC_PAUSE, (), second.generator.gc_pause)
     if second.cpu is not None:
         yield MetricSample(TARGET_CPU, (), second.cpu)
     if second.memory is not None:

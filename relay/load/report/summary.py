@@ -12,6 +12,7 @@ from rich.text import Text
 from relay.load.measures.ledger import LedgerLine
 from relay.load.measures.results import GroupResult, Outcome, RunResult, TargetResult
 from relay.load.report.compare import print_judgement
+from relay.load.report.generator_words import about_generator, doubt
 from relay.load.report.layer_words import layers_in_words
 from relay.load.units import MIB, seconds_in_words
 
@@ -76,6 +77,10 @@ def _lines(result: RunResult) -> Iterator[Text | str]:
         yield from _layers(name, group)
         if (gap := group.times.get("gap", {}).get("max", 0.0)) >= MIN_REPORTED_GAP:
             yield f"{name}: no frame came for up to {seconds_in_words(gap)}"
+    if result.generator is not None:
+        yield about_generator(result.generator)
+    if (words := doubt(result.generator)) is not None:
+        yield f"MARK {words}"
     yield from result.events
     yield from _errors(result.groups)
     for each in result.ledger:

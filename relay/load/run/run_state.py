@@ -13,6 +13,11 @@ from attrs import define, field
 from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.builtin_checks import all_thresholds, builtin_results
 from relay.load.measures.checks import CheckResult, evaluate_all
+from relay.load.measures.generator_usage import (
+    GeneratorResult,
+    GeneratorSecond,
+    GeneratorUsage,
+)
 from relay.load.measures.ledger import (
     HopTotals,
     LedgerLine,
@@ -26,6 +31,7 @@ from relay.load.measures.observations import Observations
 from relay.load.measures.process_usage import ProcessUsage
 from relay.load.measures.reconcile import reconcile
 from relay.load.measures.results import (
+    GENERATOR,
     Outcome,
     RunResult,
     Second,
@@ -76,6 +82,8 @@ class RunState:
     """Open connections by worker and group."""
     _recent: dict[str, GroupStats] = field(factory=dict)
     """The statistics of the current second, by group."""
+    _own: dict[int, GeneratorUsage] = field(factory=dict)
+    """What each worker did in the current second."""
     _usage: dict[str, ProcessUsage] = field(factory=dict)
     """By target."""
     _first_usage: dict[str, ProcessUsage] = field(factory=dict)
@@ -93,6 +101,7 @@ class RunState:
                 recent.add_delta(delta)
             connected[name] = sum(delta.connected for delta in by_target.values())
         self._connected[worker] = connected
+        self._own[worker] = self._own.get(worker, GeneratorUsage()).plus(update.usage)
         self.observations.add(update.observations)
 
     def note(self, at: float, words: str) -> None:
@@ -112,11 +121,12 @@ class RunState:
         second = second_of(
             at,
             recent=self._recent,
+            own=GeneratorSecond.of(self._own.values()),
             usage=usage,
             before=self._usage,
             last_at=self.seconds[-1].at if self.seconds else 0.0,
         )
-        self._usage, self._recent = dict(usage), {}
+        self._usage, self._recent, self._own = dict(usage), {}, {}
         self.seconds.append(second)
         self.on_second(second)
 
@@ -188,6 +198,10 @@ class RunState:
             groups={name: group_result(each) for name, each in self.run_stats.groups.items()},
             total=group_result(self.run_stats.total()),
             events=self.events,
+            generator=GeneratorResult.of(
+                (each.generator for each in self.seconds),
+                self.run_stats.group(GENERATOR).time("lateness").statistic("p99") or 0.0,
+            ),
             targets={
                 name: self._target_result(name)
                 for name in scenario.targets_by_name
