@@ -12,6 +12,7 @@ import trio
 from attrs import define, field
 
 from relay.concurrency.wakeup import Wakeup
+from relay.transport.link import Buffer
 from relay.workers.messages import ControlReader, News, Order, pack
 
 CHANNEL_READ_BYTES = 256 * 1024
@@ -36,7 +37,7 @@ class ControlChannel:
     descriptors: deque[int | None] = field(init=False, factory=deque)
     """Received and not picked up yet, in their order; None for one that there was no room for."""
     _received: deque[Order | News] = field(init=False, factory=deque)
-    _outbox: deque[tuple[bytes, socket.socket | None]] = field(
+    _outbox: deque[tuple[Buffer, socket.socket | None]] = field(
         init=False, factory=deque, repr=False
     )
     unsent: int = field(init=False, default=0)
@@ -125,9 +126,9 @@ class ControlChannel:
                 return
             self.unsent -= sent
             if sent < len(data):  # the descriptor went with the first byte
-                self._outbox.appendleft((data[sent:], None))
+                self._outbox.appendleft((memoryview(data)[sent:], None))
 
-    def _next(self) -> tuple[bytes, socket.socket | None]:
+    def _next(self) -> tuple[Buffer, socket.socket | None]:
         """Take from the outbox one message with a descriptor, or several without."""
         data, handed = self._outbox.popleft()
         if handed is not None:
