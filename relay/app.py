@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import structlog
@@ -21,8 +21,6 @@ from relay.alerts.setup import AlertParts, open_alerts
 from relay.audit.log import AuditLog
 from relay.audit.setup import open_audit
 from relay.auth.setup import AuthParts, open_auth
-from relay.cluster import setup as cluster_setup
-from relay.cluster.setup import ClusterParts, ClusterTables, NodePlace, open_cluster
 from relay.concurrency.activity import Activity
 from relay.concurrency.alarms import Alarms
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
@@ -60,6 +58,9 @@ from relay.web.machine import AskWorkers, Machine
 from relay.web.operate import OperateApi
 from relay.web.pictures.setup import Pictures
 from relay.web.reports import Reports
+
+if TYPE_CHECKING:
+    from relay.cluster.setup import ClusterParts, NodePlace
 
 __all__ = ["open_store", "serve"]
 
@@ -327,18 +328,22 @@ async def _open_cluster(
     settings: Settings, store: Store, hub: Hub, metrics: Metrics, seat: Seat | None
 ) -> AsyncIterator[ClusterParts | None]:
     """Be a node of a cluster, if that is set, or if there are other workers."""
+    if seat is None and not settings.cluster_addresses:
+        yield None
+        return
+    # One process alone needs none of it, which takes 12 MiB.
+    from relay.cluster.setup import ClusterTables, open_cluster  # noqa: PLC0415
+
     tables = ClusterTables(store.live_streams, store.nodes, store.stream_notifications)
     if seat is not None:
         async with open_cluster(settings, tables, hub, metrics, place=seat.place) as parts:
             yield parts
-    elif settings.cluster_addresses:
+    else:
         async with (
             open_place(settings) as (place, doors),
             open_cluster(settings, tables, hub, metrics, place=place, doors=doors) as parts,
         ):
             yield parts
-    else:
-        yield None
 
 
 @asynccontextmanager
@@ -346,6 +351,8 @@ async def open_place(
     settings: Settings,
 ) -> AsyncIterator[tuple[NodePlace, Sequence[ListeningSocket]]]:
     """Make room for the nodes of this machine, and listen for those of others; `ConfigError`."""
+    from relay.cluster import setup as cluster_setup  # noqa: PLC0415 (see above)
+
     url = settings.database_url
     address = None if url is None else DatabaseAddress.parse(url, connect_timeout=1.0)
     host = None if address is None else address.host

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import inf
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -22,7 +23,6 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from relay.audit.log import AuditLog
-from relay.cluster.reports import ClusterReports
 from relay.concurrency.supervisor import Supervisor, TaskState
 from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
@@ -30,6 +30,9 @@ from relay.metrics import Histogram, Limit, Metrics, RenditionOutcome
 from relay.protocol.endings import Ending
 from relay.protocol.messages import StreamStatus
 from relay.transport.budget import Budget
+
+if TYPE_CHECKING:  # one process alone does not load it
+    from relay.cluster.reports import ClusterReports
 
 AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "timeout")
 """Outcomes that are shown from the start, like all endings, limits and drops."""
