@@ -207,7 +207,7 @@ async def test_a_connection_that_the_scenario_tears_off_is_no_failed_auth() -> N
 @pytest.mark.parametrize(
     "cut",
     [
-        'duration = "800ms"\n[phones.a]\nnetwork = { cut_every = "100ms" }',
+        'duration = "2s"\n[phones.a]\nnetwork = { cut_every = "100ms" }',
         "[phones.a]\ncount = 3\n{stages}",
     ],
     ids=["by its network", "by a stage"],

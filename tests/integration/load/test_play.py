@@ -285,7 +285,8 @@ async def test_each_viewer_gets_one_layer_of_each_picture_as_its_link_and_its_te
     assert tile.counts["layer.h"] == 0
     assert menu.counts["layer.l"] == menu.counts["pictures"]
     assert slow.counts["layer.l"] > slow.counts["pictures"] / 2
-    assert (fast.rate("pictures_per_second") or 0) > (slow.rate("pictures_per_second") or 20)
+    # In its smallest layer the slow one may get all of them, too.
+    assert (fast.rate("pictures_per_second") or 0) > 0.9 * (slow.rate("pictures_per_second") or 20)
 
 
 async def test_a_viewer_that_comes_between_two_keyframes_is_sent_one_soon(
