@@ -198,10 +198,10 @@ async def _compare_workers(url: str, token: str, load: Load, rounds: int, second
                 runs[kind].append(await Clients(relay, relay, load, hints=hints).run(seconds))
     one = min(run.cpu for run in runs["1 process"])
     for kind, measured in runs.items():
-        cpu, workers = min(run.cpu for run in measured), int(kinds[kind][0])
+        cpu, count = min(run.cpu for run in measured), int(kinds[kind][0])
         missed = sum(run.missed for run in measured)
         print(
-            f"  {load}, {kind}: {cpu:.0f}, gain {workers * one / cpu:.2f};"
+            f"  {load}, {kind}: {cpu:.0f}, gain {count * one / cpu:.2f};"
             f" age p50 {min(run.age(50) for run in measured):.2f} ms; missed {missed}"
         )
 

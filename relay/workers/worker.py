@@ -312,7 +312,7 @@ async def run(channel: ControlChannel, settings: Settings, place: NodePlace, sec
 async def _serve(seat: WorkerSeat, settings: Settings) -> None:
     async with trio.open_nursery() as nursery:
 
-        async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:
+        async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:  # noqa: ASYNC128 (app)
             await app.serve(settings, seat=seat, task_status=task_status)
             nursery.cancel_scope.cancel()
 
