@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NoReturn
@@ -310,17 +311,14 @@ async def run(channel: ControlChannel, settings: Settings, place: NodePlace, sec
 
 
 async def _serve(seat: WorkerSeat, settings: Settings) -> None:
-    async with trio.open_nursery() as nursery:
-
-        async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:  # noqa: ASYNC128 (app)
-            await app.serve(settings, seat=seat, task_status=task_status)
-            nursery.cancel_scope.cancel()
-
-        await nursery.start(serve)
-        seat.say_totals()
-        seat.say_ready()
-        collect_garbage_less_often()
-        nursery.start_soon(seat.beat)
+    async with trio.open_nursery() as beating:
+        async with trio.open_nursery() as serving:
+            await serving.start(partial(app.serve, settings, seat=seat))
+            seat.say_totals()
+            seat.say_ready()
+            collect_garbage_less_often()
+            beating.start_soon(seat.beat)
+        beating.cancel_scope.cancel()
 
 
 async def main(descriptor: int) -> int:
