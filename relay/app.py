@@ -331,8 +331,10 @@ async def _open_cluster(
     if seat is None and not settings.cluster_addresses:
         yield None
         return
-    # One process alone needs none of it, which takes 12 MiB.
-    from relay.cluster.setup import ClusterTables, open_cluster  # noqa: PLC0415
+    from relay.cluster.setup import (  # noqa: PLC0415 (10 MiB that one process does not need)
+        ClusterTables,
+        open_cluster,
+    )
 
     tables = ClusterTables(store.live_streams, store.nodes, store.stream_notifications)
     if seat is not None:

@@ -2,9 +2,10 @@
 
     python scripts/cluster_model.py [--viewer US] [--crossing US] [--claim US] [--notify US] ...
 
-The defaults were measured by `scripts/figures.py hop` and `directory`, on the machine that
-docs/performance.md names; give your own. What is printed is arithmetic: nobody ran a cluster of
-this size.
+A viewer (2 streams with 60 each), a crossing (64 KiB, the dearest without TLS) and a claim are as
+`scripts/figures.py hop` and `directory` measured them on two cores; what a phone's frame and a
+notification take is estimated. Give your own. What is printed is arithmetic: nobody ran a cluster
+of this size.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--viewer", type=float, default=31.0, help="us for each frame and viewer")
     parser.add_argument("--ingest", type=float, default=90.0, help="us for each frame of a phone")
-    parser.add_argument("--crossing", type=float, default=210.0, help="us for each frame and edge")
+    parser.add_argument("--crossing", type=float, default=316.0, help="us for each frame and edge")
     parser.add_argument("--claim", type=float, default=125.0, help="us of the database for a claim")
     parser.add_argument("--notify", type=float, default=12.0, help="us for each listener")
     parser.add_argument("--gbit", type=float, default=25.0, help="of a node's network")
