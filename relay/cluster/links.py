@@ -33,6 +33,7 @@ from relay.cluster.proof import (
     Preface,
     transcript,
 )
+from relay.concurrency.exact_reads import receive_exactly
 from relay.errors import RelayError
 from relay.model.cluster import Node
 from relay.transport.link import Link, SocketLink, UnixLink
@@ -105,7 +106,7 @@ async def accept_node(
             await _accept_certificate(stream, stream.link, node)
         else:
             await _accept_signature(stream, preface, node, identity)
-    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as problem:
+    except (trio.BrokenResourceError, trio.ClosedResourceError, EOFError) as problem:
         _reset(connection)
         raise LinkRefused(f"it gave up, or is no node: {_why(problem)}") from problem
     except BaseException:
@@ -146,9 +147,9 @@ async def _accept_certificate(stream: FrameStream, link: TlsLink, node: Node) ->
 async def _accept_signature(
     stream: FrameStream, preface: Preface, node: Node, identity: NodeIdentity
 ) -> None:
-    theirs, ours = await _receive(stream, NONCE_BYTES), os.urandom(NONCE_BYTES)
+    theirs, ours = await receive_exactly(stream, NONCE_BYTES), os.urandom(NONCE_BYTES)
     await stream.send_all(ours)
-    signature = await _receive(stream, SIGNATURE_BYTES)
+    signature = await receive_exactly(stream, SIGNATURE_BYTES)
     proof = transcript("dialler", preface, theirs, ours)
     if not has_signed(node.certificate, signature, proof):
         raise LinkRefused("it does not have the key of the node that it says it is")
@@ -213,7 +214,7 @@ async def introduce(
             stream = await _show_certificate(stream, preface, node, identity)
         else:
             await _show_signature(stream, preface, node, identity)
-    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as problem:
+    except (trio.BrokenResourceError, trio.ClosedResourceError, EOFError) as problem:
         await trio.aclose_forcefully(stream)
         raise LinkFailed(f"node {node.node_id} refuses the link: {_why(problem)}") from None
     except BaseException:
@@ -235,7 +236,7 @@ async def _show_certificate(
     await encrypted.do_handshake()
     if encrypted.getpeercert(binary_form=True) != expected:
         raise LinkFailed(f"{node.node_id} has the certificate of another node")
-    if await _receive(encrypted, len(WELCOME)) != WELCOME:
+    if await receive_exactly(encrypted, len(WELCOME)) != WELCOME:
         raise LinkFailed(f"{node.node_id} does not welcome us")
     return encrypted
 
@@ -245,9 +246,9 @@ async def _show_signature(
 ) -> None:
     ours = os.urandom(NONCE_BYTES)
     await stream.send_all(preface.encode() + ours)
-    theirs = await _receive(stream, NONCE_BYTES)
+    theirs = await receive_exactly(stream, NONCE_BYTES)
     await stream.send_all(identity.sign(transcript("dialler", preface, ours, theirs)))
-    signature = await _receive(stream, SIGNATURE_BYTES)
+    signature = await receive_exactly(stream, SIGNATURE_BYTES)
     proof = transcript("acceptor", preface, ours, theirs)
     if not has_signed(node.certificate, signature, proof):
         raise LinkFailed(f"what answers for node {node.node_id} does not have its key")
@@ -269,17 +270,6 @@ async def _connect_to(address: str) -> trio.abc.Stream:
 
 
 # -- both sides
-
-
-async def _receive(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    """So many bytes, and no more: what follows are frames. `trio.EndOfChannel`."""
-    received = b""
-    while len(received) < size:
-        more = await stream.receive_some(size - len(received))
-        if not more:
-            raise trio.EndOfChannel
-        received += more
-    return received
 
 
 def _why(problem: BaseException) -> str:

@@ -13,6 +13,7 @@ import msgspec
 import trio
 from attrs import define, field, frozen
 
+from relay.concurrency.exact_reads import receive_exactly
 from relay.errors import ConfigError, RelayError
 from relay.ingest.wire import (
     DISCARDABLE,
@@ -106,16 +107,10 @@ class SourceReader:
 
     async def _read(self, count: int) -> bytes:
         assert self._process.stdout is not None
-        found = bytearray()
-        while len(found) < count:
-            try:
-                more = await self._process.stdout.receive_some(count - len(found))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                more = b""
-            if not more:
-                raise SourceFailed("what it sent made the reader crash")
-            found += more
-        return bytes(found)
+        try:
+            return await receive_exactly(self._process.stdout, count)
+        except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise SourceFailed("what it sent made the reader crash") from None
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 from attrs import define, frozen
 
+from relay.concurrency.exact_reads import receive_exactly
 from relay.renditions.jpeg_header import Buffer, Size, read_size
 from relay.renditions.sizes import max_bytes
 from relay.renditions.worker import ANSWER, LENGTH, LIBRARY_MISSING, REQUEST, SIZE, AnswerKind
@@ -123,16 +124,10 @@ class RenditionWorker:
 
     async def _read(self, count: int) -> bytes:
         assert self._process.stdout is not None
-        found = bytearray()
-        while len(found) < count:
-            try:
-                more = await self._process.stdout.receive_some(count - len(found))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                more = b""
-            if not more:
-                raise await self._ending()
-            found += more
-        return bytes(found)
+        try:
+            return await receive_exactly(self._process.stdout, count)
+        except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise await self._ending() from None
 
     async def _ending(self) -> WorkerGone:
         """How it ended. It has closed its pipe."""
