@@ -52,14 +52,15 @@ OnLink = Callable[[Node, FrameStream], Awaitable[object]]
 class Gate:
     """Bounds connections that have proven nothing, for one process."""
 
+    whose: str = "cluster"
+    """Begins its lines in the log."""
     _strangers: Counter[str] = field(init=False, factory=Counter)
     """By address."""
-    _refused: ThrottledWarning = field(
-        init=False,
-        factory=lambda: ThrottledWarning(
-            "cluster: a connection was refused", min_interval=REPEAT_INTERVAL
-        ),
-    )
+    _refused: ThrottledWarning = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        event = f"{self.whose}: a connection was refused"
+        self._refused = ThrottledWarning(event, min_interval=REPEAT_INTERVAL)
 
     async def admit(
         self, connection: socket.socket, prove: Callable[[socket.socket], Awaitable[T]]

@@ -1,145 +1,52 @@
 """Who a node is: its id, and a key with which it proves that, made anew at each start.
 
 The certificate is in the node's row of the database, for all to see. The private key stays in the
-memory of the process. `ssl` takes a key only from a file: it gets it through a pipe, which no
-folder has an entry for; where that does not work, from a file in a folder that only this user may
-enter, and that is deleted at once.
+memory of the process.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
-import ssl
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 
-from attrs import field, frozen
-from cryptography import x509
+from attrs import frozen
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from relay.transport.pinned_key import (
+    BadCertificate,
+    PinnedKey,
+    make_pinned_key,
+    read_certificate,
+)
 
 SIGNATURE_BYTES = 64
 NODE_ID_BYTES = 8
 """Random bytes of a node id, which is in hexadecimal: nobody guesses one."""
 
-_LONG_AGO, _NEVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""A certificate is good as long as the database has it, whatever the clocks of machines say."""
 
-
-class BadCertificate(Exception):
-    """A text is no certificate of a node."""
-
-
-@frozen
-class NodeIdentity:
+@frozen(kw_only=True)
+class NodeIdentity(PinnedKey):
     """What this process is to other nodes, with its private key."""
 
     node_id: str
     machine: str
     """The same for all nodes of one parent process."""
-    certificate_pem: str
-    _key: Ed25519PrivateKey = field(repr=False)
-
-    def sign(self, data: bytes) -> bytes:
-        """Sign with the private key; `SIGNATURE_BYTES`."""
-        return self._key.sign(data)
-
-    def server_context(self, peer_certificate: str) -> ssl.SSLContext:
-        """For one handshake, with the node that has this certificate (PEM) and calls us; raises
-        `BadCertificate`."""
-        context = self._context(ssl.PROTOCOL_TLS_SERVER, peer_certificate)
-        context.num_tickets = 0  # nobody resumes: the next handshake has a context of its own
-        return context
-
-    def client_context(self, peer_certificate: str) -> ssl.SSLContext:
-        """For one handshake, with the node that has this certificate (PEM) and that we call; raises
-        `BadCertificate`."""
-        return self._context(ssl.PROTOCOL_TLS_CLIENT, peer_certificate)
-
-    def _context(self, protocol: int, peer_certificate: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(protocol)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # the certificate itself is compared
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(cadata=der_of(peer_certificate))
-        except ssl.SSLError as problem:
-            raise BadCertificate from problem
-        self._load_into(context)
-        return context
-
-    def _load_into(self, context: ssl.SSLContext) -> None:
-        key = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        certificate = self.certificate_pem.encode()
-        try:
-            with _through_pipe(certificate) as chain, _through_pipe(key) as private:
-                context.load_cert_chain(chain, private)
-        except OSError:  # there is no /dev/fd
-            with tempfile.TemporaryDirectory(prefix="relay-") as folder:  # its mode is 0700
-                path = Path(folder, "node.pem")
-                path.touch(mode=0o600)
-                path.write_bytes(key + certificate)
-                context.load_cert_chain(path)
-
-
-@contextmanager
-def _through_pipe(data: bytes) -> Iterator[str]:
-    """A path from which the data can be read once; it is less than a pipe holds."""
-    reading, writing = os.pipe()
-    try:
-        try:
-            os.write(writing, data)
-        finally:
-            os.close(writing)
-        yield f"/dev/fd/{reading}"
-    finally:
-        os.close(reading)
 
 
 def make_identity(machine: str) -> NodeIdentity:
     """Choose an id and make a key, for a node that starts on this machine."""
     node_id = secrets.token_hex(NODE_ID_BYTES)
-    key = Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"relay node {node_id}")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_LONG_AGO)
-        .not_valid_after(_NEVER)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(key, None)
-    )
-    return NodeIdentity(node_id, machine, certificate.public_bytes(Encoding.PEM).decode(), key)
-
-
-def der_of(certificate_pem: str) -> bytes:
-    """The bytes of a certificate; raises `BadCertificate`."""
-    return _read(certificate_pem).public_bytes(Encoding.DER)
+    made = make_pinned_key(f"relay node {node_id}")
+    return NodeIdentity(made.certificate_pem, made._key, node_id=node_id, machine=machine)  # noqa: SLF001 (its subclass)
 
 
 def has_signed(certificate_pem: str, signature: bytes, data: bytes) -> bool:
     """Whether the node with this certificate has signed the data."""
     try:
-        key = _read(certificate_pem).public_key()
+        key = read_certificate(certificate_pem).public_key()
         if not isinstance(key, Ed25519PublicKey):
             return False
         key.verify(signature, data)
     except (BadCertificate, InvalidSignature, UnsupportedAlgorithm, ValueError):
         return False
     return True
-
-
-def _read(certificate_pem: str) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(certificate_pem.encode())
-    except ValueError as problem:
-        raise BadCertificate from problem

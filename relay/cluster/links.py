@@ -18,13 +18,7 @@ import trio
 from relay.client.dial import open_plain
 from relay.client.errors import DialFailed
 from relay.client.websocket import WebSocket
-from relay.cluster.identity import (
-    SIGNATURE_BYTES,
-    BadCertificate,
-    NodeIdentity,
-    der_of,
-    has_signed,
-)
+from relay.cluster.identity import SIGNATURE_BYTES, NodeIdentity, has_signed
 from relay.cluster.proof import (
     MAX_PREFACE_BYTES,
     NONCE_BYTES,
@@ -37,6 +31,7 @@ from relay.concurrency.exact_reads import receive_exactly
 from relay.errors import RelayError
 from relay.model.cluster import Node
 from relay.transport.link import Link, SocketLink, UnixLink
+from relay.transport.pinned_key import BadCertificate, der_of
 from relay.transport.stream import FrameStream
 from relay.transport.tls import TlsLink
 

@@ -13,8 +13,10 @@ import pytest
 from cryptography import x509
 
 from relay.cluster import identity
-from relay.cluster.identity import BadCertificate, NodeIdentity, has_signed, make_identity
+from relay.cluster.identity import NodeIdentity, has_signed, make_identity
 from relay.cluster.proof import Preface
+from relay.transport import pinned_key
+from relay.transport.pinned_key import BadCertificate
 
 
 def test_each_start_makes_another_node() -> None:
@@ -98,7 +100,7 @@ def test_where_a_pipe_is_no_file_the_key_is_in_one_for_a_moment(
             seen.append((path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777))
         load(context, *paths)
 
-    monkeypatch.setattr(identity, "_through_pipe", nowhere)
+    monkeypatch.setattr(pinned_key, "_through_pipe", nowhere)
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", look)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     both_ways(make_identity("here"), make_identity("there"))
