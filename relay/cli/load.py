@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from relay.cli.grouped_help import GroupedGroup, GroupedOption
+from relay.cli.load_agents import agent_command, agent_options, keys_command, read_agent_options
 from relay.errors import ConfigError
 
 EXAMPLES = resources.files("relay.load.scenario") / "examples"
@@ -52,6 +53,7 @@ def tolerance_option(command: Any) -> Any:
         "Run a scenario": ("examples", "run"),
         "Read results": ("compare",),
         "Prepare": ("record", "self-test"),
+        "Several machines": ("agent", "keys"),
     },
 )
 def load() -> None:
@@ -66,6 +68,10 @@ def load() -> None:
     Run it:               relay load mine.toml --report mine.html --json mine.json
     Compare two runs:     relay load compare before.json mine.json
     """
+
+
+load.add_command(agent_command)
+load.add_command(keys_command)
 
 
 @load.command(name="run")
@@ -161,6 +167,7 @@ def load() -> None:
     cls=GroupedOption,
     group="Machines",
 )
+@agent_options
 def run_command(  # noqa: PLR0917 (the parameters of the command)
     scenario: str,
     report: Path | None,
@@ -176,6 +183,8 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     target_is_mine: bool,
     targets: tuple[str, ...],
     workers: int | None,
+    agents: tuple[str, ...],
+    key_file: Path | None,
 ) -> int:
     """Run a scenario: a file, or the name of an example.
 
@@ -194,6 +203,8 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     from relay.load.report.outputs import OutputFiles
     from relay.load.runner import Baseline, run_scenario
 
+    if agents and workers is not None:
+        raise ConfigError("--workers is for this machine: agents are started with their own")
     return run_scenario(
         find_scenario(scenario),
         OutputFiles(report=report, json=json_file, csv=csv_file, junit=junit),
@@ -204,6 +215,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
         baseline=None if baseline is None else Baseline(baseline, tolerance / 100),
         sinks=SinkAddresses.of(remote_write, otlp),
         on_github=github or os.environ.get("GITHUB_ACTIONS") == "true",
+        agents=read_agent_options(agents, key_file),
     )
 
 
@@ -286,10 +298,12 @@ def compare_command(before: Path, after: Path, tolerance: float) -> int:
 
 
 @load.command(name="self-test")
-def self_test_command() -> None:
-    """Measure how much load this machine can generate.
+@agent_options
+def self_test_command(agents: tuple[str, ...], key_file: Path | None) -> None:
+    """Measure how much load this machine can generate, or each of several agents.
 
-    The load goes to a server that does as little as possible. This takes half a minute.
+    The load goes to a server on the same machine that does as little as possible. This takes half a
+    minute.
 
     \b
     Example:
@@ -298,9 +312,14 @@ def self_test_command() -> None:
     import trio
     from rich.console import Console
 
-    from relay.load.selftest import self_test
+    from relay.load.selftest import self_test, self_test_agents
 
-    trio.run(self_test, Console(markup=False, highlight=False))
+    console = Console(markup=False, highlight=False)
+    options = read_agent_options(agents, key_file)
+    if options is None:
+        trio.run(self_test, console)
+    else:
+        trio.run(self_test_agents, console, options)
 
 
 @load.command(name="record")
@@ -381,7 +400,7 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
         output,
         seconds=seconds,
         with_data=not sizes_only,
-        tls_verification=TlsVerification(ca, insecure),
+        tls_verification=TlsVerification.of(ca, insecure=insecure),
     )
     recorder = trio.run(recording)
     click.echo(f"{recorder.frames} frames in {output}, {recorder.missed} missed")

@@ -37,7 +37,7 @@ def make_identity(machine: str) -> NodeIdentity:
     """Choose an id and make a key, for a node that starts on this machine."""
     node_id = secrets.token_hex(NODE_ID_BYTES)
     made = make_pinned_key(f"relay node {node_id}")
-    return NodeIdentity(made.certificate_pem, made._key, node_id=node_id, machine=machine)  # noqa: SLF001 (its subclass)
+    return NodeIdentity(made.certificate_pem, made._key, node_id=node_id, machine=machine)
 
 
 def has_signed(certificate_pem: str, signature: bytes, data: bytes) -> bool:

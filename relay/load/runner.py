@@ -33,6 +33,7 @@ from relay.load.report.outputs import (
     write_whole,
 )
 from relay.load.report.summary import print_summary
+from relay.load.run.agents import AgentOptions
 from relay.load.run.coordinator import Coordinator, RunOptions
 from relay.load.scenario.scenario import Scenario, load_scenario, with_targets
 from relay.load.scenario.schema import ScenarioError
@@ -84,8 +85,10 @@ def run_scenario(
     on_github: bool = False,
     baseline: Baseline | None = None,
     sinks: SinkAddresses = SinkAddresses(),  # noqa: B008 (frozen)
+    agents: AgentOptions | None = None,
 ) -> int:
-    """Run a scenario; returns the exit code. `targets` are used in place of its own.
+    """Run a scenario; returns the exit code. `targets` are used in place of its own, `agents` in
+    place of workers of this machine.
 
     `on_github` prints what is wrong as GitHub's annotations, too.
     """
@@ -103,7 +106,11 @@ def run_scenario(
             scenario = attrs.evolve(scenario, workers=workers)
         if targets:
             scenario = with_targets(scenario, targets)
-        options = RunOptions(target_is_mine=target_is_mine, abort_on_fail=abort_on_fail)
+        if agents is not None:
+            check_reachable(scenario, str(path))
+        options = RunOptions(
+            target_is_mine=target_is_mine, abort_on_fail=abort_on_fail, agents=agents
+        )
         source = path.read_text(encoding="utf-8")
         coordinator = Coordinator(scenario, options, source, str(path))
         before = None if baseline is None else (baseline.open(scenario), baseline.tolerance)
@@ -117,6 +124,15 @@ def run_scenario(
         notes.error(print_error(failure))
     is_worse = result.comparison is not None and result.comparison.with_verdict("worse")
     return EXIT_CODES[result.outcome] or (CANNOT_WRITE if failures else WORSE if is_worse else 0)
+
+
+def check_reachable(scenario: Scenario, file: str) -> None:
+    """Refuse relays that only this machine can reach; `ScenarioError`."""
+    if any(each.start for each in scenario.targets_by_name.values()):
+        raise ScenarioError(
+            f"{file}: target.start",
+            "the relay of a run is for this machine only: with agents, use a url or --target URL",
+        )
 
 
 def _run_and_write(

@@ -1,16 +1,17 @@
 """`relay load self-test`: measures the throughput of the generator on this machine.
 
 The server is `null_server.py`, in a process of its own. Results are per core that the generator
-used, so that they do not depend on what else runs.
+used, so that they do not depend on what else runs. Agents run this module in a process, too.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,9 +22,20 @@ from rich.console import Console
 from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate, play, prepare
 from relay.load.actors.run_context import RunContext
+from relay.load.measures.generator_usage import MAX_BUSY
 from relay.load.measures.stats import RunStats
+from relay.load.measures.trials import TrialResult
 from relay.load.null_server import NullServerPlan
-from relay.load.run.worker_process import raise_open_files
+from relay.load.run.agents import AgentOptions, open_agent
+from relay.load.run.generator import Generator
+from relay.load.run.processes import raise_open_files
+from relay.load.run.wire import (
+    GeneratorReady,
+    MessagePipe,
+    RunDone,
+    SelfTestOrder,
+    TrialMessage,
+)
 from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schedule import Timeline
 from relay.load.units import seconds_in_words
@@ -94,32 +106,100 @@ async def self_test(console: Console) -> None:
     """Print the results of each trial."""
     raise_open_files()
     for trial in TRIALS:
-        trial_stats = await _try(trial)
-        after = [
-            each
-            for each in trial_stats.moments
-            if each[0] - trial_stats.moments[0][0] >= trial.arrival - 0.5
+        print_trial(console, await measure(trial))
+
+
+async def self_test_agents(console: Console, agents: AgentOptions) -> None:
+    """Let all agents measure their machines at once, and print the results of each and the sums;
+    `RelayError`."""
+    async with AsyncExitStack() as stack:
+        generators = [
+            await stack.enter_async_context(open_agent(address, agents.key))
+            for address in agents.addresses
         ]
-        (t0, c0, n0, _), (t1, c1, n1, _) = after[0], after[-2]
-        connected = max(each[3] for each in trial_stats.moments)
-        seconds, cpu, frames = t1 - t0, max(c1 - c0, 1e-9), n1 - n0
-        counts = trial_stats.run_stats.total().counts
-        console.print(trial.name)
-        console.print(
-            f"    {frames / seconds:,.0f} frames/s at {cpu / seconds:.0%} of a core:"
-            f" {frames / cpu:,.0f} frames/s per core, {cpu / max(frames, 1) * 1e6:.1f} us each"
+        async with trio.open_nursery() as nursery:
+            for generator in generators:
+                await generator.send(SelfTestOrder())
+                nursery.start_soon(generator.follow, lambda *_: None)
+    for generator in generators:
+        console.print(f"{generator.name}: {generator.machine}")
+        for each in generator.trials:
+            print_trial(console, each)
+    for line in together(generators):
+        console.print(line)
+
+
+def together(generators: Sequence[Generator]) -> Iterator[str]:
+    """What all agents can do with all their processes, trial by trial."""
+    yield f"{len(generators)} agents together, if each of their processes has a core of its own:"
+    for trials in zip(*(each.trials for each in generators), strict=False):
+        frames = sum(
+            trial.frames_per_core * generator.processes
+            for trial, generator in zip(trials, generators, strict=True)
         )
-        late = trial_stats.run_stats.group("generator").time("lateness").statistic("p99") or 0
-        words = seconds_in_words(late)
-        console.print(f"    {connected} connected, generator late by {words} (p99)")
-        times = trial_stats.run_stats.total().times
-        for name in ("connect_time", *(("frame_age",) if trial.rate else ())):
-            if name in times:
-                p50, p99 = (seconds_in_words(times[name].percentile(each)) for each in (50, 99))
-                console.print(f"    {name}: p50 {p50}, p99 {p99}")
-        bad = [f"{counts[name]} {name}" for name in REPORTED_FAULTS if counts[name]]
-        if bad:
-            console.print(f"    not right: {', '.join(bad)}")
+        limit = MAX_BUSY * frames
+        yield f"    {trials[0].name}: {frames:,.0f} frames/s; up to {limit:,.0f} unmarked"
+
+
+def print_trial(console: Console, result: TrialResult) -> None:
+    rate, each = result.frames_per_core, 1e6 / max(result.frames_per_core, 1e-9)
+    console.print(result.name)
+    console.print(
+        f"    {result.frames_per_second:,.0f} frames/s at {result.cores:.0%} of a core:"
+        f" {rate:,.0f} frames/s per core, {each:.1f} us each"
+    )
+    words = seconds_in_words(result.lateness)
+    console.print(f"    {result.connected} connected, generator late by {words} (p99)")
+    for name, (p50, p99) in result.times.items():
+        shown = f"p50 {seconds_in_words(p50)}, p99 {seconds_in_words(p99)}"
+        console.print(f"    {name}: {shown}")
+    if result.faults:
+        bad = [f"{number} {name}" for name, number in result.faults.items()]
+        console.print(f"    not right: {', '.join(bad)}")
+
+
+async def measure(trial: Trial) -> TrialResult:
+    """Run one trial in this process."""
+    trial_stats = await _try(trial)
+    moments = trial_stats.moments
+    after = [each for each in moments if each[0] - moments[0][0] >= trial.arrival - 0.5]
+    (t0, c0, n0, _), (t1, c1, n1, _) = after[0], after[-2]
+    total = trial_stats.run_stats.total()
+    times = {
+        name: (total.times[name].percentile(50), total.times[name].percentile(99))
+        for name in ("connect_time", *(("frame_age",) if trial.rate else ()))
+        if name in total.times
+    }
+    return TrialResult(
+        name=trial.name,
+        frames_per_second=(n1 - n0) / (t1 - t0),
+        cores=max(c1 - c0, 1e-9) / (t1 - t0),
+        connected=max(each[3] for each in moments),
+        lateness=trial_stats.run_stats.group("generator").time("lateness").statistic("p99") or 0.0,
+        times=times,
+        faults={name: total.counts[name] for name in REPORTED_FAULTS if total.counts[name]},
+    )
+
+
+async def main() -> None:
+    """Measure for an agent, which reads the results on stdout."""
+    stdin, stdout = trio.lowlevel.FdStream(os.dup(0)), trio.lowlevel.FdStream(os.dup(1))
+    os.dup2(2, 1)
+    pipe = MessagePipe(stdin, stdout)
+    raise_open_files()
+    async with trio.open_nursery() as nursery:
+
+        async def end_with_stdin() -> None:
+            while await pipe.order() is not None:
+                pass
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(end_with_stdin)
+        await pipe.send(GeneratorReady())
+        for trial in TRIALS:
+            await pipe.send(TrialMessage(await measure(trial)))
+        await pipe.send(RunDone())
+        nursery.cancel_scope.cancel()
 
 
 async def _try(trial: Trial) -> TrialStats:
@@ -157,3 +237,7 @@ async def open_null_server(plan: NullServerPlan) -> AsyncIterator[str]:
         process.kill()
         with trio.CancelScope(shield=True):  # a killed process ends
             await process.wait()
+
+
+if __name__ == "__main__":
+    trio.run(main)

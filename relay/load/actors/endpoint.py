@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 from attrs import field, frozen
 
 from relay.load.scenario.schema import ScenarioError
+
+_CERTIFICATE = re.compile(
+    r"-----BEGIN (TRUSTED |X509 |)CERTIFICATE-----.*?-----END \1CERTIFICATE-----", re.DOTALL
+)
 
 
 def is_encrypted(url: str) -> bool:
@@ -26,24 +31,38 @@ def path_or_default(path: str, *, phone: bool) -> str:
 class TlsVerification:
     """How the certificate of a `wss://` target is verified."""
 
-    ca: str | None = None
-    """A file with certificates to trust in addition to the system's."""
+    authorities: str = ""
+    """Certificates (PEM) to trust in addition to the system's."""
     insecure: bool = False
     """Accept any certificate."""
 
+    @classmethod
+    def of(cls, ca: str | None, *, insecure: bool) -> TlsVerification:
+        """Read the file with certificates to trust; `ScenarioError`."""
+        if ca is None:
+            return cls(insecure=insecure)
+        try:
+            text = Path(ca).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ScenarioError("tls.ca", f"cannot read {ca}: {error.strerror}") from None
+        found = cls("".join(f"{each[0]}\n" for each in _CERTIFICATE.finditer(text)), insecure)
+        try:
+            if found.authorities and found.context():
+                return found
+        except ScenarioError:
+            pass
+        raise ScenarioError("tls.ca", f"{ca} holds no certificate")
+
     def context(self) -> ssl.SSLContext:
-        """Names in certificates are verified too. `ScenarioError` if the file cannot be read."""
+        """Names in certificates are verified too. `ScenarioError` for bad authorities."""
         context = ssl.create_default_context()
         if self.insecure:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        elif self.ca is not None:
+        elif self.authorities:
             try:
-                context.load_verify_locations(cafile=Path(self.ca))
-            except ssl.SSLError:
-                raise ScenarioError("tls.ca", f"{self.ca} holds no certificate") from None
-            except OSError as error:
-                words = f"cannot read {self.ca}: {error.strerror}"
-                raise ScenarioError("tls.ca", words) from None
+                context.load_verify_locations(cadata=self.authorities)
+            except (ssl.SSLError, ValueError, TypeError):
+                raise ScenarioError("tls.ca", "it holds no certificate") from None
         return context
 
     def context_for(self, url: str) -> ssl.SSLContext | None:

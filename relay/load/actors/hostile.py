@@ -65,6 +65,7 @@ class Hostile(Actor):
                 await client.request("auth", token=self.context.endpoint.token(self.number))
                 async with client.listening():
                     while True:
+                        self.context.spend()
                         await stream.send_all(PING_BURST)
                         await trio.sleep(PING_INTERVAL)
             case "not-reading":

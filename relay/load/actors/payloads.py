@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -13,6 +13,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from relay.errors import RelayError
+from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.integrity import MARK_SIZE
 from relay.load.scenario.groups import FrameSource, PhoneGroup, PhoneLayer
 from relay.load.scenario.schedule import Presence, Timeline
@@ -153,9 +154,11 @@ class PayloadFactory:
     """Makes payloads for phones; files are read only once."""
 
     seed: int
+    files: SentFiles | None = field(default=None, repr=False)
+    """The content of all files; None to read them."""
     _noise: bytes | None = field(default=None, repr=False)
-    _pictures: dict[Path, list[bytes]] = field(factory=dict, repr=False)
-    _traces: dict[Path, Trace] = field(factory=dict, repr=False)
+    _pictures: dict[str, list[bytes]] = field(factory=dict, repr=False)
+    _traces: dict[str, Trace] = field(factory=dict, repr=False)
 
     def payloads(self, phones: PhoneGroup, folder: Path, name: str, number: int) -> Payloads:
         """Read and decode, which blocks: call it in a thread. `RelayError` if a file is bad."""
@@ -164,12 +167,9 @@ class PayloadFactory:
             noise = self._enough_noise(max(layer.size for layer in phones.layers))
             return LayeredFrames(phones.layers, noise)
         if frames.video is not None:
-            return VideoFrames(self._video(folder / Path(frames.video).expanduser()))
+            return VideoFrames(self._video(folder, frames.video))
         if frames.recording is not None:
-            path = folder / Path(frames.recording).expanduser()
-            if path not in self._traces:
-                self._traces[path] = read_trace(path)
-            return RecordedFrames(self._traces[path], self._enough_noise())
+            return RecordedFrames(self._trace(folder, frames.recording), self._enough_noise())
         random = Random(f"{self.seed} {name} {number} sizes")  # noqa: S311 (no secret)
         return SyntheticFrames(frames, self._enough_noise(frames.most or frames.size or 0), random)
 
@@ -179,37 +179,68 @@ class PayloadFactory:
             self._noise = Random(self.seed).randbytes(max(wanted, 2 * MAX_PAYLOAD_BYTES))  # noqa: S311 (no secret)
         return self._noise
 
-    def _video(self, path: Path) -> list[bytes]:
-        found = self._pictures.get(path)
+    def _video(self, folder: Path, name: str) -> list[bytes]:
+        found = self._pictures.get(name)
         if found is None:
-            from relay.demo.video import play  # noqa: PLC0415 (needs an extra)
-
-            found = [picture.jpeg for picture in islice(play(path), MAX_VIDEO_FRAMES)]
-            self._pictures[path] = found
+            if self.files is None:
+                found = read_video(folder / Path(name).expanduser())
+            elif not (found := self.files.videos.get(name)):
+                raise NotSent(f"the video {name} was not sent")
+            self._pictures[name] = found
         return found
+
+    def _trace(self, folder: Path, name: str) -> Trace:
+        found = self._traces.get(name)
+        if found is None:
+            if self.files is None:
+                found = read_trace(folder / Path(name).expanduser())
+            elif (sent := self.files.recordings.get(name)) is not None:
+                found = parse_trace(sent.splitlines(keepends=True), name)
+            else:
+                raise NotSent(f"the recording {name} was not sent")
+            self._traces[name] = found
+        return found
+
+
+class NotSent(RelayError):
+    """A file of the scenario was not sent to a process that may open none."""
 
 
 class BadTrace(RelayError):
     """A recording that cannot be replayed."""
 
 
+def read_video(path: Path) -> list[bytes]:
+    """The first pictures of a video, as JPEG; `RelayError`."""
+    from relay.demo.video import play  # noqa: PLC0415 (needs an extra)
+
+    return [picture.jpeg for picture in islice(play(path), MAX_VIDEO_FRAMES)]
+
+
 def read_trace(path: Path) -> Trace:
     """Read a recording; `BadTrace` if it is none."""
-    decoder = msgspec.json.Decoder(TraceFrame)
     try:
         with path.open("rb") as lines:
-            if next(lines, b"").strip() != msgspec.json.encode({"format": TRACE_FORMAT}):
-                raise BadTrace(f"{path} was not made by `relay load record`")
-            frames = tuple(decoder.decode(line) for line in lines)
-            for frame in frames:
-                if not (0 <= frame.size <= MAX_PAYLOAD_BYTES and frame.at >= 0):
-                    raise BadTrace(f"{path}: a frame of {frame.size} bytes at {frame.at} s")
-                if frame.data is not None:
-                    base64.b64decode(frame.data, validate=True)
+            return parse_trace(lines, str(path))
     except OSError as error:
         raise BadTrace(f"cannot read {path}: {error.strerror}") from None
+
+
+def parse_trace(lines: Iterable[bytes], name: str) -> Trace:
+    """Read the lines of a recording; `BadTrace` if it is none."""
+    decoder = msgspec.json.Decoder(TraceFrame)
+    rest = iter(lines)
+    try:
+        if next(rest, b"").strip() != msgspec.json.encode({"format": TRACE_FORMAT}):
+            raise BadTrace(f"{name} was not made by `relay load record`")
+        frames = tuple(decoder.decode(line) for line in rest)
+        for frame in frames:
+            if not (0 <= frame.size <= MAX_PAYLOAD_BYTES and frame.at >= 0):
+                raise BadTrace(f"{name}: a frame of {frame.size} bytes at {frame.at} s")
+            if frame.data is not None:
+                base64.b64decode(frame.data, validate=True)
     except ValueError as problem:
-        raise BadTrace(f"{path}: {problem}") from None
+        raise BadTrace(f"{name}: {problem}") from None
     if not frames:
-        raise BadTrace(f"there is no frame in {path}")
+        raise BadTrace(f"there is no frame in {name}")
     return Trace(tuple(sorted(frames, key=lambda frame: frame.at)))

@@ -116,6 +116,7 @@ class Phone(StreamActor):
             fields["keyframe"] = not is_delta
         if body.startswith(JPEG_START):
             fields["metadata"] = {"mark": seal_mark(mark)}
+        self.context.spend()
         counts["unsure"] += 1
         await client.send("video-frame", data=data, **fields)
         counts["unsure"] -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from random import Random
 from typing import Any
@@ -18,10 +18,12 @@ from relay.client.dial import open_plain, secure, with_stream
 from relay.client.errors import Closed
 from relay.client.shaping import SHAPED_RECEIVE_BUFFER
 from relay.client.websocket import open_websocket
+from relay.load.actors.allowance import Allowance
 from relay.load.actors.client import MSGPACK_SUBPROTOCOL, LoadClient, OnIncoming
 from relay.load.actors.endpoint import Endpoint, is_encrypted, path_or_default
 from relay.load.actors.network import cut, is_plain, open_network, was_cut
 from relay.load.actors.own_load import OwnLoad
+from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.observations import Observations
 from relay.load.measures.stats import GroupStats
 from relay.load.measures.watch_time import WatchTime
@@ -49,6 +51,10 @@ class RunContext:
     watch_times: dict[str, WatchTime] = field(factory=dict)
     """By group."""
     own_load: OwnLoad = field(factory=OwnLoad)
+    files: SentFiles | None = None
+    """The content of all files; None to read them where the scenario says that they are."""
+    allowance: Allowance | None = None
+    """None if there are no caps."""
     _open: dict[str, set[LoadClient]] = field(factory=lambda: defaultdict(set))
     _handshakes: dict[str, set[_Handshake]] = field(factory=lambda: defaultdict(set))
     _tls: ssl.SSLContext | None = None
@@ -68,6 +74,15 @@ class RunContext:
             return
         await trio.sleep_until(self.epoch + due)
         self.stats("generator").time("lateness").record(self.now() - due)
+
+    def spend(self) -> None:
+        """Count a message that is sent to a target; `LimitReached`."""
+        if self.allowance is not None:
+            self.allowance.spend()
+
+    def counted_connection(self) -> AbstractContextManager[None]:
+        """Count a connection to a target while the block runs; `LimitReached`."""
+        return nullcontext() if self.allowance is None else self.allowance.connection()
 
     def stats(self, name: str, target: str = "") -> GroupStats:
         """The statistics of a group, of those of its actors that use this target."""
@@ -122,33 +137,34 @@ class RunContext:
 
         The URL names the stream, if there is one."""
         url = self.endpoint.urls[target]
-        stream, host, resource = await open_plain(
-            url,
-            receive_buffer=SHAPED_RECEIVE_BUFFER if self._is_narrow(name) else None,
-        )
-        resource = with_stream(path_or_default(resource, phone=phone), stream_id)
-        async with _ungrouped(self._shaped(name, stream, random)) as link:
-            handshake = _Handshake(link)
-            self._handshakes[name].add(handshake)
-            try:
-                stream = await secure(link, url, self.tls(url))
-                async with open_websocket(
-                    stream,
-                    host,
-                    resource,
-                    required_subprotocol=MSGPACK_SUBPROTOCOL if msgpack else None,
-                ) as socket:
+        with self.counted_connection():
+            stream, host, resource = await open_plain(
+                url,
+                receive_buffer=SHAPED_RECEIVE_BUFFER if self._is_narrow(name) else None,
+            )
+            resource = with_stream(path_or_default(resource, phone=phone), stream_id)
+            async with _ungrouped(self._shaped(name, stream, random)) as link:
+                handshake = _Handshake(link)
+                self._handshakes[name].add(handshake)
+                try:
+                    stream = await secure(link, url, self.tls(url))
+                    async with open_websocket(
+                        stream,
+                        host,
+                        resource,
+                        required_subprotocol=MSGPACK_SUBPROTOCOL if msgpack else None,
+                    ) as socket:
+                        self._handshakes[name].discard(handshake)
+                        opened = LoadClient(socket, msgpack, on_message)
+                        stats = self.stats(name, target)
+                        with _CountedConnection(stats, self._open[name], opened) as client:
+                            yield client
+                except DialFailed:
+                    if handshake.was_cut or was_cut(link):
+                        raise ConnectionCut from None
+                    raise
+                finally:
                     self._handshakes[name].discard(handshake)
-                    opened = LoadClient(socket, msgpack, on_message)
-                    stats = self.stats(name, target)
-                    with _CountedConnection(stats, self._open[name], opened) as client:
-                        yield client
-            except DialFailed:
-                if handshake.was_cut or was_cut(link):
-                    raise ConnectionCut from None
-                raise
-            finally:
-                self._handshakes[name].discard(handshake)
 
     @asynccontextmanager
     async def _shaped(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -50,12 +50,15 @@ class ScriptedActor:
         """Seconds since the start of the run."""
         return self._context.now()
 
-    def connect(self, *, service: bool = False) -> AbstractAsyncContextManager[SimpleClient]:
+    @asynccontextmanager
+    async def connect(self, *, service: bool = False) -> AsyncIterator[SimpleClient]:
         """Open an authenticated connection of `relay.client`."""
         endpoint = self._context.endpoint
         token = endpoint.token(self.number, service=service)
         url = endpoint.urls[self.target]
-        return connect(url, token, tls=self._context.tls(url))
+        with self._context.counted_connection():
+            async with connect(url, token, tls=self._context.tls(url)) as client:
+                yield client
 
     def stream(self, name: str) -> str:
         """Make a stream id that is unique to this run."""
@@ -68,6 +71,7 @@ class ScriptedActor:
     def frame(self, body: bytes, *, stream: str = "", due: float | None = None) -> bytes:
         """Append the mark that viewers check to a frame, and count the frame as sent."""
         number = self._numbers[stream] = self._numbers.get(stream, 0) + 1
+        self._context.spend()
         self.stats.counts["sent"] += 1
         due = self.now if due is None else due
         return append_mark(body, FrameMark(self._context.run_id, self.number, 1, number, due))
@@ -99,10 +103,16 @@ class ScriptedActor:
 Play = Callable[[ScriptedActor], Awaitable[None]]
 
 
-def read_script(path: str) -> dict[str, tuple[Play, int]]:
-    """Read a script: by name, the function of its actors and their number. `BadScript`."""
+def read_script(path: str, source: bytes | None = None) -> dict[str, tuple[Play, int]]:
+    """Run a script, or its source where that was sent, and read what actors it has: by name, their
+    function and their number. `BadScript`."""
     try:
-        actors: Any = runpy.run_path(path).get("ACTORS")
+        if source is None:
+            actors: Any = runpy.run_path(path).get("ACTORS")
+        else:
+            module = {"__name__": "<run_path>"}
+            exec(compile(source, path, "exec"), module)  # noqa: S102 (the agent allows this one)
+            actors = module.get("ACTORS")
     except (Exception, SystemExit) as error:
         raise BadScript(f"{path}: {type(error).__name__}: {error}") from error
     if not isinstance(actors, dict) or not actors:
@@ -122,7 +132,10 @@ async def play_script(context: RunContext, worker: int, of: int) -> None:
     """Run this process's share of the scripted actors until the end of the run."""
     scenario = context.timeline.scenario
     assert scenario.script is not None
-    actors = read_script(str(scenario.path(scenario.script)))
+    if context.files is None:
+        actors = read_script(str(scenario.path(scenario.script)))
+    else:
+        actors = read_script(scenario.script, context.files.script or b"")
     await context.until(0)
     end = context.epoch + context.timeline.end + scenario.grace
     with trio.CancelScope(deadline=end):

@@ -76,6 +76,7 @@ class AlertService(Actor):
         assert isinstance(group, ServiceGroup)
         microseconds = round(alert.due * 1_000_000)
         words = f"load {self.context.run} {self.sender} {alert.number} {microseconds}"
+        self.context.spend()
         try:
             await client.request(
                 "alert", streamId=alert.stream, severity=group.severity, message=words, alertKey=key

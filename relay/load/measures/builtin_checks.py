@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from relay.load.measures.checks import CheckResult, Threshold, parse_threshold
 from relay.load.measures.ledger import LedgerLine
@@ -30,17 +30,24 @@ def builtin_results(
     ledger_failure: str | None,
     *,
     max_lateness: float | None,
+    lateness: Mapping[str, float],
     expects_logins: bool,
 ) -> list[CheckResult]:
     """Check the generator's lateness, the relay's ledger, expired sessions and refused logins.
 
-    `max_lateness` is in seconds; None allows any. A check that cannot fail is left out.
+    `max_lateness` is in seconds; None allows any. `lateness` is the p99 of each of several
+    generators, by name. A check that cannot fail is left out.
     """
     found = []
     late = run_stats.group("generator").time("lateness").statistic("p99")
     if max_lateness is not None and late is not None:
         words = f"lateness.p99 < {max_lateness * 1000:g}ms"
         found.append(CheckResult(words, late < max_lateness, f"{late * 1000:.3g} ms"))
+        found += [
+            CheckResult(f"{words} at {name}", kept=False, measured=f"{of_one * 1000:.3g} ms")
+            for name, of_one in lateness.items()
+            if of_one >= max_lateness
+        ]
     if ledger_failure is not None:
         found.append(CheckResult(LEDGER_AGREES, kept=False, measured=ledger_failure))
     elif ledger:

@@ -7,6 +7,8 @@ from typing import Self
 
 from attrs import frozen
 
+MAX_CLOCK_ERROR = 0.005
+"""Seconds. With a larger one, ages between two machines are marked as inexact."""
 MAX_BUSY = 0.7
 """Part of the time. A generator that is busy for longer may itself be what makes frames old."""
 
@@ -75,7 +77,18 @@ class GeneratorResult:
             lateness=lateness,
         )
 
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether figures may be those of the generator, not of the relay."""
-        return bool(self.overloaded or self.dropped)
+
+@frozen(kw_only=True)
+class OneGenerator:
+    """One of several generators, or an agent."""
+
+    usage: GeneratorResult
+    processes: int
+    machine: str | None
+    """Of an agent, in words; None for a worker of the coordinator's machine."""
+    clock_error: float | None
+    """By how much its times may be wrong against the coordinator's clock, in seconds; None for a
+    worker."""
+    sent: int
+    """Frames, like the next."""
+    received: int

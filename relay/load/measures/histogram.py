@@ -21,6 +21,10 @@ _HALF = 1 << _HALF_BITS
 """Half of the 256 values of a bucket; the lower half of a bucket is the bucket below."""
 _BITS = _HALF_BITS + 1
 
+MAX_INDEX = ((MAX_VALUE.bit_length() - _BITS) << _HALF_BITS) + (1 << _BITS) - 1
+MAX_UNPACKED = 1 << 20
+"""Bytes of an encoded histogram before compression; it has few thousand counts."""
+
 _HEADER = struct.Struct(">iiiiqqd")
 _OUTER = struct.Struct(">ii")
 _COOKIE, _COMPRESSED_COOKIE = 0x1C849313, 0x1C849314
@@ -87,8 +91,11 @@ class HdrHistogram:
         try:
             data = base64.b64decode(encoded, validate=True)
             cookie, length = _OUTER.unpack_from(data)
-            packed = zlib.decompress(data[_OUTER.size : _OUTER.size + length])
+            unpacking = zlib.decompressobj()
+            packed = unpacking.decompress(data[_OUTER.size : _OUTER.size + length], MAX_UNPACKED)
             inner, size, _, digits, lowest, _, _ = _HEADER.unpack_from(packed)
+            if not unpacking.eof:
+                raise ValueError("not a histogram: it is too long")
         except (struct.error, zlib.error) as problem:
             raise ValueError(f"not a histogram: {problem}") from None
         if (cookie, inner, digits, lowest) != (_COMPRESSED_COOKIE, _COOKIE, DIGITS, 1):
@@ -99,6 +106,8 @@ class HdrHistogram:
             if number < 0:
                 at -= number
                 continue
+            if at > MAX_INDEX:
+                raise ValueError("not a histogram: it has a value that is too large")
             if number:
                 made.counts[at] = number
                 made.total += number

@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from relay.errors import RelayError
 from relay.load.measures.checks import CheckResult
-from relay.load.measures.generator_usage import GeneratorResult, GeneratorSecond
+from relay.load.measures.generator_usage import GeneratorResult, GeneratorSecond, OneGenerator
 from relay.load.measures.ledger import LedgerLine
 from relay.load.measures.noise import Verdict
 from relay.load.measures.process_usage import ProcessUsage
@@ -88,6 +88,8 @@ class Second:
     groups: dict[str, GroupSecond] = field(factory=dict)
     """What each group did, without the generator."""
     generator: GeneratorSecond = field(factory=GeneratorSecond)
+    generators: dict[str, GeneratorSecond] = field(factory=dict)
+    """What each of several generators did, by name."""
 
 
 @frozen(kw_only=True)
@@ -180,6 +182,8 @@ class RunResult:
     """A digest of what the scenario lets happen; "" if it is not known."""
     generator: GeneratorResult | None = None
     """None in results of versions that did not measure it."""
+    generators: dict[str, OneGenerator] = field(factory=dict)
+    """By name, if there were several, or agents."""
     comparison: Comparison | None = None
     """With the run of `--baseline`."""
     format: str = FORMAT
@@ -198,6 +202,9 @@ class RunResult:
     def about(self) -> str:
         """Length, number of workers, and machine."""
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        agents = sum(each.machine is not None for each in self.generators.values())
+        if agents:
+            workers += " of 1 agent" if agents == 1 else f" of {agents} agents"
         return f"{self.seconds:.0f} s, {workers}, {self.machine}"
 
 
@@ -206,6 +213,7 @@ def second_of(
     *,
     recent: Mapping[str, GroupStats],
     own: GeneratorSecond | None = None,
+    generators: Mapping[str, GeneratorSecond] | None = None,
     usage: Mapping[str, ProcessUsage],
     before: Mapping[str, ProcessUsage],
     last_at: float,
@@ -244,6 +252,7 @@ def second_of(
         switches=counts["switches"],
         groups={name: _group_second(each) for name, each in recent.items() if name != GENERATOR},
         generator=own or GeneratorSecond(),
+        generators=dict(generators or {}),
     )
 
 

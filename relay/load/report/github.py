@@ -67,7 +67,7 @@ def result_annotations(result: RunResult, file: str, source: str) -> Iterator[st
                 file=file,
                 line=_line_of(check.line, source),
             )
-    if (words := doubt(result.generator)) is not None:
+    if (words := doubt(result)) is not None:
         yield annotation("warning", words, title=result.scenario, file=file)
     if result.comparison is not None:
         for each in result.comparison.with_verdict("worse"):

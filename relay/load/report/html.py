@@ -9,7 +9,12 @@ from html import escape
 
 from relay.load.measures.results import GroupResult, RunResult, Second
 from relay.load.report.comparison_words import CHANGE_COLUMNS, change_rows, notes
-from relay.load.report.generator_words import about_generator, doubt
+from relay.load.report.generator_words import (
+    GENERATOR_COLUMNS,
+    about_generator,
+    doubt,
+    generator_rows,
+)
 from relay.load.report.layer_words import layers_in_words
 from relay.load.report.plots import COLOURS, Series, histogram, plot
 from relay.load.units import MIB, seconds_in_words
@@ -80,10 +85,14 @@ def _checks(result: RunResult) -> str:
 
 
 def _generator(result: RunResult) -> Iterable[str]:
-    if (words := doubt(result.generator)) is not None:
+    if (words := doubt(result)) is not None:
         yield f'<p class="failed">{escape(words)}</p>'
     if result.generator is not None:
         yield f"<p>{escape(about_generator(result.generator))}</p>"
+    if result.generators:
+        yield "<h2>Generators</h2>"
+        rows = [tuple(map(escape, row)) for row in generator_rows(result.generators)]
+        yield _table(("", *GENERATOR_COLUMNS), rows)
 
 
 def _comparison(result: RunResult) -> Iterable[str]:
@@ -139,8 +148,17 @@ def _plots(result: RunResult, seconds: Sequence[Second]) -> Iterable[str]:
     yield figure("Lateness of the generator itself", "ms", late)
     busy = [Series("busy", [each.generator.busy * 100 for each in seconds])]
     yield figure("How busy the generator was", "% of the time", busy)
+    if result.generators:
+        names = list(result.generators)[: len(COLOURS)]
+        each_one = [Series(name, _busy(seconds, name)) for name in names]
+        yield figure("How busy each generator was", "% of the time", each_one)
     pauses = [Series("longest", [each.generator.gc_pause * 1000 for each in seconds])]
     yield figure("Garbage collection of the generator", "ms", pauses)
+
+
+def _busy(seconds: Sequence[Second], name: str) -> list[float | None]:
+    own = [each.generators.get(name) for each in seconds]
+    return [None if each is None else each.busy * 100 for each in own]
 
 
 def _most_shown(seconds: Sequence[Second]) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator, Mapping
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import attrs
 
+from relay.load.measures.generator_usage import GeneratorResult, OneGenerator
 from relay.load.measures.results import RunResult
 from relay.load.report.comparison_words import in_one_line
 
@@ -37,8 +39,8 @@ def junit_xml(result: RunResult) -> str:
     )
     if result.generator is not None:
         properties = SubElement(suite, "properties")
-        for name, value in attrs.asdict(result.generator).items():
-            SubElement(properties, "property", name=f"generator.{name}", value=f"{value:.6g}")
+        for name, value in _properties(result.generator, result.generators):
+            SubElement(properties, "property", name=_clean(name), value=f"{value:.6g}")
     run = _case(suite, case_class, "the run ends as planned", result.seconds)
     if result.problem is not None:
         SubElement(run, "error", message=_clean(result.problem))
@@ -59,6 +61,19 @@ def junit_xml(result: RunResult) -> str:
     for key in ("tests", "failures", "errors", "skipped", "time"):
         suites.set(key, suite.get(key, "0"))
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(suites, encoding="unicode")}\n'
+
+
+def _properties(
+    generator: GeneratorResult, generators: Mapping[str, OneGenerator]
+) -> Iterator[tuple[str, float]]:
+    for name, value in attrs.asdict(generator).items():
+        yield f"generator.{name}", value
+    for which, each in generators.items():
+        values = attrs.asdict(each.usage) | {"sent": each.sent, "received": each.received}
+        if each.clock_error is not None:
+            values["clock_error"] = each.clock_error
+        for name, value in values.items():
+            yield f"generator.{which}.{name}", value
 
 
 def _case(suite: Element, case_class: str, name: str, seconds: float = 0.0) -> Element:

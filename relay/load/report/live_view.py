@@ -123,7 +123,9 @@ class LiveView:
         if second.cpu is not None and second.memory is not None:
             words += f", relay {second.cpu:.0%} CPU {second.memory / 2**20:.0f} MiB"
         if second.generator.busy > MAX_BUSY:
+            busy = [n for n, each in second.generators.items() if each.busy > MAX_BUSY]
             words += f", generator {second.generator.busy:.0%} busy"
+            words += f" ({', '.join(busy)})" if busy else ""
         if second.errors:
             words += f", {second.errors} errors"
         return words

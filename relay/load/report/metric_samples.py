@@ -81,6 +81,10 @@ def _gauges(second: Second) -> Iterator[MetricSample]:
     yield MetricSample(LATENESS, (("quantile", QUANTILES["p99"]),), second.lateness)
     yield MetricSample(GENERATOR_BUSY, (), second.generator.busy)
     yield MetricSample(GC_PAUSE, (), second.generator.gc_pause)
+    for name, each in second.generators.items():
+        which = (("generator", name),)
+        yield MetricSample(GENERATOR_BUSY, which, each.busy)
+        yield MetricSample(GC_PAUSE, which, each.gc_pause)
     if second.cpu is not None:
         yield MetricSample(TARGET_CPU, (), second.cpu)
     if second.memory is not None:

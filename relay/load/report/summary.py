@@ -12,7 +12,12 @@ from rich.text import Text
 from relay.load.measures.ledger import LedgerLine
 from relay.load.measures.results import GroupResult, Outcome, RunResult, TargetResult
 from relay.load.report.compare import print_judgement
-from relay.load.report.generator_words import about_generator, doubt
+from relay.load.report.generator_words import (
+    GENERATOR_COLUMNS,
+    about_generator,
+    doubt,
+    generator_rows,
+)
 from relay.load.report.layer_words import layers_in_words
 from relay.load.units import MIB, seconds_in_words
 
@@ -63,6 +68,10 @@ def print_summary(console: Console, result: RunResult) -> None:
         console.print(_groups(result))
     if result.targets:
         console.print(_targets(result.targets))
+    if result.generators:
+        rows = [(row[0], row[1:-1]) for row in generator_rows(result.generators)]
+        columns = [column.replace(" ", "\n", 1) for column in GENERATOR_COLUMNS[:-1]]
+        console.print(_filled(columns, rows))
     for line in _lines(result):
         console.print(line)
     if result.comparison is not None:
@@ -79,7 +88,7 @@ def _lines(result: RunResult) -> Iterator[Text | str]:
             yield f"{name}: no frame came for up to {seconds_in_words(gap)}"
     if result.generator is not None:
         yield about_generator(result.generator)
-    if (words := doubt(result.generator)) is not None:
+    if (words := doubt(result)) is not None:
         yield f"MARK {words}"
     yield from result.events
     yield from _errors(result.groups)

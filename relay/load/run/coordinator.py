@@ -1,6 +1,7 @@
-"""Coordinates a run: starts the target and the workers, collects what they saw, ends them.
+"""Coordinates a run: starts the target and the generators, collects what they saw, ends them.
 
-Each phase is nested in the one before. However the run ends, the workers end first, then the relay.
+Each phase is nested in the one before. However the run ends, the generators end first, then the
+relay.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import trio
@@ -17,29 +18,29 @@ from attrs import define, field, frozen
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
 from relay.load.actors.endpoint import Endpoint
-from relay.load.actors.engine import Share
+from relay.load.actors.engine import Share, StatsUpdate
+from relay.load.actors.sent_files import SentFiles
+from relay.load.run.agents import AgentOptions, open_agent, read_files
 from relay.load.run.cluster_probe import check_cluster
+from relay.load.run.generator import Generator, RunFailed, assign, open_worker
+from relay.load.run.processes import raise_open_files
 from relay.load.run.run_state import RunState
 from relay.load.run.target_reports import TargetFailed
 from relay.load.run.targets import Targets, open_targets
 from relay.load.run.tokens import find_endpoint, find_operator_token
-from relay.load.run.worker import Assignment, StartSignal
-from relay.load.run.worker_process import (
-    RunFailed,
-    WorkerProcess,
-    open_worker,
-    raise_open_files,
-)
+from relay.load.run.wire import Assignment
 from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schema import ScenarioError
 
 START_DELAY = 0.3
 """Seconds from the start signal to the start, so that all workers have received it."""
+AGENT_START_DELAY = 1.5
+"""The same for agents on other machines."""
 UPDATE_DELAY = 0.2
-"""Seconds after which the workers' updates of a second have arrived."""
+"""Seconds after which the generators' updates of a second have arrived."""
 READY_TIMEOUT = 60.0
 LEAVE_TIMEOUT = 20.0
-"""Seconds after the end of the run in which the workers must end."""
+"""Seconds after the end of the run in which the generators must end."""
 LEDGER_TIMEOUT = 3.0
 """Seconds in which the relay's ledger must agree, after all clients have left."""
 LEDGER_POLL_INTERVAL = 0.2
@@ -53,6 +54,8 @@ class RunOptions:
 
     target_is_mine: bool = False
     abort_on_fail: bool = False
+    agents: AgentOptions | None = None
+    """They generate the load, in place of workers of this machine."""
 
 
 @define(eq=False)
@@ -67,7 +70,7 @@ class Coordinator:
     state: RunState = field(init=False)
     _targets: Targets | None = None
     _stop: trio.Event | None = None
-    """Set to let the workers leave early."""
+    """Set to let the generators leave early."""
     _failed_seconds: int = 0
 
     def __attrs_post_init__(self) -> None:
@@ -94,7 +97,7 @@ class Coordinator:
     async def _stop_at_signal(
         self, signals: AsyncIterator[int], running: trio.CancelScope, everything: trio.CancelScope
     ) -> None:
-        """The first signal lets the workers leave, the second ends everything at once."""
+        """The first signal lets the generators leave, the second ends everything at once."""
         await anext(signals)
         self.state.interrupted = True
         if self.state.phase == "running" and self._stop is not None:
@@ -106,23 +109,31 @@ class Coordinator:
         everything.cancel()
 
     async def _run(self) -> None:
-        state, number = self.state, self.scenario.workers
+        state = self.state
         async with open_targets(self.scenario, is_mine=self.options.target_is_mine) as targets:
             self._targets = targets
             state.phase = "making tokens"
             endpoint = await find_endpoint(self.scenario, targets)
             await self._prepare(targets, endpoint)
-            state.phase = "starting workers"
             async with AsyncExitStack() as stack:
-                workers = [
-                    await stack.enter_async_context(
-                        open_worker(self._assignment(endpoint, Share(worker=worker, of=number)))
-                    )
-                    for worker in range(number)
-                ]
-                await self._play(workers, targets)
+                generators = await self._open_generators(stack)
+                state.generators = {each.name: each for each in generators}
+                orders = await self._assignments(generators, endpoint)
+                await self._play(generators, orders, targets)
             if self.scenario.checks_ledger:
                 await self._check_ledger(targets)
+
+    async def _open_generators(self, stack: AsyncExitStack) -> list[Generator]:
+        agents = self.options.agents
+        if agents is None:
+            self.state.phase = "starting workers"
+            numbers = range(self.scenario.workers)
+            return [await stack.enter_async_context(open_worker(each)) for each in numbers]
+        self.state.phase = "connecting to agents"
+        return [
+            await stack.enter_async_context(open_agent(address, agents.key))
+            for address in agents.addresses
+        ]
 
     async def _prepare(self, targets: Targets, endpoint: Endpoint) -> None:
         """See that several targets are one cluster, and what each has counted so far."""
@@ -137,35 +148,52 @@ class Coordinator:
             for each in several:
                 await each.begin()
 
-    async def _play(self, workers: Sequence[WorkerProcess], targets: Targets) -> None:
-        with trio.move_on_after(READY_TIMEOUT) as waiting:
-            for worker in workers:
-                await worker.ready()
-        if waiting.cancelled_caught:
-            raise RunFailed(f"the workers were not ready in {READY_TIMEOUT:g} s")
-        start = StartSignal(time.monotonic() + START_DELAY)
-        self._stop = trio.Event()
-        self.state.phase = "running"
-        begun = trio.current_time() + START_DELAY
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_workers, workers, self._stop)
-            nursery.start_soon(self._end_each_second, begun)
-            nursery.start_soon(targets.poll)
-            nursery.start_soon(self._act_on_targets, targets, begun)
-            async with trio.open_nursery() as playing:
-                for number, worker in enumerate(workers):
-                    playing.start_soon(self._collect, number, worker, start)
-            nursery.cancel_scope.cancel()
+    async def _play(
+        self, generators: Sequence[Generator], orders: Sequence[Assignment], targets: Targets
+    ) -> None:
+        async with trio.open_nursery() as following:
+            for generator in generators:
+                following.start_soon(generator.follow, self._take)
+            await self._make_ready(generators, orders)
+            delay = AGENT_START_DELAY if self.options.agents else START_DELAY
+            start = time.monotonic() + delay
+            self._stop = trio.Event()
+            self.state.phase = "running"
+            begun = trio.current_time() + delay
+            for generator in generators:
+                await generator.start(start)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_generators, generators, self._stop)
+                nursery.start_soon(self._end_each_second, begun)
+                nursery.start_soon(targets.poll)
+                nursery.start_soon(self._act_on_targets, targets, begun)
+                await self._wait_until_done(generators, delay)
+                nursery.cancel_scope.cancel()
         self._end_second(trio.current_time() - begun)
 
-    async def _collect(self, number: int, worker: WorkerProcess, start: StartSignal) -> None:
-        length = self.scenario.length + self.scenario.grace + START_DELAY
-        with trio.move_on_after(length + LEAVE_TIMEOUT) as waiting:
-            async for message in worker.play(start):
-                if message.update is not None:
-                    self.state.add(number, message.update)
+    async def _make_ready(
+        self, generators: Sequence[Generator], orders: Sequence[Assignment]
+    ) -> None:
+        with trio.move_on_after(READY_TIMEOUT) as waiting:
+            await assign(generators, orders)
         if waiting.cancelled_caught:
-            raise RunFailed("a worker does not end")
+            slow = ", ".join(each.name for each in generators if not each.is_ready.is_set())
+            raise RunFailed(f"not ready in {READY_TIMEOUT:g} s: {slow or 'the clocks'}")
+
+    async def _wait_until_done(self, generators: Sequence[Generator], delay: float) -> None:
+        length = self.scenario.length + self.scenario.grace + delay
+        with trio.move_on_after(length + LEAVE_TIMEOUT) as waiting:
+            for generator in generators:
+                await generator.is_done.wait()
+        if waiting.cancelled_caught:
+            slow = ", ".join(each.name for each in generators if not each.is_done.is_set())
+            raise RunFailed(f"this does not end: {slow}")
+
+    def _take(self, generator: str, process: int, update: StatsUpdate) -> None:
+        try:
+            self.state.add(generator, update, process)
+        except ValueError as problem:
+            raise RunFailed(f"{generator} sent figures that cannot be read: {problem}") from None
 
     async def _act_on_targets(self, targets: Targets, begun: float) -> None:
         """Drain and restart targets as the stages have it."""
@@ -185,10 +213,11 @@ class Coordinator:
                     nursery.start_soon(targets.by_name[name].restart)
             at += stage.duration
 
-    async def _stop_workers(self, workers: Sequence[WorkerProcess], stop: trio.Event) -> None:
+    async def _stop_generators(self, generators: Sequence[Generator], stop: trio.Event) -> None:
         await stop.wait()
-        for worker in workers:
-            await worker.stop()
+        for generator in generators:
+            with suppress(RunFailed):
+                await generator.stop()
 
     async def _end_each_second(self, begun: float) -> None:
         at = 0.0
@@ -223,6 +252,29 @@ class Coordinator:
         except TargetFailed as failure:  # what the clients saw remains true
             state.ledger_failure = str(failure)
 
-    def _assignment(self, endpoint: Endpoint, share: Share) -> Assignment:
-        folder = str(self.scenario.folder.resolve())
-        return Assignment(self.source, self.file, folder, self.state.run_id, endpoint, share)
+    async def _assignments(
+        self, generators: Sequence[Generator], endpoint: Endpoint
+    ) -> list[Assignment]:
+        """One for each generator, with a share for each of its processes. Agents get the content of
+        files, workers of this machine the folder where they are."""
+        files: SentFiles | None = None
+        folder: str | None = str(self.scenario.folder.resolve())
+        if self.options.agents is not None:
+            files, folder = await read_files(self.scenario), None
+        number = sum(each.processes for each in generators)
+        shares = [Share(worker=worker, of=number) for worker in range(number)]
+        found = []
+        for generator in generators:
+            own, shares = shares[: generator.processes], shares[generator.processes :]
+            found.append(
+                Assignment(
+                    source=self.source,
+                    file=self.file,
+                    run=self.state.run_id,
+                    endpoint=endpoint,
+                    shares=own,
+                    folder=folder,
+                    files=files,
+                )
+            )
+        return found

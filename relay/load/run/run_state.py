@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import secrets
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, field
@@ -17,6 +16,7 @@ from relay.load.measures.generator_usage import (
     GeneratorResult,
     GeneratorSecond,
     GeneratorUsage,
+    OneGenerator,
 )
 from relay.load.measures.ledger import (
     HopTotals,
@@ -39,7 +39,9 @@ from relay.load.measures.results import (
     group_result,
     second_of,
 )
-from relay.load.measures.stats import GroupStats, RunStats
+from relay.load.measures.stats import GroupStats, RunStats, TimeDistribution
+from relay.load.run.generator import Generator
+from relay.load.run.machine import describe_machine
 from relay.load.scenario.scenario import ONLY_TARGET, Scenario, links
 
 
@@ -78,12 +80,18 @@ class RunState:
     aborted_by: str | None = None
     """The check that ended it early."""
     interrupted: bool = False
-    _connected: dict[int, dict[str, int]] = field(factory=dict)
-    """Open connections by worker and group."""
+    generators: dict[str, Generator] = field(factory=dict)
+    """By name."""
+    _connected: dict[tuple[str, int], dict[str, int]] = field(factory=dict)
+    """Open connections by process and group; a process has its generator's name and a number."""
     _recent: dict[str, GroupStats] = field(factory=dict)
     """The statistics of the current second, by group."""
-    _own: dict[int, GeneratorUsage] = field(factory=dict)
-    """What each worker did in the current second."""
+    _own: dict[tuple[str, int], GeneratorUsage] = field(factory=dict)
+    """What each process did in the current second."""
+    _by_generator: dict[str, Counter[str]] = field(factory=lambda: defaultdict(Counter))
+    """What each generator's actors counted."""
+    _lateness: dict[str, TimeDistribution] = field(factory=lambda: defaultdict(TimeDistribution))
+    """Of each generator."""
     _usage: dict[str, ProcessUsage] = field(factory=dict)
     """By target."""
     _first_usage: dict[str, ProcessUsage] = field(factory=dict)
@@ -92,17 +100,32 @@ class RunState:
     def __attrs_post_init__(self) -> None:
         self.run_stats = stats_of(self.scenario)
 
-    def add(self, worker: int, update: StatsUpdate) -> None:
+    def add(self, generator: str, update: StatsUpdate, process: int = 0) -> None:
+        """Add what a process of a generator saw; `ValueError` if it cannot be."""
+        self._check(update)
         self.run_stats.add(update.groups, update.stage)
         connected: dict[str, int] = {}
         for name, by_target in update.groups.items():
             recent = self._recent.setdefault(name, GroupStats())
             for delta in by_target.values():
                 recent.add_delta(delta)
+                self._by_generator[generator].update(delta.counts)
+                if name == GENERATOR and (late := delta.times.get("lateness")):
+                    self._lateness[generator].add_encoded(late)
             connected[name] = sum(delta.connected for delta in by_target.values())
-        self._connected[worker] = connected
-        self._own[worker] = self._own.get(worker, GeneratorUsage()).plus(update.usage)
+        key = (generator, process)
+        self._connected[key] = connected
+        self._own[key] = self._own.get(key, GeneratorUsage()).plus(update.usage)
         self.observations.add(update.observations)
+
+    def _check(self, update: StatsUpdate) -> None:
+        """Refuse names that are not the scenario's; only a script may choose some."""
+        known = {*self.scenario.groups, GENERATOR}
+        targets = {*self.scenario.targets_by_name, ONLY_TARGET}
+        if self.scenario.script is None and update.groups.keys() - known:
+            raise ValueError("there is no such group")
+        if any(by_target.keys() - targets for by_target in update.groups.values()):
+            raise ValueError("there is no such target")
 
     def note(self, at: float, words: str) -> None:
         """Note what was done to a target, or failed beside the run, in seconds of the run."""
@@ -122,6 +145,7 @@ class RunState:
             at,
             recent=self._recent,
             own=GeneratorSecond.of(self._own.values()),
+            generators=self._generator_seconds(),
             usage=usage,
             before=self._usage,
             last_at=self.seconds[-1].at if self.seconds else 0.0,
@@ -129,6 +153,19 @@ class RunState:
         self._usage, self._recent, self._own = dict(usage), {}, {}
         self.seconds.append(second)
         self.on_second(second)
+
+    @property
+    def _names_generators(self) -> bool:
+        """Whether it is of use to tell which generator did what."""
+        return len(self.generators) > 1 or any(each.is_agent for each in self.generators.values())
+
+    def _generator_seconds(self) -> dict[str, GeneratorSecond]:
+        if not self._names_generators:
+            return {}
+        return {
+            name: GeneratorSecond.of(own for (of, _), own in self._own.items() if of == name)
+            for name in self.generators
+        }
 
     def compare_ledger(self, ledgers: Sequence[TargetLedger]) -> None:
         """Compare what the targets say with what clients saw."""
@@ -165,6 +202,7 @@ class RunState:
             self.ledger,
             self.ledger_failure,
             max_lateness=scenario.lateness,
+            lateness=self._lateness_by_name(),
             expects_logins=scenario.expects_logins,
         )
         if self.failure is not None:
@@ -182,9 +220,8 @@ class RunState:
             scenario=scenario.name,
             started=self.started,
             seconds=self.now,
-            workers=scenario.workers,
-            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores,"
-            f" Python {platform.python_version()}",
+            workers=sum(each.processes for each in self.generators.values()) or scenario.workers,
+            machine=self._machines(),
             load=scenario.load,
             outcome=self.outcome,
             failure=self.failure,
@@ -202,12 +239,42 @@ class RunState:
                 (each.generator for each in self.seconds),
                 self.run_stats.group(GENERATOR).time("lateness").statistic("p99") or 0.0,
             ),
+            generators=self._one_by_one(),
             targets={
                 name: self._target_result(name)
                 for name in scenario.targets_by_name
                 if name != ONLY_TARGET
             },
         )
+
+    def _machines(self) -> str:
+        """Those that generated the load."""
+        agents = [each.machine for each in self.generators.values() if each.machine is not None]
+        return "; ".join(dict.fromkeys(agents)) or describe_machine()
+
+    def _lateness_by_name(self) -> dict[str, float]:
+        if not self._names_generators:
+            return {}
+        return {name: late.statistic("p99") or 0.0 for name, late in self._lateness.items()}
+
+    def _one_by_one(self) -> dict[str, OneGenerator]:
+        if not self._names_generators:
+            return {}
+        late = self._lateness_by_name()
+        return {
+            name: OneGenerator(
+                usage=GeneratorResult.of(
+                    (each.generators[name] for each in self.seconds if name in each.generators),
+                    late.get(name, 0.0),
+                ),
+                processes=each.processes,
+                machine=each.machine,
+                clock_error=each.clock_error,
+                sent=self._by_generator[name]["sent"],
+                received=self._by_generator[name]["received"],
+            )
+            for name, each in self.generators.items()
+        }
 
     def _target_result(self, name: str) -> TargetResult:
         totals = self.target_totals.get(name)

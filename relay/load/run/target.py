@@ -215,9 +215,7 @@ async def stop(process: trio.Process) -> None:
 def find_tls_verification(scenario: Scenario) -> TlsVerification:
     """How the target's certificate is verified; `ScenarioError`."""
     ca = None if scenario.tls.ca is None else str(scenario.path(scenario.tls.ca).resolve())
-    tls_verification = TlsVerification(ca, scenario.tls.insecure)
-    tls_verification.context()  # an unreadable file is an error before anything starts
-    return tls_verification
+    return TlsVerification.of(ca, insecure=scenario.tls.insecure)
 
 
 def checked_url(url: str, where: str, *, is_mine: bool) -> str:

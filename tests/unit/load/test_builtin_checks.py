@@ -29,6 +29,7 @@ def results(
             run_stats,
             ledger,
             failure,
+            lateness={},
             max_lateness=scenario.lateness,
             expects_logins=scenario.expects_logins,
         )

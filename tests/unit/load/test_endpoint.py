@@ -21,10 +21,12 @@ def tls_verification(tls: str, folder: Path) -> TlsVerification:
 
 
 def test_the_file_is_looked_for_beside_the_scenario_and_names_are_checked(tmp_path: Path) -> None:
-    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority = trustme.CA().cert_pem.bytes().decode()
+    (tmp_path / "ca.pem").write_text(f"für Tests\n{authority}")
     found = tls_verification("ca = 'ca.pem'", tmp_path)
-    assert found == TlsVerification(str((tmp_path / "ca.pem").resolve()))
+    assert found == TlsVerification(authority)
     context = found.context()
+    assert any("trustme" in str(each) for each in context.get_ca_certs())
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
     assert tls_verification("", tmp_path).context().check_hostname
 

@@ -36,7 +36,7 @@ from relay.load.report.live_view import LiveView
 from relay.load.report.outputs import JsonLines
 from relay.load.report.summary import print_summary
 from relay.load.run.run_state import RunState
-from relay.load.run.worker import Assignment
+from relay.load.run.wire import Assignment
 from relay.load.scenario.groups import Reconnect
 from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schedule import Timeline
@@ -224,5 +224,5 @@ def test_a_script_that_cannot_be_played_is_said_so(source: str, words: str, tmp_
 
 def test_a_workers_order_does_not_show_its_tokens() -> None:
     endpoint = Endpoint("ws://x", ("secret-1",), ("secret-2",))
-    assignment = Assignment("", "", "", "", endpoint, Share())
+    assignment = Assignment(source="", file="", run="", endpoint=endpoint, shares=[Share()])
     assert "secret" not in repr(assignment)

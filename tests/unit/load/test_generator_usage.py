@@ -91,7 +91,7 @@ def test_observations_without_room_are_counted(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_second_is_as_busy_as_the_busiest_worker() -> None:
     state = RunState(parse_scenario("[phones.p]", "s.toml", Path()))
-    for worker, busy in ((0, 0.2), (1, 0.5), (1, 0.4)):
+    for worker, busy in (("a", 0.2), ("b", 0.5), ("b", 0.4)):
         usage = GeneratorUsage(seconds=0.5, busy=busy, gc_pause=busy / 10, dropped=1)
         state.add(worker, StatsUpdate({}, Observations(), "", usage))
     state.end_second(1.0, {})

@@ -1,0 +1,30 @@
+"""What a scenario's files hold, for a process that may open none. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+
+class SentFiles(msgspec.Struct, frozen=True):
+    """The content of files, by the names that the scenario has for them."""
+
+    recordings: dict[str, bytes] = {}
+    videos: dict[str, list[bytes]] = {}
+    """The pictures of each."""
+    script: bytes | None = None
+
+    @property
+    def script_digest(self) -> str | None:
+        """The script's SHA-256 in hexadecimal."""
+        return None if self.script is None else hashlib.sha256(self.script).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        pictures = sum(len(picture) for video in self.videos.values() for picture in video)
+        return sum(map(len, self.recordings.values())) + pictures + len(self.script or b"")
+
+    def __repr__(self) -> str:
+        return f"SentFiles({self.size} bytes)"
