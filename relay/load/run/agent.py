@@ -88,13 +88,14 @@ class Agent:
         if stream is None:
             return
         try:
-            await self._greet(MessagePipe(stream, stream))
-        except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        except* RelayError as errors:
-            self.say(plain(str(next(leaves(errors)))))
+            await self.serve(MessagePipe(stream, stream))
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def serve(self, pipe: MessagePipe) -> None:
+        """Take the order of a coordinator that has proven who it is; never raises."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._greet(pipe)
 
     async def _greet(self, pipe: MessagePipe) -> None:
         greeting = Greeting(
@@ -137,6 +138,10 @@ class Agent:
                     raise BadMessage("it sent another order than an assignment")
         except* RelayError as errors:
             failure = plain(str(next(leaves(errors))))
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            failure = "the coordinator has gone"
+        except* OSError as errors:  # there are no processes or files left
+            failure = f"it cannot start a process: {next(leaves(errors)).strerror}"
         self.say("it has ended" if failure is None else f"it ended: {failure}")
         return failure
 

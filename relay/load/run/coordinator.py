@@ -38,6 +38,8 @@ AGENT_START_DELAY = 1.5
 """The same for agents on other machines."""
 UPDATE_DELAY = 0.2
 """Seconds after which the generators' updates of a second have arrived."""
+AGENT_UPDATE_DELAY = 0.6
+"""The same for those of agents on other machines."""
 READY_TIMEOUT = 60.0
 LEAVE_TIMEOUT = 20.0
 """Seconds after the end of the run in which the generators must end."""
@@ -220,10 +222,10 @@ class Coordinator:
                 await generator.stop()
 
     async def _end_each_second(self, begun: float) -> None:
-        at = 0.0
+        at, delay = 0.0, AGENT_UPDATE_DELAY if self.options.agents else UPDATE_DELAY
         while True:
             at += 1
-            await trio.sleep_until(begun + at + UPDATE_DELAY)
+            await trio.sleep_until(begun + at + delay)
             self._end_second(at)
             if self.options.abort_on_fail or self.scenario.abort_on_fail:
                 self._abort_if_failed()

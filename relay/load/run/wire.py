@@ -19,6 +19,7 @@ import msgspec
 import trio
 from attrs import define, field, frozen
 
+from relay.concurrency.exact_reads import receive_exactly
 from relay.errors import RelayError
 from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate
@@ -28,7 +29,6 @@ from relay.load.measures.trials import TrialResult
 WIRE_VERSION = 1
 """Grows with each change of a message, or of what a scenario means."""
 MAX_WIRE_BYTES = 64 << 20
-MAX_ASKED_BYTES = 1 << 20
 M = TypeVar("M")
 _LENGTH = struct.Struct(">I")
 
@@ -150,7 +150,6 @@ class MessagePipe:
 
     _incoming: trio.abc.ReceiveStream
     _outgoing: trio.abc.SendStream
-    _rest: bytearray = field(factory=bytearray)
     _sending: trio.Lock = field(factory=trio.Lock)
 
     async def send(self, message: Order | Statement) -> None:
@@ -170,26 +169,13 @@ class MessagePipe:
         return None if content is None else _decode(_statements, content)
 
     async def _receive(self, max_bytes: int) -> bytes | None:
-        head = await self._exactly(_LENGTH.size)
-        if head is None:
-            return None
-        (length,) = _LENGTH.unpack(head)
-        if length > max_bytes:
-            raise BadMessage("it sent what is no message, or one that is too large")
-        return await self._exactly(length)
-
-    async def _exactly(self, size: int) -> bytes | None:
         try:
-            while len(self._rest) < size:
-                data = await self._incoming.receive_some(MAX_ASKED_BYTES)
-                if not data:
-                    return None
-                self._rest += data
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            (length,) = _LENGTH.unpack(await receive_exactly(self._incoming, _LENGTH.size))
+            if length > max_bytes:
+                raise BadMessage("it sent what is no message, or one that is too large")
+            return await receive_exactly(self._incoming, length)
+        except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
             return None
-        found = bytes(self._rest[:size])
-        del self._rest[:size]
-        return found
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[M], content: bytes) -> M:

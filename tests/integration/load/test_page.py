@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -15,14 +16,22 @@ import pytest
 
 from relay.load.measures.results import read_result
 from tests.integration.accounts import Accounts
-from tests.integration.load_command import PATIENCE, SHORT, against, write_baseline
+from tests.integration.load_command import (
+    PATIENCE,
+    SHORT,
+    against,
+    until_line,
+    write_baseline,
+)
 from tests.integration.proxies import free_port
 from tests.integration.relay_process import PROJECT, RelayProcess, start_relay
 
 PAGE = (PROJECT / "docs" / "load-testing.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if "relay load" in line]
-EXAMPLES = ("load smoke", "load three-nodes", "load self-test")
+PRINTED = [line for block in BLOCKS for line in block.splitlines() if "relay load" in line]
+OF_AGENTS = [line for line in PRINTED if re.search(r"load (keys|agent)|--agents", line)]
+COMMANDS = [line for line in PRINTED if line not in OF_AGENTS]
+EXAMPLES = ("load smoke", "load three-nodes", "load self-test ")
 """Commands that take up to a minute, as they are printed."""
 
 
@@ -98,11 +107,55 @@ def test_a_run_that_is_worse_than_its_baseline_is_exit_code_4(
     assert suite.get("failures") == "2"
 
 
+def test_agents_play_what_the_page_says(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path
+) -> None:
+    keys, agent, play, measure = OF_AGENTS
+    code, fingerprint = run(keys, tmp_path)
+    assert code == 0, fingerprint
+    against(relay, accounts, tmp_path)
+    target = relay.url.removeprefix("http://")
+    started = agent.replace("relay.test:3000", target).replace("FINGERPRINT", fingerprint.strip())
+    with ExitStack() as stack:
+        printed = []
+        for _ in range(2):
+            at_home = started.replace("10.0.0.5:3100", "127.0.0.1:0").replace(
+                "workers 4", "workers 2"
+            )
+            process = stack.enter_context(start_command(at_home, tmp_path))
+            printed.append(until_line(process, "--agents ").split()[-1])
+        agents = re.search(r"--agents (\S+)", play)
+        assert agents is not None
+        assert agents[1] in measure
+        code, output = run(play.replace(agents[1], ",".join(printed)), tmp_path)
+    assert code == 0, output
+    assert "4 workers of 2 agents" in output
+    assert "ok   the relay's ledger agrees" in output
+
+
+@contextmanager
+def start_command(command: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a command that runs on; it ends with the block."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {command}"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", EXAMPLES)
 def test_an_example_does_what_the_page_says(part: str, tmp_path: Path) -> None:
     """Its checks of ages are for a machine that does nothing else."""
     code, output = run(printed_with(part), tmp_path)
     assert code in {0, 1}, output
-    shown = "per core" if part == "load self-test" else "ok   the relay's ledger agrees"
+    shown = "per core" if part == "load self-test " else "ok   the relay's ledger agrees"
     assert shown in output
