@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,7 @@ async def _serve(agent: Agent, address: tuple[str, int], say: Callable[[str], ob
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         sockets = await listening_sockets([address], "--bind")
         host, port = sockets[0].getsockname()[:2]
+        host = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 (all of them)
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         say(f"relay: agent listening on {where}; for a coordinator:")
         say(f"--agents {where}={agent.fingerprint}")

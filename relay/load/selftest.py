@@ -131,7 +131,8 @@ async def self_test_agents(console: Console, agents: AgentOptions) -> None:
 
 def together(generators: Sequence[Generator]) -> Iterator[str]:
     """What all agents can do with all their processes, trial by trial."""
-    yield f"{len(generators)} agents together, if each of their processes has a core of its own:"
+    number = "1 agent" if len(generators) == 1 else f"{len(generators)} agents"
+    yield f"{number} together, if each of their processes has a core of its own:"
     for trials in zip(*(each.trials for each in generators), strict=False):
         frames = sum(
             trial.frames_per_core * generator.processes
@@ -142,11 +143,12 @@ def together(generators: Sequence[Generator]) -> Iterator[str]:
 
 
 def print_trial(console: Console, result: TrialResult) -> None:
-    rate, each = result.frames_per_core, 1e6 / max(result.frames_per_core, 1e-9)
+    rate = result.frames_per_core
+    each = f", {1e6 / rate:.1f} us each" if rate else ""
     console.print(result.name)
     console.print(
         f"    {result.frames_per_second:,.0f} frames/s at {result.cores:.0%} of a core:"
-        f" {rate:,.0f} frames/s per core, {each:.1f} us each"
+        f" {rate:,.0f} frames/s per core{each}"
     )
     words = seconds_in_words(result.lateness)
     console.print(f"    {result.connected} connected, generator late by {words} (p99)")

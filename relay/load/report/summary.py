@@ -46,6 +46,8 @@ TARGET_COLUMNS = (
     "CPU",
     "memory",
 )
+NO_GROUPS = frozenset({"generator", "ledger"})
+"""What has counts like a group, and is none of the scenario's."""
 MIN_REPORTED_GAP = 2.0
 """Seconds without a frame from which on the summary mentions a gap."""
 INTEGRITY_FAULTS = (
@@ -64,7 +66,7 @@ OUTCOMES: Mapping[Outcome, str] = {
 def print_summary(console: Console, result: RunResult) -> None:
     """Print the result of a run."""
     console.print(f"{result.scenario}: {result.about}")
-    if result.groups:
+    if result.groups.keys() - NO_GROUPS:
         console.print(_groups(result))
     if result.targets:
         console.print(_targets(result.targets))
@@ -116,7 +118,7 @@ def _about(line: LedgerLine) -> str:
 def _groups(result: RunResult) -> Table:
     rows: list[Row] = []
     for name, group in result.groups.items():
-        if name in {"generator", "ledger"}:
+        if name in NO_GROUPS:
             continue
         counts, age = group.counts, group.times.get("frame_age", {})
         received, accepted = counts.get("alerts.received", 0), counts.get("alerts.accepted", 0)

@@ -93,7 +93,7 @@ async def accept_coordinator(
     except BadCertificate:
         raise LinkRefused("its certificate is none") from None
     except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
-        raise LinkRefused(f"it gave up, or has not the key: {_why(problem)}") from None
+        raise LinkRefused(f"it gave up, or does not have the key: {_why(problem)}") from None
     if encrypted.getpeercert(binary_form=True) != certificate:
         raise LinkRefused("it has another certificate than it said")
     return encrypted

@@ -91,6 +91,7 @@ def test_two_agents_play_one_scenario_whose_books_agree_and_are_named_in_each_re
         assert name in report.read_text()
 
 
+@pytest.mark.slow
 def test_an_agent_that_dies_fails_the_run_with_its_name(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_an_agent_that_dies_fails_the_run_with_its_name(
         wait_until_gone(load)
 
 
+@pytest.mark.slow
 def test_the_load_of_agents_ends_with_their_coordinator_however_that_ends(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -134,6 +136,7 @@ def test_the_load_of_agents_ends_with_their_coordinator_however_that_ends(
                 run.wait()
 
 
+@pytest.mark.slow
 def test_a_script_is_played_by_agents_that_were_told_its_digest(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:

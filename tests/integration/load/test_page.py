@@ -16,6 +16,7 @@ import pytest
 
 from relay.load.measures.results import read_result
 from tests.integration.accounts import Accounts
+from tests.integration.agents import start_agent
 from tests.integration.load_command import (
     PATIENCE,
     SHORT,
@@ -159,3 +160,15 @@ def test_an_example_does_what_the_page_says(part: str, tmp_path: Path) -> None:
     assert code in {0, 1}, output
     shown = "per core" if part == "load self-test " else "ok   the relay's ledger agrees"
     assert shown in output
+
+
+@pytest.mark.slow
+def test_a_self_test_of_agents_does_what_the_page_says(tmp_path: Path) -> None:
+    key = tmp_path / "coordinator.pem"
+    with start_agent(key, "127.0.0.1:1") as agent:
+        command = re.sub(r"--agents \S+", f"--agents {agent.address}", OF_AGENTS[-1])
+        code, output = run(command, tmp_path)
+    assert code == 0, output
+    assert output.startswith(f"{agent.name}: ")
+    assert "1 agent together" in output
+    assert output.count("per core") == 4

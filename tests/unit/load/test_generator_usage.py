@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
+import trio.testing
 from rich.console import Console
 
 from relay.load.actors.engine import StatsUpdate
 from relay.load.actors.own_load import OwnLoad
 from relay.load.measures import observations
-from relay.load.measures.generator_usage import GeneratorResult, GeneratorSecond, GeneratorUsage
+from relay.load.measures.generator_usage import (
+    GeneratorResult,
+    GeneratorSecond,
+    GeneratorUsage,
+    OneGenerator,
+)
 from relay.load.measures.observations import Observations, StreamObservation
+from relay.load.measures.stats import GroupStats
+from relay.load.report.csv_rows import csv_rows
 from relay.load.report.github import result_annotations
 from relay.load.report.html import page
 from relay.load.report.junit import junit_xml
+from relay.load.report.metric_samples import MetricTotals
 from relay.load.report.summary import print_summary
+from relay.load.run.clocks import ClockFilter
+from relay.load.run.generator import Generator
 from relay.load.run.run_state import RunState
+from relay.load.run.wire import MessagePipe
 from relay.load.scenario.scenario import parse_scenario
 from tests.unit.load.test_ci_outputs import RESULT
 
@@ -104,8 +117,12 @@ def test_a_second_is_as_busy_as_the_busiest_worker() -> None:
     )
 
 
-def outputs(generator: GeneratorResult) -> list[str]:
-    result = attrs.evolve(RESULT, outcome="kept", checks=[], generator=generator)
+def outputs(
+    generator: GeneratorResult, generators: Mapping[str, OneGenerator] | None = None
+) -> list[str]:
+    result = attrs.evolve(
+        RESULT, outcome="kept", checks=[], generator=generator, generators=dict(generators or {})
+    )
     screen = StringIO()
     print_summary(Console(file=screen, width=300), result)
     return [screen.getvalue(), page(result, []), "\n".join(result_annotations(result, "f", ""))]
@@ -135,3 +152,91 @@ def test_what_the_generator_did_is_in_each_report() -> None:
     assert words in html
     junit = junit_xml(attrs.evolve(RESULT, generator=CALM))
     assert '<property name="generator.gc_pause" value="0.004" />' in junit
+
+
+def one(usage: GeneratorResult, clock_error: float | None = 0.0003) -> OneGenerator:
+    return OneGenerator(
+        usage=usage, processes=2, machine="a machine", clock_error=clock_error, sent=11, received=22
+    )
+
+
+def test_each_of_several_generators_is_named_and_those_that_were_too_busy_are_marked() -> None:
+    busy = attrs.evolve(CALM, busiest=0.9, overloaded=4)
+    generators = {"a.test:3100": one(CALM), "b.test:3100": one(busy)}
+    for output in outputs(busy, generators):
+        assert "4 seconds (b.test:3100): use more agents or more of their --workers" in output
+    for output in outputs(busy, generators)[:2]:
+        assert "a.test:3100" in output
+        assert "\u00b10.3 ms" in output
+    assert not any("(b.test" in output for output in outputs(CALM, {"b.test:3100": one(CALM)}))
+    result = attrs.evolve(RESULT, generator=busy, generators=generators)
+    junit = junit_xml(result)
+    assert '<property name="generator.b.test:3100.busiest" value="0.9" />' in junit
+    assert '<property name="generator.a.test:3100.clock_error" value="0.0003" />' in junit
+
+
+@pytest.mark.parametrize(("error", "words"), [(0.02, "\u00b120 ms"), (float("inf"), "nothing")])
+def test_clocks_that_are_hardly_known_are_marked(error: float, words: str) -> None:
+    generators = {"a.test:3100": one(CALM), "b.test:3100": one(CALM, error)}
+    for output in outputs(CALM, generators):
+        assert f"clocks are known to {words} only (b.test:3100), and ages" in output
+        assert "may be what limits" not in output
+
+
+def two_generators() -> RunState:
+    state = RunState(parse_scenario("[phones.p]", "s.toml", Path()))
+    stream, _ = trio.testing.memory_stream_pair()
+    for name in ("a:1", "b:1"):
+        pipe = MessagePipe(stream, stream)
+        state.generators[name] = Generator(name, pipe, 2, "a machine", ClockFilter())
+    return state
+
+
+def seen(sent: int, late: float, busy: float) -> StatsUpdate:
+    phones, own = GroupStats(), GroupStats()
+    phones.counts.update({"sent": sent, "auth.done": 1})
+    for _ in range(100):
+        own.time("lateness").record(late)
+    usage = GeneratorUsage(seconds=1, busy=busy, gc_pause=busy / 10)
+    groups = {"p": {"": phones.drain()}, "generator": {"": own.drain()}}
+    return StatsUpdate(groups, Observations(), "", usage)
+
+
+def test_what_generators_did_is_merged_and_kept_apart() -> None:
+    state = two_generators()
+    state.add("a:1", seen(10, 0.001, 0.2), 0)
+    state.add("a:1", seen(5, 0.001, 0.3), 1)
+    state.add("b:1", seen(7, 0.5, 0.8), 0)
+    state.end_second(1.0, {})
+    state.conclude()
+    result = state.result()
+    assert result.groups["p"].counts["sent"] == 22
+    assert {name: each.sent for name, each in result.generators.items()} == {"a:1": 15, "b:1": 7}
+    assert result.workers == 4
+    assert result.generator is not None
+    assert result.generator.busiest == 0.8
+    assert result.generators["a:1"].usage.busiest == 0.3
+    assert result.generators["b:1"].usage.overloaded == 1
+    assert [each.line for each in result.checks if not each.kept] == [
+        "lateness.p99 < 100ms",
+        "lateness.p99 < 100ms at b:1",
+    ]
+    (second,) = state.seconds
+    rows = csv_rows(second).splitlines()
+    assert any(row.startswith("1,generator a:1,") and row.endswith(",0.3,0.03") for row in rows)
+    assert len({row.count(",") for row in rows}) == 1
+    samples = MetricTotals().add(second)
+    busy = [each for each in samples if each.metric.name == "generator_busy"]
+    assert {each.labels: each.value for each in busy} == {
+        (): 0.8, (("generator", "a:1"),): 0.3, (("generator", "b:1"),): 0.8,
+    }  # fmt: skip
+
+
+def test_one_late_generator_of_many_is_found_though_the_merged_figure_looks_good() -> None:
+    state = two_generators()
+    for _ in range(200):
+        state.add("a:1", seen(1, 0.001, 0.1))
+    state.add("b:1", seen(1, 0.5, 0.1))
+    state.conclude()
+    failed = [each for each in state.result().checks if not each.kept]
+    assert [each.line for each in failed] == ["lateness.p99 < 100ms at b:1"]
