@@ -4,6 +4,7 @@
     python3 environment.py test     the same with the tools of the tests
     python3 environment.py check    the same again, and .venv-check with the tools of scripts/check
     python3 environment.py bench    .venv, and .venv-bench with what relay is measured with
+    python3 environment.py package  .venv-package with what builds and tries the packages
 
 It says in one line what it installs, and is silent and quick when there is nothing to do. Started
 twice at once, the second waits for the first. An install that was cut off is begun anew.
@@ -31,6 +32,8 @@ CONSTRAINTS = PROJECT / "constraints.txt"
 CHECK_REQUIREMENTS = PROJECT / "scripts" / "check-requirements.txt"
 BENCH = PROJECT / ".venv-bench"
 BENCH_REQUIREMENTS = PROJECT / "scripts" / "bench-requirements.txt"
+PACKAGE = PROJECT / ".venv-package"
+PACKAGE_REQUIREMENTS = PROJECT / "scripts" / "packaging" / "requirements.txt"
 BENCH_NODE_PACKAGE = PROJECT / "scripts" / "benchmark" / "peers" / "package.json"
 NODE_PACKAGE = PROJECT / "tests" / "node" / "package.json"
 
@@ -45,6 +48,9 @@ class Failed(Exception):
 def main() -> int:
     purpose = sys.argv[1]
     try:
+        if purpose == "package":
+            provide_packaging_tools()
+            return 0
         provide_application(for_tests=purpose in ("test", "check"))
         if purpose == "test":
             provide_node(APPLICATION, NODE_PACKAGE, "what the tests run on Node")
@@ -89,6 +95,16 @@ def provide_check_tools() -> None:
         "the tools of scripts/check",
         [CHECK_REQUIREMENTS],
         [["--requirement", str(CHECK_REQUIREMENTS)]],
+    )
+
+
+def provide_packaging_tools() -> None:
+    install(
+        PACKAGE,
+        ["package"],
+        "what builds the packages",
+        [PACKAGE_REQUIREMENTS],
+        [["--requirement", str(PACKAGE_REQUIREMENTS)]],
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from relay import __version__
 from relay.cli.access import grant, grants, revoke, token
 from relay.cli.audit import audit
 from relay.cli.database import db
@@ -113,7 +114,7 @@ def complain(text: str) -> int:
         "max_content_width": MAX_HELP_WIDTH,
     },
 )
-@click.version_option(package_name="relay", message="relay %(version)s")
+@click.version_option(__version__, message="relay %(version)s")
 def relay() -> None:
     """Live video over WebSockets: from phones to viewers, with alerts in return.
 

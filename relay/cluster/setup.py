@@ -7,13 +7,13 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import structlog
 import trio
 from attrs import define, frozen
 
+from relay import __version__
 from relay.cluster.claims import ClusterClaims
 from relay.cluster.directory import ClusterView, Directory
 from relay.cluster.doors import ClusterDoors, listen_for_nodes, listen_here, socket_folder
@@ -127,7 +127,7 @@ async def open_cluster(
             address=place.address,
             socket=path,
             certificate=identity.certificate_pem,
-            version=version("relay"),
+            version=__version__,
         )
         metrics.hop = hop = HopMetrics()
         streams = ClusterStreams(hub, identity.node_id)

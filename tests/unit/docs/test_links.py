@@ -13,7 +13,7 @@ CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 PATH = re.compile(r"`((?:[A-Za-z.][\w.-]*/)+[\w.-]*)`")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-ELSEWHERE = {"bench-results/figures.json"}
+ELSEWHERE = {"bench-results/figures.json", "dist/"}
 """Paths that are made by a command."""
 
 
