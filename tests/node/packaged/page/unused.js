@@ -1,0 +1,3 @@
+import { RelayClient, RelayError } from 'relay-client';
+
+document.title = 'nothing';
