@@ -38,6 +38,9 @@ def test_nothing_can_be_published_before_the_owner_has_decided() -> None:
     assert "Private :: Do Not Upload" in PROJECT_TABLE["classifiers"]
     assert "license" not in PROJECT_TABLE
     assert CLIENT["private"] is True
+    containerfile = (PROJECT / "scripts/packaging/Containerfile").read_text("utf-8")
+    assert 'org.opencontainers.image.licenses=""' in containerfile
+    assert 'org.opencontainers.image.source=""' in containerfile
     assert (CLIENT["license"], CLIENT["repository"]["url"]) == ("", "")
     assert CLIENT["publishConfig"]["provenance"] is True
 
