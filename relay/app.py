@@ -66,7 +66,7 @@ __all__ = ["open_store", "serve"]
 
 OPTIONAL_TASKS = frozenset(
     {
-        *("audit", "audit-lines", "alert-retention", "webhooks", "session-table"),
+        *("audit", "audit-lines", "alert-retention", "alert-outbox", "session-table"),
         *("operator", "stream-reclaim", "renditions"),
     }
 )

@@ -149,6 +149,8 @@ class Metrics:
     """Since when stored alerts cannot be read to be delivered, by Trio's clock."""
     webhook_alerts: Counter[str] = field(factory=Counter)
     """By the outcome of an attempt."""
+    target_events: Counter[tuple[str, str]] = field(factory=Counter)
+    """By the kind of target and what became of the event."""
     hop: HopMetrics | None = None
     """None where there are no other nodes."""
     limits_hit: Counter[Limit] = field(factory=Counter)

@@ -1,4 +1,4 @@
-"""Puts together what stores alerts, delivers them, posts them and removes them."""
+"""Puts together what stores alerts, delivers them to connections and targets, and removes them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from attrs import frozen
 from relay.alerts.dispatch import AlertDispatch, AlertSignals, CommittedAlerts
 from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake, AlertWriter
+from relay.alerts.outbox import Outbox, TargetQueue
 from relay.alerts.retention import RemovableAlerts, Retention
-from relay.alerts.webhooks import WebhookDelivery, WebhookQueue
+from relay.alerts.targets.setup import open_adapters
 from relay.concurrency.activity import Activity
 from relay.concurrency.supervisor import SupervisedTask
 from relay.metrics import Metrics
 from relay.model.alert import StoredAlert
-from relay.outgoing.webhook_client import open_webhook_client
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
 
 
 class AlertTables(Protocol):
-    """The tables of alerts and webhooks, and the notifications of new alerts."""
+    """The tables of alerts and targets, and the notifications of new alerts."""
 
     @property
     def alerts(self) -> WritableAlerts: ...
@@ -36,7 +36,7 @@ class AlertTables(Protocol):
     def alert_notifications(self) -> AlertSignals: ...
 
     @property
-    def webhooks(self) -> WebhookQueue: ...
+    def alert_targets(self) -> TargetQueue: ...
 
 
 class WritableAlerts(AlertWriter, CommittedAlerts, Protocol):
@@ -66,11 +66,11 @@ async def open_alerts(
     alerts that are committed from now on. `activity` says whether anybody is. `StoreUnavailable`
     when the database does not answer.
     """
-    async with open_webhook_client(settings.webhook_networks) as webhook_client:
-        webhooks = WebhookDelivery(tables.webhooks, webhook_client, metrics, activity)
+    async with open_adapters(settings) as adapters:
+        outbox = Outbox(tables.alert_targets, adapters, metrics, activity)
 
         def deliver_everywhere(alert: StoredAlert) -> None:
-            webhooks.wake()
+            outbox.wake()
             deliver(alert_event(alert), alert.owner_id)
 
         dispatch = AlertDispatch(
@@ -79,7 +79,7 @@ async def open_alerts(
             tables.alert_notifications,
             metrics,
             activity,
-            webhooks.wake,
+            outbox.wake,
         )
         intake = AlertIntake(tables.alerts, metrics, dispatch.wake)
         retention = Retention(
@@ -96,6 +96,6 @@ async def open_alerts(
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
                 "alert-retention": retention,
-                "webhooks": webhooks,
+                "alert-outbox": outbox,
             },
         )

@@ -37,7 +37,9 @@ NEEDED = """
         ('deleted_owners', 'select delete'),
         ('operator_requests', 'select insert update delete'),
         ('audit', 'select insert update delete'), -- `for update` needs update, too
-        ('webhooks', 'select update'),
+        ('alert_targets', 'select update delete'),
+        ('target_cooldowns', 'select insert update delete'),
+        ('stream_events', 'select insert delete'),
         ('nodes', 'select insert update delete'), -- these four in a cluster
         ('live_streams', 'select insert update delete'),
         ('claim_locks', 'select update'),

@@ -17,6 +17,7 @@ from relay.postgres.notifications import (
     ChangeNotifications,
     StreamNotifications,
 )
+from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.alerts.alert_bytes import AlertBytes, ByteLimits
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import AlertTable
@@ -33,7 +34,6 @@ from relay.postgres.tables.sessions.sessions import BetterAuthSessions, find_bet
 from relay.postgres.tables.sessions.users import find_users
 from relay.postgres.tables.stream_owners import StreamOwnershipTable
 from relay.postgres.tables.streams import StreamTable
-from relay.postgres.tables.webhooks import WebhookTable
 from relay.postgres.triggers import SessionTriggers
 from relay.settings.columns import parse_columns
 from relay.settings.settings import Settings
@@ -67,7 +67,7 @@ class Store:
     operator_requests: OperatorRequests
     alerts: AlertTable
     alert_pruner: AlertPruner
-    webhooks: WebhookTable
+    alert_targets: AlertTargetTable
     audit: AuditTable
     changes: ChangeNotifications
     alert_notifications: AlertNotifications
@@ -104,7 +104,7 @@ async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIte
             operator_requests=OperatorRequests(database),
             alerts=AlertTable(database, AlertBytes(limits)),
             alert_pruner=AlertPruner(database, limits),
-            webhooks=WebhookTable(database),
+            alert_targets=AlertTargetTable(database),
             audit=AuditTable(database),
             changes=ChangeNotifications(database, listen_address),
             alert_notifications=AlertNotifications(listen_address),

@@ -8,6 +8,7 @@ metrics with the help texts from here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from relay.concurrency.supervisor import Supervisor, TaskState
 from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
 from relay.metrics import Histogram, Limit, Metrics, RenditionOutcome
+from relay.model.alert_target import TARGET_KINDS
 from relay.protocol.endings import Ending
 from relay.protocol.messages import StreamStatus
 from relay.transport.budget import Budget
@@ -38,6 +40,7 @@ AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "ti
 """Outcomes that are shown from the start, like all endings, limits and drops."""
 
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up")
+TARGET_OUTCOMES = (*WEBHOOK_OUTCOMES, "suppressed")
 HANDOVER_OUTCOMES = ("continued", "renewed")
 
 
@@ -214,6 +217,15 @@ class Exposition(Collector):
             "outcome",
             (dict.fromkeys(WEBHOOK_OUTCOMES, 0) | metrics.webhook_alerts).items(),
         )
+        deliveries = CounterMetricFamily(
+            "relay_target_events",
+            "Attempts to deliver an event to a target, events suppressed, and targets given up",
+            labels=("kind", "outcome"),
+        )
+        outcomes = dict.fromkeys(product(TARGET_KINDS, TARGET_OUTCOMES), 0)
+        for each, value in (outcomes | metrics.target_events).items():
+            deliveries.add_metric(each, value)
+        yield deliveries
         counts = self._hub.count()
         live = {
             StreamStatus.ONLINE.value: counts.online,

@@ -15,14 +15,15 @@ import trio.testing
 from attrs import evolve
 
 from relay.model.alert import NewAlert, StoredAlert
+from relay.model.alert_target import AlertTarget, NewTarget
 from relay.model.identity import ANY_STREAM, Identity, Service, User
-from relay.model.webhook import Webhook
 from relay.postgres.database import Database, open_database
+from relay.postgres.tables.alert_targets import CLAIM_TARGETS, AlertTargetTable
 from relay.postgres.tables.alerts.alert_pages import MAX_ALERT_ID, MAX_PAGE_COST, Scope, read_page
 from relay.postgres.tables.alerts.alert_rows import MAX_METADATA_LENGTH
 from relay.postgres.tables.alerts.alerts import AlertTable
+from relay.postgres.tables.outbox_pages import Bounds, alert_ids
 from relay.postgres.tables.streams import StreamTable
-from relay.postgres.tables.webhooks import CLAIM_WEBHOOKS, WebhookTable, ids_behind
 from tests.integration.relay_process import PATIENCE, until, within
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
@@ -44,9 +45,9 @@ async def database(postgres_url: str) -> AsyncIterator[Database]:
         yield database
 
 
-async def webhook(database: Database) -> Webhook:
-    table = WebhookTable(database)
-    return await table.find(await table.add("https://hook.example", "s", owner_id="ada"))
+async def webhook(database: Database) -> AlertTarget:
+    table = AlertTargetTable(database)
+    return await table.find(await table.add(NewTarget("https://hook.example", "s", owner_id="ada")))
 
 
 async def test_a_page_of_heavy_alerts_has_as_many_as_its_bytes_allow(database: Database) -> None:
@@ -58,7 +59,7 @@ async def test_a_page_of_heavy_alerts_has_as_many_as_its_bytes_allow(database: D
     most = MAX_PAGE_COST // (2 * 65_000) + 1
     for page in (
         await table.after(0),
-        await WebhookTable(database).behind(hook, 0),
+        (await AlertTargetTable(database).behind(hook, 0)).events,
         (await table.newest(ADA, stream_id=None, before=None, limit=1000)).alerts,
     ):
         assert 1 <= len(page) <= most
@@ -123,11 +124,12 @@ async def test_a_row_that_cannot_be_read_stops_none_behind_it(
     assert history is not None
     for page in (
         await table.after(0),
-        await WebhookTable(database).behind(hook, 0),
+        (await AlertTargetTable(database).behind(hook, 0)).events,
         history.alerts,
     ):
-        assert [each.message for each in page] == ["a", "", "c"]
-        assert "message" in page[1].odd
+        alerts = [each for each in page if isinstance(each, StoredAlert)]
+        assert [each.message for each in alerts] == ["a", "", "c"]
+        assert "message" in alerts[1].odd
 
 
 async def test_history_looks_at_no_alerts_of_others(database: Database, postgres_url: str) -> None:
@@ -274,13 +276,18 @@ async def test_questions_about_history_leave_a_connection_to_verification(
 async def test_a_webhook_costs_the_same_however_many_ids_a_user_has(
     database: Database, postgres_url: str
 ) -> None:
-    table = WebhookTable(database)
+    table = AlertTargetTable(database)
     hooks = [
-        await table.find(await table.add("https://hook.example", "s", **of))
-        for of in ({"owner_id": "ada"}, {"owner_id": "bob"}, {"stream_id": "yard"})
+        await table.find(await table.add(new))
+        for new in (
+            NewTarget("https://hook.example", "s", owner_id="ada"),
+            NewTarget("https://hook.example", "s", owner_id="bob"),
+            NewTarget("https://hook.example", "s", stream_id="yard"),
+        )
     ]
     await AlertTable(database).store([evolve(FIRE, stream_id=each) for each in ("porch", "yard")])
-    claim: dict[str, object] = {"lease": uuid4(), "lasts": timedelta(0), "most": 64}
+    claim: dict[str, object] = {"lease": uuid4(), "lasts": timedelta(0)}
+    claim |= {"kinds": ["webhook"], "most": [64]}
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(
             "insert into relay.streams (stream_id, owner_id)"
@@ -288,12 +295,13 @@ async def test_a_webhook_costs_the_same_however_many_ids_a_user_has(
         )
         connection.execute("vacuum analyze relay.alerts, relay.streams")
         for behind in (True, False):
-            assert blocks(connection, CLAIM_WEBHOOKS, claim) <= 60
+            assert blocks(connection, CLAIM_TARGETS, claim) <= 60
             for hook in hooks:
-                values: dict[str, Any] = {**BOUNDS, "after": hook.position, "most": 20}
-                values |= {"owner_id": hook.owner_id, "stream_id": hook.stream_id}
-                assert blocks(connection, ids_behind(hook), values) <= 30
-                assert len(await table.behind(hook, hook.position)) == 1
+                ids = alert_ids(hook)
+                assert ids is not None
+                values = Bounds.of(hook, hook.position, MAX_ALERT_ID, 20).values
+                assert blocks(connection, ids, values) <= 30
+                assert len((await table.behind(hook, hook.position)).events) == 1
             scope = Scope.of(BOB, None)
             assert blocks(connection, scope.ids(), {**scope.values, **BOUNDS, "most": 101}) <= 30
             if behind:

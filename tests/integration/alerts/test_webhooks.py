@@ -15,12 +15,13 @@ import httpcore2
 import pytest
 import trio
 import trustme
-from attrs import define, field
+from attrs import define, evolve, field
 
-from relay.alerts.webhook_message import new_secret, sign
+from relay.alerts.targets.webhook_message import new_secret, sign
+from relay.model.alert_target import NewTarget
 from relay.outgoing.webhook_client import Undelivered, open_webhook_client
 from relay.postgres.database import open_database
-from relay.postgres.tables.webhooks import WebhookTable
+from relay.postgres.tables.alert_targets import AlertTargetTable
 from tests.dead_listener import open_dead_listener
 from tests.integration.accounts import Accounts
 from tests.integration.in_process import call_relay
@@ -83,10 +84,14 @@ async def open_receiver(
 
 async def add(accounts: Accounts, receiver: Receiver, *whose: str) -> None:
     url = f"{receiver.server.url}/alerts?key=s3same"
-    given = {"stream_id" if whose[0] == "--stream" else "owner_id": whose[1]}
     receiver.secret = new_secret()
+    new = NewTarget(url, receiver.secret)
+    if whose[0] == "--stream":
+        new = evolve(new, stream_id=whose[1])
+    else:
+        new = evolve(new, owner_id=whose[1])
     async with open_database(accounts.url) as database:
-        webhook_id = await WebhookTable(database).add(url, receiver.secret, **given)
+        webhook_id = await AlertTargetTable(database).add(new)
     receiver.webhook_id = webhook_id
 
 

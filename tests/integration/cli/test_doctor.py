@@ -27,9 +27,9 @@ from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
 from relay.postgres.database import open_database
 from relay.postgres.embedded.embedded import open_embedded
+from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.audit import AuditTable
-from relay.postgres.tables.webhooks import WebhookTable
 from relay.settings.settings import Settings
 from tests.integration.accounts import Accounts
 from tests.integration.conftest import PostgresServer
@@ -145,9 +145,7 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
             ).format(role)
         )
     found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
-    assert (
-        "may not use alert_byte_changes, alert_bytes, alert_order, alerts" in found["tables"].said
-    )
+    assert "may not use alert_byte_changes, alert_bytes, alert_order" in found["tables"].said
     assert found["better-auth"].outcome is Outcome.OK
     with psycopg.connect(postgres_url) as connection:
         connection.execute(
@@ -158,9 +156,9 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
         )
     found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
     assert found["tables"].said == (
-        "this role may not use alert_byte_changes, alert_bytes, alert_order, alerts, audit,"
-        " claim_locks, deleted_owners, epochs, link_readers, links, live_streams, nodes,"
-        " operator_requests, raised_alerts, streams, webhooks"
+        "this role may not use alert_byte_changes, alert_bytes, alert_order, alert_targets, alerts,"
+        " audit, claim_locks, deleted_owners, epochs, link_readers, links, live_streams, nodes,"
+        " operator_requests, raised_alerts, stream_events, streams, target_cooldowns"
     )
     assert "DELETE" in found["tables"].do
     with psycopg.connect(postgres_url) as connection:
@@ -190,7 +188,10 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
                 " grant insert, update, delete on relay.operator_requests to {0};"
                 " grant insert, delete on relay.alerts to {0};"
                 " grant insert, update, delete on relay.audit to {0};"
-                " grant update on relay.webhooks, relay.claim_locks to {0};"
+                " grant update on relay.alert_targets, relay.claim_locks to {0};"
+                " grant delete on relay.alert_targets to {0};"
+                " grant insert, update, delete on relay.target_cooldowns to {0};"
+                " grant insert, delete on relay.stream_events to {0};"
                 " grant insert, update, delete on relay.nodes, relay.live_streams to {0};"
                 " grant insert, update, delete on relay.links, relay.link_readers to {0};"
                 " grant usage, update on sequence relay.epochs to {0};"
@@ -221,7 +222,8 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
         retention = AlertPruner(database)
         assert await retention.remove_old(timedelta(), most=500) == 1
         assert await AuditTable(database).prune(timedelta(), most=100) > 0
-        assert await WebhookTable(database).claim(uuid4(), lasts=timedelta(1), most=1) == []
+        table = AlertTargetTable(database)
+        assert await table.claim(uuid4(), lasts=timedelta(1), room={"webhook": 1}) == []
 
 
 async def test_where_the_database_is_away_nothing_is_said_twice() -> None:

@@ -13,13 +13,15 @@ from attrs import evolve
 
 from relay.errors import StoreRejects
 from relay.model.alert import History, NewAlert, StoredAlert
+from relay.model.alert_target import AlertTarget, NewTarget
 from relay.model.identity import ANY_STREAM, Identity, Service, User
+from relay.model.outbox import event_id_of
 from relay.postgres.database import Database, open_database
+from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import AlertTable, store_raised
 from relay.postgres.tables.stream_owners import StreamOwnershipTable
 from relay.postgres.tables.streams import StreamTable
-from relay.postgres.tables.webhooks import WebhookTable
 from tests.integration.accounts import Accounts
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
@@ -173,9 +175,9 @@ async def test_grants_and_webhooks_for_the_stream_end_with_its_owner(
 ) -> None:
     for grant in (("eve", "porch"), ("eve", "*"), ("eve", "yard")):
         rows.execute("insert into relay.grants values (%s, %s)", *grant)
-    hooks = WebhookTable(database)
-    of_stream = await hooks.add("https://hook.example", "s", stream_id="porch")
-    of_owner = await hooks.add("https://hook.example", "s", owner_id="ada")
+    hooks = AlertTargetTable(database)
+    of_stream = await hooks.add(NewTarget("https://hook.example", "s", stream_id="porch"))
+    of_owner = await hooks.add(NewTarget("https://hook.example", "s", owner_id="ada"))
     rows.execute(statement)
     left = rows.execute("select stream_id from relay.grants order by 1")
     assert left == [("*",), ("yard",)]
@@ -191,16 +193,20 @@ async def test_other_changes_of_a_stream_begin_no_life(database: Database, rows:
     assert rows.execute("select count(*) from relay.grants") == [(1,)]
 
 
+async def behind(hooks: AlertTargetTable, hook: AlertTarget) -> list[int]:
+    return numbers(event_id_of(each) for each in (await hooks.behind(hook, 0)).events)
+
+
 async def test_webhooks_get_no_alert_of_a_former_life(database: Database, rows: Accounts) -> None:
-    hooks = WebhookTable(database)
-    hook = await hooks.find(await hooks.add("https://hook.example", "s", owner_id="bob"))
+    hooks = AlertTargetTable(database)
+    hook = await hooks.find(await hooks.add(NewTarget("https://hook.example", "s", owner_id="bob")))
     await store(database, FIRE)
     rows.execute(TO_BOB)
-    assert await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9) == []
-    assert await hooks.behind(hook, 0) == []
+    assert await hooks.claim(uuid4(), lasts=timedelta(seconds=9), room={"webhook": 9}) == []
+    assert (await hooks.behind(hook, 0)).events == []
     await store(database, FIRE)
-    assert numbers(each.alert_id for each in await hooks.behind(hook, 0)) == [2]
-    assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9)) == 1
+    assert await behind(hooks, hook) == [2]
+    assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), room={"webhook": 9})) == 1
 
 
 async def test_alerts_of_a_former_life_are_removed_in_time(
@@ -232,26 +238,26 @@ async def test_an_alert_that_sql_inserts_is_of_the_present_life(
 async def test_an_owner_who_gets_the_history_too_sees_it_everywhere(
     database: Database, rows: Accounts
 ) -> None:
-    hooks = WebhookTable(database)
-    hook = await hooks.find(await hooks.add("https://hook.example", "s", owner_id="bob"))
+    hooks = AlertTargetTable(database)
+    hook = await hooks.find(await hooks.add(NewTarget("https://hook.example", "s", owner_id="bob")))
     await store(database, FIRE, FIRE)
     ownership = StreamOwnershipTable(database, None)
     await ownership.transfer("porch", "bob", with_history=True)
     await store(database, FIRE)
     assert [await seen(database, each) for each in EVERYBODY] == [[], *[[1, 2, 3]] * 3]
-    assert numbers(each.alert_id for each in await hooks.behind(hook, 0)) == [1, 2, 3]
-    assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9)) == 1
+    assert await behind(hooks, hook) == [1, 2, 3]
+    assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), room={"webhook": 9})) == 1
     rows.execute("update relay.streams set owner_id = 'ada' where stream_id = 'porch'")
-    assert await hooks.behind(hook, 0) == []
-    assert await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9) == []
+    assert (await hooks.behind(hook, 0)).events == []
+    assert await hooks.claim(uuid4(), lasts=timedelta(seconds=9), room={"webhook": 9}) == []
 
 
 @pytest.mark.parametrize("comes_first", ["alert", "owner"])
 async def test_an_alert_that_was_stored_beside_a_transfer_with_history_is_the_new_owners(
     database: Database, rows: Accounts, postgres_url: str, comes_first: str
 ) -> None:
-    hooks = WebhookTable(database)
-    hook = await hooks.find(await hooks.add("https://hook.example", "s", owner_id="bob"))
+    hooks = AlertTargetTable(database)
+    hook = await hooks.find(await hooks.add(NewTarget("https://hook.example", "s", owner_id="bob")))
     ownership = StreamOwnershipTable(database, None)
 
     async def wait_until_one_waits() -> None:
@@ -278,8 +284,8 @@ async def test_an_alert_that_was_stored_beside_a_transfer_with_history_is_the_ne
             connection.commit()
     IDS.extend(each.alert_id for each in await AlertTable(database).after(0))
     assert await seen(database, BOB) == [1]
-    assert numbers(each.alert_id for each in await hooks.behind(hook, 0)) == [1]
-    assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), most=9)) == 1
+    assert await behind(hooks, hook) == [1]
+    assert len(await hooks.claim(uuid4(), lasts=timedelta(seconds=9), room={"webhook": 9})) == 1
 
 
 async def test_a_transfer_with_a_long_history_may_take_longer_than_other_queries(

@@ -15,6 +15,8 @@ from relay.errors import ConfigError
 from relay.postgres.database import open_database
 from relay.postgres.migrate import MIGRATIONS_LOCK, migrate, pending
 
+RELEASED = Path(str(resources.files("relay.postgres"))) / "migrations"
+
 
 def tables(url: str) -> list[str]:
     with psycopg.connect(url) as connection:
@@ -51,6 +53,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "alert_byte_changes",
         "alert_bytes",
         "alert_order",
+        "alert_targets",
         "alerts",
         "audit",
         "claim_locks",
@@ -64,8 +67,9 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "operator_requests",
         "raised_alerts",
         "service_tokens",
+        "stream_events",
         "streams",
-        "webhooks",
+        "target_cooldowns",
     ]
 
 
@@ -127,6 +131,35 @@ async def test_a_migration_that_fails_leaves_nothing_of_any(
             await migrate(database)
         assert tables(empty_postgres_url) == []
         assert await pending(database) == ["0001_make", "0002_fail"]
+
+
+async def test_webhooks_and_the_rights_to_them_outlast_their_move_to_a_table_of_all_targets(
+    empty_postgres_url: str, limited_url: str, migrations: Path
+) -> None:
+    """A relay of before, and one of after, with the same role."""
+    role = conninfo_to_dict(limited_url)["user"]
+    names = sorted(each.name for each in RELEASED.iterdir())
+    before = [each for each in names if each < "0020"]
+    for name in before:
+        (migrations / name).write_bytes((RELEASED / name).read_bytes())
+    async with open_database(empty_postgres_url) as database:
+        assert len(await migrate(database)) == len(before)
+        run(
+            empty_postgres_url,
+            "insert into relay.webhooks (webhook_id, url, secret, owner_id, position)"
+            " values ('wh_1', 'https://hook', 's', 'ada', 7)",
+            f"grant usage on schema relay to {role}",
+            f"grant select, update on relay.webhooks to {role}",
+        )
+        name = "0020_alert_targets.sql"
+        (migrations / name).write_bytes((RELEASED / name).read_bytes())
+        assert await migrate(database) == ["0020_alert_targets"]
+    with psycopg.connect(limited_url) as connection:
+        connection.execute("update relay.webhooks set position = 8")
+        kept = connection.execute("select target_id, kind, position from relay.alert_targets")
+        assert kept.fetchall() == [("wh_1", "webhook", 8)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("delete from relay.webhooks")
 
 
 async def test_a_newer_database_is_left_alone(postgres_url: str) -> None:

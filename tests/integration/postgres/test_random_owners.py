@@ -7,12 +7,14 @@ import random
 import pytest
 
 from relay.model.alert import NewAlert, StoredAlert
+from relay.model.alert_target import NewTarget
 from relay.model.identity import Service, User
+from relay.model.outbox import event_id_of
 from relay.postgres.database import Database, open_database
+from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.stream_owners import StreamOwnershipTable
 from relay.postgres.tables.streams import StreamTable
-from relay.postgres.tables.webhooks import WebhookTable
 from tests.integration.accounts import Accounts
 from tests.integration.postgres.test_lives import SOON
 
@@ -63,9 +65,9 @@ async def test_pages_hold_what_a_model_says(
     owner: dict[str, str | None] = {}
     alerts: dict[str, list[int]] = {each: [] for each in STREAMS}
     async with open_database(postgres_url) as database:
-        hooks = WebhookTable(database)
+        hooks = AlertTargetTable(database)
         hook = {
-            each: await hooks.find(await hooks.add("https://h.example", "s", owner_id=each))
+            each: await hooks.find(await hooks.add(NewTarget("https://h", "s", owner_id=each)))
             for each in OWNERS
         }
         for _ in range(STEPS):
@@ -86,7 +88,7 @@ async def test_pages_hold_what_a_model_says(
             expected = sorted(
                 i for stream_id, its in alerts.items() if owner.get(stream_id) == each for i in its
             )
-            assert [a.alert_id for a in await hooks.behind(hook[each], 0)] == expected
+            assert [event_id_of(a) for a in (await hooks.behind(hook[each], 0)).events] == expected
 
 
 async def step(

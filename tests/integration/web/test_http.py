@@ -72,7 +72,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
             "alarms",
             "verification",
             "vouched-users",
-            "webhooks",
+            "alert-outbox",
             "session-table",
             "session-watch",
             "stream-owners",

@@ -12,8 +12,8 @@ from relay.metrics import Metrics
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
 from tests.unit.alerts.test_dispatch import AlertSignals, AlertTable, new
+from tests.unit.alerts.test_outbox import TargetQueue
 from tests.unit.alerts.test_retention import AlertPruner
-from tests.unit.alerts.test_webhooks import WebhookQueue
 
 pytestmark = pytest.mark.mock_clock
 
@@ -25,7 +25,7 @@ class AlertTables:
     alerts: AlertTable = field(factory=AlertTable)
     alert_pruner: AlertPruner = field(factory=lambda: AlertPruner(old=1))
     alert_notifications: AlertSignals = field(factory=AlertSignals)
-    webhooks: WebhookQueue = field(factory=WebhookQueue)
+    alert_targets: TargetQueue = field(factory=TargetQueue)
 
 
 async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_removed() -> None:
@@ -43,11 +43,11 @@ async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_
         store.alerts.commit(new("after"))
         for task in alerts.tasks.values():
             await nursery.start(task.run)
-        claims = store.webhooks.claims
+        claims = store.alert_targets.claims
         stored = await alerts.intake.accept(new("accepted"))
         assert stored is not None
         await trio.sleep(1)
         assert delivered == [("after", "ann"), ("accepted", "ann")]
-        assert store.webhooks.claims > claims
+        assert store.alert_targets.claims > claims
         assert (metrics.alerts_stored, metrics.alerts_removed) == (1, 1)
         nursery.cancel_scope.cancel()

@@ -7,8 +7,10 @@ import json
 
 import pytest
 
-from relay.alerts.webhook_message import alert_message, headers, new_secret, sign
+from relay.alerts.targets.delivery import Delivery
+from relay.alerts.targets.webhook_message import headers, message_of, new_secret, sign
 from relay.model.alert import StoredAlert
+from relay.model.stream_event import StreamEvent
 
 ALERT = StoredAlert(
     42, "porch", "ann", "service:fire", "high", "Smoke", 1_700_000_001_400, {"zone": 3}
@@ -34,7 +36,7 @@ def test_a_secret_is_32_random_bytes() -> None:
 
 
 def test_an_alert_is_posted_with_its_kind_and_its_time() -> None:
-    assert json.loads(alert_message(ALERT)) == {
+    assert json.loads(message_of(Delivery(ALERT))) == {
         "type": "alert",
         "timestamp": "2023-11-14T22:13:21.400Z",
         "data": {
@@ -48,14 +50,43 @@ def test_an_alert_is_posted_with_its_kind_and_its_time() -> None:
     }
 
 
+def test_the_bytes_for_an_alert_are_those_that_receivers_know() -> None:
+    assert message_of(Delivery(ALERT)) == (
+        b'{"type":"alert","timestamp":"2023-11-14T22:13:21.400Z","data":{"alertId":42,'
+        b'"streamId":"porch","severity":"high","message":"Smoke","metadata":{"zone":3},'
+        b'"timestamp":1700000001400}}'
+    )
+
+
+def test_what_was_suppressed_is_told_in_a_field_of_its_own() -> None:
+    plain = json.loads(message_of(Delivery(ALERT)))
+    told = json.loads(message_of(Delivery(ALERT, suppressed=7)))
+    assert told["data"].pop("suppressed") == 7
+    assert told == plain
+
+
+def test_a_stream_event_is_posted_with_its_kind_and_its_time() -> None:
+    event = StreamEvent(43, "porch", "ann", "stream.online", 1_700_000_000_000, 1_700_000_001_400)
+    assert json.loads(message_of(Delivery(event))) == {
+        "type": "stream.online",
+        "timestamp": "2023-11-14T22:13:21.400Z",
+        "data": {
+            "eventId": 43,
+            "streamId": "porch",
+            "epoch": 1_700_000_000_000,
+            "timestamp": 1_700_000_001_400,
+        },
+    }
+
+
 @pytest.mark.parametrize("timestamp", [0, 2**53])
 def test_any_time_that_a_sender_may_name_can_be_posted(timestamp: int) -> None:
     alert = StoredAlert(1, "s", "ann", "x", "low", "m", timestamp)
-    assert json.loads(alert_message(alert))["data"]["timestamp"] == timestamp
+    assert json.loads(message_of(Delivery(alert)))["data"]["timestamp"] == timestamp
 
 
 def test_the_headers_sign_the_body() -> None:
-    secret, body = new_secret(), alert_message(ALERT)
+    secret, body = new_secret(), message_of(Delivery(ALERT))
     given = headers(secret, "msg_1", body)
     timestamp = int(given["webhook-timestamp"])
     assert given["webhook-id"] == "msg_1"

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from relay.alerts.webhook_message import alert_message
 
 from relay.alerts.event import alert_event
-from relay.alerts.webhook_message import alert_message
 from relay.model.alert import StoredAlert
 from relay.model.json_object import JsonObject
 from relay.postgres.tables.alerts.alert_rows import read_alert

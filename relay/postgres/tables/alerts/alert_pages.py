@@ -115,22 +115,25 @@ class Scope:
         )
 
 
-def ids_of_owner(order: LiteralString = "asc") -> LiteralString:
-    """A query of the first `most` ids between `after` and `before` of the streams of an owner. What
-    it costs does not depend on how many these are."""
+def ids_of_owner(order: LiteralString = "asc", *, also: LiteralString = "true") -> LiteralString:
+    """A query of the first `most` ids between `after` and `before` of the streams of an owner, of
+    those alerts `a` that are `also` so. What it costs does not depend on how many streams these
+    are."""
     return (
         "select a.alert_id from relay.alerts a"  # noqa: S608 (constants)
         " join relay.streams s on s.stream_id = a.stream_id"
         " where (a.owner_id, a.alert_id) > (%(owner_id)s::text, %(after)s::bigint)"
         " and (a.owner_id, a.alert_id) < (%(owner_id)s::text, %(before)s::bigint)"
-        f" and s.owner_id = a.owner_id and {OF_THIS_LIFE}"
+        f" and s.owner_id = a.owner_id and {OF_THIS_LIFE} and {also}"
         f" order by a.owner_id {order}, a.alert_id {order} limit %(most)s"
     )
 
 
-def ids_of_streams(streams: LiteralString, order: LiteralString = "asc") -> LiteralString:
+def ids_of_streams(
+    streams: LiteralString, order: LiteralString = "asc", *, also: LiteralString = "true"
+) -> LiteralString:
     """A query of the first `most` ids between `after` and `before`, merged from those of each
-    stream."""
+    stream, of those alerts `a` that are `also` so."""
     # Compared as rows, the alerts of a stream are a range of the index of both columns. Of
     # `stream_id = … order by alert_id limit …` Postgres may think that walking over the alerts of
     # all streams finds enough of this one soon, which is wrong for a stream with few.
@@ -140,7 +143,7 @@ def ids_of_streams(streams: LiteralString, order: LiteralString = "asc") -> Lite
         " (select a.alert_id from relay.alerts a where (a.stream_id, a.alert_id)"
         " > (s.stream_id, greatest(%(after)s::bigint, s.alerts_from))"
         " and (a.stream_id, a.alert_id) < (s.stream_id, %(before)s::bigint)"
-        f" and {OF_THIS_LIFE}"
+        f" and {OF_THIS_LIFE} and {also}"
         f" order by a.stream_id {order}, a.alert_id {order} limit %(most)s) found"
         f" order by found.alert_id {order} limit %(most)s"
     )

@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 
 from relay.alerts.event import alert_event
+from relay.alerts.targets.delivery import Delivery
 from relay.model.alert import StoredAlert
+from relay.model.stream_event import StreamEvent
 from relay.protocol.codec import JSON_CODEC
 
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - how each secret begins
@@ -35,12 +37,31 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"
 
 
-def alert_message(alert: StoredAlert) -> bytes:
-    """The body that is posted for an alert: the same bytes at each attempt."""
-    data = msgspec.json.decode(JSON_CODEC.encode(alert_event(alert)), type=dict[str, msgspec.Raw])
+def message_of(delivery: Delivery) -> bytes:
+    """The body that is posted for an event: the same bytes at each attempt."""
+    event = delivery.event
+    data = _alert_data(event) if isinstance(event, StoredAlert) else _event_data(event)
+    if delivery.suppressed:
+        data["suppressed"] = delivery.suppressed
+    kind = "alert" if isinstance(event, StoredAlert) else event.kind
+    seconds = min(event.timestamp / 1000, MAX_DATE_SECONDS)
+    return _message(kind, datetime.fromtimestamp(seconds, UTC), data)
+
+
+def _alert_data(alert: StoredAlert) -> dict[str, Any]:
+    encoded = JSON_CODEC.encode(alert_event(alert))
+    data: dict[str, Any] = msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])
     del data["type"]
-    seconds = min(alert.timestamp / 1000, MAX_DATE_SECONDS)
-    return _message("alert", datetime.fromtimestamp(seconds, UTC), data)
+    return data
+
+
+def _event_data(event: StreamEvent) -> dict[str, Any]:
+    return {
+        "eventId": event.event_id,
+        "streamId": event.stream_id,
+        "epoch": event.epoch,
+        "timestamp": event.timestamp,
+    }
 
 
 def trial_message() -> bytes:

@@ -1,0 +1,1 @@
+"""The kinds of targets of the outbox, each an adapter (`delivery.TargetAdapter`)."""

@@ -1,0 +1,67 @@
+"""What the outbox asks of the kinds of targets.
+
+An adapter delivers events to all targets of its kind. The outbox keeps their order, tries again
+after failures, and applies the rules; an adapter makes one attempt, and says what became of it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import frozen
+
+from relay.model.alert_target import AlertTarget
+from relay.model.outbox import OutboxEvent
+
+
+@frozen
+class Delivery:
+    """An event for a target: the same at each attempt."""
+
+    event: OutboxEvent
+    suppressed: int = 0
+    """How many of the same kind and stream the target's cooldown has left out since the last."""
+
+
+@frozen
+class Delivered:
+    """The target has accepted the event."""
+
+
+@frozen
+class RetryLater:
+    """The target has not, and may if asked again."""
+
+    why: str
+    """For operators. It quotes nothing of the request or the answer."""
+    after: float | None = None
+    """Seconds for which the target asked to be left alone; None: it did not say."""
+
+
+@frozen
+class GoneForGood:
+    """The target will not accept anything any more."""
+
+    why: str
+    forget: bool = False
+    """Whether to remove it; otherwise it is shown as given up, and an operator may resume it."""
+
+
+@frozen
+class Undeliverable:
+    """No message can be made of this event: it is skipped, and those behind it go on."""
+
+
+DeliveryOutcome = Delivered | RetryLater | GoneForGood | Undeliverable
+
+
+class TargetAdapter(Protocol):
+    """Delivers to the targets of one kind. Several deliveries run at the same time, one for each
+    target."""
+
+    async def deliver(self, target: AlertTarget, delivery: Delivery) -> DeliveryOutcome:
+        """Make one attempt; the outbox sets its deadline. What it raises counts as a failure, and
+        is logged as a bug."""
+
+    async def test(self, target: AlertTarget) -> DeliveryOutcome:
+        """Deliver a message that tries whether the target works."""
