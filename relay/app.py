@@ -66,7 +66,14 @@ __all__ = ["open_store", "serve"]
 
 OPTIONAL_TASKS = frozenset(
     {
-        *("audit", "audit-lines", "alert-retention", "alert-outbox", "session-table"),
+        *(
+            "audit",
+            "audit-lines",
+            "alert-retention",
+            "alert-outbox",
+            "stream-events",
+            "session-table",
+        ),
         *("operator", "stream-reclaim", "renditions"),
     }
 )
@@ -159,12 +166,13 @@ async def serve(
                 activity=activity,
                 on_change=operators.note,
             ) as auth,
-            open_alerts(settings, store, hub.deliver, metrics, activity) as alerts,
+            open_alerts(settings, store, hub, metrics, activity) as alerts,
             trio.open_nursery() as nursery,
         ):
             store.database.on_failure = ThrottledWarning(
                 "the database does not do what it is asked"
             ).warn
+            hub.on_presence = alerts.stream_events.note
             audit = open_audit(settings, store.audit, _id_of(cluster))
             alarms = Alarms()
             supervisor = Supervisor(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Protocol
@@ -14,11 +14,13 @@ from relay.alerts.event import alert_event
 from relay.alerts.intake import AlertIntake, AlertWriter
 from relay.alerts.outbox import Outbox, TargetQueue
 from relay.alerts.retention import RemovableAlerts, Retention
+from relay.alerts.stream_events import PresenceTable, StreamEventRecorder
 from relay.alerts.targets.setup import open_adapters
 from relay.concurrency.activity import Activity
 from relay.concurrency.supervisor import SupervisedTask
 from relay.metrics import Metrics
 from relay.model.alert import StoredAlert
+from relay.model.stream_event import StreamPresence
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
 
@@ -38,9 +40,22 @@ class AlertTables(Protocol):
     @property
     def alert_targets(self) -> TargetQueue: ...
 
+    @property
+    def stream_events(self) -> PresenceTable: ...
+
 
 class WritableAlerts(AlertWriter, CommittedAlerts, Protocol):
     """The table of alerts, to write to and to read in the order of commits."""
+
+
+class LocalStreams(Protocol):
+    """The streams of this process."""
+
+    def deliver(self, alert: AlertEvent, owner_id: str) -> None:
+        """Give an alert, whose stream has this owner, to the connections that consume it."""
+
+    def presences(self) -> Iterable[StreamPresence]:
+        """The live streams that are produced here."""
 
 
 @frozen
@@ -48,6 +63,7 @@ class AlertParts:
     """The intake of alerts, and the tasks behind it."""
 
     intake: AlertIntake
+    stream_events: StreamEventRecorder
     tasks: Mapping[str, SupervisedTask]
     """To be supervised, by name."""
 
@@ -56,22 +72,30 @@ class AlertParts:
 async def open_alerts(
     settings: Settings,
     tables: AlertTables,
-    deliver: Callable[[AlertEvent, str], object],
+    streams: LocalStreams,
     metrics: Metrics,
     activity: Activity,
 ) -> AsyncIterator[AlertParts]:
     """Everything that handles alerts, until the block ends.
 
-    `deliver` gives an alert, and the owner of its stream, to the consumers that are connected: the
-    alerts that are committed from now on. `activity` says whether anybody is. `StoreUnavailable`
-    when the database does not answer.
+    The alerts that are committed from now on are delivered to the consumers of `streams` that are
+    connected. `activity` says whether anybody is. `StoreUnavailable` when the database does not
+    answer.
     """
     async with open_adapters(settings) as adapters:
         outbox = Outbox(tables.alert_targets, adapters, metrics, activity)
 
+        recorder = StreamEventRecorder(
+            tables.stream_events, streams.presences, settings.offline_grace, activity
+        )
+
+        def wake_outbox() -> None:
+            outbox.wake()
+            recorder.look()
+
         def deliver_everywhere(alert: StoredAlert) -> None:
             outbox.wake()
-            deliver(alert_event(alert), alert.owner_id)
+            streams.deliver(alert_event(alert), alert.owner_id)
 
         dispatch = AlertDispatch(
             tables.alerts,
@@ -79,7 +103,7 @@ async def open_alerts(
             tables.alert_notifications,
             metrics,
             activity,
-            outbox.wake,
+            wake_outbox,
         )
         intake = AlertIntake(tables.alerts, metrics, dispatch.wake)
         retention = Retention(
@@ -92,10 +116,12 @@ async def open_alerts(
         await dispatch.begin()
         yield AlertParts(
             intake,
+            recorder,
             {
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
                 "alert-retention": retention,
                 "alert-outbox": outbox,
+                "stream-events": recorder,
             },
         )

@@ -25,6 +25,7 @@ from relay.hub.stream import Stream
 from relay.metrics import Metrics
 from relay.model import permissions
 from relay.model.identity import Identity
+from relay.model.stream_event import StreamPresence
 from relay.protocol.messages import (
     AlertEvent,
     Layer,
@@ -60,6 +61,9 @@ class Hub:
     """The other nodes."""
     on_register: Callable[[str], object] = field(default=lambda _stream_id: None)
     """Called with the id of each stream that is registered."""
+    on_presence: Callable[[str, StreamPresence | None], object] | None = None
+    """Called when a stream may have gone online or offline here, or be watched or not any more;
+    None: nobody wants to know."""
     _last_epoch: int = 0
     """The last epoch of any stream: epochs grow even if the clock steps back."""
     _nursery: trio.Nursery | None = None
@@ -357,11 +361,23 @@ class Hub:
                 self._observers,
                 self.totals,
                 on_recount=self._recount,
+                on_presence=self._note_presence,
                 renditions=None if self.renderer is None else Renditions(self.renderer),
                 start_soon=self._start_soon,
                 remote=self.remote,
             )
         return stream
+
+    def presences(self) -> Iterator[StreamPresence]:
+        """The live streams that are produced here."""
+        for stream_id in self._live.ids:
+            presence = self._streams[stream_id].presence
+            if presence is not None:
+                yield presence
+
+    def _note_presence(self, stream: Stream) -> None:
+        if self.on_presence is not None:
+            self.on_presence(stream.stream_id, stream.presence)
 
     def _recount(self, stream: Stream) -> None:
         async def wait() -> None:

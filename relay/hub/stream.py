@@ -27,6 +27,7 @@ from relay.hub.peer import CarryingProducer, EdgePeer, Producer
 from relay.hub.remote import Epoch, LocalOnly, RemoteStreams
 from relay.metrics import Limit, Metrics
 from relay.model import permissions
+from relay.model.stream_event import StreamPresence
 from relay.protocol.codec import JSON_CODEC, Codec
 from relay.protocol.messages import (
     Error,
@@ -99,6 +100,8 @@ class Stream:
     """The audience is not as large as the producer was told: call `tell_count` before long."""
     counting: bool = False
     """Whether that call is scheduled."""
+    on_presence: Callable[[Stream], object] = field(default=lambda _stream: None)
+    """Called when it may have gone online or offline, or be watched or not any more."""
     layers: LayerSet | None = None
     """Those that the producer registered."""
     renditions: Renditions | None = None
@@ -146,6 +149,20 @@ class Stream:
                 demand.viewers - 1 for edge, demand in self.edges.items() if self._serves(edge)
             )
         return count
+
+    @property
+    def presence(self) -> StreamPresence | None:
+        """What those elsewhere are told of it; None if it is not produced here, or never was."""
+        if self.owner_id is None or self.origin is not None:
+            return None
+        return StreamPresence(
+            self.stream_id,
+            self.owner_id,
+            self.epoch,
+            self.term,
+            online=self.live,
+            watched=self.live and self.viewers > 0,
+        )
 
     async def publish(self, messages: Sequence[VideoFrame], producer: Producer) -> None:
         """Accept frames, and give them to the audience, as long as they come from its producer."""
@@ -514,12 +531,14 @@ class Stream:
             self._observers.tell(self.public_status(visible=True), self.owner_id, but=told)
         self._tell_edges()
         self._tell_nodes()
+        self.on_presence(self)
 
     def move_to(self, origin: str | None, term: int) -> None:
         """Note that another node has the producer now, or this one."""
         self._count(-1)
         self.origin, self.term = origin, term
         self._count(1)
+        self.on_presence(self)
 
     def come_here(self, epoch: Epoch) -> None:
         """Go on with a producer of this node, from where another node has left off."""
@@ -558,6 +577,7 @@ class Stream:
             self._needs_changed()
         if self.viewers != self._told_count and not self.counting:
             self.on_recount(self)
+        self.on_presence(self)
 
     def figures(self, node: str | None = None) -> StreamReport:
         """The state of the stream and what became of its frames, for operators. In a cluster,
@@ -672,6 +692,7 @@ class Stream:
             self.tell_producer()
         elif self.viewers != self._told_count and not self.counting:
             self.on_recount(self)
+        self.on_presence(self)
 
     def _may_tell_at_once(self) -> bool:
         if self._switches is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Literal, get_args
 
-from attrs import frozen
+from attrs import field, frozen
 
 StreamEventKind = Literal["stream.online", "stream.offline", "stream.watched", "stream.unwatched"]
 STREAM_EVENT_KINDS: tuple[StreamEventKind, ...] = get_args(StreamEventKind)
@@ -36,5 +38,18 @@ class StreamPresence:
     term: int
     """Grows as the stream moves from node to node of a cluster; 0 without one."""
     online: bool
-    watched: bool
-    """Whether anybody watches it, on any node."""
+    watched: bool | None
+    """Whether anybody watches it, on any node; None: not known yet, so nothing is told of it."""
+
+
+@frozen
+class EventSources:
+    """The processes that tell of streams."""
+
+    wanted: bool
+    """Whether any target wants stream events."""
+    is_new: bool = False
+    """Whether the process that asks was not known."""
+    others: Mapping[str, datetime | None] = field(factory=dict)
+    """The last sign of life of each other process that has told of a stream, by the database's
+    clock; None: there is none."""

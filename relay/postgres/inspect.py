@@ -40,6 +40,8 @@ NEEDED = """
         ('alert_targets', 'select update delete'),
         ('target_cooldowns', 'select insert update delete'),
         ('stream_events', 'select insert delete'),
+        ('told_streams', 'select insert update delete'),
+        ('event_sources', 'select insert update delete'),
         ('nodes', 'select insert update delete'), -- these four in a cluster
         ('live_streams', 'select insert update delete'),
         ('claim_locks', 'select update'),

@@ -32,6 +32,7 @@ from relay.postgres.tables.sessions.application_users import ApplicationUsers
 from relay.postgres.tables.sessions.better_auth import AuthNames
 from relay.postgres.tables.sessions.sessions import BetterAuthSessions, find_better_auth
 from relay.postgres.tables.sessions.users import find_users
+from relay.postgres.tables.stream_events import StreamEventTable
 from relay.postgres.tables.stream_owners import StreamOwnershipTable
 from relay.postgres.tables.streams import StreamTable
 from relay.postgres.triggers import SessionTriggers
@@ -68,6 +69,7 @@ class Store:
     alerts: AlertTable
     alert_pruner: AlertPruner
     alert_targets: AlertTargetTable
+    stream_events: StreamEventTable
     audit: AuditTable
     changes: ChangeNotifications
     alert_notifications: AlertNotifications
@@ -105,6 +107,7 @@ async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIte
             alerts=AlertTable(database, AlertBytes(limits)),
             alert_pruner=AlertPruner(database, limits),
             alert_targets=AlertTargetTable(database),
+            stream_events=StreamEventTable(database),
             audit=AuditTable(database),
             changes=ChangeNotifications(database, listen_address),
             alert_notifications=AlertNotifications(listen_address),

@@ -157,8 +157,9 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
     found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
     assert found["tables"].said == (
         "this role may not use alert_byte_changes, alert_bytes, alert_order, alert_targets, alerts,"
-        " audit, claim_locks, deleted_owners, epochs, link_readers, links, live_streams, nodes,"
-        " operator_requests, raised_alerts, stream_events, streams, target_cooldowns"
+        " audit, claim_locks, deleted_owners, epochs, event_sources, link_readers, links,"
+        " live_streams, nodes, operator_requests, raised_alerts, stream_events, streams,"
+        " target_cooldowns, told_streams"
     )
     assert "DELETE" in found["tables"].do
     with psycopg.connect(postgres_url) as connection:
@@ -192,6 +193,7 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
                 " grant delete on relay.alert_targets to {0};"
                 " grant insert, update, delete on relay.target_cooldowns to {0};"
                 " grant insert, delete on relay.stream_events to {0};"
+                " grant insert, update, delete on relay.told_streams, relay.event_sources to {0};"
                 " grant insert, update, delete on relay.nodes, relay.live_streams to {0};"
                 " grant insert, update, delete on relay.links, relay.link_readers to {0};"
                 " grant usage, update on sequence relay.epochs to {0};"

@@ -58,6 +58,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "audit",
         "claim_locks",
         "deleted_owners",
+        "event_sources",
         "grants",
         "link_readers",
         "links",
@@ -70,6 +71,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "stream_events",
         "streams",
         "target_cooldowns",
+        "told_streams",
     ]
 
 

@@ -73,6 +73,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
             "verification",
             "vouched-users",
             "alert-outbox",
+            "stream-events",
             "session-table",
             "session-watch",
             "stream-owners",

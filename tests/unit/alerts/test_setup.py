@@ -9,8 +9,10 @@ from attrs import define, field
 from relay.alerts.setup import open_alerts
 from relay.concurrency.activity import Activity
 from relay.metrics import Metrics
+from relay.model.stream_event import StreamPresence
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
+from tests.presence_table import PresenceTable
 from tests.unit.alerts.test_dispatch import AlertSignals, AlertTable, new
 from tests.unit.alerts.test_outbox import TargetQueue
 from tests.unit.alerts.test_retention import AlertPruner
@@ -26,6 +28,7 @@ class AlertTables:
     alert_pruner: AlertPruner = field(factory=lambda: AlertPruner(old=1))
     alert_notifications: AlertSignals = field(factory=AlertSignals)
     alert_targets: TargetQueue = field(factory=TargetQueue)
+    stream_events: PresenceTable = field(factory=PresenceTable)
 
 
 async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_removed() -> None:
@@ -33,11 +36,15 @@ async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_
     store.alerts.commit(new("before"))
     delivered: list[tuple[str, str]] = []
 
-    def deliver(alert: AlertEvent, owner_id: str) -> None:
-        delivered.append((alert.message, owner_id))
+    class Streams:
+        def deliver(self, alert: AlertEvent, owner_id: str) -> None:
+            delivered.append((alert.message, owner_id))
+
+        def presences(self) -> list[StreamPresence]:
+            return []
 
     async with (
-        open_alerts(Settings(), store, deliver, metrics, Activity()) as alerts,
+        open_alerts(Settings(), store, Streams(), metrics, Activity()) as alerts,
         trio.open_nursery() as nursery,
     ):
         store.alerts.commit(new("after"))

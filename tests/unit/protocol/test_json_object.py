@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from relay.alerts.webhook_message import alert_message
 
 from relay.alerts.event import alert_event
+from relay.alerts.targets.delivery import Delivery
+from relay.alerts.targets.webhook_message import message_of
 from relay.model.alert import StoredAlert
 from relay.model.json_object import JsonObject
 from relay.postgres.tables.alerts.alert_rows import read_alert
@@ -40,7 +41,7 @@ def test_json_is_passed_on_to_json_as_it_is_stored(text: str) -> None:
     alert = stored(text)
     assert alert.odd == ()
     encoded = JSON_CODEC.encode(alert_event(alert))
-    posted = alert_message(alert)
+    posted = message_of(Delivery(alert))
     assert text.encode() in encoded
     assert text.strip().encode() in posted
     assert json.loads(encoded)["metadata"] == json.loads(text)
