@@ -304,7 +304,15 @@ def _make_server(
         directory=None if cluster is None else cluster.directory,
     )
     pictures = Pictures.build(api, sessions, settings.idle_timeout, store.links, auth.link_login)
-    application = make_app(reports, exposition, api, operate, machine, pictures=pictures)
+    application = make_app(
+        reports,
+        exposition,
+        api,
+        operate,
+        machine,
+        pictures=pictures,
+        frame_ancestors=settings.frame_ancestors,
+    )
     http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
     timing = Timing(
         auth_timeout=settings.auth_timeout,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.cli.grouped_help import GroupedGroup
-from relay.cli.options import STORE_SETTINGS, duration, settings_options
+from relay.cli.options import STORE_SETTINGS, configuration, duration, settings_options
 from relay.cli.running import with_store
 from relay.errors import ConfigError
 from relay.model.link import (
@@ -78,7 +78,7 @@ def link() -> None:
     metavar="USER",
     help="User whose permissions count (id or e-mail address); by default the stream's owner.",
 )
-@settings_options(*STORE_SETTINGS)
+@settings_options("base_path", *STORE_SETTINGS)
 def link_make(
     stream: str, what: LinkPurpose, lifetime: timedelta, readers: int, user: str | None
 ) -> None:
@@ -99,7 +99,7 @@ def link_make(
         made, capability = await store.links.make(
             new, user_id, by_session=by_session, by_command=True
         )
-        return path_of(made, capability)
+        return path_of(made, capability, configuration().settings.base_path or "")
 
     click.echo(with_store(make))
 

@@ -200,4 +200,6 @@ def with_path(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return url  # `dial` says what is wrong with it
-    return url if parts.path.strip("/") else parts._replace(path=DEFAULT_PATH).geturl()
+    if parts.path.strip("/") and not parts.path.endswith("/"):
+        return url
+    return parts._replace(path=parts.path.rstrip("/") + DEFAULT_PATH).geturl()

@@ -11,6 +11,7 @@ from relay.connection.peer import Peer
 from relay.guard.client_address import ClientAddress
 from relay.guard.guard import Guard
 from relay.metrics import Metrics
+from relay.model.base_path import path_below
 from relay.protocol.codec import CODECS, JSON_CODEC, Codec
 from relay.protocol.endings import Ending
 from relay.protocol.messages import ErrorCode
@@ -80,6 +81,7 @@ class Admission:
         await self._guard.round_limiter.wait()
         proxies = self._guard.proxies
         behind_proxy = self._peer.address.is_in(proxies.trusted)
+        self._peer.base_path = proxies.base_path_for(self._peer.address, head)
         self._come_from(proxies.client_behind(self._peer.address, head))
         upgrade = asks_for_upgrade(head)
         objection = self._guard.admit(
@@ -98,7 +100,7 @@ class Admission:
         """
         offered = handshake.subprotocols
         known = [name for name in offered if name in CODECS]
-        if handshake.path not in PATHS:
+        if path_below(self._peer.base_path, handshake.path) not in PATHS:
             ending, status, why = Ending.NOT_FOUND, 404, ELSEWHERE
         elif any(map(is_for_token, handshake.query_names)):
             ending, status, why = Ending.HANDSHAKE_REFUSED, 400, NOT_IN_URL

@@ -52,6 +52,8 @@ class Peer:
     """Bounds the replies and alerts that all peers together have not read."""
     address: ClientAddress = field(init=False)
     """The address of the client, as far as it is known."""
+    base_path: str = ""
+    """The path under which it reaches relay."""
     codec: Codec = JSON_CODEC
     """The encoding of its messages."""
     accepted_at: float = field(factory=time.monotonic)

@@ -15,6 +15,7 @@ from ipaddress import (
 
 from attrs import field, frozen
 
+from relay.model.base_path import is_base_path
 from relay.transport.handshake.head import header_values
 
 Network = IPv4Network | IPv6Network
@@ -75,6 +76,8 @@ class Proxies:
     trusted: Sequence[Network] = ()
     speak_proxy_protocol: bool = False
     """Whether trusted proxies begin each connection with a PROXY protocol header."""
+    base_path: str = ""
+    """The path under which clients reach relay, whatever proxies say; empty if they may say it."""
 
     def owe_header(self, address: ClientAddress) -> bool:
         """Whether a connection from this address must begin with a PROXY protocol header."""
@@ -97,6 +100,14 @@ class Proxies:
             if not found.is_in(self.trusted):
                 break
         return nearest
+
+    def base_path_for(self, nearest: ClientAddress, head: bytes) -> str:
+        """The path under which the client of a request reaches relay: that of the settings, or the
+        one that a trusted proxy names as X-Forwarded-Prefix. Anything else there is ignored."""
+        if self.base_path or not nearest.is_in(self.trusted):
+            return self.base_path
+        named = header_values(head, "X-Forwarded-Prefix")
+        return named[0] if len(named) == 1 and is_base_path(named[0]) else ""
 
 
 def parse_networks(networks: Iterable[str]) -> tuple[Network, ...]:

@@ -82,7 +82,11 @@ class Guard:
             frozenset(settings.allow_origins),
             settings.require_origin,
         )
-        proxies = Proxies(parse_networks(settings.trusted_proxies), settings.proxy_protocol)
+        proxies = Proxies(
+            parse_networks(settings.trusted_proxies),
+            settings.proxy_protocol,
+            settings.base_path or "",
+        )
         if settings.profile == "load":
             log.warning("PROFILE LOAD: no rates and no caps; never where strangers can connect")
             return cls(access, proxies)

@@ -48,6 +48,8 @@ class NewLink:
     readers: int = DEFAULT_LINK_READERS
 
 
-def path_of(link: PictureLink, capability: str) -> str:
-    """Where a link leads to, on any relay of its database."""
-    return f"/streams/{quote(link.stream_id)}/{_ENDPOINTS[link.purpose]}?link={capability}"
+def path_of(link: PictureLink, capability: str, base_path: str) -> str:
+    """Where a link leads to, on any relay of its database that is under this path."""
+    return (
+        f"{base_path}/streams/{quote(link.stream_id)}/{_ENDPOINTS[link.purpose]}?link={capability}"
+    )

@@ -14,6 +14,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "hsts_max_age",
         "trusted_proxies",
         "proxy_protocol",
+        "base_path",
     ),
     "Database": (
         "database_url",
@@ -54,7 +55,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "introspection_audience",
         "introspection_cache",
     ),
-    "Access lists": ("allow_networks", "deny_networks", "allow_origins", "require_origin"),
+    "Access lists": (
+        "allow_networks",
+        "deny_networks",
+        "allow_origins",
+        "require_origin",
+        "frame_ancestors",
+    ),
     "Connections and frames": (
         "auth_timeout",
         "ping_interval",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from datetime import timedelta
 from typing import Annotated
 
 from msgspec import Meta
 
 from relay.errors import ConfigError
-from relay.model.origin import normal_origin
+from relay.model.base_path import BASE_PATH_RULE, is_base_path
+from relay.model.origin import NULL_ORIGIN, normal_origin
 from relay.settings.columns import Columns
 
 _NETWORKS = "a list of networks such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
 _ORIGINS = "a list of web origins such as https://example.org, capacitor://localhost or null"
+
+_FRAMES = "a list of origins of web pages, such as https://app.example.org, without a path"
+_PAGE_HOST = re.compile(r"[a-z0-9._:\[\]-]+")
 
 Limit = Annotated[
     int, Meta(ge=1, le=1_000_000, title="N", description="a whole number from 1 to 1000000")
@@ -49,6 +54,7 @@ Origins = Annotated[
     tuple[str, ...],
     Meta(title="ORIGIN,…", description=_ORIGINS),
 ]
+BasePath = Annotated[str, Meta(title="/PATH", description=BASE_PATH_RULE)]
 Age = Annotated[
     str,
     Meta(
@@ -83,3 +89,19 @@ def check_origins(_settings: object, attribute: object, origins: tuple[str, ...]
         if normal_origin(origin) is None:
             name = getattr(attribute, "name", "")
             raise ConfigError(f"{name}: expected {_ORIGINS}, without a path, not {origin!r}")
+
+
+def check_base_path(_settings: object, attribute: object, path: str | None) -> None:
+    if path is not None and not is_base_path(path):
+        name = getattr(attribute, "name", "")
+        raise ConfigError(f"{name}: expected {BASE_PATH_RULE}, not {path!r}")
+
+
+def check_frame_ancestors(_settings: object, attribute: object, origins: tuple[str, ...]) -> None:
+    """Those of pages alone: they become words of a Content-Security-Policy."""
+    for origin in origins:
+        normal = normal_origin(origin)
+        host = "" if normal is None else normal.partition("://")[2]
+        if normal in (None, NULL_ORIGIN) or not _PAGE_HOST.fullmatch(host):
+            name = getattr(attribute, "name", "")
+            raise ConfigError(f"{name}: expected {_FRAMES}, not {origin!r}")

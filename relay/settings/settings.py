@@ -17,11 +17,14 @@ from relay.settings.columns import Columns, TimeZone, check_columns
 from relay.settings.limits import (
     Age,
     AlertLimit,
+    BasePath,
     Limit,
     Networks,
     Origins,
     Rate,
     StoredBytes,
+    check_base_path,
+    check_frame_ancestors,
     check_networks,
     check_origins,
 )
@@ -298,6 +301,9 @@ class Settings:
     proxy_protocol: Switch = _setting(
         default=False, about="Expect a PROXY protocol header (v1 or v2) from trusted proxies"
     )
+    base_path: BasePath | None = _setting(
+        None, "Path under which clients reach relay, such as /relay", check=check_base_path
+    )
     allow_networks: Networks = _setting(
         (), "Accept clients from these networks only; if unset, from anywhere", check=check_networks
     )
@@ -310,6 +316,11 @@ class Settings:
     require_origin: Switch = _setting(
         default=False,
         about="With allow_origins, also reject clients that send no origin, such as apps",
+    )
+    frame_ancestors: Origins = _setting(
+        (),
+        "Web origins whose pages may show relay's page in a frame; if unset, none",
+        check=check_frame_ancestors,
     )
     connection_rate: Rate = _setting("6000/minute", "New connections per address")
     failed_auth_rate: Rate = _setting(

@@ -5,13 +5,13 @@ Errors are JSON, `{"error": {"code", "message"}}`, with the codes of the protoco
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from relay.connection.admission import NOT_IN_URL, is_for_token
@@ -42,6 +42,7 @@ def make_app(
     machine: Machine | None = None,
     *,
     pictures: Pictures | None = None,
+    frame_ancestors: Sequence[str] = (),
 ) -> Starlette:
     """The application that answers plain HTTP requests; a worker of a machine answers for it."""
 
@@ -62,8 +63,11 @@ def make_app(
         )
         return Response(content, headers={"Content-Type": content_type})
 
-    async def refused(_: Request, problem: Exception) -> Response:
+    async def refused(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
+        base_path: str = request.scope["root_path"]
+        if base_path and request.scope["path"] == base_path:  # what the page names is beside it
+            return RedirectResponse(f"{base_path}/", 308, HEADERS)
         code = problem.code if isinstance(problem, ApiError) else ErrorCode.INVALID_MESSAGE
         return _error(code, problem.detail, problem.status_code, problem.headers)
 
@@ -96,7 +100,7 @@ def make_app(
                     ("connections/end", operate.end_connection),
                 )
             ),
-            *(Route(path, _guarded(asset)) for path, asset in load_assets().items()),
+            *(Route(path, _guarded(asset)) for path, asset in load_assets(frame_ancestors).items()),
         ],
         exception_handlers={
             HTTPException: refused,

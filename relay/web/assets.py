@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import PurePosixPath
 
@@ -11,11 +12,13 @@ from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
+from relay.model.origin import normal_origin
+
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    " base-uri 'none'; form-action 'none'; frame-ancestors "
 )
-"""Nothing inline and nothing from other origins."""
+"""Nothing inline and nothing from other origins. Ends with who may show the page in a frame."""
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -26,8 +29,8 @@ MEDIA_TYPES = {
 }
 PAGE_FILES = (
     "alerts.js",
+    "api.js",
     "broadcast.js",
-    "decoder.js",
     "dom.js",
     "encoder.js",
     "icon.svg",
@@ -38,11 +41,23 @@ PAGE_FILES = (
     "page.js",
     "rates.js",
     "renewal.js",
-    "screen.js",
     "share.js",
     "watch.js",
 )
-CLIENT_FILES = {f"/{name}": f"client/{name}" for name in ("relay-client.js", "relay-client.d.ts")}
+CLIENT_FILES = {
+    f"/{name}": f"client/{name}"
+    for name in (
+        "core/client.js",
+        "core/publishing.js",
+        "player/decoder.js",
+        "player/screen.js",
+        "player/sharing.js",
+        "relay-client.d.ts",
+        "relay-client.js",
+        "relay-player.d.ts",
+        "relay-player.js",
+    )
+}
 """Pages of any origin may import these."""
 FILES = {
     "/": "page/index.html",
@@ -68,20 +83,23 @@ class Asset:
         return Response(self.content, headers=self.headers)
 
 
-def load_assets() -> dict[str, Asset]:
-    """All files, by URL path."""
-    return {path: _load(path, name) for path, name in FILES.items()}
+def load_assets(frame_ancestors: Sequence[str] = ()) -> dict[str, Asset]:
+    """All files, by URL path. Pages of the origins `frame_ancestors` may show the page in a
+    frame."""
+    origins = " ".join(filter(None, map(normal_origin, frame_ancestors))) or "'none'"
+    return {path: _load(path, name, PAGE_POLICY + origins) for path, name in FILES.items()}
 
 
-def _load(path: str, name: str) -> Asset:
+def _load(path: str, name: str, policy: str) -> Asset:
     content = (resources.files("relay.web") / name).read_bytes()
     headers = {
         "Content-Type": MEDIA_TYPES[PurePosixPath(name).suffix],
-        "Content-Security-Policy": PAGE_POLICY,
+        "Content-Security-Policy": policy,
         "Cache-Control": "no-cache",  # revalidate: a cached file may be from an earlier version
         "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
         "Vary": "Accept-Encoding",
     }
     if path in CLIENT_FILES:
         headers["Access-Control-Allow-Origin"] = "*"
+        headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return Asset(content, gzip.compress(content, 9, mtime=0), headers)

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from relay.connection.http_request import HttpRequest
 from relay.guard.client_address import ClientAddress
+from relay.model.base_path import path_below
 from relay.transport.budget import Budget
 from relay.transport.handshake.head import with_path
 from relay.transport.stream import MAX_HEAD_BYTES, FrameStream
@@ -82,6 +83,7 @@ class HttpServer:
                 else:
                     headers = self._security_headers(stream)
                     exchange = _Exchange(stream, scope, headers, self._unsent, address)
+                    exchange.base_path = "" if request is None else request.peer.base_path
                     exchange.note("connection", request)
                     await exchange.run(self._app)
         except DISCONNECTED:
@@ -104,6 +106,8 @@ class _Exchange:
     """Sent with every answer, beside those of the application."""
     _unsent: Budget
     _address: ClientAddress
+    base_path: str = ""
+    """The path under which the client reaches the application."""
     reserved: int = 0
     """Bytes of the answer that are being written; kept by the budget."""
     _state: dict[str, Any] = field(factory=dict)
@@ -167,17 +171,20 @@ class _Exchange:
 
     def _describe(self, request: h11.Request) -> Scope:
         self._state["address"] = self._address
-        path, _, query = request.target.partition(b"?")
+        target, _, query = request.target.partition(b"?")
+        path = unquote(target.decode())
+        if path != self.base_path:
+            path = self.base_path + path_below(self.base_path, path)
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": request.http_version.decode(),
             "method": request.method.decode(),
             "scheme": "https" if self._stream.encrypted else "http",
-            "path": unquote(path.decode()),
-            "raw_path": path,
+            "path": path,
+            "raw_path": target,
             "query_string": query,
-            "root_path": "",
+            "root_path": self.base_path,
             "headers": list(request.headers),
             "state": self._state,
         }

@@ -126,7 +126,7 @@ class Visitor:
 
 
 SUM = """() => {
-  const canvas = document.querySelector('main canvas');
+  const canvas = document.querySelector('relay-player').shadowRoot.querySelector('canvas');
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   let sum = 0;
   for (let at = 0; at < data.length; at += 97) sum = (sum * 31 + data[at]) % 1000003;
@@ -136,12 +136,17 @@ SUM = """() => {
 
 @contextmanager
 def visit(
-    browser: Browser, relay: RelayProcess, *, host: str = "127.0.0.1", **options: Any
+    browser: Browser,
+    relay: RelayProcess,
+    *,
+    host: str = "127.0.0.1",
+    url: str | None = None,
+    **options: Any,
 ) -> Iterator[Visitor]:
     """Open the page. Whatever goes wrong in it is a failure, unless the test takes it away."""
     context = browser.new_context(**options)
     page = context.new_page()
-    visitor = Visitor(context, page, f"http://{host}:{relay.port}", [])
+    visitor = Visitor(context, page, url or f"http://{host}:{relay.port}", [])
     page.on("pageerror", lambda error: visitor.problems.append(str(error)))
     page.on(
         "console",

@@ -1,11 +1,11 @@
 // Alerts: pop-ups for new ones, and the list of all alerts of a stream.
+import { ask } from './api.js';
 import { make, makeTime } from './dom.js';
 
 const MAX_TOASTS = 4;
 const TOAST_DURATION = 12_000; // ms
 const MAX_LISTED = 200; // unless earlier alerts are loaded
 const PAGE_SIZE = 20;
-const LOAD_TIMEOUT = 15_000; // ms
 
 const timers = new Map(); // by toast
 
@@ -57,12 +57,7 @@ export function makeAlertList(streamId, token) {
     loading = true;
     const before = oldest < Infinity ? `&before=${oldest}` : '';
     try {
-      const answer = await fetch(`/alerts?streamId=${encodeURIComponent(streamId)}&limit=${PAGE_SIZE}${before}`, {
-        headers: { Authorization: `Bearer ${token()}` },
-        signal: AbortSignal.timeout(LOAD_TIMEOUT),
-      });
-      const body = await answer.json();
-      if (!answer.ok) throw new Error(body.error.message);
+      const body = await ask(token(), `alerts?streamId=${encodeURIComponent(streamId)}&limit=${PAGE_SIZE}${before}`);
       for (const alert of body.alerts) if (alert.alertId < oldest) show(alert, (line) => list.append(line));
       most = Math.max(most, list.children.length);
       if (!body.more && document.activeElement === more) list.focus();

@@ -1,7 +1,9 @@
 // Broadcast: streams the camera of this device while somebody is watching.
+import { Rate } from '../player/screen.js';
+import { RelayClient } from '../relay-client.js';
 import { makeAlertList, popUp } from './alerts.js';
 import { findCodecs, JpegEncoder, VideoLayers } from './encoder.js';
-import { bits, count, make, makeFacts, makeField, makeSelect, Rate, say, sayAndShow, tabStore } from './dom.js';
+import { bits, count, make, makeFacts, makeField, makeSelect, say, sayAndShow, tabStore } from './dom.js';
 import { layersUpTo } from './layers.js';
 import { LayerRates } from './rates.js';
 import { makeShare } from './share.js';
@@ -166,7 +168,7 @@ class Broadcast {
     this._alerts = makeAlertList(this._streamId, this._session.token);
     this._asked = false;
     this._side.replaceChildren(this._alerts.element, makeShare(this._streamId, this._session.token));
-    this._client = this._session.connect({ path: '/streams/register' });
+    this._client = this._session.connect(RelayClient, { path: '/streams/register' });
     this._publish();
     this._client.on('state', ({ state, error }) => {
       if (state === 'closed' && error?.code !== 'CLOSED') {

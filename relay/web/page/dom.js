@@ -78,22 +78,3 @@ export function makeTime(ms) {
 export const count = (value) => new Intl.NumberFormat(undefined, { maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);
 export const bits = (perSecond) => (perSecond < 1e6 ? `${count(perSecond / 1e3)} kbit/s` : `${count(perSecond / 1e6)} Mbit/s`);
 export const duration = (ms) => (ms < 1000 ? `${Math.max(0, Math.round(ms))} ms` : `${count(ms / 1000)} s`);
-
-/** Events per second, averaged over the last seconds. */
-export class Rate {
-  constructor(seconds = 3) {
-    this._span = seconds * 1000;
-    this._events = [];
-  }
-
-  add(amount = 1) {
-    this._events.push([performance.now(), amount]);
-  }
-
-  get perSecond() {
-    const now = performance.now();
-    while (this._events.length && this._events[0][0] < now - this._span) this._events.shift();
-    const since = this._events.length ? Math.max(1000, now - this._events[0][0]) : 1000;
-    return this._events.reduce((sum, [, amount]) => sum + amount, 0) / (since / 1000);
-  }
-}

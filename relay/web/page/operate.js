@@ -1,4 +1,5 @@
 // Operate: statistics of the relay over HTTP, with small plots of the last minutes.
+import { RELAY } from './api.js';
 import { bits, count, duration, make, makeFacts, say } from './dom.js';
 import { makeOperator } from './operator.js';
 
@@ -50,7 +51,7 @@ export function showOperate({ token }, content) {
   async function ask(given) {
     const headers = { Authorization: `Bearer ${given}` };
     const [figures, stats, ready] = await Promise.all([
-      fetch('/figures', { headers }), fetch('/stats'), fetch('/ready'),
+      fetch(new URL('figures', RELAY), { headers }), fetch(new URL('stats', RELAY)), fetch(new URL('ready', RELAY)),
     ]);
     if (left) return;
     const allowed = figures.status !== 401 && figures.status !== 403;

@@ -1,4 +1,5 @@
 // What an operator does: gives streams to other users, frees them, and ends connections.
+import { ask as askRelay } from './api.js';
 import { make, makeField, makeTime, say } from './dom.js';
 
 const PAGE_SIZE = 100;
@@ -7,12 +8,8 @@ const PAGE_SIZE = 100;
 export function makeOperator(token) {
   const owners = new Owners(ask);
 
-  async function ask(path, body) {
-    const headers = { Authorization: `Bearer ${token()}`, 'Content-Type': 'application/json' };
-    const response = await fetch(`/operate/${path}`, body ? { method: 'POST', headers, body: JSON.stringify(body) } : { headers });
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error?.message ?? `status ${response.status}`);
-    return answer;
+  function ask(path, body) {
+    return askRelay(token(), `operate/${path}`, body && { method: 'POST', body });
   }
 
   /** A form that asks once more before it acts, and says what became of it. */

@@ -1,8 +1,7 @@
 // The page of the relay: the current session, and which of three views is shown.
-import { RelayClient } from '/relay-client.js';
-import { showBroadcast, stopBroadcast } from './broadcast.js';
-import { say, sayAndShow, tabStore } from './dom.js';
-import { showOperate } from './operate.js';
+import { ViewerClient } from '../core/client.js';
+import { RELAY } from './api.js';
+import { make, say, sayAndShow, tabStore } from './dom.js';
 import { Renewal } from './renewal.js';
 import { showGrid, showStream } from './watch.js';
 
@@ -19,6 +18,8 @@ const PASTE_TIMEOUT = 86_400_000; // ms to paste a token
 
 let session = null;
 let leaveView = null;
+let turn = null; // of the view that is shown or being loaded
+let broadcast = null; // the module, once it is loaded
 
 function enter(given, { keep }) {
   if (keep) tabStore.set(KEY, given);
@@ -29,12 +30,12 @@ function enter(given, { keep }) {
       for (const each of others) each.renew();
     },
   });
-  const options = { url: location.origin, tokenTimeout: PASTE_TIMEOUT };
-  const client = new RelayClient({ ...options, token: renewal.ask });
+  const options = { url: RELAY, tokenTimeout: PASTE_TIMEOUT };
+  const client = new ViewerClient({ ...options, token: renewal.ask });
   const others = new Set();
   /** Opens another connection of this session, such as that of the camera. */
-  const connect = (more) => {
-    const other = new RelayClient({ ...options, token: renewal.follow(), ...more });
+  const connect = (Client, more) => {
+    const other = new Client({ ...options, token: renewal.follow(), ...more });
     others.add(other);
     other.on('state', ({ state }) => { if (state === 'closed') others.delete(other); });
     return other;
@@ -55,12 +56,13 @@ function enter(given, { keep }) {
 function end(which, error) {
   if (session === null || session !== which) return;
   const left = session;
+  turn = null;
   session = null;
   left.renewal.end();
   tabStore.remove(KEY);
   leaveView?.();
   leaveView = null;
-  stopBroadcast();
+  broadcast?.stopBroadcast();
   left.client.close();
   $('content').replaceChildren();
   $('toasts').replaceChildren(); // they were for the previous user
@@ -101,7 +103,8 @@ function tell({ code, expiresAt }) {
   setTimeout(() => { banner.hidden = true; }, 10_000);
 }
 
-function route() {
+/** Shows the view of the address; those that few need are loaded when they are opened. */
+async function route() {
   const [view = '', ...rest] = location.hash.slice(1).split('/');
   const name = ['watch', 'broadcast', 'operate'].includes(view) ? view : 'watch';
   for (const link of document.querySelectorAll('nav a')) {
@@ -110,16 +113,26 @@ function route() {
   }
   if (session === null) return;
   leaveView?.();
+  leaveView = null;
   const content = $('content');
   content.replaceChildren();
+  const mine = {};
+  turn = mine;
   let streamId = '';
   try {
     streamId = decodeURIComponent(rest.join('/'));
   } catch {
     // a malformed address names no stream
   }
-  if (name === 'broadcast') leaveView = showBroadcast(session, content);
-  else if (name === 'operate') leaveView = showOperate(session, content);
+  const load = { broadcast: () => import('./broadcast.js'), operate: () => import('./operate.js') }[name];
+  const module = await load?.().catch((error) => ({ error }));
+  if (turn !== mine || session === null) return; // another view was opened meanwhile
+  if (module?.error) {
+    content.append(make('h1', { tabindex: -1 }, 'This view could not be loaded'), make('p', {}, `${module.error.message}. Try again.`));
+  } else if (name === 'broadcast') {
+    broadcast = module;
+    leaveView = module.showBroadcast(session, content);
+  } else if (name === 'operate') leaveView = module.showOperate(session, content);
   else if (streamId) leaveView = showStream(session, content, streamId);
   else leaveView = showGrid(session, content);
   const heading = content.querySelector('h1');

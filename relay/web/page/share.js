@@ -1,4 +1,5 @@
 // Links to the pictures of one's own stream, for tools that cannot send a token.
+import { ask } from './api.js';
 import { make, makeField, makeSelect, makeTime, say } from './dom.js';
 
 /** A card that makes links to a stream; `token` gives the token to ask with. */
@@ -8,14 +9,6 @@ export function makeShare(streamId, token) {
   const button = make('button', { type: 'submit' }, 'Make a link');
   const result = make('p', { role: 'status', class: 'faint' }, 'Whoever has a link sees this stream until it expires.');
   const links = make('ul', { class: 'links' });
-
-  async function ask(method, path, body) {
-    const headers = { Authorization: `Bearer ${token()}`, 'Content-Type': 'application/json' };
-    const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error?.message ?? `status ${response.status}`);
-    return answer;
-  }
 
   async function attempt(control, work) {
     control.disabled = true;
@@ -33,7 +26,7 @@ export function makeShare(streamId, token) {
     const revoke = make('button', {
       type: 'button',
       onclick: () => attempt(revoke, async () => {
-        await ask('DELETE', `/links/${link.id}`);
+        await ask(token(), `links/${link.id}`, { method: 'DELETE' });
         item.remove();
         return 'The link is revoked.';
       }),
@@ -48,7 +41,8 @@ export function makeShare(streamId, token) {
     onsubmit: (event) => {
       event.preventDefault();
       attempt(button, async () => {
-        show(await ask('POST', '/links', { streamId, what: what.value, seconds: Number(seconds.value) }));
+        const body = { streamId, what: what.value, seconds: Number(seconds.value) };
+        show(await ask(token(), 'links', { method: 'POST', body }));
         return 'Copy the link now: it is not shown again.';
       });
     },

@@ -100,7 +100,8 @@ class LinkApi:
         self._source.api.record(
             request, "link", "succeeded", user, reason, stream_id=link.stream_id
         )
-        return json_response({"link": as_json(link), "url": path_of(link, capability)}, 201)
+        url = path_of(link, capability, request.scope["root_path"])
+        return json_response({"link": as_json(link), "url": url}, 201)
 
     async def listed(self, request: Request) -> Response:
         """`GET /links`: the sender's own links."""

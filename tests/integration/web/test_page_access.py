@@ -17,6 +17,7 @@ SMALL = """() =>
     .filter((each) => each.offsetParent && each.offsetHeight < 32)
     .map((each) => each.outerHTML)"""
 """What is too small for a thumb."""
+MAX_FIRST_LOAD_BYTES = 60_000
 
 
 def test_the_page_can_be_used_with_the_keyboard_alone(
@@ -90,3 +91,26 @@ def test_a_screen_reader_is_not_told_of_each_second_until_the_next_attempt(
         assert not [text for text in said if re.search(r"\d s", text)], said
         viewer.context.set_offline(False)
         viewer.problems.clear()
+
+
+def test_the_first_load_is_small(browser: Browser, relay: RelayProcess, accounts: Accounts) -> None:
+    """All that comes over the wire until the user sees the list of streams: heads, and bodies as
+    they are compressed."""
+    with visit(browser, relay) as visitor:
+        network = visitor.context.new_cdp_session(visitor.page)
+        network.send("Network.enable")
+        network.send("Network.setCacheDisabled", {"cacheDisabled": True})
+        loaded: list[float] = []
+        network.on(
+            "Network.loadingFinished", lambda event: loaded.append(event["encodedDataLength"])
+        )
+        visitor.page.reload()
+        visitor.enter(accounts.session("zoe"))
+        visitor.expect_text("No live streams")
+        assert len(loaded) > 10
+        assert sum(loaded) <= MAX_FIRST_LOAD_BYTES
+        loaded.clear()
+        visitor.go("Operate")
+        visitor.expect_text("This token cannot show statistics")
+        assert len(loaded) > 1  # what few need comes when they do
+        visitor.problems.clear()  # the 403

@@ -22,6 +22,7 @@ def choose(phone: Visitor, encoding: str) -> None:
     phone.go("Broadcast")
     choice = phone.page.get_by_label("Encoding")
     if encoding != "JPEG pictures":
+        expect(choice).to_be_visible()
         expect(choice.locator("option")).not_to_have_count(1)
         if encoding not in choice.locator("option").all_inner_texts():
             pytest.skip(f"this Chromium does not encode {encoding}")

@@ -1,19 +1,8 @@
 // Decodes frames of a video codec in the browser (WebCodecs).
-import { decodeBase64 } from '/relay-client.js';
+import { decodeBase64 } from '../core/client.js';
 
 const MAX_QUEUED = 3; // frames
 const MAX_FAILURES = 3; // in a row, until the browser counts as one that cannot decode this
-const NAMES = { avc1: 'H.264', avc3: 'H.264', hvc1: 'H.265', hev1: 'H.265', vp8: 'VP8', vp09: 'VP9', av01: 'AV1' };
-
-const familyOf = (codec) => String(codec).split('.')[0];
-
-/** The video codec of a stream, by its metadata; null where each frame is a picture. */
-export function videoCodecOf(metadata) {
-  const codec = metadata?.codec;
-  return typeof codec === 'string' && Object.hasOwn(NAMES, familyOf(codec)) ? codec : null;
-}
-
-export const nameOf = (codec) => NAMES[familyOf(codec)];
 
 /**
  * Decodes the frames of one stream, from the first keyframe on, and again from the next one after a
