@@ -587,6 +587,7 @@ class Stream:
             producer, carrying = None, cast("CarryingProducer", producer)
         return StreamReport(
             stream_id=self.stream_id,
+            owner_id=self.owner_id,
             status=self.status,
             epoch=self.epoch,
             frames=self.seq,
@@ -703,6 +704,7 @@ class Stream:
 def _report_of(consumer: Consumer) -> ConsumerReport:
     return ConsumerReport(
         connection=consumer.peer.number,
+        party=consumer.identity.sender,
         frames=consumer.ledger.accepted,
         written=consumer.ledger.written,
         dropped=_dropped_by(consumer),

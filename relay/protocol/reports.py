@@ -90,6 +90,8 @@ class ConsumerReport(msgspec.Struct, frozen=True, kw_only=True):
     """One subscription, by the number of its connection."""
 
     connection: Count = 0
+    party: Label | None = None
+    """Whose it is: `user:ID` or `service:NAME`."""
     frames: Count = 0
     """Frames that were offered."""
     written: Count
@@ -119,6 +121,8 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     """One stream with its consumers, as one node has it."""
 
     stream_id: Label
+    owner_id: Label | None = None
+    """The user whose stream it is, if that is known here."""
     status: Label
     epoch: Count
     frames: Count

@@ -94,6 +94,7 @@ def make_app(
             *(
                 Route(f"/operate/{path}", _guarded(_without_query(endpoint)), methods=["POST"])
                 for path, endpoint in (
+                    ("people", operate.people),
                     ("streams/transfer", operate.transfer),
                     ("streams/free", operate.free),
                     ("users/end", operate.end_user),

@@ -39,6 +39,7 @@ PAGE_FILES = (
     "operator.js",
     "page.css",
     "page.js",
+    "people.js",
     "rates.js",
     "renewal.js",
     "share.js",

@@ -5,7 +5,7 @@ Each request is a JSON object, and each change is audited under the name of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ from relay.connection.session.refusals import STORE_REJECTS
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
 from relay.model.identity import Service
 from relay.model.operator import EndAnswer, Operator, OwnedStream
+from relay.model.person import Person
 from relay.protocol.codec import DECODE_ERRORS
 from relay.protocol.invalid_message import in_words
 from relay.protocol.messages import ErrorCode, StreamId
@@ -79,6 +80,12 @@ class EndConnectionRequest(_Request):
     """The node that numbered it; None: this machine has."""
 
 
+class PeopleRequest(_Request):
+    """The body of `POST /operate/people`."""
+
+    user_ids: Annotated[list[UserId], Meta(max_length=200)]
+
+
 class StreamOwnership(Protocol):
     """The owners of streams; `ConfigError` when there is no such stream, `StoreUnavailable`."""
 
@@ -101,6 +108,9 @@ class Users(Protocol):
 
     async def find_user(self, name: str) -> str:
         """The id of the user with this id or e-mail address; `ConfigError` if there is none."""
+
+    async def people(self, user_ids: Sequence[str]) -> Mapping[str, Person]:
+        """What users are called, as far as that can be read; `StoreUnavailable`."""
 
 
 class EndRequests(Protocol):
@@ -147,6 +157,22 @@ class OperateApi:
             raise ApiError(400, ErrorCode.INVALID_MESSAGE, STORE_REJECTS) from None
         streams = [_entry(each) for each in found[: query.limit]]
         return json_response({"streams": streams, "more": len(found) > query.limit})
+
+    async def people(self, request: Request) -> Response:
+        """`POST /operate/people`: what users are called, as far as relay can read that."""
+        await self._api.authenticate_operator(request, "people", looks=True)
+        body = _decoded(await read_body(request), PeopleRequest)
+
+        async def work() -> dict[str, Any]:
+            people = await self._users.people(body.user_ids)
+            return {
+                "people": [
+                    {"userId": user_id, "name": each.name, "email": each.email}
+                    for user_id, each in people.items()
+                ]
+            }
+
+        return json_response(await _done(work))
 
     async def transfer(self, request: Request) -> Response:
         """`POST /operate/streams/transfer`: give a stream to a user."""

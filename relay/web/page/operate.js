@@ -2,6 +2,7 @@
 import { RELAY } from './api.js';
 import { bits, count, duration, make, makeFacts, say } from './dom.js';
 import { makeOperator } from './operator.js';
+import { People } from './people.js';
 
 const POLL_INTERVAL = 2000; // ms
 const MAX_SAMPLES = 150; // five minutes
@@ -23,13 +24,14 @@ export function showOperate({ token }, content) {
   const streams = make('tbody');
   const links = make('tbody');
   const note = make('p', { role: 'status', class: 'faint' });
+  const people = new People(token);
   const refused = make('section', { class: 'card refused', role: 'alert', hidden: true });
   const panels = make('div', { class: 'panels' },
     ...Object.values(plots).map((plot) => plot.element),
     table('Background tasks', ['Task', 'State'], services),
     table('Closed connections', ['Reason', 'Count'], endings),
-    table('Streams', ['Stream', 'Status', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued', 'Producer'], streams, true),
-    table('Links to viewers, the slowest first', ['Viewer', 'Stream', 'Layer', 'Bandwidth', 'Round trip', 'Under way', 'Queued'], links, true));
+    table('Streams', ['Stream', 'Owner', 'Status', 'Frames', 'Viewers', 'Sent', 'Dropped', 'Queued', 'Producer'], streams, true),
+    table('Links to viewers, the slowest first', ['Viewer', 'Who', 'Stream', 'Layer', 'Bandwidth', 'Round trip', 'Under way', 'Queued'], links, true));
   content.append(make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Operate'), note), refused, facts, panels);
   let operator = null; // made once the token is known to be an operator's
   let before = null;
@@ -57,8 +59,8 @@ export function showOperate({ token }, content) {
     const allowed = figures.status !== 401 && figures.status !== 403;
     facts.hidden = panels.hidden = !allowed;
     refused.hidden = allowed;
-    if (operator) operator.hidden = !allowed;
-    else if (figures.ok) content.append(operator = makeOperator(token));
+    if (operator) operator.element.hidden = !allowed;
+    else if (figures.ok) content.append((operator = makeOperator(token, people)).element);
     if (!allowed) {
       explain((await figures.json()).error.message);
       refusedToken = given;
@@ -101,13 +103,16 @@ export function showOperate({ token }, content) {
     fill(services, Object.entries({ database: ready.database, ...ready.services }));
     fill(endings, Object.entries(stats.endings).sort(([, one], [, other]) => other - one)
       .map(([name, number]) => [name.replaceAll('_', ' '), number]));
-    const rows = figures.streams.map(({ streamId, status, frames, producer, consumers, carriedFrom, edges }) => {
+    const rows = figures.streams.map(({ streamId, ownerId, status, frames, producer, consumers, carriedFrom, edges }) => {
       const sum = (of) => consumers.reduce((total, each) => total + of(each), 0);
       const lost = ({ dropped }) => Object.values(dropped).reduce((total, value) => total + value, 0);
-      return [streamId, status, frames, consumers.length, sum((each) => each.written), sum(lost), sum((each) => each.waiting), producerOf(producer, carriedFrom, edges)];
+      return [streamId, ownerId ? people.label(ownerId) : '–', status, frames, consumers.length, sum((each) => each.written), sum(lost), sum((each) => each.waiting), producerOf(producer, carriedFrom, edges)];
     });
     fill(streams, rows.slice(0, MAX_ROWS));
-    fill(links, linksOf(figures).slice(0, MAX_ROWS));
+    const viewers = linksOf(figures, people).slice(0, MAX_ROWS);
+    fill(links, viewers);
+    operator.offer(connectionsOf(figures, people).slice(0, MAX_ROWS));
+    people.learn(usersIn(figures));
   }
 
   look();
@@ -144,12 +149,38 @@ function producerOf(producer, carriedFrom, edges = []) {
   return edges.length ? `${at}, to ${edges.length} node${edges.length === 1 ? '' : 's'}` : at;
 }
 
+const USER = 'user:';
+const SERVICE = 'service:';
+
+/** The ids of users in the figures, owners first. */
+function usersIn({ streams }) {
+  const viewers = streams.flatMap(({ consumers }) => consumers.map(({ party }) => party));
+  return [...streams.map(({ ownerId }) => ownerId), ...viewers.filter((party) => party?.startsWith(USER)).map((party) => party.slice(USER.length))];
+}
+
+/** Who it is that has a connection, as text. */
+function whoIs(party, people) {
+  if (party?.startsWith(USER)) return people.nameOf(party.slice(USER.length));
+  return party?.startsWith(SERVICE) ? `service ${party.slice(SERVICE.length)}` : '–';
+}
+
+/** The connections that an operator may end: `{ number, text }`. */
+function connectionsOf({ streams }, people) {
+  const found = new Map();
+  for (const { streamId, ownerId, producer, consumers, node } of streams) {
+    const at = (number) => (node ? `${node}/${number}` : String(number));
+    if (producer) found.set(at(producer), `sends ${streamId}: ${ownerId ? people.nameOf(ownerId) : 'nobody'}`);
+    for (const { connection, party } of consumers) found.set(at(connection), `watches ${streamId}: ${whoIs(party, people)}`);
+  }
+  return [...found].map(([number, text]) => ({ number, text }));
+}
+
 /** The rows of the connections whose links are measured, the slowest first. */
-function linksOf({ streams }) {
+function linksOf({ streams }, people) {
   const viewers = new Map(); // by the number of the connection
   for (const { streamId, consumers } of streams) {
-    for (const { connection, layer, link, waiting } of consumers.filter((each) => each.link)) {
-      const viewer = viewers.get(connection) ?? { connection, layer, link, streamIds: [], waiting: 0 };
+    for (const { connection, party, layer, link, waiting } of consumers.filter((each) => each.link)) {
+      const viewer = viewers.get(connection) ?? { connection, party, layer, link, streamIds: [], waiting: 0 };
       viewer.streamIds.push(streamId);
       viewer.waiting += waiting;
       viewers.set(connection, viewer);
@@ -158,8 +189,9 @@ function linksOf({ streams }) {
   const order = ({ link }) => (link.calm ? Infinity : link.bytesPerSecond ?? Number.MAX_VALUE);
   const compare = (one, other) => (order(one) === order(other) ? one.connection - other.connection : order(one) - order(other));
   const shown = (value, text) => new Figure(value === undefined ? '–' : text(value));
-  return [...viewers.values()].sort(compare).map(({ connection, layer, link, streamIds, waiting }) => [
+  return [...viewers.values()].sort(compare).map(({ connection, party, layer, link, streamIds, waiting }) => [
     `#${connection}`,
+    make('bdi', { title: party }, whoIs(party, people)),
     streamIds.length === 1 ? streamIds[0] : `${count(streamIds.length)} streams`,
     layer ?? '–',
     link.calm ? new Figure('enough') : shown(link.bytesPerSecond, (value) => bits(8 * value)),
@@ -184,7 +216,7 @@ function table(title, columns, body, wide = false) {
 function fill(body, rows) {
   const lines = rows.map((row) => make('tr', {}, ...row.map((value) => (
     value instanceof Figure || typeof value === 'number'
-      ? make('td', { class: 'number' }, value.text ?? count(value)) : make('td', {}, String(value))))));
+      ? make('td', { class: 'number' }, value.text ?? count(value)) : make('td', {}, value instanceof Node ? value : String(value))))));
   body.replaceChildren(...(lines.length ? lines : [make('tr', {}, make('td', { class: 'faint' }, 'None'))]));
 }
 

@@ -21,19 +21,28 @@ export function makeShare(streamId, token) {
     control.disabled = false;
   }
 
+  /** A link that was just made has its URL, those of before are known by their id alone. */
   function show({ link, url }) {
-    const address = make('input', { readonly: true, value: new URL(url, location.href).href, 'aria-label': 'Link', onfocus: () => address.select() });
+    const named = `${link.what === 'still' ? 'Single pictures' : 'Live video'} (${link.id})`;
+    const address = url === undefined ? make('span', {}, named)
+      : make('input', { readonly: true, value: new URL(url, location.href).href, 'aria-label': 'Link', onfocus: () => address.select() });
     const revoke = make('button', {
       type: 'button',
+      class: 'quiet',
+      'aria-label': `Revoke ${named}`,
       onclick: () => attempt(revoke, async () => {
         await ask(token(), `links/${link.id}`, { method: 'DELETE' });
         item.remove();
         return 'The link is revoked.';
       }),
     }, 'Revoke');
-    const item = make('li', {}, address, ' until ', makeTime(link.expiresAt), ' ', revoke);
+    const item = make('li', {}, address, make('span', { class: 'faint' }, 'until ', makeTime(link.expiresAt)), revoke);
     links.prepend(item);
   }
+
+  ask(token(), 'links').then((given) => {
+    for (const link of given.links) if (link.streamId === streamId) show({ link });
+  }, (error) => say(result, `Could not list the links: ${error.message}.`));
 
   return make('form', {
     class: 'card',

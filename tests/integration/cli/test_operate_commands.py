@@ -282,7 +282,22 @@ async def test_an_operator_does_the_same_over_http(relay: RelayProcess, accounts
     assert (await post(relay, token, "connections/end", connection=number)).status == 404
 
 
-PATHS = ("streams/transfer", "streams/free", "users/end", "connections/end")
+async def test_operators_know_people_by_name(relay: RelayProcess, accounts: Accounts) -> None:
+    user = f"user-{new_stream_id()}"
+    accounts.session(user)
+    accounts.execute(
+        'update "user" set name = %s where id = %s returning id', "<b>Ann\u202e</b>" * 40, user
+    )
+    token = accounts.service(operate=True)
+    answer = await post(relay, token, "people", userIds=[user, "nobody", "a\0b", user])
+    (person,) = answer.json()["people"]
+    assert (person["userId"], person["email"]) == (user, f"{user}@example.org")
+    assert person["name"] == ("<b>Ann\u202e</b>" * 40)[:200]
+    assert user not in relay.log.rpartition("people")[2]
+    assert (await post(relay, token, "people", userIds=[user] * 201)).status == 400
+
+
+PATHS = ("people", "streams/transfer", "streams/free", "users/end", "connections/end")
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -95,7 +95,7 @@ async def test_the_page_says_what_this_is(relay: RelayProcess) -> None:
     assert page.status == 200
     assert page.headers.get_content_type() == "text/html"
     assert b"Watch, broadcast and monitor the streams of this relay" in page.body
-    assert b'href="/health"' in page.body  # for those without JavaScript
+    assert b'href="health"' in page.body  # for those without JavaScript
 
 
 @pytest.mark.parametrize("path", sorted(FILES))
@@ -123,8 +123,8 @@ def test_every_file_of_the_page_is_answered() -> None:
     files = {
         str(path.relative_to(web))
         for folder in ("page", "client")
-        for path in (web / folder).iterdir()
-        if path.name != "package.json"  # for those who take the client from here
+        for path in (web / folder).rglob("*")
+        if path.is_file() and path.name != "package.json"  # for those who take the client from here
     }
     assert set(FILES.values()) == files
 

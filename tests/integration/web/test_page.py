@@ -218,7 +218,9 @@ def test_operators_see_the_links_to_viewers(
         viewer.expect_moving_picture()
         operator.enter(accounts.service("*", operate=True))
         operator.go("Operate")
-        row = operator.page.get_by_role("row", name=re.compile(rf"#\d+ {stream_id}"))
+        accounts.execute('update "user" set name = $$Ann Lee$$ where id = $$ann$$ returning id')
+        name = re.compile(rf"#\d+ Ann Lee · ann@example.org {stream_id}")
+        row = operator.page.get_by_role("row", name=name)
         expect(row).to_contain_text(re.compile(r"\d+ ms"))
 
 
@@ -240,10 +242,10 @@ def test_the_slowest_links_are_first(
         rows = operator.page.get_by_role("row", name=re.compile("^#"))
         expect(rows).to_have_text(
             [
-                f"#52 streams{dash}8 kbit/s41 ms0 KiB2",
-                f"#3front-door{dash}240 kbit/s41 ms16 KiB1",
-                f"#2front-door{dash * 4}1",
-                f"#1front-door{dash}enough2 ms{dash}1",
+                f"#5{dash}2 streams{dash}8 kbit/s41 ms0 KiB2",
+                f"#3{dash}front-door{dash}240 kbit/s41 ms16 KiB1",
+                f"#2{dash}front-door{dash * 4}1",
+                f"#1{dash}front-door{dash}enough2 ms{dash}1",
             ]
         )
 
@@ -285,12 +287,14 @@ def test_an_operator_gives_a_stream_to_another_user_and_ends_connections(
         page.on("dialog", lambda dialog: dialog.accept())
         page.get_by_role("button", name="Show owners").click()
         expect(page.get_by_role("table", name="Owners").get_by_role("row").nth(1)).to_be_visible()
-        page.get_by_label("Stream", exact=True).fill(stream_id)
+        page.get_by_role("button", name=f"Transfer {stream_id}").click()
+        expect(page.get_by_label("To user")).to_be_focused()
+        expect(page.get_by_label("Stream", exact=True)).to_have_value(stream_id)
         page.get_by_label("To user").fill("bob@example.org")
-        page.get_by_role("button", name="Transfer").click()
-        operator.expect_text(f"{stream_id} belongs to bob.")
+        page.get_by_role("button", name="Transfer", exact=True).click()
+        operator.expect_text(f"{stream_id} belongs to bob · bob@example.org.")
         page.get_by_label("Stream to free").fill(stream_id)
-        page.get_by_role("button", name="Free").click()
+        page.get_by_role("button", name="Free", exact=True).click()
         operator.expect_text(f"{stream_id} belongs to nobody.")
         page.get_by_label("User (id or e-mail address)", exact=True).fill(f"{user}@example.org")
         page.get_by_role("button", name="End all").click()

@@ -301,3 +301,14 @@ def test_the_page_makes_links_to_ones_own_stream_and_revokes_them(
         phone.page.get_by_role("button", name="Revoke").click()
         phone.expect_text("The link is revoked.")
         assert phone.context.request.get(url).status == 401
+        # Those of before are listed, without what lets somebody in.
+        phone.page.get_by_role("button", name="Make a link").click()
+        kept = f"{address.input_value()}&maxAge=10"
+        assert phone.context.request.get(kept).status == 200
+        phone.page.get_by_role("button", name="Stop").click()
+        phone.page.get_by_role("button", name="Start broadcasting").click()
+        expect(phone.page.get_by_text("Single pictures (")).to_be_visible()
+        assert "link=" not in phone.page.locator(".links").inner_html()
+        phone.page.get_by_role("button", name="Revoke Single pictures").click()
+        phone.expect_text("The link is revoked.")
+        assert phone.context.request.get(kept).status == 401

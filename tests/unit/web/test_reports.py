@@ -86,11 +86,13 @@ async def test_figures_name_each_stream_and_each_of_its_consumers(relay: MemoryR
     await relay.viewer("nowhere")
     body = msgspec.json.encode(relay.hub.figures())
     live, unknown = json.loads(body)["streams"]
-    assert list(live) == ["streamId", "status", "epoch", "frames", "producer", "consumers"]
+    keys = ["streamId", "ownerId", "status", "epoch", "frames", "producer", "consumers"]
+    assert list(live) == keys
+    assert (live["streamId"], live["ownerId"]) == ("front-door", "ann")
     assert (live["streamId"], live["status"], live["frames"]) == ("front-door", "streaming", 1)
     assert live["producer"] == 1
     (consumer,) = live["consumers"]
-    counts = {"connection": 2, "frames": 1, "written": 1, "dropped": {}, "waiting": 0}
+    counts = {"connection": 2, "party": "user:ann", "frames": 1, "written": 1, "dropped": {}, "waiting": 0}
     assert consumer == counts | {"layer": None, "link": {"roundTripSeconds": 0.0, "calm": True}}
     assert (unknown["status"], unknown["producer"], unknown["epoch"]) == ("offline", None, 0)
     assert read(body, FiguresReport, "/figures") == relay.hub.figures()

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from relay.errors import ConfigError
 from relay.model.identity import User
+from relay.model.person import Person
 from relay.model.suspicion import Suspicion
 from relay.model.text import storable
 from relay.postgres.tables.sessions.users import BetterAuthUsers
@@ -36,6 +37,10 @@ class ApplicationUsers:
     async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
         """See `BetterAuthUsers.deleted_among`."""
         return await self.users.deleted_among(user_ids)
+
+    async def people(self, user_ids: Sequence[str]) -> dict[str, Person]:
+        """See `BetterAuthUsers.people`."""
+        return await self.users.people(user_ids)
 
     async def find_user(self, name: str) -> str:
         """The id of the user with this id or e-mail address.

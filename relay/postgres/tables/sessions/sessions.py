@@ -17,6 +17,7 @@ from psycopg import sql
 
 from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreRejects, StoreUnavailable
 from relay.model.identity import User
+from relay.model.person import Person
 from relay.model.suspicion import Suspicion
 from relay.postgres.database import Connection, Database
 from relay.postgres.statement import Statement
@@ -180,6 +181,10 @@ class BetterAuthSessions:
     async def deleted_among(self, user_ids: Sequence[str]) -> set[str]:
         """See `BetterAuthUsers.deleted_among`."""
         return await self.users.deleted_among(user_ids)
+
+    async def people(self, user_ids: Sequence[str]) -> dict[str, Person]:
+        """See `BetterAuthUsers.people`."""
+        return await self.users.people(user_ids)
 
     async def find_user(self, name: str) -> str:
         """See `BetterAuthUsers.find_user`."""

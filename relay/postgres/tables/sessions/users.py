@@ -9,6 +9,7 @@ from attrs import define
 from psycopg import sql
 
 from relay.errors import ConfigError, StoreForbids, StoreLacks
+from relay.model.person import MAX_PERSON_TEXT, Person
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.sessions.better_auth import (
@@ -73,6 +74,31 @@ class BetterAuthUsers:
             lambda connection: connection.execute(statement, [asked]).fetchall()
         )
         return set(user_ids) - {user_id for (user_id,) in rows}
+
+    async def people(self, user_ids: Sequence[str]) -> dict[str, Person]:
+        """What these users are called, without those that have no row; nobody where names and
+        addresses cannot be read."""
+        user = self.table
+        if user is None or not {"name", "email"} & set(user.columns):
+            return {}
+        column = user["id"]
+        known = {
+            name: sql.SQL("left({}, {})").format(user[name].as_text("u"), MAX_PERSON_TEXT)
+            if name in user.columns
+            else sql.NULL
+            for name in ("name", "email")
+        }
+        statement = sql.SQL("select {id}, {name}, {email} from {user} u where {asked}").format(
+            id=column.as_text("u"), user=user.identifier, asked=column.is_any("u"), **known
+        )
+        asked = self._askable(user_ids, column)
+        try:
+            rows = await self._database.transact(
+                lambda connection: connection.execute(statement, [asked]).fetchall()
+            )
+        except StoreForbids:
+            return {}
+        return {user_id: Person(name or None, email or None) for user_id, name, email in rows}
 
     def _banned_among(self, connection: Connection, user_ids: Sequence[str]) -> list[str]:
         if self.table is None or "banned" not in self.table.columns:
