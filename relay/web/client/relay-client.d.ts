@@ -79,10 +79,10 @@ export type TokenSource =
 export type WebSocketClass = new (url: string, protocols?: string[]) => object;
 
 export interface ClientOptions {
-  /** `wss://HOST` (or ws, https, http), with a port if needed. */
+  /** `wss://HOST` (or ws, https, http), with a port if needed; `wss://HOST/PATH/` where relay is under a path. */
   url: string;
   token: TokenSource;
-  /** The endpoint if `url` has no path; `/streams/subscribe` by default. Both accept all messages. */
+  /** The endpoint if `url` has no path, or one that ends with a slash; `/streams/subscribe` by default. Both accept all messages. */
   path?: '/streams/subscribe' | '/streams/register' | (string & {});
   /** `auto` uses MessagePack, and JSON if MessagePack does not get through. */
   encoding?: 'auto' | 'msgpack' | 'json';

@@ -19,6 +19,7 @@ import trio
 from playwright.sync_api import expect, sync_playwright
 
 from relay.concurrency.background import open_background
+from relay.web.assets import CLIENT_FILES
 from tests.integration.accounts import Accounts
 from tests.integration.browser import FLAGS, find_chromium
 from tests.integration.node import NODE_MODULES, SCRIPTS, open_script
@@ -69,12 +70,8 @@ def install(archive: Path, folder: Path) -> None:
     run(["npm", "install", *flags, str(archive)], folder)
     installed = folder / "node_modules" / "relay-client"
     assert not installed.is_symlink()
-    assert {path.name for path in installed.iterdir()} == {
-        "README.md",
-        "package.json",
-        "relay-client.d.ts",
-        "relay-client.js",
-    }
+    files = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
+    assert files == {"README.md", "package.json", *(name.lstrip("/") for name in CLIENT_FILES)}
 
 
 @asynccontextmanager
@@ -116,7 +113,7 @@ def test_typescript_finds_the_types_of_the_installed_package(
     archive: Path, tmp_path: Path, resolution: str
 ) -> None:
     install(archive, tmp_path)
-    for name in ("uses.ts", "tsconfig.json"):
+    for name in ("uses.ts", "player.ts", "tsconfig.json"):
         shutil.copy(SCRIPTS / "types" / name, tmp_path)
     module = "NodeNext" if resolution == "NodeNext" else "ESNext"
     compiler = [str(NODE_MODULES / ".bin" / "tsc"), "-p", "."]

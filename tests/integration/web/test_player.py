@@ -200,6 +200,17 @@ def test_players_share_get_nothing_unseen_and_leave_nothing_behind(
             page.wait_for_timeout(20)
         assert stats(relay)["frames_to_consumers"]["written"] == written
 
+        # A hidden tab, as the browser tells of it.
+        page.evaluate("() => { document.getElementById('box').scrollTop = 0; }")
+        expect(both.last).to_have_attribute("state", "live")
+        for visibility, state in (("hidden", "paused"), ("visible", "live")):
+            page.evaluate(
+                "(value) => { Object.defineProperty(document, 'visibilityState', { value,"
+                " configurable: true }); document.dispatchEvent(new Event('visibilitychange')); }",
+                visibility,
+            )
+            expect(both.last).to_have_attribute("state", state)
+
         # Moved: nothing begins anew.
         page.evaluate(
             "() => { const box = document.getElementById('box');"

@@ -175,6 +175,7 @@ test('one token function and one relay are one connection, which the last one cl
   const elsewhere = joinConnection('http://127.0.0.1:9/x/', never);
   assert.notEqual(foreign, first);
   assert.notEqual(elsewhere, first);
+  assert.equal(elsewhere.client._url, 'ws://127.0.0.1:9/x/streams/subscribe');
   const turn = () => new Promise((resolve) => { setTimeout(resolve, 5); });
   first.leave();
   await turn();

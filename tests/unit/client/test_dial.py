@@ -16,7 +16,7 @@ import trustme
 import wsproto
 from wsproto.events import AcceptConnection, CloseConnection
 
-from relay.client.dial import dial, with_stream
+from relay.client.dial import dial, with_path, with_stream
 from relay.client.errors import Closed, DialFailed
 from relay.client.websocket import CLOSE_TIMEOUT, WebSocket, open_websocket
 from relay.concurrency.background import open_background
@@ -109,6 +109,19 @@ def certify(*names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return server, client
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("ws://relay", "ws://relay/streams/subscribe"),
+        ("wss://relay/", "wss://relay/streams/subscribe"),
+        ("wss://app/relay/", "wss://app/relay/streams/subscribe"),
+        ("wss://app/relay/streams/register", "wss://app/relay/streams/register"),
+    ],
+)
+def test_a_url_that_ends_with_a_slash_is_the_place_of_a_relay(url: str, found: str) -> None:
+    assert with_path(url) == found
 
 
 async def test_over_tls_messages_are_carried_both_ways() -> None:

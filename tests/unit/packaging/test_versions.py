@@ -29,7 +29,7 @@ def test_the_javascript_package_has_the_files_that_relay_serves() -> None:
         "types": "./relay-client.d.ts",
         "default": "./relay-client.js",
     }
-    assert CLIENT["sideEffects"] is False
+    assert CLIENT["sideEffects"] == ["./relay-player.js"]  # which defines an element
     assert "dependencies" not in CLIENT
 
 

@@ -92,7 +92,14 @@ async def test_figures_name_each_stream_and_each_of_its_consumers(relay: MemoryR
     assert (live["streamId"], live["status"], live["frames"]) == ("front-door", "streaming", 1)
     assert live["producer"] == 1
     (consumer,) = live["consumers"]
-    counts = {"connection": 2, "party": "user:ann", "frames": 1, "written": 1, "dropped": {}, "waiting": 0}
+    counts = {
+        "connection": 2,
+        "party": "user:ann",
+        "frames": 1,
+        "written": 1,
+        "dropped": {},
+        "waiting": 0,
+    }
     assert consumer == counts | {"layer": None, "link": {"roundTripSeconds": 0.0, "calm": True}}
     assert (unknown["status"], unknown["producer"], unknown["epoch"]) == ("offline", None, 0)
     assert read(body, FiguresReport, "/figures") == relay.hub.figures()

@@ -29,6 +29,7 @@ HEADERS = {"none": b"", "v1": V1, "v2": V2}
         (b"/streams/register?stream=door", "door"),
         (b"/streams/register?a=b&stream=door&c", "door"),
         (b"/streams/register?stream=T%C3%BCr", "T\xc3\xbcr"),
+        (b"/apps/relay/streams/register?stream=door", "door"),
         (b"/streams/register?stream=", None),
         (b"/streams/register?upstream=door", None),
         (b"/streams/register", None),
