@@ -127,6 +127,20 @@ async def test_a_table_without_new_rows_may_not_be_in_use(postgres_url: str, row
         await relay.until_logged("auth_session_url")
 
 
+async def test_tables_that_an_application_made_in_the_schema_of_relay_are_named(
+    postgres_url: str,
+) -> None:
+    accounts = Accounts(postgres_url)
+    accounts.execute("create table relay.session (like public.session)")
+    finding = await doctor(postgres_url)
+    assert finding.outcome is Outcome.FAIL
+    assert 'another table "session", in the schema "relay"' in finding.said
+    assert "search_path" in finding.do
+    with start_relay(database_url=postgres_url) as relay:
+        assert await refusal(relay, "a-token") == WRONG
+        await relay.until_logged("search_path")
+
+
 @pytest.mark.parametrize("column", ["deletedAt", "revoked_at", "isRevoked"])
 async def test_columns_that_may_mark_ended_sessions_are_named(
     postgres_url: str, column: str

@@ -62,6 +62,14 @@ FIND_POLICIES = """
     group by c.oid, c.relkind
 """
 
+# An application whose role is named `relay` makes its tables there, as `search_path` begins with
+# the schema of the role's name.
+FIND_IN_OWN_SCHEMA = """
+    select from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'relay' and c.relname = %s and c.relkind in ('r', 'p')
+"""
+
 
 def find_hidden(connection: Connection, tables: AuthTables) -> Suspicion | None:
     """The table all of whose rows are hidden from this role by row level security, if one is."""
@@ -97,7 +105,7 @@ def find_suspicions(
         return [hidden]
     session = tables.session
     tokens, age = _newest(connection, session)
-    found = []
+    found = [] if (other := _find_in_own_schema(connection, session)) is None else [other]
     if not tokens:
         users = sql.SQL("select from {} limit 1").format(tables.user.identifier)
         if connection.execute(users).fetchone() is not None:
@@ -134,6 +142,19 @@ def find_end_marks(connection: Connection, session: AuthTable) -> Suspicion | No
         f"{session} has {marks}: rows that are marked there are accepted until they expire",
         "let the application move expiresAt into the past, too; or set auth_session_table to a view"
         " of the rows that have not ended",
+    )
+
+
+def _find_in_own_schema(connection: Connection, session: AuthTable) -> Suspicion | None:
+    in_own = connection.execute(FIND_IN_OWN_SCHEMA, [session.name]).fetchone() is not None
+    if session.schema == "relay" or not in_own:
+        return None
+    return Suspicion(
+        f'there is another table "{session.name}", in the schema "relay": an application whose'
+        f" database role is named relay writes there, and relay reads {session}",
+        "give the application a role of another name, or set its search_path to public; then move"
+        " its tables to the schema public",
+        is_certain=True,
     )
 
 
