@@ -19,6 +19,8 @@ OURS = re.compile(r"(?:npm:)?relay(?:-client)?(?:\[[\w,-]*\])?(?:[@=<>~!].*)?")
 CONTAINERS = {"docker", "podman", "nerdctl"}
 PULLING = {"pull", "run", "create"}
 PROGRAM = re.compile(rf"\b(?:{'|'.join(sorted(INSTALLERS | CONTAINERS))})\b.*\brelay\b")
+MADE = {"node_modules", ".next", ".expo"}
+"""In the examples, once somebody has tried them."""
 FOLDERS = ("docs", "relay", "scripts", "tests/node")
 TEXTS = [
     path
@@ -26,7 +28,7 @@ TEXTS = [
         *(PROJECT / name for name in ("README.md", "CHANGELOG.md", "constraints.txt", ".ci/run")),
         *(path for folder in FOLDERS for path in (PROJECT / folder).rglob("*")),
     )
-    if path.is_file() and path.suffix not in {".png", ".svg", ".pyc"}
+    if path.is_file() and path.suffix not in {".png", ".svg", ".pyc"} and not MADE & {*path.parts}
 ]
 
 
