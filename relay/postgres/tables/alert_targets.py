@@ -275,11 +275,12 @@ class AlertTargetTable:
             pass
         try:
             return await read(1)
-        except (StoreRejects, StoreUnavailable):
-            # Events before that alert can be delivered.
-            if page := await self._events_before_alert(target, position):
-                return page
-            raise
+        except (StoreRejects, StoreUnavailable) as failure:
+            unreadable = failure
+        # Events before that alert can be delivered.
+        if page := await self._events_before_alert(target, position):
+            return page
+        raise unreadable
 
     async def next_id(self, target: AlertTarget, position: int) -> int | None:
         """The id of the next alert after a position; None when there is none."""

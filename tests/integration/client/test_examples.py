@@ -128,7 +128,12 @@ def serve_app(folder: Path, database_url: str, relay_port: int, revoke: str) -> 
         "RELAY_REVOKE_TOKEN": revoke,
         "NEXT_TELEMETRY_DISABLED": "1",
     }
-    command = [folder / "node_modules" / ".bin" / "next", "start", "--port", str(port)]
+    command: list[str | Path] = [
+        folder / "node_modules" / ".bin" / "next",
+        "start",
+        "--port",
+        str(port),
+    ]
     with TemporaryDirectory() as log_folder:
         log = Path(log_folder, "log")
         with (
