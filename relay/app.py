@@ -21,6 +21,7 @@ from relay.alerts.setup import AlertParts, open_alerts
 from relay.audit.log import AuditLog
 from relay.audit.setup import open_audit
 from relay.auth.setup import AuthParts, open_auth
+from relay.clips.setup import ClipParts
 from relay.concurrency.activity import Activity
 from relay.concurrency.alarms import Alarms
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
@@ -74,7 +75,7 @@ OPTIONAL_TASKS = frozenset(
             "stream-events",
             "session-table",
         ),
-        *("operator", "stream-reclaim", "renditions"),
+        *("operator", "stream-reclaim", "renditions", "clips", "picture-retention"),
     }
 )
 """Without these, relay is ready all the same."""
@@ -166,6 +167,12 @@ async def serve(
                 activity=activity,
                 on_change=operators.note,
             ) as auth,
+            nullcontext(
+                ClipParts.build(
+                    *(settings, hub, store.alert_pictures, metrics, activity),
+                    is_alone=cluster is None,
+                )
+            ) as clips,
             open_alerts(settings, store, hub, metrics, activity) as alerts,
             trio.open_nursery() as nursery,
         ):
@@ -182,6 +189,7 @@ async def serve(
                     **auth.tasks,
                     **operators.tasks,
                     **alerts.tasks,
+                    **clips.tasks,
                     **audit.tasks,
                     **({} if cluster is None else cluster.tasks),
                 },
@@ -198,6 +206,7 @@ async def serve(
                 guard=guard,
                 auth=auth,
                 alerts=alerts,
+                clips=clips,
                 audit=audit.log,
                 supervisor=supervisor,
                 metrics=metrics,
@@ -239,6 +248,7 @@ def _make_server(
     guard: Guard,
     auth: AuthParts,
     alerts: AlertParts,
+    clips: ClipParts,
     audit: AuditLog,
     supervisor: Supervisor,
     metrics: Metrics,
@@ -303,7 +313,10 @@ def _make_server(
         layers_for_old_clients=settings.layers_for_old_clients == "on",
         directory=None if cluster is None else cluster.directory,
     )
-    pictures = Pictures.build(api, sessions, settings.idle_timeout, store.links, auth.link_login)
+    pictures = Pictures.build(
+        *(api, sessions, settings.idle_timeout, store.links, auth.link_login),
+        kept=(store.alert_pictures, clips.storage),
+    )
     application = make_app(
         reports,
         exposition,

@@ -72,6 +72,21 @@ class RenditionOutcome(StrEnum):
     """It was not wanted any more."""
 
 
+class PictureOutcome(StrEnum):
+    """What became of a still or a clip that was to be kept with an alert."""
+
+    KEPT = "kept"
+    NO_PICTURE = "no_picture"
+    """The stream sent none in time, or none that is a JPEG picture."""
+    NO_ROOM = "no_room"
+    """As many bytes are kept, or held in memory, as may be."""
+    BUSY = "busy"
+    """Too many were being kept at that moment."""
+    TOO_LATE = "too_late"
+    """The alert was delivered long after its moment."""
+    WRITE_FAILED = "write_failed"
+
+
 @define(eq=False)
 class Histogram:
     """Counts values by upper bounds."""
@@ -151,6 +166,14 @@ class Metrics:
     """By the outcome of an attempt."""
     target_events: Counter[tuple[str, str]] = field(factory=Counter)
     """By the kind of target and what became of the event."""
+    alert_pictures: Counter[tuple[str, PictureOutcome]] = field(factory=Counter)
+    """By kind, `still` or `clip`."""
+    clip_buffer_bytes: int = 0
+    """Of pictures that are held for clips."""
+    pictures_removed: int = 0
+    """Alerts whose stills and clips were removed."""
+    picture_bytes: int = 0
+    """Of stills and clips that are kept on all nodes, as was last read."""
     hop: HopMetrics | None = None
     """None where there are no other nodes."""
     limits_hit: Counter[Limit] = field(factory=Counter)

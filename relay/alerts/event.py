@@ -20,6 +20,8 @@ def alert_event(alert: StoredAlert) -> AlertEvent:
         message=alert.message,
         metadata=alert.metadata,
         timestamp=alert.timestamp,
+        still=alert.still,
+        clip=alert.clip,
     )
 
 

@@ -86,5 +86,6 @@ def alert_from(sender: Identity, message: Alert) -> NewAlert:
         timestamp=now_ms() if message.timestamp is None else int(message.timestamp),
         metadata=message.metadata,
         alert_key=message.alert_key,
+        frame=message.frame is True,
         by=sender,
     )

@@ -59,6 +59,10 @@ class Alert:
     timestamp: int | float
     """The sender's clock, ms since the Unix epoch."""
     metadata: Mapping[str, Any] | None = None
+    still: str | None = None
+    """What becomes of the picture of that moment: `pending`, `kept` or `failed`; None if none was
+    to be kept."""
+    clip: str | None = None
     replayed: bool = False
     """Whether it comes from storage: missed, or requested. Set by a `RelayClient` only."""
 

@@ -165,10 +165,12 @@ class RelayClient:
         metadata: Mapping[str, Any] | None = None,
         timestamp: float | None = None,
         alert_key: str | None = None,
+        frame: bool | None = None,
     ) -> AlertAccepted:
         """Raise an alert; returns when it is stored, across reconnects.
 
-        Two alerts with the same `alert_key` are the same alert; the key is random by default.
+        Two alerts with the same `alert_key` are the same alert; the key is random by default. With
+        `frame`, the picture of that moment is kept with it.
         Raises `ServerError` if the relay refuses the alert or too many are waiting, `ValueError`
         for a value that cannot be sent, and `ClientClosed`.
         """
@@ -179,6 +181,7 @@ class RelayClient:
             "metadata": metadata,
             "timestamp": now_ms() if timestamp is None else timestamp,
             "alert_key": uuid4().hex if alert_key is None else alert_key,
+            "frame": frame,
         }
         check("alert", stream_id=stream_id, **fields)
         return await self._lifecycle.desired.send_alert(PendingAlert(stream_id, fields))

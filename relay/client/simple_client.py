@@ -172,8 +172,10 @@ class SimpleClient:
         metadata: Mapping[str, Any] | None = None,
         timestamp: float | None = None,
         alert_key: str | None = None,
+        frame: bool | None = None,
     ) -> AlertAccepted:
-        """Raise an alert; returns when it is stored. `timestamp` is in ms, now by default.
+        """Raise an alert; returns when it is stored. `timestamp` is in ms, now by default. With
+        `frame`, the picture of that moment is kept with it.
 
         After `Disconnected`, it may or may not have been stored: raise it again with the same
         `alert_key`, and it is not delivered twice.
@@ -187,6 +189,7 @@ class SimpleClient:
             metadata=metadata,
             timestamp=now_ms() if timestamp is None else timestamp,
             alert_key=alert_key,
+            frame=frame,
         )
 
     async def send_frame(

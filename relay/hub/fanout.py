@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import trio
 from attrs import define, field
 
-from relay.hub.consumer import Consumer
+from relay.hub.consumer import MAX_PICTURES_BEHIND, Consumer
 from relay.hub.frames.frame import Burst, Frame
 from relay.hub.ledger import Totals
 from relay.metrics import Metrics
@@ -47,6 +47,15 @@ class FanOut:
     """How often the frames were forgotten."""
     _welcomed: set[Consumer] | None = None
     """Consumers that came during the publish to a large audience; None while there is none."""
+
+    @property
+    def newest(self) -> Frame | None:
+        """The picture that is kept, in its largest layer if that is about as new."""
+        latest, by_layer = self.keyframe, self.layer_frames
+        if latest is None or not by_layer:
+            return latest
+        largest = by_layer[max(by_layer)]
+        return largest if largest.seq >= latest.seq - MAX_PICTURES_BEHIND else latest
 
     @property
     def busy(self) -> bool:

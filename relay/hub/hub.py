@@ -15,6 +15,7 @@ from attrs import define, field
 
 from relay.hub.consumer import Consumer
 from relay.hub.frames.frame_budget import FrameBudget
+from relay.hub.frames.picture_ring import MakeRing
 from relay.hub.layers.renditions import PictureRenderer, Renditions
 from relay.hub.ledger import Totals
 from relay.hub.live_streams import LiveStreams
@@ -59,6 +60,10 @@ class Hub:
     """Makes smaller pictures for viewers on slow links; None if nothing does."""
     remote: RemoteStreams = field(factory=LocalOnly)
     """The other nodes."""
+    make_ring: MakeRing = field(default=lambda _stream_id: None)
+    """Makes the ring of a stream's pictures where one is wanted."""
+    on_alert: Callable[[AlertEvent, str], object] = field(default=lambda _alert, _owner_id: None)
+    """Called with each alert that is delivered, and the owner of its stream. Never waits."""
     on_register: Callable[[str], object] = field(default=lambda _stream_id: None)
     """Called with the id of each stream that is registered."""
     on_presence: Callable[[str, StreamPresence | None], object] | None = None
@@ -244,6 +249,7 @@ class Hub:
 
     def deliver(self, alert: AlertEvent, owner_id: str) -> None:
         """Give an alert to every connection that consumes the alerts of its stream."""
+        self.on_alert(alert, owner_id)
         stream = self._streams.get(alert.stream_id)
         if stream is None:
             return
@@ -365,6 +371,7 @@ class Hub:
                 renditions=None if self.renderer is None else Renditions(self.renderer),
                 start_soon=self._start_soon,
                 remote=self.remote,
+                ring=self.make_ring(stream_id),
             )
         return stream
 

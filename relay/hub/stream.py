@@ -18,6 +18,7 @@ from relay.hub.consumer import Consumer
 from relay.hub.fanout import FanOut
 from relay.hub.frames.frame import Frame, bursts
 from relay.hub.frames.frame_budget import FrameAccount
+from relay.hub.frames.picture_ring import PictureListener, PictureRing
 from relay.hub.keyframe_requests import KeyframeRequests
 from relay.hub.layers.layer_set import LayerSet, PictureLayer, StreamLayer
 from relay.hub.layers.renditions import RenditionJob, Renditions
@@ -115,6 +116,10 @@ class Stream:
     """Of the origin, in a cluster."""
     edges: dict[Consumer, EdgeDemand] = field(factory=dict)
     """The subscriptions of other nodes, with what they want for their viewers."""
+    ring: PictureRing | None = None
+    """The pictures of the last seconds; None while nobody wants them."""
+    recorders: int = 0
+    """Those within the relay that want frames for a while, as viewers do."""
     _registered_layers: Sequence[Layer] | None = None
     _picture: LastPicture = field(factory=LastPicture)
     """The picture that came last, in a stream with layers."""
@@ -143,7 +148,7 @@ class Stream:
     @property
     def viewers(self) -> int:
         """Those who get its frames, here and on other nodes."""
-        count = len(self.fanout.audience)
+        count = len(self.fanout.audience) + self.recorders
         if self.edges:
             count += sum(
                 demand.viewers - 1 for edge, demand in self.edges.items() if self._serves(edge)
@@ -286,6 +291,8 @@ class Stream:
             elif self._awaiting_keyframe:
                 frame.missing_reference = True
         self._metrics.frames_accepted += len(frames)
+        if self.ring is not None:
+            self.ring.add(frames)
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
         return frames
@@ -387,6 +394,28 @@ class Stream:
         self.watchers.pop(consumer, None)
         self.edges.pop(consumer, None)
         self._set_audience(self._without(consumer))
+
+    def listen(self, listener: PictureListener) -> None:
+        """Give each picture that comes to this listener as well."""
+        if self.ring is None:
+            self.ring = PictureRing()
+        self.ring.listeners[listener] = None
+
+    def unlisten(self, listener: PictureListener) -> None:
+        ring = self.ring
+        if ring is not None:
+            ring.listeners.pop(listener, None)
+            if not ring.listeners and not ring.seconds:
+                self.ring = None
+
+    def demand(self, change: int) -> None:
+        """Count recorders, which the producer sees as viewers."""
+        was_watched = self.viewers > 0
+        self.recorders += change
+        if (self.viewers > 0) != was_watched and self._may_tell_at_once():
+            self.tell_producer()
+        elif not self.counting:
+            self.on_recount(self)
 
     def may_see(self, consumer: Consumer) -> bool:
         return permissions.may_watch(consumer.identity, self.stream_id, self.owner_id)
@@ -502,9 +531,11 @@ class Stream:
 
     def needed_layers(self) -> list[str]:
         """The layers of the producer that somebody needs, by their ids."""
-        if self.layers is None or not self.fanout.audience:
+        if self.layers is None or not self.viewers:
             return []
-        needed = set(self.layers.needed())
+        needed = set(self.layers.needed()) if self.fanout.audience else set()
+        if self.recorders:
+            needed.add(self.layers.top)
         for demand in self.edges.values():
             found = map(self.layers.index_of, demand.layers)
             needed.update(index for index in found if index is not None)
@@ -518,6 +549,8 @@ class Stream:
         self.producer = None
         self._register_layers(None)
         self.fanout.forget_frames()
+        if self.ring is not None:
+            self.ring.end()
         self._describe(None)  # those who watch it keep the stream
         self.set_status(StreamStatus.OFFLINE)
 

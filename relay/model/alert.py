@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from relay.model.alert_picture import PictureState
 from relay.model.identity import Identity
 
 
@@ -23,6 +24,8 @@ class NewAlert:
     """The sender's clock, ms since the Unix epoch."""
     metadata: Mapping[str, Any] | None = None
     alert_key: str | None = None
+    frame: bool = False
+    """Whether its sender wants the picture of that moment kept."""
     by: Identity | None = None
     """Store it only if this identity may send alerts for the stream; None: no check."""
 
@@ -39,6 +42,9 @@ class StoredAlert:
     message: str
     timestamp: int
     metadata: Mapping[str, Any] | None = None
+    still: PictureState | None = field(default=None, eq=False)
+    """What became of its picture; None if none was to be kept."""
+    clip: PictureState | None = field(default=None, eq=False)
     fresh: bool = field(default=True, eq=False)
     """False when this is an earlier alert with the same `alert_key`."""
     odd: tuple[str, ...] = field(default=(), eq=False)

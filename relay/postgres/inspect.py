@@ -29,6 +29,7 @@ NEEDED = """
         ('alert_order', 'update'),
         ('alert_bytes', 'select insert update delete'),
         ('alert_byte_changes', 'select delete'),
+        ('alert_pictures', 'select insert update delete'),
         ('raised_alerts', 'select delete'),
         ('service_tokens', 'select'),
         ('links', 'select insert update delete'),

@@ -19,6 +19,7 @@ from relay.postgres.notifications import (
 )
 from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.alerts.alert_bytes import AlertBytes, ByteLimits
+from relay.postgres.tables.alerts.alert_pictures import AlertPictureTable
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.audit import AuditTable
@@ -37,6 +38,7 @@ from relay.postgres.tables.stream_owners import StreamOwnershipTable
 from relay.postgres.tables.streams import StreamTable
 from relay.postgres.triggers import SessionTriggers
 from relay.settings.columns import parse_columns
+from relay.settings.pictures import wanted_by
 from relay.settings.settings import Settings
 
 
@@ -67,6 +69,7 @@ class Store:
     nodes: NodeTable
     operator_requests: OperatorRequests
     alerts: AlertTable
+    alert_pictures: AlertPictureTable
     alert_pruner: AlertPruner
     alert_targets: AlertTargetTable
     stream_events: StreamEventTable
@@ -104,7 +107,8 @@ async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIte
             live_streams=LiveStreamTable(database),
             nodes=NodeTable(database),
             operator_requests=OperatorRequests(database),
-            alerts=AlertTable(database, AlertBytes(limits)),
+            alerts=AlertTable(database, AlertBytes(limits), wanted_by(settings)),
+            alert_pictures=AlertPictureTable(database),
             alert_pruner=AlertPruner(database, limits),
             alert_targets=AlertTargetTable(database),
             stream_events=StreamEventTable(database),

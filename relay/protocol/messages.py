@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct, field
 
+from relay.model.alert_picture import PictureState
+
 STREAM_ID_RULE = "1 to 128 characters of A-Z a-z 0-9 - . _ :"
 # In Python, and not in JSON Schema, `$` also matches before a last newline.
 STREAM_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}(?!\n)$"
@@ -206,6 +208,8 @@ class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
     message: Annotated[str, Meta(max_length=MAX_ALERT_LENGTH)]
     metadata: CheckedMetadata = None
     timestamp: Milliseconds | None = None
+    frame: bool | None = None
+    """Whether the picture of this moment is to be kept with the alert."""
     alert_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
@@ -256,6 +260,10 @@ class AlertEvent(Event, frozen=True, kw_only=True, tag=ALERT):
     message: str
     metadata: Mapping[str, Any] | None = None
     timestamp: int
+    still: PictureState | None = None
+    """What became of the picture of that moment; None if none was to be kept."""
+    clip: PictureState | None = None
+    """The same of the pictures around that moment."""
 
 
 class Status(Event, frozen=True, kw_only=True, tag="status"):

@@ -108,6 +108,18 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_subscriptions_per_user",
         "reclaim_streams_after",
     ),
+    "Pictures of alerts": (
+        "alert_stills",
+        "clip_streams",
+        "clip_before",
+        "clip_after",
+        "clip_fps",
+        "clip_buffer",
+        "picture_dir",
+        "picture_days",
+        "picture_bytes",
+        "picture_bytes_per_user",
+    ),
     "Alerts and audit": (
         "alert_days",
         "alerts_per_stream",

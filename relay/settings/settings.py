@@ -28,6 +28,13 @@ from relay.settings.limits import (
     check_networks,
     check_origins,
 )
+from relay.settings.pictures import (
+    ClipRate,
+    ClipSeconds,
+    KeepStills,
+    StreamNames,
+    check_streams,
+)
 from relay.settings.tokens import (
     AlgorithmNames,
     CacheSeconds,
@@ -175,7 +182,7 @@ class Settings:
         None, "PostgreSQL URL for LISTEN that bypasses PgBouncer", check=_check_url, secret=True
     )
     data_dir: Path | None = _setting(
-        None, "Directory for relay's own PostgreSQL and the dev_tls certificate"
+        None, "Directory for relay's own PostgreSQL, the dev_tls certificate, and stills and clips"
     )
     postgres_bin: Path | None = _setting(
         None, "Directory with the PostgreSQL programs, for relay's own PostgreSQL"
@@ -370,6 +377,30 @@ class Settings:
     alerts_per_stream: AlertLimit = _setting(100_000, "Number of alerts to keep per stream")
     alert_bytes: StoredBytes = _setting(16 << 30, "Bytes of alerts to keep in total")
     alert_bytes_per_user: StoredBytes = _setting(256 << 20, "Bytes of alerts to keep per user")
+    alert_stills: KeepStills = _setting(
+        "asked", "Which alerts keep the picture of their moment: those whose sender asks, or all"
+    )
+    clip_streams: StreamNames = _setting(
+        (),
+        "Streams whose alerts keep a clip; if unset, none, and no memory is used",
+        check=check_streams,
+    )
+    clip_before: ClipSeconds = _setting(10.0, "Seconds of a clip before its alert")
+    clip_after: ClipSeconds = _setting(10.0, "Seconds of a clip after its alert")
+    clip_fps: ClipRate = _setting(10.0, "Pictures a second in a clip, at most")
+    clip_buffer: Size = _setting(
+        16 << 20, "Bytes of pictures kept of one stream, before an alert and again after it"
+    )
+    picture_dir: Path | None = _setting(
+        None, "Directory for stills and clips; if unset, pictures in data_dir"
+    )
+    picture_days: Days = _setting(30, "How long to keep stills and clips of alerts")
+    picture_bytes: StoredBytes = _setting(
+        16 << 30, "Bytes of stills and clips to keep in total; the oldest are removed"
+    )
+    picture_bytes_per_user: StoredBytes = _setting(
+        1 << 30, "Bytes of stills and clips to keep of one user's streams"
+    )
     webhook_networks: Networks = _setting(
         (), "Private networks that webhooks may call, even over plain HTTP", check=check_networks
     )
@@ -385,6 +416,11 @@ class Settings:
     def cluster_addresses(self) -> tuple[BindAddress, ...]:
         """Those of `cluster_bind`; none if it is not set."""
         return parse_bind(self.cluster_bind, "cluster_bind") if self.cluster_bind else ()
+
+    @property
+    def picture_folder(self) -> Path:
+        """Where stills and clips are kept."""
+        return self.picture_dir or self.data_folder / "pictures"
 
     @property
     def data_folder(self) -> Path:

@@ -120,6 +120,14 @@ def _picture_routes(pictures: Pictures) -> list[Route]:
     return [
         Route("/streams/{stream_id}/latest.jpg", _guarded(pictures.stills.latest)),
         Route("/streams/{stream_id}/live.mjpeg", _guarded(pictures.live.live)),
+        *(
+            ()
+            if pictures.of_alerts is None
+            else (
+                Route("/alerts/{alert_id}/still.jpg", _guarded(pictures.of_alerts.still)),
+                Route("/alerts/{alert_id}/clip.mjpeg", _guarded(pictures.of_alerts.clip)),
+            )
+        ),
         Route("/links", _guarded(pictures.links.listed), methods=["GET"]),
         Route("/links", _guarded(pictures.links.make), methods=["POST"]),
         Route("/links/{link_id}", _guarded(pictures.links.revoke), methods=["DELETE"]),

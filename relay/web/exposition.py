@@ -27,7 +27,7 @@ from relay.audit.log import AuditLog
 from relay.concurrency.supervisor import Supervisor, TaskState
 from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
-from relay.metrics import Histogram, Limit, Metrics, RenditionOutcome
+from relay.metrics import Histogram, Limit, Metrics, PictureOutcome, RenditionOutcome
 from relay.model.alert_target import TARGET_KINDS
 from relay.protocol.endings import Ending
 from relay.protocol.messages import StreamStatus
@@ -226,6 +226,7 @@ class Exposition(Collector):
         for each, value in (outcomes | metrics.target_events).items():
             deliveries.add_metric(each, value)
         yield deliveries
+        yield from self._alert_pictures()
         counts = self._hub.count()
         live = {
             StreamStatus.ONLINE.value: counts.online,
@@ -233,6 +234,31 @@ class Exposition(Collector):
         }
         yield _gauges("streams", "Currently registered streams", "status", live.items())
         yield _gauge("consumers", "Subscriptions, whether or not frames flow", counts.consumers)
+
+    def _alert_pictures(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        for kind in ("still", "clip"):
+            yield _counters(
+                f"alert_{kind}s",
+                f"{kind.capitalize()}s to be kept with alerts",
+                "outcome",
+                ((each.value, metrics.alert_pictures[kind, each]) for each in PictureOutcome),
+            )
+        yield _gauge(
+            "clip_buffer_bytes",
+            "Bytes of pictures held in memory for clips; a part of the frame buffer",
+            metrics.clip_buffer_bytes,
+        )
+        yield _gauge(
+            "alert_picture_bytes",
+            "Bytes of stills and clips kept on all nodes, as last counted",
+            metrics.picture_bytes,
+        )
+        yield _counter(
+            "alert_pictures_removed",
+            "Alerts whose still and clip this relay removed",
+            metrics.pictures_removed,
+        )
 
     def _other_nodes(self) -> Iterator[Metric]:
         hop = self._metrics.hop

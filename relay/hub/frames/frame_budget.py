@@ -1,8 +1,8 @@
 """A bound on the bytes of the frames that are kept, for each owner of streams and in all.
 
-A frame is kept by its stream, for who subscribes next, and by viewers that have not received it
-yet. Nearly all frames are written at once to all viewers, replaced by the next one, and cost
-nothing here. Above the limit the cheapest is given up first, down to three quarters of it.
+A frame is kept by its stream, for who subscribes next and for clips, and by viewers that have not
+received it yet. Nearly all frames are written at once to all viewers, replaced by the next one, and
+cost nothing here. Above the limit the cheapest is given up first, down to three quarters of it.
 """
 
 from __future__ import annotations
@@ -111,6 +111,10 @@ def _cheapest_first(account: FrameAccount) -> Iterator[Callable[[], object]]:
     streams = list(account.streams)
     watchers = [each for stream in streams for each in stream.watchers if each.keeps_frames]
     watchers.sort(key=lambda each: each.waiting_since)
+    # Nobody waits for the pictures of a clip.
+    for stream in streams:
+        if stream.ring is not None:
+            yield stream.ring.give_up
     # An encoding can be made again; a frame that waits is replaced by the next one.
     for stream in streams:
         if stream.fanout.keyframe is not None and not _is_being_sent(stream):

@@ -162,6 +162,8 @@ export interface Frame {
   data: Uint8Array<ArrayBuffer>;
 }
 
+export type PictureState = 'pending' | 'kept' | 'failed';
+
 export interface Alert {
   /** Grows in the order of acceptance. */
   alertId: number;
@@ -170,6 +172,10 @@ export interface Alert {
   message: string;
   metadata?: Metadata;
   timestamp: number;
+  /** What becomes of the picture of that moment, if one was to be kept: `GET /alerts/ID/still.jpg`. */
+  still?: PictureState;
+  /** The same of a clip: `GET /alerts/ID/clip.mjpeg`. */
+  clip?: PictureState;
   /** True if it is sent from storage, because it was missed or requested. */
   replayed: boolean;
 }
@@ -348,6 +354,8 @@ export interface NewAlert {
   metadata?: Metadata;
   /** Now by default. */
   timestamp?: number;
+  /** Keeps the picture of that moment with the alert. */
+  frame?: boolean;
   /** Identifies the alert: an alert with the same key is a duplicate. Random by default. */
   alertKey?: string;
 }

@@ -11,7 +11,7 @@ import trio
 from attrs import frozen
 
 from relay.connection.context import SessionContext
-from relay.hub.consumer import MAX_PICTURES_BEHIND, Consumer
+from relay.hub.consumer import Consumer
 from relay.hub.flow_control import FlowControlOptions
 from relay.hub.frames.frame import Frame
 from relay.hub.frames.jpeg_parts import JPEG_PARTS
@@ -65,7 +65,7 @@ class PictureSource:
 
         It comes from memory if there is one, and else is waited for.
         """
-        kept = newest_kept(stream)
+        kept = stream.fanout.newest
         if kept is not None and (max_age is None or age_of(kept, stream) <= max_age):
             return kept
         if max_age is None and not stream.is_remote:
@@ -150,15 +150,6 @@ class PictureSource:
                 if max_age is None or is_new:
                     return frame
         raise _no_picture_in_time()
-
-
-def newest_kept(stream: Stream) -> Frame | None:
-    """The picture that the stream keeps, in its largest layer if that is about as new."""
-    latest, by_layer = stream.fanout.keyframe, stream.fanout.layer_frames
-    if latest is None or not by_layer:
-        return latest
-    largest = by_layer[max(by_layer)]
-    return largest if largest.seq >= latest.seq - MAX_PICTURES_BEHIND else latest
 
 
 def age_of(frame: Frame, stream: Stream) -> float:

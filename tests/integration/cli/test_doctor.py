@@ -156,8 +156,8 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
         )
     found = await look(Settings(database_url=stranger_url), *OF_DATABASE)
     assert found["tables"].said == (
-        "this role may not use alert_byte_changes, alert_bytes, alert_order, alert_targets, alerts,"
-        " audit, claim_locks, deleted_owners, epochs, event_sources, link_readers, links,"
+        "this role may not use alert_byte_changes, alert_bytes, alert_order, alert_pictures,"
+        " alert_targets, alerts, audit, claim_locks, deleted_owners, epochs, event_sources, link_readers, links,"
         " live_streams, nodes, operator_requests, raised_alerts, stream_events, streams,"
         " target_cooldowns, told_streams"
     )
@@ -183,6 +183,7 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
                 "grant usage on schema relay to {0}; grant update on relay.alert_order to {0};"
                 " grant delete on relay.raised_alerts, relay.alert_byte_changes to {0};"
                 " grant insert, update, delete on relay.alert_bytes to {0};"
+                " grant insert, update, delete on relay.alert_pictures to {0};"
                 " grant select on all tables in schema relay to {0};"
                 " grant insert, update on relay.streams to {0};"
                 " grant delete on relay.deleted_owners to {0};"

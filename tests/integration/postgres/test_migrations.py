@@ -53,6 +53,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "alert_byte_changes",
         "alert_bytes",
         "alert_order",
+        "alert_pictures",
         "alert_targets",
         "alerts",
         "audit",

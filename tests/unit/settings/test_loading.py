@@ -223,6 +223,16 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "alert_bytes": 7 << 20,
         "alert_bytes_per_user": 7 << 20,
         "webhook_networks": ["10.0.0.0/8"],
+        "alert_stills": "all",
+        "clip_streams": ["front-door", "yard-*"],
+        "clip_before": 7,
+        "clip_after": 7,
+        "clip_fps": 7,
+        "clip_buffer": 7 << 20,
+        "picture_dir": "/var/lib/pictures",
+        "picture_days": 7,
+        "picture_bytes": 7 << 20,
+        "picture_bytes_per_user": 7 << 20,
         "profile": "load",
     }
     assert values.keys() == SETTINGS.keys()

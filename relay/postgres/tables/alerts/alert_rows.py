@@ -14,6 +14,7 @@ from typing import Any, LiteralString, get_args
 import msgspec
 
 from relay.model.alert import StoredAlert
+from relay.model.alert_picture import MAX_PENDING_SECONDS
 from relay.model.json_object import JsonObject
 from relay.protocol.codec import MAX_DEPTH, MAX_NON_FRAME_BYTES
 from relay.protocol.messages import MAX_ALERT_LENGTH, MAX_SAFE_INTEGER, Severity
@@ -32,12 +33,21 @@ PLAIN_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 TOO_LARGE_NUMBERS = (b"0" * 19, b"0e000")
 """How numbers look that may be too large, with these digits and letters, and without plus signs."""
 
+PICTURE_STATES: LiteralString = ", ".join(
+    f"case when k.{kind} = 'pending' and k.alert_id <"
+    f" extract(epoch from clock_timestamp()) * 1000000 - {MAX_PENDING_SECONDS} * 1000000"
+    f" then 'failed' else k.{kind} end as {kind}"
+    for kind in ("still", "clip")
+)
+"""Of a row `k` of `relay.alert_pictures`, by the ids of alerts, which say when they were stored."""
 ALERT_COLUMNS: LiteralString = (
-    "a.alert_id, a.stream_id, s.owner_id, a.sender, left(a.severity, 100),"
+    "a.alert_id, a.stream_id, s.owner_id, a.sender, left(a.severity, 100),"  # noqa: S608 (constants)
     f" left(a.message, {MAX_ALERT_LENGTH + 1}), a.timestamp,"
     f" case when pg_column_size(a.metadata) > {MAX_METADATA_LENGTH}"
     f" or octet_length(a.metadata::text) > {MAX_METADATA_LENGTH}"
-    " then '' else a.metadata::text end"
+    " then '' else a.metadata::text end,"
+    " (select array[p.still, p.clip] from ("
+    f"select {PICTURE_STATES} from relay.alert_pictures k where k.alert_id = a.alert_id) p)"
 )
 """Columns of alerts `a` and streams `s`. The metadata is read as text, since psycopg would fail the
 whole query at metadata that nests too deep. Values longer than any alert's do not leave the
@@ -60,7 +70,8 @@ ALERT_COST: LiteralString = (
 
 def read_alert(row: tuple[Any, ...]) -> StoredAlert:
     """The alert of a row of `ALERT_COLUMNS`."""
-    alert_id, stream_id, owner_id, sender, severity, message, timestamp, text = row
+    alert_id, stream_id, owner_id, sender, severity, message, timestamp, text, pictures = row
+    still, clip = pictures or (None, None)
     metadata = _metadata(text)
     as_expected = {
         "severity": severity in ALERT_SEVERITIES,
@@ -77,6 +88,8 @@ def read_alert(row: tuple[Any, ...]) -> StoredAlert:
         message=message[:MAX_ALERT_LENGTH],
         timestamp=min(max(timestamp, 0), MAX_SAFE_INTEGER),
         metadata=metadata,
+        still=still,
+        clip=clip,
         odd=tuple(name for name, so in as_expected.items() if not so),
     )
 

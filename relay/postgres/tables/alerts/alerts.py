@@ -15,11 +15,13 @@ from attrs import define, evolve, field
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.model import permissions
 from relay.model.alert import History, NewAlert, NoRoom, StoredAlert
+from relay.model.alert_picture import WhatIsWanted, keep_nothing
 from relay.model.identity import Identity
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.alerts.alert_bytes import AlertBytes
 from relay.postgres.tables.alerts.alert_pages import MAX_ALERT_ID, Scope, read_page
+from relay.postgres.tables.alerts.alert_pictures import note_wanted
 from relay.postgres.tables.alerts.alert_rows import ALERT_COLUMNS, OF_THIS_LIFE, read_alert
 
 # Migration 0010.
@@ -55,6 +57,7 @@ class AlertTable:
     _database: Database
     _bytes: AlertBytes | None = None
     """How many bytes may be stored; None: any number."""
+    _wanted: WhatIsWanted = keep_nothing
     _history_slots: trio.CapacityLimiter = field(init=False)
     _readers: dict[str, tuple[trio.StrictFIFOLock, int]] = field(factory=dict)
     """The turns of each reader of history, and how many questions wait for them or run."""
@@ -78,8 +81,15 @@ class AlertTable:
         while True:
             with suppress(_OwnerChanged):
                 return await self._database.transact(
-                    lambda connection: _store(connection, batch, self._bytes)
+                    lambda connection: self._store_batch(connection, batch)
                 )
+
+    def _store_batch(
+        self, connection: Connection, batch: list[NewAlert]
+    ) -> list[StoredAlert | NoRoom | None]:
+        stored = _store(connection, batch, self._bytes)
+        note_wanted(connection, batch, stored, self._wanted)
+        return stored
 
     async def after(self, alert_id: int, *, limit: int = 500) -> list[StoredAlert]:
         """The alerts of all streams with a greater id, in order: `limit` at most, and as many as a

@@ -11,6 +11,7 @@ import trio
 from attrs import define, field
 
 from relay.auth.links import LinkVerifier
+from relay.clips.storage import PictureStorage
 from relay.hub.stream_page import StreamLists
 from relay.model.change import Change
 from relay.model.identity import User
@@ -18,6 +19,7 @@ from relay.model.link import LINK_PREFIX, NewLink, PictureLink
 from relay.web.api import Api
 from relay.web.app import make_app
 from relay.web.http import HttpServer
+from relay.web.pictures.alert_pictures import KeptPictures
 from relay.web.pictures.setup import Pictures
 from tests.unit.memory import Client, MemoryRelay, link_pair
 from tests.unit.memory.link import SIZE, MemoryLink
@@ -27,8 +29,14 @@ from tests.unit.memory.verifier import ANN
 NOT_USED: Any = None
 
 
-def open_gallery(relay: MemoryRelay, links: MemoryLinks | None = None) -> MemoryLinks:
-    """Let a relay answer plain requests for pictures; returns its links."""
+def open_gallery(
+    relay: MemoryRelay,
+    links: MemoryLinks | None = None,
+    *,
+    kept: tuple[KeptPictures, PictureStorage] | None = None,
+) -> MemoryLinks:
+    """Let a relay answer plain requests for pictures, and for what is kept with alerts; returns its
+    links."""
     links = links or MemoryLinks(relay)
     relay.watch._links = links
     api = Api(
@@ -43,7 +51,9 @@ def open_gallery(relay: MemoryRelay, links: MemoryLinks | None = None) -> Memory
         lambda _change: 0,
     )
     login = relay.make_login(LinkVerifier(links))
-    pictures = Pictures.build(api, relay.session_context(), 60.0, cast("Any", links), login)
+    pictures = Pictures.build(
+        api, relay.session_context(), 60.0, cast("Any", links), login, kept=kept
+    )
     nobody = cast("Any", _Anything())
     relay.http = HttpServer(make_app(nobody, nobody, api, nobody, pictures=pictures))
     return links

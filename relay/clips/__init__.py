@@ -1,0 +1,1 @@
+"""What is kept with alerts: the picture of their moment, and clips."""

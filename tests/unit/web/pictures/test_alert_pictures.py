@@ -1,0 +1,193 @@
+"""`GET /alerts/ID/still.jpg` and `clip.mjpeg`, for those who may see the stream."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+import trio
+from attrs import evolve
+
+from relay.model.alert_picture import AlertPicture, PictureKind, PictureName
+from relay.model.change import Change
+from relay.model.identity import User
+from tests.unit.clips.studio import PLACE, MemoryPictureTable, MemoryStorage
+from tests.unit.memory import MemoryRelay
+from tests.unit.memory.verifier import ANN, BOB
+from tests.unit.web.pictures.gallery import Browser, answer, open_gallery, picture
+
+pytestmark = pytest.mark.mock_clock
+
+CLIP = b"--relay-0123456789abcdef01234567\r\nContent-Type: image/jpeg\r\n\r\n"
+ALERT_ID = 1_700_000_000_000_000
+STILL_PATH, CLIP_PATH = f"/alerts/{ALERT_ID}/still.jpg", f"/alerts/{ALERT_ID}/clip.mjpeg"
+
+
+@pytest.fixture
+def table() -> MemoryPictureTable:
+    return MemoryPictureTable()
+
+
+@pytest.fixture
+async def storage(relay: MemoryRelay, table: MemoryPictureTable) -> MemoryStorage:
+    storage = MemoryStorage()
+    open_gallery(relay, kept=(table, storage))
+    return storage
+
+
+def keep(
+    table: MemoryPictureTable, storage: MemoryStorage, content: bytes, kind: PictureKind = "still"
+) -> AlertPicture:
+    name = PictureName(ALERT_ID, kind)
+    row = table.rows[name] = AlertPicture(name, "kept", "ann", PLACE, len(content))
+    storage.files[name] = content
+    return row
+
+
+async def is_cut(got: Browser, content: bytes) -> bool:
+    """Whether an answer ends before its end."""
+    with suppress(ConnectionResetError):
+        await got.body()
+    return len(got.received) < len(content)
+
+
+async def test_a_still_is_served_as_pictures_are(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, picture(7))
+    got = await answer(relay, STILL_PATH)
+    assert (got.status, await got.body()) == (200, picture(7))
+    assert got.headers["content-type"] == "image/jpeg"
+    assert got.headers["x-content-type-options"] == "nosniff"
+    assert got.headers["content-security-policy"].startswith("sandbox")
+    assert got.headers["cross-origin-resource-policy"] == "same-origin"
+    assert got.headers["cache-control"] == "private, no-store"
+    assert got.headers["content-disposition"] == f'inline; filename="alert-{ALERT_ID}.jpg"'
+
+
+async def test_a_long_clip_is_served_whole_with_its_boundary(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    content = CLIP + bytes(range(256)) * 4000
+    keep(table, storage, content, "clip")
+    got = await answer(relay, CLIP_PATH)
+    assert (got.status, await got.body()) == (200, content)
+    assert got.headers["content-length"] == str(len(content))
+    assert got.headers["content-type"] == (
+        "multipart/x-mixed-replace; boundary=relay-0123456789abcdef01234567"
+    )
+
+
+async def test_a_request_for_the_head_gets_no_body(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, picture(7))
+    got = await answer(relay, STILL_PATH, method="HEAD")
+    assert (got.status, await got.body()) == (200, b"")
+    assert got.headers["content-length"] == str(len(picture(7)))
+
+
+@pytest.mark.parametrize(
+    "path", [CLIP_PATH, "/alerts/17/still.jpg", "/alerts/0/still.jpg", "/alerts/x%0A/still.jpg"]
+)
+async def test_what_is_not_there_and_what_is_not_for_you_look_the_same(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage, path: str
+) -> None:
+    keep(table, storage, picture(7))
+    others, missing = await answer(relay, STILL_PATH, token=BOB), await answer(relay, path)
+    assert (others.status, await others.body()) == (missing.status, await missing.body())
+    assert others.status == 404
+
+
+async def test_a_token_is_needed(relay: MemoryRelay, storage: MemoryStorage) -> None:
+    assert (await answer(relay, STILL_PATH, token="")).status == 401
+    assert (await answer(relay, f"{STILL_PATH}?token=x")).status == 400
+    assert (await answer(relay, f"{STILL_PATH}?width=320")).status == 400
+
+
+async def test_a_still_that_is_being_kept_is_waited_for(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    row = keep(table, storage, picture(7))
+    table.rows[row.name] = evolve(row, state="pending")
+    async with trio.open_nursery() as nursery:
+
+        async def finish() -> None:
+            await trio.sleep(3)
+            table.rows[row.name] = row
+
+        nursery.start_soon(finish)
+        assert (await answer(relay, STILL_PATH)).status == 200
+    assert trio.current_time() == pytest.approx(3, abs=0.5)
+
+
+@pytest.mark.parametrize(("kind", "wait"), [("still", 10), ("clip", 0)])
+async def test_one_that_is_not_ready_is_to_be_asked_for_again(
+    relay: MemoryRelay,
+    table: MemoryPictureTable,
+    storage: MemoryStorage,
+    kind: PictureKind,
+    wait: float,
+) -> None:
+    row = keep(table, storage, b"", kind)
+    table.rows[row.name] = evolve(row, state="pending")
+    got = await answer(relay, STILL_PATH if kind == "still" else CLIP_PATH)
+    assert (got.status, got.headers["retry-after"]) == (503, "2")
+    assert trio.current_time() == pytest.approx(wait, abs=0.5)
+
+
+async def test_one_that_could_not_be_kept_says_so(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    row = keep(table, storage, b"")
+    table.rows[row.name] = evolve(row, state="failed")
+    got = await answer(relay, STILL_PATH)
+    assert got.status == 404
+    assert b"could not be kept" in await got.body()
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"", b"\xff\xd8"])
+async def test_only_what_begins_as_a_jpeg_picture_is_served(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage, content: bytes
+) -> None:
+    keep(table, storage, content)
+    keep(table, storage, content, "clip")
+    for path in (STILL_PATH, CLIP_PATH):
+        got = await answer(relay, path)
+        assert (got.status, got.headers["content-type"]) == (503, "application/json")
+
+
+async def test_a_file_of_another_machine_is_not_here(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, picture(7))
+    storage.named = "folder:of-another-machine"
+    assert (await answer(relay, STILL_PATH)).status == 503
+
+
+async def test_a_reader_who_loses_the_permission_gets_no_more(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    content = CLIP + bytes(8 << 20)
+    keep(table, storage, content, "clip")
+    got = await answer(relay, CLIP_PATH)
+    assert got.status == 200
+    ann = relay.verifier.identities[ANN]
+    assert isinstance(ann, User)
+    relay.verifier.identities[ANN] = evolve(ann, granted=frozenset({"other"}))
+    table.rows.clear()  # as for somebody who may not see the stream
+    relay.change_feed.tell(Change("session", ann.session_id))
+    await trio.sleep(1)
+    assert await is_cut(got, content)
+
+
+async def test_a_reader_whose_session_ends_gets_no_more(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    content = CLIP + bytes(8 << 20)
+    keep(table, storage, content, "clip")
+    got = await answer(relay, CLIP_PATH)
+    del relay.verifier.identities[ANN]
+    relay.change_feed.tell(Change("session", "session-of-ann"))
+    await trio.sleep(1)
+    assert await is_cut(got, content)
