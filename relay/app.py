@@ -35,6 +35,7 @@ from relay.hub.hub import Hub
 from relay.hub.stream_page import StreamLists
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics
+from relay.model.picture_link import PictureLinks
 from relay.operators.setup import OperatorParts
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.store import Store, open_database_url, open_store
@@ -57,6 +58,7 @@ from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
 from relay.web.machine import AskWorkers, Machine
 from relay.web.operate import OperateApi
+from relay.web.pictures.alert_pictures import KeptWithAlerts
 from relay.web.pictures.setup import Pictures
 from relay.web.reports import Reports
 
@@ -173,7 +175,8 @@ async def serve(
                     is_alone=cluster is None,
                 )
             ) as clips,
-            open_alerts(settings, store, hub, metrics, activity) as alerts,
+            _read_picture_links(settings, store) as links,
+            open_alerts(settings, store, hub, metrics, activity, links=links) as alerts,
             trio.open_nursery() as nursery,
         ):
             store.database.on_failure = ThrottledWarning(
@@ -207,6 +210,7 @@ async def serve(
                 auth=auth,
                 alerts=alerts,
                 clips=clips,
+                links=links,
                 audit=audit.log,
                 supervisor=supervisor,
                 metrics=metrics,
@@ -249,6 +253,7 @@ def _make_server(
     auth: AuthParts,
     alerts: AlertParts,
     clips: ClipParts,
+    links: PictureLinks,
     audit: AuditLog,
     supervisor: Supervisor,
     metrics: Metrics,
@@ -315,7 +320,7 @@ def _make_server(
     )
     pictures = Pictures.build(
         *(api, sessions, settings.idle_timeout, store.links, auth.link_login),
-        kept=(store.alert_pictures, clips.storage),
+        kept=KeptWithAlerts(store.alert_pictures, clips.storage, links),
     )
     application = make_app(
         reports,
@@ -346,6 +351,13 @@ def _make_server(
         rotate = None if certificate is None else certificate.reload
         seat.begin(server, machine, cluster, rotate)
     return server
+
+
+@asynccontextmanager
+async def _read_picture_links(settings: Settings, store: Store) -> AsyncIterator[PictureLinks]:
+    """What signs links to what is kept with alerts."""
+    base = (settings.public_url or settings.base_path or "").rstrip("/")
+    yield PictureLinks(await store.alert_pictures.key(), base)
 
 
 def _id_of(cluster: ClusterParts | None) -> str | None:

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from relay.alerts.targets.delivery import (
     Delivered,
@@ -27,6 +27,7 @@ from relay.alerts.targets.delivery import (
     GoneForGood,
     RetryLater,
     TargetAdapter,
+    picture_links_of,
 )
 from relay.alerts.targets.webhook import WEBHOOK_KIND
 from relay.concurrency.activity import REST_INTERVAL, Activity, always_active
@@ -44,6 +45,7 @@ from relay.model.outbox import (
     event_id_of,
     kind_of,
 )
+from relay.model.picture_link import PictureLinks
 
 MAX_ACTIVE_TARGETS = 64
 """Targets of one kind that one relay serves at a time."""
@@ -163,6 +165,8 @@ class Outbox:
     """By kind. Targets of other kinds are left to other relays."""
     _metrics: Metrics
     _activity: Activity = field(factory=always_active)
+    _links: PictureLinks | None = None
+    """Signs links to stills and clips; None delivers alerts without."""
     progress: Progress = field(init=False, factory=Progress)
     """Leasing targets; each attempt has a deadline of its own."""
     _lease: UUID = field(factory=uuid4)
@@ -261,7 +265,7 @@ class Outbox:
                 continue
             if not await self._store_suppressed(target, book):
                 return False
-            outcome = await self._deliver(target, delivery)
+            outcome = await self._deliver(target, self._with_links(delivery))
             if isinstance(outcome, RetryLater | GoneForGood):
                 await self._record_failure(target, outcome)
                 return False
@@ -320,6 +324,12 @@ class Outbox:
         elif not isinstance(outcome, RetryLater | GoneForGood):
             self._metrics.alerts_unreadable += 1
         return outcome
+
+    def _with_links(self, delivery: Delivery) -> Delivery:
+        """The delivery with links to what is kept with its alert."""
+        if self._links is None:
+            return delivery
+        return evolve(delivery, picture_links=picture_links_of(delivery.event, self._links))
 
     async def _record_failure(self, target: AlertTarget, outcome: RetryLater | GoneForGood) -> None:
         self._count(target, "failed")

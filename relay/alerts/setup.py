@@ -20,6 +20,7 @@ from relay.concurrency.activity import Activity
 from relay.concurrency.supervisor import SupervisedTask
 from relay.metrics import Metrics
 from relay.model.alert import StoredAlert
+from relay.model.picture_link import PictureLinks
 from relay.model.stream_event import StreamPresence
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
@@ -75,15 +76,17 @@ async def open_alerts(
     streams: LocalStreams,
     metrics: Metrics,
     activity: Activity,
+    *,
+    links: PictureLinks | None = None,
 ) -> AsyncIterator[AlertParts]:
     """Everything that handles alerts, until the block ends.
 
     The alerts that are committed from now on are delivered to the consumers of `streams` that are
-    connected. `activity` says whether anybody is. `StoreUnavailable` when the database does not
-    answer.
+    connected. `activity` says whether anybody is. `links` signs links to what is kept with alerts.
+    `StoreUnavailable` when the database does not answer.
     """
     async with open_adapters(settings) as adapters:
-        outbox = Outbox(tables.alert_targets, adapters, metrics, activity)
+        outbox = Outbox(tables.alert_targets, adapters, metrics, activity, links)
 
         recorder = StreamEventRecorder(
             tables.stream_events, streams.presences, settings.offline_grace, activity

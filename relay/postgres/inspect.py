@@ -30,6 +30,7 @@ NEEDED = """
         ('alert_bytes', 'select insert update delete'),
         ('alert_byte_changes', 'select delete'),
         ('alert_pictures', 'select insert update delete'),
+        ('picture_key', 'select'),
         ('raised_alerts', 'select delete'),
         ('service_tokens', 'select'),
         ('links', 'select insert update delete'),

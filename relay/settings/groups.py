@@ -7,6 +7,7 @@ from collections.abc import Mapping
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Listening": (
         "bind",
+        "public_url",
         "workers",
         "tls_certificate",
         "tls_key",

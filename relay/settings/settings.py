@@ -44,6 +44,7 @@ from relay.settings.tokens import (
     WebUrl,
     check_algorithms,
     check_endpoint_url,
+    check_public_url,
     check_web_url,
 )
 
@@ -170,6 +171,9 @@ class Settings:
         "localhost:3000",
         "Address to listen on; 0.0.0.0:3000 lets phones connect",
         check=_check_bind,
+    )
+    public_url: WebUrl | None = _setting(
+        None, "URL at which people reach relay, for links in webhooks", check=check_public_url
     )
     workers: Count = _setting(1, "Number of worker processes on this machine")
     database_url: Url | None = _setting(

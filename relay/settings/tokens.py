@@ -71,6 +71,15 @@ def check_endpoint_url(settings: object, attribute: object, url: str | None) -> 
         raise ConfigError(f"{name}: expected a URL without ? and #; relay adds the parameters")
 
 
+def check_public_url(_settings: object, attribute: object, url: str | None) -> None:
+    """Check a URL that paths are put behind. It may be http://, for a network of one's own."""
+    if url is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/[A-Za-z0-9._~/-]*)?", url):
+        name = getattr(attribute, "name", "")
+        raise ConfigError(
+            f"{name}: expected a URL such as https://relay.example.org, without ?, # and a password"
+        )
+
+
 def check_algorithms(_settings: object, _attribute: object, names: str | None) -> None:
     if names is None:
         return

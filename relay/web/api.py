@@ -266,8 +266,12 @@ class Api:
             raise too_many("Too many alerts in too short a time", wait)
 
     def _count_request(self, sender: Identity) -> None:
+        self.count_request(sender.sender)
+
+    def count_request(self, sender: str) -> None:
+        """Count a request of a sender; `ApiError` if there are too many."""
         rate = self._limits.request_rate
-        wait = None if rate is None else rate.hit(sender.sender)
+        wait = None if rate is None else rate.hit(sender)
         if wait is not None:
             self._metrics.limits_hit[Limit.REQUESTS] += 1
             raise too_many("Too many requests in too short a time", wait)

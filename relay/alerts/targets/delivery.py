@@ -6,12 +6,16 @@ after failures, and applies the rules; an adapter makes one attempt, and says wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
+from relay.model.alert import StoredAlert
+from relay.model.alert_picture import PictureName
 from relay.model.alert_target import AlertTarget
 from relay.model.outbox import OutboxEvent
+from relay.model.picture_link import PictureLinks
 
 
 @frozen
@@ -21,6 +25,8 @@ class Delivery:
     event: OutboxEvent
     suppressed: int = 0
     """How many of the same kind and stream the target's cooldown has left out since the last."""
+    picture_links: Mapping[str, str] = field(factory=dict, repr=False)
+    """Links to what is kept with an alert, by the names that they have in messages."""
 
 
 @frozen
@@ -65,3 +71,16 @@ class TargetAdapter(Protocol):
 
     async def test(self, target: AlertTarget) -> DeliveryOutcome:
         """Deliver a message that tries whether the target works."""
+
+
+def picture_links_of(event: OutboxEvent, links: PictureLinks) -> dict[str, str]:
+    """The links to what is kept with an alert, or is to be, by their names in messages: the same
+    ones whatever becomes of it."""
+    if not isinstance(event, StoredAlert):
+        return {}
+    found = {}
+    if event.still is not None:
+        found["stillUrl"] = links.link_to(PictureName(event.alert_id, "still"))
+    if event.clip is not None:
+        found["clipUrl"] = links.link_to(PictureName(event.alert_id, "clip"))
+    return found

@@ -41,6 +41,7 @@ def message_of(delivery: Delivery) -> bytes:
     """The body that is posted for an event: the same bytes at each attempt."""
     event = delivery.event
     data = _alert_data(event) if isinstance(event, StoredAlert) else _event_data(event)
+    data |= delivery.picture_links
     if delivery.suppressed:
         data["suppressed"] = delivery.suppressed
     kind = "alert" if isinstance(event, StoredAlert) else event.kind
@@ -49,7 +50,9 @@ def message_of(delivery: Delivery) -> bytes:
 
 
 def _alert_data(alert: StoredAlert) -> dict[str, Any]:
-    encoded = JSON_CODEC.encode(alert_event(alert))
+    # What becomes of its pictures changes from one attempt to the next.
+    event = msgspec.structs.replace(alert_event(alert), still=None, clip=None)
+    encoded = JSON_CODEC.encode(event)
     data: dict[str, Any] = msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])
     del data["type"]
     return data

@@ -1,30 +1,37 @@
 """`GET /alerts/ID/still.jpg` and `GET /alerts/ID/clip.mjpeg`: what is kept with an alert.
 
-Who may see the stream now may see them. For all others they are not there.
+Who may see the stream now may see them, and who comes by a signed link. For all others they are not
+there.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar, cast
 
+import msgspec
 import structlog
 import trio
 from attrs import frozen
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
 from relay.clips.mjpeg_file import FIRST_LINE_BYTES, content_type_of
 from relay.clips.storage import NotStored, PictureFile, PictureStorage
+from relay.connection.http_request import HttpRequest
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.frames.jpeg_parts import JPEG_BEGINNING
 from relay.model.alert_picture import AlertPicture, PictureKind, PictureName
 from relay.model.identity import Identity
+from relay.model.picture_link import PictureLinks
 from relay.protocol.messages import ErrorCode
-from relay.web.api import ApiError, NoQuery, query_of, store_unavailable
+from relay.web.api import ApiError, query_of, store_unavailable, token_of
+from relay.web.pictures.access import BOTH
 from relay.web.pictures.answers import (
     PICTURE_PIECE_BYTES,
     AnswerInSteps,
@@ -40,6 +47,7 @@ FILE_TIMEOUT = 10.0
 """Seconds for a piece of a file."""
 NOTHING_KEPT = "Nothing of this kind is kept with an alert of this id that you may see"
 COULD_NOT_KEEP = "It could not be kept with this alert"
+WRONG_PICTURE_LINK = "This link is not valid, or it has expired"
 NOT_YET = "It is being kept; try again in a moment"
 NOT_HERE = "It cannot be read by this relay: it is on another machine, or its storage is away"
 _ALERT_ID = re.compile(r"[1-9][0-9]{0,17}(?!\n)$")
@@ -52,8 +60,24 @@ T = TypeVar("T")
 class KeptPictures(Protocol):
     """The table of what is kept with alerts; `StoreUnavailable`."""
 
-    async def find(self, reader: Identity, name: PictureName) -> AlertPicture | None:
-        """What a reader may see now; None if there is none."""
+    async def find(self, reader: Identity | None, name: PictureName) -> AlertPicture | None:
+        """What a reader may see now, or somebody with a link; None if there is none."""
+
+
+@frozen
+class KeptWithAlerts:
+    """What is kept with alerts, where, and who signs links to it."""
+
+    table: KeptPictures
+    storage: PictureStorage
+    links: PictureLinks
+
+
+class PictureQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """The parameters of a signed link; without them, the sender has a token."""
+
+    expires: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    signature: Annotated[str, Meta(max_length=64)] | None = None
 
 
 @frozen
@@ -61,8 +85,7 @@ class AlertPictures:
     """Answers with what is kept with alerts."""
 
     _source: PictureSource
-    _table: KeptPictures
-    _storage: PictureStorage
+    _kept: KeptWithAlerts
 
     async def still(self, request: Request) -> Response:
         """`GET /alerts/ID/still.jpg`."""
@@ -73,22 +96,47 @@ class AlertPictures:
         return AnswerInSteps(partial(self._answer, request, "clip"))
 
     async def _answer(self, request: Request, kind: PictureKind, send: Send) -> None:
-        query_of(request, NoQuery)
+        query = query_of(request, PictureQuery)
+        alert_id = request.path_params["alert_id"]
+        name = PictureName(int(alert_id), kind) if _ALERT_ID.match(alert_id) else None
+        if query.signature is not None or query.expires is not None:
+            self._check_link(request, name, query)
+            await self._answer_for(request, name, None, send)
+            return
         identity = await self._source.api.authenticate(request, looks=True)
         reader = reader_of(request.state.connection, self._source.context.watch, identity)
-        alert_id = request.path_params["alert_id"]
-        if not _ALERT_ID.match(alert_id):
-            raise _not_found(NOTHING_KEPT)
-        name = PictureName(int(alert_id), kind)
         with reader.watched():
-            picture = await self._find(reader, name)
-            await self._send(request, picture, reader, send)
+            await self._answer_for(request, name, reader, send)
 
-    async def _find(self, reader: PictureReader, name: PictureName) -> AlertPicture:
+    def _check_link(self, request: Request, name: PictureName | None, query: PictureQuery) -> None:
+        """`ApiError` unless the request comes by a link that is valid."""
+        if token_of(request):
+            raise ApiError(400, ErrorCode.INVALID_MESSAGE, BOTH)
+        expires, signature = query.expires or 0, query.signature or ""
+        links = self._kept.links
+        if name is None or not links.is_valid(name, expires, signature, time.time()):
+            raise ApiError(401, ErrorCode.AUTH_FAILED, WRONG_PICTURE_LINK)
+        self._source.api.count_request(f"picture-link:{name.alert_id}")
+
+    async def _answer_for(
+        self,
+        request: Request,
+        name: PictureName | None,
+        reader: PictureReader | None,
+        send: Send,
+    ) -> None:
+        """Send what is kept to a reader, or to somebody with a link."""
+        if name is None:
+            raise _not_found(NOTHING_KEPT)
+        picture = await self._find(reader, name)
+        stream = cast("HttpRequest", request.state.connection).peer.stream
+        await self._send(_Answer(request.method == "HEAD", picture, reader, send), stream.abort)
+
+    async def _find(self, reader: PictureReader | None, name: PictureName) -> AlertPicture:
         """What is kept; `ApiError`. A still that is being kept is waited for."""
         deadline = trio.current_time() + (MAX_PENDING_WAIT if name.kind == "still" else 0.0)
         while True:
-            picture = await self._look_up(reader.identity, name)
+            picture = await self._look_up(None if reader is None else reader.identity, name)
             if picture is None:
                 raise _not_found(NOTHING_KEPT)
             if picture.state == "failed":
@@ -99,58 +147,60 @@ class AlertPictures:
                 raise ApiError(503, ErrorCode.INVALID_MESSAGE, NOT_YET, {"Retry-After": "2"})
             await trio.sleep(PENDING_LOOK_INTERVAL)
 
-    async def _look_up(self, identity: Identity, name: PictureName) -> AlertPicture | None:
+    async def _look_up(self, identity: Identity | None, name: PictureName) -> AlertPicture | None:
         try:
-            return await self._table.find(identity, name)
+            return await self._kept.table.find(identity, name)
         except StoreUnavailable:
             raise store_unavailable() from None
         except StoreRejects:
             return None
 
-    async def _send(
-        self, request: Request, picture: AlertPicture, reader: PictureReader, send: Send
-    ) -> None:
-        begun = False
+    async def _send(self, answer: _Answer, abort: Callable[[], object]) -> None:
+        begun, storage = False, self._kept.storage
         try:
-            if await _within_time(self._storage.place) != picture.place:
+            if await _within_time(storage.place) != answer.picture.place:
                 raise _not_here()
-            async with self._storage.open(picture.name) as file:
+            async with storage.open(answer.picture.name) as file:
                 first = await _within_time(partial(file.read, PICTURE_PIECE_BYTES))
-                headers = _headers(picture, file, first)
-                await send_head(send, 200, headers)
+                headers = _headers(answer, file, first)
+                await send_head(answer.send, 200, headers)
                 begun = True
-                body = b"" if request.method == "HEAD" else first
-                await self._send_rest(file, body, picture, reader, send)
+                await self._send_rest(answer, file, b"" if answer.head_only else first)
         except NotStored as problem:
             log.warning("a picture of an alert cannot be read", why=str(problem))
             if not begun:
                 raise _not_here() from None
-            reader.request.peer.stream.abort()
+            abort()
 
-    async def _send_rest(
-        self,
-        file: PictureFile,
-        piece: bytes,
-        picture: AlertPicture,
-        reader: PictureReader,
-        send: Send,
-    ) -> None:
+    async def _send_rest(self, answer: _Answer, file: PictureFile, piece: bytes) -> None:
         """Send a file, as long as the reader may see it."""
-        identity, sent = reader.identity, 0
+        reader, sent = answer.reader, 0
+        identity = None if reader is None else reader.identity
         while piece:
             sent += len(piece)
             more = sent < file.size
-            await send({"type": "http.response.body", "body": piece, "more_body": more})
+            await answer.send({"type": "http.response.body", "body": piece, "more_body": more})
             if not more:
                 return
-            if reader.identity is not identity:
+            if reader is not None and reader.identity is not identity:
                 identity = reader.identity
-                if await self._look_up(identity, picture.name) is None:
+                if await self._look_up(identity, answer.picture.name) is None:
                     raise NotStored("its reader may not see it any more")
             piece = await _within_time(partial(file.read, PICTURE_PIECE_BYTES))
         if sent:
             raise NotStored("it is shorter than it was")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await answer.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@frozen
+class _Answer:
+    """An answer with a file."""
+
+    head_only: bool
+    picture: AlertPicture
+    reader: PictureReader | None
+    """None: somebody with a link."""
+    send: Send
 
 
 async def _within_time(ask: Callable[[], Awaitable[T]]) -> T:
@@ -159,9 +209,9 @@ async def _within_time(ask: Callable[[], Awaitable[T]]) -> T:
     raise NotStored(f"no answer within {FILE_TIMEOUT:g} s")
 
 
-def _headers(picture: AlertPicture, file: PictureFile, first: bytes) -> dict[str, str]:
+def _headers(answer: _Answer, file: PictureFile, first: bytes) -> dict[str, str]:
     """The headers for a file that begins so; `NotStored` if it is not what it has to be."""
-    name = picture.name
+    name = answer.picture.name
     media_type: str | None = "image/jpeg"
     if name.kind == "clip":
         media_type = content_type_of(first[:FIRST_LINE_BYTES])
@@ -170,7 +220,7 @@ def _headers(picture: AlertPicture, file: PictureFile, first: bytes) -> dict[str
     if media_type is None:
         raise NotStored("it is not the file that was written")
     return {
-        **headers_for(media_type, embeddable=False),
+        **headers_for(media_type, embeddable=answer.reader is None),
         "Content-Length": str(file.size),
         "Content-Disposition": f'inline; filename="alert-{name.file}"',
     }

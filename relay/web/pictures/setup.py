@@ -7,11 +7,10 @@ from typing import Protocol, Self
 from attrs import frozen
 
 from relay.auth.login import Login
-from relay.clips.storage import PictureStorage
 from relay.connection.context import SessionContext
 from relay.web.api import Api
 from relay.web.pictures.access import Access, LinkPlaces
-from relay.web.pictures.alert_pictures import AlertPictures, KeptPictures
+from relay.web.pictures.alert_pictures import AlertPictures, KeptWithAlerts
 from relay.web.pictures.links import LinkApi, LinksOfUsers
 from relay.web.pictures.live import Live
 from relay.web.pictures.source import PictureSource
@@ -40,12 +39,12 @@ class Pictures:
         links: LinkStore,
         link_login: Login,
         *,
-        kept: tuple[KeptPictures, PictureStorage] | None = None,
+        kept: KeptWithAlerts | None = None,
     ) -> Self:
         """`idle_timeout`: seconds without a picture after which MJPEG ends. `kept`: what is kept
         with alerts, and where."""
         source, access = PictureSource(api, context), Access(api, context.watch, link_login, links)
         return cls(
             *(Stills(source, access), Live(source, access, idle_timeout), LinkApi(source, links)),
-            of_alerts=None if kept is None else AlertPictures(source, *kept),
+            of_alerts=None if kept is None else AlertPictures(source, kept),
         )

@@ -14,6 +14,7 @@ from attrs import evolve
 from relay.model.alert import NewAlert, StoredAlert
 from relay.model.alert_picture import AlertPicture, PictureName, WantedPictures
 from relay.model.identity import Service, User
+from relay.model.picture_link import PictureLinks
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alerts.alert_pictures import AlertPictureTable
 from relay.postgres.tables.alerts.alerts import AlertTable
@@ -180,6 +181,10 @@ async def test_a_still_and_a_clip_are_written_and_served(
                 )
                 assert (refused.status, refused.body) == (missing.status, missing.body)
                 assert refused.status == 404
+            async with open_database(database_url) as database:
+                links = PictureLinks(await AlertPictureTable(database).key())
+            by_link = await relay.get(links.link_to(PictureName(alert_id, "still")))
+            assert (by_link.status, by_link.body) == (200, still.body)
             listed = await relay.get(f"/alerts?streamId={stream_id}", headers=bearer(ann))
             assert b'"still":"kept","clip":"kept"' in listed.body
     names = {each.name for each in (tmp_path / "kept").rglob("*") if each.is_file()}

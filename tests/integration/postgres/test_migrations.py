@@ -67,6 +67,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "migrations",
         "nodes",
         "operator_requests",
+        "picture_key",
         "raised_alerts",
         "service_tokens",
         "stream_events",

@@ -6,10 +6,12 @@ import base64
 import json
 
 import pytest
+from attrs import evolve
 
-from relay.alerts.targets.delivery import Delivery
+from relay.alerts.targets.delivery import Delivery, picture_links_of
 from relay.alerts.targets.webhook_message import headers, message_of, new_secret, sign
 from relay.model.alert import StoredAlert
+from relay.model.picture_link import PictureLinks
 from relay.model.stream_event import StreamEvent
 
 ALERT = StoredAlert(
@@ -83,6 +85,22 @@ def test_a_stream_event_is_posted_with_its_kind_and_its_time() -> None:
 def test_any_time_that_a_sender_may_name_can_be_posted(timestamp: int) -> None:
     alert = StoredAlert(1, "s", "ann", "x", "low", "m", timestamp)
     assert json.loads(message_of(Delivery(alert)))["data"]["timestamp"] == timestamp
+
+
+def test_it_has_links_to_what_is_kept_and_the_same_ones_at_each_attempt() -> None:
+    links = PictureLinks(b"key", "https://relay.example.org")
+    pending = evolve(ALERT, still="pending", clip="pending")
+    kept = evolve(ALERT, still="kept", clip="failed")
+
+    def message(alert: StoredAlert) -> bytes:
+        return message_of(Delivery(alert, picture_links=picture_links_of(alert, links)))
+
+    data = json.loads(message(pending))["data"]
+    assert data["stillUrl"].startswith("https://relay.example.org/alerts/42/still.jpg?expires=")
+    assert data["clipUrl"].startswith("https://relay.example.org/alerts/42/clip.mjpeg?expires=")
+    assert message(pending) == message(kept)
+    assert message(ALERT) == message_of(Delivery(ALERT))
+    assert b"key" not in repr(links).encode()
 
 
 def test_the_headers_sign_the_body() -> None:

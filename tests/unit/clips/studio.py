@@ -45,10 +45,12 @@ class MemoryPictureTable:
             raise StoreUnavailable
         self.rows[picture.name] = picture
 
-    async def find(self, reader: Identity, name: PictureName) -> AlertPicture | None:
+    async def find(self, reader: Identity | None, name: PictureName) -> AlertPicture | None:
         await trio.lowlevel.checkpoint()
         row = self.rows.get(name)
-        return row if row is not None and row.owner_id == reader.user_id else None
+        if row is None or (reader is not None and row.owner_id != reader.user_id):
+            return None
+        return row
 
     async def usage(self) -> Mapping[str, int]:
         await trio.lowlevel.checkpoint()

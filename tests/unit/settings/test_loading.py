@@ -223,6 +223,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "alert_bytes": 7 << 20,
         "alert_bytes_per_user": 7 << 20,
         "webhook_networks": ["10.0.0.0/8"],
+        "public_url": "https://relay.example.org",
         "alert_stills": "all",
         "clip_streams": ["front-door", "yard-*"],
         "clip_before": 7,

@@ -115,6 +115,9 @@ class Scope:
         )
 
 
+ALL_STREAMS = Scope(None, everything=True, values={})
+
+
 def ids_of_owner(order: LiteralString = "asc", *, also: LiteralString = "true") -> LiteralString:
     """A query of the first `most` ids between `after` and `before` of the streams of an owner, of
     those alerts `a` that are `also` so. What it costs does not depend on how many streams these

@@ -19,7 +19,7 @@ from relay.model.alert_picture import (
 )
 from relay.model.identity import Identity
 from relay.postgres.database import Connection, Database
-from relay.postgres.tables.alerts.alert_pages import Scope
+from relay.postgres.tables.alerts.alert_pages import ALL_STREAMS, Scope
 from relay.postgres.tables.alerts.alert_rows import OF_THIS_LIFE, PICTURE_STATES
 
 ABANDONED_AFTER = timedelta(days=7)
@@ -83,10 +83,19 @@ class AlertPictureTable:
         query = _RECORD[picture.name.kind]
         await self._database.transact(lambda connection: connection.execute(query, values).rowcount)
 
-    async def find(self, reader: Identity, name: PictureName) -> AlertPicture | None:
+    async def key(self) -> bytes:
+        """The key that signs links to what is kept."""
+
+        def select(connection: Connection) -> bytes:
+            [(key,)] = connection.execute("select key from relay.picture_key").fetchall()
+            return bytes(key)
+
+        return await self._database.transact(select)
+
+    async def find(self, reader: Identity | None, name: PictureName) -> AlertPicture | None:
         """A picture that a reader may see now, of an alert of the stream's present life; None if
-        there is none, or never was to be."""
-        scope = Scope.of(reader, None)
+        there is none, or never was to be. Without a reader: for somebody who may see it."""
+        scope = ALL_STREAMS if reader is None else Scope.of(reader, None)
         kind = name.kind
         query: LiteralString = (
             f"select p.{kind}, p.owner, p.place, p.{kind}_bytes from"  # noqa: S608 (constants)

@@ -20,7 +20,7 @@ from relay.model.identity import Identity
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.alerts.alert_bytes import AlertBytes
-from relay.postgres.tables.alerts.alert_pages import MAX_ALERT_ID, Scope, read_page
+from relay.postgres.tables.alerts.alert_pages import ALL_STREAMS, MAX_ALERT_ID, Scope, read_page
 from relay.postgres.tables.alerts.alert_pictures import note_wanted
 from relay.postgres.tables.alerts.alert_rows import ALERT_COLUMNS, OF_THIS_LIFE, read_alert
 
@@ -39,7 +39,6 @@ STORE_ALERTS = (
 
 ROW_BYTES = 200
 """What an alert takes beside its values, about; migration 0011 counts the same."""
-ALL_STREAMS = Scope(None, everything=True, values={})
 MAX_RAISED_BATCH = 500
 """Alerts from SQL that are stored at once."""
 HISTORY_QUEUE_TIMEOUT = 5.0

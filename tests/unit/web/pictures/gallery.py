@@ -11,7 +11,6 @@ import trio
 from attrs import define, field
 
 from relay.auth.links import LinkVerifier
-from relay.clips.storage import PictureStorage
 from relay.hub.stream_page import StreamLists
 from relay.model.change import Change
 from relay.model.identity import User
@@ -19,7 +18,7 @@ from relay.model.link import LINK_PREFIX, NewLink, PictureLink
 from relay.web.api import Api
 from relay.web.app import make_app
 from relay.web.http import HttpServer
-from relay.web.pictures.alert_pictures import KeptPictures
+from relay.web.pictures.alert_pictures import KeptWithAlerts
 from relay.web.pictures.setup import Pictures
 from tests.unit.memory import Client, MemoryRelay, link_pair
 from tests.unit.memory.link import SIZE, MemoryLink
@@ -33,7 +32,7 @@ def open_gallery(
     relay: MemoryRelay,
     links: MemoryLinks | None = None,
     *,
-    kept: tuple[KeptPictures, PictureStorage] | None = None,
+    kept: KeptWithAlerts | None = None,
 ) -> MemoryLinks:
     """Let a relay answer plain requests for pictures, and for what is kept with alerts; returns its
     links."""

@@ -11,6 +11,8 @@ from attrs import evolve
 from relay.model.alert_picture import AlertPicture, PictureKind, PictureName
 from relay.model.change import Change
 from relay.model.identity import User
+from relay.model.picture_link import PictureLinks
+from relay.web.pictures.alert_pictures import KeptWithAlerts
 from tests.unit.clips.studio import PLACE, MemoryPictureTable, MemoryStorage
 from tests.unit.memory import MemoryRelay
 from tests.unit.memory.verifier import ANN, BOB
@@ -19,7 +21,9 @@ from tests.unit.web.pictures.gallery import Browser, answer, open_gallery, pictu
 pytestmark = pytest.mark.mock_clock
 
 CLIP = b"--relay-0123456789abcdef01234567\r\nContent-Type: image/jpeg\r\n\r\n"
-ALERT_ID = 1_700_000_000_000_000
+ALERT_ID = 4_000_000_000_000_000
+"""Of an alert far in the future, whose links do not expire while this runs."""
+LINKS = PictureLinks(b"key of a test")
 STILL_PATH, CLIP_PATH = f"/alerts/{ALERT_ID}/still.jpg", f"/alerts/{ALERT_ID}/clip.mjpeg"
 
 
@@ -31,7 +35,7 @@ def table() -> MemoryPictureTable:
 @pytest.fixture
 async def storage(relay: MemoryRelay, table: MemoryPictureTable) -> MemoryStorage:
     storage = MemoryStorage()
-    open_gallery(relay, kept=(table, storage))
+    open_gallery(relay, kept=KeptWithAlerts(table, storage, LINKS))
     return storage
 
 
@@ -191,3 +195,48 @@ async def test_a_reader_whose_session_ends_gets_no_more(
     relay.change_feed.tell(Change("session", "session-of-ann"))
     await trio.sleep(1)
     assert await is_cut(got, content)
+
+
+async def test_whoever_has_a_link_gets_one_file(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, picture(7))
+    keep(table, storage, CLIP, "clip")
+    link = LINKS.link_to(PictureName(ALERT_ID, "still"))
+    got = await answer(relay, link, token="")
+    assert (got.status, await got.body()) == (200, picture(7))
+    assert got.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert got.headers["cache-control"] == "private, no-store"
+    clip = await answer(relay, link.replace("still.jpg", "clip.mjpeg"), token="")
+    other = await answer(relay, link.replace(str(ALERT_ID), str(ALERT_ID + 1)), token="")
+    assert (clip.status, other.status) == (401, 401)
+
+
+async def test_a_link_expires_and_cannot_be_prolonged(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    old = PictureName(1_700_000_000_000_000, "still")
+    row = keep(table, storage, picture(7))
+    table.rows[old] = evolve(row, name=old)
+    storage.files[old] = picture(7)
+    link = LINKS.link_to(old)
+    expires = link.partition("expires=")[2].partition("&")[0]
+    for each in (
+        *(link, link.replace(expires, "4000000000")),
+        *(link.partition("&")[0], f"/alerts/{old.alert_id}/still.jpg?signature=%C3%A9"),
+    ):
+        assert (await answer(relay, each, token="")).status == 401
+
+
+async def test_a_link_and_a_token_are_not_sent_together(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    row = keep(table, storage, picture(7))
+    assert (await answer(relay, LINKS.link_to(row.name))).status == 400
+
+
+async def test_a_link_to_what_is_not_there_any_more_finds_nothing(
+    relay: MemoryRelay, storage: MemoryStorage
+) -> None:
+    link = LINKS.link_to(PictureName(ALERT_ID, "still"))
+    assert (await answer(relay, link, token="")).status == 404
