@@ -40,6 +40,7 @@ PAGE_FILES = (
     "page.css",
     "page.js",
     "people.js",
+    "pictures.js",
     "rates.js",
     "renewal.js",
     "share.js",

@@ -1,6 +1,7 @@
 // Alerts: pop-ups for new ones, and the list of all alerts of a stream.
 import { ask } from './api.js';
 import { make, makeTime } from './dom.js';
+import { makeAlertPicture } from './pictures.js';
 
 const MAX_TOASTS = 4;
 const TOAST_DURATION = 12_000; // ms
@@ -35,12 +36,13 @@ export function makeAlertList(streamId, token) {
   let most = MAX_LISTED;
   let loading = false;
 
-  function show({ alertId, severity, message, timestamp }, place) {
+  function show(alert, place) {
+    const { alertId, severity, message, timestamp } = alert;
     oldest = Math.min(oldest, alertId);
     newest = Math.max(newest, alertId);
     none.hidden = true;
     place(make('li', { 'data-alert': alertId, 'data-severity': severity },
-      makeTime(timestamp), ` · ${severity}`, make('div', { dir: 'auto' }, message)));
+      makeTime(timestamp), ` · ${severity}`, make('div', { dir: 'auto' }, message), makeAlertPicture(alert, token)));
   }
 
   /** Removes the oldest lines, but not while a page is loading that continues after the last one. */

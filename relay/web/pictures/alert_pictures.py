@@ -130,7 +130,7 @@ class AlertPictures:
             raise _not_found(NOTHING_KEPT)
         picture = await self._find(reader, name)
         stream = cast("HttpRequest", request.state.connection).peer.stream
-        await self._send(_Answer(request.method == "HEAD", picture, reader, send), stream.abort)
+        await self._send(_FileAnswer(request.method == "HEAD", picture, reader, send), stream.abort)
 
     async def _find(self, reader: PictureReader | None, name: PictureName) -> AlertPicture:
         """What is kept; `ApiError`. A still that is being kept is waited for."""
@@ -155,7 +155,7 @@ class AlertPictures:
         except StoreRejects:
             return None
 
-    async def _send(self, answer: _Answer, abort: Callable[[], object]) -> None:
+    async def _send(self, answer: _FileAnswer, abort: Callable[[], object]) -> None:
         begun, storage = False, self._kept.storage
         try:
             if await _within_time(storage.place) != answer.picture.place:
@@ -172,7 +172,7 @@ class AlertPictures:
                 raise _not_here() from None
             abort()
 
-    async def _send_rest(self, answer: _Answer, file: PictureFile, piece: bytes) -> None:
+    async def _send_rest(self, answer: _FileAnswer, file: PictureFile, piece: bytes) -> None:
         """Send a file, as long as the reader may see it."""
         reader, sent = answer.reader, 0
         identity = None if reader is None else reader.identity
@@ -193,7 +193,7 @@ class AlertPictures:
 
 
 @frozen
-class _Answer:
+class _FileAnswer:
     """An answer with a file."""
 
     head_only: bool
@@ -209,7 +209,7 @@ async def _within_time(ask: Callable[[], Awaitable[T]]) -> T:
     raise NotStored(f"no answer within {FILE_TIMEOUT:g} s")
 
 
-def _headers(answer: _Answer, file: PictureFile, first: bytes) -> dict[str, str]:
+def _headers(answer: _FileAnswer, file: PictureFile, first: bytes) -> dict[str, str]:
     """The headers for a file that begins so; `NotStored` if it is not what it has to be."""
     name = answer.picture.name
     media_type: str | None = "image/jpeg"

@@ -158,8 +158,8 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
     assert found["tables"].said == (
         "this role may not use alert_byte_changes, alert_bytes, alert_order, alert_pictures,"
         " alert_targets, alerts, audit, claim_locks, deleted_owners, epochs, event_sources,"
-        " link_readers, links, live_streams, nodes, operator_requests, raised_alerts, stream_events, streams,"
-        " target_cooldowns, told_streams"
+        " link_readers, links, live_streams, nodes, operator_requests, raised_alerts,"
+        " stream_events, streams, target_cooldowns, told_streams"
     )
     assert "DELETE" in found["tables"].do
     with psycopg.connect(postgres_url) as connection:
