@@ -21,7 +21,7 @@ from relay.alerts.setup import AlertParts, open_alerts
 from relay.audit.log import AuditLog
 from relay.audit.setup import open_audit
 from relay.auth.setup import AuthParts, open_auth
-from relay.clips.setup import ClipParts
+from relay.clips.setup import ClipParts, open_storage
 from relay.concurrency.activity import Activity
 from relay.concurrency.alarms import Alarms
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
@@ -169,9 +169,11 @@ async def serve(
                 activity=activity,
                 on_change=operators.note,
             ) as auth,
+            open_storage(settings) as storage,
             nullcontext(
                 ClipParts.build(
                     *(settings, hub, store.alert_pictures, metrics, activity),
+                    storage=storage,
                     is_alone=cluster is None,
                 )
             ) as clips,

@@ -67,6 +67,9 @@ class FolderStorage:
     async def remove(self, names: Sequence[PictureName]) -> None:
         await self.in_thread(lambda: self._remove(names))
 
+    async def check(self) -> None:
+        await self.place()
+
     async def sweep(self, before_day: int) -> None:
         await self.in_thread(lambda: self._sweep(before_day))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol, Self
 
+import trio
 from attrs import frozen
 
 from relay.clips.folder import FolderStorage
@@ -42,11 +44,11 @@ class ClipParts:
         metrics: Metrics,
         activity: Activity,
         *,
+        storage: PictureStorage,
         is_alone: bool,
     ) -> Self:
         """What the settings ask for; `is_alone`: there are no other nodes. Streams have rings from
         now on."""
-        storage = FolderStorage(settings.picture_folder)
         usage = PictureUsage(settings.picture_bytes_per_user, settings.picture_bytes)
         retention = PictureRetention(
             table, storage, usage, metrics, settings.picture_days, activity
@@ -61,3 +63,19 @@ class ClipParts:
         )
         hub.make_ring, hub.on_alert = recorder.make_ring, recorder.note
         return cls(recorder, storage, {"clips": recorder, "picture-retention": retention})
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings) -> AsyncIterator[PictureStorage]:
+    """Where the settings want stills and clips kept; `ConfigError`."""
+    if settings.picture_s3 is None:
+        yield FolderStorage(settings.picture_folder)
+        return
+    from relay.clips.s3 import S3Credentials, S3Storage, make_signer  # noqa: PLC0415 (an extra)
+    from relay.outgoing.object_client import open_object_client  # noqa: PLC0415
+
+    credentials = S3Credentials.read(settings.picture_s3_credentials)
+    sign = await trio.to_thread.run_sync(make_signer, credentials, settings.picture_s3_region)
+    encrypted = settings.picture_s3.startswith("https://")
+    async with open_object_client(settings.webhook_networks, encrypted=encrypted) as client:
+        yield S3Storage(settings.picture_s3.rstrip("/"), client, sign)

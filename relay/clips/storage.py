@@ -41,6 +41,9 @@ class PictureStorage(Protocol):
     async def remove(self, names: Sequence[PictureName]) -> None:
         """Remove files, as far as they are there; `NotStored`."""
 
+    async def check(self) -> None:
+        """Find out whether it can be written to; `NotStored`."""
+
     async def sweep(self, before_day: int) -> None:
         """Remove what nobody knows of any more: the folders of days before this one, and files that
         were never finished. `NotStored`."""

@@ -190,14 +190,14 @@ class MachineChecks:
     def _disk(self) -> Finding:
         folder = self._settings.data_folder
         for written in self._written_folders(folder):
-            there = _existing(written)
+            there = nearest_folder(written)
             if not os.access(there, os.W_OK | os.X_OK):
                 return fail(
                     f"this user may not write to {there}, and relay keeps its data in {written}",
                     "set data_dir to a folder that relay may write to",
                 )
-        free = shutil.disk_usage(_existing(folder)).free
-        told = f"{_size(free)} free for {folder}"
+        free = shutil.disk_usage(nearest_folder(folder)).free
+        told = f"{size_in_words(free)} free for {folder}"
         do = "free disk space, or move data_dir: alerts cannot be stored on a full disk"
         if free < MIN_DISK:
             return fail(told, do)
@@ -211,7 +211,7 @@ class MachineChecks:
             yield DataFolder(folder.resolve()).socket.parent
 
 
-def _existing(folder: Path) -> Path:
+def nearest_folder(folder: Path) -> Path:
     """The folder, or the nearest of its parents that is there."""
     while not os.access(folder, os.F_OK) and folder != folder.parent:
         folder = folder.parent
@@ -274,5 +274,6 @@ def host_port(address: BindAddress) -> str:
     return f"{host}:{address.port}"
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """A number of bytes, such as `1.5 GiB`."""
     return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"

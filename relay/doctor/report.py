@@ -15,6 +15,7 @@ from relay.doctor.cluster import ClusterChecks
 from relay.doctor.database import DatabaseChecks
 from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
+from relay.doctor.pictures import PictureChecks
 from relay.logs.printable import printable
 from relay.settings.lint import lint
 from relay.settings.loading import ConfigProblem, Configuration
@@ -45,6 +46,7 @@ async def _diagnose(
         *IssuerChecks(settings).checks(),
         *ApplicationChecks(settings).checks(),
         *MachineChecks(settings).checks(),
+        *PictureChecks(settings).checks(),
         *ClusterChecks(settings).checks(),
     ]
     await examine(checks, wrong, report.tell)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Self
@@ -58,7 +58,7 @@ class WebhookPools:
                 ssl_context=context,
                 max_connections=None,  # the caller limits them
                 max_keepalive_connections=0,
-                network_backend=_CheckedBackend(may_connect, lookups),
+                network_backend=CheckedBackend(may_connect, lookups),
             )
 
         return cls(pool(lambda ip: is_public(ip) or is_allowed(ip)), pool(is_allowed))
@@ -85,11 +85,13 @@ class WebhookPools:
 
 
 @define(eq=False)
-class _CheckedBackend(httpcore2.AsyncNetworkBackend):
+class CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Connects to checked addresses only."""
 
-    _may_connect: Any
+    _may_connect: Callable[[IpAddress], bool]
     _lookups: trio.CapacityLimiter
+    _bounded: bool = True
+    """Whether a connection reads few bytes, which are all that webhooks have to say."""
     _tcp: httpcore2.AsyncNetworkBackend = field(factory=httpcore2.TrioBackend)
 
     async def connect_tcp(
@@ -112,7 +114,7 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
         stream = await connect_first([partial(connect, ip) for ip in ordered])
         if stream is None:
             raise failures[-1]
-        return _BoundedStream(stream)
+        return _BoundedStream(stream) if self._bounded else stream
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)

@@ -15,6 +15,7 @@ from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_PREFIX_PATTERN
 if TYPE_CHECKING:
     from relay.settings.settings import Settings
 
+_BUCKET_URL = r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._-]+){1,8}/?"
 _STREAMS = "a list of streams such as front-door, yard-* (all that begin so) or * (all)"
 
 StreamNames = Annotated[tuple[str, ...], Meta(title="STREAM,…", description=_STREAMS)]
@@ -42,6 +43,17 @@ def check_streams(_settings: object, attribute: object, streams: tuple[str, ...]
         ):
             name = getattr(attribute, "name", "")
             raise ConfigError(f"{name}: expected {_STREAMS}, not {each!r}")
+
+
+def check_bucket_url(_settings: object, attribute: object, url: str | None) -> None:
+    """Accept the URL of a bucket, with what names of objects begin with behind it. It may be http://,
+    for a network of one's own."""
+    if url is not None and not re.fullmatch(_BUCKET_URL, url):
+        name = getattr(attribute, "name", "")
+        raise ConfigError(
+            f"{name}: expected a URL such as https://s3.eu-central-1.amazonaws.com/bucket, without"
+            " a password"
+        )
 
 
 def covers(streams: tuple[str, ...], stream_id: str) -> bool:

@@ -33,6 +33,7 @@ from relay.settings.pictures import (
     ClipSeconds,
     KeepStills,
     StreamNames,
+    check_bucket_url,
     check_streams,
 )
 from relay.settings.tokens import (
@@ -397,6 +398,17 @@ class Settings:
     )
     picture_dir: Path | None = _setting(
         None, "Directory for stills and clips; if unset, pictures in data_dir"
+    )
+    picture_s3: WebUrl | None = _setting(
+        None,
+        "URL of an S3 bucket for stills and clips, in place of picture_dir",
+        check=check_bucket_url,
+    )
+    picture_s3_region: Text = _setting("us-east-1", "Region of that bucket")
+    picture_s3_credentials: Path | None = _setting(
+        None,
+        "File with the bucket's access key and secret; if unset, AWS_ACCESS_KEY_ID and"
+        " AWS_SECRET_ACCESS_KEY",
     )
     picture_days: Days = _setting(30, "How long to keep stills and clips of alerts")
     picture_bytes: StoredBytes = _setting(

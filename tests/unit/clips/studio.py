@@ -130,6 +130,9 @@ class MemoryStorage:
         for name in names:
             self.files.pop(name, None)
 
+    async def check(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def sweep(self, before_day: int) -> None:
         await trio.lowlevel.checkpoint()
 
