@@ -6,12 +6,16 @@ FFmpeg, VLC and browsers read it, and each part says when its picture came.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from relay.clips.capture import PendingClip
 from relay.hub.frames.jpeg_parts import JpegParts
 
 FIRST_LINE_BYTES = 40
+MAX_PART_HEAD_BYTES = 400
+_PART = re.compile(
+    rb"Content-Length: ([0-9]{1,10})\r\nX-Timestamp: ([0-9]{1,12}\.[0-9]{3})\r\n[^\r\n]*\r\n\r\n"
+)
 _FIRST_LINE = re.compile(rb"--(relay-[0-9a-f]{24})\r\n")
 
 
@@ -34,6 +38,14 @@ def content_type_of(beginning: bytes) -> str | None:
     """The content type of a file, by its first `FIRST_LINE_BYTES`; None if it is no clip."""
     found = _FIRST_LINE.match(beginning)
     return None if found is None else JpegParts(found[1].decode()).content_type
+
+
+def pictures_in(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The pictures of a file, each with the time when it came, in ms since the Unix epoch."""
+    at = 0
+    while found := _PART.search(content, at, at + MAX_PART_HEAD_BYTES):
+        at = found.end() + int(found[1])
+        yield round(float(found[2]) * 1000), content[found.end() : at]
 
 
 def size_of(pieces: Sequence[bytes]) -> int:

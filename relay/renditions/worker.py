@@ -129,15 +129,15 @@ def isolate() -> bool:
         return False
 
 
-def limit_resources() -> None:
+def limit_resources(memory: int = MAX_MEMORY, cpu_seconds: int = LIFETIME_CPU_SECONDS) -> None:
     """Give up, for good, to open anything, start anything, write files, and take much memory."""
     limits = {
         resource.RLIMIT_NOFILE: 0,  # those that are open stay
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: LIFETIME_CPU_SECONDS,
-        resource.RLIMIT_AS: MAX_MEMORY,
+        resource.RLIMIT_CPU: cpu_seconds,
+        resource.RLIMIT_AS: memory,
     }
     for limit, value in limits.items():
         with suppress(ValueError, OSError):  # macOS takes no such limit of addresses

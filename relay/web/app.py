@@ -126,6 +126,7 @@ def _picture_routes(pictures: Pictures) -> list[Route]:
             else (
                 Route("/alerts/{alert_id}/still.jpg", _guarded(pictures.of_alerts.still)),
                 Route("/alerts/{alert_id}/clip.mjpeg", _guarded(pictures.of_alerts.clip)),
+                Route("/alerts/{alert_id}/clip.mp4", _guarded(pictures.of_alerts.mp4)),
             )
         ),
         Route("/links", _guarded(pictures.links.listed), methods=["GET"]),

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from relay.clips.mjpeg_file import FIRST_LINE_BYTES, content_type_of
+from relay.clips.mp4 import Mp4Maker, NoMp4, TooBusy
 from relay.clips.storage import NotStored, PictureFile, PictureStorage
 from relay.connection.http_request import HttpRequest
 from relay.errors import StoreRejects, StoreUnavailable
@@ -30,13 +31,14 @@ from relay.model.alert_picture import AlertPicture, PictureKind, PictureName
 from relay.model.identity import Identity
 from relay.model.picture_link import PictureLinks
 from relay.protocol.messages import ErrorCode
-from relay.web.api import ApiError, query_of, store_unavailable, token_of
+from relay.web.api import ApiError, NoQuery, query_of, store_unavailable, token_of
 from relay.web.pictures.access import BOTH
 from relay.web.pictures.answers import (
     PICTURE_PIECE_BYTES,
     AnswerInSteps,
     headers_for,
     send_head,
+    send_picture,
 )
 from relay.web.pictures.reader import PictureReader, reader_of
 from relay.web.pictures.source import PictureSource
@@ -71,6 +73,7 @@ class KeptWithAlerts:
     table: KeptPictures
     storage: PictureStorage
     links: PictureLinks
+    mp4: Mp4Maker
 
 
 class PictureQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,10 +98,47 @@ class AlertPictures:
         """`GET /alerts/ID/clip.mjpeg`."""
         return AnswerInSteps(partial(self._answer, request, "clip"))
 
+    async def mp4(self, request: Request) -> Response:
+        """`GET /alerts/ID/clip.mp4`: the clip as H.264, made for this request."""
+        return AnswerInSteps(partial(self._answer_mp4, request))
+
+    async def _answer_mp4(self, request: Request, send: Send) -> None:
+        query_of(request, NoQuery)
+        identity = await self._source.api.authenticate(request, looks=True)
+        reader = reader_of(request.state.connection, self._source.context.watch, identity)
+        name = _name_of(request, "clip")
+        if name is None:
+            raise _not_found(NOTHING_KEPT)
+        with reader.watched():
+            picture = await self._find(reader, name)
+            made = await self._make_mp4(picture, identity.sender)
+            if await self._look_up(reader.identity, name) is None:
+                raise _not_found(NOTHING_KEPT)
+            file = PictureName(name.alert_id, "clip").file.replace(".mjpeg", ".mp4")
+            headers = _headers_of("video/mp4", len(made), file, embeddable=False)
+            await send_head(send, 200, headers)
+            await send_picture(send, b"" if request.method == "HEAD" else made)
+
+    async def _make_mp4(self, picture: AlertPicture, sender: str) -> bytes:
+        """The MP4 file of a clip; `ApiError`."""
+        storage = self._kept.storage
+        try:
+            if await _within_time(storage.place) != picture.place:
+                raise _not_here()
+            async with storage.open(picture.name) as file:
+                return await self._kept.mp4.make(file, sender)
+        except TooBusy as problem:
+            text = str(problem)
+            raise ApiError(503, ErrorCode.INVALID_MESSAGE, text, {"Retry-After": "5"}) from None
+        except NoMp4 as problem:
+            raise ApiError(406, ErrorCode.INVALID_MESSAGE, str(problem)) from None
+        except NotStored as problem:
+            log.warning("a picture of an alert cannot be read", why=str(problem))
+            raise _not_here() from None
+
     async def _answer(self, request: Request, kind: PictureKind, send: Send) -> None:
         query = query_of(request, PictureQuery)
-        alert_id = request.path_params["alert_id"]
-        name = PictureName(int(alert_id), kind) if _ALERT_ID.match(alert_id) else None
+        name = _name_of(request, kind)
         if query.signature is not None or query.expires is not None:
             self._check_link(request, name, query)
             await self._answer_for(request, name, None, send)
@@ -219,11 +259,21 @@ def _headers(answer: _FileAnswer, file: PictureFile, first: bytes) -> dict[str, 
         media_type = None
     if media_type is None:
         raise NotStored("it is not the file that was written")
+    return _headers_of(media_type, file.size, name.file, embeddable=answer.reader is None)
+
+
+def _headers_of(media_type: str, size: int, file: str, *, embeddable: bool) -> dict[str, str]:
     return {
-        **headers_for(media_type, embeddable=answer.reader is None),
-        "Content-Length": str(file.size),
-        "Content-Disposition": f'inline; filename="alert-{name.file}"',
+        **headers_for(media_type, embeddable=embeddable),
+        "Content-Length": str(size),
+        "Content-Disposition": f'inline; filename="alert-{file}"',
     }
+
+
+def _name_of(request: Request, kind: PictureKind) -> PictureName | None:
+    """What a request asks for; None if it names no alert."""
+    alert_id = request.path_params["alert_id"]
+    return PictureName(int(alert_id), kind) if _ALERT_ID.match(alert_id) else None
 
 
 def _not_found(text: str) -> ApiError:

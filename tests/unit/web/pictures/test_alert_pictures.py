@@ -8,6 +8,7 @@ import pytest
 import trio
 from attrs import evolve
 
+from relay.clips.mp4 import Mp4Maker
 from relay.model.alert_picture import AlertPicture, PictureKind, PictureName
 from relay.model.change import Change
 from relay.model.identity import User
@@ -35,7 +36,7 @@ def table() -> MemoryPictureTable:
 @pytest.fixture
 async def storage(relay: MemoryRelay, table: MemoryPictureTable) -> MemoryStorage:
     storage = MemoryStorage()
-    open_gallery(relay, kept=KeptWithAlerts(table, storage, LINKS))
+    open_gallery(relay, kept=KeptWithAlerts(table, storage, LINKS, Mp4Maker(None)))
     return storage
 
 
