@@ -78,6 +78,8 @@ class Status:
     consumers: int | None = None
     layers: tuple[str, ...] | None = None
     """For a producer with layers: the ids of those that somebody needs."""
+    standby: float | None = None
+    """For a producer that nobody watches: pictures a second that are wanted all the same."""
     metadata: Mapping[str, Any] | None = None
     """The stream's metadata, if it has changed."""
 

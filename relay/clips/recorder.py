@@ -51,6 +51,7 @@ MAX_CAPTURES, MAX_CAPTURES_OF_USER = 64, 8
 WRITE_TIMEOUT = 20.0
 """Seconds to write a still or a clip."""
 RECORD_ATTEMPTS, RECORD_RETRY_INTERVAL = 10, 2.0
+STANDBY_FPS = 1.0
 TRIM_INTERVAL = 1.0
 """Seconds between two looks at rings whose streams send nothing any more."""
 
@@ -67,6 +68,8 @@ class ClipLimits:
     fps: float = 10.0
     buffer: int = 16 << 20
     """Bytes, before the alert and again after it."""
+    standby: bool = False
+    """Whether a picture a second is wanted while nobody watches."""
 
 
 class PictureRecords(Protocol):
@@ -102,7 +105,9 @@ class ClipRecorder:
         """The ring for a stream; None if no clips of it are wanted."""
         if not self._limits.before or not self._wanted(stream_id, asked=False).clip:
             return None
-        return PictureRing(self._limits.before, self._limits.buffer, Pace(1 / self._limits.fps))
+        limits = self._limits
+        standby = STANDBY_FPS if limits.standby else None
+        return PictureRing(limits.before, limits.buffer, Pace(1 / limits.fps), standby)
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

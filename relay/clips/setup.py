@@ -56,7 +56,9 @@ class ClipParts:
         recorder = ClipRecorder(
             *(hub, table, storage, usage, metrics, wanted_by(settings)),
             limits=ClipLimits(
-                settings.clip_before, settings.clip_after, settings.clip_fps, settings.clip_buffer
+                *(settings.clip_before, settings.clip_after, settings.clip_fps),
+                settings.clip_buffer,
+                standby=settings.clip_standby,
             ),
             is_alone=is_alone,
             on_full=retention.wake,

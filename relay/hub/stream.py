@@ -166,8 +166,17 @@ class Stream:
             self.epoch,
             self.term,
             online=self.live,
-            watched=self.live and self.viewers > 0,
+            watched=self.live and self.viewers > self.recorders,
         )
+
+    @property
+    def standby(self) -> float | None:
+        """The pictures a second that are wanted though nobody watches; None also of a producer that
+        says that it sends no pictures."""
+        if self.ring is None or self.viewers:
+            return None
+        codec = None if self.metadata is None else self.metadata.get("codec")
+        return self.ring.standby if codec in (None, "jpeg") else None
 
     async def publish(self, messages: Sequence[VideoFrame], producer: Producer) -> None:
         """Accept frames, and give them to the audience, as long as they come from its producer."""
@@ -531,10 +540,10 @@ class Stream:
 
     def needed_layers(self) -> list[str]:
         """The layers of the producer that somebody needs, by their ids."""
-        if self.layers is None or not self.viewers:
+        if self.layers is None or not (self.viewers or self.standby):
             return []
         needed = set(self.layers.needed()) if self.fanout.audience else set()
-        if self.recorders:
+        if self.recorders or not needed:
             needed.add(self.layers.top)
         for demand in self.edges.values():
             found = map(self.layers.index_of, demand.layers)
@@ -656,6 +665,7 @@ class Stream:
                     status=self.status,
                     consumers=self._told_count,
                     layers=self._told_layers,
+                    standby=self.standby,
                 )
             )
 

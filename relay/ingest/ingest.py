@@ -62,7 +62,7 @@ class PublishedStream(Protocol):
     def registered(self) -> bool: ...
 
     @property
-    def consumers(self) -> int: ...
+    def is_wanted(self) -> bool: ...
 
     async def wanted(self) -> None: ...
 
@@ -302,4 +302,4 @@ class Ingest:
 
 def is_watched(publication: PublishedStream) -> bool:
     """Whether somebody waits for frames, as far as the relay has told."""
-    return publication.registered and publication.consumers > 0
+    return publication.registered and publication.is_wanted

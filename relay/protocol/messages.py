@@ -274,6 +274,8 @@ class Status(Event, frozen=True, kw_only=True, tag="status"):
     consumers: int | None = None
     layers: list[str] | None = None
     """To a producer with layers: those that somebody needs."""
+    standby: float | None = None
+    """To a producer that nobody watches: the pictures a second that are wanted all the same."""
     metadata: Metadata | None = None
     """Sent to consumers when an epoch begins or the metadata changes; `{}` when it is gone."""
     timestamp: int = field(default_factory=now_ms)

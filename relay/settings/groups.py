@@ -115,6 +115,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "clip_before",
         "clip_after",
         "clip_fps",
+        "clip_standby",
         "clip_buffer",
         "picture_dir",
         "picture_s3",

@@ -393,6 +393,10 @@ class Settings:
     clip_before: ClipSeconds = _setting(10.0, "Seconds of a clip before its alert")
     clip_after: ClipSeconds = _setting(10.0, "Seconds of a clip after its alert")
     clip_fps: ClipRate = _setting(10.0, "Pictures a second in a clip, at most")
+    clip_standby: Switch = _setting(
+        default=False,
+        about="Want a picture a second of these streams while nobody watches, for before an alert",
+    )
     clip_buffer: Size = _setting(
         16 << 20, "Bytes of pictures kept of one stream, before an alert and again after it"
     )

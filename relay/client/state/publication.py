@@ -56,6 +56,8 @@ class Publication:
     registered: bool = False
     """Whether frames can be sent now."""
     consumers: int = 0
+    standby: float | None = None
+    """Pictures a second that are wanted while nobody watches; None: none."""
     sent: int = 0
     """Frames, so far."""
     skipped: int = 0
@@ -78,6 +80,8 @@ class Publication:
     _confirming: bool = field(default=False, init=False)
     _told_layers: tuple[str, ...] = field(default=(), init=False)
     """Those of the last `Demand`."""
+    _standby_due: float = field(default=float("-inf"), init=False)
+    """When the next picture is wanted while nobody watches, by Trio's clock."""
     _counted: bool = field(default=False, init=False)
     """Whether `consumers` is of this connection."""
     _changed: trio.Event = field(factory=trio.Event, init=False)
@@ -107,23 +111,34 @@ class Publication:
     def wanted_layers(self) -> tuple[str, ...]:
         """The ids of the layers that somebody needs now, the smallest first: encode only these.
         Empty for a stream without layers."""
-        return self._layers.wanted if self._counted and self.consumers else ()
+        return self._layers.wanted if self.is_wanted else ()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody is watching, or a picture now and then is wanted all the same."""
+        return self._counted and (self.consumers > 0 or self.standby is not None)
 
     def next(self, *, fps: float, width: int | None = None) -> PicturePlan | None:
         """Plan the next picture of a camera that would take `fps` a second of `width` pixels.
 
-        None: take no picture now, since nobody is watching or there is no room for it. Otherwise it
-        says how large the picture may be to arrive at that rate, for each layer that somebody
-        needs. Send it with `send_frame`. `width` may be left out if all layers have one.
+        None: take no picture now, since nobody is watching or there is no room for it; while nobody
+        is watching, there may be one now and then, as `standby` says. Otherwise it says how large
+        the picture may be to arrive at that rate, for each layer that somebody needs. Send it with
+        `send_frame`. `width` may be left out if all layers have one.
         """
-        if not (self._counted and self.consumers > 0 and self.has_room):
+        if not (self.is_wanted and self.has_room):
             return None
+        now = trio.current_time()
+        if not self.consumers:
+            if now < self._standby_due:
+                return None
+            self._standby_due = now + 1 / (self.standby or 1.0)
         widths = self._layers.widths(width)
         if not widths:
             return None
         bandwidth = self.bandwidth
         budget = None if bandwidth is None else picture_budget(bandwidth, fps)
-        steps = self._planner.plan(widths, budget, trio.current_time())
+        steps = self._planner.plan(widths, budget, now)
         self._planned = set(steps)
         pictures = (PlannedPicture(id_, step.width, step.quality) for id_, step in steps.items())
         return PicturePlan(tuple(pictures), now_ms())
@@ -185,8 +200,8 @@ class Publication:
         await self._wait_until(lambda: self.registered)
 
     async def wanted(self) -> None:
-        """Like `ready`, and wait until somebody is watching."""
-        await self._wait_until(lambda: self.registered and self._counted and self.consumers > 0)
+        """Like `ready`, and wait until somebody is watching, or `standby` wants pictures."""
+        await self._wait_until(lambda: self.registered and self.is_wanted)
 
     def stop(self) -> None:
         """End the stream. The client reconnects: a stream lasts as long as its connection."""
@@ -239,6 +254,7 @@ class Publication:
             return
         before = self.consumers, self._told_layers
         self._counted, self.consumers = True, event.consumers or 0
+        self.standby = None if self.consumers else event.standby
         self._layers.needed = event.layers if self._layers.known else None
         self._told_layers = self.wanted_layers
         if before != (self.consumers, self._told_layers):

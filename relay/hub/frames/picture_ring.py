@@ -97,6 +97,8 @@ class PictureRing:
     """How long a picture is kept; with 0 none is, and all go to the listeners."""
     max_bytes: int = 0
     _pace: Pace | None = None
+    standby: float | None = None
+    """Pictures a second that it wants while nobody watches; None: what comes will do."""
     listeners: dict[PictureListener, None] = field(factory=dict)
     bytes: int = 0
     _pictures: deque[KeptPicture] = field(factory=deque)

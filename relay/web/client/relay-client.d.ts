@@ -308,6 +308,10 @@ export interface Publication {
   /** Whether frames can be sent now. */
   readonly registered: boolean;
   readonly consumers: number;
+  /** Pictures a second that are wanted while nobody watches: `next` plans them. `null`: none. */
+  readonly standby: number | null;
+  /** Whether somebody watches, or `standby` wants pictures. */
+  readonly isWanted: boolean;
   /** The ids of the layers that somebody needs now, the smallest first: encode only these. Empty without layers. */
   readonly layers: readonly string[];
   readonly active: boolean;

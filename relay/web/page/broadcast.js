@@ -365,7 +365,10 @@ class Broadcast {
     let text = 'Connecting…';
     let shown = '';
     if (state === 'ready' && this._publication.registered) {
-      text = watched ? 'On air.' : 'Paused, because nobody is watching. It resumes automatically.';
+      const rests = this._publication.standby
+        ? 'Nobody is watching. A picture now and then is kept for alerts.'
+        : 'Paused, because nobody is watching. It resumes automatically.';
+      text = watched ? 'On air.' : rests;
     } else if (state === 'waiting') {
       const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
       text = 'Connection lost. The camera stays on.';

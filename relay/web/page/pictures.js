@@ -1,4 +1,5 @@
 // What is kept with an alert: its picture, and a clip that plays in its place.
+import { RELAY } from './api.js';
 import { make, say } from './dom.js';
 
 const LOAD_TIMEOUT = 30_000; // ms; a picture that is being kept is waited for
@@ -16,7 +17,7 @@ export function makeAlertPicture({ alertId, message, still, clip }, token) {
   let playing = null; // the AbortController of the clip
 
   async function load(path, signal) {
-    const answer = await fetch(`alerts/${alertId}/${path}`, {
+    const answer = await fetch(new URL(`alerts/${alertId}/${path}`, RELAY), {
       headers: { Authorization: `Bearer ${token()}` },
       signal: AbortSignal.any([signal, AbortSignal.timeout(LOAD_TIMEOUT)]),
     });

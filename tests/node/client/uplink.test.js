@@ -243,6 +243,23 @@ test('no picture is planned while nobody watches', async (context) => {
   assert.equal(publication.hasRoom, true);
 });
 
+test('a picture is planned now and then where that is wanted while nobody watches', async (context) => {
+  const { time, relay, publication } = await open(context, { rate: () => 2 * MBIT });
+  relay.say({ type: 'status', streamId: 's', epoch: 1, status: 'online', consumers: 0, standby: 1 });
+  await time.run(100);
+  let planned = 0;
+  for (let turn = 0; turn < 40; turn += 1) {
+    if (publication.next() !== null) planned += 1;
+    await time.run(100);
+  }
+  assert.ok(planned >= 3 && planned <= 5, `${planned} in 4 s`);
+  relay.say({ type: 'status', streamId: 's', epoch: 1, status: 'online', consumers: 0 });
+  await time.run(100);
+  assert.equal(publication.isWanted, false);
+  await time.run(2000);
+  assert.equal(publication.next(), null);
+});
+
 test('the bandwidth falls at once while a frame takes longer than it should', () => {
   const uplink = new Uplink();
   uplink.frameSent(10_000, 0);

@@ -90,6 +90,30 @@ async def test_viewers_that_were_there_before_a_loss_are_not_waited_on(
         await phone.wanted()
 
 
+async def test_pictures_are_planned_now_and_then_where_that_is_wanted_while_nobody_watches(
+    scripted: ScriptedRelay,
+) -> None:
+    status = {"streamId": "door", "epoch": 7, "status": "online", "timestamp": 1}
+    async with open_client(scripted) as client:
+        phone = client.publish("door")
+        server = await scripted.login()
+        await server.answer(streamId="door")
+        await server.send("status", **status, consumers=0, standby=0.5)
+        await phone.wanted()
+        planned = []
+        for _ in range(10):
+            planned.append(phone.next(fps=10, width=640) is not None)
+            await trio.sleep(0.5)
+        assert planned == [True, False, False, False] * 2 + [True, False]
+        await server.send("status", **status, consumers=1)
+        await next_of(client, Demand)
+        assert phone.next(fps=10, width=640) is not None
+        assert phone.next(fps=10, width=640) is not None
+        await server.send("status", **status, consumers=0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert phone.next(fps=10, width=640) is None
+
+
 async def test_a_frame_is_skipped_and_not_queued_while_those_before_are_under_way(
     scripted: ScriptedRelay,
 ) -> None:

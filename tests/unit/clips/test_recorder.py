@@ -270,3 +270,30 @@ async def test_a_user_who_keeps_too_much_keeps_no_more(relay: MemoryRelay) -> No
         await trio.sleep(0.1)
         assert studio.state(alert_id, "still") == "failed"
         assert studio.full == 1
+
+
+REGISTER = {"type": "register", "streamId": "front-door"}
+
+
+async def test_a_picture_a_second_is_wanted_while_nobody_watches_if_that_is_set(
+    relay: MemoryRelay,
+) -> None:
+    async with open_studio(relay, clips=True, limits=ClipLimits(standby=True)):
+        phone = await relay.login()
+        assert (await phone.ask(REGISTER))["type"] == "success"
+        status = await phone.receive_type("status")
+        assert (status["consumers"], status["standby"]) == (0, 1)
+        await relay.viewer()
+        watched = await phone.receive_type("status")
+        assert watched["consumers"] == 1
+        assert "standby" not in watched
+
+
+@pytest.mark.parametrize(("standby", "metadata"), [(False, {}), (True, {"codec": "avc1.640028"})])
+async def test_nothing_is_wanted_of_other_phones_that_nobody_watches(
+    relay: MemoryRelay, standby: bool, metadata: dict[str, str]
+) -> None:
+    async with open_studio(relay, clips=True, limits=ClipLimits(standby=standby)):
+        phone = await relay.login()
+        assert (await phone.ask({**REGISTER, "metadata": metadata}))["type"] == "success"
+        assert "standby" not in await phone.receive_type("status")

@@ -34,6 +34,10 @@ class MemoryStream:
     width: int | None = None
     watched: trio.Event = field(factory=trio.Event)
 
+    @property
+    def is_wanted(self) -> bool:
+        return self.consumers > 0
+
     async def wanted(self) -> None:
         if not self.consumers:
             await self.watched.wait()

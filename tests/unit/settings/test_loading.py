@@ -229,6 +229,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "clip_before": 7,
         "clip_after": 7,
         "clip_fps": 7,
+        "clip_standby": True,
         "clip_buffer": 7 << 20,
         "picture_dir": "/var/lib/pictures",
         "picture_s3": "https://s3.example.org/bucket/relay",

@@ -372,6 +372,8 @@ export class Publication {
     this.streamId = options.streamId;
     this.registered = false;
     this.consumers = 0;
+    this.standby = null; // pictures a second that are wanted while nobody watches
+    this._standbyDue = 0;
     this.sent = 0;
     this.skipped = 0;
     this.active = true;
@@ -415,10 +417,15 @@ export class Publication {
     return this._uplink?.bandwidth(now()) ?? null;
   }
 
+  /** Whether somebody watches, or a picture now and then is wanted all the same. */
+  get isWanted() {
+    return this.consumers > 0 || this.standby !== null;
+  }
+
   /** The ids of the layers that somebody needs now, the smallest first; none without layers. */
   get layers() {
     const layers = this._options.layers ?? [];
-    if (!this.consumers || layers.length === 0) return [];
+    if (!this.isWanted || layers.length === 0) return [];
     // A relay that says nothing of layers gets the largest; the only layer never stops for its list.
     if (this._needed === null || layers.length === 1) return [layers.at(-1).id];
     return layers.map(({ id }) => id).filter((id) => this._needed.includes(id));
@@ -432,7 +439,11 @@ export class Publication {
    */
   next({ fps = 15, width } = {}) {
     const time = now();
-    if (!this.consumers || !this.hasRoom || this._uplink?.isUntried(time)) return null;
+    if (!this.isWanted || !this.hasRoom || this._uplink?.isUntried(time)) return null;
+    if (!this.consumers) {
+      if (time < this._standbyDue) return null;
+      this._standbyDue = time + 1000 / this.standby;
+    }
     const layers = this._layersWithin(width);
     if (layers.length === 0) return null;
     const { bandwidth } = this;
@@ -623,9 +634,10 @@ export class Publication {
     });
   }
 
-  _demand({ status, consumers, epoch, layers }) {
+  _demand({ status, consumers, epoch, layers, standby }) {
     const before = [this.consumers, ...this.layers];
     this.consumers = consumers;
+    this.standby = consumers || !(standby > 0) ? null : standby;
     this._needed = this._knowsLayers ? layers ?? null : null;
     const after = [consumers, ...this.layers];
     call(this._options.onStatus, { streamId: this.streamId, status, consumers, epoch, ...(layers && { layers }) });
