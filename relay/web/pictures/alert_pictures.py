@@ -43,8 +43,9 @@ from relay.web.pictures.answers import (
 from relay.web.pictures.reader import PictureReader, reader_of
 from relay.web.pictures.source import PictureSource
 
-MAX_PENDING_WAIT, PENDING_LOOK_INTERVAL = 10.0, 0.25
-"""Seconds for which a still is waited for that is being kept, and between two looks."""
+MAX_STILL_WAIT, MAX_CLIP_WAIT, PENDING_LOOK_INTERVAL = 10.0, 20.0, 0.25
+"""Seconds for which what is being kept is waited for, less than a request may take, and between two
+looks."""
 FILE_TIMEOUT = 10.0
 """Seconds for a piece of a file."""
 NOTHING_KEPT = "Nothing of this kind is kept with an alert of this id that you may see"
@@ -168,13 +169,16 @@ class AlertPictures:
         """Send what is kept to a reader, or to somebody with a link."""
         if name is None:
             raise _not_found(NOTHING_KEPT)
-        picture = await self._find(reader, name)
+        wait = MAX_STILL_WAIT if name.kind == "still" else MAX_CLIP_WAIT
+        picture = await self._find(reader, name, wait)
         stream = cast("HttpRequest", request.state.connection).peer.stream
         await self._send(_FileAnswer(request.method == "HEAD", picture, reader, send), stream.abort)
 
-    async def _find(self, reader: PictureReader | None, name: PictureName) -> AlertPicture:
-        """What is kept; `ApiError`. A still that is being kept is waited for."""
-        deadline = trio.current_time() + (MAX_PENDING_WAIT if name.kind == "still" else 0.0)
+    async def _find(
+        self, reader: PictureReader | None, name: PictureName, wait: float = 0.0
+    ) -> AlertPicture:
+        """What is kept; `ApiError`. What is being kept is waited for, so many seconds."""
+        deadline = trio.current_time() + wait
         while True:
             picture = await self._look_up(None if reader is None else reader.identity, name)
             if picture is None:
