@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Generator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 PLATFORM = "platform:"
+LEFT_OUT = pytest.StashKey[int]()
+"""How many tests marked `slow` are not run."""
+SHARED_MEMORY = Path("/dev/shm")
+ENOUGH_MEMORY = 2 << 30
+"""Bytes that are free where temporary files are kept in memory."""
 
 pytest_plugins = ["pytester"]
 
@@ -37,13 +46,29 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     # Hundreds of relays are started: none has to compile itself anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if keeps_files(SHARED_MEMORY):
+        # The hundreds of databases that tests make are several times cheaper there than on a disk.
+        os.environ.setdefault("TMPDIR", str(SHARED_MEMORY))
+        tempfile.tempdir = None  # pytest has asked already
+
+
+def keeps_files(folder: Path) -> bool:
+    """Whether there is a folder for temporary files with room for those of all tests."""
+    try:
+        found = os.statvfs(folder)
+        sticky = folder.stat().st_mode & 0o1777 == 0o1777
+    except OSError:
+        return False
+    programs = not found.f_flag & getattr(os, "ST_NOEXEC", 0)  # as containers often have it
+    return sticky and programs and shutil.disk_usage(folder).free >= ENOUGH_MEMORY
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("all"):
         slow = [item for item in items if item.get_closest_marker("slow") is not None]
-        items[:] = [item for item in items if item not in slow]
+        items[:] = [item for item in items if item.get_closest_marker("slow") is None]
         config.hook.pytest_deselected(items=slow)
+        config.stash[LEFT_OUT] = len(slow)
 
 
 def pytest_collection_finish() -> None:
@@ -52,12 +77,27 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that reports, where this is one of several that run the tests."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Each of the processes that run the tests has collected them all."""
+    output = getattr(node, "workeroutput", None) or {}  # one that has crashed has none
+    node.config.stash[LEFT_OUT] = output.get("left_out", node.config.stash.get(LEFT_OUT, 0))
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Say what is left out: pytest itself does not where several processes run the tests."""
-    if not config.getoption("all"):
-        terminalreporter.write_line("tests marked slow were left out: ./scripts/test all")
+    count = config.stash.get(LEFT_OUT, 0)
+    if count:
+        terminalreporter.write_line(f"slow tests left out: {count}; ./scripts/test all runs them")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -53,13 +53,44 @@ def test_of_minutes(): pass
 """
 
 
-def test_slow_tests_are_left_out_and_that_is_said(pytester: pytest.Pytester) -> None:
+def test_slow_tests_are_left_out_and_counted(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("-p", "no:xdist", pytester.makepyfile(SLOW))
     result.assert_outcomes(passed=1, deselected=1)
-    result.stdout.fnmatch_lines(["tests marked slow were left out: ./scripts/test all"])
+    result.stdout.fnmatch_lines(["slow tests left out: 1; ./scripts/test all runs them"])
+
+
+def test_those_that_are_left_out_are_counted_where_several_processes_run_the_tests(
+    pytester: pytest.Pytester,
+) -> None:
+    result = pytester.runpytest_subprocess("-n", "2", pytester.makepyfile(SLOW))
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["slow tests left out: 1; ./scripts/test all runs them"])
 
 
 def test_with_all_the_slow_tests_run_too(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("-p", "no:xdist", "--all", pytester.makepyfile(SLOW))
     result.assert_outcomes(passed=2)
-    result.stdout.no_fnmatch_line("*were left out*")
+    result.stdout.no_fnmatch_line("*left out*")
+
+
+def test_temporary_files_are_kept_in_memory_where_there_is_room(tmp_path: Path) -> None:
+    keeps_files = tests.conftest.keeps_files
+    assert not keeps_files(tmp_path / "nowhere")
+    tmp_path.chmod(0o755)
+    assert not keeps_files(tmp_path), "others cannot write there"
+    tmp_path.chmod(0o1777)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tests.conftest, "ENOUGH_MEMORY", 1 << 10)
+        assert keeps_files(tmp_path)
+        patch.setattr(tests.conftest, "ENOUGH_MEMORY", 1 << 60)
+        assert not keeps_files(tmp_path)
+
+
+def test_a_folder_of_ones_own_choice_is_kept(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = str(pytester.mkdir("mine"))
+    monkeypatch.setenv("TMPDIR", mine)
+    source = f"import tempfile\n\ndef test_folder(): assert tempfile.gettempdir() == {mine!r}"
+    result = pytester.runpytest_subprocess("-p", "no:xdist", pytester.makepyfile(source))
+    result.assert_outcomes(passed=1)
