@@ -26,6 +26,37 @@ PACKET_BYTES = 1000
 
 
 @define(eq=False)
+class FrameEnds:
+    """Finds where the WebSocket frames of a server end."""
+
+    _rest: int = 0
+    """Bytes of a payload that are still to come."""
+    _header: bytes = b""
+
+    def in_packet(self, data: bytes) -> bool:
+        """Whether a frame ends within this."""
+        found = False
+        while data:
+            skipped = min(self._rest, len(data))
+            self._rest, data = self._rest - skipped, data[skipped:]
+            if self._rest or not data:
+                return found or (skipped > 0 and not self._rest)
+            found = found or skipped > 0
+            wanted = self._header_size - len(self._header)
+            self._header, data = self._header + data[:wanted], data[wanted:]
+            if len(self._header) == self._header_size:
+                extended = self._header[2:]
+                self._rest = int.from_bytes(extended) if extended else self._header[1]
+                found, self._header = found or not self._rest, b""
+        return found
+
+    @property
+    def _header_size(self) -> int:
+        length = self._header[1] if len(self._header) > 1 else 0
+        return {126: 4, 127: 10}.get(length, 2)
+
+
+@define(eq=False)
 class DistantViewer:
     """A viewer at the far end of a network that takes everything and carries it at a rate."""
 
@@ -61,11 +92,18 @@ class DistantViewer:
 
     async def _carry(self, network: trio.MemorySendChannel[tuple[float, bytes]]) -> None:
         free_at = 0.0
+        arrived, ends = b"", FrameEnds()
         while True:
             await self.client.link.wait_readable()
-            data = self.client.link.incoming.get(self.packet_bytes)
-            free_at = max(free_at, trio.current_time()) + len(data) / self.rate
-            network.send_nowait((free_at + DELAY, data))
+            buffer = self.client.link.incoming
+            data = buffer.get(len(buffer.content))
+            for start in range(0, len(data), self.packet_bytes):
+                packet = data[start : start + self.packet_bytes]
+                free_at = max(free_at, trio.current_time()) + len(packet) / self.rate
+                arrived += packet
+                if ends.in_packet(packet):  # the viewer does nothing with half a frame
+                    network.send_nowait((free_at + DELAY, arrived))
+                    arrived = b""
 
     def _take(self, event: events.Event, nursery: trio.Nursery) -> None:
         if isinstance(event, events.Ping):
