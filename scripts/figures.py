@@ -3,25 +3,23 @@
     ./scripts/relay --version && .venv/bin/python scripts/figures.py [FIGURE ...]
 
 `connections`: many that authenticate at once, and the memory of idle ones. `video`: the bytes that
-the demo's video takes on the wire in either encoding. `tls`: handshakes per second. `fairness`: the
-age of a small stream's frames, alone and beside a large audience and floods. `memory`: of viewers
-that do not read. `logout`: how long a connection outlives its session. `storm`: users that are cut
-off and come back all at once. `hostile`: what honest streams notice of a flood of guesses (on
-Linux), and of one user who sends what is costly. These two with the limits that are on by default,
-the others without. `reconnect`: how soon the JavaScript client goes on when its network is back,
-and what it loses over random cuts (with Node). `page`: what the page loads, and how soon it shows a
-picture (with Chromium). `alerts`: what becomes of alerts while relays are killed. `alert-latency`:
-how soon an alert is there, idle and beside saturated video. `faults`: what clients see while
-something fails, and how soon all is well again. These and `page` use the tools of the tests.
-`adapt`: how many pictures a second come over thin links, and how old they are, in the parts that
-`--parts` names. `servers`: behind deep queues, down and up, relay beside other servers and another
-checkout of relay; as root also with the queue of the kernel. `layers`, `renditions` and `original`:
-a film over links of all speeds whose smaller sizes the phone sends, relay makes, or nobody makes,
-and how like it is what viewers see. `constant`: how often their sizes change on links that never
-do. `cost`: the CPU that renditions take. All parts but `servers` need numpy and simplejpeg, which
-are relay[renditions], and take about eleven minutes. `directory`: how fast the table of a cluster's
-live streams answers, and takes claims. `hop`: what it costs a frame to cross from node to node, and
-what a second worker gains; it uses the tools of the tests.
+the demo's video takes on the wire in either encoding. `tls`: handshakes per second. `memory`: of
+viewers that do not read. `logout`: how long a connection outlives its session. `reconnect`: how
+soon the JavaScript client goes on when its network is back, and what it loses over random cuts
+(with Node). `page`: what the page loads, and how soon it shows a picture (with Chromium). `alerts`:
+what becomes of alerts while relays are killed. `alert-latency`: how soon an alert is there, idle
+and beside saturated video. `faults`: what clients see while something fails, and how soon all is
+well again. These and `page` use the tools of the tests. `adapt`: how many pictures a second come
+over thin links, and how old they are, in the parts that `--parts` names. `servers`: behind deep
+queues, down and up, relay beside other servers and another checkout of relay; as root also with the
+queue of the kernel. `layers`, `renditions` and `original`: a film over links of all speeds whose
+smaller sizes the phone sends, relay makes, or nobody makes, and how like it is what viewers see.
+`constant`: how often their sizes change on links that never do. `cost`: the CPU that renditions
+take. All parts but `servers` need numpy and simplejpeg, which are relay[renditions], and take about
+eleven minutes. `directory`: how fast the table of a cluster's live streams answers, and takes
+claims. `hop`: what it costs a frame to cross from node to node, and what a second worker gains; it
+uses the tools of the tests. All relays run without limits. What storms of connections, floods and
+large audiences do, `relay load` measures: `storm`, `hostile` and `fairness` are among its examples.
 
 The other clients are as plain as can be, so that their own work delays the answers little; what it
 still takes is part of the times.
@@ -40,11 +38,10 @@ from pathlib import Path
 
 import trio
 from adapt import PARTS, adapt
-from crowds import fairness, memory
+from crowds import memory
 from directory_figures import directory
 from logout import logout
 from reconnection import reconnect
-from sieges import hostile, storm
 from target import Peer, Target, running_relay, together
 from thin_links import SERVERS
 
@@ -155,13 +152,12 @@ def _chosen(names: str, known: Iterable[str], what: str) -> list[str]:
 def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = (
-        *("connections", "video", "tls", "fairness", "memory"),
-        *("logout", "storm", "hostile", "reconnect", "page"),
+        *("connections", "video", "tls", "memory"),
+        *("logout", "reconnect", "page"),
         *("alerts", "alert-latency", "faults", "adapt", "directory", "hop"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
-    parser.add_argument("--clients", type=int, default=2000, help="that come back at once")
     parser.add_argument("--idle", type=int, default=2000, help="connections that idle")
     parser.add_argument("--pictures", type=int, default=250, help="of the demo's video")
     parser.add_argument("--handshakes", type=int, default=2000, help="of TLS")
@@ -198,7 +194,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
         parser.error(f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    most = max(options.storm, options.clients, options.idle, options.viewers) + SPARE_FILES
+    most = max(options.storm, options.idle, options.viewers) + SPARE_FILES
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(most, 1024), hard), hard))
     chosen = options.figures or names
@@ -214,18 +210,12 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     if "tls" in chosen:
         with running_relay("--dev-tls") as relay:
             trio.run(tls, relay, options.handshakes)
-    if "fairness" in chosen:
-        with running_relay() as relay:
-            trio.run(fairness, relay, options.viewers, options.seconds)
     if "memory" in chosen:
         with running_relay() as relay:
             trio.run(memory, relay, options.viewers, options.stalled_seconds)
     if "logout" in chosen:
         with running_relay() as relay:
             trio.run(logout, relay, options.logouts, options.others)
-    if "storm" in chosen:
-        with running_relay(profile="default") as relay:
-            trio.run(storm, relay, options.clients)
     if "reconnect" in chosen:
         with running_relay("--alert-rate", "1000000/minute") as relay:
             reconnect(relay, options.cuts, options.random_cuts)
@@ -257,11 +247,6 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
         directory(options.live_streams, options.seconds)
     if "hop" in chosen:
         trio.run(hop, options.hop_rounds, options.seconds)
-    if "hostile" in chosen:
-        # All of the honest are one user's, and its viewers answer no pings.
-        flags = ["--max-connections-per-user", "200", "--idle-timeout", "3600"]
-        with running_relay(*flags, profile="default") as relay:
-            trio.run(hostile, relay, options.seconds)
 
 
 if __name__ == "__main__":

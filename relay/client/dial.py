@@ -68,11 +68,14 @@ async def open_stream(
 
 
 async def open_plain(
-    url: str, *, receive_buffer: int | None = None
+    url: str, *, receive_buffer: int | None = None, local_address: str | None = None
 ) -> tuple[trio.abc.Stream, str, str]:
-    """`open_stream` without TLS, whatever the URL says: `secure` comes next."""
+    """`open_stream` without TLS, whatever the URL says: `secure` comes next.
+
+    `local_address` is that of this machine to come from; it needs the usual `receive_buffer`.
+    """
     address = _parse(url)
-    stream = await _connect(address, receive_buffer)
+    stream = await _connect(address, receive_buffer, local_address)
     return stream, address.netloc, urlunsplit(("", "", address.path or "/", address.query, ""))
 
 
@@ -100,12 +103,14 @@ async def secure(
     return encrypted
 
 
-async def _connect(address: SplitResult, receive_buffer: int | None) -> trio.SocketStream:
+async def _connect(
+    address: SplitResult, receive_buffer: int | None, local_address: str | None = None
+) -> trio.SocketStream:
     host, port = address.hostname, address.port or DEFAULT_PORTS[address.scheme]
     assert host is not None
     try:
         if receive_buffer is None:
-            return await trio.open_tcp_stream(host, port)
+            return await trio.open_tcp_stream(host, port, local_address=local_address)
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise DialFailed(f"cannot find {host}: {_reason(error)}") from None

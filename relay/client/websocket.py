@@ -74,6 +74,13 @@ class WebSocket:
         else:
             await self._write(_masked(wire.BINARY, message))
 
+    async def send_raw(self, data: bytes) -> None:
+        """Send bytes as they are: frames that were made before, or what no client sends; `Closed`.
+
+        Cancelled halfway it breaks the connection.
+        """
+        await self._write(data)
+
     async def receive(self) -> str | bytes:
         """Wait for the next message; `Closed` after the last one. `read` is faster."""
         while not self._received:

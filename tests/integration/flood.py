@@ -1,17 +1,9 @@
-"""Many who guess tokens from many addresses, and many who say nothing. Also what
-`scripts/figures.py hostile` measures with.
-
-    python -m tests.integration.flood PORT SECONDS GUESSERS SILENT
-
-floods a relay on this machine and prints how the guesses ended.
-"""
+"""Many who guess tokens from many addresses, and many who say nothing."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +13,6 @@ import trio
 from tests.integration.raw import REQUEST, message
 
 ADDRESSES = 2000
-PATIENCE = 60.0
 CODES = ("AUTH_FAILED", "RATE_LIMITED", "TOO_MANY_CONNECTIONS", "AUTH_UNAVAILABLE")
 
 
@@ -107,17 +98,3 @@ async def flood(
                 guessing.start_soon(go_on_guessing)
         nursery.cancel_scope.cancel()
     return ended
-
-
-async def _main(port: int, seconds: float, guessers: int, silent: int) -> None:
-    end = trio.current_time() + seconds
-    ended: Counter[str] = Counter()
-    # On a machine that has no time for it, it is late, which is no reason to fail.
-    with trio.move_on_after(seconds + PATIENCE):
-        await flood(port, guessers, silent, lambda _: trio.current_time() >= end, ended)
-    print(f"  how the guesses ended: {json.dumps(ended)}", flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    port, seconds, guessers, silent = map(int, sys.argv[1:])
-    trio.run(_main, port, seconds, guessers, silent)

@@ -35,14 +35,14 @@ class Allowance:
     def __attrs_post_init__(self) -> None:
         self._spare, self._at = self.rate * CATCH_UP_SECONDS, trio.current_time()
 
-    def spend(self) -> None:
-        """Count a message; `LimitReached`."""
+    def spend(self, messages: int = 1) -> None:
+        """Count messages; `LimitReached`."""
         now = trio.current_time()
         refilled = self._spare + (now - self._at) * self.rate
         self._spare, self._at = min(refilled, self.rate * CATCH_UP_SECONDS), now
-        if self._spare < 1:
+        if self._spare < messages:
             raise LimitReached(f"more than {self.rate:.6g} messages a second, its --max-rate")
-        self._spare -= 1
+        self._spare -= messages
 
     @contextmanager
     def connection(self) -> Iterator[None]:

@@ -83,6 +83,8 @@ class Endpoint:
     tokens: tuple[str, ...] = field(repr=False)
     service_tokens: tuple[str, ...] = field(repr=False, default=())
     tls_verification: TlsVerification = field(factory=TlsVerification)
+    hostile_tokens: tuple[str, ...] = field(repr=False, default=())
+    """Of a user who means no good; the others' if there are none."""
 
     def target(self, index: int) -> str:
         """The name of a target: they are numbered, and begin again after the last."""
@@ -96,4 +98,8 @@ class Endpoint:
     def token(self, number: int, *, service: bool = False) -> str:
         """The token of an actor: tokens are handed out in turn."""
         tokens = self.service_tokens if service and self.service_tokens else self.tokens
+        return tokens[number % len(tokens)]
+
+    def hostile_token(self, number: int) -> str:
+        tokens = self.hostile_tokens or self.tokens
         return tokens[number % len(tokens)]

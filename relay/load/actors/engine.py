@@ -6,6 +6,7 @@ the end, also after a cancellation.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ from heapq import merge
 from itertools import count
 
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from relay.load.actors.actor import Actor
 from relay.load.actors.hostile import Hostile
@@ -27,10 +28,12 @@ from relay.load.measures.generator_usage import GeneratorUsage
 from relay.load.measures.observations import Observations
 from relay.load.measures.stats import StatsDelta
 from relay.load.scenario.groups import HostileGroup, PhoneGroup, ServiceGroup, ViewerGroup
+from relay.load.scenario.scenario import Scenario
 
 UPDATE_INTERVAL = 1.0
 """Seconds between two updates."""
 UPDATE_TIMEOUT = 5.0
+BACKGROUND_NICENESS = 10
 HEARTBEAT_INTERVAL = 0.02
 """Seconds between two measurements of the generator's own lateness."""
 
@@ -41,6 +44,22 @@ class Share:
 
     worker: int = 0
     of: int = 1
+
+    def is_background(self, scenario: Scenario) -> bool:
+        """Whether this process plays the groups in the background, and no other."""
+        return self.of > 1 and self.worker == self.of - 1 and bool(scenario.background)
+
+    def members(self, scenario: Scenario, *, background: bool, count: int) -> range:
+        """The numbers of those actors of a group that this process plays."""
+        if self.of == 1 or not scenario.background:
+            return range(self.worker, count, self.of)
+        if background or self.is_background(scenario):
+            return range(count) if background and self.is_background(scenario) else range(0)
+        return range(self.worker, count, self.of - 1)
+
+    def of_script(self, scenario: Scenario) -> tuple[int, int]:
+        """Which of how many parts of a script's actors it plays."""
+        return self.worker, self.of - bool(scenario.background and self.of > 1)
 
 
 @frozen
@@ -66,7 +85,10 @@ async def prepare(context: RunContext, share: Share) -> list[Actor]:
 
 async def play(context: RunContext, share: Share, actors: Sequence[Actor], emit: Emit) -> None:
     """Run until all actors have left. A cancellation makes them leave at once."""
+    context.is_background = share.is_background(context.timeline.scenario)
     try:
+        if context.is_background:
+            os.nice(BACKGROUND_NICENESS)
         with context.own_load.measuring():
             await _play(context, share, actors, emit)
     finally:
@@ -83,8 +105,10 @@ async def _play(context: RunContext, share: Share, actors: Sequence[Actor], emit
         async with trio.open_nursery() as nursery:
             for actor in actors:
                 nursery.start_soon(actor.live)
-            if context.timeline.scenario.script is not None:
-                nursery.start_soon(play_script, context, share.worker, share.of)
+            if context.timeline.scenario.script is not None and not context.is_background:
+                nursery.start_soon(
+                    play_script, context, *share.of_script(context.timeline.scenario)
+                )
         helpers.cancel_scope.cancel()
 
 
@@ -93,7 +117,8 @@ def make_actors(context: RunContext, share: Share, factory: PayloadFactory) -> l
     made: list[Actor] = []
     for name, group in scenario.groups.items():
         presences = context.timeline.presences(name)
-        for number in range(share.worker, len(presences), share.of):
+        numbers = share.members(scenario, background=group.background, count=len(presences))
+        for number in numbers:
             for presence in presences[number]:
                 match group:
                     case PhoneGroup():
@@ -117,6 +142,8 @@ def drain_update(context: RunContext, stage: int) -> StatsUpdate:
         groups[group][target] = stats.drain()
     observations = context.observations.drain()
     usage = context.own_load.drain(observations.dropped)
+    if context.is_background:  # it may be as busy as it likes
+        usage = evolve(usage, busy=0.0)
     return StatsUpdate(groups, observations, name, usage)
 
 
@@ -137,9 +164,8 @@ async def _measure_lateness(context: RunContext) -> None:
     due = 0.0
     while True:
         await trio.sleep_until(context.epoch + due)
-        lateness = context.stats("generator").time("lateness")
         while due <= (now := context.now()):
-            lateness.record(now - due)
+            context.note_lateness(now - due)
             due += HEARTBEAT_INTERVAL
 
 

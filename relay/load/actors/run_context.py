@@ -55,6 +55,8 @@ class RunContext:
     """The content of all files; None to read them where the scenario says that they are."""
     allowance: Allowance | None = None
     """None if there are no caps."""
+    is_background: bool = False
+    """Whether this process plays the groups in the background."""
     _open: dict[str, set[LoadClient]] = field(factory=lambda: defaultdict(set))
     _handshakes: dict[str, set[_Handshake]] = field(factory=lambda: defaultdict(set))
     _tls: ssl.SSLContext | None = None
@@ -73,12 +75,17 @@ class RunContext:
             await trio.lowlevel.checkpoint()
             return
         await trio.sleep_until(self.epoch + due)
-        self.stats("generator").time("lateness").record(self.now() - due)
+        self.note_lateness(self.now() - due)
 
-    def spend(self) -> None:
-        """Count a message that is sent to a target; `LimitReached`."""
+    def note_lateness(self, seconds: float) -> None:
+        """Note how late this process is with something. In the background that is no harm."""
+        name = "background_lateness" if self.is_background else "lateness"
+        self.stats("generator").time(name).record(seconds)
+
+    def spend(self, messages: int = 1) -> None:
+        """Count what is sent to a target; `LimitReached`."""
         if self.allowance is not None:
-            self.allowance.spend()
+            self.allowance.spend(messages)
 
     def counted_connection(self) -> AbstractContextManager[None]:
         """Count a connection to a target while the block runs; `LimitReached`."""
@@ -132,6 +139,7 @@ class RunContext:
         msgpack: bool,
         phone: bool,
         stream_id: str | None = None,
+        local_address: str | None = None,
     ) -> AsyncIterator[LoadClient]:
         """Connect to a target over the group's network, without authenticating. `DialFailed`.
 
@@ -141,6 +149,7 @@ class RunContext:
             stream, host, resource = await open_plain(
                 url,
                 receive_buffer=SHAPED_RECEIVE_BUFFER if self._is_narrow(name) else None,
+                local_address=local_address,
             )
             resource = with_stream(path_or_default(resource, phone=phone), stream_id)
             async with _ungrouped(self._shaped(name, stream, random)) as link:
@@ -165,6 +174,20 @@ class RunContext:
                     raise
                 finally:
                     self._handshakes[name].discard(handshake)
+
+    @asynccontextmanager
+    async def open_raw(
+        self, target: str, local_address: str | None = None
+    ) -> AsyncIterator[tuple[trio.abc.Stream, str]]:
+        """Connect to a target and say nothing; the stream, and the target's host. `DialFailed`."""
+        url = self.endpoint.urls[target]
+        with self.counted_connection():
+            stream, host, _ = await open_plain(url, local_address=local_address)
+            stream = await secure(stream, url, self.tls(url))
+            try:
+                yield stream, host
+            finally:
+                await trio.aclose_forcefully(stream)
 
     @asynccontextmanager
     async def _shaped(

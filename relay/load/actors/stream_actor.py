@@ -17,7 +17,11 @@ class StreamWatch:
     stream: str
     since: float
     checker: FrameChecker | None
-    """None if only alerts are received."""
+    """None if only alerts are received, or frames are only counted."""
+    last_seq: int | None = None
+    """Of the last frame that was only counted."""
+    is_settled: bool = False
+    """Whether two of these have come: the first may be an old one, behind which there is a gap."""
     last_frame_at: float | None = None
     last_layer: str | None = None
     """The layer of the last picture; None for one without."""

@@ -22,9 +22,11 @@ class Viewer(StreamActor):
     _acks: list[dict[str, Any]] | None = None
     """None unless frames are acknowledged."""
 
-    def main_stream(self) -> str:
+    def main_stream(self) -> str | None:
         group = self.group
         assert isinstance(group, ViewerGroup)
+        if group.watch is None:
+            return None
         phones = max(1, self.context.timeline.most(group.watch))
         return self.context.stream_id(group.watch, self.number * group.each % phones)
 
@@ -32,6 +34,8 @@ class Viewer(StreamActor):
         """The viewers of one stream are at one target after the other, its phone's last."""
         group = self.context.timeline.scenario.groups[self.name]
         assert isinstance(group, ViewerGroup)
+        if group.watch is None:
+            return super().place()
         phones = max(1, self.context.timeline.most(group.watch))
         turn, stream = divmod(self.number * group.each, phones)
         return stream + 1 + turn
@@ -39,6 +43,13 @@ class Viewer(StreamActor):
     async def play(self, client: LoadClient) -> None:
         group = self.group
         assert isinstance(group, ViewerGroup)
+        self._client = client
+        if group.watch is not None:
+            await self._subscribe(client, group, group.watch)
+        while True:
+            await client.read()
+
+    async def _subscribe(self, client: LoadClient, group: ViewerGroup, watch: str) -> None:
         options = {
             "policy": group.policy,
             "maxFps": group.max_fps,
@@ -49,21 +60,19 @@ class Viewer(StreamActor):
         given = {key: value for key, value in options.items() if value is not None}
         if group.policy == "latest":
             given.pop("policy")
-        self._client = client
         self._acks = client.acks if group.window else None
-        phones = self.context.timeline.most(group.watch)
-        layers = self.context.timeline.scenario.phones[group.watch].layer_ids
+        phones = self.context.timeline.most(watch)
+        layers = self.context.timeline.scenario.phones[watch].layer_ids
         for offset in range(min(group.each, phones)):
             number = (self.number * group.each + offset) % phones
-            stream = self.context.stream_id(group.watch, number)
+            stream = self.context.stream_id(watch, number)
             checker = FrameChecker(self.context.run_id, number, self.stats.counts, layers)
-            self.watches[stream] = StreamWatch(stream, self.context.now(), checker)
-            self.context.count_watched(self.name, 1)
+            watch_of = StreamWatch(stream, self.context.now(), checker if group.inspect else None)
+            self.watches[stream] = watch_of
+            self.context.count_watched(self.name, group.inspect)
             await client.request(
                 "subscribe", streamId=stream, consumes=["video-frame", "alert"], **given
             )
-        while True:
-            await client.read()
 
     def receive(self, incoming: IncomingMessage, size: int) -> None:
         if incoming.type == "video-frame":
@@ -77,6 +86,9 @@ class Viewer(StreamActor):
         stats = self.stats
         stats.counts["frames.bytes"] += size
         watch = self.watches.get(incoming.stream_id or "")
+        if watch is not None and watch.checker is None:
+            self._count_frame(watch, incoming.seq)
+            return
         if watch is None or watch.checker is None:
             stats.counts["received"] += 1
             stats.counts["foreign"] += 1
@@ -102,6 +114,17 @@ class Viewer(StreamActor):
             stats.time("first_frame").record(now - watch.since)
         if mark.due >= watch.since:  # the picture from before the subscription may be old
             stats.time("frame_age").record(now - mark.due)
+
+    def _count_frame(self, watch: StreamWatch, seq: int) -> None:
+        """Count a frame that nobody looks into, and the numbers that are missing before it."""
+        counts, last = self.stats.counts, watch.last_seq
+        counts["received"] += 1
+        if last is not None and seq > last and watch.is_settled:
+            counts["missed"] += seq - last - 1
+            counts["skipped"] += seq - last - 1
+        watch.last_seq, watch.is_settled = seq, last is not None
+        if self._acks is not None:
+            self._acks.append({"streamId": watch.stream, "seq": seq})
 
     def _note_epoch(self, status: IncomingMessage) -> None:
         watch = self.watches.get(status.stream_id or "")

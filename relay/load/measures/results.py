@@ -119,6 +119,29 @@ class TargetResult:
 
 
 @frozen(kw_only=True)
+class UsedInStage:
+    """What all targets together used in a stage."""
+
+    cpu: float | None
+    """Seconds of CPU time; None if that is not known, like the others."""
+    memory: int | None
+    """Bytes, at the end."""
+    queries: int | None
+    """Queries to verify tokens."""
+
+
+@frozen(kw_only=True)
+class StageResult:
+    """What was seen in one stage, as far as it is known of a part of a run."""
+
+    seconds: float
+    groups: dict[str, GroupResult]
+    """Without histograms."""
+    used: UsedInStage | None = None
+    """None if the stage did not end."""
+
+
+@frozen(kw_only=True)
 class FigureChange:
     """How a figure changed from one run to another."""
 
@@ -178,6 +201,8 @@ class RunResult:
     """What was done to targets, and when."""
     targets: dict[str, TargetResult] = field(factory=dict)
     """By name, if there are several."""
+    by_stage: dict[str, StageResult] = field(factory=dict)
+    """By name, if there are several stages."""
     load: str = ""
     """A digest of what the scenario lets happen; "" if it is not known."""
     generator: GeneratorResult | None = None

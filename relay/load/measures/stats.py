@@ -51,6 +51,7 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
     "errors": (),
     "scripts.done": ("scripts.done", "scripts.failed"),
     "scripts.failed": ("scripts.done", "scripts.failed"),
+    "attacks": (),
     "ledger.wrong": (),
     "bytes.in": (),
     "bytes.out": (),
@@ -60,6 +61,12 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
 
 LAYER_PREFIX = "layer."
 """Of the counts of pictures by layer; a layer's id follows."""
+
+ENDING_PREFIX = "ended."
+"""Of the counts of how attacks of hostile clients ended; a code or a few words follow."""
+MAX_ENDINGS = 40
+"""Different endings of one group; the rest are counted as others."""
+OTHER_ENDINGS = f"{ENDING_PREFIX}otherwise"
 
 RATES = {
     "pictures_per_second": ("pictures", 1.0),
@@ -76,6 +83,7 @@ TIMES = {
     "first_frame": "from subscribing to the first frame",
     "gap": "the longest time that a viewer received no frame of a stream, after its first",
     "lateness": "how late the generator itself was",
+    "background_lateness": "how late its process for groups in the background was",
 }
 MAX_ERROR_LENGTH = 300
 """Characters of an error message that are kept."""
@@ -93,6 +101,16 @@ def plain(words: str) -> str:
 def is_count(figure: str) -> bool:
     """Whether a figure is a count."""
     return figure in COUNTS or (figure.startswith(LAYER_PREFIX) and figure != LAYER_PREFIX)
+
+
+def endings_of(counts: Mapping[str, int]) -> dict[str, int]:
+    """How attacks ended, the most frequent first."""
+    found = {
+        name.removeprefix(ENDING_PREFIX): number
+        for name, number in counts.items()
+        if name.startswith(ENDING_PREFIX) and number
+    }
+    return dict(sorted(found.items(), key=lambda each: -each[1]))
 
 
 def whole_of(count: str) -> tuple[str, ...]:
@@ -197,6 +215,14 @@ class GroupStats:
             words = "others"
         self.errors[words] += number
 
+    def note_ending(self, words: str) -> None:
+        """Count how an attack ended."""
+        name = ENDING_PREFIX + plain(words)
+        known = sum(each.startswith(ENDING_PREFIX) for each in self.counts)
+        if name not in self.counts and known >= MAX_ENDINGS:
+            name = OTHER_ENDINGS
+        self.counts[name] += 1
+
     def drain(self) -> StatsDelta:
         """Return everything and forget it, except the number of connections."""
         delta = StatsDelta(
@@ -242,7 +268,7 @@ class RunStats:
     links: Mapping[str, LinkCapacity] = field(factory=dict)
     groups: dict[str, GroupStats] = field(factory=dict)
     stages: Mapping[str, RunStats] = field(factory=dict)
-    """What was measured during a stage, for the stages that a check names."""
+    """What was measured during each stage, by its name."""
     targets: dict[str, GroupStats] = field(factory=dict)
     """The same as in `groups`, by target, where there are several."""
 

@@ -17,6 +17,7 @@ from relay.load.report.generator_words import (
 )
 from relay.load.report.layer_words import layers_in_words
 from relay.load.report.plots import COLOURS, Series, histogram, plot
+from relay.load.report.stage_words import stage_tables
 from relay.load.units import MIB, seconds_in_words
 
 STYLE = """
@@ -59,6 +60,7 @@ def page(result: RunResult, seconds: Sequence[Second]) -> str:
         "<h2>Groups</h2>",
         _groups(result.groups),
         *_targets(result),
+        *_stages(result),
         *_ledger(result),
         *_errors(result.groups),
     ]
@@ -101,6 +103,14 @@ def _comparison(result: RunResult) -> Iterable[str]:
         rows = [tuple(map(escape, row)) for row in change_rows(result.comparison)]
         yield _table(("", *CHANGE_COLUMNS), rows)
         yield "".join(f"<p>{escape(line)}</p>" for line in notes(result.comparison))
+
+
+def _stages(result: RunResult) -> Iterable[str]:
+    for number, (columns, rows) in enumerate(stage_tables(result)):
+        if number == 0:
+            yield "<h2>Stages</h2>"
+        heading = [column.replace("\n", " ") for column in columns]
+        yield _table(heading, [tuple(map(escape, row)) for row in rows])
 
 
 def _verdict(*, kept: bool) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from relay.load.measures.ledger import LedgerLine
 from relay.load.measures.results import GroupResult, Outcome, RunResult, TargetResult
+from relay.load.measures.stats import endings_of
 from relay.load.report.compare import print_judgement
 from relay.load.report.generator_words import (
     GENERATOR_COLUMNS,
@@ -19,6 +20,7 @@ from relay.load.report.generator_words import (
     generator_rows,
 )
 from relay.load.report.layer_words import layers_in_words
+from relay.load.report.stage_words import Cells, stage_tables
 from relay.load.units import MIB, seconds_in_words
 
 Row = tuple[str, tuple[str, ...]]
@@ -74,6 +76,8 @@ def print_summary(console: Console, result: RunResult) -> None:
         rows = [(row[0], row[1:-1]) for row in generator_rows(result.generators)]
         columns = [column.replace(" ", "\n", 1) for column in GENERATOR_COLUMNS[:-1]]
         console.print(_filled(columns, rows))
+    for heading, cells in stage_tables(result):
+        console.print(_stages(heading, cells))
     for line in _lines(result):
         console.print(line)
     if result.comparison is not None:
@@ -86,6 +90,7 @@ def _lines(result: RunResult) -> Iterator[Text | str]:
     for name, group in result.groups.items():
         yield from _bad_content(name, group.counts)
         yield from _layers(name, group)
+        yield from _endings(name, group.counts)
         if (gap := group.times.get("gap", {}).get("max", 0.0)) >= MIN_REPORTED_GAP:
             yield f"{name}: no frame came for up to {seconds_in_words(gap)}"
     if result.generator is not None:
@@ -157,11 +162,20 @@ def _targets(targets: Mapping[str, TargetResult]) -> Table:
     return _filled(TARGET_COLUMNS, rows)
 
 
-def _filled(columns: Sequence[str], rows: Sequence[Row]) -> Table:
+def _stages(columns: Sequence[str], rows: Sequence[Cells]) -> Table:
+    """What was seen in each stage, whose name is given once."""
+    named = [
+        (name if number == 0 or rows[number - 1][0] != name else "", cells)
+        for number, (name, *cells) in enumerate(rows)
+    ]
+    return _filled(columns[1:], [(name, tuple(cells)) for name, cells in named], columns[0])
+
+
+def _filled(columns: Sequence[str], rows: Sequence[Row], first: str = "") -> Table:
     """A table without its empty columns, because terminals may be narrow."""
     filled = [number for number in range(len(columns)) if any(cells[number] for _, cells in rows)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("")
+    table.add_column(first)
     for number in filled:
         table.add_column(columns[number], justify="right")
     for name, cells in rows:
@@ -182,6 +196,12 @@ def _layers(name: str, group: GroupResult) -> Iterator[Text]:
             f"{name}: {rates['pictures_per_second']:.3g} pictures/s, {layers};"
             f" {rates['switches_per_minute']:.2g} switches/min"
         )
+
+
+def _endings(name: str, counts: Mapping[str, int]) -> Iterator[Text]:
+    if endings := endings_of(counts):
+        words = ", ".join(f"{number} x {ending}" for ending, number in endings.items())
+        yield Text(f"{name}: {counts.get('attacks', 0)} attacks; the relay's answers: {words}")
 
 
 def _errors(groups: Mapping[str, GroupResult]) -> Iterator[Text]:

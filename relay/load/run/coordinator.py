@@ -25,6 +25,7 @@ from relay.load.run.cluster_probe import check_cluster
 from relay.load.run.generator import Generator, RunFailed, assign, open_worker
 from relay.load.run.processes import raise_open_files
 from relay.load.run.run_state import RunState
+from relay.load.run.stage_meter import StageMeter
 from relay.load.run.target_reports import TargetFailed
 from relay.load.run.targets import Targets, open_targets
 from relay.load.run.tokens import find_endpoint, find_operator_token
@@ -169,6 +170,10 @@ class Coordinator:
                 nursery.start_soon(self._end_each_second, begun)
                 nursery.start_soon(targets.poll)
                 nursery.start_soon(self._act_on_targets, targets, begun)
+                if len(self.scenario.stages) > 1:
+                    meter = StageMeter(self.scenario, targets)
+                    self.state.used_in_stages = meter.used
+                    nursery.start_soon(meter.run, begun)
                 await self._wait_until_done(generators, delay)
                 nursery.cancel_scope.cancel()
         self._end_second(trio.current_time() - begun)

@@ -13,7 +13,7 @@ from relay.errors import RelayError
 from relay.load.actors.allowance import Allowance
 from relay.load.actors.engine import Share
 from relay.load.run.wire import Assignment, Permit
-from relay.load.scenario.groups import Group, PhoneGroup, ServiceGroup
+from relay.load.scenario.groups import Group, HostileGroup, PhoneGroup, ServiceGroup
 from relay.load.scenario.schedule import Timeline
 
 MAX_SCENARIO_BYTES = 1 << 20
@@ -50,8 +50,9 @@ def check_assignment(assignment: Assignment, permit: Permit, processes: int) -> 
             raise NotPermitted(f"{address} is not a --target of this agent")
     if not assignment.endpoint.urls or not assignment.endpoint.tokens:
         raise NotPermitted("there is no target, or no token")
-    tokens = len(assignment.endpoint.tokens) + len(assignment.endpoint.service_tokens)
-    if tokens > 2 * MAX_TOKEN_COUNT:
+    endpoint = assignment.endpoint
+    given = (endpoint.tokens, endpoint.service_tokens, endpoint.hostile_tokens)
+    if sum(map(len, given)) > 2 * MAX_TOKEN_COUNT:
         raise NotPermitted(f"more than {MAX_TOKEN_COUNT} tokens")
     if len(assignment.shares) != processes or not all(map(_is_sound, assignment.shares)):
         raise NotPermitted("the shares are not those of this agent's processes")
@@ -87,6 +88,8 @@ def allowance_for(assignment: Assignment, timeline: Timeline) -> Allowance | Non
         raise NotPermitted("the script was not sent")
     if sum(timeline.most(name) for name in scenario.groups) > MAX_ACTORS:
         raise NotPermitted(f"the scenario has more than {MAX_ACTORS} actors")
+    if any(map(_is_unlimited, scenario.groups.values())):
+        raise NotPermitted("floods, and pings without pause, send more than any cap allows")
     wanted = [connections_of(timeline, share) for share in assignment.shares]
     if sum(wanted) > permit.max_connections:
         raise NotPermitted(
@@ -112,7 +115,9 @@ def allowance_for(assignment: Assignment, timeline: Timeline) -> Allowance | Non
 
 def connections_of(timeline: Timeline, share: Share) -> int:
     """How many connections a share has at once, at most."""
-    return sum(_part(timeline.most(name), share) for name in timeline.scenario.groups)
+    return sum(
+        _part(timeline, name, timeline.most(name), share) for name in timeline.scenario.groups
+    )
 
 
 def peak_rate(timeline: Timeline, share: Share) -> float:
@@ -124,8 +129,8 @@ def peak_rate(timeline: Timeline, share: Share) -> float:
     for stage, start in enumerate(timeline.starts):
         seconds = range(int(start), int(timeline.stage_end(stage)) + 1)
         steady = sum(
-            _part(group.count, share) * _messages_per_second(group)
-            for group in _groups(timeline, stage)
+            _part(timeline, name, group.count, share) * _messages_per_second(group)
+            for name, group in _groups(timeline, stage)
         )
         peak = max(peak, steady + _most_of(joins, seconds))
     return peak
@@ -136,10 +141,10 @@ def _joins(timeline: Timeline, share: Share) -> Counter[int]:
     joins: Counter[int] = Counter()
     for name in timeline.scenario.groups:
         presences = timeline.presences(name)
-        for number in range(share.worker, len(presences), share.of):
+        for number in _members(timeline, name, len(presences), share):
             joins.update(int(each.join) for each in presences[number])
         for at in timeline.cuts(name):
-            joins[int(at)] += _part(timeline.most(name), share)
+            joins[int(at)] += _part(timeline, name, timeline.most(name), share)
     return joins
 
 
@@ -149,8 +154,8 @@ def _most_of(joins: Counter[int], seconds: Sequence[int]) -> int:
     return max((number for second, number in joins.items() if second in seconds), default=0)
 
 
-def _groups(timeline: Timeline, stage: int) -> Iterable[Group]:
-    return (timeline.group_in(name, stage) for name in timeline.scenario.groups)
+def _groups(timeline: Timeline, stage: int) -> Iterable[tuple[str, Group]]:
+    return ((name, timeline.group_in(name, stage)) for name in timeline.scenario.groups)
 
 
 def _messages_per_second(group: Group) -> float:
@@ -159,6 +164,18 @@ def _messages_per_second(group: Group) -> float:
     return group.rate if isinstance(group, ServiceGroup) else 0.0
 
 
-def _part(count: int, share: Share) -> int:
-    """How many of so many actors are in a share."""
-    return len(range(share.worker, count, share.of))
+def _is_unlimited(group: Group) -> bool:
+    """Whether its actors send as fast as the network takes it."""
+    return isinstance(group, HostileGroup) and (
+        group.kind == "flood" or (group.kind == "pings" and group.every == 0)
+    )
+
+
+def _part(timeline: Timeline, name: str, count: int, share: Share) -> int:
+    """How many of so many actors of a group are in a share."""
+    return len(_members(timeline, name, count, share))
+
+
+def _members(timeline: Timeline, name: str, count: int, share: Share) -> range:
+    scenario = timeline.scenario
+    return share.members(scenario, background=scenario.groups[name].background, count=count)

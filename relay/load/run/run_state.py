@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.builtin_checks import all_thresholds, builtin_results
@@ -35,7 +35,9 @@ from relay.load.measures.results import (
     Outcome,
     RunResult,
     Second,
+    StageResult,
     TargetResult,
+    UsedInStage,
     group_result,
     second_of,
 )
@@ -46,9 +48,8 @@ from relay.load.scenario.scenario import ONLY_TARGET, Scenario, links
 
 
 def stats_of(scenario: Scenario) -> RunStats:
-    """The statistics of a run, still empty, with those of the stages that its checks name."""
-    names = {check.stage for check in scenario.checks if check.stage is not None}
-    stages = {name: RunStats(links(scenario, name)) for name in names}
+    """The statistics of a run, still empty, with those of its stages."""
+    stages = {each.name: RunStats(links(scenario, each.name)) for each in scenario.stages}
     return RunStats(links(scenario), stages=stages)
 
 
@@ -70,6 +71,8 @@ class RunState:
     ledger: list[LedgerLine] = field(factory=list)
     events: list[str] = field(factory=list)
     """What was done to targets, and when."""
+    used_in_stages: Mapping[str, UsedInStage] = field(factory=dict)
+    """By name, of those that have ended."""
     target_totals: dict[str, TargetTotals] = field(factory=dict)
     """What each target counted during the run, as far as it was read."""
     ledger_failure: str | None = None
@@ -245,6 +248,7 @@ class RunState:
                 for name in scenario.targets_by_name
                 if name != ONLY_TARGET
             },
+            by_stage={} if len(stages) == 1 else self._by_stage(),
         )
 
     def _machines(self) -> str:
@@ -274,6 +278,24 @@ class RunState:
                 received=self._by_generator[name]["received"],
             )
             for name, each in self.generators.items()
+        }
+
+    def _by_stage(self) -> dict[str, StageResult]:
+        """What was seen in each stage; stages of the same name are one."""
+        durations: Counter[str] = Counter()
+        for stage in self.scenario.stages:
+            durations[stage.name] += stage.duration
+        return {
+            name: StageResult(
+                seconds=seconds,
+                groups={
+                    group: evolve(group_result(stats), histograms={})
+                    for group, stats in self.run_stats.stages[name].groups.items()
+                    if group != GENERATOR
+                },
+                used=self.used_in_stages.get(name),
+            )
+            for name, seconds in durations.items()
         }
 
     def _target_result(self, name: str) -> TargetResult:

@@ -82,6 +82,13 @@ class TargetReports:
         except msgspec.DecodeError as error:
             raise self._failed("/stats", str(error)) from None
 
+    async def verification_queries(self) -> int:
+        """How many queries it has made to verify tokens."""
+        try:
+            return read_totals(await self._read("/stats", MAX_STATS_BYTES)).verification_queries
+        except msgspec.DecodeError as error:
+            raise self._failed("/stats", str(error)) from None
+
     async def metrics(self) -> MetricsReading:
         body = await self._read("/metrics", MAX_METRICS_BYTES)
         return read_metrics(body.decode(errors="replace"))

@@ -19,11 +19,12 @@ from relay.load.actors.endpoint import Endpoint
 from relay.load.run.target import PROCESS_STOP_TIMEOUT, stop
 from relay.load.run.target_reports import TargetFailed
 from relay.load.run.targets import Targets
-from relay.load.scenario.scenario import Scenario
+from relay.load.scenario.scenario import Scenario, ScenarioTokens
 from relay.model.identity import ANY_STREAM
 from relay.settings.settings import Settings
 
 LOAD_USER = "load@relay.invalid"
+HOSTILE_USER = "load-hostile@relay.invalid"
 MAX_TOKENS = 100_000
 MAX_TOKENS_BYTES = 16 << 20
 TOKENS_TIMEOUT = 60.0
@@ -48,15 +49,17 @@ async def find_endpoint(scenario: Scenario, targets: Targets) -> Endpoint:
         data_dir = scenario.path(wanted.data_dir)
         if not os.access(data_dir, os.X_OK):  # a new database would be made there
             raise TargetFailed(f"there is no data folder {data_dir} that this user may enter")
+    hostile: Sequence[str] = ()
     if data_dir is not None and not (sessions and services):
-        made = await _make_tokens(data_dir, wanted.sessions, wanted.ttl)
-        sessions, services = sessions or made[0], services or made[1]
+        made = await _make_tokens(data_dir, wanted)
+        sessions, services, hostile = sessions or made[0], services or made[1], made[2]
     if not sessions:
         raise TargetFailed(
             "there are no tokens: say where they are with tokens.file, tokens.command"
             " or tokens.data_dir"
         )
-    return Endpoint(targets.urls, tuple(sessions), tuple(services), targets.tls_verification)
+    trust = targets.tls_verification
+    return Endpoint(targets.urls, tuple(sessions), tuple(services), trust, tuple(hostile))
 
 
 async def find_operator_token(scenario: Scenario, targets: Targets) -> str | None:
@@ -74,15 +77,27 @@ async def find_operator_token(scenario: Scenario, targets: Targets) -> str | Non
         return await store.service_tokens.create(name, consume=[], alerts=False, operate=True)
 
 
-async def _make_tokens(data_dir: Path, number: int, ttl: float) -> tuple[list[str], list[str]]:
+async def _make_tokens(
+    data_dir: Path, wanted: ScenarioTokens
+) -> tuple[list[str], list[str], list[str]]:
+    """Sessions, the token of a service, and the session of a hostile user."""
     async with open_store(Settings(data_dir=data_dir)) as store:
-        lasts = timedelta(seconds=ttl)
-        sessions = [await store.sessions.create(LOAD_USER, lasts) for _ in range(number)]
+        lasts = timedelta(seconds=wanted.ttl)
+        sessions = [
+            await store.sessions.create(user_name(number % wanted.users), lasts)
+            for number in range(wanted.sessions)
+        ]
+        hostile = await store.sessions.create(HOSTILE_USER, lasts)
         name = f"load-{secrets.token_hex(4)}"
         service = await store.service_tokens.create(
             name, consume=[ANY_STREAM], alerts=True, operate=False
         )
-        return sessions, [service]
+        return sessions, [service], [hostile]
+
+
+def user_name(number: int) -> str:
+    """One of the users of a load test."""
+    return LOAD_USER if number == 0 else LOAD_USER.replace("@", f"-{number}@")
 
 
 async def _from_file(path: Path) -> list[str]:

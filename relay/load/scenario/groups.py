@@ -30,7 +30,13 @@ FRAME_SIZE = "a size such as 16KiB"
 LAYER_WIDTH = "a whole number, 1 to 65535"
 LAYER_ID = "1 to 16 letters, digits, dashes, dots and underscores"
 MAX_LAYERS = 4
-HOSTILE_KINDS = ("silent", "garbage", "bad-token", "not-reading", "half-frame", "pings")
+HOSTILE_KINDS = (
+    *("silent", "garbage", "bad-token", "not-reading", "half-frame", "pings"),
+    *("half-request", "half-message", "oversized", "flood"),
+    *("heavy-alerts", "nested-frame", "unread-answers"),
+)
+KINDS_WITH_EVERY = ("pings", "heavy-alerts", "unread-answers")
+MAX_LOOPBACK_ADDRESSES = 60_000
 
 
 @frozen
@@ -188,6 +194,9 @@ class Group:
     """Close codes that do not count as unexpected."""
     target: str | None = key(text, "the name of a target", None)
     """Of several targets, the one that all of them connect to at first; None: spread over all."""
+    background: bool = key(switch, "true or false", default=False)
+    """Its actors run in the last worker, which runs nobody else and gives way to all others on the
+    CPU: so they delay what others measure by what they ask of the relay only."""
 
 
 @frozen(kw_only=True)
@@ -239,9 +248,16 @@ def _check_deltas(sources: Sequence[FrameSource | PhoneLayer], keyframe_every: i
         raise ValueError(f"keyframe_every needs delta_size in {where}")
 
 
+def _watched(value: object) -> str | None:
+    if value is False or value is None:  # None is what False became
+        return None
+    return str(text(value))
+
+
 @frozen(kw_only=True)
 class ViewerGroup(Group):
-    watch: str = key(text, "the name of a group of phones")
+    watch: str | None = key(_watched, "the name of a group of phones, or false")
+    """None: they are authenticated and watch nothing."""
     each: int = key(whole(1, 1000), "a whole number, 1 to 1000", 1)
     """Streams that each viewer watches on its one connection."""
     encoding: str = key(one_of("msgpack", "json"), '"msgpack" or "json"', "msgpack")
@@ -253,6 +269,9 @@ class ViewerGroup(Group):
     """Pixels of the widest layer that the viewer wants."""
     layer: str | None = key(_layer_id, LAYER_ID, None)
     """The only layer that the viewer wants."""
+    inspect: bool = key(switch, "true or false", default=True)
+    """Whether it looks into frames. A large audience costs half of the CPU if it counts them only,
+    with the gaps in their `seq`."""
 
 
 @frozen(kw_only=True)
@@ -268,3 +287,15 @@ class ServiceGroup(Group):
 class HostileGroup(Group):
     kind: str = key(one_of(*HOSTILE_KINDS), f"one of {', '.join(HOSTILE_KINDS)}")
     watch: str | None = key(text, "the name of a group of phones", None)
+    frames: int = key(units.size, FRAME_SIZE, 64 * 1024)
+    """Bytes of the frames of a `flood`."""
+    every: float | None = key(units.duration, DURATION, None)
+    """Seconds from one burst of pings, alert or request to the next; 0 for no pause."""
+    addresses: int = key(
+        whole(1, MAX_LOOPBACK_ADDRESSES), f"a whole number, 1 to {MAX_LOOPBACK_ADDRESSES}", 1
+    )
+    """Addresses of this machine's loopback interface that they come from, in turn."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.every is not None and self.kind not in KINDS_WITH_EVERY:
+            raise ValueError(f"every is for {', '.join(KINDS_WITH_EVERY)}")

@@ -111,12 +111,16 @@ class ScenarioTokens:
     """A service that operates: with it, the run reads what each node counts for each stream."""
     data_dir: str | None = key(text, "the data folder of a relay on this machine", None)
     sessions: int = key(whole(1, 10_000), "a whole number, 1 to 10000", 1)
-    """Number of sessions to make, all for one user."""
+    """Number of sessions to make."""
+    users: int = key(whole(1, 10_000), "a whole number, 1 to 10000", 1)
+    """Number of users that they belong to, in turn."""
     ttl: float = key(units.positive_duration, DURATION, 7 * 86400.0)
 
     def __attrs_post_init__(self) -> None:
         if sum(each is not None for each in (self.file, self.command, self.data_dir)) > 1:
             raise ValueError("use one of file, command and data_dir")
+        if self.users > self.sessions:
+            raise ValueError("sessions must not be fewer than users")
 
 
 @frozen
@@ -185,6 +189,11 @@ class Scenario:
     def targets_by_name(self) -> dict[str, ScenarioTarget]:
         """All targets; the name of a single one is empty."""
         return dict(self.targets) or {ONLY_TARGET: self.target}
+
+    @property
+    def background(self) -> frozenset[str]:
+        """The groups that the last worker runs, if there are several."""
+        return frozenset(name for name, group in self.groups.items() if group.background)
 
     @property
     def checks_ledger(self) -> bool:
@@ -302,7 +311,8 @@ def _check_figure_of_layer(check: Threshold, scenario: Scenario) -> None:
     groups = [each for name, each in scenario.viewers.items() if check.group in {None, name}]
     if check.group is not None and not groups:
         raise ValueError(f"{check.group} shows no pictures, so it has no layers")
-    known = {each for viewers in groups for each in _layers_of(scenario.phones[viewers.watch])}
+    watched = [scenario.phones[viewers.watch] for viewers in groups if viewers.watch is not None]
+    known = {each for phones in watched for each in _layers_of(phones)}
     if layer not in known:
         raise ValueError(f"there is no layer {layer!r}{suggestion(layer, known)}")
 
@@ -442,6 +452,8 @@ def _check_groups(
             raise place.error(f"two groups are named {name}")
     if not names and scenario.script is None:
         raise place.error("it has no actors: add a table such as [phones.front]")
+    if scenario.background and scenario.workers == 1:
+        raise place.at("workers").error("must be 2 or more, since a group is in the background")
     _check_watched(scenario, groups, place)
     _check_mentioned(scenario, names, place)
 
@@ -457,6 +469,8 @@ def _check_watched(
                 hint = suggestion(watched, scenario.phones) if scenario.phones else ""
                 raise where.error(f"there is no group of phones named {watched!r}{hint}")
             wanted = getattr(group, "layer", None)
+            if wanted is not None and watched is None:
+                raise place.at(f"{kind}.{name}.layer").error("needs watch")
             if watched is not None and wanted is not None:
                 where = place.at(f"{kind}.{name}.layer")
                 _check_layer(wanted, scenario.phones[watched], where)

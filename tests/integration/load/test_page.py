@@ -32,7 +32,10 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 PRINTED = [line for block in BLOCKS for line in block.splitlines() if "relay load" in line]
 OF_AGENTS = [line for line in PRINTED if re.search(r"load (keys|agent)|--agents", line)]
 COMMANDS = [line for line in PRINTED if line not in OF_AGENTS]
-EXAMPLES = ("load smoke", "load three-nodes", "load self-test ")
+EXAMPLES = (
+    *("load smoke", "load three-nodes", "load self-test "),
+    *("load fairness", "load hostile", "load storm"),
+)
 """Commands that take up to a minute, as they are printed."""
 
 
@@ -55,7 +58,7 @@ def run(command: str, folder: Path) -> tuple[int, str]:
         env=os.environ | {"GITHUB_ACTIONS": "", "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=2 * PATIENCE,
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -177,6 +177,21 @@ async def test_a_plan_above_the_caps_is_refused_before_the_run(permit: Permit, w
         make_context(msgspec.structs.replace(ASKED, permit=permit))
 
 
+@pytest.mark.parametrize("keys", ["kind = 'flood'", "kind = 'pings'\nevery = '0s'"])
+async def test_clients_that_send_without_pause_are_refused(keys: str) -> None:
+    source = f"{SOURCE}[hostiles.h]\n{keys}\ncount = 0"
+    with pytest.raises(NotPermitted, match="floods, and pings without pause"):
+        make_context(msgspec.structs.replace(ASKED, source=source))
+
+
+async def test_the_plan_of_the_last_process_is_that_of_the_groups_in_the_background() -> None:
+    source = SOURCE.replace("[viewers.homes]", "[viewers.homes]\nbackground = true")
+    shares = [Share(worker=worker, of=3) for worker in range(3)]
+    of_all = timeline(f"workers = 2\n{source}")
+    assert [connections_of(of_all, share) for share in shares] == [5, 3, 11]
+    assert peak_rate(of_all, shares[2]) < 5  # they only join
+
+
 async def test_a_scenario_that_fills_the_memory_is_refused() -> None:
     groups = "".join(f"[phones.p{number}]\ncount = 100000\n" for number in range(11))
     shares = [Share(worker=0, of=4096)]

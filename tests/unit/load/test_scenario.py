@@ -77,6 +77,14 @@ def test_layers_and_deltas_are_read_with_their_sizes() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
+        (
+            "[phones.a]\nbackground = true",
+            "mine.toml: workers: must be 2 or more, since a group is in the background",
+        ),
+        ("[phones.a]\n[tokens]\nusers = 3\nsessions = 2", "tokens: sessions must not be fewer"),
+        ("[viewers.v]\nwatch = false\nlayer = 'm'", "viewers.v.layer: needs watch"),
+        ("[hostiles.h]\nkind = 'silent'\nevery = '1s'", "hostiles.h: every is for pings, "),
+        ("[hostiles.h]\nkind = 'slient'", "hostiles.h.kind: expected one of silent, garbage"),
         ("[phones.front]\ncuont = 3", "front.cuont: there is no such key; did you mean count?"),
         ("[phone.front]", "phone: there is no such key; did you mean phones?"),
         ("[phones.front]\ncount = -1", "phones.front.count: expected a whole number, 0 to 100000"),
@@ -173,9 +181,10 @@ def test_each_example_is_right_and_says_in_its_first_line_what_it_is(path: Path)
     assert scenario.checks
 
 
-def test_all_twelve_examples_are_there() -> None:
+def test_all_fourteen_examples_are_there() -> None:
     names = {path.stem for path in Path(str(EXAMPLES)).glob("*.toml")}
     assert names == {
         *("smoke", "morning-rush", "stadium", "doorbells", "bad-radio", "slow-viewers"),
         *("soak", "hostile", "thin-links", "moving-train", "layers", "three-nodes"),
+        *("storm", "fairness"),
     }
