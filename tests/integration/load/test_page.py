@@ -31,7 +31,9 @@ PAGE = (PROJECT / "docs" / "load-testing.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 PRINTED = [line for block in BLOCKS for line in block.splitlines() if "relay load" in line]
 OF_AGENTS = [line for line in PRINTED if re.search(r"load (keys|agent)|--agents", line)]
-COMMANDS = [line for line in PRINTED if line not in OF_AGENTS]
+OF_OTHER_TOOLS = [line for line in PRINTED if "docs/examples/load" in line]
+"""They are in test_other_tools.py."""
+COMMANDS = [line for line in PRINTED if line not in (*OF_AGENTS, *OF_OTHER_TOOLS)]
 EXAMPLES = (
     *("load smoke", "load three-nodes", "load self-test "),
     *("load fairness", "load hostile", "load storm"),
