@@ -82,7 +82,7 @@ def make_signer(credentials: S3Credentials, region: str) -> Sign:
         from botocore.awsrequest import AWSRequest  # noqa: PLC0415
         from botocore.credentials import Credentials  # noqa: PLC0415
     except ImportError:
-        raise ConfigError("picture_s3 needs the extra relay[s3]: pip install 'relay[s3]'") from None
+        raise ConfigError("picture_s3 needs botocore: install relay with its extra `s3`") from None
     auth = S3SigV4Auth(Credentials(credentials.key, credentials.secret), "s3", region)
 
     def sign(method: str, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
