@@ -15,11 +15,14 @@ PARTS: Mapping[str, str] = {
     "layers": "a film of which the phone sends three sizes",
     "renditions": "the same, of which relay makes the smaller sizes",
     "original": "the same in one size",
+    "codec": "the same, which the page sends in layers of a video codec",
     "constant": "how often sizes change on links that never do",
     "cost": "the CPU of renditions",
 }
 """In the order in which they are measured."""
-FILM_TOOLS = ("numpy", "simplejpeg")
+FILM_TOOLS = {"numpy": "relay[renditions]", "simplejpeg": "relay[renditions]"}
+CODEC_TOOLS = {**FILM_TOOLS, "av": "relay[ingest]", "playwright": "relay[test]"}
+"""What is imported, and what brings it."""
 
 
 def adapt(
@@ -29,6 +32,8 @@ def adapt(
     servers: Sequence[str],
     before: Path | None,
     constant_seconds: float,
+    codecs: Sequence[str],
+    at_once: int,
     out: Path | None,
 ) -> None:
     """Measure these parts, all if none is named, and show them; all figures go to `out`, too."""
@@ -36,15 +41,25 @@ def adapt(
     figures: dict[str, Any] = {}
     if "servers" in chosen:
         figures["servers"] = compare(seconds, servers, before)
-    with_film = [part for part in chosen if part != "servers"]
-    missing = [name for name in FILM_TOOLS if importlib.util.find_spec(name) is None]
-    if with_film and missing:
-        why = f"{' and '.join(missing)} would have to be installed (relay[renditions])"
-        print(f"left out: {', '.join(with_film)}: {why}", flush=True)
-    elif with_film:
+    with_film = _available(
+        [part for part in chosen if part not in {"servers", "codec"}], FILM_TOOLS
+    )
+    if with_film:
         figures |= _screen(with_film, seconds, constant_seconds)
+    if _available([part for part in chosen if part == "codec"], CODEC_TOOLS):
+        figures["codec"] = _codec(codecs, seconds, at_once)
     if out is not None:
         out.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1))
+
+
+def _available(parts: Sequence[str], tools: Mapping[str, str]) -> Sequence[str]:
+    """These parts if the tools that they need are installed; says so if they are not."""
+    missing = [name for name in tools if importlib.util.find_spec(name) is None]
+    if not missing or not parts:
+        return parts
+    why = " and ".join(f"{name} ({tools[name]})" for name in missing)
+    print(f"left out: {', '.join(parts)}: {why} would have to be installed", flush=True)
+    return []
 
 
 def _screen(parts: Sequence[str], seconds: float, constant_seconds: float) -> dict[str, Any]:
@@ -65,3 +80,14 @@ def _screen(parts: Sequence[str], seconds: float, constant_seconds: float) -> di
         figures["cost"] = cost = layer_links.measure_cost(film, seconds)
         layer_report.show_cost(cost)
     return figures
+
+
+def _codec(codecs: Sequence[str], seconds: float, at_once: int) -> Any:
+    """The part that needs Chromium and a decoder, too."""
+    import codec_links  # noqa: PLC0415
+    import layer_report  # noqa: PLC0415
+
+    chosen = [codec for codec in layer_report.CODECS if codec in codecs or not codecs]
+    rows = codec_links.measure_codecs(chosen, seconds, at_once=at_once)
+    layer_report.show_matrix(rows, seconds)
+    return rows

@@ -14,9 +14,11 @@ over thin links, and how old they are, in the parts that `--parts` names. `serve
 queues, down and up, relay beside other servers and another checkout of relay; as root also with the
 queue of the kernel. `layers`, `renditions` and `original`: a film over links of all speeds whose
 smaller sizes the phone sends, relay makes, or nobody makes, and how like it is what viewers see.
-`constant`: how often their sizes change on links that never do. `cost`: the CPU that renditions
-take. All parts but `servers` need numpy and simplejpeg, which are relay[renditions], and take about
-eleven minutes. `directory`: how fast the table of a cluster's live streams answers, and takes
+`codec`: the same where the page broadcasts in H.264, VP9 and VP8; it needs Chromium, playwright
+(relay[test]) and av (relay[ingest]), and takes about half an hour. `constant`: how often their
+sizes change on links that never do. `cost`: the CPU that renditions take. All parts but `servers`
+need numpy and simplejpeg, which are relay[renditions], and take about eleven minutes without
+`codec`. `directory`: how fast the table of a cluster's live streams answers, and takes
 claims. `hop`: what it costs a frame to cross from node to node, and what a second worker gains; it
 uses the tools of the tests. All relays run without limits. What storms of connections, floods and
 large audiences do, `relay load` measures: `storm`, `hostile` and `fairness` are among its examples.
@@ -40,6 +42,7 @@ import trio
 from adapt import PARTS, adapt
 from crowds import memory
 from directory_figures import directory
+from layer_report import CODECS
 from logout import logout
 from reconnection import reconnect
 from target import Peer, Target, running_relay, together
@@ -142,6 +145,10 @@ def parts(names: str) -> list[str]:
     return _chosen(names, PARTS, "part")
 
 
+def codecs(names: str) -> list[str]:
+    return _chosen(names, CODECS, "codec")
+
+
 def _chosen(names: str, known: Iterable[str], what: str) -> list[str]:
     asked = names.split(",")
     if unknown := set(asked) - set(known):
@@ -184,6 +191,15 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     )
     parser.add_argument(
         "--constant-seconds", type=float, default=300, help="that links do not change for"
+    )
+    parser.add_argument(
+        "--codecs",
+        type=codecs,
+        default=[],
+        help=f"that the part codec of adapt measures, of {', '.join(CODECS)}",
+    )
+    parser.add_argument(
+        "--links-at-once", type=int, default=1, help="that the part codec of adapt measures"
     )
     parser.add_argument(
         "--before", type=Path, metavar="DIR", help="another checkout of relay, for adapt"
@@ -241,6 +257,8 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
             servers=options.servers,
             before=options.before,
             constant_seconds=options.constant_seconds,
+            codecs=options.codecs,
+            at_once=options.links_at_once,
             out=options.json,
         )
     if "directory" in chosen:

@@ -155,11 +155,15 @@ def look_at(luma: Luma) -> Shown:
 
 def decode(jpeg: bytes) -> Shown:
     """The picture as a viewer sees it: as large as the original."""
-    luma: Luma = simplejpeg.decode_jpeg(jpeg, "GRAY", strict=False)[:, :, 0]
+    return look_at(stretched(simplejpeg.decode_jpeg(jpeg, "GRAY", strict=False)[:, :, 0]))
+
+
+def stretched(luma: Luma) -> Luma:
+    """A picture, as large as the original."""
     if luma.shape == (HEIGHT, WIDTH):
-        return look_at(luma)
+        return luma
     pixels = _stretch(_stretch(luma.astype(np.float32), HEIGHT).T, WIDTH).T
-    return look_at(np.ascontiguousarray(pixels + 0.5).astype(np.uint8))
+    return np.ascontiguousarray(pixels + 0.5).astype(np.uint8)
 
 
 def ssim(one: Shown, other: Shown) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import psutil
@@ -209,23 +209,13 @@ class Screening:
             self.began = trio.current_time() + 0.2
             await nursery.start(self.phone.play, direct, self.server, self.stream, self.began)
             for link in self.links:
-                rates[link], port = await self._open_link(nursery, link)
+                rates[link], port = await open_link(nursery, self.server, link)
                 viewer = self.viewers[link] = FilmViewer(self.phone, self.keeps_renditions)
                 await nursery.start(viewer.watch, port, self.server, self.stream)
             await trio.sleep_until(self.starts_at)
-            for third in range(3):
-                for link, direction in rates.items():
-                    direction.rate = link.mbits[third % len(link.mbits)] * MEGABIT
-                await trio.sleep_until(self.starts_at + self.seconds * (third + 1) / 3)
+            await change_rates(rates, self.starts_at, self.seconds)
             await check_ledger(target)
             nursery.cancel_scope.cancel()
-
-    async def _open_link(self, nursery: trio.Nursery, link: PictureLink) -> tuple[Direction, int]:
-        queue = DEEP_QUEUE_BYTES if link.deep else SHORT_QUEUE_BYTES
-        thin = Direction(link.mbits[0] * MEGABIT, queue, ONE_WAY_SECONDS)
-        wide = Direction(delay=ONE_WAY_SECONDS)
-        port: int = await nursery.start(serve_link, Link(thin, wide), self.server.connect)
-        return thin, port
 
     def warn_if_late(self) -> None:
         """Say so if the machine was too busy to measure on."""
@@ -255,6 +245,27 @@ class Screening:
             )
             for link, viewer in self.viewers.items()
         ]
+
+
+async def open_link(
+    nursery: trio.Nursery, server: Server, link: PictureLink
+) -> tuple[Direction, int]:
+    """Open a link to the server; returns its thin direction, and the port of its near end."""
+    queue = DEEP_QUEUE_BYTES if link.deep else SHORT_QUEUE_BYTES
+    thin = Direction(link.mbits[0] * MEGABIT, queue, ONE_WAY_SECONDS)
+    wide = Direction(delay=ONE_WAY_SECONDS)
+    port: int = await nursery.start(serve_link, Link(thin, wide), server.connect)
+    return thin, port
+
+
+async def change_rates(
+    links: Mapping[PictureLink, Direction], began: float, seconds: float
+) -> None:
+    """Give each link the rates of its thirds of the time, which began then by Trio's clock."""
+    for third in range(3):
+        for link, direction in links.items():
+            direction.rate = link.mbits[third % len(link.mbits)] * MEGABIT
+        await trio.sleep_until(began + seconds * (third + 1) / 3)
 
 
 async def check_ledger(target: Target) -> None:

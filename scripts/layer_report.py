@@ -14,8 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 Source = Literal["layers", "renditions", "original"]
-"""Where smaller pictures come from: the phone, the relay, or nowhere."""
+"""Where smaller pictures come from, all of them JPEG: the phone, the relay, or nowhere."""
 SOURCES: tuple[Source, ...] = get_args(Source)
+Codec = Literal["H.264", "VP9", "VP8"]
+"""In which the page sends layers, by its own names."""
+CODECS: tuple[Codec, ...] = get_args(Codec)
 
 AIMS = {
     (1.0, "layers"): "≥ 12/s, ≤ 110 ms, SSIM ≥ .65",
@@ -24,8 +27,13 @@ AIMS = {
     (0.3, "renditions"): "≥ 4/s, ≤ 350 ms",
     (20.0, "layers"): "≥ 24/s, SSIM within .02",
     (20.0, "renditions"): "≥ 24/s, SSIM within .04",
+    (1.0, "codec"): "≥ 24/s, ≤ 150 ms, SSIM ≥ .80",
+    (0.3, "codec"): "≥ 15/s, ≤ 350 ms",
 }
 """By Mbit/s. Those of the SSIM are of another film; `within` means: of `original` beside it."""
+MIN_PAGE_RATE = 24.0
+"""Pictures a second that the page has to send for a row to count."""
+SMALLER_PICTURES = {"layers": "the phone's", "renditions": "the relay's", "original": "none"}
 MAX_SWITCHES = 4
 """That are aimed at, on a link whose rate never changes, in 300 s."""
 FRESH_SECONDS = 0.5
@@ -71,10 +79,27 @@ class LayerPart(msgspec.Struct):
     age_p99_ms: float | None
 
 
+class Page(msgspec.Struct):
+    """What the page made of its camera beside the measurement, on the same machine."""
+
+    pictures_per_second: float
+    """That came over a perfect link."""
+    different_per_second: float
+    """Of these, without those that show the same picture of the camera as the one before."""
+    busy: float
+    """The part of the machine's time that was used."""
+    own: float
+    """The part that the measurement used itself, with Chromium."""
+
+    @property
+    def is_fast(self) -> bool:
+        return self.pictures_per_second >= MIN_PAGE_RATE
+
+
 class LayerRow(msgspec.Struct):
     """One link."""
 
-    source: Source
+    source: Source | Codec
     link: str
     mbits: Sequence[float]
     whole: LayerPart
@@ -90,6 +115,8 @@ class LayerRow(msgspec.Struct):
     """The part of the pictures that came in each layer."""
     ended: str | None = None
     """What went wrong."""
+    page: Page | None = None
+    """Where the page sent the pictures."""
 
 
 class Spent(msgspec.Struct):
@@ -115,7 +142,7 @@ class Cost(msgspec.Struct):
 
 
 def row_of(
-    source: Source,
+    source: Source | Codec,
     link: PictureLink,
     seen: Sequence[Seen],
     *,
@@ -164,10 +191,27 @@ def show_matrix(rows: Sequence[LayerRow], seconds: float) -> None:
     table.add_column("aim", no_wrap=True)
     links = list(dict.fromkeys(row.link for row in rows))
     for row in sorted(rows, key=lambda row: links.index(row.link)):
-        aim = AIMS.get((row.mbits[0], row.source), "") if len(row.mbits) == 1 else ""
-        table.add_row(*_cells(row), "" if row.ssim is None else f"{row.ssim:.3f}", aim)
+        ssim = "" if row.ssim is None else f"{row.ssim:.3f}"
+        table.add_row(*_cells(row), ssim, _aim_of(row))
         _add_ending(table, row)
     _print(table)
+    for row in rows:
+        if row.page is not None:
+            print(f"{row.source}, {row.link}: {_describe(row.page)}")
+
+
+def _aim_of(row: LayerRow) -> str:
+    if len(row.mbits) > 1:
+        return ""
+    return AIMS.get((row.mbits[0], "codec" if row.source in CODECS else row.source), "")
+
+
+def _describe(page: Page) -> str:
+    slow = "" if page.is_fast else f"not to be counted, below {MIN_PAGE_RATE:g}/s: "
+    return (
+        f"{slow}the page sent {page.pictures_per_second:.1f}/s, {page.different_per_second:.1f} of"
+        f" them different; the machine was {page.busy:.0%} busy, {page.own:.0%} with this"
+    )
 
 
 def show_constant(rows: Sequence[LayerRow], seconds: float) -> None:
@@ -213,7 +257,7 @@ def _cells(row: LayerRow) -> list[str]:
     shares = ", ".join(f"{layer} {share:.0%}" for layer, share in row.shares.items())
     return [
         row.link,
-        {"layers": "the phone's", "renditions": "the relay's", "original": "none"}[row.source],
+        SMALLER_PICTURES.get(row.source, f"the page's, {row.source}"),
         rate,
         age,
         _ms(whole.age_p99_ms),
