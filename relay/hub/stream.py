@@ -263,7 +263,7 @@ class Stream:
             return False
         if layers is not None and layer is not None:
             self._picture.indexes.add(layer.index)
-            layers.note(layer.index, frame.size)
+            layers.note(layer.index, frame.size, keyframe=frame.keyframe)
         return True
 
     async def _has_encoded(self, frame: Frame, producer: Producer) -> bool:
@@ -294,7 +294,7 @@ class Stream:
             )
             frames.append(frame)
             if layer is not None and self.layers is not None:
-                self.layers.note(layer.index, frame.size)
+                self.layers.note(layer.index, frame.size, keyframe=message.keyframe)
             if message.keyframe is not False:
                 self._awaiting_keyframe = False
             elif self._awaiting_keyframe:

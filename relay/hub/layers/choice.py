@@ -8,6 +8,11 @@ picture is worth its bytes only near the full rate, while a small one may come f
         bandwidth
     limit(layer) = 80 / width in seconds: 0.25 for 320 pixels, 0.0625 for 1280
 
+Where frames build on one another none can be left out, so there a layer has to come as fast as the
+stream does:
+
+    limit(layer) = the time between two pictures of the stream
+
 The rules, and why they are there:
 
 - Down: when the target takes longer than its limit for a while, or far longer. To the largest layer
@@ -36,6 +41,9 @@ LIMIT_WIDTH_SECONDS = 80.0
 """Pixels of width by seconds: what a picture may take on the link, at most, by its width."""
 DOWN_TO, UP_TO = 0.8, 0.64
 """The parts of its limit that a layer may take for a step down to it, and up."""
+DELTAS_DOWN_TO, DELTAS_UP_TO = 0.9, 0.88
+"""The same where frames build on one another: how many bytes come is up to their encoder, which
+keeps to its rate."""
 FAR_TOO_LONG = 1.6
 """The part of its limit that is not endured for `DOWN_AFTER`."""
 DOWN_AFTER, UP_AFTER = 0.25, 0.3
@@ -75,6 +83,18 @@ class LayerOption:
     """Usual bytes of a frame."""
     flows: bool
     """Whether frames of it came with the last pictures."""
+    delta_period: float | None = None
+    """Seconds between two frames, if they build on one another; None if each stands for itself."""
+
+    @property
+    def down_to(self) -> float:
+        """The part of its limit that it may take for a step down to it."""
+        return DOWN_TO if self.delta_period is None else DELTAS_DOWN_TO
+
+    @property
+    def up_to(self) -> float:
+        """The same for a step up."""
+        return UP_TO if self.delta_period is None else DELTAS_UP_TO
 
 
 def supposed_width(layers: Sequence[LayerOption], index: int) -> float:
@@ -180,8 +200,8 @@ class LayerChoice:
                 seconds = layers[0].size / bandwidth if bandwidth else math.inf
                 self._look_whether_sure(now, seconds, round_trip)
             if not self.careful:
-                self._step_down(now, share)
-                self._step_up(now, share, top, may_rise=may_rise)
+                self._step_down(now, layers, share)
+                self._step_up(now, layers[: top + 1], share, may_rise=may_rise)
                 self._width = layers[self.target].width
         return self._flowing(now, layers)
 
@@ -259,7 +279,9 @@ class LayerChoice:
         elif self._too_long_since is None:
             self._too_long_since = now
 
-    def _step_down(self, now: float, share: Callable[[int], float]) -> None:
+    def _step_down(
+        self, now: float, layers: Sequence[LayerOption], share: Callable[[int], float]
+    ) -> None:
         since = self._too_long_since
         if since is None:
             return
@@ -271,7 +293,7 @@ class LayerChoice:
         if self.raised_at >= self._lowered_at:
             self._set_pause(now - self.raised_at)
         below = range(self.target - 1, 0, -1)
-        self.target = next((each for each in below if share(each) <= DOWN_TO), 0)
+        self.target = next((each for each in below if share(each) <= layers[each].down_to), 0)
         self._lowered_at = now
         self._too_long_since = self._fits_since = None
 
@@ -286,10 +308,15 @@ class LayerChoice:
             self._pause = min(MAX_RISE_PAUSE, max(MIN_RISE_PAUSE, 2 * self._pause))
 
     def _step_up(
-        self, now: float, share: Callable[[int], float], top: int, *, may_rise: bool
+        self,
+        now: float,
+        allowed: Sequence[LayerOption],
+        share: Callable[[int], float],
+        *,
+        may_rise: bool,
     ) -> None:
-        above = range(top, self.target, -1)
-        target = next((each for each in above if share(each) <= UP_TO), None)
+        above = range(len(allowed) - 1, self.target, -1)
+        target = next((each for each in above if share(each) <= allowed[each].up_to), None)
         if target is None:
             self._fits_since = None
         elif self._fits_since is None:
@@ -331,5 +358,6 @@ def share_of_limit(
     """How long a frame in this layer takes, in parts of its limit."""
     option = layers[index]
     width = option.width or supposed_width(layers, index)
-    carried = bandwidth * max(LIMIT_WIDTH_SECONDS / width, period)
+    limit = option.delta_period or max(LIMIT_WIDTH_SECONDS / width, period)
+    carried = bandwidth * limit
     return (option.size + others) / carried if carried else math.inf

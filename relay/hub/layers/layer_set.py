@@ -13,8 +13,11 @@ from attrs import define, field, frozen
 
 from relay.hub.layers.choice import LayerOption
 
-SIZE_WEIGHT = 0.1
-"""Of the newest frame in the usual size of a layer."""
+SIZE_WEIGHT, KEYFRAME_WEIGHT = 0.1, 0.02
+"""Of the newest frame in the usual size of a layer: of one that others build on and that is several
+times as large, but rare, less."""
+KEYFRAME_RATIO = 4.0
+"""How many times as large the first one is supposed to be as those that follow."""
 PERIOD_WEIGHT, MAX_PERIOD_SECONDS = 0.1, 1.0
 """The same of the newest time between two pictures, and the longest that counts."""
 SIZE_EXPONENT = 1.5
@@ -69,6 +72,8 @@ class LayerSet:
     """Called when a layer is needed that was not, and when one is not needed any more."""
     period: float = 0.0
     """Usual seconds between two pictures; 0 before the second."""
+    has_deltas: bool = False
+    """Whether frames build on one another."""
     since: int = 0
     """The `seq` of the last picture before the first that comes in these layers."""
     _seq: int = 0
@@ -94,10 +99,18 @@ class LayerSet:
             self.period += (passed - self.period) * (PERIOD_WEIGHT if self.period else 1.0)
         self._seq, self._began_at, self._options = seq, now, None
 
-    def note(self, index: int, size: int) -> None:
-        """Note a frame, of so many bytes, of the picture that began last or of one before."""
+    def note(self, index: int, size: int, *, keyframe: bool | None = None) -> None:
+        """Note a frame, of so many bytes, of the picture that began last or of one before.
+
+        keyframe: whether others build on this one alone, where frames build on one another; None
+        where each stands for itself.
+        """
         layer = self.layers[index]
-        layer.size += (size - layer.size) * (SIZE_WEIGHT if layer.size else 1.0)
+        self.has_deltas = keyframe is not None
+        if not layer.size:
+            layer.size = size / KEYFRAME_RATIO if keyframe else size
+        else:
+            layer.size += (size - layer.size) * (KEYFRAME_WEIGHT if keyframe else SIZE_WEIGHT)
         layer.last_seq, layer.last_at = self._seq, trio.current_time()
         self._options = None
 
@@ -105,8 +118,9 @@ class LayerSet:
         """What a choice may know of them, for the picture that begins now."""
         if self._options is None:
             now = trio.current_time()
+            period = self.period if self.has_deltas and self.period else None
             self._options = tuple(
-                LayerOption(each.width, self._size(index), self._flows(each, now))
+                LayerOption(each.width, self._size(index), self._flows(each, now), period)
                 for index, each in enumerate(self.layers)
             )
         return self._options

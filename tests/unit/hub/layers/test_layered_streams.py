@@ -556,6 +556,62 @@ async def test_a_layer_of_deltas_is_needed_until_a_keyframe_of_the_next_has_come
     check_ledger(relay)
 
 
+RATES = {"l": 250_000, "m": 800_000, "h": 2_500_000}
+"""Bits a second of layers of video."""
+
+
+async def film(phone: Client, seconds: float) -> None:
+    """Be the page: send the layers that are needed, with a keyframe each five seconds and when one
+    is wanted. Nothing builds on every other frame."""
+    asked, is_wanted = {"l"}, True
+
+    async def obey() -> None:
+        nonlocal asked, is_wanted
+        while True:
+            message = await phone.receive()
+            if message["type"] == "status":
+                is_wanted = is_wanted or not asked.issuperset(message["layers"])
+                asked = set(message["layers"])
+            elif message.get("code") == "KEYFRAME_WANTED":
+                is_wanted = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(obey)
+        for number in range(round(seconds * FPS)):
+            key, is_wanted = is_wanted or number % (5 * FPS) == 0, False
+            temporal = {"discardable": True} if number % 2 and not key else {}
+            stamps = {"timestamp": round(trio.current_time() * 1000), "keyframe": key, **temporal}
+            for layer in (each for each in RATES if each in asked):
+                size = RATES[layer] // 8 // FPS * (6 if key else 1)
+                message = {"type": "video-frame", "layer": layer, **stamps}
+                await phone.send({**message, "data": "A" * (size // 4 * 4 - 160)})
+            await trio.sleep(1 / FPS)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("megabits", "layer", "fps"),
+    [(0.3, "l", 18), (0.5, "l", 23), (0.7, "l", 24), (1, "m", 22), (2, "m", 24), (3.2, "h", 23)],
+)
+async def test_a_viewer_gets_the_layer_of_video_whose_every_frame_its_link_carries(
+    relay: MemoryRelay, megabits: float, layer: str, fps: float
+) -> None:
+    """A frame of 640 pixels alone would take but 64 ms at 0.5 Mbit/s: it comes each 40 ms."""
+    phone, client = await register(relay), await relay.viewer()
+    # A ping is not behind the frame that it was written ahead of, and frames are small.
+    viewer = DistantViewer(client, megabits * 125_000, packet_bytes=200)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await film(phone, 30)
+        nursery.cancel_scope.cancel()
+    layers, ages = viewer.layers["front-door"], viewer.ages["front-door"]
+    count = len(layers)
+    assert layers[count // 3 :].count(layer) == len(layers[count // 3 :])
+    assert count >= fps * 30
+    assert median(ages) < 0.15
+    check_ledger(relay)
+
+
 async def test_who_waits_for_alerts_only_needs_no_layer(relay: MemoryRelay) -> None:
     listener = await relay.login()
     request = {"type": "subscribe", "streamId": "front-door", "consumes": ["alert"]}
