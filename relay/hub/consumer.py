@@ -246,11 +246,17 @@ class Consumer:
 
     def first_frame(self, latest: Frame | None, by_layer: Mapping[int, Frame]) -> Frame | None:
         """The frame to begin with: the latest, in the layer that suits it if that is as new."""
-        if latest is None or self._selection is None:
+        selection = self._selection
+        if latest is None or selection is None:
             return latest
-        suitable = by_layer.get(self._selection.choice.target)
-        is_new = suitable is not None and suitable.seq >= latest.seq - MAX_PICTURES_BEHIND
-        return suitable if is_new else latest
+        new = {
+            index: each
+            for index, each in by_layer.items()
+            if each.seq >= latest.seq - MAX_PICTURES_BEHIND
+        }
+        if new and selection.may_begin_small(self._pacer):
+            return new[min(new)]
+        return new.get(selection.choice.target, latest)
 
     def welcome(self, frame: Frame) -> bool:
         """Offer the first frame, whatever layer it is of; returns whether it was written."""
@@ -476,7 +482,7 @@ class Consumer:
         selection, stands_alone = self._selection, frame.keyframe is None
         if selection is None or frame.layer is None or not stands_alone:
             return False
-        return selection.was_blind(self._pacer)
+        return selection.was_blind(frame.seq, frame.layer.index, self._pacer)
 
     async def _encode(self, frame: Frame) -> Buffer | None:
         """Make a large frame ready to send, unless that is of no use any more."""

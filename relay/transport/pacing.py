@@ -16,9 +16,12 @@ queues.
 
 The rules around the model, and why they are there:
 
-- Nothing is held back before the first answer, nor when an answer is overdue by far: a peer that
-  answers no ping is served as if there were no pacer. It gets few probes, and few are remembered:
-  the oldest is given up after a while, so that the peer is asked again now and then.
+- Until the first answer to a frame nothing is known of the link, and a large picture may take it
+  seconds: the next one waits for that answer. Small ones, and those that others build on, need not.
+- Nothing is held back for long before a peer has answered anything, nor when an answer is overdue
+  by far: a peer that answers no ping is served as if there were no pacer. It gets few probes, and
+  few are remembered: the oldest is given up after a while, so that the peer is asked again now and
+  then.
 - The usual round trip is the median, not the shortest, which would make small frames look slow
   where there is jitter. It is measured only while nothing is under way, and now and then the link
   is left to run empty for that: otherwise queueing would be taken for distance.
@@ -52,6 +55,10 @@ MAX_DELTA_QUEUE_SECONDS = 0.5
 """The same where frames build on one another: what follows a large keyframe may not be left out."""
 MAX_OVERDUE = 0.015
 """Seconds by which the oldest answer may be overdue, besides jitter, while frames are sent."""
+MAX_UNTRIED_BYTES = 8 * 1024
+"""Bytes of frames that may be under way when another is sent before the first answer to a frame."""
+MAX_UNTRIED_SECONDS = 0.15
+"""Seconds for which that waits while the peer has answered nothing at all."""
 LATE_SECONDS = 0.125
 """An answer that is later than this says that the link has changed, or had a gap."""
 
@@ -243,19 +250,28 @@ class Pacer:
 
     def room_at(self, now: float, queue: float = MAX_QUEUE_SECONDS) -> float:
         """When to send the next frame if no answer comes before; `now` if at once."""
-        if not self.answering or not self._probes:
+        if not self._probes:
             return now
+        is_patient = queue <= MAX_QUEUE_SECONDS
+        if is_patient and not self._samples and self.bytes_under_way > MAX_UNTRIED_BYTES:
+            return max(now, self._untried_until)
+        if not self.answering:
+            return now
+        return max(now, min(self._free_at(now, queue), self._given_up_at))
+
+    def _free_at(self, now: float, queue: float) -> float:
+        """When the link is free enough for such a frame; infinite if it waits for an answer."""
+        is_patient = queue <= MAX_QUEUE_SECONDS
         if self._is_overdue(now - queue):
-            return max(now, self._given_up_at)
-        first, patient = next(iter(self._probes.values())), queue <= MAX_QUEUE_SECONDS
-        if patient and not self._round_trips and not first.size:
+            return math.inf
+        if is_patient and not self._round_trips and not next(iter(self._probes.values())).size:
             # A ping goes alone while the round trip is unknown: the answer to more tells less.
-            return max(now, self._given_up_at)
+            return math.inf
         if not self._samples:
             return now  # for all that is known, the link is fast
-        if patient and self._must_run_empty(now):
-            return max(now, self._given_up_at)
-        return max(now, min(self._last_due - self.round_trip - queue, self._given_up_at))
+        if is_patient and self._must_run_empty(now):
+            return math.inf
+        return self._last_due - self.round_trip - queue
 
     @property
     def expects_answer(self) -> bool:
@@ -274,6 +290,13 @@ class Pacer:
         first = next(iter(self._probes.values()))
         latest = first.sent_at + self.round_trip + first.size / MIN_BANDWIDTH
         return MAX_ANSWER_DELAY + (min(first.due, latest) if self._samples else latest)
+
+    @property
+    def _untried_until(self) -> float:
+        """Until when to wait for the first answer to a frame."""
+        if self.answering:
+            return self._given_up_at
+        return next(iter(self._probes.values())).sent_at + MAX_UNTRIED_SECONDS
 
     def _is_overdue(self, now: float) -> bool:
         """Whether the oldest answer should have come."""

@@ -18,6 +18,9 @@ from relay.transport.pacing import Pacer
 RISE_INTERVAL = 1.0
 """Seconds between steps up to a larger layer, of subscriptions that share a connection."""
 
+MAX_SMALL_SECONDS = 0.25
+"""Until the next picture, where a viewer begins with a smaller one than its link may carry."""
+
 
 @define(eq=False)
 class LayerSelection:
@@ -39,6 +42,8 @@ class LayerSelection:
     """The layer of the last frame that went out: deltas build on it."""
     goes_on: bool = False
     """Whether deltas go on in that layer, though another was chosen, until a keyframe."""
+    _blind_seq: int = field(default=0, init=False)
+    """Of the last picture whose layer was chosen while nothing was known of the link."""
     _needs: frozenset[int] = field(default=frozenset(), init=False)
     """The layers that are asked for."""
 
@@ -62,11 +67,14 @@ class LayerSelection:
         what the outlet sends beyond this one's bytes a second at a time."""
         now, choice = trio.current_time(), self.choice
         others = max(0.0, outlet.paced_rate(now) - byte_rate_at(now))
+        bandwidth = self._bandwidth(pacer, now)
+        if bandwidth is None:
+            self._blind_seq = self.seq
         alone = outlet.raised_at in {-math.inf, choice.raised_at}
         chosen = choice.choose(
             now,
             self.layers.options(),
-            bandwidth=self._bandwidth(pacer, now),
+            bandwidth=bandwidth,
             late=self._adapts and pacer is not None and pacer.is_in_doubt(now),
             period=self._period,
             others=others * self.layers.period,
@@ -77,8 +85,19 @@ class LayerSelection:
             outlet.raised_at = max(outlet.raised_at, choice.raised_at)
         return chosen
 
-    def was_blind(self, pacer: Pacer | None) -> bool:
-        """Whether a frame that waits is far too large for the link, as is known only now."""
+    def may_begin_small(self, pacer: Pacer | None) -> bool:
+        """Whether the first picture should be the smallest that there is, though the next one will
+        be as large as the target: on a link of which nothing is known it is there the soonest."""
+        if pacer is None or not self._adapts or self.restricted:
+            return False
+        is_soon_replaced = 0 < self.layers.period <= MAX_SMALL_SECONDS
+        return is_soon_replaced and pacer.bandwidth(trio.current_time()) is None
+
+    def was_blind(self, seq: int, index: int, pacer: Pacer | None) -> bool:
+        """Whether a frame that waits, of this picture and layer, is far too large for the link, as
+        is known only now."""
+        if seq <= self._blind_seq and self.choice.layer is None and index > self.choice.target:
+            return True  # the choice has changed meanwhile
         bandwidth = self._bandwidth(pacer, trio.current_time())
         return self.choice.was_blind(self.layers.options(), bandwidth, self._period)
 

@@ -4,6 +4,7 @@ registrations arrive."""
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -203,4 +204,5 @@ async def test_a_phone_that_takes_over_at_the_end_of_a_burst_goes_on(
             while (await viewer.receive_type("video-frame"))["timestamp"] != 4:
                 pass
         for other in others:
-            other.link.incoming.get(1 << 20)
+            with suppress(BlockingIOError):  # they answer no ping, and may have got nothing yet
+                other.link.incoming.get(1 << 20)

@@ -97,7 +97,8 @@ def test_no_layer_that_is_too_large_is_kept_in_spite_of_jitter(
     sender = constant(rate, round_trip, jitter, random)
     sender.run(20)
     too_large = sum(each.layer > right_layers(rate)[-1] for each in sender.shown)
-    assert too_large <= 0.3 * len(sender.shown) + 12
+    # Where jitter exceeds it, a round trip may be taken for too long for seconds.
+    assert too_large <= 0.3 * len(sender.shown) + 30
     takes = SIZES[sender.choice.target] / (rate * MBIT)
     assert median_age(sender.shown, 5) <= 2.5 * (takes + round_trip / 2 + jitter / 2)
 

@@ -103,6 +103,61 @@ async def test_a_viewer_gets_the_largest_picture_that_its_link_carries(
     assert seqs == sorted(set(seqs))
 
 
+@pytest.mark.parametrize("megabits", [0.3, 1])
+async def test_a_viewer_behind_a_deep_queue_waits_for_one_large_picture_at_most(
+    relay: MemoryRelay, renderer: MemoryRenderer, megabits: float
+) -> None:
+    """Whatever is under way there cannot be called back."""
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), megabits * MBIT)
+    large, small = (size * 4 / 3 / (megabits * MBIT) for size in (SIZE, 10_000))
+    await watch(relay, phone, large + 2 * small + 1, viewer)
+    layers, ages = viewer.layers["front-door"], viewer.ages["front-door"]
+    assert layers[0] is None
+    assert set(layers[1:]) <= {"320", "640"}
+    assert len(layers) >= 3
+    assert max(ages[1:]) < 1.2 * small + DELAY + 2 / FPS
+
+
+async def test_a_viewer_begins_with_a_small_picture_if_there_is_one_and_then_gets_what_fits(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, slow = await relay.phone(), DistantViewer(await relay.viewer(), MBIT)
+    late = [DistantViewer(await relay.login(), rate) for rate in (0.3 * MBIT, ENDLESS)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.run)
+        await publish(phone, 3)
+        for viewer in late:
+            await viewer.client.send(
+                {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
+            )
+            nursery.start_soon(viewer.run)
+        await publish(phone, 3)
+        nursery.cancel_scope.cancel()
+    thin, fast = (viewer.layers["front-door"] for viewer in late)
+    assert thin[0] == fast[0] == "320"
+    assert set(fast[1:]) == {None}
+    assert set(thin[1:]) == {"320"}
+    check_ledger(relay)
+
+
+async def test_a_picture_that_stays_for_long_is_not_the_smallest(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    phone, slow = await relay.phone(), DistantViewer(await relay.viewer(), 0.1 * MBIT)
+    late = DistantViewer(await relay.login(), ENDLESS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.run)
+        await publish(phone, 40, fps=0.5)
+        assert renderer.made
+        await late.client.send(
+            {"type": "subscribe", "streamId": "front-door", "consumes": ["video-frame"]}
+        )
+        nursery.start_soon(late.run)
+        await publish(phone, 4, fps=0.5)
+        nursery.cancel_scope.cancel()
+    assert set(late.layers["front-door"]) == {None}
+
+
 async def test_nothing_is_made_while_nobody_needs_it(
     relay: MemoryRelay, renderer: MemoryRenderer
 ) -> None:
