@@ -205,6 +205,13 @@ class Consumer:
         self._selection = LayerSelection.begin(layers, seq, options, adapts=adapts)
         self._follow_choice(self._selection)
 
+    def change_layers(self, layers: LayerSet | None, seq: int) -> None:
+        """Get one of these layers of each picture behind `seq`, unless it does already, or gets
+        nothing any more."""
+        selection = self._selection
+        if not self.obstacles & CLOSED and (selection is None or selection.layers is not layers):
+            self.use_layers(layers, seq)
+
     def would_take(self, frame: Frame) -> bool:
         """Whether a frame would be sent, or wait, if it were offered now."""
         if self.obstacles & CLOSED or self._builds_on_nothing(frame):

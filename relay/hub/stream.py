@@ -15,13 +15,14 @@ from attrs import define, field, frozen
 from relay.concurrency.time_slice import TimeSlice
 from relay.guard.throttle import DebtBucket
 from relay.hub.consumer import Consumer
-from relay.hub.fanout import FanOut
+from relay.hub.fanout import SLICE, FanOut
 from relay.hub.frames.frame import Frame, bursts
 from relay.hub.frames.frame_budget import FrameAccount
 from relay.hub.frames.picture_ring import PictureListener, PictureRing
 from relay.hub.keyframe_requests import KeyframeRequests
 from relay.hub.layers.layer_set import LayerSet, PictureLayer, StreamLayer
 from relay.hub.layers.renditions import RenditionJob, Renditions
+from relay.hub.layers.rollout import LayerRollout
 from relay.hub.ledger import Totals
 from relay.hub.observers import Observers
 from relay.hub.peer import CarryingProducer, EdgePeer, Producer
@@ -131,6 +132,8 @@ class Stream:
     _awaiting_keyframe: bool = True
     """Whether the producer has not yet sent a frame that a delta could build on."""
     _told_unencodable: bool = False
+    _rollout: LayerRollout | None = None
+    """Of layers that not the whole audience chooses from yet."""
 
     def __attrs_post_init__(self) -> None:
         self.fanout = FanOut(self._metrics, self._totals)
@@ -187,14 +190,15 @@ class Stream:
             if fanout.is_pause_due or (time_slice is not None and time_slice.over):
                 await fanout.pause()
                 time_slice = TimeSlice()
-            while self.producer is producer and fanout.busy:
-                # The last frame of a producer that was taken over is still on its way to the rest.
-                await fanout.wait_until_idle()
-            if self.producer is not producer:
+            # The last frame of a producer that was taken over may still be on its way to the rest.
+            if not await self._is_ready(producer):
                 return
             # No other task has its turn between here and the first offer, but for a large frame.
             frames = self._accept(burst, producer.codec)
             if frames[0].is_large and not await self._has_encoded(frames[0], producer):
+                continue
+            self._look_for_renditions(frames)
+            if self._rollout is not None and not await self._have_layers(frames, producer):
                 continue
             job = self._plan_renditions(frames)
             await fanout.publish(frames)
@@ -207,16 +211,24 @@ class Stream:
                 self._tell_unencodable()
             del frames  # nobody counts what is only held here
 
+    async def _is_ready(self, producer: Producer) -> bool:
+        """Wait until the audience can be offered a frame of this producer; returns whether it still
+        is that."""
+        while self.producer is producer and (self.fanout.busy or self._rollout is not None):
+            if self.fanout.busy:
+                await self.fanout.wait_until_idle()
+            else:
+                await self._finish_rollout()
+        return self.producer is producer
+
     async def carry(self, frames: list[Frame], producer: Producer) -> None:
         """Give frames to the audience that were accepted, and numbered, on another node."""
         for burst in bursts([each.message for each in frames]):
             some, frames = frames[: len(burst)], frames[len(burst) :]
-            while self.producer is producer and self.fanout.busy:
-                await self.fanout.wait_until_idle()
-            if self.producer is not producer:
+            if not await self._is_ready(producer):
                 return
             if fresh := [each for each in some if self._is_fresh(each)]:
-                await self._publish_carried(fresh)
+                await self._publish_carried(fresh, producer)
             else:
                 self._show_newcomers(some[-1])
 
@@ -228,9 +240,12 @@ class Stream:
                 if not consumer.ledger.accepted:
                     self.fanout.welcome(consumer)
 
-    async def _publish_carried(self, frames: list[Frame]) -> None:
+    async def _publish_carried(self, frames: list[Frame], producer: Producer) -> None:
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
+        self._look_for_renditions(frames)
+        if self._rollout is not None and not await self._have_layers(frames, producer):
+            return
         job = self._plan_renditions(frames)
         await self.fanout.publish(frames)
         if job is not None:
@@ -325,13 +340,19 @@ class Stream:
         """Whether the producer registered this layer."""
         return self.layers is not None and self.layers.index_of(layer_id) is not None
 
+    def _look_for_renditions(self, frames: Sequence[Frame]) -> None:
+        """Look whether there are to be other renditions from these frames on."""
+        renditions = self.renditions
+        if renditions is None or self.layers is not None:
+            return
+        if renditions.look_at(frames[-1], self._may_want_renditions):
+            self._use_layers(renditions.layers, frames[0].seq - 1)
+
     def _plan_renditions(self, frames: Sequence[Frame]) -> RenditionJob | None:
         """Say which smaller pictures are to be made of the newest of these frames, if any."""
         renditions, newest = self.renditions, frames[-1]
         if renditions is None or self.layers is not None:
             return None
-        if renditions.look_at(newest, self._may_want_renditions):
-            self._use_layers(renditions.layers, frames[0].seq - 1)
         for frame in frames[:-1]:
             renditions.note(frame)
         assert self.owner_id is not None
@@ -352,12 +373,37 @@ class Stream:
             log.exception("renditions failed", stream_id=self.stream_id)
 
     def _use_layers(self, layers: LayerSet | None, seq: int) -> None:
-        """Let the audience choose from these layers of pictures behind `seq`."""
+        """Let the audience choose from these layers of pictures behind `seq`: a large one bit by
+        bit, before the next picture is offered."""
         if layers is not None:
             layers.since = seq
         self.fanout.layer_frames.clear()
-        for consumer in self.fanout.audience:
+        audience = self.fanout.audience
+        for consumer in audience[:SLICE]:
             consumer.use_layers(layers, seq)
+        if self._rollout is not None:
+            self._rollout.stop()
+            self._rollout = None
+        if len(audience) > SLICE:
+            self._rollout = LayerRollout(layers, seq, iter(audience[SLICE:]))
+            self.start_soon(self._finish_rollout)  # no picture may come before it is asked for
+
+    async def _finish_rollout(self) -> None:
+        """Let the rest of the audience choose from other layers, while others have a turn."""
+        while (rollout := self._rollout) is not None:
+            await rollout.run()
+            if self._rollout is rollout:
+                self._rollout = None
+
+    async def _have_layers(self, frames: Sequence[Frame], producer: Producer) -> bool:
+        """Let the whole audience choose from the layers that these frames are of; returns whether
+        the stream still waits for them."""
+        for frame in frames:
+            frame.keep()
+        epoch, seq = self.epoch, self.seq
+        with trio.CancelScope(shield=True):
+            await self._finish_rollout()
+        return (self.producer, self.epoch, self.seq) == (producer, epoch, seq)
 
     @property
     def _current_layers(self) -> LayerSet | None:
