@@ -29,6 +29,7 @@ from relay.transport.pacing import (
     CALM_PROBE_INTERVAL,
     EARLY,
     MAX_DELTA_QUEUE_SECONDS,
+    MAX_DISCARDABLE_QUEUE_SECONDS,
     MAX_QUEUE_SECONDS,
     Pacer,
 )
@@ -607,7 +608,7 @@ class Consumer:
             return True
         now, queue_seconds = trio.current_time(), self._queue_seconds
         if self._waiting.discardable if frame is None else frame.is_discardable:
-            queue_seconds = MAX_QUEUE_SECONDS  # what may queue is for those that others build on
+            queue_seconds = min(queue_seconds, MAX_DISCARDABLE_QUEUE_SECONDS)
         if not pacer.may_send(now, queue_seconds):
             self.outlet.recheck_at(pacer.room_at(now, queue_seconds))
             return False

@@ -53,6 +53,9 @@ MAX_QUEUE_SECONDS = 0.005
 """Time that a frame may wait at the narrow place."""
 MAX_DELTA_QUEUE_SECONDS = 0.5
 """The same where frames build on one another: what follows a large keyframe may not be left out."""
+MAX_DISCARDABLE_QUEUE_SECONDS = 0.05
+"""The same there of frames on which none builds. They are the first to be left out, but half of the
+pictures behind each keyframe are worth more than to be in time."""
 MAX_OVERDUE = 0.015
 """Seconds by which the oldest answer may be overdue, besides jitter, while frames are sent."""
 MAX_UNTRIED_BYTES = 8 * 1024
@@ -252,7 +255,7 @@ class Pacer:
         """When to send the next frame if no answer comes before; `now` if at once."""
         if not self._probes:
             return now
-        is_patient = queue <= MAX_QUEUE_SECONDS
+        is_patient = queue <= MAX_DISCARDABLE_QUEUE_SECONDS
         if is_patient and not self._samples and self.bytes_under_way > MAX_UNTRIED_BYTES:
             return max(now, self._untried_until)
         if not self.answering:
@@ -261,7 +264,7 @@ class Pacer:
 
     def _free_at(self, now: float, queue: float) -> float:
         """When the link is free enough for such a frame; infinite if it waits for an answer."""
-        is_patient = queue <= MAX_QUEUE_SECONDS
+        is_patient = queue <= MAX_DISCARDABLE_QUEUE_SECONDS
         if self._is_overdue(now - queue):
             return math.inf
         if is_patient and not self._round_trips and not next(iter(self._probes.values())).size:

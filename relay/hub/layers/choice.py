@@ -9,9 +9,7 @@ picture is worth its bytes only near the full rate, while a small one may come f
     limit(layer) = 80 / width in seconds: 0.25 for 320 pixels, 0.0625 for 1280
 
 Where frames build on one another none can be left out, so there a layer has to come as fast as the
-stream does:
-
-    limit(layer) = the time between two pictures of the stream
+stream does, too: its limit is at most the time between two pictures of the stream.
 
 The rules, and why they are there:
 
@@ -358,6 +356,8 @@ def share_of_limit(
     """How long a frame in this layer takes, in parts of its limit."""
     option = layers[index]
     width = option.width or supposed_width(layers, index)
-    limit = option.delta_period or max(LIMIT_WIDTH_SECONDS / width, period)
+    limit = max(LIMIT_WIDTH_SECONDS / width, period)
+    if option.delta_period is not None:
+        limit = min(LIMIT_WIDTH_SECONDS / width, option.delta_period)
     carried = bandwidth * limit
     return (option.size + others) / carried if carried else math.inf
