@@ -15,7 +15,12 @@ from relay.alerts.intake import AlertIntake, AlertWriter
 from relay.alerts.outbox import Outbox, TargetQueue
 from relay.alerts.retention import RemovableAlerts, Retention
 from relay.alerts.stream_events import PresenceTable, StreamEventRecorder
-from relay.alerts.targets.setup import open_adapters
+from relay.alerts.targets.setup import base_url, open_adapters
+from relay.alerts.targets.still_links import (
+    LinkMaker,
+    LiveStreamsOfNodes,
+    TargetStillLinks,
+)
 from relay.concurrency.activity import Activity
 from relay.concurrency.supervisor import SupervisedTask
 from relay.metrics import Metrics
@@ -44,6 +49,12 @@ class AlertTables(Protocol):
     @property
     def stream_events(self) -> PresenceTable: ...
 
+    @property
+    def links(self) -> LinkMaker: ...
+
+    @property
+    def live_streams(self) -> LiveStreamsOfNodes: ...
+
 
 class WritableAlerts(AlertWriter, CommittedAlerts, Protocol):
     """The table of alerts, to write to and to read in the order of commits."""
@@ -57,6 +68,9 @@ class LocalStreams(Protocol):
 
     def presences(self) -> Iterable[StreamPresence]:
         """The live streams that are produced here."""
+
+    def sends_jpeg(self, stream_id: str) -> bool | None:
+        """Whether the pictures of a live stream are JPEG; None if it is not known here."""
 
 
 @frozen
@@ -85,7 +99,7 @@ async def open_alerts(
     connected. `activity` says whether anybody is. `links` signs links to what is kept with alerts.
     `StoreUnavailable` when the database does not answer.
     """
-    async with open_adapters(settings) as adapters:
+    async with open_adapters(settings, _still_links(settings, tables, streams)) as adapters:
         outbox = Outbox(tables.alert_targets, adapters, metrics, activity, links)
 
         recorder = StreamEventRecorder(
@@ -128,3 +142,13 @@ async def open_alerts(
                 "stream-events": recorder,
             },
         )
+
+
+def _still_links(
+    settings: Settings, tables: AlertTables, streams: LocalStreams
+) -> TargetStillLinks | None:
+    """What makes links to pictures; None where it is not known what they begin with."""
+    url = base_url(settings)
+    if url is None:
+        return None
+    return TargetStillLinks(tables.links, tables.live_streams, streams.sends_jpeg, url)

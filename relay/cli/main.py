@@ -25,6 +25,7 @@ from relay.cli.nodes import nodes
 from relay.cli.operate import connection, stream, user
 from relay.cli.options import configuration, settings_options
 from relay.cli.settings import config_group
+from relay.cli.targets import target
 from relay.cli.top import top
 from relay.cli.webhooks import webhook
 from relay.concurrency.exception_groups import leaves
@@ -104,6 +105,7 @@ def complain(text: str) -> int:
             "user",
             "connection",
             "webhook",
+            "target",
             "config",
             "db",
         ),
@@ -129,7 +131,7 @@ def relay() -> None:
 
 
 for command in (
-    *(token, grant, revoke, grants, link, db, audit, webhook, load),
+    *(token, grant, revoke, grants, link, db, audit, webhook, target, load),
     *(stream, user, connection, config_group, doctor, top, nodes, ingest),
 ):
     relay.add_command(command)

@@ -135,7 +135,8 @@ async def try_target(
             raise ConfigError(f"this version of relay knows no targets of the kind {target.kind!r}")
         outcome = await attempt(adapters[target.kind], target, None)
     if isinstance(outcome, RetryLater | GoneForGood):
-        raise ConfigError(f"the {target.kind} did not accept it: {outcome.why}")
+        name = kind or "target"
+        raise ConfigError(f"the {name} did not accept it: {outcome.why}")
     assert isinstance(outcome, Delivered)
     goes_on = await store.alert_targets.resume(target_id)
     return f"{target_id} accepted it{', and deliveries resume where they stopped' * goes_on}"

@@ -24,6 +24,7 @@ from relay.postgres.inspect import (
 )
 from relay.postgres.migrate import pending
 from relay.postgres.store import find_configured_better_auth
+from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.sessions.local_times import hours, offset_of_newest
 from relay.postgres.tables.sessions.sessions import BetterAuthSessions
 from relay.postgres.triggers import SessionTriggers
@@ -36,6 +37,9 @@ CLOCK_SKEW_WARNING, MAX_CLOCK_SKEW = 2.0, 60.0
 
 SPARE_CONNECTIONS = 3
 """Connections beside the pool: one that listens, and some for commands."""
+
+MAX_NAMED_TARGETS = 5
+"""Targets of alerts that one line names."""
 
 CONNECTION_SETTINGS = (
     "database_url",
@@ -104,6 +108,7 @@ class DatabaseChecks:
                 CONNECTION_SETTINGS,
                 "see PostgreSQL's message",
             ),
+            DoctorCheck("targets", self._of(self._targets), (*CONNECTION_SETTINGS, "public_url")),
             *([nodes] if in_cluster else []),
         ]
 
@@ -244,6 +249,33 @@ class DatabaseChecks:
                 " (`relay db migrate --watch-sessions` adds them)"
             )
         return ok("triggers report logouts at once, and notifications arrive")
+
+    async def _targets(self, database: Database) -> Finding:
+        if await pending(database):
+            return skip("not checked: see tables")
+        targets = [each for each, _ in await AlertTargetTable(database).all()]
+        given_up = [each for each in targets if each.given_up_at is not None]
+        failing = [each for each in targets if each.failures and each.given_up_at is None]
+        if given_up or failing:
+            said = "; ".join(
+                f"{each.target_id} {'is given up' if each in given_up else 'fails'}"
+                f" ({each.last_error})"
+                for each in (given_up + failing)[:MAX_NAMED_TARGETS]
+            )
+            number = f"{len(given_up)} given up and {len(failing)} failing of {len(targets)}"
+            return warn(
+                f"targets of alerts: {number}: {said}",
+                "`relay target list` shows all; when one works again, `relay target test ID`"
+                " resumes it",
+            )
+        if self._settings.public_url is None and any(
+            each.options.get("picture") for each in targets
+        ):
+            return warn(
+                "messages to targets of alerts have no pictures, because public_url is not set",
+                "set public_url to the URL at which people reach relay",
+            )
+        return ok(f"{len(targets)} targets of alerts, and deliveries to none of them fail")
 
     async def _clock(self, database: Database) -> Finding:
         clocks = await compare_clocks(database)

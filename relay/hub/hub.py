@@ -382,6 +382,14 @@ class Hub:
             if presence is not None:
                 yield presence
 
+    def sends_jpeg(self, stream_id: str) -> bool | None:
+        """Whether the pictures of a live stream are JPEG; None if it is not known here, or none of
+        its pictures is."""
+        stream = self._streams.get(stream_id)
+        if stream is None or not stream.live or stream.fanout.keyframe is None:
+            return None
+        return stream.fanout.keyframe.looks_like_jpeg
+
     def _note_presence(self, stream: Stream) -> None:
         if self.on_presence is not None:
             self.on_presence(stream.stream_id, stream.presence)

@@ -14,6 +14,8 @@ MAX_LINK_SECONDS = 24 * 3600
 DEFAULT_LINK_READERS, MAX_LINK_READERS = 3, 100
 MAX_LINKS_OF_USER = 100
 """That have not expired."""
+MAX_LINKS_OF_TARGET = 1000
+"""That relay makes for the messages to one target of alerts."""
 
 LinkPurpose = Literal["still", "mjpeg"]
 _ENDPOINTS: dict[LinkPurpose, str] = {"still": "latest.jpg", "mjpeg": "live.mjpeg"}

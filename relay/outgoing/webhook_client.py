@@ -4,7 +4,7 @@ forgery (SSRF): it reaches public addresses only.
 Host names are resolved here, every address is checked, and only those that passed are connected to,
 so DNS rebinding changes nothing. The settings may allow further networks; plain HTTP
 is for those alone. It follows no redirects, keeps no cookies, ignores the environment's proxies,
-and uses only the status of a response. The caller sets deadlines.
+and uses only the status of a response, and its Retry-After in seconds. The caller sets deadlines.
 """
 
 from __future__ import annotations
@@ -26,15 +26,25 @@ if TYPE_CHECKING:
     from relay.outgoing.webhook_pools import WebhookPools
 
 MAX_URL_LENGTH = 2048
+STATUS_GONE = 410
 
 
 class Undelivered(RelayError):
     """A webhook did not accept a request. The text says why, and quotes nothing of either."""
 
-    def __init__(self, why: str, *, for_good: bool = False) -> None:
+    def __init__(
+        self, why: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(why)
-        self.for_good = for_good
+        self.status = status
+        """Of the response; None if there was none."""
+        self.retry_after = retry_after
+        """Seconds for which the receiver asks to be left alone; None if it does not say."""
+
+    @property
+    def for_good(self) -> bool:
         """Whether trying again is useless."""
+        return self.status == STATUS_GONE
 
 
 def check_webhook_url(url: str, *, plain: bool) -> None:
@@ -68,9 +78,13 @@ class WebhookClient:
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
         """Post, and succeed on a status of 200 to 299; `Undelivered` otherwise."""
         pools = self._pools or await self._open()
-        status = await pools.post(url, body, headers)
-        if not 200 <= status < 300:
-            raise Undelivered(f"status {status}", for_good=status == 410)
+        response = await pools.post(url, body, headers)
+        if not 200 <= response.status < 300:
+            raise Undelivered(
+                f"status {response.status}",
+                status=response.status,
+                retry_after=response.retry_after,
+            )
 
     async def _open(self) -> WebhookPools:
         async with self._opening:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 import httpcore2
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from relay.concurrency.happy_eyeballs import alternate_families, connect_first
 from relay.outgoing.public_networks import IpAddress, IpNetwork, is_public
@@ -35,6 +36,15 @@ REQUEST_ERRORS = (
     httpcore2.TimeoutException,
     httpcore2.UnsupportedProtocol,
 )
+
+
+@frozen
+class WebhookResponse:
+    """What is used of a response."""
+
+    status: int
+    retry_after: float | None
+    """Seconds."""
 
 
 @define(eq=False)
@@ -71,14 +81,14 @@ class WebhookPools:
             await self._encrypted.aclose()
             await self._plain.aclose()
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """The status; `Undelivered` if there is none."""
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> WebhookResponse:
+        """The response; `Undelivered` if there is none."""
         pool = self._encrypted if url.lower().startswith("https://") else self._plain
         try:
             async with pool.stream(
                 "POST", url, headers=[*headers.items()], content=body
             ) as response:
-                return response.status
+                return WebhookResponse(response.status, _retry_after(response.headers))
         except REQUEST_ERRORS as error:
             # Not its text, which may quote the request.
             raise Undelivered(type(error).__name__) from None
@@ -159,6 +169,14 @@ class _BoundedStream(httpcore2.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+def _retry_after(headers: Sequence[tuple[bytes, bytes]]) -> float | None:
+    """The seconds of a Retry-After header (RFC 9110); a date counts as none."""
+    for name, value in headers:
+        if name.lower() == b"retry-after" and re.fullmatch(rb"[0-9]{1,6}", value):
+            return float(value)
+    return None
 
 
 def _unwrapped(ip: IpAddress) -> IpAddress:

@@ -29,9 +29,10 @@ VARIABLE_PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
 TOKEN_VARIABLE = "RELAY_TOKEN"  # noqa: S105 (the name of a variable)
 SOURCE_VARIABLE = "RELAY_SOURCE"
-NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE, SOURCE_VARIABLE)
+NTFY_CREDENTIALS_VARIABLE = "RELAY_NTFY_CREDENTIALS"
+NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE, SOURCE_VARIABLE, NTFY_CREDENTIALS_VARIABLE)
 """Variables that are not settings: the settings file, the token of `relay top` and of `relay
-ingest`, and what that reads."""
+ingest`, what that reads, and what `relay target add ntfy` logs in with."""
 
 # Kubernetes sets these in each container of a namespace with a service called relay.
 _SERVICE_LINK = re.compile(

@@ -174,7 +174,7 @@ class Settings:
         check=_check_bind,
     )
     public_url: WebUrl | None = _setting(
-        None, "URL at which people reach relay, for links in webhooks", check=check_public_url
+        None, "URL at which people reach relay, for links in messages", check=check_public_url
     )
     workers: Count = _setting(1, "Number of worker processes on this machine")
     database_url: Url | None = _setting(
@@ -422,7 +422,9 @@ class Settings:
         1 << 30, "Bytes of stills and clips to keep of one user's streams"
     )
     webhook_networks: Networks = _setting(
-        (), "Private networks that webhooks may call, even over plain HTTP", check=check_networks
+        (),
+        "Private networks that webhooks and ntfy may call, even over plain HTTP",
+        check=check_networks,
     )
     profile: Literal["default", "load"] = _setting(
         "default", "load turns off rates and caps, for scripted load tests"

@@ -55,5 +55,5 @@ class WebhookAdapter:
         try:
             await self._client.post(target.url, body, headers(target.secret, message_id, body))
         except Undelivered as why:
-            return GoneForGood(str(why)) if why.for_good else RetryLater(str(why))
+            return GoneForGood(str(why)) if why.for_good else RetryLater(str(why), why.retry_after)
         return Delivered()

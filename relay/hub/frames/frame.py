@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from relay.concurrency.time_slice import TimeSlice
 from relay.hub.frames.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget, KeptBytes
-from relay.hub.frames.jpeg_parts import JpegParts
+from relay.hub.frames.jpeg_parts import JPEG_BASE64_BEGINNING, JPEG_BEGINNING, JpegParts
 from relay.hub.layers.layer_set import PictureLayer
 from relay.hub.peer import ConsumingPeer
 from relay.protocol.base64_text import looks_standard
@@ -123,6 +123,12 @@ class Frame:
         """The bytes of its content, as it came."""
         message = self.message
         return len(memoryview(message.data)) + len(memoryview(message.metadata))
+
+    @property
+    def looks_like_jpeg(self) -> bool:
+        """Whether its data begins as a JPEG picture does."""
+        head = bytes(memoryview(self.message.data)[:8])  # with what the encoding puts before it
+        return (JPEG_BEGINNING if self.codec.binary else JPEG_BASE64_BEGINNING) in head
 
     @property
     def is_large(self) -> bool:

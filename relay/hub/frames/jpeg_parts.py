@@ -13,6 +13,7 @@ from attrs import field, frozen
 from relay.transport.link import Buffer
 
 JPEG_BEGINNING = b"\xff\xd8\xff"
+JPEG_BASE64_BEGINNING = b"/9j/"
 
 
 @frozen(eq=False)

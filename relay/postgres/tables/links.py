@@ -11,7 +11,13 @@ from attrs import define
 
 from relay.errors import ConfigError
 from relay.model.identity import User
-from relay.model.link import LINK_PREFIX, MAX_LINKS_OF_USER, NewLink, PictureLink
+from relay.model.link import (
+    LINK_PREFIX,
+    MAX_LINKS_OF_TARGET,
+    MAX_LINKS_OF_USER,
+    NewLink,
+    PictureLink,
+)
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.audit import record_change
@@ -24,13 +30,20 @@ _COLUMNS = (
 )
 _INSERT = """
     insert into relay.links
-        (link_id, link_hash, stream_id, purpose, made_by, by_session, readers, made_at, expires_at)
-    select %s, %s, %s, %s, %s, %s, %s, now, now + make_interval(secs => %s)
+        (link_id, link_hash, stream_id, purpose, made_by, by_session, readers, target_id, made_at,
+        expires_at)
+    select %s, %s, %s, %s, %s, %s, %s, %s, now, now + make_interval(secs => %s)
     from clock_timestamp() as now
     returning
 """
 _SELECT = f"select {_COLUMNS} from relay.links where expires_at > clock_timestamp()"  # noqa: S608
-_COUNT = "select count(*) from relay.links where made_by = %s and expires_at > clock_timestamp()"
+_COUNT = (
+    "select count(*) from relay.links where made_by = %s and target_id is null"
+    " and expires_at > clock_timestamp()"
+)
+_COUNT_OF_TARGET = (
+    "select count(*) from relay.links where target_id = %s and expires_at > clock_timestamp()"
+)
 _PRUNE = "delete from relay.links where expires_at <= clock_timestamp()"
 _FRESH = f"seen_at > clock_timestamp() - interval '{MAX_LEASE_SECONDS} seconds'"
 _FORGET_READERS = f"delete from relay.link_readers where not {_FRESH}"  # noqa: S608
@@ -70,19 +83,28 @@ class LinkTable:
         return await self._read("link_id = any(%s)", [list(link_ids)])
 
     async def make(
-        self, link: NewLink, user_id: str, *, by_session: bool, by_command: bool = False
+        self,
+        link: NewLink,
+        user_id: str,
+        *,
+        by_session: bool,
+        by_command: bool = False,
+        target_id: str | None = None,
     ) -> tuple[PictureLink, str]:
         """Make a link of a user's; returns it and its capability, which is not stored. What a
         command does is audited here.
 
-        `ConfigError` when the user has too many.
+        `ConfigError` when the user has too many. One for a target of alerts ends with that, and
+        counts among those of the target alone.
         """
         capability, link_id = LINK_PREFIX + secrets.token_urlsafe(16), secrets.token_hex(6)
 
         def insert(connection: Connection) -> PictureLink:
             connection.execute(_PRUNE)
-            ((count,),) = connection.execute(_COUNT, [storable(user_id)]).fetchall()
-            if count >= MAX_LINKS_OF_USER:
+            if target_id is not None:
+                if _count(connection, _COUNT_OF_TARGET, target_id) >= MAX_LINKS_OF_TARGET:
+                    raise ConfigError(f"a target may have {MAX_LINKS_OF_TARGET} links")
+            elif _count(connection, _COUNT, storable(user_id)) >= MAX_LINKS_OF_USER:
                 raise ConfigError(
                     f"a user may have {MAX_LINKS_OF_USER} links; revoke some, or wait until they"
                     " expire"
@@ -91,7 +113,7 @@ class LinkTable:
                 _INSERT + _COLUMNS,
                 [
                     *(link_id, _hash(capability), link.stream_id, link.purpose, user_id),
-                    *(by_session, link.readers, link.seconds),
+                    *(by_session, link.readers, target_id, link.seconds),
                 ],
             ).fetchone()
             assert row is not None
@@ -211,6 +233,10 @@ class LinkTable:
             for link, _ in links
             if link.made_by in granted and link.made_by not in deleted
         }
+
+
+def _count(connection: Connection, query: Any, whose: str) -> int:
+    return int(connection.execute(query, [whose]).fetchall()[0][0])
 
 
 def _maker(link: PictureLink, granted: frozenset[str]) -> User:

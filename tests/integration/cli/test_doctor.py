@@ -25,6 +25,7 @@ from relay.doctor.checks import Examined, Finding, Outcome, examine
 from relay.doctor.database import DatabaseChecks
 from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
+from relay.model.alert_target import NewTarget
 from relay.postgres.database import open_database
 from relay.postgres.embedded.embedded import open_embedded
 from relay.postgres.tables.alert_targets import AlertTargetTable
@@ -62,6 +63,7 @@ def outcomes(found: dict[str, Finding], *names: str) -> list[Outcome]:
     return [found[name].outcome for name in names]
 
 
+OF_TARGETS = ("database", "targets")
 OF_DATABASE = ("database", "tables", "better-auth", "logouts", "clock")
 
 
@@ -108,6 +110,30 @@ async def test_a_newer_relay_s_database_is_said_to_be_one(postgres_url: str) -> 
     found = await look(Settings(database_url=postgres_url), "database", "tables")
     assert found["tables"].outcome is Outcome.FAIL
     assert "made by a newer relay" in found["tables"].said
+
+
+async def test_targets_of_alerts_that_fail_are_named(postgres_url: str) -> None:
+    async with open_database(postgres_url) as database:
+        table = AlertTargetTable(database)
+        ok = await table.add(NewTarget("https://x", "5ecret", stream_id="a"))
+        settings = Settings(database_url=postgres_url)
+        assert (await look(settings, *OF_TARGETS))["targets"].outcome is Outcome.OK
+        picture = await table.add(
+            NewTarget("https://x/t", "5ecret", "ntfy", stream_id="a", options={"picture": True})
+        )
+        assert "public_url" in (await look(settings, *OF_TARGETS))["targets"].said
+        settings = Settings(database_url=postgres_url, public_url="https://relay.example.org")
+        assert (await look(settings, *OF_TARGETS))["targets"].outcome is Outcome.OK
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(
+            "update relay.alert_targets set failures = 3, last_error = 'status 500',"
+            " given_up_at = case when kind = 'ntfy' then now() end"
+        )
+    found = (await look(settings, *OF_TARGETS))["targets"]
+    assert found.outcome is Outcome.WARN
+    assert f"{picture} is given up (status 500); {ok} fails (status 500)" in found.said
+    assert "relay target test" in found.do
+    assert "5ecret" not in str(found)
 
 
 @pytest.fixture
@@ -381,7 +407,7 @@ def test_the_command_ends_with_1_where_something_fails(postgres_url: str) -> Non
     outcomes = {each["name"]: each["outcome"] for each in told["checks"]}
     if "run relay closer to the database" in done.stdout:  # as a busy machine makes it seem
         outcomes["database"] = "ok"
-    expected = ["settings", *OF_DATABASE, "files", "port", "tls", "pictures"]
+    expected = ["settings", *OF_DATABASE, "targets", "files", "port", "tls", "pictures"]
     assert outcomes == dict.fromkeys(expected, "ok")
     secret = f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay"
     done = run_relay("doctor", "--bind", "3000", database_url=secret)
@@ -390,7 +416,7 @@ def test_the_command_ends_with_1_where_something_fails(postgres_url: str) -> Non
     assert [line.split()[:2] for line in lines] == [
         ["fail", "settings"],
         ["fail", "database"],
-        *(["skip", name] for name in OF_DATABASE[1:]),
+        *(["skip", name] for name in (*OF_DATABASE[1:], "targets")),
         ["ok", "files"],
         ["skip", "port"],
         ["skip", "tls"],

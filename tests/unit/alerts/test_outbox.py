@@ -244,7 +244,7 @@ def post() -> DeliverySetup:
 def failing(*names: str, for_good: bool = False) -> Callable[[str], Undelivered | None]:
     def answer(url: str) -> Undelivered | None:
         if url.removeprefix("https://") in names:
-            return Undelivered("status 500", for_good=for_good)
+            return Undelivered("status", status=410 if for_good else 500)
         return None
 
     return answer

@@ -16,6 +16,7 @@ from tests.presence_table import PresenceTable
 from tests.unit.alerts.test_dispatch import AlertSignals, AlertTable, new
 from tests.unit.alerts.test_outbox import TargetQueue
 from tests.unit.alerts.test_retention import AlertPruner
+from tests.unit.alerts.test_still_links import LinkTable, LiveStreamTable
 
 pytestmark = pytest.mark.mock_clock
 
@@ -29,6 +30,8 @@ class AlertTables:
     alert_notifications: AlertSignals = field(factory=AlertSignals)
     alert_targets: TargetQueue = field(factory=TargetQueue)
     stream_events: PresenceTable = field(factory=PresenceTable)
+    links: LinkTable = field(factory=LinkTable)
+    live_streams: LiveStreamTable = field(factory=LiveStreamTable)
 
 
 async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_removed() -> None:
@@ -42,6 +45,9 @@ async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_
 
         def presences(self) -> list[StreamPresence]:
             return []
+
+        def sends_jpeg(self, stream_id: str) -> None:
+            return None
 
     async with (
         open_alerts(Settings(), store, Streams(), metrics, Activity()) as alerts,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 import trio
 
@@ -78,3 +80,15 @@ async def test_the_live_streams_are_listed_with_their_owners(relay: MemoryRelay)
     (presence,) = relay.hub.presences()
     assert (presence.stream_id, presence.owner_id) == ("s", "ann")
     assert (presence.online, presence.watched, presence.term) == (True, True, 0)
+
+
+@pytest.mark.parametrize("msgpack", [False, True])
+async def test_pictures_are_jpeg_by_how_they_begin(relay: MemoryRelay, *, msgpack: bool) -> None:
+    phone = await relay.phone("s", ANN, msgpack=msgpack)
+    await relay.viewer("another", ANN)
+    assert [relay.hub.sends_jpeg(each) for each in ("s", "another", "none")] == [None] * 3
+    for picture, is_jpeg in ((b"\xff\xd8\xff\xe0 JPEG", True), (b"\0\0\0\1 H.264", False)):
+        data = picture if msgpack else base64.b64encode(picture).decode()
+        await phone.send({"type": "video-frame", "data": data})
+        await trio.sleep(0.1)
+        assert relay.hub.sends_jpeg("s") == is_jpeg

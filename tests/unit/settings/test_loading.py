@@ -130,6 +130,7 @@ JWT_KEYS = {"jwt_jwks_url": "RS256", "jwt_public_key": "ES256", "jwt_secret": "H
 def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) -> None:
     values = {
         "bind": "0.0.0.0:8080",
+        "public_url": "https://relay.example.org",
         "workers": 4,
         "database_url": "postgresql://db/relay",
         "listen_url": "postgresql://direct/relay",
