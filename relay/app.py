@@ -76,6 +76,7 @@ OPTIONAL_TASKS = frozenset(
             "alert-retention",
             "alert-outbox",
             "stream-events",
+            "mqtt-streams",
             "session-table",
         ),
         *("operator", "stream-reclaim", "renditions", "clips", "picture-retention"),

@@ -15,6 +15,7 @@ from relay.alerts.intake import AlertIntake, AlertWriter
 from relay.alerts.outbox import Outbox, TargetQueue
 from relay.alerts.retention import RemovableAlerts, Retention
 from relay.alerts.stream_events import PresenceTable, StreamEventRecorder
+from relay.alerts.targets.mqtt_streams import MqttStreamTable, RetainedStreams
 from relay.alerts.targets.setup import base_url, open_adapters
 from relay.alerts.targets.still_links import (
     LinkMaker,
@@ -48,6 +49,9 @@ class AlertTables(Protocol):
 
     @property
     def stream_events(self) -> PresenceTable: ...
+
+    @property
+    def mqtt_streams(self) -> MqttStreamTable: ...
 
     @property
     def links(self) -> LinkMaker: ...
@@ -99,8 +103,16 @@ async def open_alerts(
     connected. `activity` says whether anybody is. `links` signs links to what is kept with alerts.
     `StoreUnavailable` when the database does not answer.
     """
-    async with open_adapters(settings, _still_links(settings, tables, streams)) as adapters:
-        outbox = Outbox(tables.alert_targets, adapters, metrics, activity, links)
+    stills = _still_links(settings, tables, streams)
+    async with open_adapters(settings, stills, tables.mqtt_streams) as targets:
+        outbox = Outbox(tables.alert_targets, targets.adapters, metrics, activity, links)
+        retained = RetainedStreams(
+            tables.mqtt_streams,
+            targets.brokers,
+            settings.mqtt_topic,
+            base_url(settings),
+            activity,
+        )
 
         recorder = StreamEventRecorder(
             tables.stream_events, streams.presences, settings.offline_grace, activity
@@ -109,6 +121,7 @@ async def open_alerts(
         def wake_outbox() -> None:
             outbox.wake()
             recorder.look()
+            retained.look()
 
         def deliver_everywhere(alert: StoredAlert) -> None:
             outbox.wake()
@@ -140,6 +153,7 @@ async def open_alerts(
                 "alert-retention": retention,
                 "alert-outbox": outbox,
                 "stream-events": recorder,
+                "mqtt-streams": retained,
             },
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -45,7 +46,16 @@ def _cooldown(context: click.Context, parameter: click.Parameter, text: str | No
 
 
 def rule_options(command: F) -> F:
-    """Options that say which events a target gets."""
+    """Options that say which events a target gets: by default, alerts."""
+    return rule_options_with([ALERT_EVENT])(command)
+
+
+def rule_options_with(default_events: Sequence[str]) -> Callable[[F], F]:
+    """The same, with these kinds of events by default."""
+    return partial(_add_rule_options, default_events)
+
+
+def _add_rule_options(default_events: Sequence[str], command: F) -> F:
     rules = "Rules"
     kinds = [ALERT_EVENT, *STREAM_EVENT_KINDS]
     for option in reversed(
@@ -70,7 +80,7 @@ def rule_options(command: F) -> F:
                 group=rules,
                 multiple=True,
                 type=click.Choice(kinds),
-                default=[ALERT_EVENT],
+                default=[*default_events],
                 show_default=True,
                 help="Kind of events to deliver. Repeatable.",
             ),
@@ -130,10 +140,10 @@ async def try_target(
     from relay.alerts.targets.setup import open_adapters
 
     target = await store.alert_targets.find(target_id, kind)
-    async with open_adapters(settings) as adapters:
-        if target.kind not in adapters:
+    async with open_adapters(settings) as targets:
+        if target.kind not in targets.adapters:
             raise ConfigError(f"this version of relay knows no targets of the kind {target.kind!r}")
-        outcome = await attempt(adapters[target.kind], target, None)
+        outcome = await attempt(targets.adapters[target.kind], target, None)
     if isinstance(outcome, RetryLater | GoneForGood):
         name = kind or "target"
         raise ConfigError(f"the {name} did not accept it: {outcome.why}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import trio
+from attrs import evolve
 
 from relay.cli.grouped_help import GroupedCommand, GroupedGroup
 from relay.cli.options import STORE_SETTINGS, configuration, duration, settings_options
@@ -15,18 +19,28 @@ from relay.cli.target_options import (
     TARGET_SETTINGS,
     listed,
     rule_options,
+    rule_options_with,
     rules_from,
     try_target,
 )
 from relay.errors import ConfigError
 from relay.model.alert_target import NewTarget
 from relay.model.link import MAX_LINK_SECONDS
-from relay.settings.loading import NTFY_CREDENTIALS_VARIABLE
+from relay.model.stream_event import ALERT_EVENT, STREAM_EVENT_KINDS
+from relay.settings.loading import MQTT_CREDENTIALS_VARIABLE, NTFY_CREDENTIALS_VARIABLE
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from relay.model.alert_target import AlertTarget
     from relay.postgres.store import Store
+    from relay.settings.settings import Settings
+
+MAX_LOGIN_LENGTH = 512
+WITHDRAWAL_TIMEOUT = 30.0
+MAX_AUTHORITY_LENGTH = 64 * 1024
+DISCOVERY_PREFIX_PATTERN = r"[A-Za-z0-9._~-]{1,64}(/[A-Za-z0-9._~-]{1,64}){0,3}"
+PICTURE_NEEDS_URL = "--picture needs the setting public_url, which the links begin with"
 
 
 @click.group(cls=GroupedGroup)
@@ -37,6 +51,7 @@ def target() -> None:
 
     \b
     To phones, by ntfy:   relay target add ntfy https://ntfy.sh/mine --stream door
+    To Home Assistant:    relay target add mqtt mqtts://broker --stream '*'
     Try one:              relay target test ntfy_0123456789abcdef
     See their state:      relay target list
     """
@@ -48,6 +63,7 @@ def add() -> None:
 
     \b
     To phones, by ntfy:   relay target add ntfy https://ntfy.sh/mine --stream door
+    To Home Assistant:    relay target add mqtt mqtts://broker --stream '*'
     """
 
 
@@ -94,7 +110,7 @@ def add_ntfy(
       relay target add ntfy https://ntfy.example.org/door --stream front-door --cooldown 5m
       relay target add ntfy https://ntfy.sh/ours --owner ana@example.org --credentials-file ntfy
     """
-    from relay.alerts.targets.ntfy import check_ntfy_url
+    from relay.alerts.targets.ntfy import check_credentials, check_ntfy_url
     from relay.outgoing.webhook_client import check_webhook_url
 
     settings = configuration().settings
@@ -102,21 +118,101 @@ def add_ntfy(
     check_webhook_url(url, plain=bool(settings.webhook_networks))
     check_ntfy_url(url)
     if picture and settings.public_url is None:
-        raise ConfigError("--picture needs the setting public_url, which the links begin with")
-    if not 60 <= picture_for.total_seconds() <= MAX_LINK_SECONDS:
-        raise click.BadParameter("links to pictures live between 1m and 24h")
-    options: dict[str, Any] = {}
-    if picture:
-        options = {"picture": True, "picture_for": round(picture_for.total_seconds())}
-    secret = _credentials(credentials_file)
+        raise ConfigError(PICTURE_NEEDS_URL)
+    options = _picture_options(picture_for, wanted=picture)
+    secret = _credentials(credentials_file, NTFY_CREDENTIALS_VARIABLE, check_credentials)
 
-    async def insert(store: Store) -> str:
-        owner_id = None if owner is None else await store.sessions.find_user(owner)
-        return await store.alert_targets.add(
-            NewTarget(url, secret, "ntfy", owner_id, stream_id, rules, options)
+    _add(NewTarget(url, secret, "ntfy", None, stream_id, rules, options), owner)
+
+
+@add.command(name="mqtt", cls=GroupedCommand)
+@click.argument("url", metavar="URL")
+@click.option(
+    "--credentials-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"Read USER:PASSWORD from this file instead of {MQTT_CREDENTIALS_VARIABLE}.",
+)
+@click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Trust the certificates in this file (PEM) instead of those of the system.",
+)
+@click.option(
+    "--discovery/--no-discovery",
+    default=True,
+    help="Let Home Assistant find the streams, each as a device.",
+)
+@click.option(
+    "--discovery-prefix",
+    default="homeassistant",
+    show_default=True,
+    metavar="TOPIC",
+    help="Home Assistant's discovery prefix.",
+)
+@click.option(
+    "--picture",
+    is_flag=True,
+    help="Publish a link to the newest picture with each alert, if the stream sends JPEG. Everybody"
+    " who may read the topics sees that stream until the link expires. Needs public_url.",
+)
+@click.option(
+    "--picture-for",
+    default="6h",
+    show_default=True,
+    metavar="TIME",
+    callback=duration,
+    help="Lifetime of these links, 24h at most.",
+)
+@rule_options_with([ALERT_EVENT, *STREAM_EVENT_KINDS])
+@settings_options(*TARGET_SETTINGS, "public_url")
+def add_mqtt(
+    url: str,
+    owner: str | None,
+    credentials_file: Path | None,
+    ca_file: Path | None,
+    *,
+    discovery: bool,
+    discovery_prefix: str,
+    picture: bool,
+    picture_for: timedelta,
+    **given: Any,
+) -> None:
+    """Publish to an MQTT broker, such as that of Home Assistant.
+
+    Alerts go to relay/STREAM/alert, and the state of each stream (online, offline or watched) is
+    retained at relay/STREAM/state; the setting mqtt_topic replaces `relay`. URL is mqtts://HOST, or
+    mqtt://HOST for networks in webhook_networks. Add one target for each broker.
+
+    \b
+    Example:
+      relay target add mqtt mqtts://broker.example.org --stream '*' --credentials-file mqtt
+      relay target add mqtt mqtt://192.168.1.5 --stream '*' --webhook-networks 192.168.1.0/24
+    """
+    from relay.alerts.targets.mqtt import check_mqtt_installed
+    from relay.outgoing.mqtt_broker import parse_broker_url
+
+    settings = configuration().settings
+    check_mqtt_installed()
+    stream_id, rules = rules_from(owner, **given)
+    if rules.cooldown and set(rules.events) != {ALERT_EVENT}:
+        raise click.UsageError(
+            "--cooldown is for alerts alone (--event alert), since a state that is left out would"
+            " stay wrong: add a target for each"
         )
-
-    click.echo(with_store(insert))
+    parse_broker_url(url, plain=bool(settings.webhook_networks))
+    if picture and settings.public_url is None:
+        raise ConfigError(PICTURE_NEEDS_URL)
+    options = _picture_options(picture_for, wanted=picture)
+    if discovery:
+        if not re.fullmatch(DISCOVERY_PREFIX_PATTERN, discovery_prefix):
+            raise click.BadParameter(f"{discovery_prefix!r} is no topic such as homeassistant")
+        options["discovery_prefix"] = discovery_prefix
+    if ca_file is not None:
+        options["authority"] = _authority(ca_file)
+    secret = _credentials(credentials_file, MQTT_CREDENTIALS_VARIABLE, _check_login)
+    _add(NewTarget(url, secret, "mqtt", None, stream_id, rules, options), owner)
 
 
 @target.command(name="list")
@@ -137,25 +233,31 @@ def target_list() -> None:
 
 @target.command(name="remove")
 @click.argument("target_id", metavar="ID")
-@settings_options(*STORE_SETTINGS)
+@settings_options(*TARGET_SETTINGS, "mqtt_topic")
 def target_remove(target_id: str) -> None:
-    """Remove a target, and revoke the links that were made for it.
+    """Remove a target, revoke the links that were made for it, and remove what an MQTT broker
+    retains of its streams.
 
     \b
     Example:
       relay target remove ntfy_0123456789abcdef
     """
 
+    settings = configuration().settings
+
     async def remove(store: Store) -> str:
+        found = await store.alert_targets.find(target_id)
+        retained = await store.mqtt_streams.announced(found)
         await store.alert_targets.remove(target_id)
-        return f"removed {target_id}"
+        left = await _withdraw(found, retained, settings) if retained else ""
+        return f"removed {target_id}{left}"
 
     click.echo(with_store(remove))
 
 
 @target.command(name="test")
 @click.argument("target_id", metavar="ID")
-@settings_options(*TARGET_SETTINGS)
+@settings_options(*TARGET_SETTINGS, "mqtt_topic")
 def target_test(target_id: str) -> None:
     """Deliver a test message. If it is accepted, a target that was given up resumes.
 
@@ -171,23 +273,75 @@ def target_test(target_id: str) -> None:
     click.echo(with_store(test))
 
 
-def _credentials(file: Path | None) -> str:
-    """What to log in with, from the file or the environment; empty if there is none."""
-    from relay.alerts.targets.ntfy import MAX_CREDENTIALS_LENGTH, check_credentials
+async def _withdraw(target: AlertTarget, stream_ids: Sequence[str], settings: Settings) -> str:
+    """Remove what a broker retains of these streams; returns what is to be said if that failed."""
+    from relay.alerts.targets.mqtt import check_mqtt_installed, open_brokers
+    from relay.alerts.targets.mqtt_streams import withdraw_streams
+    from relay.outgoing.webhook_client import Undelivered
 
+    topic = settings.mqtt_topic
+    try:
+        check_mqtt_installed()
+        with trio.fail_after(WITHDRAWAL_TIMEOUT):
+            async with open_brokers(settings.webhook_networks, topic, stays=False) as brokers:
+                await withdraw_streams(brokers.of(target), target, topic, stream_ids)
+    except (ConfigError, Undelivered, trio.TooSlowError) as error:
+        why = str(error) or "it takes too long"
+        return f"; its broker still retains messages of {len(stream_ids)} streams: {why}"
+    return ""
+
+
+def _add(new: NewTarget, owner: str | None) -> None:
+    async def insert(store: Store) -> str:
+        owner_id = None if owner is None else await store.sessions.find_user(owner)
+        return await store.alert_targets.add(evolve(new, owner_id=owner_id))
+
+    click.echo(with_store(insert))
+
+
+def _picture_options(picture_for: timedelta, *, wanted: bool) -> dict[str, Any]:
+    if not 60 <= picture_for.total_seconds() <= MAX_LINK_SECONDS:
+        raise click.BadParameter("links to pictures live between 1m and 24h")
+    return {"picture": True, "picture_for": round(picture_for.total_seconds())} if wanted else {}
+
+
+def _credentials(file: Path | None, variable: str, check: Callable[[str, str], None]) -> str:
+    """What to log in with, from the file or the environment; empty if there is none."""
     if file is None:
-        where = NTFY_CREDENTIALS_VARIABLE
-        found = os.environ.get(where, "").strip()
+        found, where = os.environ.get(variable, "").strip(), variable
         if not found:
             return ""
     else:
         where = f"--credentials-file {file}"
-        try:
-            with file.open(encoding="utf-8") as opened:
-                found = opened.read(MAX_CREDENTIALS_LENGTH + 2).strip()
-        except OSError as error:
-            raise ConfigError(f"cannot read {where}: {error.strerror}") from None
-        except ValueError:
-            raise ConfigError(f"cannot read {where}: it is not a text file") from None
-    check_credentials(found, where)
+        found = _text_of(file, where, MAX_LOGIN_LENGTH + 2).strip()
+    check(found, where)
     return found
+
+
+def _check_login(text: str, where: str) -> None:
+    """`ConfigError`, which shows none of it, unless it is USER:PASSWORD."""
+    if not re.fullmatch(r"[^\x00-\x1f:]+:[^\x00-\x1f]*", text) or len(text) > MAX_LOGIN_LENGTH:
+        raise ConfigError(f"{where} does not contain USER:PASSWORD")
+
+
+def _authority(file: Path) -> str:
+    """The certificates in a file; `ConfigError` if there are none."""
+    import ssl
+
+    where = f"--ca-file {file}"
+    text = _text_of(file, where, MAX_AUTHORITY_LENGTH)
+    try:
+        ssl.create_default_context(cadata=text or "no certificates")
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(f"{where} contains no certificates in PEM") from None
+    return text
+
+
+def _text_of(file: Path, where: str, most: int) -> str:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return opened.read(most)
+    except OSError as error:
+        raise ConfigError(f"cannot read {where}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"cannot read {where}: it is not a text file") from None

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 import trio
 from attrs import define, field
 
+from relay.doctor.brokers import look_at_brokers
 from relay.doctor.checks import DoctorCheck, Finding, fail, ok, skip, warn
 from relay.doctor.cluster import look_at_nodes
 from relay.errors import ConfigError, StoreForbids, StoreUnavailable
@@ -25,6 +26,7 @@ from relay.postgres.inspect import (
 from relay.postgres.migrate import pending
 from relay.postgres.store import find_configured_better_auth
 from relay.postgres.tables.alert_targets import AlertTargetTable
+from relay.postgres.tables.mqtt_streams import MqttStreamsTable
 from relay.postgres.tables.sessions.local_times import hours, offset_of_newest
 from relay.postgres.tables.sessions.sessions import BetterAuthSessions
 from relay.postgres.triggers import SessionTriggers
@@ -59,6 +61,8 @@ BETTER_AUTH_SETTINGS = (
     "auth_time_zone",
     "auth_session_url",
 )
+
+BROKER_SETTINGS = (*CONNECTION_SETTINGS, "webhook_networks")
 
 FIX_CONNECTION = (
     "check that PostgreSQL is running, that database_url (RELAY_DATABASE_URL) is right, and that"
@@ -109,6 +113,7 @@ class DatabaseChecks:
                 "see PostgreSQL's message",
             ),
             DoctorCheck("targets", self._of(self._targets), (*CONNECTION_SETTINGS, "public_url")),
+            DoctorCheck("brokers", self._of(self._brokers), BROKER_SETTINGS),
             *([nodes] if in_cluster else []),
         ]
 
@@ -276,6 +281,12 @@ class DatabaseChecks:
                 "set public_url to the URL at which people reach relay",
             )
         return ok(f"{len(targets)} targets of alerts, and deliveries to none of them fail")
+
+    async def _brokers(self, database: Database) -> Finding:
+        if await pending(database):
+            return skip("not checked: see tables")
+        targets = await MqttStreamsTable(database).targets()
+        return await look_at_brokers(targets, self._settings)
 
     async def _clock(self, database: Database) -> Finding:
         clocks = await compare_clocks(database)

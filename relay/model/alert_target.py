@@ -12,7 +12,7 @@ from relay.model.stream_event import ALERT_EVENT
 
 SEVERITY_RANKS = {"low": 1, "medium": 2, "high": 3, "critical": 4}
 """The severities of alerts, each with its rank."""
-TARGET_KINDS = ("webhook", "ntfy")
+TARGET_KINDS = ("webhook", "ntfy", "mqtt")
 """The kinds of targets, each with an adapter in `alerts/targets/`."""
 MAX_COOLDOWN = 7 * 24 * 3600
 """Seconds."""

@@ -16,10 +16,11 @@ import httpcore2
 import trio
 from attrs import define, field, frozen
 
+from relay.outgoing.checked_addresses import MAX_LOOKUPS
 from relay.outgoing.http_client import RequestFailed
 from relay.outgoing.public_networks import IpAddress, is_public
 from relay.outgoing.webhook_client import Undelivered
-from relay.outgoing.webhook_pools import MAX_LOOKUPS, REQUEST_ERRORS, CheckedBackend
+from relay.outgoing.webhook_pools import REQUEST_ERRORS, CheckedBackend
 
 MAX_OBJECT_CONNECTIONS = 8
 """Concurrent connections; further requests wait for one."""

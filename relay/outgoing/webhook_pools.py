@@ -5,25 +5,26 @@
 from __future__ import annotations
 
 import re
-import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from ipaddress import IPv6Address, ip_address
 from typing import Any, Self
 
 import httpcore2
 import trio
 from attrs import define, field, frozen
 
-from relay.concurrency.happy_eyeballs import alternate_families, connect_first
-from relay.outgoing.public_networks import IpAddress, IpNetwork, is_public
+from relay.concurrency.happy_eyeballs import connect_first
+from relay.outgoing.checked_addresses import (
+    MAX_LOOKUPS,
+    MayConnect,
+    allowed_alone,
+    look_up_allowed,
+    public_or_allowed,
+)
+from relay.outgoing.public_networks import IpAddress, IpNetwork
 from relay.outgoing.webhook_client import Undelivered
 
-MAX_LOOKUPS = 16
-"""Concurrent DNS lookups; one that hangs keeps a thread."""
-MAX_ADDRESSES = 8
-"""Addresses of a name that are tried: the owner of a name decides how many it has."""
 MAX_RESPONSE_BYTES, READ_BYTES = 128 * 1024, 4096
 """Bytes of a response in total, so that endless `100 Continue`s end, and in one read, so that other
 tasks get their turn."""
@@ -60,10 +61,7 @@ class WebhookPools:
         lookups = trio.CapacityLimiter(MAX_LOOKUPS)
         context = ssl.create_default_context()
 
-        def is_allowed(ip: IpAddress) -> bool:
-            return any(ip in network for network in networks)
-
-        def pool(may_connect: Any) -> httpcore2.AsyncConnectionPool:
+        def pool(may_connect: MayConnect) -> httpcore2.AsyncConnectionPool:
             return httpcore2.AsyncConnectionPool(
                 ssl_context=context,
                 max_connections=None,  # the caller limits them
@@ -71,7 +69,7 @@ class WebhookPools:
                 network_backend=CheckedBackend(may_connect, lookups),
             )
 
-        return cls(pool(lambda ip: is_public(ip) or is_allowed(ip)), pool(is_allowed))
+        return cls(pool(public_or_allowed(networks)), pool(allowed_alone(networks)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,7 +96,7 @@ class WebhookPools:
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Connects to checked addresses only."""
 
-    _may_connect: Callable[[IpAddress], bool]
+    _may_connect: MayConnect
     _lookups: trio.CapacityLimiter
     _bounded: bool = True
     """Whether a connection reads few bytes, which are all that webhooks have to say."""
@@ -107,10 +105,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
     async def connect_tcp(
         self, host: str, port: int, *args: Any, **options: Any
     ) -> httpcore2.AsyncNetworkStream:
-        found = await self._look_up(host)
-        allowed = [ip for ip in found if self._may_connect(_unwrapped(ip))]
-        if not allowed:
-            raise Undelivered("not an address that webhooks may call")
+        allowed = await look_up_allowed(host, self._may_connect, self._lookups)
         failures: list[httpcore2.NetworkError] = []
 
         async def connect(ip: IpAddress) -> httpcore2.AsyncNetworkStream | None:
@@ -120,27 +115,13 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
                 failures.append(failure)
                 return None
 
-        ordered = alternate_families(allowed, lambda ip: ip.version)[:MAX_ADDRESSES]
-        stream = await connect_first([partial(connect, ip) for ip in ordered])
+        stream = await connect_first([partial(connect, ip) for ip in allowed])
         if stream is None:
             raise failures[-1]
         return _BoundedStream(stream) if self._bounded else stream
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
-
-    async def _look_up(self, host: str) -> list[IpAddress]:
-        def look_up() -> list[Any]:
-            return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-
-        try:
-            found = await trio.to_thread.run_sync(
-                look_up, limiter=self._lookups, abandon_on_cancel=True
-            )
-        except (OSError, UnicodeError):
-            raise Undelivered("its name cannot be looked up") from None
-        # An address with a scope (`%eth0`) is link-local.
-        return [ip_address(address[0]) for *_, address in found if "%" not in address[0]]
 
 
 @define(eq=False)
@@ -177,8 +158,3 @@ def _retry_after(headers: Sequence[tuple[bytes, bytes]]) -> float | None:
         if name.lower() == b"retry-after" and re.fullmatch(rb"[0-9]{1,6}", value):
             return float(value)
     return None
-
-
-def _unwrapped(ip: IpAddress) -> IpAddress:
-    """The IPv4 address, if it is mapped into IPv6."""
-    return (ip.ipv4_mapped if isinstance(ip, IPv6Address) else None) or ip

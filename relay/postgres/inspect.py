@@ -40,6 +40,7 @@ NEEDED = """
         ('operator_requests', 'select insert update delete'),
         ('audit', 'select insert update delete'), -- `for update` needs update, too
         ('alert_targets', 'select update delete'),
+        ('mqtt_streams', 'select insert update delete'),
         ('target_cooldowns', 'select insert update delete'),
         ('stream_events', 'select insert delete'),
         ('told_streams', 'select insert update delete'),

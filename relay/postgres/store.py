@@ -26,6 +26,7 @@ from relay.postgres.tables.audit import AuditTable
 from relay.postgres.tables.grants import Grants
 from relay.postgres.tables.links import LinkTable
 from relay.postgres.tables.live_streams import LiveStreamTable
+from relay.postgres.tables.mqtt_streams import MqttStreamsTable
 from relay.postgres.tables.nodes import NodeTable
 from relay.postgres.tables.operator_requests import OperatorRequests
 from relay.postgres.tables.service_tokens import ServiceTokenTable
@@ -73,6 +74,7 @@ class Store:
     alert_pruner: AlertPruner
     alert_targets: AlertTargetTable
     stream_events: StreamEventTable
+    mqtt_streams: MqttStreamsTable
     audit: AuditTable
     changes: ChangeNotifications
     alert_notifications: AlertNotifications
@@ -112,6 +114,7 @@ async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIte
             alert_pruner=AlertPruner(database, limits),
             alert_targets=AlertTargetTable(database),
             stream_events=StreamEventTable(database),
+            mqtt_streams=MqttStreamsTable(database),
             audit=AuditTable(database),
             changes=ChangeNotifications(database, listen_address),
             alert_notifications=AlertNotifications(listen_address),

@@ -131,6 +131,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "alert_bytes",
         "alert_bytes_per_user",
         "webhook_networks",
+        "mqtt_topic",
         "audit",
         "audit_days",
     ),

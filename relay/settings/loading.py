@@ -30,9 +30,14 @@ CONFIG_VARIABLE = "RELAY_CONFIG"
 TOKEN_VARIABLE = "RELAY_TOKEN"  # noqa: S105 (the name of a variable)
 SOURCE_VARIABLE = "RELAY_SOURCE"
 NTFY_CREDENTIALS_VARIABLE = "RELAY_NTFY_CREDENTIALS"
-NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE, SOURCE_VARIABLE, NTFY_CREDENTIALS_VARIABLE)
+MQTT_CREDENTIALS_VARIABLE = "RELAY_MQTT_CREDENTIALS"
+NO_SETTINGS = (
+    *(CONFIG_VARIABLE, TOKEN_VARIABLE, SOURCE_VARIABLE),
+    *(NTFY_CREDENTIALS_VARIABLE, MQTT_CREDENTIALS_VARIABLE),
+)
 """Variables that are not settings: the settings file, the token of `relay top` and of `relay
-ingest`, what that reads, and what `relay target add ntfy` logs in with."""
+ingest`, what that reads, and what targets of `relay target add` are
+logged in to with."""
 
 # Kubernetes sets these in each container of a namespace with a service called relay.
 _SERVICE_LINK = re.compile(

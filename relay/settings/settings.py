@@ -91,6 +91,14 @@ Cores = Annotated[
 Name = Annotated[
     str, Meta(min_length=1, max_length=63, title="NAME", description="1 to 63 characters")
 ]
+Topic = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._~-]{1,64}(/[A-Za-z0-9._~-]{1,64}){0,3}(?!\n)$",
+        title="TOPIC",
+        description="a topic such as home/relay: up to 4 levels of letters, digits and ._~-",
+    ),
+]
 Bind = Annotated[str, Meta(title="HOST:PORT", description="HOST:PORT, such as localhost:3000")]
 Url = Annotated[
     str, Meta(title="URL", description="a URL such as postgresql://user@host:5432/name")
@@ -423,9 +431,10 @@ class Settings:
     )
     webhook_networks: Networks = _setting(
         (),
-        "Private networks that webhooks and ntfy may call, even over plain HTTP",
+        "Private networks that webhooks, ntfy and MQTT may call, even without TLS",
         check=check_networks,
     )
+    mqtt_topic: Topic = _setting("relay", "MQTT topic that all topics of this relay are below")
     profile: Literal["default", "load"] = _setting(
         "default", "load turns off rates and caps, for scripted load tests"
     )

@@ -185,7 +185,7 @@ class AlertTargetTable:
                 " where kind = coalesce(%s, kind) order by created_at, target_id",
                 [kind],
             )
-            targets = [_read(row) for row in rows]
+            targets = [read_target(row) for row in rows]
             return [(each, count(connection, each)) for each in targets]
 
         return await self._database.transact(select)
@@ -204,7 +204,7 @@ class AlertTargetTable:
         rows = await self._database.transact(select)
         if not rows:
             raise _unknown(target_id, kind)
-        return _read(rows[0])
+        return read_target(rows[0])
 
     async def remove(self, target_id: str, kind: str | None = None) -> None:
         """Remove a target; `ConfigError` when there is none."""
@@ -243,7 +243,7 @@ class AlertTargetTable:
         def update(connection: Connection) -> list[AlertTarget]:
             values = {"lease": lease, "lasts": lasts}
             values |= {"kinds": [*room], "most": [*room.values()]}
-            return [_read(row) for row in connection.execute(CLAIM_TARGETS, values)]
+            return [read_target(row) for row in connection.execute(CLAIM_TARGETS, values)]
 
         return await self._database.transact(update)
 
@@ -367,7 +367,8 @@ class AlertTargetTable:
         await self._database.transact(update)
 
 
-def _read(row: Sequence[Any]) -> AlertTarget:
+def read_target(row: Sequence[Any]) -> AlertTarget:
+    """The target in a row of `ALERT_TARGET_COLUMNS`."""
     events, min_severity, cooldown, prefix, options = row[-5:]
     rules = TargetRules(tuple(events), min_severity, cooldown, prefix)
     return evolve(AlertTarget(*row[:-5]), rules=rules, options=json.loads(options))

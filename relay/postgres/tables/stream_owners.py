@@ -11,6 +11,7 @@ from relay.errors import ConfigError
 from relay.model.operator import Operator, OwnedStream
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
+from relay.postgres.notifications import ALERT_CHANNEL
 from relay.postgres.tables.alerts.alerts import LOCK_ALERTS
 from relay.postgres.tables.audit import record_change
 from relay.postgres.tables.sessions.better_auth import AuthTable
@@ -134,6 +135,11 @@ class StreamOwnershipTable:
         return await self._database.transact(update)
 
 
+# So that what brokers retain of the stream is removed at once.
+TELL_OF_WITHDRAWAL = (
+    "select pg_notify(%s, 'targets')"
+    " where exists (select from relay.mqtt_streams where stream_id = %s)"
+)
 RECLAIMER = Operator(service="", address="")
 """relay itself."""
 
@@ -155,4 +161,5 @@ def _free(
     connection: Connection, stream_id: str, owner_id: str, *, reason: str, by: Operator | None
 ) -> None:
     connection.execute("update relay.streams set owner_id = null where stream_id = %s", [stream_id])
+    connection.execute(TELL_OF_WITHDRAWAL, [ALERT_CHANNEL, stream_id])
     record_change(connection, "free", reason=reason, user_id=owner_id, stream_id=stream_id, by=by)

@@ -184,8 +184,8 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
     assert found["tables"].said == (
         "this role may not use alert_byte_changes, alert_bytes, alert_order, alert_pictures,"
         " alert_targets, alerts, audit, claim_locks, deleted_owners, epochs, event_sources,"
-        " link_readers, links, live_streams, nodes, operator_requests, raised_alerts,"
-        " stream_events, streams, target_cooldowns, told_streams"
+        " link_readers, links, live_streams, mqtt_streams, nodes, operator_requests,"
+        " raised_alerts, stream_events, streams, target_cooldowns, told_streams"
     )
     assert "DELETE" in found["tables"].do
     with psycopg.connect(postgres_url) as connection:
@@ -219,6 +219,7 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
                 " grant update on relay.alert_targets, relay.claim_locks to {0};"
                 " grant delete on relay.alert_targets to {0};"
                 " grant insert, update, delete on relay.target_cooldowns to {0};"
+                " grant insert, update, delete on relay.mqtt_streams to {0};"
                 " grant insert, delete on relay.stream_events to {0};"
                 " grant insert, update, delete on relay.told_streams, relay.event_sources to {0};"
                 " grant insert, update, delete on relay.nodes, relay.live_streams to {0};"
@@ -407,7 +408,7 @@ def test_the_command_ends_with_1_where_something_fails(postgres_url: str) -> Non
     outcomes = {each["name"]: each["outcome"] for each in told["checks"]}
     if "run relay closer to the database" in done.stdout:  # as a busy machine makes it seem
         outcomes["database"] = "ok"
-    expected = ["settings", *OF_DATABASE, "targets", "files", "port", "tls", "pictures"]
+    expected = ["settings", *OF_DATABASE, "targets", "brokers", "files", "port", "tls", "pictures"]
     assert outcomes == dict.fromkeys(expected, "ok")
     secret = f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay"
     done = run_relay("doctor", "--bind", "3000", database_url=secret)
@@ -416,7 +417,7 @@ def test_the_command_ends_with_1_where_something_fails(postgres_url: str) -> Non
     assert [line.split()[:2] for line in lines] == [
         ["fail", "settings"],
         ["fail", "database"],
-        *(["skip", name] for name in (*OF_DATABASE[1:], "targets")),
+        *(["skip", name] for name in (*OF_DATABASE[1:], "targets", "brokers")),
         ["ok", "files"],
         ["skip", "port"],
         ["skip", "tls"],

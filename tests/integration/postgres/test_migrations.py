@@ -65,6 +65,7 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "links",
         "live_streams",
         "migrations",
+        "mqtt_streams",
         "nodes",
         "operator_requests",
         "picture_key",

@@ -74,6 +74,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
             "vouched-users",
             "alert-outbox",
             "stream-events",
+            "mqtt-streams",
             "session-table",
             "session-watch",
             "stream-owners",

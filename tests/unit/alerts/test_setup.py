@@ -12,6 +12,7 @@ from relay.metrics import Metrics
 from relay.model.stream_event import StreamPresence
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
+from tests.mqtt_stream_table import MqttStreamTable
 from tests.presence_table import PresenceTable
 from tests.unit.alerts.test_dispatch import AlertSignals, AlertTable, new
 from tests.unit.alerts.test_outbox import TargetQueue
@@ -30,6 +31,7 @@ class AlertTables:
     alert_notifications: AlertSignals = field(factory=AlertSignals)
     alert_targets: TargetQueue = field(factory=TargetQueue)
     stream_events: PresenceTable = field(factory=PresenceTable)
+    mqtt_streams: MqttStreamTable = field(factory=MqttStreamTable)
     links: LinkTable = field(factory=LinkTable)
     live_streams: LiveStreamTable = field(factory=LiveStreamTable)
 

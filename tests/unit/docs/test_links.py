@@ -13,7 +13,12 @@ CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 PATH = re.compile(r"`((?:[A-Za-z.][\w.-]*/)+[\w.-]*)`")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-ELSEWHERE = {"bench-results/figures.json", "dist/"}
+TOPICS = {
+    *(f"relay/STREAM/{what}" for what in ("alert", "state", "picture")),
+    *("relay/status", "home/relay"),
+}
+"""Of MQTT: they look like paths."""
+ELSEWHERE = {*TOPICS, "bench-results/figures.json", "dist/"}
 """Paths that are made by a command."""
 
 

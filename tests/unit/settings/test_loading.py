@@ -224,7 +224,6 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "alert_bytes": 7 << 20,
         "alert_bytes_per_user": 7 << 20,
         "webhook_networks": ["10.0.0.0/8"],
-        "public_url": "https://relay.example.org",
         "alert_stills": "all",
         "clip_streams": ["front-door", "yard-*"],
         "clip_before": 7,
@@ -239,6 +238,7 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "picture_days": 7,
         "picture_bytes": 7 << 20,
         "picture_bytes_per_user": 7 << 20,
+        "mqtt_topic": "home/relay",
         "profile": "load",
     }
     assert values.keys() == SETTINGS.keys()
