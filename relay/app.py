@@ -45,6 +45,8 @@ from relay.process.signals import handle_hangup, survive_restart_requests
 from relay.renditions.setup import make_renderer
 from relay.server import Server
 from relay.settings.settings import Settings
+from relay.tracing.setup import open_tracer
+from relay.tracing.tracer import Tracer
 from relay.transport.budget import Budget
 from relay.transport.certificate import (
     DEV_TLS_FOLDER,
@@ -156,6 +158,7 @@ async def serve(
         used = renderer if renderer.available else None
         hub = Hub(metrics, settings.offline_grace, budget, renderer=used)
         async with (
+            open_tracer() as tracer,
             open_store(settings, exclusive=True) as store,
             _open_cluster(settings, store, hub, metrics, seat) as cluster,
             nullcontext(OperatorParts.build(settings, hub, store, _id_of(cluster))) as operators,
@@ -180,7 +183,9 @@ async def serve(
                 )
             ) as clips,
             _read_picture_links(settings, store) as links,
-            open_alerts(settings, store, hub, metrics, activity, links=links) as alerts,
+            open_alerts(
+                *(settings, store, hub, metrics, activity), links=links, tracer=tracer
+            ) as alerts,
             trio.open_nursery() as nursery,
         ):
             store.database.on_failure = ThrottledWarning(
@@ -215,6 +220,7 @@ async def serve(
                 alerts=alerts,
                 clips=clips,
                 links=links,
+                tracer=tracer,
                 audit=audit.log,
                 supervisor=supervisor,
                 metrics=metrics,
@@ -258,6 +264,7 @@ def _make_server(
     alerts: AlertParts,
     clips: ClipParts,
     links: PictureLinks,
+    tracer: Tracer,
     audit: AuditLog,
     supervisor: Supervisor,
     metrics: Metrics,
@@ -277,6 +284,7 @@ def _make_server(
         audit,
         metrics,
         auth.revocations.revoke,
+        tracer,
     )
     cluster_reports = None if cluster is None else cluster.reports
     api.cluster = cluster_reports

@@ -84,7 +84,13 @@ def say(text: str) -> None:
 def provide_application(*, for_tests: bool) -> None:
     musl = any("musl" in str(sysconfig.get_config_var(name)) for name in ("SOABI", "MULTIARCH"))
     with_wheels = [] if musl else ["embedded", "renditions"]
-    extras = ["demo", "ingest", "mqtt", *with_wheels, *(["s3", "test"] if for_tests else [])]
+    extras = [
+        "demo",
+        "ingest",
+        "mqtt",
+        *with_wheels,
+        *(["otel", "s3", "test"] if for_tests else []),
+    ]
     install(
         APPLICATION,
         ["run", "test"] if for_tests else ["run"],

@@ -36,6 +36,7 @@ from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.metrics import Metrics
+from relay.model.alert import StoredAlert
 from relay.model.alert_target import AlertTarget, Cooldown
 from relay.model.outbox import (
     EventPage,
@@ -46,6 +47,7 @@ from relay.model.outbox import (
     kind_of,
 )
 from relay.model.picture_link import PictureLinks
+from relay.tracing.tracer import NO_TRACER, Span, TracedStep, Tracer
 
 MAX_ACTIVE_TARGETS = 64
 """Targets of one kind that one relay serves at a time."""
@@ -167,6 +169,7 @@ class Outbox:
     _activity: Activity = field(factory=always_active)
     _links: PictureLinks | None = None
     """Signs links to stills and clips; None delivers alerts without."""
+    _tracer: Tracer = NO_TRACER
     progress: Progress = field(init=False, factory=Progress)
     """Leasing targets; each attempt has a deadline of its own."""
     _lease: UUID = field(factory=uuid4)
@@ -318,7 +321,12 @@ class Outbox:
         return await self._queue.advance(target, self._lease, progress, lasts=LEASE_TIME)
 
     async def _deliver(self, target: AlertTarget, delivery: Delivery) -> DeliveryOutcome:
-        outcome = await attempt(self._adapters[target.kind], target, delivery)
+        event = delivery.event
+        trace = event.trace if isinstance(event, StoredAlert) else None
+        with self._tracer.follow(TracedStep.POST, trace) as span:
+            traced = delivery if span.context is None else evolve(delivery, trace=span.context)
+            outcome = await attempt(self._adapters[target.kind], target, traced)
+            _note_attempt(span, target, delivery, outcome)
         if isinstance(outcome, Delivered):
             self._count(target, "delivered")
         elif not isinstance(outcome, RetryLater | GoneForGood):
@@ -363,6 +371,19 @@ class Outbox:
         self._metrics.target_events[target.kind, outcome] += number
         if target.kind == WEBHOOK_KIND and outcome != "suppressed":
             self._metrics.webhook_alerts[outcome] += number
+
+
+def _note_attempt(
+    span: Span, target: AlertTarget, delivery: Delivery, outcome: DeliveryOutcome
+) -> None:
+    span.note("alert.id", event_id_of(delivery.event))
+    span.note("target.id", target.target_id)
+    span.note("target.kind", target.kind)
+    span.note("target.failures", target.failures)
+    if isinstance(outcome, RetryLater | GoneForGood):
+        span.fail(outcome.why)
+    elif not isinstance(outcome, Delivered):
+        span.fail("no message can be made of it")
 
 
 async def attempt(

@@ -30,6 +30,7 @@ from relay.model.picture_link import PictureLinks
 from relay.model.stream_event import StreamPresence
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
+from relay.tracing.tracer import NO_TRACER, TracedStep, Tracer
 
 
 class AlertTables(Protocol):
@@ -67,8 +68,9 @@ class WritableAlerts(AlertWriter, CommittedAlerts, Protocol):
 class LocalStreams(Protocol):
     """The streams of this process."""
 
-    def deliver(self, alert: AlertEvent, owner_id: str) -> None:
-        """Give an alert, whose stream has this owner, to the connections that consume it."""
+    def deliver(self, alert: AlertEvent, owner_id: str) -> int:
+        """Give an alert, whose stream has this owner, to the connections that consume it; returns
+        how many these are."""
 
     def presences(self) -> Iterable[StreamPresence]:
         """The live streams that are produced here."""
@@ -96,6 +98,7 @@ async def open_alerts(
     activity: Activity,
     *,
     links: PictureLinks | None = None,
+    tracer: Tracer = NO_TRACER,
 ) -> AsyncIterator[AlertParts]:
     """Everything that handles alerts, until the block ends.
 
@@ -105,7 +108,7 @@ async def open_alerts(
     """
     stills = _still_links(settings, tables, streams)
     async with open_adapters(settings, stills, tables.mqtt_streams) as targets:
-        outbox = Outbox(tables.alert_targets, targets.adapters, metrics, activity, links)
+        outbox = Outbox(tables.alert_targets, targets.adapters, metrics, activity, links, tracer)
         retained = RetainedStreams(
             tables.mqtt_streams,
             targets.brokers,
@@ -125,7 +128,9 @@ async def open_alerts(
 
         def deliver_everywhere(alert: StoredAlert) -> None:
             outbox.wake()
-            streams.deliver(alert_event(alert), alert.owner_id)
+            with tracer.follow(TracedStep.DISPATCH, alert.trace) as span:
+                span.note("alert.id", alert.alert_id)
+                span.note("consumers", streams.deliver(alert_event(alert), alert.owner_id))
 
         dispatch = AlertDispatch(
             tables.alerts,
@@ -135,7 +140,7 @@ async def open_alerts(
             activity,
             wake_outbox,
         )
-        intake = AlertIntake(tables.alerts, metrics, dispatch.wake)
+        intake = AlertIntake(tables.alerts, metrics, dispatch.wake, tracer)
         retention = Retention(
             tables.alert_pruner,
             metrics,

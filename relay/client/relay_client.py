@@ -166,11 +166,14 @@ class RelayClient:
         timestamp: float | None = None,
         alert_key: str | None = None,
         frame: bool | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> AlertAccepted:
         """Raise an alert; returns when it is stored, across reconnects.
 
         Two alerts with the same `alert_key` are the same alert; the key is random by default. With
-        `frame`, the picture of that moment is kept with it.
+        `frame`, the picture of that moment is kept with it. `traceparent` and `tracestate`, of W3C
+        Trace Context, are the span that the relay's trace of it continues.
         Raises `ServerError` if the relay refuses the alert or too many are waiting, `ValueError`
         for a value that cannot be sent, and `ClientClosed`.
         """
@@ -182,6 +185,8 @@ class RelayClient:
             "timestamp": now_ms() if timestamp is None else timestamp,
             "alert_key": uuid4().hex if alert_key is None else alert_key,
             "frame": frame,
+            "traceparent": traceparent,
+            "tracestate": tracestate,
         }
         check("alert", stream_id=stream_id, **fields)
         return await self._lifecycle.desired.send_alert(PendingAlert(stream_id, fields))

@@ -173,9 +173,12 @@ class SimpleClient:
         timestamp: float | None = None,
         alert_key: str | None = None,
         frame: bool | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> AlertAccepted:
         """Raise an alert; returns when it is stored. `timestamp` is in ms, now by default. With
-        `frame`, the picture of that moment is kept with it.
+        `frame`, the picture of that moment is kept with it. `traceparent` and `tracestate`, of W3C
+        Trace Context, are the span that the relay's trace of it continues.
 
         After `Disconnected`, it may or may not have been stored: raise it again with the same
         `alert_key`, and it is not delivered twice.
@@ -190,6 +193,8 @@ class SimpleClient:
             timestamp=now_ms() if timestamp is None else timestamp,
             alert_key=alert_key,
             frame=frame,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
 
     async def send_frame(

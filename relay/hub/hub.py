@@ -247,12 +247,13 @@ class Hub:
         stream.unwatch(consumer)
         self.forget_unused(stream)
 
-    def deliver(self, alert: AlertEvent, owner_id: str) -> None:
-        """Give an alert to every connection that consumes the alerts of its stream."""
+    def deliver(self, alert: AlertEvent, owner_id: str) -> int:
+        """Give an alert to every connection that consumes the alerts of its stream; returns how
+        many these are."""
         self.on_alert(alert, owner_id)
         stream = self._streams.get(alert.stream_id)
         if stream is None:
-            return
+            return 0
         # A connection that produces a stream and watches it too gets its alerts once.
         peers: set[HubPeer] = {
             consumer.peer
@@ -270,6 +271,7 @@ class Hub:
         for peer in peers:
             self._metrics.alerts_delivered += 1
             peer.tell_alert(alert, owner_id)
+        return len(peers)
 
     def observe(self, observer: HubPeer) -> None:
         """Tell an observer of each change to the streams that it may see, from now on."""

@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from relay.model.alert_picture import PictureState
 from relay.model.identity import Identity
+from relay.model.trace_context import TraceContext
 
 
 @frozen
@@ -28,6 +29,8 @@ class NewAlert:
     """Whether its sender wants the picture of that moment kept."""
     by: Identity | None = None
     """Store it only if this identity may send alerts for the stream; None: no check."""
+    trace: TraceContext | None = field(default=None, eq=False)
+    """Where its trace goes on: what the sender gave, and once it is traced, what is stored."""
 
 
 @frozen
@@ -49,6 +52,8 @@ class StoredAlert:
     """False when this is an earlier alert with the same `alert_key`."""
     odd: tuple[str, ...] = field(default=(), eq=False)
     """The columns whose values no alert can have; this alert has other values there."""
+    trace: TraceContext | None = field(default=None, eq=False)
+    """Where its trace goes on; not for those who read alerts."""
 
 
 class NoRoom(Enum):

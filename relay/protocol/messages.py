@@ -211,6 +211,9 @@ class Alert(Request, frozen=True, kw_only=True, tag=ALERT):
     frame: bool | None = None
     """Whether the picture of this moment is to be kept with the alert."""
     alert_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    traceparent: str | None = None
+    """With `tracestate`, of W3C Trace Context: the sender's span. Ignored unless it is valid."""
+    tracestate: str | None = None
 
 
 ClientMessage = (

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import trio
 from attrs import define, field
-from msgspec import Meta
+from msgspec import Meta, structs
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -38,11 +38,13 @@ from relay.model import permissions
 from relay.model.alert import History, StoredAlert
 from relay.model.change import Change
 from relay.model.identity import Identity, Service, User
+from relay.model.trace_context import TraceContext
 from relay.protocol.codec import DECODE_ERRORS, JSON_CODEC, MAX_NON_FRAME_BYTES, InvalidMessage
 from relay.protocol.endings import Ending
 from relay.protocol.invalid_message import in_words
 from relay.protocol.messages import ALERT, AUTH, Alert, ErrorCode, PageSize, StreamId, Success
 from relay.protocol.spelling import fields_of
+from relay.tracing.tracer import NO_TRACER, TracedStep, Tracer
 from relay.web.machine import Machine
 from relay.web.revocations import revocation_in
 
@@ -130,6 +132,7 @@ class Api:
     _metrics: Metrics
     _revoke: Callable[[Change], int]
     """Ends the connections that a revocation concerns; returns how many."""
+    _tracer: Tracer = NO_TRACER
     machine: Machine | None = field(init=False, default=None)
     """Where there are several worker processes, all of them."""
     cluster: ClusterFigures | None = field(init=False, default=None)
@@ -154,15 +157,19 @@ class Api:
         """`GET /alerts`: stored alerts, the newest first."""
         identity = await self.authenticate(request)
         query = query_of(request, AlertsQuery)
-        try:
-            page = await self._history.newest(
-                identity, stream_id=query.stream_id, before=query.before, limit=query.limit
-            )
-        except StoreUnavailable:
-            raise store_unavailable() from None
-        except StoreRejects:
-            raise ApiError(400, ErrorCode.INVALID_MESSAGE, STORE_REJECTS) from None
-        events = await _encode_page(page.alerts)
+        caller = TraceContext.parse(*_trace_headers(request))
+        # Those who only look are many: what they ask is traced if they trace it themselves.
+        with self._tracer.follow(TracedStep.READ, caller) as span:
+            try:
+                page = await self._history.newest(
+                    identity, stream_id=query.stream_id, before=query.before, limit=query.limit
+                )
+            except StoreUnavailable:
+                raise store_unavailable() from None
+            except StoreRejects:
+                raise ApiError(400, ErrorCode.INVALID_MESSAGE, STORE_REJECTS) from None
+            events = await _encode_page(page.alerts)
+            span.note("alerts", len(events))
         return json_response(
             {"alerts": events, "more": page.more or len(events) < len(page.alerts)}
         )
@@ -177,6 +184,9 @@ class Api:
             message = _alert_in(body)
         except InvalidMessage as problem:
             raise ApiError(400, problem.code, problem.message) from None
+        if message.traceparent is None:
+            traceparent, tracestate = _trace_headers(request)
+            message = structs.replace(message, traceparent=traceparent, tracestate=tracestate)
         self._count_alert(identity)
         try:
             stored = await self._intake.accept(alert_from(identity, message))
@@ -413,6 +423,14 @@ def too_many(text: str, wait: float) -> ApiError:
 def token_of(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _trace_headers(request: Request) -> tuple[str | None, str | None]:
+    """The `traceparent` of a request, if it has one, and its `tracestate`."""
+    traceparents = request.headers.getlist("traceparent")
+    if len(traceparents) != 1:
+        return None, None
+    return traceparents[0], ",".join(request.headers.getlist("tracestate"))
 
 
 async def read_body(request: Request) -> bytes:

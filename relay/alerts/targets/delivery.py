@@ -16,6 +16,7 @@ from relay.model.alert_picture import PictureName
 from relay.model.alert_target import AlertTarget
 from relay.model.outbox import OutboxEvent
 from relay.model.picture_link import PictureLinks
+from relay.model.trace_context import TraceContext
 
 
 @frozen
@@ -27,6 +28,8 @@ class Delivery:
     """How many of the same kind and stream the target's cooldown has left out since the last."""
     picture_links: Mapping[str, str] = field(factory=dict, repr=False)
     """Links to what is kept with an alert, by the names that they have in messages."""
+    trace: TraceContext | None = None
+    """This attempt in the trace of the event, for the target to continue."""
 
 
 @frozen

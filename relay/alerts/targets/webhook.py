@@ -46,14 +46,19 @@ class WebhookAdapter:
         except Exception:  # what other programs have stored must not stop what is behind it
             log.exception("event not posted", target=target.target_id, event_id=event_id)
             return Undeliverable()
-        return await self._post(target, f"msg_{target.target_id}_{event_id}", body)
+        message_id = f"msg_{target.target_id}_{event_id}"
+        trace = {} if delivery.trace is None else delivery.trace.headers
+        return await self._post(target, message_id, body, trace)
 
     async def test(self, target: AlertTarget) -> DeliveryOutcome:
-        return await self._post(target, f"msg_{secrets.token_hex(12)}", trial_message())
+        return await self._post(target, f"msg_{secrets.token_hex(12)}", trial_message(), {})
 
-    async def _post(self, target: AlertTarget, message_id: str, body: bytes) -> DeliveryOutcome:
+    async def _post(
+        self, target: AlertTarget, message_id: str, body: bytes, trace: dict[str, str]
+    ) -> DeliveryOutcome:
+        signed = headers(target.secret, message_id, body)
         try:
-            await self._client.post(target.url, body, headers(target.secret, message_id, body))
+            await self._client.post(target.url, body, signed | trace)
         except Undelivered as why:
             return GoneForGood(str(why)) if why.for_good else RetryLater(str(why), why.retry_after)
         return Delivered()

@@ -362,6 +362,9 @@ export interface NewAlert {
   frame?: boolean;
   /** Identifies the alert: an alert with the same key is a duplicate. Random by default. */
   alertKey?: string;
+  /** With `tracestate`, of W3C Trace Context: the span that the relay's trace continues. */
+  traceparent?: string;
+  tracestate?: string;
 }
 
 export class RelayClient {

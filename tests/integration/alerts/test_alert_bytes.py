@@ -13,6 +13,7 @@ from attrs import evolve
 from relay.alerts.retention import Retention
 from relay.metrics import Metrics
 from relay.model.alert import NewAlert, NoRoom, StoredAlert
+from relay.model.trace_context import TraceContext
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alerts.alert_bytes import AlertBytes, ByteLimits, fold
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
@@ -73,6 +74,15 @@ async def test_what_counts_is_what_is_stored_and_not_what_was_sent(database: Dat
     """An empty list is one byte of MessagePack, and three of JSON."""
     lists = evolve(ANN, message="", metadata={"a": [[]] * 3000})
     assert await fill(database, lists, 2) == 1
+
+
+async def test_the_trace_that_a_sender_gives_counts_too(
+    database: Database, postgres_url: str
+) -> None:
+    trace = TraceContext("a" * 32, "b" * 16, sampled=True, tracestate=f"k={'v' * 142}")
+    assert len(trace.text) == 200
+    assert await fill(database, evolve(ANN, trace=trace), 15) == 8
+    assert counted(postgres_url) == {"user:ann": 8 * 1200}
 
 
 async def test_an_alert_that_is_sent_again_needs_no_room(database: Database) -> None:

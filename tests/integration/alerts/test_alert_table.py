@@ -16,6 +16,7 @@ from attrs import define, evolve
 
 from relay.model.alert import NewAlert, NoRoom, StoredAlert
 from relay.model.identity import Service, User
+from relay.model.trace_context import TraceContext
 from relay.postgres.database import Connection, Database, open_database
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import LOCK_ALERTS, AlertTable
@@ -64,6 +65,19 @@ async def test_a_stored_alert_is_read_as_it_was_given(database: Database) -> Non
     )
     assert stored.fresh
     assert await alerts.after(0) == [stored]
+
+
+async def test_the_trace_of_an_alert_is_there_for_another_process(
+    database: Database, postgres_url: str
+) -> None:
+    trace = TraceContext("a" * 32, "b" * 16, sampled=True, tracestate="k=v")
+    alerts = AlertTable(database)
+    [traced, other] = kept(await alerts.store([evolve(FIRE, trace=trace), FIRE]))
+    assert (traced.trace, other.trace) == (trace, None)
+    assert [each.trace for each in await alerts.after(0)] == [trace, None]
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("update relay.alerts set trace_context = repeat('x', 1000000)")
+    assert [each.trace for each in await alerts.after(0)] == [None, None]
 
 
 async def test_alerts_are_read_in_order_a_page_at_a_time(database: Database) -> None:

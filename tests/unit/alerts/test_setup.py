@@ -42,8 +42,9 @@ async def test_alerts_that_are_committed_from_now_on_are_delivered_and_old_ones_
     delivered: list[tuple[str, str]] = []
 
     class Streams:
-        def deliver(self, alert: AlertEvent, owner_id: str) -> None:
+        def deliver(self, alert: AlertEvent, owner_id: str) -> int:
             delivered.append((alert.message, owner_id))
+            return 0
 
         def presences(self) -> list[StreamPresence]:
             return []

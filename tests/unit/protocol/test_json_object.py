@@ -18,7 +18,7 @@ from relay.protocol.codec import JSON_CODEC, MSGPACK_CODEC
 
 
 def stored(text: str | None) -> StoredAlert:
-    return read_alert((7, "porch", "ann", "user:ann", "high", "fire", 1, text, None))
+    return read_alert((7, "porch", "ann", "user:ann", "high", "fire", 1, text, None, None))
 
 
 def is_parsed(alert: StoredAlert) -> bool:

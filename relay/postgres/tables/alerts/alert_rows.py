@@ -16,6 +16,7 @@ import msgspec
 from relay.model.alert import StoredAlert
 from relay.model.alert_picture import MAX_PENDING_SECONDS
 from relay.model.json_object import JsonObject
+from relay.model.trace_context import MAX_TRACE_CONTEXT_LENGTH, TraceContext
 from relay.protocol.codec import MAX_DEPTH, MAX_NON_FRAME_BYTES
 from relay.protocol.messages import MAX_ALERT_LENGTH, MAX_SAFE_INTEGER, Severity
 
@@ -47,7 +48,8 @@ ALERT_COLUMNS: LiteralString = (
     f" or octet_length(a.metadata::text) > {MAX_METADATA_LENGTH}"
     " then '' else a.metadata::text end,"
     " (select array[p.still, p.clip] from ("
-    f"select {PICTURE_STATES} from relay.alert_pictures k where k.alert_id = a.alert_id) p)"
+    f"select {PICTURE_STATES} from relay.alert_pictures k where k.alert_id = a.alert_id) p),"
+    f" left(a.trace_context, {MAX_TRACE_CONTEXT_LENGTH + 1})"
 )
 """Columns of alerts `a` and streams `s`. The metadata is read as text, since psycopg would fail the
 whole query at metadata that nests too deep. Values longer than any alert's do not leave the
@@ -70,7 +72,8 @@ ALERT_COST: LiteralString = (
 
 def read_alert(row: tuple[Any, ...]) -> StoredAlert:
     """The alert of a row of `ALERT_COLUMNS`."""
-    alert_id, stream_id, owner_id, sender, severity, message, timestamp, text, pictures = row
+    alert_id, stream_id, owner_id, sender, severity, message, timestamp, text, *others = row
+    pictures, trace_context = others
     still, clip = pictures or (None, None)
     metadata = _metadata(text)
     as_expected = {
@@ -91,6 +94,7 @@ def read_alert(row: tuple[Any, ...]) -> StoredAlert:
         still=still,
         clip=clip,
         odd=tuple(name for name, so in as_expected.items() if not so),
+        trace=TraceContext.read(trace_context),
     )
 
 

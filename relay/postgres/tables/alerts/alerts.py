@@ -34,7 +34,7 @@ SELECT_ALERTS: LiteralString = (
 # Alerts that are raised in SQL go through this, too: `relay.store_raised_alerts` calls it.
 STORE_ALERTS = (
     "select alert_id, fresh from relay.store_alerts(%s::text[], %s::text[], %s::text[], %s::text[],"
-    " %s::bigint[], %s::json[], %s::text[])"
+    " %s::bigint[], %s::json[], %s::text[], %s::text[])"
 )
 
 ROW_BYTES = 200
@@ -285,6 +285,7 @@ def _insert_possible(
         room = stored_bytes.open_room(connection, {alert.sender for alert in alerts})
         for place, (alert, text) in enumerate(zip(alerts, texts, strict=True)):
             size = ROW_BYTES + len(alert.message.encode()) + len((text or "").encode())
+            size += len(_trace_of(alert) or "")
             no_room = room.take(alert.sender, size)
             if no_room is not None and not _is_known(connection, alert):
                 refused[place] = no_room
@@ -307,6 +308,10 @@ def _json_of(alert: NewAlert) -> str | None:
     if alert.metadata is None:
         return None
     return json.dumps(alert.metadata, separators=(",", ":"))
+
+
+def _trace_of(alert: NewAlert) -> str | None:
+    return None if alert.trace is None else alert.trace.text
 
 
 def _is_known(connection: Connection, alert: NewAlert) -> bool:
@@ -333,6 +338,7 @@ def _insert(
             alert.timestamp,
             text,
             alert.alert_key,
+            _trace_of(alert),
         )
         for alert, text in zip(alerts, texts, strict=True)
     ]
@@ -362,6 +368,7 @@ def _as_stored(alert_id: int, owner_id: str, alert: NewAlert) -> StoredAlert:
         message=alert.message,
         timestamp=alert.timestamp,
         metadata=alert.metadata,
+        trace=alert.trace,
     )
 
 
