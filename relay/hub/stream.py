@@ -589,7 +589,7 @@ class Stream:
         if self.layers is None or not (self.viewers or self.standby):
             return []
         needed = set(self.layers.needed()) if self.fanout.audience else set()
-        if self.recorders or not needed:
+        if self.recorders or self.standby:
             needed.add(self.layers.top)
         for demand in self.edges.values():
             found = map(self.layers.index_of, demand.layers)
