@@ -22,6 +22,7 @@ from relay.clips.capture import PendingClip
 from relay.clips.mjpeg_file import clip_file, size_of
 from relay.clips.storage import NotStored, PictureStorage
 from relay.clips.usage import PictureUsage
+from relay.concurrency.batcher import Batcher
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.flow_control import Pace
 from relay.hub.frames.picture_ring import KeptPicture, PictureRing, shows_jpeg
@@ -75,8 +76,8 @@ class ClipLimits:
 class PictureRecords(Protocol):
     """The table of what is kept."""
 
-    async def record(self, picture: AlertPicture) -> None:
-        """Note that a picture is kept, or could not be; `StoreUnavailable`, `StoreRejects`."""
+    async def record(self, pictures: Sequence[AlertPicture]) -> None:
+        """Note that pictures are kept, or could not be; `StoreUnavailable`, `StoreRejects`."""
 
 
 @define(eq=False)
@@ -97,9 +98,18 @@ class ClipRecorder:
     _captures: Counter[str] = field(factory=Counter)
     """By the owner of the stream."""
     _nursery: trio.Nursery | None = None
+    _batcher: Batcher[AlertPicture, None] = field(init=False)
+    """Notes what became of many alerts at once: what else needs the database goes first."""
     _failing: ThrottledWarning = field(
         factory=lambda: ThrottledWarning("a picture of an alert is not kept")
     )
+
+    def __attrs_post_init__(self) -> None:
+        self._batcher = Batcher(self._record_some)
+
+    async def _record_some(self, pictures: Sequence[AlertPicture]) -> list[None]:
+        await self._records.record(pictures)
+        return [None] * len(pictures)
 
     def make_ring(self, stream_id: str) -> PictureRing | None:
         """The ring for a stream; None if no clips of it are wanted."""
@@ -116,6 +126,7 @@ class ClipRecorder:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self._batcher.run)
                 task_status.started()
                 while True:
                     await trio.sleep(TRIM_INTERVAL)
@@ -282,7 +293,7 @@ class ClipRecorder:
             if attempt:
                 await trio.sleep(RECORD_RETRY_INTERVAL)
             try:
-                await self._records.record(picture)
+                await self._batcher.ask(picture)
             except StoreUnavailable:
                 continue
             except StoreRejects as why:

@@ -62,10 +62,21 @@ async def test_an_alert_says_what_becomes_of_its_pictures(database: Database) ->
     assert seen[plain.alert_id] == (None, None)
     assert seen[asked.alert_id] == ("pending", None)
     assert seen[clipped.alert_id] == (None, "pending")
-    await table.record(kept(asked.alert_id, "ada"))
-    await table.record(kept(plain.alert_id, "ada"))  # as of an alert from SQL
+    await table.record([kept(asked.alert_id, "ada")])
+    await table.record([kept(plain.alert_id, "ada")])  # as of an alert from SQL
     page = await alerts.newest(ADA, stream_id=None, before=None, limit=10)
     assert [each.still for each in page.alerts] == ["kept", "kept"]
+
+
+async def test_what_becomes_of_many_is_noted_at_once(database: Database) -> None:
+    alerts = await store(database, *(evolve(FIRE, stream_id="yard", frame=True) for _ in range(3)))
+    table = AlertPictureTable(database)
+    stills = [kept(each.alert_id, "bob") for each in alerts]
+    clips = [evolve(each, name=PictureName(each.name.alert_id, "clip")) for each in stills[1:]]
+    await table.record([*reversed(stills), *clips, evolve(clips[-1], state="failed", place=None)])
+    found = {each.alert_id: (each.still, each.clip) for each in await AlertTable(database).after(0)}
+    assert list(found.values()) == [("kept", "pending"), ("kept", "kept"), ("kept", "failed")]
+    assert await table.usage() == {"bob": 50}
 
 
 async def test_one_that_nobody_keeps_has_failed_after_a_while(database: Database) -> None:
@@ -86,7 +97,7 @@ async def test_one_that_nobody_keeps_has_failed_after_a_while(database: Database
 async def test_only_those_who_may_see_the_stream_find_it(database: Database) -> None:
     (asked,) = await store(database, evolve(FIRE, frame=True))
     table, name = AlertPictureTable(database), PictureName(asked.alert_id, "still")
-    await table.record(kept(asked.alert_id, "ada"))
+    await table.record([kept(asked.alert_id, "ada")])
     assert await table.find(ADA, name) == kept(asked.alert_id, "ada")
     assert await table.find(evolve(BOB, granted=frozenset({"porch"})), name) is not None
     assert await table.find(Service("all", frozenset({"*"}), False, False), name) is not None
@@ -99,7 +110,7 @@ async def test_only_those_who_may_see_the_stream_find_it(database: Database) -> 
 async def test_another_owner_does_not_see_those_of_the_one_before(database: Database) -> None:
     (asked,) = await store(database, evolve(FIRE, frame=True))
     table, name = AlertPictureTable(database), PictureName(asked.alert_id, "still")
-    await table.record(kept(asked.alert_id, "ada"))
+    await table.record([kept(asked.alert_id, "ada")])
     await database.transact(
         lambda connection: connection.execute(
             "update relay.streams set owner_id = 'bob' where stream_id = 'porch'"
@@ -114,8 +125,8 @@ async def test_the_oldest_of_who_keeps_too_much_are_to_go(database: Database) ->
     (other,) = await store(database, evolve(FIRE, stream_id="yard"))
     table = AlertPictureTable(database)
     for each in (first, second, third):
-        await table.record(kept(each.alert_id, "ada", 40))
-    await table.record(kept(other.alert_id, "bob", 40))
+        await table.record([kept(each.alert_id, "ada", 40)])
+    await table.record([kept(other.alert_id, "bob", 40)])
     assert await table.usage() == {"ada": 120, "bob": 40}
 
     async def excess(of_owner: int, in_all: int, place: str = PLACE) -> list[int]:
@@ -139,7 +150,7 @@ async def test_what_has_no_alert_any_more_or_is_old_is_to_go(database: Database)
         *((gone, PLACE), (young, PLACE)),
         *((elsewhere, "folder:of-another"), (abandoned, "folder:of-another")),
     ):
-        await table.record(kept(alert_id, "ada", place=place))
+        await table.record([kept(alert_id, "ada", place=place)])
     found = await table.removable(PLACE, timedelta(days=30), most=10)
     assert [each.alert_id for each in found] == [abandoned, gone]
     assert [each.names for each in found][1] == [PictureName(gone, "still")]

@@ -34,16 +34,19 @@ class MemoryPictureTable:
     rows: dict[PictureName, AlertPicture] = field(factory=dict)
     away: int = 0
     """So many calls fail."""
+    transactions: int = 0
+    """That noted something."""
     removed: list[int] = field(factory=list)
     old: list[RemovablePicture] = field(factory=list)
     too_many: list[RemovablePicture] = field(factory=list)
 
-    async def record(self, picture: AlertPicture) -> None:
+    async def record(self, pictures: Sequence[AlertPicture]) -> None:
         await trio.lowlevel.checkpoint()
+        self.transactions += 1
         if self.away:
             self.away -= 1
             raise StoreUnavailable
-        self.rows[picture.name] = picture
+        self.rows |= {each.name: each for each in pictures}
 
     async def find(self, reader: Identity | None, name: PictureName) -> AlertPicture | None:
         await trio.lowlevel.checkpoint()

@@ -297,3 +297,14 @@ async def test_nothing_is_wanted_of_other_phones_that_nobody_watches(
         phone = await relay.login()
         assert (await phone.ask({**REGISTER, "metadata": metadata}))["type"] == "success"
         assert "standby" not in await phone.receive_type("status")
+
+
+async def test_what_became_of_many_alerts_is_noted_in_a_few_transactions(
+    relay: MemoryRelay,
+) -> None:
+    async with open_studio(relay) as studio:
+        for _ in range(600):
+            studio.alert(still="pending", clip="pending")
+        await trio.sleep(1)
+        assert len(studio.table.rows) == 1200
+        assert studio.table.transactions <= 8

@@ -33,7 +33,9 @@ _NOTE = """
 _RECORD: Mapping[PictureKind, LiteralString] = {
     kind: f"""
     insert into relay.alert_pictures as k (alert_id, owner_id, {kind}, {kind}_bytes, place)
-    values (%(alert_id)s, %(owner_id)s, %(state)s, %(bytes)s, %(place)s)
+    select * from unnest(
+        %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::text[]
+    ) as given (alert_id) order by given.alert_id
     on conflict (alert_id) do update set owner_id = excluded.owner_id,
         {kind} = excluded.{kind}, {kind}_bytes = excluded.{kind}_bytes,
         place = coalesce(excluded.place, k.place)
@@ -71,17 +73,21 @@ class AlertPictureTable:
 
     _database: Database
 
-    async def record(self, picture: AlertPicture) -> None:
-        """Note that a picture is kept, or that it could not be."""
-        values = {
-            "alert_id": picture.name.alert_id,
-            "owner_id": picture.owner_id,
-            "state": picture.state,
-            "bytes": picture.bytes,
-            "place": picture.place,
-        }
-        query = _RECORD[picture.name.kind]
-        await self._database.transact(lambda connection: connection.execute(query, values).rowcount)
+    async def record(self, pictures: Sequence[AlertPicture]) -> None:
+        """Note that pictures are kept, or that they could not be, in one transaction."""
+        by_name = {each.name: each for each in pictures}  # a row is written once in a statement
+
+        def upsert(connection: Connection) -> None:
+            for kind, query in _RECORD.items():
+                rows = [
+                    (name.alert_id, each.owner_id, each.state, each.bytes, each.place)
+                    for name, each in by_name.items()
+                    if name.kind == kind
+                ]
+                if rows:
+                    connection.execute(query, [list(column) for column in zip(*rows, strict=True)])
+
+        await self._database.transact(upsert)
 
     async def key(self) -> bytes:
         """The key that signs links to what is kept."""
