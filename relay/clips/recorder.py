@@ -49,6 +49,9 @@ MAX_ALERT_DELAY = 60.0
 """Seconds after which an alert is delivered too late for its pictures."""
 MAX_CAPTURES, MAX_CAPTURES_OF_USER = 64, 8
 """Alerts whose pictures are being kept at a time, in all and of one user's streams."""
+MAX_STILLS_WRITTEN, MAX_CLIPS_WRITTEN = 16, 4
+"""Stills and clips that are written at a time, so that little is in memory beside what is in rings.
+Clips that wait for a slow storage may be given up, as those in rings."""
 WRITE_TIMEOUT = 20.0
 """Seconds to write a still or a clip."""
 RECORD_ATTEMPTS, RECORD_RETRY_INTERVAL = 10, 2.0
@@ -100,6 +103,8 @@ class ClipRecorder:
     _nursery: trio.Nursery | None = None
     _batcher: Batcher[AlertPicture, None] = field(init=False)
     """Notes what became of many alerts at once: what else needs the database goes first."""
+    _still_turns: trio.Semaphore = field(factory=lambda: trio.Semaphore(MAX_STILLS_WRITTEN))
+    _clip_turns: trio.Semaphore = field(factory=lambda: trio.Semaphore(MAX_CLIPS_WRITTEN))
     _failing: ThrottledWarning = field(
         factory=lambda: ThrottledWarning("a picture of an alert is not kept")
     )
@@ -206,7 +211,13 @@ class ClipRecorder:
                 if job.wanted.clip:
                     await clip.wait_until(began + self._limits.after)
             if job.wanted.clip:
-                await self._keep_clip(job, clip)
+                clip.end()
+                with _listening(stream, clip):
+                    await self._clip_turns.acquire()
+                try:
+                    await self._keep_clip(job, clip)
+                finally:
+                    self._clip_turns.release()
         else:
             await self._keep_still(job, newest, clip, newest)
 
@@ -223,8 +234,9 @@ class ClipRecorder:
         if picture is None and older is not None:
             age = trio.current_time() - older.accepted_at
             picture = older if age <= MAX_STILL_AGE else None
-        content = None if picture is None else await picture.content()
-        await self._store(job, "still", [] if content is None else [content])
+        async with self._still_turns:
+            content = None if picture is None else await picture.content()
+            await self._store(job, "still", [] if content is None else [content])
 
     async def _keep_clip(self, job: _Capture, clip: PendingClip) -> None:
         if clip.given_up:
@@ -313,13 +325,22 @@ class _Capture:
 @contextmanager
 def _recording(stream: Stream, clip: PendingClip) -> Iterator[None]:
     """Get the pictures of a stream within the block, as somebody who watches."""
+    with _listening(stream, clip):
+        stream.demand(1)
+        try:
+            yield
+        finally:
+            stream.demand(-1)
+
+
+@contextmanager
+def _listening(stream: Stream, clip: PendingClip) -> Iterator[None]:
+    """Let the clip know within the block what comes, and when there is no room for it."""
     stream.listen(clip)
-    stream.demand(1)
     try:
         yield
     finally:
         stream.unlisten(clip)
-        stream.demand(-1)
 
 
 def newest_picture(stream: Stream) -> KeptPicture | None:

@@ -107,6 +107,9 @@ class MemoryStorage:
     problem: str | None = None
     """Why nothing can be written."""
     delay: float = 0.0
+    writing: int = 0
+    most_at_once: int = 0
+    """Files that were written at the same time."""
     named: str = PLACE
 
     async def place(self) -> str:
@@ -114,7 +117,12 @@ class MemoryStorage:
         return self.named
 
     async def write(self, name: PictureName, pieces: Sequence[bytes]) -> None:
-        await trio.sleep(self.delay)
+        self.writing += 1
+        self.most_at_once = max(self.most_at_once, self.writing)
+        try:
+            await trio.sleep(self.delay)
+        finally:
+            self.writing -= 1
         if self.problem is not None:
             raise NotStored(self.problem)
         self.files[name] = b"".join(pieces)

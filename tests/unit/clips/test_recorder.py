@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from relay.clips.recorder import MAX_CAPTURES_OF_USER, ClipLimits
+from relay.clips.recorder import MAX_CAPTURES_OF_USER, MAX_CLIPS_WRITTEN, ClipLimits
 from relay.metrics import PictureOutcome
 from tests.unit.clips.studio import open_studio
 from tests.unit.memory import Client, MemoryRelay
@@ -308,3 +308,34 @@ async def test_what_became_of_many_alerts_is_noted_in_a_few_transactions(
         await trio.sleep(1)
         assert len(studio.table.rows) == 1200
         assert studio.table.transactions <= 8
+
+
+async def test_a_slow_storage_has_few_clips_at_a_time_and_gets_all(relay: MemoryRelay) -> None:
+    async with open_studio(relay, clips=True, limits=ClipLimits(2, 1)) as studio:
+        phone = await relay.phone()
+        await send_every(phone, 0.1, 5)
+        studio.storage.delay = 15
+        alerts = [studio.alert(clip="pending") for _ in range(MAX_CAPTURES_OF_USER)]
+        await trio.sleep(120)
+        assert [studio.state(each, "clip") for each in alerts] == ["kept"] * MAX_CAPTURES_OF_USER
+        assert studio.storage.most_at_once == MAX_CLIPS_WRITTEN
+
+
+async def test_a_clip_that_waits_for_its_turn_is_given_up_when_memory_is_short(
+    relay: MemoryRelay,
+) -> None:
+    async with open_studio(relay, clips=True, limits=ClipLimits(2, 1)) as studio:
+        phone = await relay.phone()
+        await send_every(phone, 0.1, 5)
+        studio.storage.delay = 15
+        alerts = [studio.alert(clip="pending") for _ in range(MAX_CLIPS_WRITTEN + 1)]
+        await trio.sleep(5)
+        account = relay.hub.frame_budget.account("ann")
+        held = account.bytes
+        relay.hub.frame_budget.limit_per_owner = held // 2
+        await send_picture(phone, picture(9))
+        await trio.sleep(0.1)
+        assert account.bytes <= held // 2
+        await trio.sleep(60)
+        states = sorted(str(studio.state(each, "clip")) for each in alerts)
+        assert states == ["failed"] + ["kept"] * MAX_CLIPS_WRITTEN
