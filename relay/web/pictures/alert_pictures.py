@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Protocol, TypeVar, cast
@@ -15,7 +16,7 @@ from typing import Annotated, Protocol, TypeVar, cast
 import msgspec
 import structlog
 import trio
-from attrs import frozen
+from attrs import define, field, frozen
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,6 +25,7 @@ from starlette.types import Send
 from relay.clips.mjpeg_file import FIRST_LINE_BYTES, content_type_of
 from relay.clips.mp4 import Mp4Maker, NoMp4, TooBusy
 from relay.clips.storage import NotStored, PictureFile, PictureStorage
+from relay.concurrency.backoff import Backoff
 from relay.connection.http_request import HttpRequest
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.frames.jpeg_parts import JPEG_BEGINNING
@@ -38,14 +40,18 @@ from relay.web.pictures.answers import (
     AnswerInSteps,
     headers_for,
     send_head,
-    send_picture,
 )
 from relay.web.pictures.reader import PictureReader, reader_of
 from relay.web.pictures.source import PictureSource
 
-MAX_STILL_WAIT, MAX_CLIP_WAIT, PENDING_LOOK_INTERVAL = 10.0, 20.0, 0.25
-"""Seconds for which what is being kept is waited for, less than a request may take, and between two
-looks."""
+MAX_STILL_WAIT, MAX_CLIP_WAIT = 10.0, 20.0
+"""Seconds for which what is being kept is waited for, less than a request may take."""
+FIRST_LOOK_INTERVAL, MAX_LOOK_INTERVAL = 0.25, 0.5
+"""Seconds between two looks at what is being kept, which are queries."""
+MAX_WAITING_REQUESTS = 8
+"""Of one user, or with the links to one alert, that wait for what is being kept."""
+LOOK_AGAIN_INTERVAL = 5.0
+"""Seconds of reading after which it is asked whether the file may still be read."""
 FILE_TIMEOUT = 10.0
 """Seconds for a piece of a file."""
 NOTHING_KEPT = "Nothing of this kind is kept with an alert of this id that you may see"
@@ -90,6 +96,8 @@ class AlertPictures:
 
     _source: PictureSource
     _kept: KeptWithAlerts
+    _waiting: Counter[str] = field(factory=Counter)
+    """The requests that wait for what is being kept, by those who ask."""
 
     async def still(self, request: Request) -> Response:
         """`GET /alerts/ID/still.jpg`."""
@@ -118,7 +126,9 @@ class AlertPictures:
             file = PictureName(name.alert_id, "clip").file.replace(".mjpeg", ".mp4")
             headers = _headers_of("video/mp4", len(made), file, embeddable=False)
             await send_head(send, 200, headers)
-            await send_picture(send, b"" if request.method == "HEAD" else made)
+            # In one piece, which counts as unread in full: it is in memory until it has been read.
+            body = b"" if request.method == "HEAD" else made
+            await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _make_mp4(self, picture: AlertPicture, sender: str) -> bytes:
         """The MP4 file of a clip; `ApiError`."""
@@ -178,7 +188,21 @@ class AlertPictures:
         self, reader: PictureReader | None, name: PictureName, wait: float = 0.0
     ) -> AlertPicture:
         """What is kept; `ApiError`. What is being kept is waited for, so many seconds."""
-        deadline = trio.current_time() + wait
+        asks = f"alert:{name.alert_id}" if reader is None else reader.identity.sender
+        self._waiting[asks] += 1
+        try:
+            if self._waiting[asks] > MAX_WAITING_REQUESTS:
+                wait = 0.0
+            return await self._wait_for(reader, name, trio.current_time() + wait)
+        finally:
+            self._waiting[asks] -= 1
+            if not self._waiting[asks]:
+                del self._waiting[asks]
+
+    async def _wait_for(
+        self, reader: PictureReader | None, name: PictureName, deadline: float
+    ) -> AlertPicture:
+        backoff = Backoff(FIRST_LOOK_INTERVAL, MAX_LOOK_INTERVAL)
         while True:
             picture = await self._look_up(None if reader is None else reader.identity, name)
             if picture is None:
@@ -187,9 +211,10 @@ class AlertPictures:
                 raise _not_found(COULD_NOT_KEEP)
             if picture.state == "kept":
                 return picture
-            if trio.current_time() >= deadline:
+            left = deadline - trio.current_time()
+            if left <= 0:
                 raise ApiError(503, ErrorCode.INVALID_MESSAGE, NOT_YET, {"Retry-After": "2"})
-            await trio.sleep(PENDING_LOOK_INTERVAL)
+            await trio.sleep(min(backoff.next(), left))
 
     async def _look_up(self, identity: Identity | None, name: PictureName) -> AlertPicture | None:
         try:
@@ -218,22 +243,50 @@ class AlertPictures:
 
     async def _send_rest(self, answer: _FileAnswer, file: PictureFile, piece: bytes) -> None:
         """Send a file, as long as the reader may see it."""
-        reader, sent = answer.reader, 0
-        identity = None if reader is None else reader.identity
+        permit, sent = ReadPermit(self._look_up, answer.reader, answer.picture.name), 0
         while piece:
             sent += len(piece)
             more = sent < file.size
             await answer.send({"type": "http.response.body", "body": piece, "more_body": more})
             if not more:
                 return
-            if reader is not None and reader.identity is not identity:
-                identity = reader.identity
-                if await self._look_up(identity, answer.picture.name) is None:
-                    raise NotStored("its reader may not see it any more")
+            await permit.check()
             piece = await _within_time(partial(file.read, PICTURE_PIECE_BYTES))
         if sent:
             raise NotStored("it is shorter than it was")
         await answer.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@define(eq=False)
+class ReadPermit:
+    """Whether a file may still be read by somebody who has begun to: for hours, if slowly."""
+
+    _look_up: Callable[[Identity | None, PictureName], Awaitable[AlertPicture | None]]
+    _reader: PictureReader | None
+    """None: somebody with a link."""
+    _name: PictureName
+    _identity: Identity | None = None
+    """As it was when that was asked last."""
+    _asked_at: float = field(factory=trio.current_time)
+
+    def __attrs_post_init__(self) -> None:
+        self._identity = None if self._reader is None else self._reader.identity
+
+    async def check(self) -> None:
+        """`NotStored` if it may not be read any more, as far as that is known."""
+        identity = None if self._reader is None else self._reader.identity
+        is_changed = identity is not self._identity
+        if not is_changed and trio.current_time() - self._asked_at < LOOK_AGAIN_INTERVAL:
+            return
+        try:
+            found = await self._look_up(identity, self._name)
+        except ApiError:  # the store is away; who has lost nothing reads on
+            if is_changed:
+                raise NotStored("it is not known whether its reader may still see it") from None
+        else:
+            if found is None:
+                raise NotStored("its reader may not see it any more")
+        self._identity, self._asked_at = identity, trio.current_time()
 
 
 @frozen

@@ -36,6 +36,8 @@ class MemoryPictureTable:
     """So many calls fail."""
     transactions: int = 0
     """That noted something."""
+    looks: int = 0
+    unreadable: bool = False
     removed: list[int] = field(factory=list)
     old: list[RemovablePicture] = field(factory=list)
     too_many: list[RemovablePicture] = field(factory=list)
@@ -50,6 +52,9 @@ class MemoryPictureTable:
 
     async def find(self, reader: Identity | None, name: PictureName) -> AlertPicture | None:
         await trio.lowlevel.checkpoint()
+        self.looks += 1
+        if self.unreadable:
+            raise StoreUnavailable
         row = self.rows.get(name)
         if row is None or (reader is not None and row.owner_id != reader.user_id):
             return None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import cast
 
 import pytest
 import trio
-from attrs import evolve
+from attrs import evolve, frozen
 
 from relay.clips.mp4 import Mp4Maker
 from relay.model.alert_picture import AlertPicture, PictureKind, PictureName
 from relay.model.change import Change
 from relay.model.identity import User
 from relay.model.picture_link import PictureLinks
-from relay.web.pictures.alert_pictures import KeptWithAlerts
+from relay.web.pictures.alert_pictures import MAX_WAITING_REQUESTS, KeptWithAlerts
 from tests.unit.clips.studio import PLACE, MemoryPictureTable, MemoryStorage
 from tests.unit.memory import MemoryRelay
 from tests.unit.memory.verifier import ANN, BOB
@@ -141,6 +142,28 @@ async def test_one_that_is_not_ready_is_to_be_asked_for_again(
     assert trio.current_time() == pytest.approx(wait, abs=0.5)
 
 
+async def test_those_who_wait_are_few_and_ask_the_database_seldom(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    row = keep(table, storage, picture(7))
+    table.rows[row.name] = evolve(row, state="pending")
+    statuses: list[tuple[int, float]] = []
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            got = await answer(relay, STILL_PATH)
+            statuses.append((got.status, trio.current_time()))
+
+        for _ in range(2 * MAX_WAITING_REQUESTS):
+            nursery.start_soon(ask)
+        await trio.sleep(1)
+        assert len(statuses) == MAX_WAITING_REQUESTS
+    assert {status for status, _ in statuses} == {503}
+    assert table.looks <= 24 * MAX_WAITING_REQUESTS
+    table.rows[row.name] = row
+    assert (await answer(relay, STILL_PATH)).status == 200
+
+
 async def test_one_that_could_not_be_kept_says_so(
     relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
 ) -> None:
@@ -196,6 +219,62 @@ async def test_a_reader_whose_session_ends_gets_no_more(
     relay.change_feed.tell(Change("session", "session-of-ann"))
     await trio.sleep(1)
     assert await is_cut(got, content)
+
+
+async def read_slowly(got: Browser, seconds: float) -> None:
+    for _ in range(20):
+        await got.read()
+        await trio.sleep(seconds / 20)
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+async def test_a_slow_reader_of_a_stream_that_gets_another_owner_gets_no_more(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage, by_link: bool
+) -> None:
+    content = CLIP + bytes(8 << 20)
+    row = keep(table, storage, content, "clip")
+    path = LINKS.link_to(row.name) if by_link else CLIP_PATH
+    got = await answer(relay, path, token="" if by_link else ANN)
+    table.rows.clear()  # nobody's identity changes
+    with suppress(ConnectionResetError):
+        await read_slowly(got, 10)
+    assert await is_cut(got, content)
+
+
+async def test_a_reader_reads_on_while_the_database_is_away(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    content = CLIP + bytes(8 << 20)
+    keep(table, storage, content, "clip")
+    got = await answer(relay, CLIP_PATH)
+    table.unreadable = True
+    await read_slowly(got, 10)
+    assert await got.body() == content
+
+
+async def test_a_video_counts_as_unread_until_it_has_been_read(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, CLIP, "clip")
+    video = b"....ftyp" + bytes(8 << 20)
+    kept = KeptWithAlerts(table, storage, LINKS, cast("Mp4Maker", ReadyMade(video)))
+    open_gallery(relay, kept=kept)
+    assert relay.http is not None
+    got = await answer(relay, f"/alerts/{ALERT_ID}/clip.mp4")
+    assert got.status == 200
+    assert relay.http._unsent.reserved >= len(video)
+    assert await got.body() == video
+
+
+@frozen
+class ReadyMade:
+    """Makes the same video of each clip."""
+
+    video: bytes
+
+    async def make(self, clip: object, sender: str) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.video
 
 
 async def test_whoever_has_a_link_gets_one_file(
