@@ -26,6 +26,7 @@ from relay.metrics import Metrics
 from relay.model.alert_picture import MICROSECONDS_A_DAY, RemovablePicture
 
 PICTURE_REMOVAL_BATCH = 200
+"""Alerts whose files are removed at a time, at most."""
 PICTURE_RETENTION_INTERVAL, MIN_PICTURE_RETENTION_INTERVAL = 600.0, 5.0
 """Seconds between two passes, and where more is written than may be kept."""
 IDLE_PICTURE_RETENTION_INTERVAL = 3600.0
@@ -69,6 +70,8 @@ class PictureRetention:
     _days: int
     _activity: Activity = field(factory=always_active)
     _full: Wakeup = field(factory=Wakeup)
+    _batch: int = PICTURE_REMOVAL_BATCH
+    """Halved each time that removing one takes too long, and doubled when one is removed."""
     _failing: ThrottledWarning = field(
         factory=lambda: ThrottledWarning("pictures of alerts are not removed")
     )
@@ -110,7 +113,7 @@ class PictureRetention:
 
     async def _remove_from(self, place: str) -> None:
         while found := await self._table.removable(
-            place, timedelta(days=self._days), most=PICTURE_REMOVAL_BATCH
+            place, timedelta(days=self._days), most=self._batch
         ):
             await self._remove(found)
         if self._usage.too_much:
@@ -119,7 +122,7 @@ class PictureRetention:
                 place,
                 of_owner=limits.of_owner_limit,
                 in_all=limits.in_all_limit,
-                most=PICTURE_REMOVAL_BATCH,
+                most=self._batch,
             ):
                 await self._remove(found)
             await self._look_at_usage()
@@ -132,6 +135,8 @@ class PictureRetention:
         with trio.move_on_after(REMOVE_TIMEOUT) as scope:
             await self._storage.remove(names)
         if scope.cancelled_caught:
+            self._batch = max(1, self._batch // 2)
             raise NotStored(f"it took longer than {REMOVE_TIMEOUT:g} s")
+        self._batch = min(PICTURE_REMOVAL_BATCH, 2 * self._batch)
         removed = await self._table.remove([each.alert_id for each in found])
         self._metrics.pictures_removed += removed

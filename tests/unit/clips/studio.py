@@ -112,6 +112,8 @@ class MemoryStorage:
     problem: str | None = None
     """Why nothing can be written."""
     delay: float = 0.0
+    removal_delay: float = 0.0
+    """Seconds for each file."""
     writing: int = 0
     most_at_once: int = 0
     """Files that were written at the same time."""
@@ -144,6 +146,7 @@ class MemoryStorage:
         if self.problem is not None:
             raise NotStored(self.problem)
         for name in names:
+            await trio.sleep(self.removal_delay)
             self.files.pop(name, None)
 
     async def check(self) -> None:

@@ -70,3 +70,17 @@ async def test_room_is_made_soon_after_it_is_needed() -> None:
         await trio.sleep(10)
         assert table.removed == [1]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_storage_that_removes_slowly_is_given_less_at_a_time() -> None:
+    table, storage = MemoryPictureTable(), MemoryStorage(removal_delay=0.5)
+    many = range(1, PICTURE_REMOVAL_BATCH + 1)
+    keep(table, storage, *many)
+    table.old = [removable(each) for each in many]
+    retention = PictureRetention(table, storage, PictureUsage(1000, 10_000), Metrics(), 30)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(retention.run)
+        await trio.sleep(1800)
+        nursery.cancel_scope.cancel()
+    assert table.old == []
+    assert storage.files == {}
