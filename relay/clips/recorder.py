@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 from relay.clips.capture import PendingClip
 from relay.clips.mjpeg_file import clip_file, size_of
 from relay.clips.storage import NotStored, PictureStorage
-from relay.clips.usage import PictureUsage
+from relay.clips.usage import PictureUsage, room_of
 from relay.concurrency.batcher import Batcher
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.flow_control import Pace
@@ -246,7 +246,7 @@ class ClipRecorder:
 
     async def _store(self, job: _Capture, kind: PictureKind, pieces: Sequence[bytes]) -> None:
         """Write a file, and note what became of it."""
-        size = size_of(pieces)
+        size = room_of(size_of(pieces))
         if not pieces:
             await self._record(job, kind, PictureOutcome.NO_PICTURE)
         elif not self._usage.has_room(job.owner_id, size):

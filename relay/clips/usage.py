@@ -6,6 +6,14 @@ from collections.abc import Mapping
 
 from attrs import define, field
 
+FILE_BLOCK_BYTES = 4096
+"""A file takes whole blocks: the smallest picture of many alerts would else cost nothing."""
+
+
+def room_of(size: int) -> int:
+    """The bytes that a file of this size takes, and counts for."""
+    return -(-size // FILE_BLOCK_BYTES) * FILE_BLOCK_BYTES
+
 
 @define(eq=False)
 class PictureUsage:

@@ -339,3 +339,13 @@ async def test_a_clip_that_waits_for_its_turn_is_given_up_when_memory_is_short(
         await trio.sleep(60)
         states = sorted(str(studio.state(each, "clip")) for each in alerts)
         assert states == ["failed"] + ["kept"] * MAX_CLIPS_WRITTEN
+
+
+async def test_the_smallest_picture_counts_as_much_as_its_file_takes(relay: MemoryRelay) -> None:
+    async with open_studio(relay) as studio:
+        await send_picture(await relay.phone(), b"\xff\xd8\xff")
+        alert_id = studio.alert(still="pending")
+        await trio.sleep(0.1)
+        assert len(studio.file(alert_id, "still")) == 3
+        assert studio.usage.in_all == 4096
+        assert (await studio.table.usage()) == {"ann": 4096}
