@@ -25,6 +25,9 @@ MAX_INDEX = ((MAX_VALUE.bit_length() - _BITS) << _HALF_BITS) + (1 << _BITS) - 1
 MAX_UNPACKED = 1 << 20
 """Bytes of an encoded histogram before compression; it has few thousand counts."""
 
+_NUMBER_BITS = 63
+"""Of the largest number in the encoding."""
+
 _HEADER = struct.Struct(">iiiiqqd")
 _OUTER = struct.Struct(">ii")
 _COOKIE, _COMPRESSED_COOKIE = 0x1C849313, 0x1C849314
@@ -134,6 +137,8 @@ def _put(payload: bytearray, number: int) -> None:
 def _numbers(payload: bytes) -> Iterator[int]:
     rest = shift = 0
     for byte in payload:
+        if shift >= _NUMBER_BITS:  # it would take ever longer to add to it
+            raise ValueError("not a histogram: it has a number that is too large")
         rest |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from relay.errors import RelayError
 from relay.load.actors.payloads import read_video
 from relay.load.actors.sent_files import SentFiles
+from relay.load.measures.stats import plain
 from relay.load.run.clocks import ClockFilter
 from relay.load.run.generator import Generator
 from relay.load.run.handshake import AgentAddress, AgentRefused, dial_agent
@@ -49,7 +50,7 @@ async def open_agent(address: AgentAddress, key: PinnedKey) -> AsyncIterator[Gen
             address.name,
             pipe,
             processes=greeting.processes,
-            machine=greeting.machine,
+            machine=plain(greeting.machine),
             clock=ClockFilter(),
         )
     finally:
@@ -65,11 +66,11 @@ async def _greeting(name: str, pipe: MessagePipe) -> Greeting:
     if not isinstance(greeting, Greeting):
         raise AgentRefused(f"the agent {name} does not know this coordinator")
     if greeting.refusal is not None:
-        raise AgentRefused(f"the agent {name} takes no run: {greeting.refusal}")
+        raise AgentRefused(f"the agent {name} takes no run: {plain(greeting.refusal)}")
     if greeting.version != version("relay"):
         raise AgentRefused(
-            f"the agent {name} has relay {greeting.version}, this is {version('relay')}: install"
-            " the same relay on all machines"
+            f"the agent {name} has relay {plain(greeting.version)}, this is {version('relay')}:"
+            " install the same relay on all machines"
         )
     if not 1 <= greeting.processes <= MAX_PROCESSES:
         raise AgentRefused(f"the agent {name} has {greeting.processes} processes")

@@ -42,6 +42,10 @@ STALL_TIMEOUT = 10.0
 """Seconds without an update after which a process of an agent stands still."""
 
 
+MAX_TRIALS = 100
+"""Of a self-test; there are far fewer."""
+
+
 class RunFailed(RelayError):
     """The run could not be completed."""
 
@@ -122,7 +126,7 @@ class Generator:
                     self.is_ready.set()
                 case ClockReading() if self.clock is not None:
                     await self._compare(self.clock, statement)
-                case TrialMessage(trial=trial):
+                case TrialMessage(trial=trial) if self._may_show(trial):
                     self.trials.append(trial)
                 case RunDone(failure=None):
                     self.is_done.set()
@@ -133,6 +137,10 @@ class Generator:
                 case _:
                     raise self._failed("says something else than it should")
             self._check_progress()
+
+    def _may_show(self, trial: TrialResult) -> bool:
+        names = (trial.name, *trial.times, *trial.faults)
+        return len(self.trials) < MAX_TRIALS and all(each.isprintable() for each in names)
 
     async def _receive(self) -> Statement | None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from attrs import define, evolve, field
 
@@ -51,6 +51,15 @@ def stats_of(scenario: Scenario) -> RunStats:
     """The statistics of a run, still empty, with those of its stages."""
     stages = {each.name: RunStats(links(scenario, each.name)) for each in scenario.stages}
     return RunStats(links(scenario), stages=stages)
+
+
+def _names_in(update: StatsUpdate) -> Iterator[str]:
+    """All names in an update that may be shown; errors are made plain where they are counted."""
+    for name, by_target in update.groups.items():
+        yield name
+        for delta in by_target.values():
+            yield from delta.counts
+            yield from delta.times
 
 
 @define(eq=False)
@@ -129,6 +138,8 @@ class RunState:
             raise ValueError("there is no such group")
         if any(by_target.keys() - targets for by_target in update.groups.values()):
             raise ValueError("there is no such target")
+        if not all(name.isprintable() for name in _names_in(update)):
+            raise ValueError("a name has characters that cannot be shown")
 
     def note(self, at: float, words: str) -> None:
         """Note what was done to a target, or failed beside the run, in seconds of the run."""

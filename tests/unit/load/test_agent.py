@@ -11,10 +11,12 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from attrs import evolve
 
 from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.observations import Observations
 from relay.load.measures.stats import StatsDelta
+from relay.load.measures.trials import TrialResult
 from relay.load.run import agent as agent_module
 from relay.load.run.agent import ASSIGNMENT_TIMEOUT, Agent
 from relay.load.run.agents import _greeting
@@ -42,6 +44,7 @@ from relay.load.run.wire import (
     StartSignal,
     Statement,
     StopSignal,
+    TrialMessage,
     UpdateMessage,
 )
 from relay.load.run.worker import StartedLate, work
@@ -51,6 +54,10 @@ from tests.unit.load.test_permit import ASKED, PERMIT
 from tests.unit.load.test_wire import update
 
 pytestmark = pytest.mark.mock_clock
+
+TRIAL = TrialResult(
+    name="t", frames_per_second=1, cores=1, connected=1, lateness=0, times={}, faults={}
+)
 
 
 def two_ends() -> tuple[MessagePipe, MessagePipe]:
@@ -357,6 +364,7 @@ async def _start_soon(play: Play) -> None:
         (RunDone("19 connections\nare more"), "b.test:3100: 19 connections are more"),
         (UpdateMessage(update(), 0), "b.test:3100 says something else than it should"),
         (Greeting(version="1", machine="m", processes=1), "b.test:3100 says something else"),
+        (TrialMessage(evolve(TRIAL, name="\x1b[2J")), "b.test:3100 says something else"),
     ],
 )
 async def test_an_agent_that_ends_or_refuses_fails_the_run_with_its_name(
@@ -369,6 +377,26 @@ async def test_an_agent_that_ends_or_refuses_fails_the_run_with_its_name(
     else:
         await play.far.send(last)
     assert words in await play.follow()
+
+
+async def test_an_agent_cannot_send_trials_without_end() -> None:
+    play = Play()
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            while True:
+                await play.far.send(TrialMessage(TRIAL))
+
+        nursery.start_soon(send)
+        assert "says something else than it should" in await play.follow()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_an_agent_says_of_itself_is_shown_without_control_characters() -> None:
+    ours, theirs = two_ends()
+    await theirs.send(Greeting(version="1\x1b[2J", machine="m", processes=1))
+    with pytest.raises(AgentRefused, match=r"has relay 1 \[2J"):
+        await _greeting("a:1", ours)
 
 
 async def test_what_cannot_be_read_fails_the_run_with_its_name() -> None:

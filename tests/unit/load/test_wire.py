@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import struct
+import zlib
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from attrs import evolve
 
 from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate
 from relay.load.actors.sent_files import SentFiles
+from relay.load.measures import histogram
 from relay.load.measures.generator_usage import GeneratorUsage
 from relay.load.measures.histogram import HdrHistogram
 from relay.load.measures.observations import Observations
 from relay.load.measures.stats import GroupStats
 from relay.load.run import wire
+from relay.load.run.run_state import RunState
 from relay.load.run.wire import (
     Assignment,
     BadMessage,
@@ -28,6 +34,7 @@ from relay.load.run.wire import (
     UpdateMessage,
     encode_message,
 )
+from relay.load.scenario.scenario import parse_scenario
 
 ASSIGNMENT = Assignment(
     source="[phones.p]",
@@ -131,3 +138,25 @@ def test_a_small_message_cannot_unpack_to_a_huge_histogram() -> None:
     largest = HdrHistogram()
     largest.record(1 << 62)
     assert HdrHistogram.decode(largest.encode()).counts == largest.counts
+
+
+def test_a_number_without_an_end_is_refused_at_once() -> None:
+    content = b"\xff" * 500_000
+    packed = zlib.compress(
+        histogram._HEADER.pack(histogram._COOKIE, len(content), 0, histogram.DIGITS, 1, 1, 1.0)
+        + content
+    )
+    outer = histogram._OUTER.pack(histogram._COMPRESSED_COOKIE, len(packed))
+    with pytest.raises(ValueError, match="a number that is too large"):
+        HdrHistogram.decode(base64.b64encode(outer + packed).decode())
+
+
+@pytest.mark.parametrize("is_time", [False, True])
+def test_a_name_that_terminals_would_obey_is_refused(is_time: bool) -> None:
+    state = RunState(parse_scenario("[phones.v]", "mine.toml", Path()))
+    delta, name = update().groups["v"][""], "ended.\x1b[2J"
+    bad = evolve(delta, counts={name: 1})
+    if is_time:
+        bad = evolve(delta, times={name: delta.times["frame_age"]})
+    with pytest.raises(ValueError, match="cannot be shown"):
+        state.add("b.test:3100", evolve(update(), groups={"v": {"": bad}}))
