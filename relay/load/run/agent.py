@@ -185,16 +185,19 @@ class PlayedPart:
             nursery.cancel_scope.cancel()
 
     async def _follow_orders(self) -> None:
+        end_of_making = trio.current_time() + ASSIGNMENT_TIMEOUT
         while True:
             is_ready = self._ready == len(self._children)
-            patience = GONE_TIMEOUT if is_ready else ASSIGNMENT_TIMEOUT
-            with trio.move_on_after(patience) as waiting:
+            # However often the coordinator speaks: a scenario may be huge.
+            until = trio.current_time() + GONE_TIMEOUT if is_ready else end_of_making
+            with trio.move_on_at(until) as waiting:
                 order = await self._coordinator.order(MAX_LATER_ORDER_BYTES)
                 if isinstance(order, ClockProbe):
                     reading = ClockReading(order.number, time.monotonic())
                     await self._coordinator.send(reading)
             if waiting.cancelled_caught:
-                raise PartEnded(f"the coordinator was silent for {patience:g} s")
+                self._end_unless_ready_now(was_ready=is_ready)
+                continue
             match order:
                 case ClockProbe():
                     pass
@@ -206,6 +209,12 @@ class PlayedPart:
                     raise PartEnded("the coordinator has gone")
                 case _:
                     raise BadMessage("it sent an order that does not come here")
+
+    def _end_unless_ready_now(self, *, was_ready: bool) -> None:
+        if was_ready:
+            raise PartEnded(f"the coordinator was silent for {GONE_TIMEOUT:g} s")
+        if self._ready < len(self._children):
+            raise PartEnded(f"its processes were not ready in {ASSIGNMENT_TIMEOUT:g} s")
 
     async def _pass_on(self, number: int, order: Order | None) -> None:
         child, coordinator = self._children[number], self._coordinator

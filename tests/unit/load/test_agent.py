@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -180,6 +180,27 @@ async def test_a_process_that_is_never_ready_is_ended(monkeypatch: pytest.Monkey
         await trio.sleep(ASSIGNMENT_TIMEOUT + 1)
         assert scene.running == 0
         assert isinstance(await coordinator.statement(), RunDone)
+
+
+async def test_probes_do_not_prolong_the_making_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        coordinator = await scene.call(nursery)
+        await coordinator.send(ASKED)
+
+        async def probe() -> None:
+            with suppress(trio.BrokenResourceError):
+                for number in range(1000):
+                    await coordinator.send(ClockProbe(number))
+                    await trio.sleep(1)
+
+        nursery.start_soon(probe)
+        while isinstance(said := await coordinator.statement(), ClockReading):
+            pass
+        assert said == RunDone(f"its processes were not ready in {ASSIGNMENT_TIMEOUT:g} s")
+        assert trio.current_time() < ASSIGNMENT_TIMEOUT + 5
+        nursery.cancel_scope.cancel()
+    assert scene.running == 0
 
 
 async def test_a_coordinator_that_asks_for_nothing_does_not_hold_the_agent(
