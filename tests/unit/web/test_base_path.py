@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from relay.connection.admission import PATHS
 from relay.guard.client_address import ClientAddress, Proxies, parse_networks
 from relay.guard.guard import Guard
-from relay.model.base_path import is_base_path, path_below
+from relay.model.base_path import OWN_SEGMENTS, is_base_path, path_below
 from relay.web.assets import load_assets
 from tests.unit.memory import MemoryRelay
 from tests.unit.web.pictures.gallery import answer, open_gallery, picture, send_picture
@@ -42,6 +44,10 @@ BAD = (
     "//evil.example",
     "/\\evil.example",
     "/" + 255 * "a",
+    "/streams",
+    "/streams/x",
+    "/page",
+    "/relay-client.js",
 )
 
 
@@ -53,6 +59,14 @@ def test_a_base_path_is_made_of_plain_segments(path: str) -> None:
 @pytest.mark.parametrize("path", BAD)
 def test_nothing_else_is_a_base_path(path: str) -> None:
     assert not is_base_path(path)
+
+
+@mock_clock
+async def test_no_base_path_begins_as_a_path_of_relay_does(relay: MemoryRelay) -> None:
+    open_gallery(relay)
+    assert relay.http is not None
+    paths = [*(each.path for each in cast("Any", relay.http._app).routes), *PATHS]
+    assert {path.split("/")[1] for path in paths} - {""} == OWN_SEGMENTS
 
 
 @given(st.text())
