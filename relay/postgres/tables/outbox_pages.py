@@ -33,7 +33,10 @@ severity for `medium`."""
 HAS_PREFIX: LiteralString = "starts_with(a.stream_id, %(prefix)s)"
 EVENTS_BEHIND: LiteralString = (
     "select e.event_id, e.stream_id, e.owner_id, e.kind, e.epoch,"
-    " floor(extract(epoch from e.happened_at) * 1000)::bigint"
+    # Other programs can write here, too: one such event must not fail the whole page.
+    " case when isfinite(e.happened_at)"
+    " then greatest(floor(extract(epoch from e.happened_at) * 1000), 0)::bigint"
+    " else e.event_id / 1000 end"
     " from relay.stream_events e join relay.streams s on s.stream_id = e.stream_id"
     " where e.event_id > %(after)s and e.event_id < %(before)s and e.kind = any(%(kinds)s)"
     " and s.owner_id is not null and s.life = e.life"

@@ -9,6 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 from attrs import evolve
 
+from relay.alerts.targets.delivery import Delivery
+from relay.alerts.targets.webhook_message import message_of
 from relay.model.alert import NewAlert, StoredAlert
 from relay.model.alert_target import AlertTarget, Cooldown, NewTarget, TargetRules
 from relay.model.outbox import EventPage, OutboxProgress, event_id_of, kind_of
@@ -170,6 +172,30 @@ async def test_events_of_a_former_life_reach_nobody(database: Database, rows: Ac
         assert (await table.behind(target, target.position)).events == []
     store_event(rows, "door", "stream.online")
     assert len((await table.behind(of_bob, of_bob.position)).events) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "happened_at = 'infinity'",
+        "happened_at = '-infinity'",
+        "happened_at = '294276-01-01'",
+        "happened_at = '4000-01-01 BC'",
+        "kind = 'stream.online'",
+    ],
+)
+async def test_an_event_that_was_written_by_hand_holds_up_nothing(
+    database: Database, rows: Accounts, change: str
+) -> None:
+    table = AlertTargetTable(database)
+    rules = TargetRules(("alert", "stream.online"))
+    target = await made(database, evolve(NEW, rules=rules))
+    store_event(rows, "door", "stream.online")
+    rows.execute(f"update relay.stream_events set {change}")
+    await raise_all(database, FIRE)
+    page = await table.behind(target, target.position)
+    assert told(page) == ["stream.online door", "fire"]
+    assert all(message_of(Delivery(each)) for each in page.events)
 
 
 async def test_a_cooldown_is_kept_with_the_position(database: Database) -> None:
