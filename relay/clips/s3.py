@@ -33,6 +33,8 @@ MAX_STATUS_BODY_BYTES = 64 * 1024
 KEY_VARIABLE, SECRET_VARIABLE = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 MAX_CREDENTIALS_BYTES = 4096
 
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
+
 Sign = Callable[[str, str, Mapping[str, str], bytes], Mapping[str, str]]
 """Gives the headers of a signed request: its method, URL, other headers and body are given."""
 
@@ -139,7 +141,7 @@ class S3Storage:
         end = start + MAX_RANGE_BYTES - 1
         answer = await self._ask("GET", name, {"Range": f"bytes={start}-{end}"})
         _require(answer, 206)
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("content-range", ""))
+        found = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
         if found is None or int(found[1]) != start or int(found[3]) > MAX_OBJECT_BYTES:
             raise NotStored("the storage gives other bytes than were asked for")
         return answer.body, int(found[3])
@@ -175,6 +177,7 @@ class S3Object:
     async def read(self, count: int) -> bytes:
         if not self._read_ahead and self._at < self.size:
             self._read_ahead, _ = await self._fetch(self._at)
+        count = min(count, self.size - self._at)  # whatever more it may have sent
         found, self._read_ahead = self._read_ahead[:count], self._read_ahead[count:]
         self._at += len(found)
         return found
