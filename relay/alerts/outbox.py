@@ -207,7 +207,7 @@ class Outbox:
         try:
             with self.progress:
                 due = await self._queue.next_due()
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreRejects):
             return OUTBOX_POLL_INTERVAL
         if due is None:
             return REST_INTERVAL
@@ -224,7 +224,7 @@ class Outbox:
         try:
             with self.progress:
                 return await self._queue.claim(self._lease, lasts=LEASE_TIME, room=room)
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreRejects):
             return []
 
     async def _serve(self, target: AlertTarget) -> None:
@@ -232,8 +232,8 @@ class Outbox:
         try:
             if await self._deliver_page(target):
                 await self._queue.release(target, self._lease)
-        except StoreUnavailable:
-            pass  # the lease runs out
+        except (StoreUnavailable, StoreRejects):
+            pass  # the lease runs out; other targets go on
         except trio.Cancelled:
             with trio.move_on_after(RELEASE_TIMEOUT, shield=True), suppress(StoreUnavailable):
                 await self._queue.release(target, self._lease)

@@ -44,10 +44,17 @@ MAX_COUNTED_EVENTS = 1000
 MAX_TARGET_ERROR_LENGTH = 200
 TARGET_ID_PREFIXES = {"webhook": "wh"}
 """How the ids of a kind begin; by default, as the kind."""
+_CREATED_AT, _TRY_AGAIN_AT, _GIVEN_UP_AT = (
+    f"case when {column} is not null"
+    f" then least(greatest({column}, '0001-01-03 00:00Z'), '9999-12-29 00:00Z') end as {column}"
+    for column in ("created_at", "try_again_at", "given_up_at")
+)
+"""As times that Python has: an operator may pause a target with 'infinity', and one time that is
+none would fail all targets."""
 ALERT_TARGET_COLUMNS = (
-    "target_id, kind, url, secret, position, owner_id, stream_id, created_at, delivered, failures,"
-    " try_again_at, last_error, given_up_at, suppressed, events, min_severity, cooldown,"
-    " stream_prefix, options::text"
+    f"target_id, kind, url, secret, position, owner_id, stream_id, {_CREATED_AT}, delivered,"
+    f" failures, {_TRY_AGAIN_AT}, last_error, {_GIVEN_UP_AT}, suppressed, events, min_severity,"
+    " cooldown, stream_prefix, options::text"
 )
 # Only targets with events waiting, so that no relay leases one for nothing. What its rules leave
 # out counts, too: the position advances past it. Where there is neither a stream nor an owner, any
@@ -120,6 +127,7 @@ SECONDS_UNTIL_DUE = (
     "select extract(epoch from min(greatest(try_again_at, leased_until)) - now())::float8"
     " from relay.alert_targets where given_up_at is null and"
     " (try_again_at > now() or leased_until > now())"
+    " and isfinite(greatest(try_again_at, leased_until))"
 )
 RESUME_TARGET = (
     "update relay.alert_targets set given_up_at = null, failures = 0, failing_since = null,"

@@ -198,6 +198,28 @@ async def test_an_event_that_was_written_by_hand_holds_up_nothing(
     assert all(message_of(Delivery(each)) for each in page.events)
 
 
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "294276-01-01", "4000-01-01 BC"])
+@pytest.mark.parametrize("column", ["created_at", "try_again_at", "leased_until", "given_up_at"])
+async def test_a_target_with_an_odd_time_holds_up_no_other(
+    database: Database, rows: Accounts, column: str, moment: str
+) -> None:
+    """Operators may pause one with 'infinity'."""
+    table = AlertTargetTable(database)
+    odd, good = await made(database, NEW), await made(database, NEW)
+    rows.execute(
+        f"update relay.alert_targets set {column} = %s where target_id = %s",
+        moment,
+        odd.target_id,
+    )
+    await raise_all(database, FIRE)
+    await table.next_due()
+    assert len(await table.all()) == 2
+    assert (await table.find(odd.target_id)).target_id == odd.target_id
+    claimed = await table.claim(uuid4(), lasts=LASTS, room=ROOM)
+    assert good.target_id in {each.target_id for each in claimed}
+    assert await table.next_due() is not None
+
+
 async def test_a_cooldown_is_kept_with_the_position(database: Database) -> None:
     table = AlertTargetTable(database)
     target = await made(database, evolve(NEW, rules=TargetRules(cooldown=60)))

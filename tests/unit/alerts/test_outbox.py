@@ -76,6 +76,8 @@ class TargetQueue:
     claims: int = 0
     before_query: Callable[[], object] = field(default=lambda: None)
     hangs: bool = False
+    odd: str | None = None
+    """The target whose row the database does not take."""
 
     def add(self, name: str, *, kind: str = WEBHOOK_KIND, cooldown: int = 0) -> None:
         target = AlertTarget(
@@ -142,6 +144,8 @@ class TargetQueue:
         self, target: AlertTarget, lease: UUID, progress: OutboxProgress, *, lasts: timedelta
     ) -> bool:
         await self._work()
+        if target.target_id == self.odd:
+            raise StoreRejects("odd")
         row = self.rows[target.target_id]
         if row.lease != lease:
             return False
@@ -424,6 +428,17 @@ async def test_a_bug_with_one_stops_no_other(post: DeliverySetup) -> None:
         await trio.sleep(10)
     assert post.webhook_client.got("a") == MESSAGES
     assert post.table.rows["bug"].target.last_error == "relay failed: ZeroDivisionError"
+
+
+async def test_one_whose_row_the_database_rejects_stops_no_other(post: DeliverySetup) -> None:
+    post.table.add("odd")
+    post.table.add("a")
+    post.table.odd = "odd"
+    post.table.raise_alerts(*MESSAGES)
+    async with post.running():
+        await trio.sleep(10)
+    assert post.webhook_client.got("a") == MESSAGES
+    assert post.webhook_client.got("odd") == MESSAGES[:1]
 
 
 async def test_a_poisoned_alert_stops_none_behind_it(post: DeliverySetup) -> None:
