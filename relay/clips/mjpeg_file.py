@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from relay.clips.capture import PendingClip
+from relay.concurrency.time_slice import TimeSlice
 from relay.hub.frames.jpeg_parts import JpegParts
 
 FIRST_LINE_BYTES = 40
@@ -21,10 +22,12 @@ _FIRST_LINE = re.compile(rb"--(relay-[0-9a-f]{24})\r\n")
 
 async def clip_file(clip: PendingClip) -> list[bytes]:
     """The pieces of the file; empty if there is no picture. What is encoded is let go of."""
-    parts = JpegParts()
+    parts, time_slice = JpegParts(), TimeSlice()
     pieces = [parts.first_boundary]
     for picture in clip.take_all():
-        part = parts.enclose(await picture.content(), picture.seq, picture.received_at)
+        content = await picture.content(time_slice)
+        part = parts.enclose(content, picture.seq, picture.received_at)
+        await time_slice.pause_if_over()
         if part is not None:
             pieces.append(part)
     if len(pieces) == 1:

@@ -78,7 +78,10 @@ class Mp4Maker:
 
     async def _make(self, clip: PictureFile, command: Sequence[str]) -> bytes:
         with trio.move_on_after(MP4_TIMEOUT):
-            request = _request_of(await _read_whole(clip))
+            content = await _read_whole(clip)
+            # There may be a hundred megabytes to go through.
+            request = await trio.to_thread.run_sync(_request_of, content, abandon_on_cancel=True)
+            del content
             return await _run(command, request)
         raise TooBusy(f"It was not made within {MP4_TIMEOUT:g} seconds")
 

@@ -61,9 +61,10 @@ class KeptPicture:
         """Bytes that it takes."""
         return self._kept.size
 
-    async def content(self) -> bytes | None:
-        """The JPEG picture; None if it is none. Others have a turn meanwhile if it is large."""
-        steps, time_slice = self._codec.unpack_in_steps(Raw(self._data)), TimeSlice()
+    async def content(self, time_slice: TimeSlice | None = None) -> bytes | None:
+        """The JPEG picture; None if it is none. Others have a turn meanwhile, if the time of the
+        slice is over: that of several pictures, or of this one."""
+        steps, time_slice = self._codec.unpack_in_steps(Raw(self._data)), time_slice or TimeSlice()
         while True:
             try:
                 next(steps)
