@@ -11,6 +11,7 @@ import pytest
 import trio
 from attrs import evolve
 
+from relay.errors import ConfigError
 from relay.model.alert import NewAlert, StoredAlert
 from relay.model.alert_picture import AlertPicture, PictureName, WantedPictures
 from relay.model.identity import Service, User
@@ -66,6 +67,20 @@ async def test_an_alert_says_what_becomes_of_its_pictures(database: Database) ->
     await table.record([kept(plain.alert_id, "ada")])  # as of an alert from SQL
     page = await alerts.newest(ADA, stream_id=None, before=None, limit=10)
     assert [each.still for each in page.alerts] == ["kept", "kept"]
+
+
+@pytest.mark.parametrize("change", ["delete from", "update"])
+async def test_links_are_signed_with_no_key_that_anybody_could_guess(
+    database: Database, change: str
+) -> None:
+    table = AlertPictureTable(database)
+    assert len(await table.key()) == 32
+    values = " set key = ''" if change == "update" else ""
+    await database.transact(
+        lambda connection: connection.execute(f"{change} relay.picture_key{values}").rowcount
+    )
+    with pytest.raises(ConfigError, match="at least 32 random bytes"):
+        await table.key()
 
 
 async def test_what_becomes_of_many_is_noted_at_once(database: Database) -> None:

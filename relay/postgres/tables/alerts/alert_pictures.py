@@ -8,6 +8,7 @@ from typing import LiteralString
 
 from attrs import define
 
+from relay.errors import ConfigError
 from relay.model.alert import NewAlert, NoRoom, StoredAlert
 from relay.model.alert_picture import (
     MAX_PENDING_SECONDS,
@@ -22,6 +23,7 @@ from relay.postgres.database import Connection, Database
 from relay.postgres.tables.alerts.alert_pages import ALL_STREAMS, Scope
 from relay.postgres.tables.alerts.alert_rows import OF_THIS_LIFE, PICTURE_STATES
 
+MIN_KEY_BYTES = 32
 ABANDONED_AFTER = timedelta(days=7)
 _NOTE = """
     insert into relay.alert_pictures (alert_id, still, clip)
@@ -90,13 +92,20 @@ class AlertPictureTable:
         await self._database.transact(upsert)
 
     async def key(self) -> bytes:
-        """The key that signs links to what is kept."""
+        """The key that signs links to what is kept; `ConfigError` if somebody has removed it, or
+        put one in its place with which anybody could sign."""
 
         def select(connection: Connection) -> bytes:
-            [(key,)] = connection.execute("select key from relay.picture_key").fetchall()
-            return bytes(key)
+            rows = connection.execute("select key from relay.picture_key").fetchall()
+            return bytes(rows[0][0]) if rows else b""
 
-        return await self._database.transact(select)
+        key = await self._database.transact(select)
+        if len(key) < MIN_KEY_BYTES:
+            raise ConfigError(
+                f"relay.picture_key must have a key of at least {MIN_KEY_BYTES} random bytes:"
+                " docs/clips.md says how to change it"
+            )
+        return key
 
     async def find(self, reader: Identity | None, name: PictureName) -> AlertPicture | None:
         """A picture that a reader may see now, of an alert of the stream's present life; None if
