@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import pytest
@@ -16,6 +16,11 @@ from relay.cli.main import main
 
 def call_relay(*arguments: str, database_url: str) -> tuple[int, str, str]:
     """The exit code, and what was written to stdout and stderr."""
+    return call_with({"RELAY_DATABASE_URL": database_url}, *arguments)
+
+
+def call_with(environment: Mapping[str, str], *arguments: str) -> tuple[int, str, str]:
+    """The same, with these variables."""
     out, err = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -23,7 +28,8 @@ def call_relay(*arguments: str, database_url: str) -> tuple[int, str, str]:
         redirect_stdout(out),
         redirect_stderr(err),
     ):
-        patch.setenv("RELAY_DATABASE_URL", database_url)
+        for name, value in environment.items():
+            patch.setenv(name, value)
         code = main(arguments)
     return code, out.getvalue(), err.getvalue()
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import pytest
 
 from relay.load.measures.results import GroupResult, RunResult, second_of
 from relay.load.measures.stats import GroupStats
 from relay.load.report.outputs import JsonLines
 from tests.integration.accounts import Accounts
+from tests.integration.in_process import call_with
 from tests.integration.relay_process import RelayProcess, processes_about
 
 PATIENCE = 90
@@ -45,6 +49,14 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def call(folder: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """A command that starts no load test: its exit code, and what it writes."""
+    fixed = {"TMPDIR": str(folder), "GITHUB_ACTIONS": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", None)
+        return call_with(fixed | environment, "load", *arguments)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

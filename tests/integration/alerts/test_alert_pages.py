@@ -82,6 +82,7 @@ async def test_all_heavy_alerts_are_read_page_by_page(database: Database) -> Non
     assert read == [each.alert_id for each in stored if isinstance(each, StoredAlert)]
 
 
+@pytest.mark.slow
 async def test_values_longer_than_any_alert_stay_in_the_database(
     database: Database, postgres_url: str
 ) -> None:

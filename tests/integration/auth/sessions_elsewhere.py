@@ -21,7 +21,8 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.integration.node import NODE_MODULES, SCRIPTS, NodeClient
 from tests.integration.relay_process import PATIENCE
 
-PACKAGES = ("better-auth-1.6", "better-auth")
+OLDER = "better-auth-1.6"
+PACKAGES = (OLDER, "better-auth")
 REDIS = shutil.which("redis-server") or shutil.which("valkey-server")
 
 

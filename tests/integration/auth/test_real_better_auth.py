@@ -68,8 +68,15 @@ async def watching_relay(url: str, how: str) -> AsyncIterator[RelayProcess]:
         yield relay
 
 
-@pytest.mark.parametrize("how", ["notifications", "polling"])
-@pytest.mark.parametrize("style", ["camel", "snake"])
+@pytest.mark.parametrize(
+    ("style", "how"),
+    [
+        ("camel", "notifications"),
+        ("snake", "polling"),
+        pytest.param("camel", "polling", marks=pytest.mark.slow),
+        pytest.param("snake", "notifications", marks=pytest.mark.slow),
+    ],
+)
 async def test_who_signs_in_is_let_in_and_who_signs_out_is_out_within_a_second(
     node: str, empty_postgres_url: str, style: str, how: str
 ) -> None:
@@ -97,7 +104,7 @@ async def test_who_signs_in_is_let_in_and_who_signs_out_is_out_within_a_second(
             assert await is_revoked(phone)
 
 
-@pytest.mark.parametrize("style", ["camel", "snake"])
+@pytest.mark.parametrize("style", ["camel", pytest.param("snake", marks=pytest.mark.slow)])
 async def test_whom_the_admin_plugin_bans_or_removes_is_out_within_a_second(
     node: str, empty_postgres_url: str, style: str
 ) -> None:

@@ -14,6 +14,7 @@ from relay.doctor.checks import Finding, Outcome
 from relay.settings.settings import Settings
 from tests.integration.accounts import Accounts
 from tests.integration.auth.sessions_elsewhere import (
+    OLDER,
     PACKAGES,
     SignedIn,
     better_auth,
@@ -62,6 +63,11 @@ def service(url: str, *scopes: str) -> str:
     return made.stdout.strip()
 
 
+each_package = pytest.mark.parametrize(
+    "package", [pytest.param(OLDER, marks=pytest.mark.slow), PACKAGES[-1]]
+)
+
+
 @pytest.fixture
 def bare_url(empty_postgres_url: str) -> str:
     """A database with relay's tables and none of Better Auth's."""
@@ -71,7 +77,7 @@ def bare_url(empty_postgres_url: str) -> str:
 
 
 @pytest.mark.parametrize("storage", ["map", "redis"])
-@pytest.mark.parametrize("package", PACKAGES)
+@each_package
 async def test_who_signs_in_is_let_in_and_who_signs_out_is_out(
     node: str, bare_url: str, package: str, storage: str
 ) -> None:
@@ -101,7 +107,7 @@ async def test_who_signs_in_is_let_in_and_who_signs_out_is_out(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", PACKAGES)
+@each_package
 async def test_asking_keeps_no_session_alive(node: str, bare_url: str, package: str) -> None:
     lasting = {"expiresIn": 5, "updateAge": 0}  # each use extends a session
     async with better_auth(node, package, session=lasting) as application:
@@ -170,7 +176,7 @@ async def test_the_application_tells_what_has_ended(node: str, bare_url: str) ->
             assert (await relay.get("/revocations", "POST", body=b"{}")).status == 401
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@each_package
 async def test_better_auth_tells_relay_of_what_it_deletes(
     node: str, bare_url: str, package: str
 ) -> None:
@@ -226,6 +232,7 @@ async def test_an_application_that_does_not_answer_is_given_up(
             assert await refusal(relay, "a-token") == AWAY
 
 
+@pytest.mark.slow
 async def test_without_the_bearer_plugin_no_token_is_wrong(node: str, bare_url: str) -> None:
     for package in PACKAGES:
         async with better_auth(node, package, bearer=False) as application:
@@ -263,6 +270,7 @@ async def test_doctor_asks_the_application(node: str) -> None:
     assert (await doctor("http://127.0.0.1:1/")).outcome is Outcome.FAIL
 
 
+@pytest.mark.slow
 async def test_better_auths_own_rate_limit_is_trouble_too(node: str, bare_url: str) -> None:
     limit = {"enabled": True, "window": 60, "max": 2, "storage": "memory"}
     async with better_auth(node, "better-auth", rateLimit=limit) as application:
@@ -284,7 +292,7 @@ async def test_better_auths_own_rate_limit_is_trouble_too(node: str, bare_url: s
                     pass
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@each_package
 async def test_rows_of_ended_sessions_let_nobody_in(
     node: str, empty_postgres_url: str, package: str
 ) -> None:

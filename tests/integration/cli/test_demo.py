@@ -88,6 +88,7 @@ def test_the_demo_shows_video_at_each_pace_and_alerts_and_leaves_nothing(folder:
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_demo_with_its_summary_and_leaves_nothing(folder: Path) -> None:
     demo = start_demo(folder, "--bind", "127.0.0.1:0")
     assert demo.stdout
@@ -103,6 +104,7 @@ def test_ctrl_c_ends_the_demo_with_its_summary_and_leaves_nothing(folder: Path) 
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_start_ends_the_demo_and_leaves_nothing(folder: Path) -> None:
     demo = start_demo(folder, "--bind", "127.0.0.1:0")
     assert demo.stdout
@@ -113,6 +115,7 @@ def test_a_signal_during_the_start_ends_the_demo_and_leaves_nothing(folder: Path
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.slow
 def test_when_nobody_reads_the_output_the_demo_ends_and_leaves_nothing(folder: Path) -> None:
     demo = start_demo(folder, "--bind", "127.0.0.1:0")
     assert demo.stdout

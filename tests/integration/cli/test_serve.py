@@ -104,6 +104,7 @@ async def test_sigint_does_too_and_ends_the_embedded_postgres(data_dir: Path) ->
         assert processes_about(str(data_dir)) == []
 
 
+@pytest.mark.slow
 async def test_a_second_signal_ends_a_drain_that_a_client_holds_up(data_dir: Path) -> None:
     with start_relay("--data-dir", str(data_dir), "--drain-timeout", "60", command=SERVE) as relay:
         async with open_raw(relay, upgrade=True):
@@ -115,6 +116,7 @@ async def test_a_second_signal_ends_a_drain_that_a_client_holds_up(data_dir: Pat
         await until(lambda: not processes_about(str(data_dir)))
 
 
+@pytest.mark.slow
 async def test_clients_that_never_answer_do_not_hold_up_the_end(database_url: str) -> None:
     with start_relay("--drain-timeout", "0.5", command=SERVE, database_url=database_url) as relay:
         async with AsyncExitStack() as stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from attrs import frozen
 
@@ -62,6 +63,7 @@ async def test_a_link_that_is_cut_is_opened_again_at_once(
         assert place.proxy.opened == 4
 
 
+@pytest.mark.slow
 async def test_what_viewers_elsewhere_miss_while_a_link_is_cut_is_counted_as_lost(
     database_url: str, accounts: Accounts
 ) -> None:
@@ -104,6 +106,7 @@ async def test_a_node_that_cannot_be_reached_has_no_streams_until_it_can(
         assert "cluster: a node cannot be reached" in place.edge.log
 
 
+@pytest.mark.slow
 async def test_a_link_that_takes_a_quarter_keeps_its_frames_fresh(
     database_url: str, accounts: Accounts
 ) -> None:

@@ -56,6 +56,7 @@ async def test_a_stream_of_a_node_that_is_killed_begins_anew_where_its_phone_com
             assert row[0] == node_id_of(nodes[1])
 
 
+@pytest.mark.slow
 async def test_an_edge_that_stops_for_a_while_disturbs_nobody_else(
     database_url: str, accounts: Accounts
 ) -> None:
@@ -81,6 +82,7 @@ async def test_an_edge_that_stops_for_a_while_disturbs_nobody_else(
             assert stopped.missed == lost + sum(dropped.values())
 
 
+@pytest.mark.slow
 async def test_an_origin_that_stops_for_a_while_is_offline_elsewhere_until_it_goes_on(
     database_url: str, accounts: Accounts
 ) -> None:
@@ -99,6 +101,7 @@ async def test_an_origin_that_stops_for_a_while_is_offline_elsewhere_until_it_go
             assert viewer.statuses[-2:] == [("offline", 0), ("streaming", phone.epoch)]
 
 
+@pytest.mark.slow
 async def test_nobody_notices_while_the_database_is_away(
     database_url: str, accounts: Accounts, away: Callable[[], Any]
 ) -> None:
@@ -121,6 +124,7 @@ async def test_nobody_notices_while_the_database_is_away(
                 viewer.check_noticed_nothing()
 
 
+@pytest.mark.slow
 async def test_nobody_notices_that_the_tables_were_emptied(
     database_url: str, accounts: Accounts
 ) -> None:

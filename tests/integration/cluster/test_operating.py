@@ -173,6 +173,7 @@ async def test_one_node_tells_of_all_and_opens_links_for_that(
             assert (asked["reaches"], asked["cannotReach"]) == ([other_node["node"]], [])
 
 
+@pytest.mark.slow
 async def test_workers_of_one_machine_are_nodes_and_count_them_once(
     postgres_url: str, tmp_path: Path
 ) -> None:

@@ -180,6 +180,7 @@ async def test_a_stream_of_a_node_that_drains_goes_on_at_another(
                 viewer.check_noticed_nothing(gap=50)
 
 
+@pytest.mark.slow
 async def test_an_origin_that_was_stopped_gives_up_what_was_taken_over_meanwhile(
     database_url: str, accounts: Accounts
 ) -> None:

@@ -110,6 +110,7 @@ async def test_garbage_and_silence_instead_of_a_handshake(
     await until_only_bystanders_are_left(relay)
 
 
+@pytest.mark.slow
 async def test_many_connections_that_open_and_vanish(
     relay: RelayProcess, bystanders: Bystanders, accounts: Accounts
 ) -> None:

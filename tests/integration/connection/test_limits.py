@@ -134,6 +134,7 @@ async def test_the_profile_for_load_tests_lifts_limits_and_says_so(
         assert (await answer(relay, "127.0.0.2")).startswith(b"HTTP/1.1 429 ")
 
 
+@pytest.mark.slow
 async def test_honest_streams_lose_no_frame_while_thousands_guess(
     database_url: str, accounts: Accounts
 ) -> None:

@@ -16,7 +16,13 @@ from tests.integration.stress import watched_relay
 from tests.integration.stress.client import Plan
 from tests.integration.stress.play import run_round
 
-WAYS = ["plain", "encrypted", "without the kernel's answer"]
+WAYS = [
+    "plain",
+    *(
+        pytest.param(each, marks=pytest.mark.slow)
+        for each in ("encrypted", "without the kernel's answer")
+    ),
+]
 
 
 @pytest.fixture(params=WAYS)

@@ -8,6 +8,8 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from relay.postgres.embedded.folder import DataFolder
 from tests.integration.accounts import Accounts
 from tests.integration.faults.postgres import own_place, own_postgres, postmaster, slow_way
@@ -47,6 +49,7 @@ async def test_killed_and_started_again() -> None:
     assert max(seen.recovery.values()) < 5
 
 
+@pytest.mark.slow
 async def test_stopped_and_going_on() -> None:
     async with own_postgres() as postgres:
         with start_relay(*SETTINGS, database_url=postgres.url) as relay:
@@ -57,6 +60,7 @@ async def test_stopped_and_going_on() -> None:
     assert max(seen.recovery.values()) < 10
 
 
+@pytest.mark.slow
 async def test_slower_than_anybody_waits() -> None:
     async with own_postgres() as postgres:
         with slow_way(postgres) as way, start_relay(*SETTINGS, database_url=way.url) as relay:

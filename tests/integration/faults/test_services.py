@@ -33,6 +33,7 @@ async def test_one_that_raises_and_goes_on_raising_holds_up_alerts_only(
         assert faults.relay.log.count("RuntimeError: a bug in the dispatch") <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["hangs", "deaf"])
 async def test_one_that_gets_nowhere_is_noticed_and_started_again(
     fault: str, database_url: str, accounts: Accounts
@@ -59,6 +60,7 @@ async def test_relay_says_that_it_listens_when_all_run(database_url: str) -> Non
         assert (await faults.relay.get("/ready")).status == 200
 
 
+@pytest.mark.slow
 async def test_one_that_never_becomes_ready_is_tried_again(
     database_url: str, accounts: Accounts
 ) -> None:

@@ -23,6 +23,7 @@ from tests.integration.load_command import (
     UNCHECKED,
     against,
     assert_nothing_is_left,
+    call,
     finish,
     start,
     until_line,
@@ -88,6 +89,7 @@ def test_two_workers_share_the_actors_and_one_book(
     assert result.total.counts.get("lost", 0) == 0
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_scenario_agree_and_can_be_compared(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -138,12 +140,13 @@ def test_a_scenario_that_is_wrong_is_annotated_where_it_is_asked_for(
     folder: Path, tmp_path: Path
 ) -> None:
     scenario = write(tmp_path, "duration = 1")
-    _, output, _ = finish(start(folder, scenario, "--github", GITHUB_ACTIONS=""))
+    _, output, _ = call(folder, scenario, "--github", GITHUB_ACTIONS="")
     assert output.startswith(f"::error file={scenario},title=relay load::{scenario}: duration: ")
-    _, output, _ = finish(start(folder, scenario, GITHUB_ACTIONS=""))
+    _, output, _ = call(folder, scenario, GITHUB_ACTIONS="")
     assert output == ""
 
 
+@pytest.mark.slow
 def test_a_generator_that_is_late_fails_the_run_whatever_the_relay_did(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_generator_that_is_late_fails_the_run_whatever_the_relay_did(
     assert output.count("FAIL") == 1
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_when_a_check_cannot_be_kept(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -166,7 +170,7 @@ def test_a_run_ends_early_when_a_check_cannot_be_kept(
 
 def test_a_wrong_scenario_is_one_line_and_exit_code_2(folder: Path, tmp_path: Path) -> None:
     scenario = write(tmp_path, SHORT.replace("count = 3", "cuont = 3"))
-    code, output, errors = finish(start(folder, scenario))
+    code, output, errors = call(folder, scenario)
     assert (code, output) == (2, "")
     assert errors == (
         f"relay: {scenario}: viewers.fast.cuont: there is no such key; did you mean count?\n"
@@ -179,12 +183,13 @@ def test_a_target_that_is_not_this_machine_is_refused(
     url: str, folder: Path, tmp_path: Path
 ) -> None:
     scenario = write(tmp_path, f'{SHORT}[target]\nurl = "{url}"\n')
-    code, _, errors = finish(start(folder, scenario))
+    code, _, errors = call(folder, scenario)
     assert code == 2
     assert f"{scenario}: target.url: " in errors
     assert "is not this machine; a load test can do harm, so this needs --target-is-mine" in errors
 
 
+@pytest.mark.slow
 def test_a_target_that_is_away_is_in_the_figures_with_its_reason(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -200,11 +205,12 @@ def test_a_target_that_is_away_is_in_the_figures_with_its_reason(
 
 def test_a_target_without_tokens_could_not_be_run(folder: Path, tmp_path: Path) -> None:
     target = '[target]\nurl = "ws://127.0.0.1:1"\n'
-    code, output, _ = finish(start(folder, write(tmp_path, SHORT + target)))
+    code, output, _ = call(folder, write(tmp_path, SHORT + target))
     assert code == 3
     assert "could not run: there are no tokens" in output
 
 
+@pytest.mark.slow
 def test_a_relay_that_does_not_start_could_not_be_run(folder: Path, tmp_path: Path) -> None:
     target = '[target]\nstart = true\nsettings = ["--auth-timeout", "never"]\n'
     code, output, _ = finish(start(folder, write(tmp_path, SHORT + target)))
@@ -214,11 +220,12 @@ def test_a_relay_that_does_not_start_could_not_be_run(folder: Path, tmp_path: Pa
 
 
 def test_a_scenario_that_is_neither_file_nor_example_is_told_the_nearest(folder: Path) -> None:
-    code, output, errors = finish(start(folder, "smok"))
+    code, output, errors = call(folder, "smok")
     assert (code, output) == (2, "")
     assert errors == "relay: there is no file and no example named 'smok'; did you mean smoke?\n"
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_early_does_not_cost_the_report(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -252,7 +259,10 @@ def test_no_token_is_printed_or_written(
         assert service not in text
 
 
-@pytest.mark.parametrize("moment", ["starting", "running", "  1 s"])
+@pytest.mark.parametrize(
+    "moment",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in ("starting", "running")), "  1 s"],
+)
 def test_ctrl_c_ends_it_with_the_results_so_far_and_leaves_nothing(
     moment: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -273,6 +283,7 @@ def test_ctrl_c_ends_it_with_the_results_so_far_and_leaves_nothing(
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_is_interrupted_too_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     process = start(folder, write(tmp_path, SHORT.replace('"1s"', '"60s"', 1)))
     until_line(process, "  1 s")
@@ -294,13 +305,14 @@ def test_a_file_that_cannot_be_written_is_told_before_the_run(
     link.symlink_to(good)
     other = "--json" if option == "--report" else "--report"
     scenario = write(tmp_path, SHORT)
-    code, output, errors = finish(start(folder, scenario, option, str(bad), other, str(link)))
+    code, output, errors = call(folder, scenario, option, str(bad), other, str(link))
     assert (code, output) == (3, "")
     assert errors == f"relay: cannot write {bad}: No such file or directory\n"
     assert not good.exists()
     assert link.is_symlink()
 
 
+@pytest.mark.slow
 def test_lines_can_go_into_a_pipe(
     relay: RelayProcess, accounts: Accounts, folder: Path, tmp_path: Path
 ) -> None:
@@ -326,6 +338,7 @@ async def test_a_target_whose_stats_are_none_of_a_relay_could_not_be_run(
     assert "could not run: cannot read the relay's /stats: Expected `int`, got `str`" in output
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_report_is_said_after_the_results(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -341,12 +354,12 @@ def test_a_disk_that_is_full_at_the_report_is_said_after_the_results(
 
 
 def test_the_examples_are_listed_and_printed(folder: Path) -> None:
-    code, output, _ = finish(start(folder, "examples"))
+    code, output, _ = call(folder, "examples")
     assert code == 0
     assert re.search(r"^smoke +Does it work at all", output, re.MULTILINE)
-    code, output, _ = finish(start(folder, "examples", "smoke"))
+    code, output, _ = call(folder, "examples", "smoke")
     assert output.startswith("# Does it work at all")
-    code, _, errors = finish(start(folder, "examples", "smoek"))
+    code, _, errors = call(folder, "examples", "smoek")
     assert (code, errors) == (
         2,
         "relay: there is no example named 'smoek'; did you mean smoke?\n",

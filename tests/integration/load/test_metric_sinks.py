@@ -126,6 +126,7 @@ def attribute(encoded: bytes) -> tuple[str, str]:
     return only(found, 1).decode(), only(fields(only(found, 2)), 1).decode()
 
 
+@pytest.mark.slow
 async def test_sinks_that_fail_are_said_once_and_cost_the_run_nothing(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:

@@ -70,6 +70,7 @@ def printed_with(part: str) -> str:
     return command
 
 
+@pytest.mark.slow
 def test_the_commands_do_what_the_page_says(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def here(command: str, relay: RelayProcess) -> str:
     return re.sub(r"http://localhost:\d+", lambda _: f"http://127.0.0.1:{free_port()}", command)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_worse_than_its_baseline_is_exit_code_4(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path
 ) -> None:

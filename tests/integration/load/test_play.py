@@ -378,6 +378,7 @@ async def test_a_viewer_that_comes_between_two_keyframes_is_sent_one_soon(
     assert run_stats.group("late").counts["pictures"] > 20
 
 
+@pytest.mark.slow
 async def test_smaller_pictures_that_the_relay_makes_are_checked_and_counted_as_layers(
     relay: RelayProcess, accounts: Accounts
 ) -> None:

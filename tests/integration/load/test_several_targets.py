@@ -56,6 +56,7 @@ def nodes(database_url: str) -> Iterator[list[RelayProcess]]:
         ]
 
 
+@pytest.mark.slow
 def test_relays_that_it_starts_serve_together_also_when_one_ends(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_relays_that_it_starts_serve_together_also_when_one_ends(
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.slow
 async def test_a_relay_that_is_restarted_has_its_address_again_and_used_no_less(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +144,7 @@ def test_relays_that_run_are_named_on_the_command_line(
     assert [line for line in result.ledger if line.what.startswith("frames between nodes: rec")]
 
 
+@pytest.mark.slow
 def test_relays_with_one_database_that_are_no_nodes_are_no_cluster(
     nodes: list[RelayProcess],
     database_url: str,

@@ -57,6 +57,7 @@ def secure(
         yield relay
 
 
+@pytest.mark.slow
 def test_a_target_with_tls_is_loaded_over_any_network_and_its_ledger_agrees(
     secure: RelayProcess,
     authority: trustme.CA,
@@ -73,6 +74,7 @@ def test_a_target_with_tls_is_loaded_over_any_network_and_its_ledger_agrees(
     assert re.search(r"slow +\d+", output)
 
 
+@pytest.mark.slow
 def test_a_certificate_of_nobody_known_is_not_trusted_unless_the_scenario_says_so(
     secure: RelayProcess,
     accounts: Accounts,
@@ -118,6 +120,7 @@ def test_a_recording_trusts_whom_it_is_told_and_ends_in_good_order_at_ctrl_c(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_token_that_expires_in_the_middle_fails_the_run_and_says_so(
     relay: RelayProcess,
     accounts: Accounts,
@@ -135,6 +138,7 @@ def test_a_token_that_expires_in_the_middle_fails_the_run_and_says_so(
     assert "closed with 4001 (session expired)" in output
 
 
+@pytest.mark.slow
 def test_a_target_that_accepts_and_says_nothing_is_a_failed_run_with_its_reason(
     tmp_path: Path,
     folder: Path,
@@ -152,6 +156,7 @@ def test_a_target_that_accepts_and_says_nothing_is_a_failed_run_with_its_reason(
     assert "FAIL clients are admitted   (none of 0 connections was authenticated)" in output
 
 
+@pytest.mark.slow
 def test_a_target_that_stalls_in_the_middle_leaves_the_results_so_far_and_fails_the_run(
     database_url: str,
     accounts: Accounts,
@@ -174,6 +179,7 @@ def test_a_target_that_stalls_in_the_middle_leaves_the_results_so_far_and_fails_
     assert re.search(r"fast +\d+", output)
 
 
+@pytest.mark.slow
 def test_a_relay_that_was_started_does_not_outlive_a_load_test_that_is_killed(
     tmp_path: Path,
     folder: Path,

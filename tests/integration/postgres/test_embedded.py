@@ -238,6 +238,7 @@ async def test_only_who_has_the_password_gets_in_and_only_on_this_machine(
     assert not (shared_folder / "url").exists()
 
 
+@pytest.mark.slow
 async def test_a_path_too_long_for_a_socket_gets_one_elsewhere(folder: Path) -> None:
     folder = rename(folder, "long" * 25)
     async with open_embedded(folder) as url:
@@ -305,6 +306,7 @@ async def test_postgres_ends_when_relay_is_killed_and_keeps_what_was_committed(
         assert await AlertTable(database).after(0) == [alert]
 
 
+@pytest.mark.slow
 async def test_a_start_right_after_relay_was_killed_waits_for_the_old_postgres(
     folder: Path,
 ) -> None:
@@ -398,7 +400,10 @@ async def test_a_crash_of_everything_is_recovered_from(folder: Path) -> None:
         assert other.poll() is None
 
 
-@pytest.mark.parametrize("victim", ["postgres", "reaper", "both"])
+@pytest.mark.parametrize(
+    "victim",
+    ["postgres", *(pytest.param(each, marks=pytest.mark.slow) for each in ("reaper", "both"))],
+)
 async def test_a_postgres_that_dies_is_started_again(folder: Path, victim: str) -> None:
     async with open_embedded(folder) as url, open_database(url) as database:
         await StreamTable(database).claim("porch", "ada")
@@ -517,6 +522,7 @@ async def test_a_folder_with_other_things_in_it_is_not_opened_to_others(place: P
     assert mode(folder) == 0o700
 
 
+@pytest.mark.slow
 @only_root
 async def test_programs_out_of_reach_are_copied_once(
     place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch

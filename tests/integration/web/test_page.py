@@ -37,6 +37,7 @@ def test_one_page_broadcasts_its_camera_and_another_watches_it(
         viewer.problems.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["JPEG pictures", "VP8"])
 def test_a_broadcaster_may_fix_the_width(
     browser: Browser, relay: RelayProcess, accounts: Accounts, encoding: str
@@ -53,6 +54,7 @@ def test_a_broadcaster_may_fix_the_width(
         phone.expect_text(re.compile(r"^640 pixels, .*: as you chose\.$"))
 
 
+@pytest.mark.slow
 def test_a_broadcaster_sees_how_many_watch(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -101,6 +103,7 @@ def test_streams_that_are_over_make_room_for_those_that_begin(
         assert "40 more" in shown[2]
 
 
+@pytest.mark.slow
 def test_a_page_that_was_offline_goes_on_by_itself(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -128,6 +131,7 @@ def test_a_page_that_was_offline_goes_on_by_itself(
             visitor.problems.clear()
 
 
+@pytest.mark.slow
 def test_a_broadcast_that_another_one_took_over_ends_and_says_so(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -204,6 +208,7 @@ def test_operators_see_figures_and_plots(
         )
 
 
+@pytest.mark.slow
 def test_operators_see_the_links_to_viewers(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -20,6 +20,7 @@ SMALL = """() =>
 MAX_FIRST_LOAD_BYTES = 60_000
 
 
+@pytest.mark.slow
 def test_the_page_can_be_used_with_the_keyboard_alone(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -55,6 +56,7 @@ def test_no_view_is_wider_than_a_phone(
         assert phone.page.evaluate(SMALL) == []
 
 
+@pytest.mark.slow
 def test_no_figure_is_cut_on_a_phone(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

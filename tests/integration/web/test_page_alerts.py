@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.integration.accounts import Accounts
@@ -31,6 +32,7 @@ def test_an_alert_pops_up_and_is_listed_and_can_be_found_later(
         expect(viewer.page.locator(".toast")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_many_alerts_do_not_hide_a_phone_s_picture_and_none_stays_for_who_comes_next(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -53,6 +55,7 @@ def test_many_alerts_do_not_hide_a_phone_s_picture_and_none_stays_for_who_comes_
         expect(viewer.page.locator(".toast")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_alerts_that_made_room_for_newer_ones_can_be_had_again(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -108,6 +111,7 @@ def test_no_alert_is_left_out_that_came_while_earlier_ones_were_under_way(
     assert shown == list(range(310, 97, -1))
 
 
+@pytest.mark.slow
 def test_an_alert_from_no_day_of_the_calendar_hides_no_other(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

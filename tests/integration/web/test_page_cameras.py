@@ -16,7 +16,7 @@ from tests.integration.peers import new_stream_id
 from tests.integration.relay_process import PROJECT, RELAY, RelayProcess
 
 
-@pytest.mark.parametrize("codec", ["jpeg", "h264"])
+@pytest.mark.parametrize("codec", ["h264", pytest.param("jpeg", marks=pytest.mark.slow)])
 def test_a_viewer_sees_the_moving_pictures_of_a_film(
     browser: Browser, relay: RelayProcess, accounts: Accounts, tmp_path: Path, codec: str
 ) -> None:

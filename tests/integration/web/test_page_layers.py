@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.integration.accounts import Accounts
@@ -36,6 +37,7 @@ def broadcast(phone: Visitor, token: str, stream_id: str, encoding: str = JPEG) 
     phone.broadcast(stream_id, fps=10)
 
 
+@pytest.mark.slow
 def test_each_viewer_gets_the_pictures_that_its_link_carries(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -59,6 +61,7 @@ def test_each_viewer_gets_the_pictures_that_its_link_carries(
         fast.expect_text(LARGE)
 
 
+@pytest.mark.slow
 def test_a_viewer_may_choose_among_the_sizes_of_a_stream(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -95,6 +98,7 @@ RECORD = """async () => {
 """Keeps what frames were sent."""
 
 
+@pytest.mark.slow
 def test_the_layers_of_a_video_have_the_same_keyframes(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -139,6 +143,7 @@ def test_a_tile_gets_pictures_of_its_size(
         expect(tile).to_have_attribute("width", "640")
 
 
+@pytest.mark.slow
 def test_a_phone_that_is_turned_sends_pictures_of_its_new_width(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.integration.accounts import Accounts
@@ -28,6 +29,7 @@ def test_a_revoked_session_shows_what_to_do(
         viewer.expect_state("Connected as ann")
 
 
+@pytest.mark.slow
 def test_a_browser_that_keeps_nothing_can_do_all_the_same(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -63,6 +65,7 @@ def test_a_session_that_ends_soon_goes_on_with_a_new_token(
         assert phone.page.evaluate("sessionStorage.getItem('relay-token')") == token
 
 
+@pytest.mark.slow
 def test_a_session_that_has_ended_goes_on_with_a_new_token_and_so_does_its_camera(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -83,6 +86,7 @@ def test_a_session_that_has_ended_goes_on_with_a_new_token_and_so_does_its_camer
         viewer.expect_moving_picture()
 
 
+@pytest.mark.slow
 def test_who_enters_after_another_does_not_broadcast_for_them(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -106,6 +110,7 @@ def test_a_wrong_token_is_told_and_can_be_mended(
         viewer.expect_state("Connected as ann")
 
 
+@pytest.mark.slow
 def test_a_token_is_kept_on_request_only_and_never_in_the_address(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -40,7 +40,10 @@ def on_air(
         yield phone
 
 
-@pytest.mark.parametrize("encoding", CODECS)
+@pytest.mark.parametrize(
+    "encoding",
+    ["VP8", *(pytest.param(each, marks=pytest.mark.slow) for each in CODECS if each != "VP8")],
+)
 def test_a_viewer_sees_moving_pictures_of_each_codec(
     browser: Browser, relay: RelayProcess, accounts: Accounts, encoding: str
 ) -> None:
@@ -59,6 +62,7 @@ def test_a_viewer_sees_moving_pictures_of_each_codec(
         viewer.expect_moving_picture()
 
 
+@pytest.mark.slow
 def test_a_viewer_that_comes_late_need_not_wait_for_the_next_keyframe_of_the_camera(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -85,6 +89,7 @@ def test_a_viewer_that_comes_late_need_not_wait_for_the_next_keyframe_of_the_cam
             late.expect_moving_picture()
 
 
+@pytest.mark.slow
 def test_a_browser_that_cannot_decode_says_so(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -98,6 +103,7 @@ def test_a_browser_that_cannot_decode_says_so(
         viewer.expect_text("This browser cannot show VP8 video")
 
 
+@pytest.mark.slow
 def test_a_decoder_that_fails_begins_again_with_a_keyframe(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -123,6 +129,7 @@ def test_a_decoder_that_fails_begins_again_with_a_keyframe(
         viewer.expect_moving_picture()
 
 
+@pytest.mark.slow
 def test_a_camera_whose_encoder_fails_goes_on_with_another_one(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -28,6 +28,7 @@ MAX_BUSY = 0.4
 linux = pytest.mark.skipif(sys.platform != "linux", reason="platform: only Linux has prlimit")
 
 
+@pytest.mark.slow
 async def test_a_worker_that_hangs_is_killed_and_started_again(
     database_url: str, accounts: Accounts
 ) -> None:
@@ -98,6 +99,7 @@ async def call(relay: RelayProcess, token: str, served: list[str]) -> None:
         await trio.sleep_forever()
 
 
+@pytest.mark.slow
 @linux
 async def test_who_calls_while_no_worker_has_a_file_free_waits_and_gets_in(
     relay: RelayProcess, accounts: Accounts

@@ -127,6 +127,7 @@ async def test_a_revocation_ends_the_connections_of_all_workers(
             await peer.hear_end()
 
 
+@pytest.mark.slow
 async def test_too_many_strangers_count_for_the_machine(database_url: str) -> None:
     with start_relay(
         "--workers", "2", "--max-unauthenticated", "4", database_url=database_url
@@ -141,6 +142,7 @@ async def test_too_many_strangers_count_for_the_machine(database_url: str) -> No
         assert await metric(relay, 'relay_limits_hit_total{limit="unauthenticated"}') >= 2
 
 
+@pytest.mark.slow
 async def test_the_time_to_authenticate_counts_from_the_accept(
     database_url: str, accounts: Accounts
 ) -> None:
@@ -198,6 +200,7 @@ async def test_a_killed_worker_is_started_again_and_no_counter_falls(
         assert await metric(relay, name) >= before + 4
 
 
+@pytest.mark.slow
 async def test_no_call_is_refused_while_all_workers_are_started_anew(
     relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -239,6 +242,7 @@ async def test_sigterm_tells_the_clients_of_all_workers_and_ends_with_0(
         assert not any(map(is_running, workers))
 
 
+@pytest.mark.slow
 async def test_a_second_signal_ends_all_workers_at_once(database_url: str) -> None:
     with start_relay("--workers", "2", "--drain-timeout", "60", database_url=database_url) as relay:
         workers = workers_of(relay)
@@ -250,6 +254,7 @@ async def test_a_second_signal_ends_all_workers_at_once(database_url: str) -> No
         assert not any(map(is_running, workers))
 
 
+@pytest.mark.slow
 async def test_a_restart_that_was_asked_for_twice_and_has_no_time_ends_nothing(
     database_url: str,
 ) -> None:
@@ -263,6 +268,7 @@ async def test_a_restart_that_was_asked_for_twice_and_has_no_time_ends_nothing(
         assert await relay.ended() == 0
 
 
+@pytest.mark.slow
 async def test_nothing_is_left_of_a_relay_whose_parent_was_killed(folder: Path) -> None:
     data = folder / "data"
     with start_relay("--workers", "2", "--data-dir", str(data)) as relay:

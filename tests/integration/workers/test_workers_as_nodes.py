@@ -35,6 +35,7 @@ def machines(database_url: str) -> Iterator[Machines]:
         yield first, second
 
 
+@pytest.mark.slow
 async def test_streams_cross_between_the_workers_of_two_machines(
     machines: tuple[RelayProcess, RelayProcess], accounts: Accounts
 ) -> None:
@@ -108,6 +109,7 @@ async def watch(scene: Scene, relay: RelayProcess, phone: ReturningPhone) -> Vie
     return viewer
 
 
+@pytest.mark.slow
 async def test_a_phone_goes_on_with_its_stream_while_all_workers_are_started_anew(
     machines: Machines, accounts: Accounts
 ) -> None:

@@ -34,6 +34,7 @@ def certificate_of(peer: Peer) -> bytes | None:
     return found
 
 
+@pytest.mark.slow
 async def test_hangup_loads_a_new_certificate_at_all_workers_and_later_ones(
     database_url: str, accounts: Accounts, tmp_path: Path
 ) -> None:
