@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """A developer's own RELAY_* variables are not part of any test."""
     config.addinivalue_line("markers", "slow: takes long, and is left out unless --all is given")
     hypothesis.settings.load_profile("all" if config.getoption("all") else "share")
+    gc.disable()  # until all tests are collected: they stay
     for name in [name for name in os.environ if name.startswith("RELAY_")]:
         del os.environ[name]
     # Hundreds of relays are started: none has to compile itself anew.
@@ -75,6 +76,7 @@ def pytest_collection_finish() -> None:
     """Keep the collected tests, which live to the end, out of each collection of garbage."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

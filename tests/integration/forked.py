@@ -21,7 +21,7 @@ from typing import Self
 
 from relay.cli.main import main
 
-PRELOADED = ["relay.app", "relay.cli.main"]
+PRELOADED = ["tests.integration.preloaded"]
 wanted = True
 """Cleared by --all."""
 

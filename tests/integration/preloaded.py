@@ -1,0 +1,15 @@
+"""What the process imports from which relays are forked; what is there is none of their garbage."""
+
+from __future__ import annotations
+
+import encodings.idna
+import gc
+
+import relay.app
+import relay.cli.main
+import relay.process.garbage
+
+__all__ = ["encodings", "relay"]
+
+gc.collect()
+gc.freeze()  # each relay collects once at its start, and would touch the memory of all this
