@@ -133,6 +133,7 @@ async def test_a_row_that_cannot_be_read_stops_none_behind_it(
         assert "message" in alerts[1].odd
 
 
+@pytest.mark.slow
 async def test_history_looks_at_no_alerts_of_others(database: Database, postgres_url: str) -> None:
     """The time of an answer neither grows with the alerts of others nor tells of their streams."""
     await AlertTable(database).store([FIRE] * 3)

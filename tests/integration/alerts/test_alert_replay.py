@@ -38,7 +38,7 @@ async def read_until(viewer: Peer, seen: list[int], enough: Callable[[], bool]) 
         seen.append((await viewer.receive_type("alert"))["alertId"])
 
 
-@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("everything", [pytest.param(False, marks=pytest.mark.slow), True])
 async def test_pages_and_live_alerts_are_all_there_in_order_and_once_while_others_write(
     relay: RelayProcess, accounts: Accounts, everything: bool
 ) -> None:

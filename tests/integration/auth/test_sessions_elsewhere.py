@@ -76,7 +76,7 @@ def bare_url(empty_postgres_url: str) -> str:
     return empty_postgres_url
 
 
-@pytest.mark.parametrize("storage", ["map", "redis"])
+@pytest.mark.parametrize("storage", [pytest.param("map", marks=pytest.mark.slow), "redis"])
 @each_package
 async def test_who_signs_in_is_let_in_and_who_signs_out_is_out(
     node: str, bare_url: str, package: str, storage: str
@@ -292,6 +292,7 @@ async def test_better_auths_own_rate_limit_is_trouble_too(node: str, bare_url: s
                     pass
 
 
+@pytest.mark.slow
 @each_package
 async def test_rows_of_ended_sessions_let_nobody_in(
     node: str, empty_postgres_url: str, package: str

@@ -125,6 +125,7 @@ def test_when_nobody_reads_the_output_the_demo_ends_and_leaves_nothing(folder: P
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.slow
 def test_a_video_that_is_none_is_one_line_and_exit_code_2(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "film.mp4"
     broken.write_bytes(b"not a film")

@@ -145,6 +145,7 @@ def test_a_port_in_use_is_named(relay: RelayProcess, database_url: str) -> None:
     assert f"{bind} is in use" in complaint(done)
 
 
+@pytest.mark.slow
 def test_a_second_relay_on_one_data_folder_is_refused(data_dir: Path) -> None:
     with start_relay("--data-dir", str(data_dir), command=SERVE) as relay:
         place = ("--data-dir", str(data_dir))

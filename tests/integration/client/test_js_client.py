@@ -21,7 +21,7 @@ from tests.integration.relay_process import RelayProcess, start_relay
 TESTS = SCRIPTS / "client"
 STEP = os.environ.get("STEP")
 """Bytes between two cuts; with 1, each is tried in each way, which takes an hour or so."""
-ALL, SHARE = "61", "183"
+ALL, SHARE = "61", "427"
 """Its values where nothing is said, with and without --all."""
 DEADLINE = 300.0 if STEP is None else 7200.0
 MANY_ALERTS = ("--alert-rate", "1000000/minute")
@@ -45,6 +45,7 @@ async def test_the_client_does_as_its_own_tests_say(
     pytestconfig: pytest.Config,
 ) -> None:
     tokens = {"user": accounts.session("ann"), "service": accounts.service("*")}
+    everything = pytestconfig.getoption("all")
     with trio.fail_after(DEADLINE):
         done = await trio.run_process(
             [
@@ -59,7 +60,8 @@ async def test_the_client_does_as_its_own_tests_say(
                 "NODE_PATH": str(NODE_MODULES),
                 "RELAY_URL": relay.url,
                 "RELAY_TOKENS": json.dumps(tokens),
-                "STEP": STEP or (ALL if pytestconfig.getoption("all") else SHARE),
+                "STEP": STEP or (ALL if everything else SHARE),
+                "SHARE": "" if everything else "1",
             },
             stdin=subprocess.DEVNULL,
             capture_stdout=True,

@@ -82,6 +82,7 @@ async def test_what_viewers_elsewhere_miss_while_a_link_is_cut_is_counted_as_los
         assert await lost_on_the_way_to(place.edge) == there.missed
 
 
+@pytest.mark.slow
 async def test_a_node_that_cannot_be_reached_has_no_streams_until_it_can(
     database_url: str, accounts: Accounts
 ) -> None:

@@ -56,7 +56,7 @@ async def test_viewers_get_later_streams_of_other_nodes_without_notifications(
             await here.until_status("offline")
 
 
-@pytest.mark.parametrize("odd", ["edge", "origin"])
+@pytest.mark.parametrize("odd", ["edge", pytest.param("origin", marks=pytest.mark.slow)])
 async def test_nodes_of_another_version_are_not_talked_to(
     database_url: str, accounts: Accounts, odd: str
 ) -> None:

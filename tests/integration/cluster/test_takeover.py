@@ -155,6 +155,7 @@ async def test_a_phone_that_does_not_come_back_is_offline_everywhere_after_the_g
             assert viewer.frames[-1].epoch == newer.epoch
 
 
+@pytest.mark.slow
 async def test_a_stream_of_a_node_that_drains_goes_on_at_another(
     database_url: str, accounts: Accounts
 ) -> None:

@@ -178,7 +178,7 @@ class BusyRun:
         return (await self.relay.get("/ready")).status == 200
 
 
-@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("log_format", ["console", pytest.param("json", marks=pytest.mark.slow)])
 async def test_no_token_is_ever_written(
     log_format: str, database_url: str, accounts: Accounts
 ) -> None:

@@ -47,6 +47,7 @@ async def assert_alive(peer: Peer) -> None:
     assert (await peer.ask({"type": "streams"}))["code"] == "STREAMS"
 
 
+@pytest.mark.slow
 async def test_a_step_forward_ends_nobody_and_keeps_no_session_out(
     stepped: RelayProcess, accounts: Accounts
 ) -> None:

@@ -41,6 +41,7 @@ async def test_a_full_disk_takes_no_alerts_and_lets_everybody_in() -> None:
     assert max(seen.recovery.values()) < 5
 
 
+@pytest.mark.slow
 async def test_a_postgres_that_cannot_write_at_all_is_started_again_until_it_can() -> None:
     with own_place() as place:
         limited = disk.Limited.make(place.parent)

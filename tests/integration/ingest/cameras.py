@@ -185,7 +185,8 @@ def rtsp(units: Sequence[bytes], *, password: str | None = None) -> Serve:
             if method == b"PLAY":
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_until_closed, stream, nursery.cancel_scope)
-                    await _send_rtp(stream, units)
+                    with suppress(*GONE):  # or it would leave the nursery in a group
+                        await _send_rtp(stream, units)
 
     return serve
 

@@ -110,6 +110,7 @@ def test_two_runs_of_a_scenario_agree_and_can_be_compared(
     assert "fast frame_age p99" in output
 
 
+@pytest.mark.slow
 def test_what_a_script_prints_is_for_people_and_does_not_disturb_the_run(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:

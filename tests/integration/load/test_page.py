@@ -115,6 +115,7 @@ def test_a_run_that_is_worse_than_its_baseline_is_exit_code_4(
     assert suite.get("failures") == "2"
 
 
+@pytest.mark.slow
 def test_agents_play_what_the_page_says(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path
 ) -> None:

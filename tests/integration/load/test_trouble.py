@@ -3,6 +3,7 @@ its own violent end."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -128,9 +129,13 @@ def test_a_token_that_expires_in_the_middle_fails_the_run_and_says_so(
     folder: Path,
 ) -> None:
     scenario = against(relay, accounts, tmp_path, UNCHECKED.replace('"1s"', '"13s"', 1))
-    # Long enough for a busy machine to start the load test, and to let its clients in.
-    (tmp_path / "tokens").write_text(accounts.session("ann", lasts=timedelta(seconds=10)) + "\n")
-    code, output, errors = finish(start(folder, scenario))
+    tokens = tmp_path / "tokens"
+    tokens.unlink()
+    os.mkfifo(tokens)
+    process = start(folder, scenario)
+    with tokens.open("w") as file:  # once it is read: a busy machine takes long to start
+        file.write(accounts.session("ann", lasts=timedelta(seconds=10)) + "\n")
+    code, output, errors = finish(process)
     assert (code, errors) == (1, ""), output
     assert "FAIL no session expires during the run" in output
     assert re.search(r"6 connections were closed because their session had\s+expired", output)

@@ -157,6 +157,7 @@ async def test_nothing_that_is_set_stays_for_the_next_client(bouncer_url: str) -
                 assert other.execute("show statement_timeout").fetchall() == [("0",)]
 
 
+@pytest.mark.slow
 async def test_hundreds_of_random_cancellations_leave_nothing(
     bouncer_url: str, postgres_url: str
 ) -> None:

@@ -224,9 +224,9 @@ async def test_a_hanging_worker_costs_one_picture_and_its_owner_the_renditions(
 async def test_nobody_is_to_blame_when_relay_stood_still(
     workers: list[trio.Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renderer_module, "PICTURE_TIMEOUT", 0.05)
     async with open_bench() as bench:
         assert await bench.render("ana")
+        monkeypatch.setattr(renderer_module, "PICTURE_TIMEOUT", 0.05)
         workers[0].send_signal(signal.SIGSTOP)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bench.render, "ana")
@@ -239,10 +239,10 @@ async def test_nobody_is_to_blame_when_relay_stood_still(
 
 
 async def test_a_ban_ends(workers: list[trio.Process], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renderer_module, "OWNER_BAN", 0.01)
-    monkeypatch.setattr(renderer_module, "PICTURE_TIMEOUT", 0.01)
     async with open_bench() as bench:
         await bench.render("ana", widths=[320])
+        monkeypatch.setattr(renderer_module, "OWNER_BAN", 0.01)
+        monkeypatch.setattr(renderer_module, "PICTURE_TIMEOUT", 0.01)
         workers[0].send_signal(signal.SIGSTOP)
         assert await bench.render("ana") == {}
         monkeypatch.undo()

@@ -145,6 +145,7 @@ def test_a_broadcast_that_another_one_took_over_ends_and_says_so(
         newer.expect_text("Paused, because nobody is watching")
 
 
+@pytest.mark.slow
 def test_who_leaves_while_the_camera_starts_does_not_broadcast(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -277,6 +278,7 @@ def test_operators_see_where_a_stream_comes_from_and_goes_to(
             expect(row.get_by_role("cell").last).to_have_text(where)
 
 
+@pytest.mark.slow
 def test_an_operator_gives_a_stream_to_another_user_and_ends_connections(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

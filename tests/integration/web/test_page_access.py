@@ -74,6 +74,7 @@ def test_no_figure_is_cut_on_a_phone(
         assert cut == []
 
 
+@pytest.mark.slow
 def test_a_screen_reader_is_not_told_of_each_second_until_the_next_attempt(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -57,6 +57,7 @@ async def test_a_guesser_is_banned_by_both_workers_and_a_known_phone_by_neither(
     assert token not in relay.log
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_started_later_knows_the_bans_and_the_phones(
     relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -124,6 +124,7 @@ async def test_who_calls_while_no_worker_has_a_file_free_waits_and_gets_in(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 @linux
 async def test_a_worker_without_free_files_leaves_its_calls_to_the_other(
     relay: RelayProcess, accounts: Accounts

@@ -227,6 +227,7 @@ async def test_no_call_is_refused_while_all_workers_are_started_anew(
     await until_ready(relay)
 
 
+@pytest.mark.slow
 async def test_sigterm_tells_the_clients_of_all_workers_and_ends_with_0(
     database_url: str, accounts: Accounts
 ) -> None:

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { film, makeRelay, median, publish, stopTime } from './virtual.js';
+import { film, makeRelay, median, publish, some, stopTime } from './virtual.js';
 import { Ladder, Uplink } from '../../../relay/web/client/relay-client.js';
 
 const MBIT = 125_000; // bytes
@@ -17,8 +17,8 @@ async function open(context, { options, ...link }) {
 const between = (frames, from, to) => frames.filter(({ at }) => at >= from && at < to);
 const ages = (frames) => frames.map(({ age }) => age);
 
-for (const rate of [0.5, 1, 5]) {
-  for (const jitter of [0, 10, 30]) {
+for (const rate of some([0.5, 1, 5])) {
+  for (const jitter of some([0, 10, 30])) {
     test(`frames of one size fill ${rate} Mbit/s with jitter of ${jitter} ms and do not queue`, async (context) => {
       const { time, relay, publication } = await open(context, { rate: () => rate * MBIT, jitter });
       const size = 12_000;
@@ -39,7 +39,7 @@ for (const rate of [0.5, 1, 5]) {
   }
 }
 
-for (const [rate, leastFps, mostAge] of [[0.5, 7, 250], [1, 14, 150], [5, 18, 110], [20, 18, 100]]) {
+for (const [rate, leastFps, mostAge] of some([[0.5, 7, 250], [1, 14, 150], [5, 18, 110], [20, 18, 100]])) {
   test(`pictures over ${rate} Mbit/s are fresh, and as many as may be`, async (context) => {
     const { time, relay, publication } = await open(context, { rate: () => rate * MBIT });
     await time.run(10_000, film(time, publication, { wanted: { fps: 25, width: 1280 } }));
@@ -60,7 +60,7 @@ test('pictures are the best where the link carries them, and keep their size whe
 });
 
 for (const jitter of [0, 10]) {
-  for (const seed of [1, 2, 3]) {
+  for (const seed of some([1, 2, 3])) {
     test(`after a link was slow the pictures come back to the top (jitter ${jitter}, ${seed})`, async (context) => {
       const [drop, recovery, end] = [5000, 15_000, 20_000];
       const rate = (at) => (at >= drop && at < recovery ? 0.5 : 25) * MBIT;
@@ -90,7 +90,7 @@ for (const jitter of [0, 10]) {
   }
 }
 
-for (const rate of [0.7, 1, 2, 3, 5, 9]) {
+for (const rate of some([0.7, 1, 2, 3, 5, 9])) {
   test(`pictures do not change over a link of ${rate} Mbit/s that does not`, async (context) => {
     const { time, relay, publication } = await open(context, { rate: () => rate * MBIT, jitter: 10 });
     await time.run(25_000, film(time, publication));

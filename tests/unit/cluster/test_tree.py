@@ -95,7 +95,7 @@ incidents = st.lists(
 
 
 @given(incidents)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 def test_whatever_happens_all_get_the_stream_again(happens: list[tuple[str, str, float]]) -> None:
     trio.run(play, happens, clock=MockClock(autojump_threshold=0.0))
 

@@ -252,7 +252,7 @@ EDITS = st.lists(st.tuples(st.integers(0, 999), st.integers(0, 3), PIECES), max_
 """Where, how many bytes go, and what comes in their place."""
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=settings().max_examples * 10)
 @given(st.sampled_from(sorted(CLIENTS)), st.randoms(use_true_random=False), EDITS)
 def test_no_request_is_taken_that_the_library_refuses(
     client: str, random: Random, edits: list[tuple[int, int, bytes]]
