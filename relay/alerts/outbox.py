@@ -55,6 +55,8 @@ DELIVERY_TIMEOUT = 10.0
 """Seconds for one attempt to deliver."""
 LEASE_TIME = timedelta(seconds=30)
 """How long a lease lasts unless it is renewed; longer than the delivery of one event takes."""
+MAX_SERVING_TIME = 20.0
+"""Seconds after which a target makes room for another, with the delivery that has begun."""
 OUTBOX_POLL_INTERVAL = 2.0
 """Seconds between two claims when no new event is signalled, while anybody is connected."""
 MAX_EVENT_READS = 3
@@ -260,8 +262,12 @@ class Outbox:
 
     async def _deliver_all(self, target: AlertTarget, page: EventPage) -> bool:
         book = CooldownBook.of(target, page)
-        position = target.position
+        position, is_cut = target.position, False
+        until = trio.current_time() + MAX_SERVING_TIME
         for event in page.events:
+            if trio.current_time() >= until:
+                is_cut = True
+                break
             delivery = book.plan(event)
             if delivery is None:
                 position = event_id_of(event)
@@ -283,7 +289,7 @@ class Outbox:
                 return False
         if not await self._store_suppressed(target, book):
             return False
-        if page.through > position:
+        if page.through > position and not is_cut:
             progress = OutboxProgress(page.through)
             return await self._queue.advance(target, self._lease, progress, lasts=LEASE_TIME)
         return True

@@ -87,7 +87,9 @@ CLAIM_TARGETS = (
     " where t.kind = room.kind and t.given_up_at is null"
     " and coalesce(t.leased_until < now(), true) and coalesce(t.try_again_at <= now(), true)"
     f" and (({HAS_ALERTS}) or ({HAS_EVENTS}))"
-    " order by t.position limit room.most for update of t skip locked) free))"
+    # Who was served longest ago goes first: receivers that are slow must not always be.
+    " order by t.leased_until nulls first, t.position"
+    " limit room.most for update of t skip locked) free))"
     f" returning {ALERT_TARGET_COLUMNS}"
 )
 RECORD_DELIVERY = (
@@ -109,14 +111,14 @@ RECORD_COOLDOWN = (
 RECORD_FAILURE = (
     "update relay.alert_targets set failures = failures + 1, last_error = %(why)s,"
     " failing_since = coalesce(failing_since, now()), try_again_at = now() + %(pause)s,"
-    " lease = null, leased_until = null,"
+    " lease = null, leased_until = now(),"
     " given_up_at = case when %(for_good)s or failing_since < now() - %(give_up_after)s"
     " then now() end"
     " where target_id = %(target_id)s and lease = %(lease)s"
     " returning given_up_at is not null"
 )
 RELEASE_LEASE = (
-    "update relay.alert_targets set lease = null, leased_until = null"
+    "update relay.alert_targets set lease = null, leased_until = now()"
     " where target_id = %(target_id)s and lease = %(lease)s"
 )
 FORGET_TARGET = (

@@ -254,6 +254,20 @@ async def test_each_kind_is_claimed_as_often_as_there_is_room(database: Database
     assert len(await table.claim(uuid4(), lasts=LASTS, room={"webhook": 2, "ntfy": 5})) == 1
 
 
+async def test_the_one_that_was_served_longest_ago_goes_first(database: Database) -> None:
+    table, lease = AlertTargetTable(database), uuid4()
+    behind = await made(database, NEW)
+    await raise_all(database, FIRE, FIRE)
+    ahead = await made(database, NEW)
+    await raise_all(database, FIRE)
+    order = []
+    for _ in range(4):
+        (claimed,) = await table.claim(lease, lasts=LASTS, room={"webhook": 1})
+        order.append(claimed.target_id)
+        await table.release(claimed, lease)
+    assert order == 2 * [behind.target_id, ahead.target_id]
+
+
 async def test_one_that_is_gone_is_forgotten_with_its_cooldowns(
     database: Database, rows: Accounts
 ) -> None:

@@ -104,7 +104,7 @@ class TargetQueue:
         await self._work()
         now, left = trio.current_time(), dict(room)
         claimed: list[AlertTarget] = []
-        for row in self.rows.values():
+        for row in sorted(self.rows.values(), key=lambda row: row.leased_until):
             free = row.leased_until < now and row.due <= now and not row.given_up
             waits = self.behind_position(row.target.position)
             if free and waits and left.get(row.target.kind, 0) > 0:
@@ -175,7 +175,7 @@ class TargetQueue:
 
     async def release(self, target: AlertTarget, lease: UUID) -> None:
         await self._work()
-        self.rows[target.target_id].leased_until = -math.inf
+        self.rows[target.target_id].leased_until = trio.current_time()
 
     async def forget(self, target: AlertTarget, lease: UUID) -> None:
         await self._work()
@@ -419,6 +419,28 @@ async def test_so_many_are_posted_to_at_once_and_all_in_the_end(post: DeliverySe
     assert all(post.webhook_client.got(name) == ["a", "b"] for name in names)
 
 
+async def test_a_receiver_that_is_slow_makes_room_and_misses_nothing(
+    post: DeliverySetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_ACTIVE_TARGETS", 1)
+    monkeypatch.setattr(outbox, "MAX_SERVING_TIME", 5.0)
+    for name in ("slow", "a"):
+        post.table.add(name, cooldown=1 if name == "slow" else 0)
+    post.table.raise_alerts(*MESSAGES[: 2 * PAGE])
+    for number, event in enumerate(post.table.events):  # some are suppressed
+        at = 1_000_000 * (number - number % 2) + number
+        assert isinstance(event, StoredAlert)
+        post.table.events[number] = evolve(event, alert_id=at + 1)
+    post.webhook_client.answer = lambda url: 9.0 if "slow" in url else None
+    async with post.running():
+        await trio.sleep(15)
+        assert post.webhook_client.got("a")[:1] == MESSAGES[:1]
+        await trio.sleep(60)
+    assert post.webhook_client.got("a") == MESSAGES[: 2 * PAGE]
+    assert post.webhook_client.got("slow") == MESSAGES[: 2 * PAGE : 2]
+    assert post.table.rows["slow"].target.suppressed == PAGE
+
+
 async def test_a_bug_with_one_stops_no_other(post: DeliverySetup) -> None:
     post.table.add("bug")
     post.table.add("a")
@@ -486,7 +508,7 @@ async def test_one_that_is_stopped_leaves_it_to_the_next_at_once(
     post.webhook_client.answer = lambda _url: 0.2
     async with post.running():
         await trio.sleep(moment)
-    assert post.table.rows["a"].leased_until < trio.current_time()
+    assert post.table.rows["a"].leased_until <= trio.current_time()
     async with post.running():
         await trio.sleep(5)
     got = post.webhook_client.got("a")
