@@ -28,8 +28,8 @@ from tests.integration.relay_process import RelayProcess, start_relay
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The whole run starts each relay as its users do."""
-    forked.wanted = not config.getoption("all")
+    """The whole run starts some of all relays as their users do."""
+    forked.everything = bool(config.getoption("all"))
 
 
 @frozen

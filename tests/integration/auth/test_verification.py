@@ -8,12 +8,20 @@ from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
 
 import psycopg
+import pytest
 
 from tests.integration.accounts import HOUR, Accounts
 from tests.integration.peers import Peer, login, open_peer
 from tests.integration.relay_process import RelayProcess, start_relay, until
 
 MANY = 300
+
+
+@pytest.fixture(scope="module")
+def relay(database_url: str) -> Iterator[RelayProcess]:
+    """One that waits for tokens, however busy this machine is."""
+    with start_relay("--auth-timeout", "120", database_url=database_url) as relay:
+        yield relay
 
 
 @contextmanager

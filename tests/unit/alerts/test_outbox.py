@@ -364,6 +364,7 @@ async def test_one_that_fails_is_tried_again_with_the_same_id_and_nothing_overta
         assert post.webhook_client.got("a") == MESSAGES
 
 
+@pytest.mark.slow
 async def test_it_is_tried_later_and_later_and_given_up_when_patience_ends(
     post: DeliverySetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
