@@ -63,6 +63,7 @@ from relay.web.machine import AskWorkers, Machine
 from relay.web.operate import OperateApi
 from relay.web.pictures.alert_pictures import KeptWithAlerts
 from relay.web.pictures.setup import Pictures
+from relay.web.push import PushApi
 from relay.web.reports import Reports
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ OPTIONAL_TASKS = frozenset(
             "mqtt-streams",
             "session-table",
         ),
-        *("operator", "stream-reclaim", "renditions", "clips", "picture-retention"),
+        *("operator", "stream-reclaim", "renditions", "clips", "picture-retention", "viewer-waker"),
     }
 )
 """Without these, relay is ready all the same."""
@@ -341,6 +342,7 @@ def _make_server(
         operate,
         machine,
         pictures=pictures,
+        push=PushApi(api, store.push_subscriptions, alerts.push),
         frame_ancestors=settings.frame_ancestors,
     )
     http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))

@@ -27,6 +27,8 @@ from relay.alerts.targets.delivery import (
     GoneForGood,
     RetryLater,
     TargetAdapter,
+    Undeliverable,
+    Withheld,
     picture_links_of,
 )
 from relay.alerts.targets.webhook import WEBHOOK_KIND
@@ -67,6 +69,8 @@ FIRST_DELIVERY_BACKOFF, MAX_DELIVERY_BACKOFF = 2.0, 900.0
 """Seconds from a failure to the next attempt: doubled each time, give or take a half."""
 GIVE_UP_AFTER = timedelta(days=1)
 """The time from the first failure until a target is given up."""
+GIVE_VIEWERS_UP_AFTER = timedelta(days=14)
+"""The same for a target of a user, which no operator resumes."""
 RELEASE_TIMEOUT = 2.0
 """Seconds to release the lease of a target when relay stops."""
 
@@ -335,7 +339,9 @@ class Outbox:
             _note_attempt(span, target, delivery, outcome)
         if isinstance(outcome, Delivered):
             self._count(target, "delivered")
-        elif not isinstance(outcome, RetryLater | GoneForGood):
+        elif isinstance(outcome, Withheld):
+            self._count(target, "withheld")
+        elif isinstance(outcome, Undeliverable):
             self._metrics.alerts_unreadable += 1
         return outcome
 
@@ -349,7 +355,7 @@ class Outbox:
         self._count(target, "failed")
         if isinstance(outcome, GoneForGood) and outcome.forget:
             await self._queue.forget(target, self._lease)
-            log.info("target is gone", target=target.target_id, kind=target.kind, why=outcome.why)
+            log.debug("target is gone", target=target.target_id, kind=target.kind, why=outcome.why)
             return
         pause = pause_after(
             target.failures, first=FIRST_DELIVERY_BACKOFF, longest=MAX_DELIVERY_BACKOFF
@@ -360,13 +366,16 @@ class Outbox:
         failure = FailedDelivery(
             outcome.why,
             pause=timedelta(seconds=pause),
-            give_up_after=GIVE_UP_AFTER,
+            give_up_after=GIVE_UP_AFTER if target.viewer is None else GIVE_VIEWERS_UP_AFTER,
             for_good=isinstance(outcome, GoneForGood),
         )
         given_up = await self._queue.failed(target, self._lease, failure)
         about = {target.kind: target.target_id, "why": outcome.why}
         if given_up:
             self._count(target, "given_up")
+        if target.viewer is not None:  # users make many, and their services fail together
+            log.debug("browser not reached", given_up=given_up, **about)
+        elif given_up:
             what = f"{target.kind} given up"
             log.error(what, **about)
         elif target.failures == 0:
@@ -388,7 +397,7 @@ def _note_attempt(
     span.note("target.failures", target.failures)
     if isinstance(outcome, RetryLater | GoneForGood):
         span.fail(outcome.why)
-    elif not isinstance(outcome, Delivered):
+    elif isinstance(outcome, Undeliverable):
         span.fail("no message can be made of it")
 
 

@@ -16,12 +16,19 @@ from relay.alerts.outbox import Outbox, TargetQueue
 from relay.alerts.retention import RemovableAlerts, Retention
 from relay.alerts.stream_events import PresenceTable, StreamEventRecorder
 from relay.alerts.targets.mqtt_streams import MqttStreamTable, RetainedStreams
-from relay.alerts.targets.setup import base_url, open_adapters
+from relay.alerts.targets.setup import (
+    PushParts,
+    PushStore,
+    StillLinkMakers,
+    base_url,
+    open_adapters,
+)
 from relay.alerts.targets.still_links import (
     LinkMaker,
     LiveStreamsOfNodes,
     TargetStillLinks,
 )
+from relay.alerts.targets.web_push.waking import ViewerTargets, ViewerWaker
 from relay.concurrency.activity import Activity
 from relay.concurrency.supervisor import SupervisedTask
 from relay.metrics import Metrics
@@ -55,10 +62,17 @@ class AlertTables(Protocol):
     def mqtt_streams(self) -> MqttStreamTable: ...
 
     @property
+    def push_subscriptions(self) -> PushTables: ...
+
+    @property
     def links(self) -> LinkMaker: ...
 
     @property
     def live_streams(self) -> LiveStreamsOfNodes: ...
+
+
+class PushTables(PushStore, ViewerTargets, Protocol):
+    """The browsers that want notifications."""
 
 
 class WritableAlerts(AlertWriter, CommittedAlerts, Protocol):
@@ -85,6 +99,7 @@ class AlertParts:
 
     intake: AlertIntake
     stream_events: StreamEventRecorder
+    push: PushParts
     tasks: Mapping[str, SupervisedTask]
     """To be supervised, by name."""
 
@@ -104,10 +119,13 @@ async def open_alerts(
 
     The alerts that are committed from now on are delivered to the consumers of `streams` that are
     connected. `activity` says whether anybody is. `links` signs links to what is kept with alerts.
-    `StoreUnavailable` when the database does not answer.
+    `StoreUnavailable` when the database does not answer, `ConfigError` when `push_key` is no key.
     """
+    push = PushParts.build(settings, tables.push_subscriptions)
+    if settings.push_key is not None:
+        await push.keys.key()  # `ConfigError` now, not when the first browser subscribes
     stills = _still_links(settings, tables, streams)
-    async with open_adapters(settings, stills, tables.mqtt_streams) as targets:
+    async with open_adapters(settings, push, stills, tables.mqtt_streams) as targets:
         outbox = Outbox(tables.alert_targets, targets.adapters, metrics, activity, links, tracer)
         retained = RetainedStreams(
             tables.mqtt_streams,
@@ -121,13 +139,17 @@ async def open_alerts(
             tables.stream_events, streams.presences, settings.offline_grace, activity
         )
 
+        waker = ViewerWaker(tables.push_subscriptions, outbox.wake, activity)
+
         def wake_outbox() -> None:
             outbox.wake()
+            waker.wake()
             recorder.look()
             retained.look()
 
         def deliver_everywhere(alert: StoredAlert) -> None:
             outbox.wake()
+            waker.wake()
             with tracer.follow(TracedStep.DISPATCH, alert.trace) as span:
                 span.note("alert.id", alert.alert_id)
                 span.note("consumers", streams.deliver(alert_event(alert), alert.owner_id))
@@ -152,6 +174,7 @@ async def open_alerts(
         yield AlertParts(
             intake,
             recorder,
+            push,
             {
                 "alert-intake": intake.service,
                 "alert-dispatch": dispatch,
@@ -159,15 +182,14 @@ async def open_alerts(
                 "alert-outbox": outbox,
                 "stream-events": recorder,
                 "mqtt-streams": retained,
+                **({"viewer-waker": waker} if push.services else {}),
             },
         )
 
 
-def _still_links(
-    settings: Settings, tables: AlertTables, streams: LocalStreams
-) -> TargetStillLinks | None:
-    """What makes links to pictures; None where it is not known what they begin with."""
+def _still_links(settings: Settings, tables: AlertTables, streams: LocalStreams) -> StillLinkMakers:
+    def links_from(url: str) -> TargetStillLinks:
+        return TargetStillLinks(tables.links, tables.live_streams, streams.sends_jpeg, url)
+
     url = base_url(settings)
-    if url is None:
-        return None
-    return TargetStillLinks(tables.links, tables.live_streams, streams.sends_jpeg, url)
+    return StillLinkMakers(None if url is None else links_from(url), links_from(""))

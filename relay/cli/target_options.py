@@ -15,6 +15,7 @@ from relay.cli.options import STORE_SETTINGS, duration
 from relay.errors import ConfigError
 from relay.model.alert_target import MAX_COOLDOWN, SEVERITY_RANKS, AlertTarget, TargetRules
 from relay.model.identity import ANY_STREAM
+from relay.model.push_subscription import service_of
 from relay.model.stream_event import ALERT_EVENT, STREAM_EVENT_KINDS
 from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_PREFIX_PATTERN
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 TARGET_SETTINGS = (*STORE_SETTINGS, "webhook_networks")
+TEST_SETTINGS = (*TARGET_SETTINGS, "push_services", "push_key", "push_contact")
 
 
 def _streams(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
@@ -137,10 +139,11 @@ async def try_target(
     accepted."""
     from relay.alerts.outbox import attempt
     from relay.alerts.targets.delivery import Delivered, GoneForGood, RetryLater
-    from relay.alerts.targets.setup import open_adapters
+    from relay.alerts.targets.setup import PushParts, open_adapters
 
     target = await store.alert_targets.find(target_id, kind)
-    async with open_adapters(settings) as targets:
+    push = PushParts.build(settings, store.push_subscriptions)
+    async with open_adapters(settings, push) as targets:
         if target.kind not in targets.adapters:
             raise ConfigError(f"this version of relay knows no targets of the kind {target.kind!r}")
         outcome = await attempt(targets.adapters[target.kind], target, None)
@@ -161,7 +164,7 @@ def _line(target: AlertTarget, waiting: int, kind: str | None) -> str:
         if target.try_again_at is not None:
             state += f", next attempt at {target.try_again_at:%H:%M:%S}"
     parts = [
-        *(target.target_id, *([] if kind else [target.kind]), _scope(target), target.url, state),
+        *(target.target_id, *([] if kind else [target.kind]), _scope(target), _url(target), state),
         f"{'posted' if kind else 'delivered'}={target.delivered}",
         f"waiting={waiting if waiting < 1000 else 'more than 999'}",
         *_rules(target),
@@ -171,7 +174,14 @@ def _line(target: AlertTarget, waiting: int, kind: str | None) -> str:
     return "\t".join(parts)
 
 
+def _url(target: AlertTarget) -> str:
+    """Where it is delivered; of a browser, whose URL lets others send to it, the host."""
+    return target.url if target.viewer is None else service_of(target)
+
+
 def _scope(target: AlertTarget) -> str:
+    if target.viewer is not None:
+        return f"user={target.viewer.user_id} streams={','.join(target.viewer.streams)}"
     if target.stream_id is not None:
         return f"stream={target.stream_id}"
     prefix = target.rules.stream_prefix

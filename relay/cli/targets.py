@@ -17,6 +17,7 @@ from relay.cli.options import STORE_SETTINGS, configuration, duration, settings_
 from relay.cli.running import with_store
 from relay.cli.target_options import (
     TARGET_SETTINGS,
+    TEST_SETTINGS,
     listed,
     rule_options,
     rule_options_with,
@@ -257,7 +258,7 @@ def target_remove(target_id: str) -> None:
 
 @target.command(name="test")
 @click.argument("target_id", metavar="ID")
-@settings_options(*TARGET_SETTINGS, "mqtt_topic")
+@settings_options(*TEST_SETTINGS, "mqtt_topic")
 def target_test(target_id: str) -> None:
     """Deliver a test message. If it is accepted, a target that was given up resumes.
 

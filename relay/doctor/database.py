@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import trio
@@ -12,6 +12,7 @@ from relay.doctor.brokers import look_at_brokers
 from relay.doctor.checks import DoctorCheck, Finding, fail, ok, skip, warn
 from relay.doctor.cluster import look_at_nodes
 from relay.errors import ConfigError, StoreForbids, StoreUnavailable
+from relay.model.alert_target import AlertTarget
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.database import Database, open_database
 from relay.postgres.inspect import (
@@ -40,6 +41,7 @@ CLOCK_SKEW_WARNING, MAX_CLOCK_SKEW = 2.0, 60.0
 SPARE_CONNECTIONS = 3
 """Connections beside the pool: one that listens, and some for commands."""
 
+MIN_FAILING_BROWSERS = 3
 MAX_NAMED_TARGETS = 5
 """Targets of alerts that one line names."""
 
@@ -258,7 +260,9 @@ class DatabaseChecks:
     async def _targets(self, database: Database) -> Finding:
         if await pending(database):
             return skip("not checked: see tables")
-        targets = [each for each, _ in await AlertTargetTable(database).all()]
+        found = [each for each, _ in await AlertTargetTable(database).all()]
+        targets = [each for each in found if each.viewer is None]
+        browsers = [each for each in found if each.viewer is not None]
         given_up = [each for each in targets if each.given_up_at is not None]
         failing = [each for each in targets if each.failures and each.given_up_at is None]
         if given_up or failing:
@@ -280,7 +284,10 @@ class DatabaseChecks:
                 "messages to targets of alerts have no pictures, because public_url is not set",
                 "set public_url to the URL at which people reach relay",
             )
-        return ok(f"{len(targets)} targets of alerts, and deliveries to none of them fail")
+        return _browsers(browsers) or ok(
+            f"{len(targets)} targets of alerts and {len(browsers)} browsers, and deliveries to no"
+            " target fail"
+        )
 
     async def _brokers(self, database: Database) -> Finding:
         if await pending(database):
@@ -312,3 +319,16 @@ class DatabaseChecks:
 
 def _seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def _browsers(browsers: Sequence[AlertTarget]) -> Finding | None:
+    """A warning if most browsers fail, which is no fault of theirs: a single one may."""
+    failing = [each for each in browsers if each.failures or each.given_up_at is not None]
+    if len(failing) < MIN_FAILING_BROWSERS or len(failing) * 2 <= len(browsers):
+        return None
+    return warn(
+        f"notifications reach {len(browsers) - len(failing)} of {len(browsers)} browsers only:"
+        f" {failing[-1].last_error}",
+        "let this machine reach the push services of browsers over HTTPS (push_services), and see"
+        " that push_key is as it was",
+    )

@@ -8,11 +8,13 @@ from typing import Any
 
 from attrs import field, frozen
 
+from relay.model.identity import ANY_STREAM
 from relay.model.stream_event import ALERT_EVENT
 
 SEVERITY_RANKS = {"low": 1, "medium": 2, "high": 3, "critical": 4}
 """The severities of alerts, each with its rank."""
-TARGET_KINDS = ("webhook", "ntfy", "mqtt")
+WEBPUSH_KIND = "webpush"
+TARGET_KINDS = ("webhook", "ntfy", "mqtt", WEBPUSH_KIND)
 """The kinds of targets, each with an adapter in `alerts/targets/`."""
 MAX_COOLDOWN = 7 * 24 * 3600
 """Seconds."""
@@ -30,6 +32,18 @@ class TargetRules:
     """Seconds for which a stream's further events of the same kind are suppressed."""
     stream_prefix: str | None = None
     """Only streams whose ids begin with this; None: all."""
+
+
+@frozen
+class TargetViewer:
+    """The user to whom a target belongs. It gets the events of all streams that the user may see at
+    that moment, of those that were asked for."""
+
+    user_id: str
+    by_session: bool
+    """Whether the user is a row of the user table."""
+    streams: tuple[str, ...] = (ANY_STREAM,)
+    """Ids, and prefixes of ids with a `*` behind."""
 
 
 @frozen
@@ -61,6 +75,9 @@ class AlertTarget:
     rules: TargetRules = field(factory=TargetRules)
     options: Mapping[str, Any] = field(factory=dict, repr=False)
     """What its kind knows beside the URL and the secret."""
+    viewer: TargetViewer | None = None
+    """With it, there is neither an owner nor a stream nor a prefix; None: operators have set it
+    up."""
 
 
 @frozen

@@ -39,9 +39,11 @@ NEEDED = """
         ('deleted_owners', 'select delete'),
         ('operator_requests', 'select insert update delete'),
         ('audit', 'select insert update delete'), -- `for update` needs update, too
-        ('alert_targets', 'select update delete'),
+        ('alert_targets', 'select insert update delete'),
         ('mqtt_streams', 'select insert update delete'),
         ('target_cooldowns', 'select insert update delete'),
+        ('push_key', 'select insert'),
+        ('viewers_woken', 'select update'),
         ('stream_events', 'select insert delete'),
         ('told_streams', 'select insert update delete'),
         ('event_sources', 'select insert update delete'),

@@ -29,6 +29,7 @@ from relay.postgres.tables.live_streams import LiveStreamTable
 from relay.postgres.tables.mqtt_streams import MqttStreamsTable
 from relay.postgres.tables.nodes import NodeTable
 from relay.postgres.tables.operator_requests import OperatorRequests
+from relay.postgres.tables.push_subscriptions import PushSubscriptionTable
 from relay.postgres.tables.service_tokens import ServiceTokenTable
 from relay.postgres.tables.sessions.application_users import ApplicationUsers
 from relay.postgres.tables.sessions.better_auth import AuthNames
@@ -73,6 +74,7 @@ class Store:
     alert_pictures: AlertPictureTable
     alert_pruner: AlertPruner
     alert_targets: AlertTargetTable
+    push_subscriptions: PushSubscriptionTable
     stream_events: StreamEventTable
     mqtt_streams: MqttStreamsTable
     audit: AuditTable
@@ -113,6 +115,7 @@ async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIte
             alert_pictures=AlertPictureTable(database),
             alert_pruner=AlertPruner(database, limits),
             alert_targets=AlertTargetTable(database),
+            push_subscriptions=PushSubscriptionTable(database, sessions),
             stream_events=StreamEventTable(database),
             mqtt_streams=MqttStreamsTable(database),
             audit=AuditTable(database),

@@ -14,6 +14,7 @@ from relay.model.base_path import BASE_PATH_RULE, is_base_path
 from relay.model.origin import NULL_ORIGIN, normal_origin
 from relay.settings.columns import Columns
 from relay.settings.pictures import StreamNames
+from relay.settings.push import PushServices
 
 _NETWORKS = "a list of networks such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
 _ORIGINS = "a list of web origins such as https://example.org, capacitor://localhost or null"
@@ -64,7 +65,7 @@ Age = Annotated[
         description="a time such as 90s, 30m, 12h or 30d",
     ),
 ]
-LISTS = (Networks, Origins, Columns, StreamNames)
+LISTS = (Networks, Origins, Columns, StreamNames, PushServices)
 """Types that are arrays in a file, and separated by commas elsewhere."""
 
 

@@ -13,6 +13,7 @@ from attrs import frozen
 from msgspec import Meta
 
 from relay.errors import ConfigError
+from relay.model.push_service import DEFAULT_PUSH_SERVICES
 from relay.settings.columns import Columns, TimeZone, check_columns
 from relay.settings.limits import (
     Age,
@@ -35,6 +36,13 @@ from relay.settings.pictures import (
     StreamNames,
     check_bucket_url,
     check_streams,
+)
+from relay.settings.push import (
+    Contact,
+    PushServices,
+    check_contact,
+    check_push_key,
+    check_push_services,
 )
 from relay.settings.tokens import (
     AlgorithmNames,
@@ -435,6 +443,22 @@ class Settings:
         check=check_networks,
     )
     mqtt_topic: Topic = _setting("relay", "MQTT topic that all topics of this relay are below")
+    push_services: PushServices = _setting(
+        DEFAULT_PUSH_SERVICES,
+        "Push services of browsers that notifications are sent to; none turns Web Push off",
+        check=check_push_services,
+    )
+    push_key: Secret | None = _setting(
+        None,
+        "Private key (VAPID) that push services know relay by; if unset, one is made and stored",
+        check=check_push_key,
+        secret=True,
+    )
+    push_contact: Contact | None = _setting(
+        None,
+        "Where push services reach the operator; if unset, public_url",
+        check=check_contact,
+    )
     profile: Literal["default", "load"] = _setting(
         "default", "load turns off rates and caps, for scripted load tests"
     )

@@ -22,6 +22,7 @@ from relay.web.exposition import Exposition
 from relay.web.machine import Machine, MachineSilent
 from relay.web.operate import OperateApi
 from relay.web.pictures.setup import Pictures
+from relay.web.push import PushApi
 from relay.web.reports import Reports
 
 log = structlog.get_logger()
@@ -42,6 +43,7 @@ def make_app(
     machine: Machine | None = None,
     *,
     pictures: Pictures | None = None,
+    push: PushApi | None = None,
     frame_ancestors: Sequence[str] = (),
 ) -> Starlette:
     """The application that answers plain HTTP requests; a worker of a machine answers for it."""
@@ -86,6 +88,7 @@ def make_app(
             Route("/metrics", _guarded(metrics)),
             Route("/streams", _guarded(api.streams)),
             *([] if pictures is None else _picture_routes(pictures)),
+            *([] if push is None else _push_routes(push)),
             Route("/alerts", _guarded(api.alerts), methods=["GET"]),
             Route("/alerts", _guarded(_without_query(api.raise_alert)), methods=["POST"]),
             Route("/revocations", _guarded(_without_query(api.revocations)), methods=["POST"]),
@@ -132,6 +135,14 @@ def _picture_routes(pictures: Pictures) -> list[Route]:
         Route("/links", _guarded(pictures.links.listed), methods=["GET"]),
         Route("/links", _guarded(pictures.links.make), methods=["POST"]),
         Route("/links/{link_id}", _guarded(pictures.links.revoke), methods=["DELETE"]),
+    ]
+
+
+def _push_routes(push: PushApi) -> list[Route]:
+    return [
+        Route("/push", _guarded(push.listed), methods=["GET"]),
+        Route("/push", _guarded(push.subscribe), methods=["POST"]),
+        Route("/push/{target_id}", _guarded(push.unsubscribe), methods=["DELETE"]),
     ]
 
 

@@ -16,7 +16,7 @@ from relay.model.origin import normal_origin
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors "
+    " manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors "
 )
 """Nothing inline and nothing from other origins. Ends with who may show the page in a frame."""
 
@@ -26,6 +26,7 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".ts": "text/plain; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
 }
 PAGE_FILES = (
     "alerts.js",
@@ -35,6 +36,7 @@ PAGE_FILES = (
     "encoder.js",
     "icon.svg",
     "layers.js",
+    "notify.js",
     "operate.js",
     "operator.js",
     "page.css",
@@ -63,6 +65,8 @@ CLIENT_FILES = {
 """Pages of any origin may import these."""
 FILES = {
     "/": "page/index.html",
+    "/push-worker.js": "page/push-worker.js",  # beside the page: what it serves is below its path
+    "/app.webmanifest": "page/app.webmanifest",
     **{f"/page/{name}": f"page/{name}" for name in PAGE_FILES},
     **CLIENT_FILES,
 }

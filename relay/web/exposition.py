@@ -40,7 +40,7 @@ AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "ti
 """Outcomes that are shown from the start, like all endings, limits and drops."""
 
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up")
-TARGET_OUTCOMES = (*WEBHOOK_OUTCOMES, "suppressed")
+TARGET_OUTCOMES = (*WEBHOOK_OUTCOMES, "suppressed", "withheld")
 HANDOVER_OUTCOMES = ("continued", "renewed")
 
 
@@ -219,7 +219,8 @@ class Exposition(Collector):
         )
         deliveries = CounterMetricFamily(
             "relay_target_events",
-            "Attempts to deliver an event to a target, events suppressed, and targets given up",
+            "Attempts to deliver an event to a target, events suppressed or withheld, and targets"
+            " given up",
             labels=("kind", "outcome"),
         )
         outcomes = dict.fromkeys(product(TARGET_KINDS, TARGET_OUTCOMES), 0)

@@ -61,7 +61,13 @@ class Undeliverable:
     """No message can be made of this event: it is skipped, and those behind it go on."""
 
 
-DeliveryOutcome = Delivered | RetryLater | GoneForGood | Undeliverable
+@frozen
+class Withheld:
+    """The target does not get this event, by what is so at this moment: it is skipped, and those
+    behind it go on."""
+
+
+DeliveryOutcome = Delivered | RetryLater | GoneForGood | Undeliverable | Withheld
 
 
 class TargetAdapter(Protocol):

@@ -1,8 +1,9 @@
 """Links to the newest picture of a stream, for messages to targets.
 
-A link is a capability as `relay link make` makes it, in the name of the stream's owner and for this
-stream alone; it expires, and is revoked with its target. It is made again only when it is half
-through its life, since the table counts those that are valid.
+A link is a capability as `relay link make` makes it, in the name of the stream's owner, or of the
+user to whom the target belongs, and for this stream alone; it expires, and is revoked with its
+target. It is made again only when it is half through its life, since the table counts those that
+are valid.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class TargetStillLinks:
     """Whether a stream of this process sends JPEG; None if it has none of this id, or has seen no
     picture of it."""
     _public_url: str
+    """What links begin with; empty: they are paths."""
     _made: dict[tuple[str, str], MadeLink] = field(factory=dict)
     """By target and stream; the oldest first."""
 
@@ -84,7 +86,10 @@ class TargetStillLinks:
 
     async def _make(self, target: AlertTarget, stream_id: str) -> MadeLink:
         seconds = min(int(target.options.get("picture_for", STILL_LINK_SECONDS)), MAX_LINK_SECONDS)
-        owner_id, by_session = await self._maker.owner_of(stream_id)
+        if target.viewer is not None:
+            owner_id, by_session = target.viewer.user_id, target.viewer.by_session
+        else:
+            owner_id, by_session = await self._maker.owner_of(stream_id)
         new = NewLink(stream_id, "still", seconds, STILL_LINK_READERS)
         link, capability = await self._maker.make(
             new, owner_id, by_session=by_session, target_id=target.target_id

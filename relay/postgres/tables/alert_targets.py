@@ -18,7 +18,13 @@ from uuid import UUID
 from attrs import define, evolve
 
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
-from relay.model.alert_target import AlertTarget, NewTarget, TargetRules
+from relay.model.alert_target import (
+    WEBPUSH_KIND,
+    AlertTarget,
+    NewTarget,
+    TargetRules,
+    TargetViewer,
+)
 from relay.model.outbox import EventPage, FailedDelivery, OutboxProgress
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
@@ -54,7 +60,7 @@ none would fail all targets."""
 ALERT_TARGET_COLUMNS = (
     f"target_id, kind, url, secret, position, owner_id, stream_id, {_CREATED_AT}, delivered,"
     f" failures, {_TRY_AGAIN_AT}, last_error, {_GIVEN_UP_AT}, suppressed, events, min_severity,"
-    " cooldown, stream_prefix, options::text"
+    " cooldown, stream_prefix, options::text, viewer_id, viewer_by_session, streams"
 )
 # Only targets with events waiting, so that no relay leases one for nothing. What its rules leave
 # out counts, too: the position advances past it. Where there is neither a stream nor an owner, any
@@ -79,18 +85,29 @@ HAS_EVENTS = (
     " where e.owner_id = t.owner_id and e.event_id > t.position)"
     " else exists (select from relay.stream_events e where e.event_id > t.position) end"
 )
+IS_FREE = (
+    "t.given_up_at is null and coalesce(t.leased_until < now(), true)"
+    " and coalesce(t.try_again_at <= now(), true)"
+)
+# Of users there may be thousands, for which it is noted what they await.
 CLAIM_TARGETS = (
     "update relay.alert_targets set lease = %(lease)s, leased_until = now() + %(lasts)s"  # noqa: S608 (constants)
     " where target_id = any(array(select free.target_id"
     " from unnest(%(kinds)s::text[], %(most)s::integer[]) as room (kind, most)"
     " cross join lateral (select t.target_id from relay.alert_targets t"
-    " where t.kind = room.kind and t.given_up_at is null"
-    " and coalesce(t.leased_until < now(), true) and coalesce(t.try_again_at <= now(), true)"
+    f" where t.kind = room.kind and t.viewer_id is null and {IS_FREE}"
     f" and (({HAS_ALERTS}) or ({HAS_EVENTS}))"
     # Who was served longest ago goes first: receivers that are slow must not always be.
     " order by t.leased_until nulls first, t.position"
-    " limit room.most for update of t skip locked) free))"
+    " limit room.most for update of t skip locked) free)"
+    " || array(select t.target_id from relay.alert_targets t"
+    f" where t.viewer_id is not null and t.awaits > t.position and {IS_FREE}"
+    " order by t.leased_until nulls first, t.position"
+    " limit %(viewers)s for update of t skip locked))"
     f" returning {ALERT_TARGET_COLUMNS}"
+)
+IDLE_VIEWERS = (
+    "select target_id from relay.alert_targets where viewer_id is not null and awaits <= position"
 )
 RECORD_DELIVERY = (
     "update relay.alert_targets set position = %(position)s, delivered = delivered + %(delivered)s,"
@@ -177,8 +194,11 @@ class AlertTargetTable:
     async def all(self, kind: str | None = None) -> list[tuple[AlertTarget, int]]:
         """All targets, or those of a kind, each with the number of events that wait for it, up to
         a thousand."""
+        idle: set[str] = set()
 
         def count(connection: Connection, target: AlertTarget) -> int:
+            if target.target_id in idle:
+                return 0
             bounds = Bounds.of(target, target.position, MAX_ALERT_ID, MAX_COUNTED_EVENTS)
             waiting = 0
             if ids := alert_ids(target):
@@ -196,6 +216,7 @@ class AlertTargetTable:
                 [kind],
             )
             targets = [read_target(row) for row in rows]
+            idle.update(row[0] for row in connection.execute(IDLE_VIEWERS))
             return [(each, count(connection, each)) for each in targets]
 
         return await self._database.transact(select)
@@ -253,6 +274,7 @@ class AlertTargetTable:
         def update(connection: Connection) -> list[AlertTarget]:
             values = {"lease": lease, "lasts": lasts}
             values |= {"kinds": [*room], "most": [*room.values()]}
+            values["viewers"] = room.get(WEBPUSH_KIND, 0)
             return [read_target(row) for row in connection.execute(CLAIM_TARGETS, values)]
 
         return await self._database.transact(update)
@@ -379,9 +401,13 @@ class AlertTargetTable:
 
 def read_target(row: Sequence[Any]) -> AlertTarget:
     """The target in a row of `ALERT_TARGET_COLUMNS`."""
-    events, min_severity, cooldown, prefix, options = row[-5:]
-    rules = TargetRules(tuple(events), min_severity, cooldown, prefix)
-    return evolve(AlertTarget(*row[:-5]), rules=rules, options=json.loads(options))
+    events, min_severity, cooldown, prefix, options, viewer_id, by_session, streams = row[-8:]
+    return evolve(
+        AlertTarget(*row[:-8]),
+        rules=TargetRules(tuple(events), min_severity, cooldown, prefix),
+        options=json.loads(options),
+        viewer=None if viewer_id is None else TargetViewer(viewer_id, by_session, tuple(streams)),
+    )
 
 
 def _audited(kind: str) -> str:

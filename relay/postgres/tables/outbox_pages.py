@@ -10,6 +10,7 @@ from typing import Any, LiteralString
 from attrs import frozen
 
 from relay.model.alert_target import SEVERITY_RANKS, AlertTarget, Cooldown
+from relay.model.identity import ANY_STREAM
 from relay.model.outbox import EventPage, OutboxEvent, event_id_of
 from relay.model.stream_event import ALERT_EVENT, StreamEvent
 from relay.postgres.database import Connection
@@ -31,6 +32,17 @@ IS_SEVERE: LiteralString = (
 """Whether an alert `a` has the severity that is asked for, or more; `read_alert` takes what is no
 severity for `medium`."""
 HAS_PREFIX: LiteralString = "starts_with(a.stream_id, %(prefix)s)"
+IS_ASKED_FOR: LiteralString = "relay.is_among(a.stream_id, %(streams)s)"
+MAY_SEE_ALL: LiteralString = (
+    "exists (select from relay.grants g where g.user_id = %(owner_id)s and g.stream_id = '*')"
+)
+GRANTED_TO_VIEWER: LiteralString = (
+    "select s.stream_id from relay.grants g join relay.streams s on s.stream_id = g.stream_id"
+    " where g.user_id = %(owner_id)s"
+    " union select s.stream_id from relay.grants g join relay.streams s"
+    " on starts_with(s.stream_id, left(g.stream_id, -1))"
+    " where g.user_id = %(owner_id)s and right(g.stream_id, 1) = '*' and g.stream_id <> '*'"
+)
 EVENTS_BEHIND: LiteralString = (
     "select e.event_id, e.stream_id, e.owner_id, e.kind, e.epoch,"
     # Other programs can write here, too: one such event must not fail the whole page.
@@ -55,7 +67,8 @@ class Bounds:
         """The ids greater than `after` and less than `before`."""
         values: dict[str, Any] = {
             "stream_id": target.stream_id,
-            "owner_id": target.owner_id,
+            "owner_id": target.owner_id if target.viewer is None else target.viewer.user_id,
+            "streams": None if target.viewer is None else [*target.viewer.streams],
             "prefix": target.rules.stream_prefix,
             "rank": SEVERITY_RANKS[target.rules.min_severity],
             "kinds": [*target.rules.events],
@@ -77,6 +90,8 @@ def alert_ids(target: AlertTarget, *, ruled: bool = True) -> LiteralString | Non
         also = IS_SEVERE
     if ruled and rules.stream_prefix:
         also = f"{also} and {HAS_PREFIX}"
+    if target.viewer is not None:
+        return _ids_for_viewer(also, narrowed=ruled and _asks_for_some(target))
     if target.stream_id is not None:
         return ids_of_streams(ONE_STREAM, also=also)
     if target.owner_id is not None:
@@ -88,12 +103,37 @@ def alert_ids(target: AlertTarget, *, ruled: bool = True) -> LiteralString | Non
     )
 
 
+def _asks_for_some(target: AlertTarget) -> bool:
+    """Whether the user of a target wants only some of the streams that may be seen."""
+    return target.viewer is not None and ANY_STREAM not in target.viewer.streams
+
+
+def _ids_for_viewer(also: LiteralString, *, narrowed: bool) -> LiteralString:
+    """The ids of the alerts of streams that a user may see now: own, granted, or all."""
+    if narrowed:
+        also = f"{also} and {IS_ASKED_FOR}"
+    return (
+        f"select alert_id from (({ids_of_owner(also=also)})"  # noqa: S608 (constants)
+        f" union ({ids_of_streams(GRANTED_TO_VIEWER, also=also)})"
+        " union (select a.alert_id from relay.alerts a"
+        " join relay.streams s on s.stream_id = a.stream_id"
+        f" where {MAY_SEE_ALL} and a.alert_id > %(after)s and a.alert_id < %(before)s"
+        f" and {OF_THIS_LIFE} and {also} order by a.alert_id limit %(most)s)) seen"
+        " order by alert_id limit %(most)s"
+    )
+
+
 def event_rows(target: AlertTarget) -> LiteralString | None:
     """A query of the first `most` stream events that a target has to get; None if it gets none."""
     if set(target.rules.events) <= {ALERT_EVENT}:
         return None
     scope: LiteralString = ""
-    if target.stream_id is not None:
+    if target.viewer is not None:
+        scope = (
+            " and relay.is_among(e.stream_id, %(streams)s)"
+            " and %(owner_id)s in (select relay.viewers_of(s.stream_id, s.owner_id))"
+        )
+    elif target.stream_id is not None:
         scope = " and e.stream_id = %(stream_id)s"
     elif target.owner_id is not None:
         scope = " and e.owner_id = %(owner_id)s and s.owner_id = e.owner_id"
@@ -128,7 +168,8 @@ def _end_of_scan(connection: Connection, target: AlertTarget, position: int, thr
     """The id up to which alerts are looked at: where rules may leave out many, not all at once."""
     rules = target.rules
     ids = alert_ids(target, ruled=False)
-    if ids is None or (rules.min_severity == "low" and not rules.stream_prefix):
+    leaves_none_out = rules.min_severity == "low" and not rules.stream_prefix
+    if ids is None or (leaves_none_out and not _asks_for_some(target)):
         return through
     values = Bounds.of(target, position, through + 1, MAX_SCANNED_ALERTS).values
     [(last, found)] = connection.execute(

@@ -75,6 +75,14 @@ function end(which, error) {
   $('token').focus();
 }
 
+/** Who signs out here gets no notifications here, either. */
+async function forgetNotifications(token) {
+  const registration = await navigator.serviceWorker?.getRegistration(RELAY).catch(() => null);
+  if (!registration) return;
+  const { forget } = await import('./notify.js');
+  await forget(token).catch(() => {}); // the relay removes it when it is sent to next
+}
+
 function showState({ state, error }) {
   const { client } = session;
   if (state === 'closed') {
@@ -147,7 +155,14 @@ $('enter').addEventListener('submit', (event) => {
   enter($('token').value.trim(), { keep: $('keep').checked });
   $('token').value = '';
 });
-$('leave').addEventListener('click', () => end(session, null));
+$('leave').addEventListener('click', () => {
+  forgetNotifications(session.token());
+  end(session, null);
+});
+// From the service worker: a notification was clicked.
+navigator.serviceWorker?.addEventListener('message', ({ data }) => {
+  if (data?.type === 'relay-open' && /^#watch/.test(data.hash)) location.hash = data.hash;
+});
 addEventListener('hashchange', route);
 setInterval(() => {
   if (session?.client.state === 'waiting') showState({ state: 'waiting', error: null });

@@ -15,8 +15,25 @@ function makePlayer(client, streamId, attributes) {
   return player;
 }
 
+/** Where the switch for notifications appears, which only users have. */
+function makeNotifyPlace({ client, token }, streamId) {
+  const place = make('div', { class: 'notify-place' });
+  let isThere = false;
+  const add = async () => {
+    if (isThere || !client.session?.userId) return;
+    isThere = true;
+    const { makeNotify } = await import('./notify.js');
+    place.append(makeNotify(token, streamId));
+  };
+  const stop = client.on('session', add);
+  add();
+  return [place, stop];
+}
+
 /** Shows the grid; returns a function that leaves it. */
-export function showGrid({ client }, content) {
+export function showGrid(session, content) {
+  const { client } = session;
+  const [notify, stopNotify] = makeNotifyPlace(session, null);
   const tiles = new Map();
   const list = make('ul', { class: 'grid', 'aria-label': 'Streams' });
   const id = make('input', { 'aria-label': 'Stream id', placeholder: 'Stream id', autocapitalize: 'off', spellcheck: 'false', required: true });
@@ -31,7 +48,7 @@ export function showGrid({ client }, content) {
   content.append(
     make('div', { class: 'head' }, make('h1', { tabindex: -1 }, 'Streams'),
       make('form', { onsubmit: open }, id, make('button', { type: 'submit' }, 'Open'))),
-    list, empty, rest,
+    list, empty, rest, notify,
   );
 
   function update(streams) {
@@ -63,6 +80,7 @@ export function showGrid({ client }, content) {
   const timer = setInterval(() => { for (const tile of tiles.values()) tile.refresh(); }, 500);
   return () => {
     clearInterval(timer);
+    stopNotify();
     stopWatching();
   };
 }
@@ -88,7 +106,9 @@ function makeTile(client, streamId) {
 }
 
 /** Shows one stream; returns a function that leaves the view. */
-export function showStream({ client, token }, content, streamId) {
+export function showStream(session, content, streamId) {
+  const { client, token } = session;
+  const [notify, stopNotify] = makeNotifyPlace(session, streamId);
   const player = makePlayer(client, streamId, { controls: true });
   const chip = make('span', { class: 'chip' });
   const [facts, set] = makeFacts(['Frame rate', 'Age', 'Missed', 'Size', 'Bit rate']);
@@ -105,7 +125,7 @@ export function showStream({ client, token }, content, streamId) {
     make('div', { class: 'large' },
       make('div', {}, player, facts,
         make('div', { class: 'card fields' }, makeField('Delivery', policy), makeField('Frames per second', fps))),
-      alerts.element),
+      make('div', { class: 'beside' }, alerts.element, notify)),
   );
   player.addEventListener('alert', ({ detail }) => {
     alerts.add(detail);
@@ -137,6 +157,7 @@ export function showStream({ client, token }, content, streamId) {
   addEventListener('keydown', leaveByKey);
   return () => {
     clearInterval(timer);
+    stopNotify();
     removeEventListener('keydown', leaveByKey);
   };
 }

@@ -185,7 +185,7 @@ async def test_a_role_without_rights_is_told_which_it_lacks(
         "this role may not use alert_byte_changes, alert_bytes, alert_order, alert_pictures,"
         " alert_targets, alerts, audit, claim_locks, deleted_owners, epochs, event_sources,"
         " link_readers, links, live_streams, mqtt_streams, nodes, operator_requests,"
-        " raised_alerts, stream_events, streams, target_cooldowns, told_streams"
+        " raised_alerts, stream_events, streams, target_cooldowns, told_streams, viewers_woken"
     )
     assert "DELETE" in found["tables"].do
     with psycopg.connect(postgres_url) as connection:
@@ -217,7 +217,9 @@ async def test_the_rights_that_it_wants_are_enough_for_a_relay(
                 " grant insert, delete on relay.alerts to {0};"
                 " grant insert, update, delete on relay.audit to {0};"
                 " grant update on relay.alert_targets, relay.claim_locks to {0};"
-                " grant delete on relay.alert_targets to {0};"
+                " grant insert, delete on relay.alert_targets to {0};"
+                " grant insert on relay.push_key to {0};"
+                " grant update on relay.viewers_woken to {0};"
                 " grant insert, update, delete on relay.target_cooldowns to {0};"
                 " grant insert, update, delete on relay.mqtt_streams to {0};"
                 " grant insert, delete on relay.stream_events to {0};"

@@ -69,12 +69,14 @@ async def test_migrations_are_applied_once(empty_postgres_url: str) -> None:
         "nodes",
         "operator_requests",
         "picture_key",
+        "push_key",
         "raised_alerts",
         "service_tokens",
         "stream_events",
         "streams",
         "target_cooldowns",
         "told_streams",
+        "viewers_woken",
     ]
 
 

@@ -75,6 +75,7 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
             "alert-outbox",
             "stream-events",
             "mqtt-streams",
+            "viewer-waker",
             "session-table",
             "session-watch",
             "stream-owners",

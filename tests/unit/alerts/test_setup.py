@@ -14,6 +14,7 @@ from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
 from tests.mqtt_stream_table import MqttStreamTable
 from tests.presence_table import PresenceTable
+from tests.unit.alerts.push_store import PushStore
 from tests.unit.alerts.test_dispatch import AlertSignals, AlertTable, new
 from tests.unit.alerts.test_outbox import TargetQueue
 from tests.unit.alerts.test_retention import AlertPruner
@@ -32,6 +33,7 @@ class AlertTables:
     alert_targets: TargetQueue = field(factory=TargetQueue)
     stream_events: PresenceTable = field(factory=PresenceTable)
     mqtt_streams: MqttStreamTable = field(factory=MqttStreamTable)
+    push_subscriptions: PushStore = field(factory=PushStore)
     links: LinkTable = field(factory=LinkTable)
     live_streams: LiveStreamTable = field(factory=LiveStreamTable)
 

@@ -239,6 +239,9 @@ def test_every_setting_has_the_same_name_everywhere(file: Path, jwt_key: str) ->
         "picture_bytes": 7 << 20,
         "picture_bytes_per_user": 7 << 20,
         "mqtt_topic": "home/relay",
+        "push_services": ["*.push.example.org", "http://127.0.0.1:8090"],
+        "push_key": "q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94",
+        "push_contact": "mailto:ops@example.org",
         "profile": "load",
     }
     assert values.keys() == SETTINGS.keys()

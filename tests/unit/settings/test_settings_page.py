@@ -12,7 +12,7 @@ from relay.settings.settings import SETTINGS, placeholder
 PAGE = (Path(__file__).parents[3] / "docs" / "settings.md").read_text("utf-8")
 ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+) \|$", re.MULTILINE)
 ROWS = ROW.findall(PAGE)
-IN_WORDS = {"data_dir", "jwt_algorithms"}
+IN_WORDS = {"data_dir", "jwt_algorithms", "push_services"}
 """Settings whose default depends on something else."""
 
 

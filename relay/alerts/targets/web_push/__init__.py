@@ -1,0 +1,1 @@
+"""The kind `webpush`: notifications in browsers, by the push services of those."""

@@ -1,0 +1,250 @@
+"""Notifications from the page, in a real Chromium.
+
+Its push service is not reachable, so what `PushManager` would give is ours: the service on
+loopback. What that has got and decrypted, the browser hands to the real service worker.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect
+
+from tests.integration.accounts import Accounts
+from tests.integration.browser import Visitor, raise_alert, visit
+from tests.integration.peers import new_stream_id
+from tests.integration.push_service import PushBrowser, PushThread, open_push_thread
+from tests.integration.relay_process import RelayProcess, start_relay
+
+BASE = "/cams"
+# What Chromium's own gives after it has asked its push service.
+PUSH_MANAGER = """
+const kept = JSON.parse(sessionStorage.getItem('pushed') ?? 'null');
+let current = null;
+const make = (key) => ({
+  endpoint: SUBSCRIPTION.endpoint,
+  options: { userVisibleOnly: true, applicationServerKey: Uint8Array.from(key).buffer },
+  toJSON: () => SUBSCRIPTION,
+  unsubscribe: async () => { current = null; sessionStorage.removeItem('pushed'); return true; },
+});
+if (kept) current = make(kept);
+PushManager.prototype.getSubscription = async () => current;
+PushManager.prototype.subscribe = async ({ userVisibleOnly, applicationServerKey }) => {
+  if (!userVisibleOnly) throw new Error('Chromium wants it');
+  sessionStorage.setItem('pushed', JSON.stringify([...applicationServerKey]));
+  current = make(applicationServerKey);
+  return current;
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[PushThread]:
+    with open_push_thread() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def relay(service: PushThread, database_url: str) -> Iterator[RelayProcess]:
+    with start_relay(
+        *("--webhook-networks", "127.0.0.0/8", "--push-services", service.url),
+        *("--base-path", BASE),
+        database_url=database_url,
+    ) as relay:
+        yield relay
+
+
+def own(accounts: Accounts, user_id: str) -> str:
+    stream_id = new_stream_id()
+    claim = "insert into relay.streams (stream_id, owner_id) values (%s, %s)"
+    accounts.execute(claim, stream_id, user_id)
+    return stream_id
+
+
+def subscribe_with(context: BrowserContext, browser: PushBrowser) -> None:
+    """From the next page on, the browser has this push service."""
+    subscription = json.dumps(browser.subscription)
+    context.add_init_script(f"const SUBSCRIPTION = {subscription};\n{PUSH_MANAGER}")
+
+
+def open_page(visitor: Visitor, relay: RelayProcess, token: str, view: str) -> None:
+    visitor.page.goto(f"{relay.url}{BASE}/#{view}")
+    visitor.page.reload()
+    visitor.enter(token)
+
+
+def worker_of(page: Page, cdp: CDPSession) -> dict[str, Any]:
+    """The registration of the service worker, once it is active."""
+    found: list[dict[str, Any]] = []
+    cdp.on(
+        "ServiceWorker.workerRegistrationUpdated",
+        lambda event: found.extend(event["registrations"]),
+    )
+    cdp.send("ServiceWorker.enable")
+    page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
+    for _ in range(100):
+        if found:
+            return found[-1]
+        page.wait_for_timeout(50)
+    raise AssertionError("there is no service worker")
+
+
+SHOWN = """async () => {
+  const registration = await navigator.serviceWorker.ready;
+  const shown = await registration.getNotifications();
+  return shown.map(({ title, body, tag, data, requireInteraction }) => (
+    { title, body, tag, data, requireInteraction }));
+}"""
+
+
+def test_a_switch_on_the_page_leads_to_notifications_that_open_the_stream(
+    browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+) -> None:
+    token, stream_id = accounts.session("ann"), own(accounts, "ann")
+    phone = service.browser()
+    with visit(browser, relay, permissions=["notifications"]) as visitor:
+        page = visitor.page
+        subscribe_with(visitor.context, phone)
+        open_page(visitor, relay, token, f"watch/{stream_id}")
+        switch = page.get_by_role("switch", name="Notify me of alerts on this stream")
+        expect(switch).to_be_enabled()
+        expect(switch).not_to_be_checked()
+        phone.application_key = page.evaluate(
+            "(token) => fetch('push', { headers: { Authorization: `Bearer ${token}` } })"
+            ".then((answer) => answer.json()).then(({ key }) => key)",
+            token,
+        )
+        switch.click()
+        visitor.expect_text("This browser is notified, also while this page is closed")
+        expect(switch).to_be_checked()
+        page.get_by_label("Severity").select_option("high")
+        visitor.expect_text("This browser is notified")
+        raise_alert(relay, token, stream_id, "A sigh", severity="low")
+        raise_alert(relay, token, stream_id, "Smoke", severity="critical")
+        service.wait(lambda: phone.bodies == ["Smoke"])
+
+        cdp = visitor.context.new_cdp_session(page)
+        worker = worker_of(page, cdp)
+        assert worker["scopeURL"] == f"{relay.url}{BASE}/"
+        [pushed] = phone.received
+        deliver(cdp, relay, worker, json.dumps(pushed.content))
+        page.wait_for_function(f"async () => (await ({SHOWN})()).length === 1")
+        [shown] = page.evaluate(SHOWN)
+        assert shown == {
+            "title": f"{stream_id}: critical",
+            "body": "Smoke",
+            "tag": pushed.content["tag"],
+            "data": {"streamId": stream_id},
+            "requireInteraction": True,
+        }
+        # One that is no message of relay's is shown all the same: browsers want that.
+        deliver(cdp, relay, worker, "\0nonsense")
+        page.wait_for_function(f"async () => (await ({SHOWN})()).length === 2")
+
+        visitor.go("Broadcast")
+        click_notification(visitor.context, stream_id)
+        expect(page).to_have_url(f"{relay.url}{BASE}/#watch/{stream_id}")
+
+        expect(switch).to_be_checked()
+        page.get_by_role("button", name="Forget token").click()
+        expect(page.get_by_label("Token", exact=True)).to_be_visible()
+        service.wait(lambda: accounts.execute("select kind from relay.alert_targets") == [])
+
+
+def deliver(cdp: CDPSession, relay: RelayProcess, worker: dict[str, Any], data: str) -> None:
+    given = {"origin": relay.url, "registrationId": worker["registrationId"], "data": data}
+    cdp.send("ServiceWorker.deliverPushMessage", given)
+
+
+def click_notification(context: BrowserContext, stream_id: str) -> None:
+    """As a click does, but that it may not bring the page to the front."""
+    [worker] = context.service_workers
+    worker.evaluate(
+        """async (streamId) => {
+          const shown = await self.registration.getNotifications();
+          const notification = shown.find(({ data }) => data?.streamId === streamId);
+          self.dispatchEvent(new NotificationEvent('notificationclick', { notification }));
+        }""",
+        stream_id,
+    )
+
+
+def test_all_streams_are_one_switch_and_browsers_are_listed(
+    browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+) -> None:
+    token, stream_id = accounts.session("bob"), own(accounts, "bob")
+    with visit(browser, relay, permissions=["notifications"]) as visitor:
+        page = visitor.page
+        subscribe_with(visitor.context, service.browser())
+        open_page(visitor, relay, token, "watch")
+        everything = page.get_by_role("switch", name="Notify me of alerts on all streams")
+        everything.click()
+        visitor.expect_text("This browser is notified")
+        page.get_by_text("Browsers that are notified").click()
+        visitor.expect_text("This browser: all streams")
+        page.evaluate("(id) => { location.hash = `#watch/${id}`; }", stream_id)
+        one = page.get_by_role("switch", name="Notify me of alerts on this stream")
+        expect(one).to_be_checked()
+        expect(one).to_be_disabled()
+        visitor.expect_text("On for all streams")
+        visitor.go("Watch")
+        expect(everything).to_be_checked()
+        page.get_by_text("Browsers that are notified").click()
+        page.get_by_role("button", name="Remove: This browser").click()
+        visitor.expect_text("It is not notified any more")
+        expect(everything).not_to_be_checked()
+        assert accounts.execute("select kind from relay.alert_targets") == []
+
+
+def test_the_page_asks_only_on_a_click_and_says_what_is_in_the_way(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token = accounts.session("ann")
+    with visit(browser, relay) as visitor:
+        visitor.context.add_init_script(
+            "globalThis.asked = 0;"
+            "Notification.requestPermission = async () => { asked += 1; return 'denied'; };"
+            "Object.defineProperty(Notification, 'permission', { get: () => 'default' });"
+        )
+        open_page(visitor, relay, token, "watch")
+        switch = visitor.page.get_by_role("switch")
+        expect(switch).to_be_enabled()
+        assert visitor.page.evaluate("asked") == 0
+        switch.click()
+        visitor.expect_text("You have not allowed notifications")
+        expect(switch).not_to_be_checked()
+        assert visitor.page.evaluate("asked") == 1
+    with visit(browser, relay, host="insecure.test") as visitor:
+        visitor.page.goto(f"http://insecure.test:{relay.port}{BASE}/")
+        visitor.enter(token)
+        visitor.expect_text("Notifications need HTTPS, or a page on localhost")
+        expect(visitor.page.get_by_role("switch")).to_be_disabled()
+    with visit(browser, relay) as visitor:
+        visitor.context.add_init_script(
+            "delete globalThis.PushManager; navigator.standalone = false;"
+        )
+        open_page(visitor, relay, token, "watch")
+        visitor.expect_text("add this page to the Home Screen first")
+
+
+def test_services_are_not_offered_any(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    with visit(browser, relay) as visitor:
+        open_page(visitor, relay, accounts.service("*"), "watch")
+        visitor.expect_state("Connected as a service")
+        visitor.expect_text("No live streams")
+        expect(visitor.page.get_by_role("switch")).to_have_count(0)
+
+
+async def test_the_worker_and_the_manifest_are_served_below_the_path(relay: RelayProcess) -> None:
+    worker = await relay.get("/cams/push-worker.js")
+    assert worker.headers["Content-Type"].startswith("text/javascript")
+    assert worker.headers["Cache-Control"] == "no-cache"
+    assert "script-src 'self'" in worker.headers["Content-Security-Policy"]
+    manifest = await relay.get("/cams/app.webmanifest")
+    assert manifest.headers["Content-Type"] == "application/manifest+json"
+    assert manifest.json()["display"] == "standalone"
