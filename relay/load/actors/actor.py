@@ -5,6 +5,7 @@ Subclasses define the work: phone.py, viewer.py, service.py, hostile.py.
 
 from __future__ import annotations
 
+import math
 from random import Random
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from relay.load.actors.network import was_cut
 from relay.load.actors.run_context import ConnectionCut, RunContext
 from relay.load.measures.stats import GroupStats
 from relay.load.scenario.groups import Group
-from relay.load.scenario.schedule import Presence
+from relay.load.scenario.schedule import Pauses, Presence
 from relay.protocol.endings import Ending
 
 CONNECT_TIMEOUT = 15.0
@@ -65,12 +66,15 @@ class Actor:
     random: Random = field(init=False)
     target: str = field(init=False)
     """The name of the target of the current connection, or of the last one."""
+    pauses: Pauses = field(init=False)
+    """When its app pauses."""
     _retry_after: float = 0.0
     _refused: bool = False
 
     def __attrs_post_init__(self) -> None:
         endpoint = self.context.endpoint
         self.go_to(self.group_target or endpoint.target(self.place()))
+        self.pauses = self.context.timeline.pauses(self.name, self.number)
         seed = self.context.timeline.scenario.seed
         self.random = Random(f"{seed} {self.name} {self.number} actor")  # noqa: S311 (no secret)
 
@@ -99,8 +103,13 @@ class Actor:
         with trio.CancelScope(deadline=self.context.epoch + leave):
             due, attempt = self.presence.join, 0
             while True:
+                due = self.pauses.resumed(due)
                 await self.context.until(due)
-                worked = await self._connect_once(due)
+                with self._until_pause() as awake:
+                    worked = await self._connect_once(due)
+                if awake.cancelled_caught:
+                    due, attempt = self.context.now(), 0
+                    continue
                 attempt = 0 if worked else attempt + 1
                 policy = self.group.reconnect
                 if policy is None or self._refused:
@@ -111,6 +120,13 @@ class Actor:
                     endpoint = self.context.endpoint
                     self.go_to(endpoint.target(endpoint.index(self.target) + 1))
                 self.stats.counts["reconnects"] += 1
+
+    def _until_pause(self) -> trio.CancelScope:
+        """Ends when the app pauses, if it closes its connection then."""
+        pauses, deadline = self.group.pauses, math.inf
+        if pauses is not None and pauses.connection == "closes":
+            deadline = self.context.epoch + self.pauses.next_change(self.context.now())
+        return trio.CancelScope(deadline=deadline)
 
     def main_stream(self) -> str | None:
         """The stream that its connections are for, if there is one."""
@@ -143,6 +159,7 @@ class Actor:
         async with context.connect(
             self.name,
             self.target,
+            number=self.number,
             random=self.random,
             on_message=self.receive,
             msgpack=getattr(self.group, "encoding", "json") == "msgpack",

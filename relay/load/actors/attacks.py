@@ -83,6 +83,7 @@ class Attacker:
         async with self.context.connect(
             self.name,
             self.target,
+            number=self.number,
             random=self.random,
             on_message=_ignore,
             msgpack=msgpack,

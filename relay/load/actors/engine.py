@@ -80,6 +80,7 @@ Emit = Callable[[StatsUpdate], Awaitable[None]]
 async def prepare(context: RunContext, share: Share) -> list[Actor]:
     """Make the actors of this share; `RelayError` when a file cannot be read."""
     factory = PayloadFactory(context.timeline.scenario.seed, context.files)
+    await trio.to_thread.run_sync(context.networks.open)
     return await trio.to_thread.run_sync(make_actors, context, share, factory)
 
 

@@ -39,7 +39,8 @@ class Phone(StreamActor):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        self._due = self.payloads.due(self.context.timeline, self.name, self.number, self.presence)
+        due = self.payloads.due(self.context.timeline, self.name, self.number, self.presence)
+        self._due = (at for at in due if not self.pauses.is_paused(at))
         self._next = next(self._due, None)
 
     @property

@@ -21,7 +21,8 @@ from relay.client.websocket import open_websocket
 from relay.load.actors.allowance import Allowance
 from relay.load.actors.client import MSGPACK_SUBPROTOCOL, LoadClient, OnIncoming
 from relay.load.actors.endpoint import Endpoint, is_encrypted, path_or_default
-from relay.load.actors.network import cut, is_plain, open_network, was_cut
+from relay.load.actors.group_networks import GroupNetworks
+from relay.load.actors.network import cut, open_network, was_cut
 from relay.load.actors.own_load import OwnLoad
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.observations import Observations
@@ -57,9 +58,13 @@ class RunContext:
     """None if there are no caps."""
     is_background: bool = False
     """Whether this process plays the groups in the background."""
+    networks: GroupNetworks = field(init=False)
     _open: dict[str, set[LoadClient]] = field(factory=lambda: defaultdict(set))
     _handshakes: dict[str, set[_Handshake]] = field(factory=lambda: defaultdict(set))
     _tls: ssl.SSLContext | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.networks = GroupNetworks(self.timeline, self.files)
 
     @property
     def run_id(self) -> bytes:
@@ -134,6 +139,7 @@ class RunContext:
         name: str,
         target: str,
         *,
+        number: int,
         random: Random,
         on_message: OnIncoming,
         msgpack: bool,
@@ -141,18 +147,18 @@ class RunContext:
         stream_id: str | None = None,
         local_address: str | None = None,
     ) -> AsyncIterator[LoadClient]:
-        """Connect to a target over the group's network, without authenticating. `DialFailed`.
+        """Connect an actor to a target over its network, without authenticating. `DialFailed`.
 
         The URL names the stream, if there is one."""
         url = self.endpoint.urls[target]
         with self.counted_connection():
             stream, host, resource = await open_plain(
                 url,
-                receive_buffer=SHAPED_RECEIVE_BUFFER if self._is_narrow(name) else None,
+                receive_buffer=SHAPED_RECEIVE_BUFFER if self.networks.is_narrow(name) else None,
                 local_address=local_address,
             )
             resource = with_stream(path_or_default(resource, phone=phone), stream_id)
-            async with _ungrouped(self._shaped(name, stream, random)) as link:
+            async with _ungrouped(self._shaped(name, number, stream, random)) as link:
                 handshake = _Handshake(link)
                 self._handshakes[name].add(handshake)
                 try:
@@ -191,26 +197,21 @@ class RunContext:
 
     @asynccontextmanager
     async def _shaped(
-        self, name: str, stream: trio.abc.Stream, random: Random
+        self, name: str, number: int, stream: trio.abc.Stream, random: Random
     ) -> AsyncIterator[trio.abc.Stream]:
-        """Put the group's network in front of a stream, unless it is perfect in all stages."""
-        is_perfect = all(map(is_plain, self.timeline.networks(name)))
-        if isinstance(stream, trio.SocketStream) and is_perfect:
+        """Put an actor's network in front of a stream, unless it is perfect at all times."""
+        if isinstance(stream, trio.SocketStream) and self.networks.is_perfect(name):
             try:
                 yield stream
             finally:
                 await trio.aclose_forcefully(stream)
             return
-        async with open_network(stream, partial(self._network_at, name), random) as link:
+        async with open_network(stream, partial(self._network_at, name, number), random) as link:
             yield link
 
-    def _network_at(self, name: str, at: float) -> tuple[Network, float]:
-        network, until = self.timeline.network_at(name, at - self.epoch)
+    def _network_at(self, name: str, number: int, at: float) -> tuple[Network, float]:
+        network, until = self.networks.at(name, number, at - self.epoch)
         return network, self.epoch + until
-
-    def _is_narrow(self, name: str) -> bool:
-        """Whether the group's downloads are limited in any stage."""
-        return any(network.bandwidth is not None for network in self.timeline.networks(name))
 
 
 @define(eq=False)

@@ -14,6 +14,7 @@ class SentFiles(msgspec.Struct, frozen=True):
     videos: dict[str, list[bytes]] = {}
     """The pictures of each."""
     script: bytes | None = None
+    links: dict[str, bytes] = {}
 
     @property
     def script_digest(self) -> str | None:
@@ -24,7 +25,8 @@ class SentFiles(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """Bytes."""
         pictures = sum(len(picture) for video in self.videos.values() for picture in video)
-        return sum(map(len, self.recordings.values())) + pictures + len(self.script or b"")
+        lines = sum(map(len, (*self.recordings.values(), *self.links.values())))
+        return lines + pictures + len(self.script or b"")
 
     def __repr__(self) -> str:
         return f"SentFiles({self.size} bytes)"

@@ -20,6 +20,7 @@ from relay.load.run.handshake import AgentAddress, AgentRefused, dial_agent
 from relay.load.run.permit import MAX_PROCESSES
 from relay.load.run.wire import BadMessage, Greeting, MessagePipe
 from relay.load.scenario.scenario import Scenario
+from relay.load.scenario.schedule import Timeline
 from relay.transport.pinned_key import PinnedKey
 
 GREETING_TIMEOUT = 10.0
@@ -86,10 +87,14 @@ def _read_files(scenario: Scenario) -> SentFiles:
     sources = [group.frames for group in scenario.phones.values()]
     recordings = {each.recording for each in sources if each.recording is not None}
     videos = {each.video for each in sources if each.video is not None}
+    timeline = Timeline(scenario)
+    choices = [choice for name in scenario.groups for choice in timeline.links(name)]
+    links = {each.recording for each in choices if each.recording is not None}
     budget = _Budget()
     script = scenario.script
     return SentFiles(
         recordings={name: budget.read(scenario.path(name)) for name in sorted(recordings)},
+        links={name: budget.read(scenario.path(name)) for name in sorted(links)},
         videos={name: budget.count(read_video(scenario.path(name))) for name in sorted(videos)},
         script=None if script is None else budget.read(scenario.path(script)),
     )

@@ -49,12 +49,21 @@ class Arrival:
     """Per second, evenly spaced."""
     poisson: float | None = key(units.rate, "a rate such as 100/s", None)
     """Mean number per second, of a Poisson process."""
+    curve: tuple[float, ...] = key(list_of(units.number), "a list such as [1, 4, 9, 3]", ())
+    """With `over`: how many join in each of so many equal parts of it, in proportion."""
+    doubles_every: float | None = key(units.positive_duration, DURATION, None)
+    """Seconds in which the number of those who have joined doubles, from the first one on."""
     after: float = key(units.duration, DURATION, 0.0)
     """Seconds before the first one joins."""
 
     def __attrs_post_init__(self) -> None:
-        if sum(each is not None for each in (self.over, self.rate, self.poisson)) > 1:
-            raise ValueError("use one of over, rate and poisson")
+        ways = (self.over, self.rate, self.poisson, self.doubles_every)
+        if sum(each is not None for each in ways) > 1:
+            raise ValueError("use one of over, rate, poisson and doubles_every")
+        if self.curve and self.over is None:
+            raise ValueError("curve needs over")
+        if self.curve and not (min(self.curve) >= 0 and sum(self.curve) > 0):
+            raise ValueError("curve must have numbers from 0, and one above 0")
 
 
 def _short_arrival(value: object) -> Arrival:
@@ -93,6 +102,52 @@ class Network:
             raise ValueError("queue needs bandwidth: it waits in front of it")
         if self.upload_queue is not None and self.upload is None:
             raise ValueError("upload_queue needs upload: it waits in front of it")
+
+
+@frozen
+class LinkChoice:
+    """A link whose rates and round trip change over time, in place of a `Network`."""
+
+    name: str | None = key(text, "the name of a link", None)
+    """One that comes with relay."""
+    recording: str | None = key(text, "the name of a file of `relay load record --link`", None)
+    together: bool = key(switch, "true or false", default=False)
+    """All clients are at the same place in it, and begin at its start; else each is elsewhere."""
+    round_trip: float | None = key(units.duration, DURATION, None)
+    """Seconds, in place of what the link has."""
+    queue: int | None = key(units.size, QUEUE, None)
+    """Likewise: bytes that wait in front of the downlink."""
+    upload_queue: int | None = key(units.size, QUEUE, None)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.name is None) == (self.recording is None):
+            raise ValueError("use one of name and recording")
+
+
+def _short_link(value: object) -> LinkChoice:
+    try:
+        return LinkChoice(name=text(value))
+    except ValueError:
+        raise ValueError("the name of a link, or a table with recording") from None
+
+
+@frozen
+class AppPauses:
+    """The app of each actor pauses again and again, as when a phone is put in a pocket."""
+
+    every: float = key(units.positive_duration, DURATION)
+    """Seconds from one time to the next; each actor begins at another place in this."""
+    lasts: float = key(units.positive_duration, DURATION)
+    """Seconds of a pause."""
+    connection: str = key(
+        one_of("closes", "freezes", "stays"), '"closes", "freezes" or "stays"', "closes"
+    )
+    """What becomes of the connection: the app closes it; the system stops the app, which reads and
+    writes nothing; or, of phones, it stays and only the pictures stop."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.lasts >= self.every:
+            raise ValueError("lasts must be shorter than every")
 
 
 @frozen
@@ -189,6 +244,9 @@ class Group:
     count: int = key(COUNT, "a whole number, 0 to 100000", 1)
     arrival: Arrival = nested(Arrival, Arrival(), short=_short_arrival)
     network: Network = nested(Network, Network())
+    link: LinkChoice | None = nested(LinkChoice, None, short=_short_link)
+    """In place of `network`."""
+    pauses: AppPauses | None = nested(AppPauses, None)
     reconnect: Reconnect | None = nested(Reconnect, Reconnect(), short=_no_reconnect)
     expect_closes: tuple[int, ...] = key(list_of(whole(1000, 4999)), "a list of close codes", ())
     """Close codes that do not count as unexpected."""
@@ -197,6 +255,17 @@ class Group:
     background: bool = key(switch, "true or false", default=False)
     """Its actors run in the last worker, which runs nobody else and gives way to all others on the
     CPU: so they delay what others measure by what they ask of the relay only."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.link is not None and self.network != Network():
+            raise ValueError("use one of network and link")
+        pauses = self.pauses
+        if pauses is not None and pauses.connection == "stays" and not self.has_camera:
+            raise ValueError('connection = "stays" is for phones: others have nothing to stop')
+
+    @property
+    def has_camera(self) -> bool:
+        return False
 
 
 @frozen(kw_only=True)
@@ -213,7 +282,12 @@ class PhoneGroup(Group):
     """Seconds that a frame may be late because the network is too slow; the phone withholds later
     ones and counts them."""
 
+    @property
+    def has_camera(self) -> bool:
+        return True
+
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if not 0 <= self.fps <= 1000:
             raise ValueError("fps must be from 0 to 1000")
         if self.layers and self.frames is not DEFAULT_FRAMES:
@@ -297,5 +371,6 @@ class HostileGroup(Group):
     """Addresses of this machine's loopback interface that they come from, in turn."""
 
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if self.every is not None and self.kind not in KINDS_WITH_EVERY:
             raise ValueError(f"every is for {', '.join(KINDS_WITH_EVERY)}")

@@ -23,10 +23,12 @@ from relay.load.scenario.groups import (
     DURATION,
     Group,
     HostileGroup,
+    Network,
     PhoneGroup,
     ServiceGroup,
     ViewerGroup,
 )
+from relay.load.scenario.link_trace import link_names
 from relay.load.scenario.schema import (
     Place,
     ScenarioError,
@@ -145,7 +147,7 @@ KINDS: dict[Kind, type[Group]] = {
     "services": ServiceGroup,
     "hostiles": HostileGroup,
 }
-CHANGEABLE = {"count", "fps", "rate", "network", "arrival"}
+CHANGEABLE = {"count", "fps", "rate", "network", "link", "arrival"}
 
 
 def _lateness(value: object) -> float | None:
@@ -256,22 +258,30 @@ def parse_scenario(source: str, file: str, folder: Path) -> Scenario:
     for number, stage in enumerate(scenario.stages):
         for name in stage.change:
             changed(scenario, number, name, place)  # finds errors before anything starts
-    names = scenario.groups
+    places = [place.at(f"check[{number}]") for number in range(len(raw.check))]
+    return with_checks(scenario, raw.check, places)
+
+
+def with_checks(scenario: Scenario, lines: Sequence[str], places: Sequence[Place]) -> Scenario:
+    """The scenario with these checks in place of its own; `ScenarioError`.
+
+    `places` says where each line is.
+    """
     checks = []
-    for number, line in enumerate(raw.check):
+    for line, place in zip(lines, places, strict=True):
         try:
             check = parse_threshold(
                 line,
-                names,
-                scripted=raw.script is not None,
+                scenario.groups,
+                scripted=scenario.script is not None,
                 stages=[stage.name for stage in scenario.stages],
             )
             _check_wire(check, scenario)
             _check_figure_of_layer(check, scenario)
             checks.append(check)
         except ValueError as problem:
-            raise place.at(f"check[{number}]").error(str(problem)) from None
-    return attrs.evolve(scenario, checks=tuple(checks))
+            raise place.error(str(problem)) from None
+    return attrs.evolve(scenario, check=tuple(lines), checks=tuple(checks))
 
 
 def digest_of_load(table: Mapping[str, Any]) -> str:
@@ -337,7 +347,10 @@ def changed(scenario: Scenario, stage: int, name: str, place: Place | None = Non
         for wrong in change.keys() - known:
             raise where.at(wrong).error(f"cannot be changed{suggestion(wrong, known)}")
         read = read_table(type(group), {**_required(group), **change}, where)
-        group = attrs.evolve(group, **{name: getattr(read, name) for name in change})
+        given = {name: getattr(read, name) for name in change}
+        if "link" in given or "network" in given:  # one takes the place of the other
+            given = {"network": Network(), "link": None} | given
+        group = attrs.evolve(group, **given)
     return group
 
 
@@ -456,6 +469,20 @@ def _check_groups(
         raise place.at("workers").error("must be 2 or more, since a group is in the background")
     _check_watched(scenario, groups, place)
     _check_mentioned(scenario, names, place)
+    _check_link_names(scenario, groups, place)
+
+
+def _check_link_names(
+    scenario: Scenario, groups: Mapping[str, Mapping[str, Group]], place: Place
+) -> None:
+    places = {name: f"{kind}.{name}" for kind, of in groups.items() for name in of}
+    for name, where in places.items():
+        for stage in range(-1, len(scenario.stages)):
+            link = changed(scenario, stage, name, place).link
+            if link is not None and link.name is not None and link.name not in link_names():
+                at = place.at(where if stage < 0 else f"stages[{stage}].change.{name}").at("link")
+                hint = suggestion(link.name, link_names())
+                raise at.error(f"there is no link named {link.name!r}{hint}")
 
 
 def _check_watched(

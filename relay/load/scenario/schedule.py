@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from random import Random
 from typing import TypeVar
@@ -17,8 +17,10 @@ from typing import TypeVar
 from attrs import define, field, frozen
 
 from relay.load.scenario.groups import (
+    AppPauses,
     Arrival,
     Group,
+    LinkChoice,
     Network,
     PhoneGroup,
     ServiceGroup,
@@ -26,6 +28,8 @@ from relay.load.scenario.groups import (
 from relay.load.scenario.scenario import Scenario, changed
 
 G = TypeVar("G", bound=Group)
+MOMENT = 1e-6
+"""Seconds. A moment at which something changes belongs to what follows, however it is rounded."""
 
 
 @frozen
@@ -41,7 +45,9 @@ def arrivals(arrival: Arrival, count: int, random: Random) -> Iterator[float]:
     at = arrival.after
     for number in range(count):
         if arrival.over is not None:
-            yield arrival.after + arrival.over * number / count
+            yield arrival.after + arrival.over * _part_of(arrival.curve, number / count)
+        elif arrival.doubles_every is not None:
+            yield arrival.after + arrival.doubles_every * math.log2(number + 1)
         elif arrival.rate is not None:
             yield arrival.after + number / arrival.rate
         elif arrival.poisson is not None:
@@ -49,6 +55,53 @@ def arrivals(arrival: Arrival, count: int, random: Random) -> Iterator[float]:
             yield at
         else:
             yield at
+
+
+def _part_of(curve: Sequence[float], part: float) -> float:
+    """At which part of the time this part of all has joined."""
+    if not curve:
+        return part
+    wanted = part * sum(curve)
+    for number, weight in enumerate(curve):
+        if wanted < weight:
+            return (number + wanted / weight) / len(curve)
+        wanted -= weight
+    return 1.0
+
+
+@frozen
+class Pauses:
+    """When the app of one actor pauses; all times are in seconds of the run."""
+
+    every: float = math.inf
+    lasts: float = 0.0
+    phase: float = 0.0
+    """The part of `every` that it is past at the start; the pause is at the end of it."""
+
+    @classmethod
+    def of(cls, pauses: AppPauses | None, seed: str) -> Pauses:
+        if pauses is None:
+            return cls()
+        phase = Random(seed).random() * pauses.every  # noqa: S311 (load, no secret)
+        return cls(pauses.every, pauses.lasts, phase)
+
+    def is_paused(self, at: float) -> bool:
+        return at + MOMENT >= self._end(at) - self.lasts
+
+    def next_change(self, at: float) -> float:
+        """When a pause begins or ends."""
+        end = self._end(at)
+        return end if self.is_paused(at) else end - self.lasts
+
+    def resumed(self, at: float) -> float:
+        """This time, or the end of the pause that it is in."""
+        return self.next_change(at) if self.is_paused(at) else at
+
+    def _end(self, at: float) -> float:
+        """When the next pause ends, or the one that it is in."""
+        if math.isinf(self.every):
+            return math.inf
+        return (math.floor((at + self.phase + MOMENT) / self.every) + 1) * self.every - self.phase
 
 
 @define(eq=False)
@@ -78,15 +131,25 @@ class Timeline:
     def stage_end(self, stage: int) -> float:
         return self.starts[stage + 1] if stage + 1 < len(self.starts) else self.end
 
-    def network_at(self, name: str, at: float) -> tuple[Network, float]:
-        """The network of a group at a time, and when another stage begins."""
+    def group_at(self, name: str, at: float) -> tuple[Group, float]:
+        """A group at a time, and when another stage begins."""
         stage = self.stage_at(at)
         following = self.starts[stage + 1 : stage + 2]
-        return self.group_in(name, stage).network, following[0] if following else math.inf
+        return self.group_in(name, stage), following[0] if following else math.inf
 
     def networks(self, name: str) -> list[Network]:
         """The network of a group in each stage."""
         return [self.group_in(name, stage).network for stage in range(len(self.starts))]
+
+    def links(self, name: str) -> list[LinkChoice]:
+        """The links of a group, of all stages."""
+        groups = (self.group_in(name, stage) for stage in range(len(self.starts)))
+        return [group.link for group in groups if group.link is not None]
+
+    def pauses(self, name: str, number: int) -> Pauses:
+        """When the app of an actor pauses."""
+        pauses = self.scenario.groups[name].pauses
+        return Pauses.of(pauses, f"{self.scenario.seed} {name} {number} pauses")
 
     def most(self, name: str) -> int:
         """The largest number of actors that the group has in any stage."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from relay.load.scenario.groups import Network
+from relay.load.scenario.groups import Arrival, Network
 from relay.load.scenario.scenario import parse_scenario
-from relay.load.scenario.schedule import Presence, Timeline
+from relay.load.scenario.schedule import Pauses, Presence, Timeline, arrivals
 
 
 def timeline(source: str) -> Timeline:
@@ -121,8 +124,40 @@ def test_a_network_changes_with_its_stage() -> None:
         network = { upload = "0bit/s", upload_queue = "1MiB" }
         """
     )
-    before, until = line.network_at("a", 9.9)
-    assert (before, until) == (Network(upload=5e6), 10.0)
-    after = Network(upload=0, upload_queue=1 << 20)
-    assert line.network_at("a", 10.0) == (after, math.inf)
+    before, after = Network(upload=5e6), Network(upload=0, upload_queue=1 << 20)
+    for at, network, until in ((9.9, before, 10.0), (10.0, after, math.inf)):
+        group, changes = line.group_at("a", at)
+        assert (group.network, changes) == (network, until)
     assert line.networks("a") == [before, after]
+
+
+def test_a_curve_says_how_many_join_in_each_part_of_the_time() -> None:
+    arrival = Arrival(over=100.0, curve=(1, 4, 0, 5), after=10.0)
+    at = list(arrivals(arrival, 1000, Random(1)))
+    assert at == sorted(at)
+    parts = [sum(10 + 25 * n <= each < 35 + 25 * n for each in at) for n in range(4)]
+    assert parts == [100, 400, 0, 500]
+
+
+def test_a_doubling_has_twice_as_many_after_each_time() -> None:
+    at = list(arrivals(Arrival(doubles_every=5.0), 1024, Random(1)))
+    assert [sum(each <= 5.0 * n + 1e-9 for each in at) for n in range(11)] == [
+        2**n for n in range(11)
+    ]
+
+
+@given(
+    every=st.floats(0.1, 1000),
+    part=st.floats(0.01, 0.99),
+    phase=st.floats(0, 1),
+    at=st.floats(0, 10_000),
+)
+def test_an_app_pauses_and_resumes(every: float, part: float, phase: float, at: float) -> None:
+    pauses = Pauses(every, every * part, phase * every)
+    change = pauses.next_change(at)
+    assert at < change <= at + every + 1e-6
+    if change - at > 1e-3:
+        assert pauses.is_paused(at) == pauses.is_paused((at + change) / 2)
+    assert pauses.resumed(at) == (change if pauses.is_paused(at) else at)
+    assert pauses.is_paused(change + 1e-5) != pauses.is_paused(at) or every < 0.01
+    assert not Pauses().is_paused(at)
