@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,16 @@ import click
 
 from relay.cli.grouped_help import GroupedGroup, GroupedOption
 from relay.cli.load_agents import agent_command, agent_options, keys_command, read_agent_options
+from relay.cli.load_database import check_database
+from relay.cli.load_find import find_command
+from relay.cli.load_scenario import (
+    EXAMPLES,
+    example_names,
+    find_scenario,
+    no_example,
+    target_options,
+)
 from relay.errors import ConfigError
-
-EXAMPLES = resources.files("relay.load.scenario") / "examples"
 
 
 class LoadGroup(GroupedGroup):
@@ -50,9 +56,9 @@ def tolerance_option(command: Any) -> Any:
     cls=LoadGroup,
     subcommand_metavar="SCENARIO.toml | COMMAND [ARGS]...",
     sections={
-        "Run a scenario": ("examples", "run"),
+        "Run a scenario": ("examples", "run", "find"),
         "Read results": ("compare",),
-        "Prepare": ("record", "self-test"),
+        "Prepare": ("record", "links", "self-test"),
         "Several machines": ("agent", "keys"),
     },
 )
@@ -66,10 +72,12 @@ def load() -> None:
     List the examples:    relay load examples
     Copy an example:      relay load examples smoke > mine.toml
     Run it:               relay load mine.toml --report mine.html --json mine.json
+    Find its limit:       relay load find mine.toml --raise viewers
     Compare two runs:     relay load compare before.json mine.json
     """
 
 
+load.add_command(find_command)
 load.add_command(agent_command)
 load.add_command(keys_command)
 
@@ -143,30 +151,7 @@ load.add_command(keys_command)
 @click.option(
     "--abort-on-fail", is_flag=True, help="End the run as soon as a check can no longer pass."
 )
-@click.option(
-    "--target-is-mine",
-    is_flag=True,
-    help="Allow a target that is not this machine.",
-    cls=GroupedOption,
-    group="Machines",
-)
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    metavar="[NAME=]URL",
-    help="Load this relay, and no other; several times for several nodes of a cluster.",
-    cls=GroupedOption,
-    group="Machines",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Number of worker processes, instead of the scenario's.",
-    cls=GroupedOption,
-    group="Machines",
-)
+@target_options
 @agent_options
 def run_command(  # noqa: PLR0917 (the parameters of the command)
     scenario: str,
@@ -201,48 +186,24 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
     """
     from relay.load.report.metric_sinks import SinkAddresses
     from relay.load.report.outputs import OutputFiles
-    from relay.load.runner import Baseline, run_scenario
+    from relay.load.runner import Baseline, ScenarioChoice, run_scenario
 
-    if agents and workers is not None:
-        raise ConfigError("--workers is for this machine: agents are started with their own")
-    return run_scenario(
-        find_scenario(scenario),
-        OutputFiles(report=report, json=json_file, csv=csv_file, junit=junit),
+    choice = ScenarioChoice(
+        path=find_scenario(scenario),
         workers=workers,
         targets=targets,
         abort_on_fail=abort_on_fail,
         target_is_mine=target_is_mine,
+        agents=read_agent_options(agents, key_file, workers),
+        check_database=check_database,
+    )
+    return run_scenario(
+        choice,
+        OutputFiles(report=report, json=json_file, csv=csv_file, junit=junit),
         baseline=None if baseline is None else Baseline(baseline, tolerance / 100),
         sinks=SinkAddresses.of(remote_write, otlp),
         on_github=github or os.environ.get("GITHUB_ACTIONS") == "true",
-        agents=read_agent_options(agents, key_file),
     )
-
-
-def find_scenario(name: str) -> Path:
-    """The file with this name, or else the example."""
-    path = Path(name)
-    if path.suffix != ".toml" and not os.access(path, os.F_OK):
-        example = Path(str(EXAMPLES / f"{name}.toml"))
-        if example.is_file():
-            return example
-        if path.parent == Path():
-            raise no_example(name, "no file and no example")
-    return path
-
-
-def example_names() -> list[str]:
-    return sorted(
-        path.name.removesuffix(".toml")
-        for path in EXAMPLES.iterdir()
-        if path.name.endswith(".toml")
-    )
-
-
-def no_example(name: str, what: str) -> ConfigError:
-    from relay.load.suggestions import suggestion
-
-    return ConfigError(f"there is {what} named {name!r}{suggestion(name, example_names())}")
 
 
 @load.command(name="examples")
@@ -264,6 +225,29 @@ def examples_command(name: str | None) -> None:
     if name not in names:
         raise no_example(name, "no example")
     click.echo((EXAMPLES / f"{name}.toml").read_text(), nl=False)
+
+
+@load.command(name="links")
+@click.argument("name", required=False)
+def links_command(name: str | None) -> None:
+    """List the links that scenarios may name, or print one.
+
+    \b
+    Example:
+      relay load links
+      relay load links lte-drive > mine.link
+    """
+    from relay.load.report.link_words import link_lines
+    from relay.load.scenario.link_trace import NAMED_LINKS, link_names
+    from relay.load.suggestions import suggestion
+
+    if name is None:
+        for line in link_lines():
+            click.echo(line)
+        return
+    if name not in link_names():
+        raise ConfigError(f"there is no link named {name!r}{suggestion(name, link_names())}")
+    click.echo((NAMED_LINKS / f"{name}.link").read_text(), nl=False)
 
 
 @load.command(name="compare")
@@ -324,13 +308,40 @@ def self_test_command(agents: tuple[str, ...], key_file: Path | None) -> None:
 
 @load.command(name="record")
 @click.argument("url")
-@click.argument("stream")
+@click.argument("stream", required=False)
+@click.option(
+    "--link",
+    "is_link",
+    is_flag=True,
+    help="Record the link to the relay in place of a stream.",
+    cls=GroupedOption,
+    group="A link",
+)
+@click.option(
+    "--max-rate",
+    metavar="RATE",
+    default="10Mbit/s",
+    show_default=True,
+    help="Send no faster than this.",
+    cls=GroupedOption,
+    group="A link",
+)
+@click.option(
+    "--viewers",
+    type=click.IntRange(1, 64),
+    default=4,
+    metavar="N",
+    show_default=True,
+    help="Get each frame so many times, for links that carry more down than up.",
+    cls=GroupedOption,
+    group="A link",
+)
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
     required=True,
-    metavar="FILE.trace",
+    metavar="FILE",
     help="The file to write.",
     cls=GroupedOption,
     group="Output",
@@ -370,7 +381,10 @@ def self_test_command(agents: tuple[str, ...], key_file: Path | None) -> None:
 )
 def record_command(  # noqa: PLR0917 (the parameters of the command)
     url: str,
-    stream: str,
+    stream: str | None,
+    is_link: bool,
+    max_rate: str,
+    viewers: int,
     output: Path,
     seconds: float | None,
     token_file: Any,
@@ -378,11 +392,15 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     ca: str | None,
     insecure: bool,
 ) -> None:
-    """Record a real stream for the phones of a scenario to replay.
+    """Record a real stream for the phones of a scenario to replay, or a link for its clients.
+
+    A link is recorded from where a real client would be: its rates in both directions, its round
+    trip, and its holes, over time. That takes as much data as it carries.
 
     \b
     Example:
       relay load record ws://localhost:3000 front-door -o door.trace --token-file token.txt
+      relay load record --link wss://relay.example -o train.link --seconds 120
     """
     import trio
 
@@ -392,6 +410,14 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     token = token_file.read().strip() if token_file else os.environ.get("TOKEN", "")
     if not token:
         raise ConfigError("a token is needed: set TOKEN, or use --token-file FILE")
+    verification = TlsVerification.of(ca, insecure=insecure)
+    if is_link:
+        if stream is not None or sizes_only:
+            raise ConfigError("--link is for a link: it takes no stream and no --sizes-only")
+        _record_link(url, token, output, verification, seconds, max_rate, viewers)
+        return
+    if stream is None:
+        raise ConfigError("which stream? Name it behind the address, or use --link for the link")
     recording = partial(
         record,
         url,
@@ -400,7 +426,33 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
         output,
         seconds=seconds,
         with_data=not sizes_only,
-        tls_verification=TlsVerification.of(ca, insecure=insecure),
+        tls_verification=verification,
     )
     recorder = trio.run(recording)
     click.echo(f"{recorder.frames} frames in {output}, {recorder.missed} missed")
+
+
+def _record_link(  # noqa: PLR0917 (the parameters of the command)
+    url: str,
+    token: str,
+    output: Path,
+    verification: Any,
+    seconds: float | None,
+    max_rate: str,
+    viewers: int,
+) -> None:
+    from relay.load import units
+    from relay.load.record_link import LinkRecordOptions, record_link
+    from relay.load.report.link_words import recorded_lines
+
+    try:
+        rate = units.above_zero(units.bandwidth(max_rate))
+    except ValueError:
+        raise ConfigError(
+            f"--max-rate: expected a bandwidth such as 500kbit/s or 10Mbit/s, not {max_rate!r}"
+        ) from None
+    options = LinkRecordOptions(seconds=seconds, max_rate=rate, viewers=viewers)
+    click.echo(options.warning())
+    recorded = record_link(url, token, output, options, verification)
+    for line in recorded_lines(recorded.trace, recorded.doubts()):
+        click.echo(line)

@@ -38,8 +38,12 @@ def agent_options(command: Any) -> Any:
     return command
 
 
-def read_agent_options(agents: tuple[str, ...], key_file: Path | None) -> Any:
+def read_agent_options(
+    agents: tuple[str, ...], key_file: Path | None, workers: int | None = None
+) -> Any:
     """The `AgentOptions` of a command; None without agents. `ConfigError`."""
+    if agents and workers is not None:
+        raise ConfigError("--workers is for this machine: agents are started with their own")
     from relay.load.run.agents import AgentOptions
     from relay.load.run.handshake import AgentAddress
     from relay.load.run.key_file import read_key

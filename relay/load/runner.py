@@ -12,6 +12,8 @@ import trio
 from attrs import frozen
 from rich.console import Console
 
+from relay.errors import ConfigError
+from relay.load.actors.group_networks import check_links
 from relay.load.measures.comparison import (
     IncomparableRuns,
     RecordedRun,
@@ -47,6 +49,7 @@ EXIT_CODES: dict[Outcome, int] = {
     "interrupted": 130,
 }
 BAD_SCENARIO, CANNOT_WRITE, WORSE = 2, 3, 4
+COULD_NOT_RUN = EXIT_CODES["could not run"]
 
 
 @frozen
@@ -74,24 +77,55 @@ def read_run(path: Path) -> RecordedRun:
     return RecordedRun(str(path), *read_result(path))
 
 
+@frozen(kw_only=True)
+class ScenarioChoice:
+    """A scenario, and what the command line says about running it."""
+
+    path: Path
+    workers: int | None = None
+    targets: Sequence[str] = ()
+    """In place of its own."""
+    target_is_mine: bool = False
+    abort_on_fail: bool = False
+    agents: AgentOptions | None = None
+    """In place of workers of this machine."""
+    check_database: Callable[[Scenario], None] = lambda _scenario: None
+    """Raises `ConfigError` if relays that are to be started would have no PostgreSQL."""
+
+
+def open_scenario(choice: ScenarioChoice) -> tuple[Scenario, RunOptions, str]:
+    """Read a scenario, with its source; `ScenarioError`, `ConfigError`."""
+    path = choice.path
+    scenario = load_scenario(path)
+    if choice.workers is not None:
+        scenario = attrs.evolve(scenario, workers=choice.workers)
+    if choice.targets:
+        scenario = with_targets(scenario, choice.targets)
+    if choice.agents is not None:
+        check_reachable(scenario, str(path))
+    check_links(scenario, str(path))
+    choice.check_database(scenario)
+    options = RunOptions(
+        target_is_mine=choice.target_is_mine,
+        abort_on_fail=choice.abort_on_fail,
+        agents=choice.agents,
+    )
+    return scenario, options, path.read_text(encoding="utf-8")
+
+
 def run_scenario(
-    path: Path,
+    choice: ScenarioChoice,
     files: OutputFiles,
     *,
-    workers: int | None = None,
-    targets: Sequence[str] = (),
-    abort_on_fail: bool = False,
-    target_is_mine: bool = False,
     on_github: bool = False,
     baseline: Baseline | None = None,
     sinks: SinkAddresses = SinkAddresses(),  # noqa: B008 (frozen)
-    agents: AgentOptions | None = None,
 ) -> int:
-    """Run a scenario; returns the exit code. `targets` are used in place of its own, `agents` in
-    place of workers of this machine.
+    """Run a scenario; returns the exit code.
 
     `on_github` prints what is wrong as GitHub's annotations, too.
     """
+    path = choice.path
     output = BestEffortOutput(sys.stdout)
     notes = Annotations(output.write if on_github else None, str(path))
     try:
@@ -101,17 +135,7 @@ def run_scenario(
         return CANNOT_WRITE
     configure_logging("error")
     try:
-        scenario = load_scenario(path)
-        if workers is not None:
-            scenario = attrs.evolve(scenario, workers=workers)
-        if targets:
-            scenario = with_targets(scenario, targets)
-        if agents is not None:
-            check_reachable(scenario, str(path))
-        options = RunOptions(
-            target_is_mine=target_is_mine, abort_on_fail=abort_on_fail, agents=agents
-        )
-        source = path.read_text(encoding="utf-8")
+        scenario, options, source = open_scenario(choice)
         coordinator = Coordinator(scenario, options, source, str(path))
         before = None if baseline is None else (baseline.open(scenario), baseline.tolerance)
         with notes:
@@ -119,6 +143,9 @@ def run_scenario(
     except (ScenarioError, BadResult, IncomparableRuns) as error:
         notes.error(print_error(str(error)))
         return BAD_SCENARIO
+    except ConfigError as error:
+        notes.error(print_error(str(error)))
+        return COULD_NOT_RUN
     notes.result(result, source)
     for failure in failures:
         notes.error(print_error(failure))

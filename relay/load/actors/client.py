@@ -38,6 +38,8 @@ class IncomingMessage(msgspec.Struct, rename="camel", gc=False):
     """Likewise; empty if there is none."""
     code: str | None = None
     message: str | None = None
+    frames: int = 0
+    """In `received`: how many of the connection have come."""
     alert_id: int | None = None
     retry_after: int | None = None
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 @frozen
@@ -16,9 +17,48 @@ class ProcessUsage:
     cpu_seconds: float
     resident: int
     """Bytes."""
+    by_process: Mapping[str, float] = field(factory=dict)
+    """CPU seconds of each of several processes, by name; empty if it is one."""
 
     def plus(self, other: ProcessUsage) -> ProcessUsage:
-        return ProcessUsage(self.cpu_seconds + other.cpu_seconds, self.resident + other.resident)
+        return ProcessUsage(
+            self.cpu_seconds + other.cpu_seconds,
+            self.resident + other.resident,
+            {**self.by_process, **other.by_process},
+        )
+
+    def busiest_since(self, before: ProcessUsage) -> float:
+        """CPU seconds since then of the process that used the most."""
+        if not self.by_process:
+            return self.cpu_seconds - before.cpu_seconds
+        return max(
+            seconds - before.by_process.get(name, seconds)
+            for name, seconds in self.by_process.items()
+        )
+
+
+@frozen
+class CoreTime:
+    """The time of all cores of this machine since it started, in seconds or any other unit."""
+
+    busy: float
+    total: float
+
+    def part_since(self, before: CoreTime) -> float | None:
+        """The part of the time in which they were busy; None if no time has passed."""
+        total = self.total - before.total
+        return (self.busy - before.busy) / total if total > 0 else None
+
+
+def read_core_time() -> CoreTime | None:
+    """Read it from /proc; None on other systems."""
+    try:
+        with Path("/proc/stat").open(encoding="ascii") as file:
+            numbers = [float(word) for word in file.readline().split()[1:9]]
+        idle = numbers[3] + numbers[4]  # waiting for a disk is idle, too
+    except (OSError, ValueError, IndexError):
+        return None
+    return CoreTime(sum(numbers) - idle, sum(numbers))
 
 
 def read_process_usage(pid: int) -> ProcessUsage | None:

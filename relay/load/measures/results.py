@@ -80,6 +80,10 @@ class Second:
     """Cores that all targets used together."""
     memory: int | None = None
     """Bytes, likewise."""
+    busiest: float | None = None
+    """Cores that the busiest process of the targets used."""
+    machine: float | None = None
+    """The part of all cores of the coordinator's machine that was busy with anything."""
     targets: dict[str, UsedByTarget] = field(factory=dict)
     """What each of several targets used."""
     layers: dict[str, float] = field(factory=dict)
@@ -211,6 +215,9 @@ class RunResult:
     """By name, if there were several, or agents."""
     comparison: Comparison | None = None
     """With the run of `--baseline`."""
+    verification: float | None = None
+    """Mean seconds in which the slowest target verified a token, which asks its database; None if
+    it did none, or did not say."""
     format: str = FORMAT
     type: str = "result"
 
@@ -242,6 +249,7 @@ def second_of(
     usage: Mapping[str, ProcessUsage],
     before: Mapping[str, ProcessUsage],
     last_at: float,
+    machine: float | None = None,
 ) -> Second:
     """Summarize what the groups did since `last_at`."""
     length = max(at - last_at, 1e-3)
@@ -272,6 +280,15 @@ def second_of(
         lateness=generator.time("lateness").statistic("p99") or 0.0,
         cpu=sum(each.cpu for each in used.values()) if used else None,
         memory=sum(each.resident for each in usage.values()) if usage else None,
+        busiest=max(
+            (
+                max(0.0, each.busiest_since(before[name])) / length
+                for name, each in usage.items()
+                if name in before
+            ),
+            default=None,
+        ),
+        machine=machine,
         targets={name: each for name, each in used.items() if name},
         layers={name: number / length for name, number in layer_counts(counts).items()},
         switches=counts["switches"],

@@ -83,7 +83,7 @@ def _checks(result: RunResult) -> str:
         )
         for check in result.checks
     ]
-    return "<h2>Checks</h2>" + _table(("check", "measured", ""), rows)
+    return "<h2>Checks</h2>" + html_table(("check", "measured", ""), rows)
 
 
 def _generator(result: RunResult) -> Iterable[str]:
@@ -94,14 +94,14 @@ def _generator(result: RunResult) -> Iterable[str]:
     if result.generators:
         yield "<h2>Generators</h2>"
         rows = [tuple(map(escape, row)) for row in generator_rows(result.generators)]
-        yield _table(("", *GENERATOR_COLUMNS), rows)
+        yield html_table(("", *GENERATOR_COLUMNS), rows)
 
 
 def _comparison(result: RunResult) -> Iterable[str]:
     if result.comparison is not None:
         yield f"<h2>Compared with {escape(result.comparison.baseline)}</h2>"
         rows = [tuple(map(escape, row)) for row in change_rows(result.comparison)]
-        yield _table(("", *CHANGE_COLUMNS), rows)
+        yield html_table(("", *CHANGE_COLUMNS), rows)
         yield "".join(f"<p>{escape(line)}</p>" for line in notes(result.comparison))
 
 
@@ -110,7 +110,7 @@ def _stages(result: RunResult) -> Iterable[str]:
         if number == 0:
             yield "<h2>Stages</h2>"
         heading = [column.replace("\n", " ") for column in columns]
-        yield _table(heading, [tuple(map(escape, row)) for row in rows])
+        yield html_table(heading, [tuple(map(escape, row)) for row in rows])
 
 
 def _verdict(*, kept: bool) -> str:
@@ -191,13 +191,13 @@ def _groups(groups: Mapping[str, GroupResult]) -> str:
                 seconds_in_words(values[each]) for each in ("p50", "p90", "p99", "p999", "max")
             ]
             rows.append((escape(name), escape(time_name), f"{values['count']:.0f}", *cells))
-    times = _table(("group", "time", "count", "p50", "p90", "p99", "p99.9", "max"), rows)
+    times = html_table(("group", "time", "count", "p50", "p90", "p99", "p99.9", "max"), rows)
     counts = [
         (escape(name), escape(count), f"{number}")
         for name, group in groups.items()
         for count, number in sorted(group.counts.items())
     ]
-    return times + "<h2>Counts</h2>" + _table(("group", "name", "count"), counts)
+    return times + "<h2>Counts</h2>" + html_table(("group", "name", "count"), counts)
 
 
 def _layers(groups: Mapping[str, GroupResult]) -> Iterable[str]:
@@ -215,7 +215,7 @@ def _layers(groups: Mapping[str, GroupResult]) -> Iterable[str]:
     ]
     if rows:
         yield "<h2>Layers</h2>"
-        yield _table(("group", "pictures per second", "switches per minute", "layers"), rows)
+        yield html_table(("group", "pictures per second", "switches per minute", "layers"), rows)
 
 
 def _targets(result: RunResult) -> Iterable[str]:
@@ -223,7 +223,7 @@ def _targets(result: RunResult) -> Iterable[str]:
         return
     yield "<h2>Targets</h2>"
     yield "".join(f"<p>{escape(words)}</p>" for words in result.events)
-    yield _table(
+    yield html_table(
         ("target", "CPU", "memory"),
         [
             (
@@ -240,13 +240,13 @@ def _targets(result: RunResult) -> Iterable[str]:
         for whose, counts in (("relay", each.counted or {}), ("clients", each.clients.counts))
         for count, number in counts.items()
     ]
-    yield _table(("target", "counted by", "name", "count"), rows)
+    yield html_table(("target", "counted by", "name", "count"), rows)
 
 
 def _ledger(result: RunResult) -> Iterable[str]:
     if result.ledger:
         yield "<h2>The relay's ledger</h2>"
-        yield _table(
+        yield html_table(
             ("", "target", "relay", "clients", ""),
             [
                 (
@@ -268,10 +268,10 @@ def _errors(groups: Mapping[str, GroupResult]) -> Iterable[str]:
         for words, number in group.errors.items()
     ]
     if rows:
-        yield "<h2>Errors</h2>" + _table(("group", "error", "count"), rows)
+        yield "<h2>Errors</h2>" + html_table(("group", "error", "count"), rows)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{each}</th>" for each in heads)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

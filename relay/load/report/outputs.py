@@ -15,6 +15,7 @@ import attrs
 import msgspec
 from attrs import define, field, frozen
 
+from relay.load.measures.limits import FindResult, LevelRun
 from relay.load.measures.results import RunResult, Second
 from relay.load.report.csv_rows import CSV_COLUMNS, csv_rows
 
@@ -123,6 +124,17 @@ class JsonLines(LineFile):
         self.write(msgspec.json.encode({"type": "second", **attrs.asdict(second)}) + b"\n")
 
     def result(self, result: RunResult) -> None:
+        self.write(msgspec.json.encode(result) + b"\n")
+
+
+class FindLines(LineFile):
+    """A JSON file with a line for each run of a search and one for what it found."""
+
+    def run(self, run: LevelRun) -> None:
+        line = {"type": "run", "level": run.level, "kept": run.kept, **run.figures()}
+        self.write(msgspec.json.encode({**line, "result": run.result}) + b"\n")
+
+    def found(self, result: FindResult) -> None:
         self.write(msgspec.json.encode(result) + b"\n")
 
 

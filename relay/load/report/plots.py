@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from statistics import fmean
 
 from attrs import frozen
 
@@ -108,6 +109,56 @@ def histogram(encoded: str) -> str:
         )
         parts.append(_text(at + 3, TOP + 8, name, "start"))
     return _svg(parts, "histogram of frame ages")
+
+
+@frozen
+class LoadPoint:
+    """What a run with a load measured."""
+
+    load: float
+    value: float
+    is_good: bool
+
+
+def plot_by_load(
+    points: Sequence[LoadPoint], unit: str, load_unit: str, limit: float | None
+) -> str:
+    """Values by load: a dot for each run that was good, and a cross for each other one."""
+    top = nice(max(point.value for point in points) or 1)
+    end = max(point.load for point in points) * 1.05
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+
+    def x(load: float) -> float:
+        return LEFT + width * load / end
+
+    def y(value: float) -> float:
+        return TOP + height * (1 - value / top)
+
+    parts = [*_frame(top, unit, y)]
+    parts.append(_text(LEFT, HEIGHT - 6, "0", "middle"))
+    parts.append(_text(WIDTH - RIGHT, HEIGHT - 6, f"{end:.3g} {load_unit}", "end"))
+    if limit is not None:
+        parts.append(f'<path class="grid" d="M{x(limit):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+        parts.append(_text(x(limit), HEIGHT - 6, f"limit {limit:g}", "middle"))
+    means = {
+        load: fmean(each.value for each in points if each.load == load)
+        for load in sorted({each.load for each in points})
+    }
+    path = _path([(x(load), value) for load, value in means.items()], y)
+    parts.append(f'<path fill="none" stroke-width="1.2" stroke="{COLOURS[0]}" d="{path}"/>')
+    parts += [_load_mark(x(each.load), y(each.value), each) for each in points]
+    kept, failed = LoadPoint(0, 0, is_good=True), LoadPoint(0, 0, is_good=False)
+    for left, example, words in ((LEFT + 6, kept, "kept"), (LEFT + 76, failed, "failed")):
+        parts += [_load_mark(left, 10, example), _text(left + 10, 14, words, "start")]
+    return _svg(parts, f"{unit} by {load_unit}")
+
+
+def _load_mark(x: float, y: float, point: LoadPoint) -> str:
+    title = f"<title>{point.load:g}: {point.value:.3g}</title>"
+    if point.is_good:
+        return f'<circle fill="{COLOURS[0]}" cx="{x:.1f}" cy="{y:.1f}" r="4">{title}</circle>'
+    cross = f"M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"
+    return f'<path fill="none" stroke-width="2" stroke="{COLOURS[3]}" d="{cross}">{title}</path>'
 
 
 def thinned(values: Sequence[float | None]) -> Iterator[int]:

@@ -20,6 +20,7 @@ from relay.errors import RelayError
 from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate
 from relay.load.actors.sent_files import SentFiles
+from relay.load.measures.process_usage import CoreTime, read_core_time
 from relay.load.run.agents import AgentOptions, open_agent, read_files
 from relay.load.run.cluster_probe import check_cluster
 from relay.load.run.generator import Generator, RunFailed, assign, open_worker
@@ -30,6 +31,7 @@ from relay.load.run.target_reports import TargetFailed
 from relay.load.run.targets import Targets, open_targets
 from relay.load.run.tokens import find_endpoint, find_operator_token
 from relay.load.run.wire import Assignment
+from relay.load.scenario.raising import Raise
 from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schema import ScenarioError
 
@@ -68,13 +70,17 @@ class Coordinator:
     scenario: Scenario
     options: RunOptions
     source: str
-    """The scenario, as TOML."""
+    """The scenario, as TOML; without what is raised."""
     file: str
+    raised: Raise | None = None
+    """What `scenario` has more of than its source."""
     state: RunState = field(init=False)
     _targets: Targets | None = None
     _stop: trio.Event | None = None
     """Set to let the generators leave early."""
     _failed_seconds: int = 0
+    _cores: CoreTime | None = None
+    """The time of this machine's cores when the last second ended."""
 
     def __attrs_post_init__(self) -> None:
         self.state = RunState(self.scenario)
@@ -177,6 +183,8 @@ class Coordinator:
                 await self._wait_until_done(generators, delay)
                 nursery.cancel_scope.cancel()
         self._end_second(trio.current_time() - begun)
+        await targets.read_once()
+        self.state.verification = targets.verification()
 
     async def _make_ready(
         self, generators: Sequence[Generator], orders: Sequence[Assignment]
@@ -236,7 +244,11 @@ class Coordinator:
                 self._abort_if_failed()
 
     def _end_second(self, at: float) -> None:
-        self.state.end_second(at, self._targets.usage() if self._targets else {})
+        before, self._cores = self._cores, read_core_time()
+        busy = None
+        if before is not None and self._cores is not None:
+            busy = self._cores.part_since(before)
+        self.state.end_second(at, self._targets.usage() if self._targets else {}, busy)
 
     def _abort_if_failed(self) -> None:
         failed = self.state.failed_check()
@@ -277,6 +289,7 @@ class Coordinator:
                 Assignment(
                     source=self.source,
                     file=self.file,
+                    raised=self.raised,
                     run=self.state.run_id,
                     endpoint=endpoint,
                     shares=own,

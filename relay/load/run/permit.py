@@ -20,6 +20,7 @@ MAX_SCENARIO_BYTES = 1 << 20
 MAX_TOKEN_COUNT = 100_000
 MAX_PROCESSES = 64
 MAX_SHARES = 4096
+MAX_FACTOR = 1e6
 MAX_ACTORS = 1_000_000
 """Of a scenario, over all generators: each of them has the times of all in its memory."""
 
@@ -56,6 +57,8 @@ def check_assignment(assignment: Assignment, permit: Permit, processes: int) -> 
         raise NotPermitted(f"more than {MAX_TOKEN_COUNT} tokens")
     if len(assignment.shares) != processes or not all(map(_is_sound, assignment.shares)):
         raise NotPermitted("the shares are not those of this agent's processes")
+    if assignment.raised is not None and not 0 < assignment.raised.factor <= MAX_FACTOR:
+        raise NotPermitted("the load is multiplied by what is no factor")
     if len(assignment.run) != 8 or not assignment.run.isalnum():
         raise NotPermitted("the run has no id of 8 letters and digits")
     digest = assignment.files.script_digest if assignment.files else None

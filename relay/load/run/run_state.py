@@ -91,6 +91,8 @@ class RunState:
     """Why it could not run."""
     aborted_by: str | None = None
     """The check that ended it early."""
+    verification: float | None = None
+    """Mean seconds in which the slowest target verified a token."""
     interrupted: bool = False
     generators: dict[str, Generator] = field(factory=dict)
     """By name."""
@@ -145,8 +147,11 @@ class RunState:
         """Note what was done to a target, or failed beside the run, in seconds of the run."""
         self.events.append(f"{at:4.1f} s  {words}")
 
-    def end_second(self, at: float, usage: Mapping[str, ProcessUsage]) -> None:
-        """Summarize the second that ends now. `usage` is that of the targets that are known."""
+    def end_second(
+        self, at: float, usage: Mapping[str, ProcessUsage], machine: float | None = None
+    ) -> None:
+        """Summarize the second that ends now. `usage` is that of the targets that are known,
+        `machine` the part of this machine's cores that was busy."""
         self.now = at
         for name, each in usage.items():
             self._first_usage.setdefault(name, each)
@@ -163,6 +168,7 @@ class RunState:
             usage=usage,
             before=self._usage,
             last_at=self.seconds[-1].at if self.seconds else 0.0,
+            machine=machine,
         )
         self._usage, self._recent, self._own = dict(usage), {}, {}
         self.seconds.append(second)
@@ -254,6 +260,7 @@ class RunState:
                 self.run_stats.group(GENERATOR).time("lateness").statistic("p99") or 0.0,
             ),
             generators=self._one_by_one(),
+            verification=self.verification,
             targets={
                 name: self._target_result(name)
                 for name in scenario.targets_by_name

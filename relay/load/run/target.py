@@ -137,6 +137,8 @@ class Target:
     _ended_usage: ProcessUsage = field(factory=lambda: ProcessUsage(0.0, 0))
     _metrics: MetricsReading = field(factory=MetricsReading)
     """As it was last read."""
+    _first_metrics: MetricsReading | None = None
+    """As it was first read, since it last started."""
 
     async def begin(self) -> None:
         """Note what it has counted before the run; `TargetFailed`."""
@@ -155,12 +157,19 @@ class Target:
         """Read what changes during the run. A relay that does not answer is asked again later."""
         with suppress(TargetFailed):
             self._metrics = await self.reports.metrics()
+            self._first_metrics = self._first_metrics or self._metrics
             if self.operator_token is not None:
                 self.lost.note(await self.reports.figures(self.operator_token))
 
     @property
     def has_workers(self) -> bool:
         return self._metrics.has_workers
+
+    @property
+    def verification(self) -> float | None:
+        """Mean seconds in which it verified a token during the run, as far as is known."""
+        first = self._first_metrics
+        return None if first is None else self._metrics.verification_since(first)
 
     def usage(self) -> ProcessUsage | None:
         """What its processes have used so far, as far as is known."""
@@ -185,7 +194,7 @@ class Target:
         usage = self.usage()
         if usage is not None:
             self._ended_usage = ProcessUsage(usage.cpu_seconds, 0)
-        self.relay, self._metrics = None, MetricsReading()
+        self.relay, self._metrics, self._first_metrics = None, MetricsReading(), None
         self.on_change("drains")
         with trio.move_on_after(2 * PROCESS_STOP_TIMEOUT, shield=True):
             await relay.stop()  # it must not outlive the run, nor its database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Awaitable
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -24,7 +25,8 @@ MAX_STATS_BYTES = 1 << 20
 MAX_METRICS_BYTES = 4 << 20
 MAX_FIGURES_BYTES = 64 << 20
 _SAMPLE = re.compile(
-    r"^(relay_hop_frames_total|process_cpu_seconds_total|process_resident_memory_bytes)"
+    r"^(relay_hop_frames_total|process_cpu_seconds_total|process_resident_memory_bytes"
+    r"|relay_verification_seconds_sum|relay_verification_seconds_count)"
     r"(?:\{([^}]*)\})? ([0-9.eE+-]+)$",
     re.MULTILINE,
 )
@@ -42,26 +44,43 @@ class MetricsReading:
     usage: ProcessUsage | None = None
     """That of all workers together; None where the relay does not know it."""
     has_workers: bool = False
+    verification_seconds: float = 0.0
+    """Of all verifications of tokens."""
+    verifications: float = 0.0
+    """That got an answer."""
+
+    def verification_since(self, before: MetricsReading) -> float | None:
+        """The mean seconds that a verification has taken since then; None if there was none."""
+        number = self.verifications - before.verifications
+        seconds = self.verification_seconds - before.verification_seconds
+        return seconds / number if number > 0 else None
 
 
 def read_metrics(text: str) -> MetricsReading:
     """Read Prometheus' text format."""
     hop: dict[str, int] = {}
-    cpu, memory = 0.0, 0.0
-    has_workers = False
+    cpu: dict[str, float] = {}
+    sums: dict[str, float] = defaultdict(float)
     for name, labels, value in _SAMPLE.findall(text):
         if name == "relay_hop_frames_total":
             outcome = re.search(r'outcome="(written|dropped|received|lost)"', labels)
             if outcome is not None:
                 hop[outcome[1]] = int(float(value))
-        else:
-            has_workers = has_workers or "worker=" in labels
-            if name == "process_cpu_seconds_total":
-                cpu += float(value)
-            else:
-                memory += float(value)
-    usage = ProcessUsage(cpu, int(memory)) if memory else None
-    return MetricsReading(HopTotals(**hop), usage, has_workers)
+            continue
+        sums[name] += float(value)
+        if name == "process_cpu_seconds_total":
+            cpu[labels] = float(value)
+    has_workers = any("worker=" in labels for labels in cpu)
+    memory = int(sums["process_resident_memory_bytes"])
+    by_process = cpu if has_workers else {}
+    usage = ProcessUsage(sum(cpu.values()), memory, by_process) if memory else None
+    return MetricsReading(
+        HopTotals(**hop),
+        usage,
+        has_workers,
+        sums["relay_verification_seconds_sum"],
+        sums["relay_verification_seconds_count"],
+    )
 
 
 @frozen

@@ -25,8 +25,9 @@ from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.trials import TrialResult
+from relay.load.scenario.raising import Raise
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Grows with each change of a message, or of what a scenario means."""
 MAX_WIRE_BYTES = 64 << 20
 M = TypeVar("M")
@@ -58,6 +59,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The scenario, as TOML."""
     file: str
     """Where errors say that they are."""
+    raised: Raise | None = None
+    """What is multiplied in it."""
     run: str
     endpoint: Endpoint
     shares: list[Share]

@@ -26,6 +26,7 @@ from relay.load.run.wire import (
     StartSignal,
     UpdateMessage,
 )
+from relay.load.scenario.raising import raised_scenario
 from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schedule import Timeline
 
@@ -85,6 +86,8 @@ def make_context(assignment: Assignment) -> RunContext:
     """Read the scenario; `RelayError`, also if it is more than an agent permits."""
     folder = Path(assignment.folder or "")
     scenario = parse_scenario(assignment.source, assignment.file, folder)
+    if assignment.raised is not None:
+        scenario = raised_scenario(scenario, assignment.raised)
     timeline = Timeline(scenario)
     return RunContext(
         timeline,

