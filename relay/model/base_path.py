@@ -14,7 +14,7 @@ OWN_SEGMENTS = frozenset(
     (
         *("alerts", "core", "figures", "health", "links", "metrics", "operate", "page", "player"),
         *("ready", "relay-client.d.ts", "relay-client.js", "relay-player.d.ts", "relay-player.js"),
-        *("revocations", "stats", "streams", "app.webmanifest", "push-worker.js"),
+        *("revocations", "stats", "streams", "app.webmanifest", "push", "push-worker.js"),
     )
 )
 """How relay's own paths begin: below a path that begins so, nobody could tell what is meant."""

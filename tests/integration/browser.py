@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,8 @@ from tests.integration.relay_process import PATIENCE, RelayProcess
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 """The first is the same engine without the windows: a page takes less than half as much time."""
+NAMES_OF_WHOLE = NAMES[1:]
+"""Those that show notifications."""
 PICTURES = 100
 FLAGS = (
     "--no-sandbox",  # which root has to do without
@@ -39,9 +41,9 @@ FLAGS = (
 expect.set_options(timeout=PATIENCE * 1000)
 
 
-def find_chromium() -> str:
+def find_chromium(names: Sequence[str] = NAMES) -> str:
     """Chromium on the PATH; else the test is skipped."""
-    for name in NAMES:
+    for name in names:
         if found := shutil.which(name):
             return found
     pytest.skip("there is no Chromium on the PATH: apt-get install chromium")

@@ -76,6 +76,8 @@ async def test_health_ready_and_stats_are_json(relay: RelayProcess) -> None:
             "stream-events",
             "mqtt-streams",
             "viewer-waker",
+            "clips",
+            "picture-retention",
             "session-table",
             "session-watch",
             "stream-owners",

@@ -14,7 +14,14 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect
 
 from tests.integration.accounts import Accounts
-from tests.integration.browser import Visitor, raise_alert, visit
+from tests.integration.browser import (
+    FLAGS,
+    NAMES_OF_WHOLE,
+    Visitor,
+    find_chromium,
+    raise_alert,
+    visit,
+)
 from tests.integration.peers import new_stream_id
 from tests.integration.push_service import PushBrowser, PushThread, open_push_thread
 from tests.integration.relay_process import RelayProcess, start_relay
@@ -39,6 +46,15 @@ PushManager.prototype.subscribe = async ({ userVisibleOnly, applicationServerKey
   return current;
 };
 """
+
+
+@pytest.fixture(scope="module")
+def whole_browser(browser: Browser) -> Iterator[Browser]:
+    """One that shows notifications, which that of the other tests may not do."""
+    executable = find_chromium(NAMES_OF_WHOLE)
+    whole = browser.browser_type.launch(executable_path=executable, args=FLAGS)
+    yield whole
+    whole.close()
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +117,11 @@ SHOWN = """async () => {
 
 
 def test_a_switch_on_the_page_leads_to_notifications_that_open_the_stream(
-    browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+    whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:
     token, stream_id = accounts.session("ann"), own(accounts, "ann")
     phone = service.browser()
-    with visit(browser, relay, permissions=["notifications"]) as visitor:
+    with visit(whole_browser, relay, permissions=["notifications"]) as visitor:
         page = visitor.page
         subscribe_with(visitor.context, phone)
         open_page(visitor, relay, token, f"watch/{stream_id}")
@@ -173,10 +189,10 @@ def click_notification(context: BrowserContext, stream_id: str) -> None:
 
 
 def test_all_streams_are_one_switch_and_browsers_are_listed(
-    browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+    whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:
     token, stream_id = accounts.session("bob"), own(accounts, "bob")
-    with visit(browser, relay, permissions=["notifications"]) as visitor:
+    with visit(whole_browser, relay, permissions=["notifications"]) as visitor:
         page = visitor.page
         subscribe_with(visitor.context, service.browser())
         open_page(visitor, relay, token, "watch")

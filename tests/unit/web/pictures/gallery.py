@@ -54,7 +54,8 @@ def open_gallery(
         api, relay.session_context(), 60.0, cast("Any", links), login, kept=kept
     )
     nobody = cast("Any", _Anything())
-    relay.http = HttpServer(make_app(nobody, nobody, api, nobody, pictures=pictures))
+    app = make_app(nobody, nobody, api, nobody, pictures=pictures, push=nobody)
+    relay.http = HttpServer(app)
     return links
 
 
