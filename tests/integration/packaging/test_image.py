@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.integration.packaging.podman import BASE, Podman, find_programs, open
 from tests.integration.peers import login, new_stream_id
 from tests.integration.relay_process import PROJECT, start_relay
 
+CONTAINERFILE = PROJECT / "scripts" / "packaging" / "Containerfile"
 IMAGE = "localhost/relay:test"
 UID, GID = 4711, 4712
 HARDENED = (
@@ -36,10 +38,15 @@ def download_packages(podman: Podman, folder: Path) -> None:
         "import sys; print('.'.join(map(str, sys.version_info[:2])))",
     ).strip()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", CONTAINERFILE.read_text("utf-8"))
     wanted = [
         *project["build-system"]["requires"],
         *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["renditions"],
+        *(
+            package
+            for extra in extras.split(",")
+            for package in project["project"]["optional-dependencies"][extra]
+        ),
     ]
     chosen = ["--only-binary=:all:", "--python-version", version, "--dest", str(folder)]
     constraints = ["--constraint", str(PROJECT / "constraints.txt")]
@@ -61,7 +68,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
             *("build", "--format", "docker", "--network", "none", "--layers=false"),
             *("--volume", f"{wheels}:/wheels:ro", "--build-arg", f"BASE={BASE}"),
             *("--build-arg", "PIP_NO_INDEX=1", "--build-arg", "PIP_FIND_LINKS=/wheels"),
-            *("--file", PROJECT / "scripts/packaging/Containerfile", "--tag", IMAGE, PROJECT),
+            *("--file", CONTAINERFILE, "--tag", IMAGE, PROJECT),
         )
         yield podman
 
