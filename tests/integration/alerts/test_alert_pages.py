@@ -289,7 +289,7 @@ async def test_a_webhook_costs_the_same_however_many_ids_a_user_has(
     ]
     await AlertTable(database).store([evolve(FIRE, stream_id=each) for each in ("porch", "yard")])
     claim: dict[str, object] = {"lease": uuid4(), "lasts": timedelta(0)}
-    claim |= {"kinds": ["webhook"], "most": [64]}
+    claim |= {"kinds": ["webhook"], "most": [64], "viewers": 64}
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(
             "insert into relay.streams (stream_id, owner_id)"

@@ -29,7 +29,7 @@ from tests.integration.push_service import (
 )
 from tests.integration.relay_process import RelayProcess, Response, start_relay, until
 from tests.integration.web_server import open_web_server, says, silence
-from tests.unit.alerts.test_web_push import PushScene, alert
+from tests.unit.alerts.push_scene import PushScene, alert
 
 SETTINGS = ("--webhook-networks", "127.0.0.0/8", "--push-contact", "mailto:ops@example.org")
 

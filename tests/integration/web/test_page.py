@@ -89,6 +89,7 @@ def test_streams_that_are_over_make_room_for_those_that_begin(
               let tell;
               const subscription = { update() {}, unsubscribe() {} };
               showGrid({ client: {
+                on: () => () => {},
                 subscribe: () => subscription,
                 watchStreams: (listener) => { tell = listener; return () => {}; },
               } }, content);
