@@ -136,10 +136,11 @@ def test_a_run_that_is_worse_than_its_baseline_is_exit_code_4(
     comparison = read_result(tmp_path / "judged.json")[0].comparison
     assert comparison is not None
     worse = [each.name for each in comparison.with_verdict("worse")]
-    assert worse == ["fast frame_age.p50", "fast frame_age.p99"]
+    # On a busy machine it also misses frames.
+    assert set(worse) - {"fast missed"} == {"fast frame_age.p50", "fast frame_age.p99"}
     assert f"worse by more than 20%: {', '.join(worse)}" in output
     (suite,) = ET.parse(tmp_path / "mine.xml").getroot()
-    assert suite.get("failures") == "2"
+    assert suite.get("failures") == str(len(worse))
 
 
 @pytest.mark.slow
