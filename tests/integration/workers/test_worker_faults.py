@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,6 @@ def relay(database_url: str) -> Iterator[RelayProcess]:
         yield relay
 
 
-def open_files(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -81,10 +78,9 @@ def no_more_files(*pids: int, spare: int = 0) -> Iterator[None]:
     """Processes that may open only so many more files within the block."""
     before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
     for pid, (_, hard) in before.items():
-        # A limit holds for the numbers of files, of which the lower ones may be free.
-        highest = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
-        free = highest + 1 - open_files(pid)
-        limit = highest + 1 + max(0, spare - free)
+        # The limit is on numbers, of which the lowest that is free is always taken.
+        taken = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+        limit = next(islice((number for number in count() if number not in taken), spare, None))
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
     try:
         yield
