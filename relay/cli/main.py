@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -169,13 +170,15 @@ async def _serve(settings: Settings) -> None:
     else:
         from relay.app import serve as run
     async with trio.open_nursery() as nursery:
-        for url in await nursery.start(run, settings):
+        urls = await nursery.start(run, settings)
+        for url in urls:
             click.echo(f"relay listening on {url}")
         notify_service_manager()
         collect_garbage_less_often()
         if all(re.match(r"127\.|::1$", address.host) for address in settings.addresses):
+            bind = f"0.0.0.0:{urlsplit(urls[0]).port}"
             click.echo(
-                "relay: only this machine can connect; to let phones in, use --bind 0.0.0.0:3000",
+                f"relay: only this machine can connect; to let phones in, use --bind {bind}",
                 err=True,
             )
 

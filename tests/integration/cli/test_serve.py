@@ -62,7 +62,7 @@ async def test_localhost_is_both_protocols_on_one_port(database_url: str) -> Non
         for host in local_hosts():
             async with await trio.open_tcp_stream(host, relay.port):
                 pass
-        await relay.until_logged("to let phones in, use --bind 0.0.0.0:3000")
+        await relay.until_logged(f"to let phones in, use --bind 0.0.0.0:{relay.port}")
 
 
 # -- stop
