@@ -19,9 +19,10 @@ smaller sizes the phone sends, relay makes, or nobody makes, and how like it is 
 sizes change on links that never do. `cost`: the CPU that renditions take. All parts but `servers`
 need numpy and simplejpeg, which are relay[renditions], and take about eleven minutes without
 `codec`. `directory`: how fast the table of a cluster's live streams answers, and takes
-claims. `hop`: what it costs a frame to cross from node to node, and what a second worker gains; it
-uses the tools of the tests. All relays run without limits. What storms of connections, floods and
-large audiences do, `relay load` measures: `storm`, `hostile` and `fairness` are among its examples.
+claims. `hop`: what it costs a frame to cross from node to node. `workers`: what a second worker
+gains, and what two relays would that share nothing. Both use the tools of the tests, and the best
+round counts. All relays run without limits. What storms of connections, floods and large audiences
+do, `relay load` measures: `storm`, `hostile` and `fairness` are among its examples.
 
 The other clients are as plain as can be, so that their own work delays the answers little; what it
 still takes is part of the times.
@@ -51,7 +52,7 @@ from thin_links import SERVERS
 from relay.demo.video import default_video, play
 
 SPARE_FILES = 200
-WITH_TEST_TOOLS = {"page", "alerts", "alert-latency", "faults", "hop"}
+WITH_TEST_TOOLS = {"page", "alerts", "alert-latency", "faults", "hop", "workers"}
 
 
 async def connections(relay: Target, storm: int, idle: int) -> None:
@@ -161,7 +162,8 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
     names = (
         *("connections", "video", "tls", "memory"),
         *("logout", "reconnect", "page"),
-        *("alerts", "alert-latency", "faults", "adapt", "directory", "hop"),
+        *("alerts", "alert-latency", "faults", "adapt", "directory"),
+        *("hop", "workers"),
     )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(names)}")
     parser.add_argument("--storm", type=int, default=1000, help="that authenticate at once")
@@ -205,7 +207,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
         "--before", type=Path, metavar="DIR", help="another checkout of relay, for adapt"
     )
     parser.add_argument("--live-streams", type=int, default=100_000, help="of a cluster")
-    parser.add_argument("--hop-rounds", type=int, default=3, help="of which the best counts")
+    parser.add_argument("--hop-rounds", type=int, default=3, help="of hop and workers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="for the figures of adapt")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(names):
@@ -239,7 +241,7 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
         from alert_figures import kills, latency  # noqa: PLC0415
         from faults import faults  # noqa: PLC0415
         from first_picture import page  # noqa: PLC0415
-        from hop_figures import hop  # noqa: PLC0415
+        from hop_figures import hop, workers  # noqa: PLC0415
     if "page" in chosen:
         with running_relay() as relay:
             page(relay, options.visits)
@@ -265,6 +267,8 @@ def main() -> None:  # noqa: C901, PLR0912, PLR0915 (a line for each figure)
         directory(options.live_streams, options.seconds)
     if "hop" in chosen:
         trio.run(hop, options.hop_rounds, options.seconds)
+    if "workers" in chosen:
+        trio.run(workers, options.hop_rounds, options.seconds)
 
 
 if __name__ == "__main__":

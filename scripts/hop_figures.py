@@ -1,4 +1,4 @@
-"""What it costs a frame to cross from one node to another, and what workers gain; for
+"""What it costs a frame to cross from one node to another, and what a second worker gains; for
 scripts/figures.py.
 
 Relays of this checkout on one database, phones at one of them and viewers at the same one or at
@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from target import RELAY, Peer, Target
 
 from relay.postgres.embedded.embedded import open_embedded
@@ -64,7 +64,7 @@ class Load:
 
 
 CROSSINGS = (Load(20, 1, 2048, 50.0), Load(20, 1, 16 << 10, 50.0), Load(20, 1, 64 << 10, 20.0))
-AUDIENCES = (Load(100, 2, 32 << 10, 10.0), Load(2, 60, 16 << 10, 20.0))
+AUDIENCES = (Load(100, 2, 32 << 10, 30.0), Load(2, 60, 16 << 10, 100.0))
 
 
 @frozen
@@ -147,7 +147,7 @@ class Clients:
 
 
 async def hop(rounds: int, seconds: float) -> None:
-    """Print what crossings cost, over TCP with TLS and without, and what workers gain."""
+    """Print what crossings cost, over TCP with TLS and without."""
     with tempfile.TemporaryDirectory(prefix="relay-figures-") as folder:
         await trio.Path(folder).chmod(0o711)  # as root, Postgres runs as another user
         async with open_embedded(Path(folder, "data")) as url:
@@ -158,6 +158,14 @@ async def hop(rounds: int, seconds: float) -> None:
                 with node(url, token, *flags) as first, node(url, token, *flags) as second:
                     for load in CROSSINGS:
                         await _compare(first, second, load, rounds, seconds, tls)
+
+
+async def workers(rounds: int, seconds: float) -> None:
+    """Print what a second worker gains, and what two relays that share nothing would."""
+    with tempfile.TemporaryDirectory(prefix="relay-figures-") as folder:
+        await trio.Path(folder).chmod(0o711)
+        async with open_embedded(Path(folder, "data")) as url:
+            token = Accounts(url).session("figures")
             print("workers, microseconds of CPU for each frame that a viewer got")
             for load in AUDIENCES:
                 await _compare_workers(url, token, load, rounds, seconds)
@@ -191,19 +199,38 @@ async def _compare(  # noqa: PLR0917 (what is told apart)
 
 async def _compare_workers(url: str, token: str, load: Load, rounds: int, seconds: float) -> None:
     kinds = {"1 process": ("1", False), "2 placed": ("2", True), "2 at random": ("2", False)}
-    runs: dict[str, list[Measured]] = {each: [] for each in kinds}
+    runs: dict[str, list[Measured]] = {each: [] for each in (*kinds, "2 apart")}
     for _ in range(rounds):
-        for kind, (workers, hints) in kinds.items():
-            with node(url, token, "--workers", workers) as relay:
+        for kind, (count, hints) in kinds.items():
+            with node(url, token, "--workers", count) as relay:
                 runs[kind].append(await Clients(relay, relay, load, hints=hints).run(seconds))
+        with node(url, token) as first, node(url, token) as second:
+            runs["2 apart"].append(await _run_apart(first, second, load, seconds))
     one = min(run.cpu for run in runs["1 process"])
     for kind, measured in runs.items():
-        cpu, count = min(run.cpu for run in measured), int(kinds[kind][0])
-        missed = sum(run.missed for run in measured)
+        cpu = min(run.cpu for run in measured)
+        gain = (1 if kind == "1 process" else 2) * one / cpu
         print(
-            f"  {load}, {kind}: {cpu:.0f}, gain {count * one / cpu:.2f};"
-            f" age p50 {min(run.age(50) for run in measured):.2f} ms; missed {missed}"
+            f"  {load}, {kind}: {cpu:.0f}, gain {gain:.2f};"
+            f" age p50 {min(run.age(50) for run in measured):.2f} ms;"
+            f" missed {sum(run.missed for run in measured)}"
         )
+
+
+async def _run_apart(first: Target, second: Target, load: Load, seconds: float) -> Measured:
+    """Half of the streams at each of two relays that know nothing of one another."""
+    halves: list[Measured] = []
+
+    async def run(relay: Target) -> None:
+        half = evolve(load, streams=load.streams // 2)
+        halves.append(await Clients(relay, relay, half, hints=False).run(seconds))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, first)
+        nursery.start_soon(run, second)
+    ages = [age for half in halves for age in half.ages]
+    used = sum(half.cpu * len(half.ages) for half in halves)
+    return Measured(used / len(ages), ages, sum(half.missed for half in halves))
 
 
 async def _timestamps(peer: Peer) -> AsyncIterator[int]:
