@@ -54,6 +54,7 @@ def wait_until_gone(processes: set[int]) -> None:
     assert processes & parents().keys() == set()
 
 
+@pytest.mark.slow
 def test_two_agents_play_one_scenario_whose_books_agree_and_are_named_in_each_report(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_scenario_runs_against_a_relay_of_its_own_and_leaves_nothing(
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_actors_and_one_book(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:
@@ -327,6 +328,7 @@ def test_lines_can_go_into_a_pipe(
     assert [json.loads(line)["type"] for line in lines][-1] == "result"
 
 
+@pytest.mark.slow
 async def test_a_target_whose_stats_are_none_of_a_relay_could_not_be_run(
     folder: Path, tmp_path: Path
 ) -> None:

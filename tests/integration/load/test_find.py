@@ -27,6 +27,7 @@ def find(folder: Path, scenario: str, *options: str) -> tuple[int, str, str]:
     return finish(start(folder, "find", scenario, *options))
 
 
+@pytest.mark.slow
 def test_a_limit_is_searched_up_to_where_it_may(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:

@@ -76,6 +76,7 @@ async def test_a_crowd_doubles_until_everybody_watches(
     assert crowd.time("first_frame").count == 32
 
 
+@pytest.mark.slow
 async def test_apps_pause_and_resume(relay: RelayProcess, accounts: Accounts) -> None:
     run_stats = await play_example(shortened("pockets", 4), relay, accounts)
     groups = {name: stats.counts for name, stats in run_stats.groups.items()}
@@ -91,6 +92,7 @@ async def test_apps_pause_and_resume(relay: RelayProcess, accounts: Accounts) ->
     assert groups["home"]["received"] > 30
 
 
+@pytest.mark.slow
 async def test_links_of_real_drives_slow_down_those_who_have_them_alone(
     relay: RelayProcess, accounts: Accounts
 ) -> None:
@@ -100,6 +102,7 @@ async def test_links_of_real_drives_slow_down_those_who_have_them_alone(
     assert home.counts["missed"] < umts.counts["missed"]
 
 
+@pytest.mark.slow
 async def test_a_link_is_recorded_over_a_relay_and_shapes_a_scenario(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def asked(server: str, query: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed")
+@pytest.mark.slow
 async def test_prometheus_and_a_collector_get_all_figures_while_it_runs(
     relay: RelayProcess, accounts: Accounts, tmp_path: Path, folder: Path
 ) -> None:

@@ -74,6 +74,7 @@ watch = "p"
 """
 
 
+@pytest.mark.slow
 async def test_ages_count_from_the_capture_and_include_the_queue_of_the_phone(
     relay: RelayProcess, accounts: Accounts
 ) -> None:

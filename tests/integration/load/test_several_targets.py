@@ -116,6 +116,7 @@ async def test_a_relay_that_is_restarted_has_its_address_again_and_used_no_less(
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.slow
 def test_relays_that_run_are_named_on_the_command_line(
     nodes: list[RelayProcess], accounts: Accounts, folder: Path, tmp_path: Path
 ) -> None:

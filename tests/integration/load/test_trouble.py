@@ -92,6 +92,7 @@ def test_a_certificate_of_nobody_known_is_not_trusted_unless_the_scenario_says_s
     assert (code, errors) == (0, ""), output
 
 
+@pytest.mark.slow
 def test_a_recording_trusts_whom_it_is_told_and_ends_in_good_order_at_ctrl_c(
     secure: RelayProcess,
     authority: trustme.CA,
