@@ -41,8 +41,8 @@ class FanOut:
     """When links are next looked at."""
     _since_pause: int = 0
     """Offers since other tasks last got a turn."""
-    _publishing: trio.Lock | None = None
-    """None before the first publish to a large audience."""
+    _idle: trio.Event | None = None
+    """Set when the publish to a large audience is over; None while there is none."""
     _epochs: int = 0
     """How often the frames were forgotten."""
     _welcomed: set[Consumer] | None = None
@@ -60,13 +60,12 @@ class FanOut:
     @property
     def busy(self) -> bool:
         """Whether a publish to a large audience is in progress."""
-        return self._publishing is not None and self._publishing.locked()
+        return self._idle is not None
 
     async def wait_until_idle(self) -> None:
         """Wait for the publish in progress; another may have begun when this returns."""
-        assert self._publishing is not None
-        async with self._publishing:
-            pass
+        if self._idle is not None:
+            await self._idle.wait()
 
     async def publish(self, frames: list[Frame]) -> None:
         """Offer frames that arrived together to the whole audience, in order.
@@ -84,9 +83,8 @@ class FanOut:
             return
         for frame in frames:
             frame.keep()
-        if self._publishing is None:
-            self._publishing = trio.Lock()
-        self._publishing.acquire_nowait()
+        assert self._idle is None
+        idle = self._idle = trio.Event()
         self._welcomed = set()
         try:
             for start in range(0, len(audience), step):
@@ -99,8 +97,8 @@ class FanOut:
                     some = tuple(each for each in some if each not in self._welcomed)
                 self._offer(offered, some)
         finally:
-            self._welcomed = None
-            self._publishing.release()
+            self._welcomed = self._idle = None
+            idle.set()
 
     @property
     def is_pause_due(self) -> bool:

@@ -1,8 +1,8 @@
 """All streams of this relay.
 
 Everything here happens at once, without waiting: there is no order of events in which a stream is
-half changed. Only a publish to a large audience takes turns with others, behind a lock of its own
-stream.
+half changed. Only a publish to a large audience takes turns with others, and the next one of its
+stream waits for it.
 """
 
 from __future__ import annotations

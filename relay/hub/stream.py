@@ -379,18 +379,23 @@ class Stream:
             layers.since = seq
         self.fanout.layer_frames.clear()
         audience = self.fanout.audience
-        for consumer in audience[:SLICE]:
+        # A picture in the layers before may still be on its way to some of them.
+        at_once = 0 if self.fanout.busy else SLICE
+        for consumer in audience[:at_once]:
             consumer.use_layers(layers, seq)
         if self._rollout is not None:
             self._rollout.stop()
             self._rollout = None
-        if len(audience) > SLICE:
-            self._rollout = LayerRollout(layers, seq, iter(audience[SLICE:]))
+        if len(audience) > at_once:
+            self._rollout = LayerRollout(layers, seq, iter(audience[at_once:]))
             self.start_soon(self._finish_rollout)  # no picture may come before it is asked for
 
     async def _finish_rollout(self) -> None:
         """Let the rest of the audience choose from other layers, while others have a turn."""
         while (rollout := self._rollout) is not None:
+            if self.fanout.busy:
+                await self.fanout.wait_until_idle()
+                continue
             await rollout.run()
             if self._rollout is rollout:
                 self._rollout = None

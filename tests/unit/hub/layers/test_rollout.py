@@ -20,6 +20,7 @@ from tests.unit.hub.layers.test_layered_streams import (
     received,
     register,
 )
+from tests.unit.hub.test_takeover import message
 from tests.unit.memory import Client, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock
@@ -83,10 +84,15 @@ async def test_a_change_that_another_one_replaces_goes_no_further() -> None:
     assert sum(len(taker.given) for taker in takers) < 10
 
 
+def frame(layer: dict[str, Any], number: int) -> dict[str, Any]:
+    """One of a picture with this number, in a layer."""
+    ids = {"layer": layer["id"]} if layer else {}
+    return {"type": "video-frame", **ids, "timestamp": number, "data": "AAAA"}
+
+
 async def send(phone: Client, layers: list[dict[str, Any]], number: int) -> None:
     for layer in layers:
-        frame = {"type": "video-frame", "layer": layer["id"], "timestamp": number, "data": "AAAA"}
-        await phone.send(frame)
+        await phone.send(frame(layer, number))
 
 
 async def audience(relay: MemoryRelay) -> list[Client]:
@@ -153,6 +159,35 @@ async def test_who_leaves_and_what_is_replaced_during_a_change_is_needed_no_more
     assert sum(each.needed_by for each in stream.layers.layers) == len(stream.fanout.audience)
     layers = LAYERS if step is register_again else OTHER
     await send(phone, layers, 9)
-    (frame,) = await received(viewers[-2])
-    assert frame["layer"] == layers[0]["id"]
+    (last,) = await received(viewers[-2])
+    assert last["layer"] == layers[0]["id"]
+    check_ledger(relay)
+
+
+@pytest.mark.parametrize("layers", [None, OTHER])
+async def test_a_picture_on_its_way_when_others_take_over_goes_to_all_once(
+    relay: MemoryRelay, layers: list[dict[str, Any]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("fanout", "stream"):  # so each viewer gives the others a turn
+        monkeypatch.setattr(f"relay.hub.{module}.SLICE", 1)
+    viewers = [await relay.viewer(policy="lossless", layer=each) for each in [*"lmh"] * 3]
+    viewers += [await relay.viewer() for _ in range(6)]
+    for turns in range(30):
+        old, new = await register(relay), await relay.login()
+        request = {"type": "register", "streamId": "front-door"}
+        if layers is not None:
+            request["layers"] = layers
+        burst = [frame(layer, 2 * turns) for layer in LAYERS]
+        await old.send_bytes(b"".join(map(message, burst)))
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        last = [frame(layer, 2 * turns + 1) for layer in layers or [{}]]
+        await new.send_bytes(b"".join(map(message, [request, *last])))
+        assert (await new.receive())["code"] == "REGISTERED"
+    for viewer in viewers[:9]:
+        seqs = [each["seq"] for each in await received(viewer)]
+        assert seqs == list(range(1, seqs[-1] + 1))
+    for viewer in viewers[9:]:
+        seqs = [each["seq"] for each in await received(viewer)]
+        assert seqs == sorted(set(seqs))
     check_ledger(relay)
