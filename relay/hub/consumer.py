@@ -430,7 +430,7 @@ class Consumer:
 
     def begin_epoch(self) -> None:
         """Begin a new epoch of the stream: no frame of the last one may come after its status."""
-        self._queue_seconds = MAX_QUEUE_SECONDS
+        self.expect_pictures()
         self._leave_layers()
         self._renew_window()
         cut_off = self._unsent_parts is not None
@@ -444,6 +444,10 @@ class Consumer:
             self._drop(frame, Drop.SUPERSEDED)
         elif cut_off:
             self.obstacles |= NEEDS_KEYFRAME
+
+    def expect_pictures(self) -> None:
+        """Let no frame queue on the link, until one comes that others build on."""
+        self._queue_seconds = MAX_QUEUE_SECONDS
 
     def skip_to_keyframe(self) -> None:
         """Send no delta before the next keyframe."""
@@ -549,6 +553,7 @@ class Consumer:
     def reopen(self) -> None:
         """Accept frames again, as a new consumer would."""
         self.obstacles &= ~CLOSED
+        self.expect_pictures()
         self._join_pacer()
         self._renew_window()
 

@@ -560,6 +560,7 @@ class Stream:
 
     def describe(self, metadata: Metadata | None) -> None:
         """Go by this metadata, and tell it if it is not as before."""
+            self._expect_pictures()
         if metadata != self.metadata:
             self._describe(metadata)
             self._tell_watchers({} if metadata is None else metadata)
@@ -571,9 +572,16 @@ class Stream:
         self._picture = LastPicture()
         self.layers = None
         if layers is not None:
+            self._expect_pictures()
             known = [StreamLayer(layer.id, layer.width) for layer in layers]
             self.layers = LayerSet(known, from_producer=True, on_need=self._needs_changed)
         self._use_layers(self._current_layers, self.seq)
+    def _expect_pictures(self) -> None:
+        """Treat what comes as single pictures until there is one that others build on: it may be of
+        another kind than before."""
+        for consumer in self.fanout.audience:
+            consumer.expect_pictures()
+
 
     @property
     def registered_layers(self) -> Sequence[Layer] | None:

@@ -195,6 +195,17 @@ async def test_a_link_that_is_free_waits_a_moment_for_a_newer_picture(relay: Mem
     assert len(ages) >= 0.85 * 18 * 200_000 / (FRAME_BYTES * 4 / 3)
 
 
+async def test_pictures_of_a_phone_that_takes_video_over_do_not_queue(relay: MemoryRelay) -> None:
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), 60_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish_deltas(phone, 3, FPS)
+        await publish([await relay.phone()], 10)
+        nursery.cancel_scope.cancel()
+    ages = viewer.ages["front-door"][-20:]
+    assert median(ages) < 1.15 * wire_time(60_000) + 1 / FPS
+
+
 async def test_a_picture_that_no_newer_one_follows_is_sent_soon(relay: MemoryRelay) -> None:
     phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(), 200_000)
     async with trio.open_nursery() as nursery:
