@@ -291,7 +291,7 @@ class Stream:
         with trio.CancelScope(shield=True):
             for codec, in_parts in forms:
                 await frame.encode(codec, in_parts=in_parts)
-        return (self.producer, self.epoch, self.seq) == (producer, epoch, frame.seq)
+        return self._goes_on(producer, epoch, frame.seq)
 
     def _keep_within_budget(self) -> None:
         if self.account is not None and self.account.keep_within_limits():
@@ -408,7 +408,16 @@ class Stream:
         epoch, seq = self.epoch, self.seq
         with trio.CancelScope(shield=True):
             await self._finish_rollout()
-        return (self.producer, self.epoch, self.seq) == (producer, epoch, seq)
+        return self._goes_on(producer, epoch, seq)
+
+    def _goes_on(self, producer: Producer, epoch: int, seq: int) -> bool:
+        """Whether the last frame is still the one that was accepted then. If not, nobody gets that
+        one, and those who must miss none are ended."""
+        if (self.producer, self.epoch, self.seq) == (producer, epoch, seq):
+            return True
+        if self.epoch == epoch:
+            self.give_up_lossless()
+        return False
 
     @property
     def _current_layers(self) -> LayerSet | None:
@@ -551,6 +560,7 @@ class Stream:
         if producer is not self.producer:
             self._awaiting_keyframe, self._told_unencodable = True, False
             self._picture = LastPicture()
+            self._expect_pictures()
         if layers != self._registered_layers:
             self._register_layers(layers)
             self._awaiting_keyframe = True  # an encoder of another size begins with one
@@ -560,11 +570,17 @@ class Stream:
 
     def describe(self, metadata: Metadata | None) -> None:
         """Go by this metadata, and tell it if it is not as before."""
-            self._expect_pictures()
         if metadata != self.metadata:
             self._describe(metadata)
+            self._expect_pictures()
             self._tell_watchers({} if metadata is None else metadata)
             self._tell_nodes()
+
+    def _expect_pictures(self) -> None:
+        """Treat what comes as single pictures until there is one that others build on: it may be of
+        another kind than before."""
+        for consumer in self.fanout.audience:
+            consumer.expect_pictures()
 
     def _register_layers(self, layers: Sequence[Layer] | None) -> None:
         """Expect these layers of each picture from now on, or frames without layers."""
@@ -572,16 +588,9 @@ class Stream:
         self._picture = LastPicture()
         self.layers = None
         if layers is not None:
-            self._expect_pictures()
             known = [StreamLayer(layer.id, layer.width) for layer in layers]
             self.layers = LayerSet(known, from_producer=True, on_need=self._needs_changed)
         self._use_layers(self._current_layers, self.seq)
-    def _expect_pictures(self) -> None:
-        """Treat what comes as single pictures until there is one that others build on: it may be of
-        another kind than before."""
-        for consumer in self.fanout.audience:
-            consumer.expect_pictures()
-
 
     @property
     def registered_layers(self) -> Sequence[Layer] | None:

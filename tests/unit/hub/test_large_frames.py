@@ -119,6 +119,22 @@ async def test_a_large_frame_of_a_life_that_ends_meanwhile_reaches_nobody(
     assert (await packed.receive_type("video-frame"))["data"] == bytes(3)
 
 
+async def test_a_lossless_viewer_ends_that_misses_a_large_frame_of_who_was_taken_over(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_slice, "TIME_SLICE", 0.0)
+    phone, next_phone = await relay.phone(), await relay.login()
+    lossless = await relay.login(msgpack=True)
+    request = {"type": "subscribe", "streamId": "front-door", "policy": "lossless"}
+    await lossless.ask({**request, "consumes": ["video-frame"]})
+    stream = relay.hub._streams["front-door"]
+    await phone.send(frame_text())
+    await has_begun(stream)
+    await next_phone.ask({"type": "register", "streamId": "front-door"})
+    error, close = await lossless.hear_end()
+    assert (error["code"], close[0]) == ("TOO_SLOW", 4002)
+
+
 async def test_others_go_on_between_frames_with_much_metadata_that_came_together(
     relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
