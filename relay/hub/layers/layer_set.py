@@ -20,6 +20,9 @@ KEYFRAME_RATIO = 4.0
 """How many times as large the first one is supposed to be as those that follow."""
 PERIOD_WEIGHT, MAX_PERIOD_SECONDS = 0.1, 1.0
 """The same of the newest time between two pictures, and the longest that counts."""
+USUAL_GAP_RATIO, USUAL_GAP_SECONDS = 4.0, 0.25
+"""No more of it counts at once than so many times the usual one, or this: a phone that was gone for
+a while sends no fewer pictures. Several may come together, and then none for so long."""
 SIZE_EXPONENT = 1.5
 """Bytes grow with the width to this power, which is a guess for a layer without frames."""
 FLOW_PICTURES, FLOW_SECONDS = 3, 0.5
@@ -95,6 +98,8 @@ class LayerSet:
         """Note that a new picture begins."""
         now = trio.current_time()
         passed = min(now - self._began_at, MAX_PERIOD_SECONDS)
+        if self.period:
+            passed = min(passed, max(USUAL_GAP_RATIO * self.period, USUAL_GAP_SECONDS))
         if self._began_at > -math.inf:
             self.period += (passed - self.period) * (PERIOD_WEIGHT if self.period else 1.0)
         self._seq, self._began_at, self._options = seq, now, None

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from relay.hub.layers.layer_set import LayerSet, StreamLayer
 from tests.unit.hub.test_paced_viewers import DELAY, DistantViewer
 from tests.unit.lines import counted_lines
 from tests.unit.memory import Client, MemoryRelay
@@ -617,6 +618,25 @@ async def test_a_viewer_gets_the_layer_of_video_whose_every_frame_its_link_carri
     assert count >= fps * 30
     assert median(ages) < 0.1
     check_ledger(relay)
+
+
+@pytest.mark.parametrize(
+    ("pauses", "period"),
+    [
+        ([0.04] * 20 + [5.0] + [0.04] * 5, 0.04),
+        ([0.04] * 20 + [1.0] * 30, 1.0),
+        ([0.0, 0.0, 0.0, 0.16] * 30, 0.04),
+    ],
+    ids=["gap", "fewer", "bursts"],
+)
+async def test_a_gap_is_no_lower_rate_of_video(pauses: list[float], period: float) -> None:
+    layers = LayerSet([StreamLayer("l", 320)], from_producer=True)
+    for seq, pause in enumerate(pauses):
+        layers.begin_picture(seq)
+        layers.note(0, 1000, keyframe=False)
+        await trio.sleep(pause)
+    (option,) = layers.options()
+    assert option.delta_period == pytest.approx(period, rel=0.4)
 
 
 async def test_who_waits_for_alerts_only_needs_no_layer(relay: MemoryRelay) -> None:
