@@ -9,6 +9,7 @@ import trio
 from attrs import frozen
 
 from relay.hub.hub import Hub
+from relay.hub.stream_report import report_of
 
 FIGURES_SLICE = 200
 """Streams and consumers in the figures before others have a turn."""
@@ -33,7 +34,7 @@ async def encode_figures(
     reports: list[bytes] = []
     size = total = omitted = 0
     for stream in hub.streams():
-        report = stream.figures(node)
+        report = report_of(stream, node)
         encoded = msgspec.json.encode(report)
         total += len(encoded) + 1
         if max_bytes is None or total <= max_bytes:

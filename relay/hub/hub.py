@@ -23,6 +23,7 @@ from relay.hub.observers import Observers, is_wide
 from relay.hub.peer import HubPeer, Producer
 from relay.hub.remote import Epoch, LocalOnly, RemoteState, RemoteStreams
 from relay.hub.stream import Stream
+from relay.hub.stream_report import report_of
 from relay.metrics import Metrics
 from relay.model import permissions
 from relay.model.identity import Identity
@@ -286,7 +287,7 @@ class Hub:
 
     def figures(self) -> FiguresReport:
         """Every stream with its consumers, for operators."""
-        return FiguresReport([stream.figures() for stream in self._streams.values()])
+        return FiguresReport([report_of(stream) for stream in self._streams.values()])
 
     def streams(self) -> list[Stream]:
         """Every stream that is live or watched, whether or not it was ever registered."""

@@ -25,7 +25,7 @@ from relay.hub.layers.renditions import RenditionJob, Renditions
 from relay.hub.layers.rollout import LayerRollout
 from relay.hub.ledger import Totals
 from relay.hub.observers import Observers
-from relay.hub.peer import CarryingProducer, EdgePeer, Producer
+from relay.hub.peer import EdgePeer, Producer
 from relay.hub.remote import Epoch, LocalOnly, RemoteStreams
 from relay.metrics import Limit, Metrics
 from relay.model import permissions
@@ -42,7 +42,6 @@ from relay.protocol.messages import (
     VideoFrame,
     now_ms,
 )
-from relay.protocol.reports import ConsumerReport, EdgeReport, StreamReport
 
 SWITCH_RATE, MAX_SWITCHES = 1.0, 4.0
 """How often a second, and in a row, a producer is told at once that somebody watches or nobody: a
@@ -689,28 +688,6 @@ class Stream:
             self.on_recount(self)
         self.on_presence(self)
 
-    def figures(self, node: str | None = None) -> StreamReport:
-        """The state of the stream and what became of its frames, for operators. In a cluster,
-        `node` is this node."""
-        producer, carrying = self.producer, None
-        if self.origin is not None and producer is not None:
-            producer, carrying = None, cast("CarryingProducer", producer)
-        return StreamReport(
-            stream_id=self.stream_id,
-            owner_id=self.owner_id,
-            status=self.status,
-            epoch=self.epoch,
-            frames=self.seq,
-            producer=None if producer is None else producer.number,
-            consumers=[_report_of(each) for each in self.watchers if each not in self.edges],
-            node=node,
-            carried_from=self.origin,
-            through=[] if carrying is None else list(carrying.path[1:]),
-            received=None if carrying is None else carrying.received,
-            lost=None if carrying is None else carrying.lost,
-            edges=[_edge_report_of(edge, demand) for edge, demand in self.edges.items()],
-        )
-
     def status_for(self, consumer: Consumer) -> Status:
         """The status as this consumer may know it."""
         return self.public_status(visible=self.may_see(consumer))
@@ -810,32 +787,3 @@ class Stream:
         if self._switches is None:
             self._switches = DebtBucket(SWITCH_RATE, MAX_SWITCHES)
         return self._switches.take(1, trio.current_time())
-
-
-def _report_of(consumer: Consumer) -> ConsumerReport:
-    return ConsumerReport(
-        connection=consumer.peer.number,
-        party=consumer.identity.sender,
-        frames=consumer.ledger.accepted,
-        written=consumer.ledger.written,
-        dropped=_dropped_by(consumer),
-        waiting=consumer.waiting_frames,
-        layer=consumer.layer,
-        link=consumer.link(),
-    )
-
-
-def _edge_report_of(edge: Consumer, demand: EdgeDemand) -> EdgeReport:
-    return EdgeReport(
-        node=cast("EdgePeer", edge.peer).node_id,
-        viewers=demand.viewers,
-        frames=edge.ledger.accepted,
-        written=edge.ledger.written,
-        dropped=_dropped_by(edge),
-        waiting=edge.waiting_frames,
-        link=edge.link(),
-    )
-
-
-def _dropped_by(consumer: Consumer) -> dict[str, int]:
-    return {why.value: n for why, n in consumer.ledger.dropped.items()}

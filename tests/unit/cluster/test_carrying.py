@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from relay.connection.context import Timing
+from relay.hub.stream_report import report_of
 from relay.transport.budget import Budget
 from tests.unit.cluster.frames import VIEW, frame, messages_as_sent, numbers, only, received
 from tests.unit.cluster.memory_cluster import MemoryCluster
@@ -122,7 +123,7 @@ async def test_what_was_accepted_while_a_link_was_cut_is_lost_for_the_viewers_th
     assert await numbers(viewer) == [6]
     assert pair["b"].metrics.frames["lost"] == 3
     (stream,) = pair["b"].relay.hub.streams()
-    assert stream.figures().lost == 3
+    assert report_of(stream).lost == 3
 
 
 async def test_what_nobody_watched_was_not_lost(pair: MemoryCluster) -> None:
