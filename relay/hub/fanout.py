@@ -13,6 +13,8 @@ from attrs import define, field
 
 from relay.hub.consumer import MAX_PICTURES_BEHIND, Consumer
 from relay.hub.frames.frame import Burst, Frame
+from relay.hub.layers.layer_set import LayerSet
+from relay.hub.layers.rollout import LayerRollout
 from relay.hub.ledger import Totals
 from relay.metrics import Metrics
 from relay.transport.outlet import MIN_HELD_BYTES
@@ -43,6 +45,8 @@ class FanOut:
     """Offers since other tasks last got a turn."""
     _idle: trio.Event | None = None
     """Set when the publish to a large audience is over; None while there is none."""
+    _rollout: LayerRollout | None = None
+    """Of layers that not the whole audience chooses from yet."""
     _epochs: int = 0
     """How often the frames were forgotten."""
     _welcomed: set[Consumer] | None = None
@@ -58,19 +62,21 @@ class FanOut:
         return largest if largest.seq >= latest.seq - MAX_PICTURES_BEHIND else latest
 
     @property
-    def busy(self) -> bool:
-        """Whether a publish to a large audience is in progress."""
-        return self._idle is not None
+    def is_ready(self) -> bool:
+        """Whether frames may be offered: no publish to a large audience is in progress, and all of
+        it choose from the same layers."""
+        return self._idle is None and self._rollout is None
 
-    async def wait_until_idle(self) -> None:
-        """Wait for the publish in progress; another may have begun when this returns."""
+    async def wait_until_ready(self) -> None:
+        """Wait for that; it may be so no more when this returns."""
         if self._idle is not None:
             await self._idle.wait()
+        await self.finish_rollout()
 
     async def publish(self, frames: list[Frame]) -> None:
         """Offer frames that arrived together to the whole audience, in order.
 
-        Call it when it is not busy. Yields to other tasks each time that `SLICE` offers are made,
+        Call it when it is ready. Yields to other tasks each time that `SLICE` offers are made,
         but not after the last ones: see `is_pause_due`. Cannot be cancelled: what was accepted is
         offered to everybody, unless the stream ends meanwhile.
         """
@@ -99,6 +105,34 @@ class FanOut:
         finally:
             self._welcomed = self._idle = None
             idle.set()
+
+    def use_layers(self, layers: LayerSet | None, seq: int) -> bool:
+        """Let the audience choose from these layers of pictures behind `seq`: a large one bit by
+        bit. Returns whether `finish_rollout` is to be called, so that this ends though no frame
+        comes."""
+        if layers is not None:
+            layers.since = seq
+        self.layer_frames.clear()
+        # A picture in the layers before may still be on its way to some of them.
+        audience, at_once = self.audience, SLICE if self._idle is None else 0
+        for consumer in audience[:at_once]:
+            consumer.use_layers(layers, seq)
+        if self._rollout is not None:
+            self._rollout.stop()
+            self._rollout = None
+        if len(audience) > at_once:
+            self._rollout = LayerRollout(layers, seq, iter(audience[at_once:]))
+        return self._rollout is not None
+
+    async def finish_rollout(self) -> None:
+        """Let the rest of the audience choose from other layers, while others have a turn."""
+        while (rollout := self._rollout) is not None:
+            if self._idle is not None:
+                await self._idle.wait()
+                continue
+            await rollout.run()
+            if self._rollout is rollout:
+                self._rollout = None
 
     @property
     def is_pause_due(self) -> bool:

@@ -15,14 +15,13 @@ from attrs import define, field, frozen
 from relay.concurrency.time_slice import TimeSlice
 from relay.guard.throttle import DebtBucket
 from relay.hub.consumer import Consumer
-from relay.hub.fanout import SLICE, FanOut
+from relay.hub.fanout import FanOut
 from relay.hub.frames.frame import Frame, bursts
 from relay.hub.frames.frame_budget import FrameAccount
 from relay.hub.frames.picture_ring import PictureListener, PictureRing
 from relay.hub.keyframe_requests import KeyframeRequests
 from relay.hub.layers.layer_set import LayerSet, PictureLayer, StreamLayer
 from relay.hub.layers.renditions import RenditionJob, Renditions
-from relay.hub.layers.rollout import LayerRollout
 from relay.hub.ledger import Totals
 from relay.hub.observers import Observers
 from relay.hub.peer import EdgePeer, Producer
@@ -131,8 +130,6 @@ class Stream:
     _awaiting_keyframe: bool = True
     """Whether the producer has not yet sent a frame that a delta could build on."""
     _told_unencodable: bool = False
-    _rollout: LayerRollout | None = None
-    """Of layers that not the whole audience chooses from yet."""
 
     def __attrs_post_init__(self) -> None:
         self.fanout = FanOut(self._metrics, self._totals)
@@ -197,7 +194,7 @@ class Stream:
             if frames[0].is_large and not await self._has_encoded(frames[0], producer):
                 continue
             self._look_for_renditions(frames)
-            if self._rollout is not None and not await self._have_layers(frames, producer):
+            if not (self.fanout.is_ready or await self._have_layers(frames, producer)):
                 continue
             job = self._plan_renditions(frames)
             await fanout.publish(frames)
@@ -213,11 +210,8 @@ class Stream:
     async def _is_ready(self, producer: Producer) -> bool:
         """Wait until the audience can be offered a frame of this producer; returns whether it still
         is that."""
-        while self.producer is producer and (self.fanout.busy or self._rollout is not None):
-            if self.fanout.busy:
-                await self.fanout.wait_until_idle()
-            else:
-                await self._finish_rollout()
+        while self.producer is producer and not self.fanout.is_ready:
+            await self.fanout.wait_until_ready()
         return self.producer is producer
 
     async def carry(self, frames: list[Frame], producer: Producer) -> None:
@@ -243,7 +237,7 @@ class Stream:
         if self.status is StreamStatus.ONLINE:
             self.set_status(StreamStatus.STREAMING)
         self._look_for_renditions(frames)
-        if self._rollout is not None and not await self._have_layers(frames, producer):
+        if not (self.fanout.is_ready or await self._have_layers(frames, producer)):
             return
         job = self._plan_renditions(frames)
         await self.fanout.publish(frames)
@@ -372,32 +366,10 @@ class Stream:
             log.exception("renditions failed", stream_id=self.stream_id)
 
     def _use_layers(self, layers: LayerSet | None, seq: int) -> None:
-        """Let the audience choose from these layers of pictures behind `seq`: a large one bit by
-        bit, before the next picture is offered."""
-        if layers is not None:
-            layers.since = seq
-        self.fanout.layer_frames.clear()
-        audience = self.fanout.audience
-        # A picture in the layers before may still be on its way to some of them.
-        at_once = 0 if self.fanout.busy else SLICE
-        for consumer in audience[:at_once]:
-            consumer.use_layers(layers, seq)
-        if self._rollout is not None:
-            self._rollout.stop()
-            self._rollout = None
-        if len(audience) > at_once:
-            self._rollout = LayerRollout(layers, seq, iter(audience[at_once:]))
-            self.start_soon(self._finish_rollout)  # no picture may come before it is asked for
-
-    async def _finish_rollout(self) -> None:
-        """Let the rest of the audience choose from other layers, while others have a turn."""
-        while (rollout := self._rollout) is not None:
-            if self.fanout.busy:
-                await self.fanout.wait_until_idle()
-                continue
-            await rollout.run()
-            if self._rollout is rollout:
-                self._rollout = None
+        """Let the audience choose from these layers of pictures behind `seq`."""
+        if self.fanout.use_layers(layers, seq):
+            # No picture may come before it is asked for.
+            self.start_soon(self.fanout.finish_rollout)
 
     async def _have_layers(self, frames: Sequence[Frame], producer: Producer) -> bool:
         """Let the whole audience choose from the layers that these frames are of; returns whether
@@ -406,7 +378,7 @@ class Stream:
             frame.keep()
         epoch, seq = self.epoch, self.seq
         with trio.CancelScope(shield=True):
-            await self._finish_rollout()
+            await self.fanout.finish_rollout()
         return self._goes_on(producer, epoch, seq)
 
     def _goes_on(self, producer: Producer, epoch: int, seq: int) -> bool:
