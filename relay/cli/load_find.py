@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,11 @@ def result_option(*names: str, **settings: Any) -> Decorator:
     help="Write an HTML report with plots.",
 )
 @result_option(
+    "--github",
+    is_flag=True,
+    help="Print annotations for GitHub. Implied by GITHUB_ACTIONS=true.",
+)
+@result_option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path),
@@ -129,6 +135,7 @@ def find_command(  # noqa: PLR0917 (the parameters of the command)
     max_seconds: float,
     at_least: float | None,
     report: Path | None,
+    github: bool,
     json_file: Path | None,
     target_is_mine: bool,
     targets: tuple[str, ...],
@@ -175,4 +182,9 @@ def find_command(  # noqa: PLR0917 (the parameters of the command)
         max_seconds=max_seconds,
         at_least=at_least,
     )
-    return find_limit(choice, options, OutputFiles(report=report, json=json_file))
+    return find_limit(
+        choice,
+        options,
+        OutputFiles(report=report, json=json_file),
+        on_github=github or os.environ.get("GITHUB_ACTIONS") == "true",
+    )

@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import IO, cast
 
 import trio
@@ -14,9 +14,12 @@ from attrs import define, field, frozen
 from rich.console import Console
 
 from relay.errors import ConfigError
+from relay.load.measures.builtin_checks import CLIENTS_ADMITTED
 from relay.load.measures.limit_search import LimitSearch, SearchOptions
 from relay.load.measures.limits import Cause, FindResult, LevelRun, Spread, find_cause
-from relay.load.report.find_words import print_find, run_line
+from relay.load.measures.results import RunResult
+from relay.load.report.find_words import print_find, run_line, verdict_words
+from relay.load.report.github import Annotations
 from relay.load.report.live_view import LiveView
 from relay.load.report.outputs import (
     BestEffortOutput,
@@ -27,6 +30,7 @@ from relay.load.report.outputs import (
 )
 from relay.load.run.coordinator import Coordinator, RunOptions
 from relay.load.run.machine import describe_machine
+from relay.load.run.run_state import RunState
 from relay.load.runner import (
     BAD_SCENARIO,
     CANNOT_WRITE,
@@ -35,6 +39,7 @@ from relay.load.runner import (
     ScenarioChoice,
     open_scenario,
     print_error,
+    run_trio,
 )
 from relay.load.scenario.raising import (
     Raise,
@@ -73,13 +78,19 @@ class FindOptions:
     """The limit that a search must find not to fail."""
 
 
-def find_limit(choice: ScenarioChoice, options: FindOptions, files: OutputFiles) -> int:
-    """Search, print what was found, and write the files; returns the exit code."""
+def find_limit(
+    choice: ScenarioChoice, options: FindOptions, files: OutputFiles, *, on_github: bool = False
+) -> int:
+    """Search, print what was found, and write the files; returns the exit code.
+
+    `on_github` prints what is wrong as GitHub's annotations, too.
+    """
     output = BestEffortOutput(sys.stdout)
+    notes = Annotations(output.write if on_github else None, str(choice.path))
     try:
         files.try_to_open()
     except OSError as error:
-        print_error(cannot_write(error.filename, error))
+        notes.error(print_error(cannot_write(error.filename, error)))
         return CANNOT_WRITE
     configure_logging("error")
     console = Console(file=cast(IO[str], output), markup=False, highlight=False)
@@ -87,18 +98,18 @@ def find_limit(choice: ScenarioChoice, options: FindOptions, files: OutputFiles)
         console.width = NON_TTY_WIDTH
     try:
         finder = open_finder(choice, options, console)
-        with FindLines(files.json) as lines:
+        with notes, FindLines(files.json) as lines:
             finder.on_run = lines.run
-            trio.run(finder.run)
+            run_trio(finder.run)
             result = finder.result()
             lines.found(result)
+            print_find(console, result, finder.raised, finder.runs)
     except ScenarioError as error:
-        print_error(str(error))
+        notes.error(print_error(str(error)))
         return BAD_SCENARIO
     except ConfigError as error:
-        print_error(str(error))
+        notes.error(print_error(str(error)))
         return COULD_NOT_RUN
-    print_find(console, result, finder.raised, finder.runs)
     failures = [output.failure, lines.failure]
     if files.report is not None:
         from relay.load.report.find_page import find_page  # noqa: PLC0415 (only with --report)
@@ -106,8 +117,10 @@ def find_limit(choice: ScenarioChoice, options: FindOptions, files: OutputFiles)
         failures.append(write_whole(files.report, find_page(result, finder.raised, finder.runs)))
     failures = [each for each in failures if each is not None]
     for failure in failures:
-        print_error(str(failure))
+        notes.error(print_error(str(failure)))
     code = exit_code(result, options.at_least)
+    if code not in {0, CANCELLED_BY_USER}:
+        notes.error(verdict_words(result, finder.raised, options.at_least))
     return code or (CANNOT_WRITE if failures else 0)
 
 
@@ -130,7 +143,8 @@ def open_finder(choice: ScenarioChoice, options: FindOptions, console: Console) 
     """Read the scenario and what is to be done with it; `ScenarioError`."""
     scenario, run_options, source = open_scenario(choice)
     if options.until:
-        scenario = with_checks(scenario, options.until, [Place("--until")] * len(options.until))
+        wanted = tuple(dict.fromkeys(options.until))
+        scenario = with_checks(scenario, wanted, [Place("--until")] * len(wanted))
     if not scenario.checks:
         raise ScenarioError(str(choice.path), "it has no check: say what must be kept with --until")
     raised = parse_raise(options.raised, scenario)
@@ -142,6 +156,9 @@ def open_finder(choice: ScenarioChoice, options: FindOptions, console: Console) 
     if not least <= start <= most:
         words = f"{start:g} is not between {least:g} and {most:g} (--to)"
         raise ScenarioError("--from", words)
+    if options.at_least is not None and options.at_least > most:
+        words = f"{options.at_least:g} is more than the {most:g} that are tried at most (--to)"
+        raise ScenarioError("--at-least", words)
     if scenario.length + scenario.grace > options.max_seconds:
         words = f"a run of {scenario.name} takes {scenario.length:g} s, longer than that"
         raise ScenarioError("--max-time", words)
@@ -153,6 +170,7 @@ def open_finder(choice: ScenarioChoice, options: FindOptions, console: Console) 
         steps=options.steps,
         repeats=options.repeats,
         is_whole=raised.is_whole,
+        aim=_aim(options.at_least, raised),
     )
     return Finder(
         scenario=scenario,
@@ -164,6 +182,13 @@ def open_finder(choice: ScenarioChoice, options: FindOptions, console: Console) 
         max_seconds=options.max_seconds,
         console=console,
     )
+
+
+def _aim(at_least: float | None, raised: Raise) -> float | None:
+    """The smallest load that is at least this."""
+    if at_least is None or not raised.is_whole:
+        return at_least
+    return float(math.ceil(at_least))
 
 
 @define(eq=False, kw_only=True)
@@ -186,10 +211,28 @@ class Finder:
     _interrupted: bool = False
     _failure: str | None = None
     _overhead: float = FIRST_OVERHEAD
+    _raises: dict[float, Raise] = field(factory=dict)
+    """How each load was made: counts of several groups are rounded, and the same is to be made
+    again."""
 
     async def run(self) -> None:
-        """Search to the end, or until the time is over or a run is interrupted. `ScenarioError`."""
+        """Search to the end, or until the time is over or a signal comes. `ScenarioError`."""
         self._say_plan()
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_at_signal, signals, nursery.cancel_scope)
+                await self._search()
+                nursery.cancel_scope.cancel()
+
+    async def _end_at_signal(
+        self, signals: AsyncIterator[int], searching: trio.CancelScope
+    ) -> None:
+        """End between two runs, or while one is summed up: a run itself takes signals first."""
+        await anext(signals)
+        self._interrupted = True
+        searching.cancel()
+
+    async def _search(self) -> None:
         begun = trio.current_time()
         while (level := self.search.next()) is not None:
             expected = self.scenario.length + self.scenario.grace + self._overhead
@@ -197,20 +240,12 @@ class Finder:
                 self._stopped = f"the {self.max_seconds:g} s of --max-time are over"
                 break
             await self._run_at(level)
-            if self._failure is None and not self._interrupted:
-                await self._rest()
             if self._failure is not None or self._interrupted:
                 break
+            await trio.sleep(REST)
         is_cut_short = self._interrupted or self._failure is not None or self._stopped is not None
         if not (is_cut_short or self.search.is_closed):
             self._stopped = f"it made all {self.search.options.steps} runs of --steps"
-
-    async def _rest(self) -> None:
-        """Wait a moment, in which Ctrl-C ends the search as it does during a run."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            with trio.move_on_after(REST):
-                await anext(signals)
-                self._interrupted = True
 
     def _say_plan(self) -> None:
         options = self.search.options
@@ -224,9 +259,10 @@ class Finder:
         )
 
     async def _run_at(self, level: float) -> None:
-        raised = raise_to(self.raised, self.scenario, level)
+        raised = self._raises.get(level) or raise_to(self.raised, self.scenario, level)
         scenario = raised_scenario(self.scenario, raised)
         actual = level_of(scenario, raised)
+        self._raises.setdefault(actual, raised)
         coordinator = Coordinator(scenario, self.run_options, self.source, self.file, raised)
         state, begun = coordinator.state, trio.current_time()
         async with trio.open_nursery() as nursery:
@@ -247,13 +283,25 @@ class Finder:
             capacity=_capacity(scenario),
             thin_phones=_thin_phones(scenario),
         )
-        if result.failure is not None and not self.runs:
-            self._failure = result.failure
+        self._failure = self._why_void(state, result)
+        if self._failure is not None:
             return
         self.runs.append(run)
         self.search.note(actual, kept=run.kept)
         self.on_run(run)
         self.console.print(run_line(len(self.runs), run, self.raised))
+
+    def _why_void(self, state: RunState, result: RunResult) -> str | None:
+        """Why a run says nothing about its load, so that others would not either; None if it
+        does. A relay that ended under the load before is one such reason."""
+        if result.failure is not None:
+            is_about_load = state.has_begun and bool(self.runs)
+            return None if is_about_load else result.failure
+        for check in result.checks:
+            if check.line == CLIENTS_ADMITTED and not check.kept:
+                errors = sorted(result.total.errors, key=lambda each: -result.total.errors[each])
+                return f"no client was admitted: {', '.join(errors[:1]) or check.measured}"
+        return None
 
     def result(self) -> FindResult:
         """What is known when it has ended."""
@@ -268,6 +316,7 @@ class Finder:
             stopped=self._stopped,
             spread=self._spread(),
             cause=self._cause(),
+            advice=self._advice(),
             interrupted=self._interrupted,
             failure=self._failure,
         )
@@ -279,6 +328,24 @@ class Finder:
         failed = self._at(self.search.above, kept=False)
         kept = self._at(self.search.limit, kept=True)
         return find_cause(failed[-1], kept[-1] if kept else None) if failed else None
+
+    def _advice(self) -> str | None:
+        """For checks that ask for much, and that less load can only break."""
+        failed = self._at(self.search.above, kept=False)
+        if self.search.limit is not None or not failed:
+            return None
+        broken = {check.line for check in failed[-1].result.checks if not check.kept}
+        wanting = [
+            check.line
+            for check in self.scenario.checks
+            if check.line in broken and check.unit == "count" and check.comparison in {">", ">="}
+        ]
+        if not wanting:
+            return None
+        return (
+            f"{', '.join(wanting)}: less load has less of it. Begin with more (--from), or say what"
+            " is to be kept with --until"
+        )
 
     def _spread(self) -> Spread | None:
         """What the first check measured at the limit, in all its runs."""

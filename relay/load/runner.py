@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -12,6 +13,7 @@ import trio
 from attrs import frozen
 from rich.console import Console
 
+from relay.concurrency.exception_groups import leaves
 from relay.errors import ConfigError
 from relay.load.actors.group_networks import check_links
 from relay.load.measures.comparison import (
@@ -37,7 +39,12 @@ from relay.load.report.outputs import (
 from relay.load.report.summary import print_summary
 from relay.load.run.agents import AgentOptions
 from relay.load.run.coordinator import Coordinator, RunOptions
-from relay.load.scenario.scenario import Scenario, load_scenario, with_targets
+from relay.load.scenario.scenario import (
+    BACKGROUND_NEEDS,
+    Scenario,
+    load_scenario,
+    with_targets,
+)
 from relay.load.scenario.schema import ScenarioError
 from relay.logs.setup import configure_logging
 
@@ -98,6 +105,8 @@ def open_scenario(choice: ScenarioChoice) -> tuple[Scenario, RunOptions, str]:
     path = choice.path
     scenario = load_scenario(path)
     if choice.workers is not None:
+        if choice.workers == 1 and scenario.background:
+            raise ScenarioError("--workers", BACKGROUND_NEEDS)
         scenario = attrs.evolve(scenario, workers=choice.workers)
     if choice.targets:
         scenario = with_targets(scenario, choice.targets)
@@ -176,7 +185,7 @@ def _run_and_write(
     state = coordinator.state
     with JsonLines(files.json) as lines, CsvFile(files.csv) as rows:
         state.on_second = in_turn(lines.second, rows.second)
-        trio.run(_run, coordinator, console, sinks)
+        run_trio(partial(_run, coordinator, console, sinks))
         result = state.result()
         if before is not None and result.problem is None:
             baseline, tolerance = before
@@ -195,6 +204,17 @@ def _run_and_write(
 
         failures.append(write_whole(files.junit, junit_xml(result)))
     return result, [each for each in failures if each is not None]
+
+
+def run_trio(main: Callable[[], Awaitable[None]]) -> None:
+    """`trio.run`; a `ScenarioError` comes alone, not in groups of the nurseries around it."""
+    try:
+        trio.run(main)
+    except BaseExceptionGroup as errors:
+        wrong = next((each for each in leaves(errors) if isinstance(each, ScenarioError)), None)
+        if wrong is None:
+            raise
+        raise wrong from None
 
 
 async def _run(coordinator: Coordinator, console: Console, addresses: SinkAddresses) -> None:

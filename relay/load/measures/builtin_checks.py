@@ -16,6 +16,7 @@ INTEGRITY_COUNTS = (
 """Counts that must be 0."""
 INTEGRITY_CHECKS = tuple(parse_threshold(f"{name} == 0", ()) for name in INTEGRITY_COUNTS)
 LEDGER_AGREES = "the relay's ledger agrees"
+CLIENTS_ADMITTED = "clients are admitted"
 
 
 def all_thresholds(own: Sequence[Threshold]) -> list[Threshold]:
@@ -59,5 +60,5 @@ def builtin_results(
         found.append(CheckResult("no session expires during the run", kept=False, measured=words))
     if expects_logins and not counts["auth.done"]:
         words = f"none of {counts['connect.done']} connections was authenticated"
-        found.append(CheckResult("clients are admitted", kept=False, measured=words))
+        found.append(CheckResult(CLIENTS_ADMITTED, kept=False, measured=words))
     return found

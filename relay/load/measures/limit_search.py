@@ -23,6 +23,8 @@ class SearchOptions:
     repeats: int = 3
     """Runs at the limit that must keep the checks."""
     is_whole: bool = True
+    aim: float | None = None
+    """A load that is tried itself, if in the end the limit may be on either side of it."""
 
 
 @define(eq=False)
@@ -89,10 +91,18 @@ class LimitSearch:
             return (
                 None if above <= options.least else max(options.least, self._even(above / GROWTH))
             )
-        if above - limit <= options.resolution * above:
-            return None
-        middle = self._even((limit + above) / 2)
-        return middle if limit < middle < above else None
+        return self._middle(limit, above)
+
+    def _middle(self, limit: float, above: float) -> float | None:
+        """A load between what kept and what failed, if they are not near enough."""
+        options = self.options
+        if above - limit > options.resolution * above:
+            middle = self._even((limit + above) / 2)
+            if limit < middle < above:
+                return middle
+        if options.aim is not None and limit < options.aim < above:
+            return options.aim
+        return None
 
     def _even(self, level: float) -> float:
         return float(int(level)) if self.options.is_whole else round(level, 1)

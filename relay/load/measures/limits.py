@@ -33,6 +33,10 @@ SAME_TRAFFIC = 1.1
 """Traffic that grew by less did not grow with the load."""
 LOAD_GREW = 1.2
 LATENESS_CHECK = "lateness.p99 "
+CPU_NOT_KNOWN = (
+    "how busy the relay was is not known: it was not started here, or does not say so in /metrics."
+    " So its CPU may be what gave way"
+)
 
 
 @frozen(kw_only=True)
@@ -119,12 +123,14 @@ def find_cause(failed: LevelRun, kept: LevelRun | None) -> Cause:
     if not found and (plateau := _network(failed, kept)):
         found = [Cause(resource="link", evidence=plateau)]
     if not found:
-        return Cause(resource="unknown", evidence=_nothing_full(failed))
+        found = [Cause(resource="unknown", evidence=_nothing_full(failed))]
     first, *others = found
     also = [f"{each.resource}: {each.evidence}" for each in others]
     room = _room(failed, first.resource)
-    if room and not also:
+    if room and not also and first.resource != "unknown":
         also = [room]
+    if failed.seconds and failed.cpu is None and not first.is_generator:
+        also.append(CPU_NOT_KNOWN)
     return Cause(resource=first.resource, evidence=first.evidence, others=also)
 
 
@@ -259,8 +265,15 @@ class FindResult:
     spread: Spread | None
     cause: Cause | None
     """None if nothing failed."""
+    advice: str | None = None
+    """What to do where no load kept the checks, if that is known."""
     interrupted: bool = False
     failure: str | None = None
-    """Why a run could not be made at all."""
+    """Why a run could not be made, or said nothing about its load; the search ended there."""
     type: str = "found"
     format: str = "relay-find-1"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing that was asked for is left to be tried."""
+        return self.stopped is None and self.failure is None and not self.interrupted

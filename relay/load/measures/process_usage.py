@@ -19,16 +19,28 @@ class ProcessUsage:
     """Bytes."""
     by_process: Mapping[str, float] = field(factory=dict)
     """CPU seconds of each of several processes, by name; empty if it is one."""
+    read_at: float | None = None
+    """Seconds, by any clock, if it was not read just now but at a time of its own."""
 
     def plus(self, other: ProcessUsage) -> ProcessUsage:
         return ProcessUsage(
             self.cpu_seconds + other.cpu_seconds,
             self.resident + other.resident,
             {**self.by_process, **other.by_process},
+            other.read_at if self.read_at is None else self.read_at,
         )
 
-    def busiest_since(self, before: ProcessUsage) -> float:
-        """CPU seconds since then of the process that used the most."""
+    def busiest_since(self, before: ProcessUsage, length: float) -> float | None:
+        """Cores that the busiest process used since then, which is `length` seconds ago unless both
+        were read at times of their own; None if nothing was read in between."""
+        if self.read_at is not None and before.read_at is not None:
+            length = self.read_at - before.read_at
+        if length <= 0:
+            return None
+        return max(0.0, self._most_since(before)) / length
+
+    def _most_since(self, before: ProcessUsage) -> float:
+        """CPU seconds of the process that used the most."""
         if not self.by_process:
             return self.cpu_seconds - before.cpu_seconds
         return max(

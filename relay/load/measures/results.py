@@ -282,9 +282,10 @@ def second_of(
         memory=sum(each.resident for each in usage.values()) if usage else None,
         busiest=max(
             (
-                max(0.0, each.busiest_since(before[name])) / length
+                cores
                 for name, each in usage.items()
                 if name in before
+                and (cores := each.busiest_since(before[name], length)) is not None
             ),
             default=None,
         ),

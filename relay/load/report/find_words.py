@@ -67,28 +67,53 @@ def find_rows(runs: Sequence[LevelRun]) -> Iterator[tuple[str, ...]]:
 
 def find_lines(result: FindResult, raised: Raise, runs: Sequence[LevelRun]) -> Iterator[str]:
     """What was found, line by line."""
-    if result.failure is not None:
-        yield f"could not run: {result.failure}"
+    if not runs:
+        yield _nothing_found(result)
         return
     yield from _limit(result, raised)
     yield from _unsteady(raised, runs)
     yield from _why_failed(result, runs)
     if result.cause is not None:
         yield from cause_lines(result.cause)
+    if result.advice is not None:
+        yield result.advice
     if result.stopped is not None:
         yield f"the search ended early: {result.stopped}"
+    if result.failure is not None:
+        yield f"the search ended early: run {len(runs) + 1} says nothing: {result.failure}"
     if result.interrupted:
         yield "interrupted: this is what is known so far"
 
 
+def _nothing_found(result: FindResult) -> str:
+    if result.failure is not None:
+        return f"could not run: {result.failure}"
+    return "interrupted before the first run had ended"
+
+
+def verdict_words(result: FindResult, raised: Raise, at_least: float | None) -> str:
+    """Why a search fails a job of CI, in one line."""
+    if result.failure is not None:
+        return f"could not run: {result.failure}"
+    words = next(_limit(result, raised))
+    if result.cause is not None:
+        words += f"; what gave way first: {RESOURCES[result.cause.resource]}"
+    return words if at_least is None else f"{words} (--at-least {at_least:g})"
+
+
 def _limit(result: FindResult, raised: Raise) -> Iterator[str]:
     if result.limit is None:
-        if result.above is not None:
-            yield f"no limit: not even {raised.in_words(result.above)} kept the checks"
+        assert result.above is not None  # each run kept its checks or did not
+        least = raised.in_words(result.above)
+        if result.is_complete:
+            yield f"no limit: not even {least} kept the checks"
+        else:
+            yield f"no limit so far: {least} did not keep the checks, and less was not tried"
         return
     kept = raised.in_words(result.limit)
     if result.above is None:
-        yield f"limit: at least {kept}, the most that was tried (--to)"
+        most = "the most that was tried (--to)" if result.is_complete else "and more was not tried"
+        yield f"limit: at least {kept}, {most}"
     elif result.cause is not None and result.cause.is_generator:
         yield f"limit: at least {kept}; the generator cannot make as much as {result.above:g}"
     else:

@@ -32,7 +32,7 @@ from relay.load.run.targets import Targets, open_targets
 from relay.load.run.tokens import find_endpoint, find_operator_token
 from relay.load.run.wire import Assignment
 from relay.load.scenario.raising import Raise
-from relay.load.scenario.scenario import Scenario
+from relay.load.scenario.scenario import BACKGROUND_NEEDS, Scenario
 from relay.load.scenario.schema import ScenarioError
 
 START_DELAY = 0.3
@@ -163,6 +163,7 @@ class Coordinator:
         async with trio.open_nursery() as following:
             for generator in generators:
                 following.start_soon(generator.follow, self._take)
+            self.state.has_begun = True
             await self._make_ready(generators, orders)
             delay = AGENT_START_DELAY if self.options.agents else START_DELAY
             start = time.monotonic() + delay
@@ -281,6 +282,8 @@ class Coordinator:
         if self.options.agents is not None:
             files, folder = await read_files(self.scenario), None
         number = sum(each.processes for each in generators)
+        if number == 1 and self.scenario.background:
+            raise RunFailed(f"the --workers of all agents together {BACKGROUND_NEEDS}")
         shares = [Share(worker=worker, of=number) for worker in range(number)]
         found = []
         for generator in generators:

@@ -91,6 +91,8 @@ class RunState:
     """Why it could not run."""
     aborted_by: str | None = None
     """The check that ended it early."""
+    has_begun: bool = False
+    """Whether the generators got their parts; no failure before that is about the load."""
     verification: float | None = None
     """Mean seconds in which the slowest target verified a token."""
     interrupted: bool = False

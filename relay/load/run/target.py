@@ -156,7 +156,7 @@ class Target:
     async def poll(self) -> None:
         """Read what changes during the run. A relay that does not answer is asked again later."""
         with suppress(TargetFailed):
-            self._metrics = await self.reports.metrics()
+            self._metrics = (await self.reports.metrics()).at(trio.current_time())
             self._first_metrics = self._first_metrics or self._metrics
             if self.operator_token is not None:
                 self.lost.note(await self.reports.figures(self.operator_token))

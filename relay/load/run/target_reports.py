@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Awaitable
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import trio
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from relay.errors import RelayError
 from relay.load.actors.endpoint import is_encrypted
@@ -49,6 +50,11 @@ class MetricsReading:
     verifications: float = 0.0
     """That got an answer."""
 
+    def at(self, read_at: float) -> MetricsReading:
+        """The same, with when it was read."""
+        usage = None if self.usage is None else evolve(self.usage, read_at=read_at)
+        return evolve(self, usage=usage)
+
     def verification_since(self, before: MetricsReading) -> float | None:
         """The mean seconds that a verification has taken since then; None if there was none."""
         number = self.verifications - before.verifications
@@ -57,7 +63,7 @@ class MetricsReading:
 
 
 def read_metrics(text: str) -> MetricsReading:
-    """Read Prometheus' text format."""
+    """Read Prometheus' text format; `ValueError` or `OverflowError` for numbers that are none."""
     hop: dict[str, int] = {}
     cpu: dict[str, float] = {}
     sums: dict[str, float] = defaultdict(float)
@@ -70,6 +76,8 @@ def read_metrics(text: str) -> MetricsReading:
         sums[name] += float(value)
         if name == "process_cpu_seconds_total":
             cpu[labels] = float(value)
+    if not all(map(math.isfinite, (*cpu.values(), *sums.values()))):
+        raise ValueError("a number is infinite")
     has_workers = any("worker=" in labels for labels in cpu)
     memory = int(sums["process_resident_memory_bytes"])
     by_process = cpu if has_workers else {}
@@ -110,7 +118,10 @@ class TargetReports:
 
     async def metrics(self) -> MetricsReading:
         body = await self._read("/metrics", MAX_METRICS_BYTES)
-        return read_metrics(body.decode(errors="replace"))
+        try:
+            return read_metrics(body.decode(errors="replace"))
+        except (ValueError, OverflowError):
+            raise self._failed("/metrics", "it has numbers that are none") from None
 
     async def figures(self, token: str) -> FiguresReport:
         """What it counts for each stream, for an operator."""

@@ -44,6 +44,10 @@ from relay.load.suggestions import suggestion
 from relay.process.working_directory import working_directory
 
 GROUP_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+ACTOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+"""Of the actors of a script, which stand in reports and tables as groups do."""
+BACKGROUND_NEEDS = "must be 2 or more, since a group is in the background"
+"""Said of the number of processes."""
 NAME_RULE = "a name consists of lowercase letters, digits and dashes"
 ONLY_TARGET = ""
 """The name of a target that is the only one."""
@@ -466,7 +470,7 @@ def _check_groups(
     if not names and scenario.script is None:
         raise place.error("it has no actors: add a table such as [phones.front]")
     if scenario.background and scenario.workers == 1:
-        raise place.at("workers").error("must be 2 or more, since a group is in the background")
+        raise place.at("workers").error(BACKGROUND_NEEDS)
     _check_watched(scenario, groups, place)
     _check_mentioned(scenario, names, place)
     _check_link_names(scenario, groups, place)

@@ -10,7 +10,15 @@ import pytest
 
 from tests.integration.accounts import Accounts
 from tests.integration.agents import start_agent
-from tests.integration.load_command import SHORT, against, assert_nothing_is_left, finish, start
+from tests.integration.load_command import (
+    SHORT,
+    UNCHECKED,
+    against,
+    assert_nothing_is_left,
+    finish,
+    start,
+    until_line,
+)
 from tests.integration.relay_process import RelayProcess, start_relay
 
 TIMELESS = "errors < 1"
@@ -61,6 +69,23 @@ def test_a_limit_is_found_with_a_relay_of_its_own_and_nothing_is_left(
     assert "6 failed doors.auth.done < 6 (6)" in output
     assert "what gave way first: " in output
     assert_nothing_is_left(folder)
+
+
+@pytest.mark.slow
+def test_a_relay_that_ends_during_a_search_ends_it_with_what_was_known(
+    database_url: str, accounts: Accounts, tmp_path: Path, folder: Path
+) -> None:
+    with start_relay("--profile", "load", database_url=database_url) as relay:
+        scenario = against(relay, accounts, tmp_path, UNCHECKED)
+        Path(scenario).write_text(Path(scenario).read_text().replace("ledger = true", ""))
+        options = ("--raise", "viewers", "--until", "auth.done > 0", "--to", "64")
+        search = start(folder, "find", scenario, *options)
+        said = until_line(search, "run 2: 8 viewers")
+    code, output, errors = finish(search)
+    assert (code, errors) == (3, ""), said + output
+    assert "limit: " in output
+    assert "no limit" not in output
+    assert "says nothing: no client was admitted: " in output
 
 
 @pytest.mark.slow

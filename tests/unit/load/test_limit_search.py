@@ -89,6 +89,16 @@ def test_runs_a_little_off_what_was_asked_for_do_not_keep_it_from_ending() -> No
     assert made.limit <= 33
 
 
+def test_what_is_aimed_at_is_tried_when_the_gap_around_it_is_small_enough() -> None:
+    options = attrs.evolve(OPTIONS, aim=105, repeats=1)
+    made, tried = search(lambda level: level <= 106, options)
+    assert tried == [10, 20, 40, 80, 160, 120, 100, 110, 105]
+    assert (made.limit, made.above) == (105, 110)
+    for limit in (99, 115, 700):
+        made, tried = search(lambda level, limit=limit: level <= limit, options)  # type: ignore[misc]
+        assert 105 not in tried
+
+
 @given(
     limit=st.integers(1, 2000),
     start=st.integers(1, 500),

@@ -117,4 +117,16 @@ def test_where_nothing_is_full_it_says_so_with_what_was_measured() -> None:
     cause = find_cause(run(), KEPT)
     assert cause.resource == "unknown"
     assert "30% of a core" in cause.evidence
+    assert cause.others == []
     assert find_cause(run(cpu=None, machine=None), None).resource == "unknown"
+
+
+def test_where_the_relay_does_not_say_how_busy_it_was_nothing_else_is_named_without_that() -> None:
+    slow = attrs.evolve(RESULT, verification=0.8)
+    for result, resource in ((RESULT, "unknown"), (slow, "database")):
+        cause = find_cause(run(cpu=None, result=result), KEPT)
+        assert cause.resource == resource
+        assert any("how busy the relay was is not known" in words for words in cause.others)
+    late = find_cause(run(cpu=None, busy=0.9), KEPT)
+    assert late.resource == "generator"
+    assert not any("not known" in words for words in late.others)

@@ -46,8 +46,21 @@ def test_the_busiest_of_several_processes_is_found_beside_the_sum() -> None:
 def test_a_process_that_is_new_has_used_nothing_yet() -> None:
     before = ProcessUsage(1.0, 1, {"a": 1.0})
     after = ProcessUsage(9.0, 1, {"a": 1.5, "b": 7.5})
-    assert after.busiest_since(before) == 0.5
-    assert ProcessUsage(3.0, 1).busiest_since(ProcessUsage(1.0, 1)) == 2.0
+    assert after.busiest_since(before, 1.0) == 0.5
+    assert ProcessUsage(3.0, 1).busiest_since(ProcessUsage(1.0, 1), 1.0) == 2.0
+
+
+def test_what_was_read_at_times_of_its_own_is_a_part_of_the_time_between_these() -> None:
+    """A relay that is slow to answer is read less often than each second, and no busier for it."""
+    first, second = (MetricsReading(usage=usage(cpu, 0.0)) for cpu in (1.0, 1.9))
+    before, after = first.at(10.0).usage, second.at(11.5).usage
+    assert before is not None
+    assert after is not None
+    assert after.busiest_since(before, 1.0) == pytest.approx(0.6)
+    assert before.busiest_since(before, 1.0) is None  # nothing new in this second
+    for used, busiest in ((after, pytest.approx(0.6)), (before, None)):
+        made = second_of(2.0, recent={}, usage={"": used}, before={"": before}, last_at=1.0)
+        assert made.busiest == busiest
 
 
 def test_the_time_to_verify_a_token_is_the_mean_since_the_first_reading() -> None:
