@@ -134,7 +134,7 @@ def keys_command(file: Path) -> None:
     default=10_000,
     show_default=True,
     metavar="N",
-    help="Frames, alerts and attempts to connect per second.",
+    help="Frames, alerts, pings and attempts to connect per second.",
     cls=GroupedOption,
     group="What it may do",
 )

@@ -26,7 +26,7 @@ class Allowance:
     connections: int
     """At once."""
     rate: float
-    """Frames, alerts and attempts to connect per second."""
+    """Frames, alerts, pings and attempts to connect per second."""
     _open: int = 0
     _spare: float = field(init=False)
     _at: float = field(init=False)

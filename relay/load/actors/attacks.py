@@ -207,7 +207,7 @@ async def send_pings(attacker: Attacker) -> None:
     async with attacker.connect(token=attacker.token) as client:
         async with client.listening():
             while True:
-                await attacker.send(client, PING_BURST, attacks=PINGS)
+                await attacker.send(client, PING_BURST, messages=PINGS, attacks=PINGS)
                 await trio.sleep(DEFAULT_PING_INTERVAL if every is None else every)
         _raise_closed(client)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import trio
@@ -22,14 +22,18 @@ MSGPACK_SUBPROTOCOL = "relay.v1.msgpack"
 LAST_MESSAGES_TIMEOUT = 1.0
 
 
+WireNumber = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+"""What counts are made of; a message with a larger number cannot be read."""
+
+
 class IncomingMessage(msgspec.Struct, rename="camel", gc=False):
     """Any message of the relay, with the fields that a load test uses."""
 
     type: str
     id: int | str | None = None
     stream_id: str | None = None
-    seq: int = 0
-    epoch: int = 0
+    seq: WireNumber = 0
+    epoch: WireNumber = 0
     layer: str | None = None
     layers: list[str] | None = None
     data: memoryview | None = None

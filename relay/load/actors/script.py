@@ -26,6 +26,7 @@ from relay.errors import RelayError
 from relay.load.actors.run_context import RunContext
 from relay.load.measures.integrity import FrameChecker, FrameMark, append_mark
 from relay.load.measures.stats import GroupStats
+from relay.load.scenario.scenario import ACTOR_NAME, RESERVED_NAMES
 
 
 class BadScript(RelayError):
@@ -119,6 +120,7 @@ def read_script(path: str, source: bytes | None = None) -> dict[str, tuple[Play,
         raise BadScript(f"{path} defines no ACTORS = {{name: async function}}")
     found = {}
     for name, value in actors.items():
+        _check_name(str(name), path)
         match value if isinstance(value, tuple) else (value, 1):
             case (play, int(count)) if callable(play) and count >= 0:
                 found[str(name)] = (play, count)
@@ -126,6 +128,15 @@ def read_script(path: str, source: bytes | None = None) -> dict[str, tuple[Play,
                 words = f"{path}: ACTORS[{name!r}] is not an async function, alone or with a number"
                 raise BadScript(words)
     return found
+
+
+def _check_name(name: str, path: str) -> None:
+    """Refuse names that would mean something else in reports and tables; `BadScript`."""
+    if not ACTOR_NAME.fullmatch(name) or name in RESERVED_NAMES:
+        raise BadScript(
+            f"{path}: ACTORS[{name!r}]: a name begins with a letter, consists of letters, digits,"
+            " dashes and underscores, and is not that of a figure"
+        )
 
 
 async def play_script(context: RunContext, worker: int, of: int) -> None:

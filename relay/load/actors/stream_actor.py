@@ -9,6 +9,9 @@ from relay.load.actors.client import IncomingMessage
 from relay.load.measures.integrity import AlertChecker, FrameChecker
 from relay.load.measures.observations import StreamObservation
 
+MAX_NUMBER_CHARS = 15
+"""Digits of a number in an alert."""
+
 
 @define(eq=False)
 class StreamWatch:
@@ -51,12 +54,21 @@ class StreamActor(Actor):
             if watch is None:
                 self.stats.error("an alert of another stream")
             return
-        sender, number, due = words[2], int(words[3]), int(words[4]) / 1_000_000
+        sender, number, due = words[2], _number(words[3]), _number(words[4]) / 1_000_000
+        if number < 1 or due < 0 or not self._is_service(sender):
+            self.stats.error("an alert of this run that no service of it has sent")
+            return
         checker = watch.alerts.get(sender)
         if checker is None:
             checker = watch.alerts[sender] = AlertChecker(self.stats.counts)
         if checker.check(number):
             self.stats.time("alert_age").record(self.context.now() - due)
+
+    def _is_service(self, sender: str) -> bool:
+        """Whether a service of the run has this name."""
+        name, _, number = sender.rpartition("-")
+        timeline = self.context.timeline
+        return name in timeline.scenario.services and 0 <= _number(number) < timeline.most(name)
 
     def end_connection(self) -> None:
         # A gap lasts until the phones stop sending, even if no frame ends it.
@@ -79,7 +91,14 @@ class StreamActor(Actor):
                     watched=checker is not None,
                     first=checker.first if checker else None,
                     last=checker.last.number if checker and checker.last else None,
+                    missed=checker.missed if checker else 0,
                     alerts={sender: each.ranges for sender, each in watch.alerts.items()},
                 )
             )
         self.watches.clear()
+
+
+def _number(words: str) -> int:
+    """A whole number as an alert of the load has it; -1 for anything else."""
+    is_number = len(words) <= MAX_NUMBER_CHARS and words.isascii() and words.isdecimal()
+    return int(words) if is_number else -1

@@ -11,7 +11,7 @@ import base64
 import struct
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from attrs import define, field, frozen
 
@@ -108,6 +108,8 @@ class FrameChecker:
     counts: Counter[str]
     layers: Sequence[str] = ()
     """Those of the stream, by their ids, the smallest first."""
+    missed: int = 0
+    """Of this viewer alone: frames that were missing between those that came."""
     first: int | None = None
     last: FrameMark | None = None
     _seq: int = 0
@@ -208,6 +210,7 @@ class FrameChecker:
         missing = mark.number - last.number - 1
         admitted = missing if mark.connection != last.connection else seq - self._seq - 1
         lost = max(0, missing - max(0, admitted))
+        self.missed += missing - lost
         self.counts["missed"] += missing - lost
         self.counts["lost"] += lost
         kind = "lost" if lost else "missed"
@@ -224,6 +227,7 @@ class FrameChecker:
             return
         self.counts["disordered"] += 1
         self.counts[kind] -= 1
+        self.missed -= kind == "missed"
 
 
 @define(eq=False)
@@ -231,7 +235,7 @@ class AlertChecker:
     """Checks the alerts of one service about one stream that one client receives."""
 
     counts: Counter[str]
-    ranges: list[list[int]] = field(factory=list)
+    ranges: list[tuple[int, int]] = field(factory=list)
     """Ranges of received numbers; both ends are included."""
 
     def check(self, number: int) -> bool:
@@ -243,16 +247,16 @@ class AlertChecker:
         self.counts["alerts.received"] += 1
         if self.ranges and number < self.ranges[-1][1]:
             self.counts["alerts.disordered"] += 1
-            self.ranges.append([number, number])
+            self.ranges.append((number, number))
             self.ranges.sort()
         elif self.ranges and number == self.ranges[-1][1] + 1:
-            self.ranges[-1][1] = number
+            self.ranges[-1] = (self.ranges[-1][0], number)
         else:
-            self.ranges.append([number, number])
+            self.ranges.append((number, number))
         return True
 
 
-def count_missing(ranges: list[list[int]], first: int, last: int) -> int:
+def count_missing(ranges: Iterable[tuple[int, int]], first: int, last: int) -> int:
     """Count the numbers from `first` to `last` that are in none of the ranges."""
     found = sum(max(0, min(high, last) - max(low, first) + 1) for low, high in ranges)
     return max(0, last - first + 1) - found

@@ -23,8 +23,10 @@ class StreamObservation:
     first: int | None
     """Number of the first frame it received."""
     last: int | None
-    alerts: dict[str, list[list[int]]]
+    alerts: dict[str, list[tuple[int, int]]]
     """Ranges of alert numbers, by sender; both ends are included."""
+    missed: int = 0
+    """Frames that were missing between those that came."""
     target: str = ""
     """Where the connection went, if there are several targets."""
 
@@ -59,7 +61,13 @@ class Observations:
     sent: list[SentFrames] = field(factory=list)
     alerts: list[AcknowledgedAlert] = field(factory=list)
     dropped: int = 0
-    """Stream observations for which there was no room."""
+    """Observations for which there was no room."""
+
+    @property
+    def number(self) -> int:
+        """How many there are; each range of alert numbers is one, too."""
+        ranges = sum(len(each) for seen in self.streams for each in seen.alerts.values())
+        return len(self.streams) + len(self.sent) + len(self.alerts) + ranges
 
     def add_stream(self, observation: StreamObservation) -> None:
         if len(self.streams) < MAX_OBSERVATIONS:

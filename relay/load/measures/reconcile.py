@@ -34,6 +34,8 @@ def reconcile(run_stats: RunStats, observations: Observations, *, end: float, gr
         counts: Counter[str] = Counter()
         if seen.watched:
             _count_missed_frames(counts, seen, by_stream[seen.stream], end)
+            counts["watches"] += 1
+            counts["watches.missed"] += seen.missed + counts["missed"] > 0
         for sender, of_sender in alerts[seen.stream].items():
             counts["alerts.lost"] += _lost_alerts(seen, sender, of_sender, grace)
         run_stats.group(seen.group).counts.update(counts)

@@ -17,6 +17,8 @@ from relay.load.measures.trials import TrialResult
 from relay.load.run.clocks import ClockComparison, ClockFilter
 from relay.load.run.processes import open_process
 from relay.load.run.wire import (
+    MAX_AGENT_BYTES,
+    MAX_WIRE_BYTES,
     Assignment,
     BadMessage,
     ClockProbe,
@@ -144,7 +146,7 @@ class Generator:
 
     async def _receive(self) -> Statement | None:
         try:
-            return await self._pipe.statement()
+            return await self._pipe.statement(MAX_AGENT_BYTES if self.is_agent else MAX_WIRE_BYTES)
         except BadMessage as problem:  # a script may have written to the worker's descriptor
             raise self._failed(f"cannot be understood: {problem}") from None
 

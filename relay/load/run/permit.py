@@ -11,6 +11,7 @@ from attrs import frozen
 from relay.client.dial import DEFAULT_PORTS
 from relay.errors import RelayError
 from relay.load.actors.allowance import Allowance
+from relay.load.actors.attacks import DEFAULT_PING_INTERVAL, PINGS
 from relay.load.actors.engine import Share
 from relay.load.run.wire import Assignment, Permit
 from relay.load.scenario.groups import Group, HostileGroup, PhoneGroup, ServiceGroup
@@ -33,10 +34,11 @@ def address_of(url: str) -> str:
     """`HOST:PORT` of a target's URL, as `--target` has it; `NotPermitted`."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
+        host, port = parts.hostname, parts.port
+        port = DEFAULT_PORTS.get(parts.scheme) if port is None else port
     except ValueError:
         host = port = None
-    if not host or port is None or "@" in parts.netloc:
+    if not host or not port or "@" in parts.netloc:
         raise NotPermitted("a target has no address such as ws://HOST:PORT")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -77,7 +79,7 @@ class Plan:
     connections: int
     """At once."""
     rate: float
-    """The most messages in a second: frames, alerts and attempts to connect."""
+    """The most messages in a second: frames, alerts, pings and attempts to connect."""
 
 
 def allowance_for(assignment: Assignment, timeline: Timeline) -> Allowance | None:
@@ -164,6 +166,8 @@ def _groups(timeline: Timeline, stage: int) -> Iterable[tuple[str, Group]]:
 def _messages_per_second(group: Group) -> float:
     if isinstance(group, PhoneGroup):
         return group.fps * (len(group.layers) or 1) * (group.frames.recording is None)
+    if isinstance(group, HostileGroup) and group.kind == "pings":
+        return PINGS / (group.every or DEFAULT_PING_INTERVAL)
     return group.rate if isinstance(group, ServiceGroup) else 0.0
 
 

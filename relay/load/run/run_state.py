@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, evolve, field
 
@@ -44,22 +44,17 @@ from relay.load.measures.results import (
 from relay.load.measures.stats import GroupStats, RunStats, TimeDistribution
 from relay.load.run.generator import Generator
 from relay.load.run.machine import describe_machine
+from relay.load.run.update_check import check_update
 from relay.load.scenario.scenario import ONLY_TARGET, Scenario, links
+
+MAX_RUN_OBSERVATIONS = 2_000_000
+"""Observations that are kept of a run; each takes about 300 bytes."""
 
 
 def stats_of(scenario: Scenario) -> RunStats:
     """The statistics of a run, still empty, with those of its stages."""
     stages = {each.name: RunStats(links(scenario, each.name)) for each in scenario.stages}
     return RunStats(links(scenario), stages=stages)
-
-
-def _names_in(update: StatsUpdate) -> Iterator[str]:
-    """All names in an update that may be shown; errors are made plain where they are counted."""
-    for name, by_target in update.groups.items():
-        yield name
-        for delta in by_target.values():
-            yield from delta.counts
-            yield from delta.times
 
 
 @define(eq=False)
@@ -75,6 +70,8 @@ class RunState:
     """Seconds since the start of the run."""
     run_stats: RunStats = field(init=False)
     observations: Observations = field(factory=Observations)
+    _kept: int = 0
+    """How many observations there are."""
     seconds: list[Second] = field(factory=list)
     on_second: Callable[[Second], None] = lambda _second: None
     ledger: list[LedgerLine] = field(factory=list)
@@ -91,11 +88,11 @@ class RunState:
     """Why it could not run."""
     aborted_by: str | None = None
     """The check that ended it early."""
-    has_begun: bool = False
-    """Whether the generators got their parts; no failure before that is about the load."""
     verification: float | None = None
     """Mean seconds in which the slowest target verified a token."""
     interrupted: bool = False
+    has_begun: bool = False
+    """Whether the generators got their parts; no failure before that is about the load."""
     generators: dict[str, Generator] = field(factory=dict)
     """By name."""
     _connected: dict[tuple[str, int], dict[str, int]] = field(factory=dict)
@@ -118,7 +115,7 @@ class RunState:
 
     def add(self, generator: str, update: StatsUpdate, process: int = 0) -> None:
         """Add what a process of a generator saw; `ValueError` if it cannot be."""
-        self._check(update)
+        check_update(update, self.scenario, self.run_stats)
         self.run_stats.add(update.groups, update.stage)
         connected: dict[str, int] = {}
         for name, by_target in update.groups.items():
@@ -131,19 +128,18 @@ class RunState:
             connected[name] = sum(delta.connected for delta in by_target.values())
         key = (generator, process)
         self._connected[key] = connected
-        self._own[key] = self._own.get(key, GeneratorUsage()).plus(update.usage)
-        self.observations.add(update.observations)
+        without_room = GeneratorUsage(dropped=self._keep(update.observations))
+        used = update.usage.plus(without_room)
+        self._own[key] = self._own.get(key, GeneratorUsage()).plus(used)
 
-    def _check(self, update: StatsUpdate) -> None:
-        """Refuse names that are not the scenario's; only a script may choose some."""
-        known = {*self.scenario.groups, GENERATOR}
-        targets = {*self.scenario.targets_by_name, ONLY_TARGET}
-        if self.scenario.script is None and update.groups.keys() - known:
-            raise ValueError("there is no such group")
-        if any(by_target.keys() - targets for by_target in update.groups.values()):
-            raise ValueError("there is no such target")
-        if not all(name.isprintable() for name in _names_in(update)):
-            raise ValueError("a name has characters that cannot be shown")
+    def _keep(self, observations: Observations) -> int:
+        """Keep them if there is room; returns how many had none, so that checks may miss them."""
+        number = observations.number
+        if self._kept + number > MAX_RUN_OBSERVATIONS:
+            return number
+        self._kept += number
+        self.observations.add(observations)
+        return 0
 
     def note(self, at: float, words: str) -> None:
         """Note what was done to a target, or failed beside the run, in seconds of the run."""

@@ -27,9 +27,11 @@ from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.trials import TrialResult
 from relay.load.scenario.raising import Raise
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 """Grows with each change of a message, or of what a scenario means."""
 MAX_WIRE_BYTES = 64 << 20
+MAX_AGENT_BYTES = 32 << 20
+"""Of one message of an agent; in memory it may be many times as large."""
 M = TypeVar("M")
 _LENGTH = struct.Struct(">I")
 

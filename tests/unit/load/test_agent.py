@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -32,6 +33,7 @@ from relay.load.run.generator import (
 )
 from relay.load.run.handshake import AgentRefused
 from relay.load.run.wire import (
+    MAX_AGENT_BYTES,
     Assignment,
     ClockProbe,
     ClockReading,
@@ -398,6 +400,23 @@ async def test_an_agent_that_ends_or_refuses_fails_the_run_with_its_name(
     else:
         await play.far.send(last)
     assert words in await play.follow()
+
+
+async def test_an_agent_cannot_send_a_message_that_is_larger_than_any_of_use() -> None:
+    play = Play()
+    await play.far._outgoing.send_all(struct.pack(">I", MAX_AGENT_BYTES + 1))
+    assert "cannot be understood" in await play.follow()
+
+
+async def test_a_group_in_the_background_needs_a_second_process() -> None:
+    source = "workers = 2\n[phones.p]\nbackground = true\n"
+    scenario = parse_scenario(source, "mine.toml", Path())
+    coordinator = Coordinator(scenario, RunOptions(), source, "mine.toml")
+    two, one = Play(processes=2).generator, Play().generator
+    assert len(await coordinator._assignments([one, one], ASKED.endpoint)) == 2
+    assert len(await coordinator._assignments([two], ASKED.endpoint)) == 1
+    with pytest.raises(RunFailed, match="--workers of all agents together must be 2 or more"):
+        await coordinator._assignments([one], ASKED.endpoint)
 
 
 async def test_an_agent_cannot_send_trials_without_end() -> None:

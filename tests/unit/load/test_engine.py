@@ -210,6 +210,8 @@ def test_a_file_that_holds_no_whole_result_of_this_kind_is_refused(
         ("ACTORS = {'a': 3}", "ACTORS['a'] is not an async function"),
         ("ACTORS = {'a': (print, 1, 2)}", "ACTORS['a'] is not an async function"),
         ("ACTORS = {'a': (print, -1)}", "ACTORS['a'] is not an async function"),
+        ("ACTORS = {'=1+1': (print, 1)}", "ACTORS['=1+1']: a name begins with a letter"),
+        ("ACTORS = {'generator': (print, 1)}", "is not that of a figure"),
         ("raise SystemExit('no')", "SystemExit: no"),
         ("1 +", "SyntaxError"),
     ],

@@ -250,6 +250,6 @@ def test_alerts_are_counted_once_each(numbers: list[int], expected: dict[str, in
 
 
 def test_missing_numbers_are_counted_within_a_range() -> None:
-    assert count_missing([[1, 3], [6, 9]], 2, 8) == 2
+    assert count_missing([(1, 3), (6, 9)], 2, 8) == 2
     assert count_missing([], 5, 7) == 3
-    assert count_missing([[1, 9]], 5, 4) == 0
+    assert count_missing([(1, 9)], 5, 4) == 0

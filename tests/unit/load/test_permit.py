@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from relay.load.actors.allowance import CATCH_UP_SECONDS, Allowance, LimitReached
+from relay.load.actors.attacks import PINGS
 from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, make_actors
 from relay.load.actors.payloads import TRACE_FORMAT, NotSent, PayloadFactory, TraceFrame
@@ -113,7 +114,7 @@ def test_a_target_has_one_address(url: str, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "relay.test", "ws://", "ws://a:99999", "ws://a@relay.test:3000"]
+    "url", ["", "relay.test", "ws://", "ws://a:99999", "ws://a:0", "ws://a@relay.test:3000"]
 )
 def test_what_has_no_address_is_no_target(url: str) -> None:
     with pytest.raises(NotPermitted):
@@ -181,6 +182,14 @@ async def test_a_plan_above_the_caps_is_refused_before_the_run(permit: Permit, w
 async def test_clients_that_send_without_pause_are_refused(keys: str) -> None:
     source = f"{SOURCE}[hostiles.h]\n{keys}\ncount = 0"
     with pytest.raises(NotPermitted, match="floods, and pings without pause"):
+        make_context(msgspec.structs.replace(ASKED, source=source))
+
+
+async def test_each_ping_of_a_burst_is_a_message() -> None:
+    """Bursts would else be a way around the cap."""
+    source = f"{SOURCE}[hostiles.h]\nkind = 'pings'\nevery = '1ms'"
+    assert peak_rate(timeline(source), Share()) > PINGS * 1000
+    with pytest.raises(NotPermitted, match="are more than its --max-rate of 1000"):
         make_context(msgspec.structs.replace(ASKED, source=source))
 
 
