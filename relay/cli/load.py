@@ -267,7 +267,7 @@ def compare_command(before: Path, after: Path, tolerance: float) -> int:
     """
     from rich.console import Console
 
-    from relay.load.measures.comparison import check_same_load, compare_runs
+    from relay.load.measures.comparison import check_ages, check_same_load, compare_runs
     from relay.load.report.compare import print_comparison
     from relay.load.runner import WORSE, read_run
 
@@ -275,6 +275,8 @@ def compare_command(before: Path, after: Path, tolerance: float) -> int:
     check_same_load(first, second.result.scenario, second.result.load)
     comparison = compare_runs(first, second, tolerance / 100)
     console = Console(markup=False, highlight=False)
+    check_ages(first)
+    check_ages(second)
     if not console.is_terminal:
         console.width = 120
     print_comparison(console, comparison, first.result, second.result)

@@ -51,8 +51,21 @@ class RecordedRun:
         return [each for each in self.seconds if each.at == int(each.at)]
 
 
+def check_ages(run: RecordedRun) -> None:
+    """Check that its histograms can be read; `IncomparableRuns`."""
+    for second in run.seconds:
+        for name, group in second.groups.items():
+            try:
+                if group.ages:
+                    HdrHistogram.decode(group.ages)
+            except ValueError as problem:
+                words = f"{run.name}: the frame ages of {name} at {second.at:g} s: {problem}"
+                raise IncomparableRuns(words) from None
+
+
 def check_baseline(run: RecordedRun) -> None:
     """Check that other runs can be judged against this one; `IncomparableRuns`."""
+    check_ages(run)
     if run.seconds and not any(each.groups for each in run.seconds):
         raise IncomparableRuns(
             f"{run.name} has no figures of its groups by second: an older relay wrote it"

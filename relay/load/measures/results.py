@@ -350,9 +350,11 @@ def read_result(path: Path) -> tuple[RunResult, list[Second]]:
     except OSError as error:
         raise BadResult(f"cannot read {path}: {error.strerror}") from None
     seconds: list[Second] = []
+    is_search = False
     try:
         for line in lines:
             read = msgspec.json.decode(line)
+            is_search |= read.get("type") == "run"
             if read.get("type") == "second":
                 seconds.append(msgspec.json.decode(line, type=Second))
             elif read.get("type") == "result":
@@ -361,4 +363,6 @@ def read_result(path: Path) -> tuple[RunResult, list[Second]]:
                 return checked(msgspec.json.decode(line, type=RunResult)), seconds
     except (msgspec.DecodeError, AttributeError, ValueError, RecursionError) as problem:
         raise BadResult(f"{path} is not a result of `relay load`: {problem}") from None
+    if is_search:
+        raise BadResult(f"{path} is of `relay load find`: a file of one run is needed")
     raise BadResult(f"{path} holds no result: did the run end early?")

@@ -16,6 +16,7 @@ from relay.load.report.generator_words import (
     generator_rows,
 )
 from relay.load.report.layer_words import layers_in_words
+from relay.load.report.missed_words import missed_lines
 from relay.load.report.plots import COLOURS, Series, histogram, plot
 from relay.load.report.stage_words import stage_tables
 from relay.load.units import MIB, seconds_in_words
@@ -59,6 +60,7 @@ def page(result: RunResult, seconds: Sequence[Second]) -> str:
         *_layers(result.groups),
         "<h2>Groups</h2>",
         _groups(result.groups),
+        *_events(result),
         *_targets(result),
         *_stages(result),
         *_ledger(result),
@@ -218,11 +220,17 @@ def _layers(groups: Mapping[str, GroupResult]) -> Iterable[str]:
         yield html_table(("group", "pictures per second", "switches per minute", "layers"), rows)
 
 
+def _events(result: RunResult) -> Iterable[str]:
+    """What was done to targets, what failed beside the run, and who missed frames."""
+    lines = (*result.events, *missed_lines(result))
+    if lines:
+        yield "<h2>Events</h2>" + "".join(f"<p>{escape(words)}</p>" for words in lines)
+
+
 def _targets(result: RunResult) -> Iterable[str]:
     if not result.targets:
         return
     yield "<h2>Targets</h2>"
-    yield "".join(f"<p>{escape(words)}</p>" for words in result.events)
     yield html_table(
         ("target", "CPU", "memory"),
         [

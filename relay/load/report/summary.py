@@ -20,6 +20,7 @@ from relay.load.report.generator_words import (
     generator_rows,
 )
 from relay.load.report.layer_words import layers_in_words
+from relay.load.report.missed_words import missed_lines
 from relay.load.report.stage_words import Cells, stage_tables
 from relay.load.units import MIB, seconds_in_words
 
@@ -93,6 +94,7 @@ def _lines(result: RunResult) -> Iterator[Text | str]:
         yield from _endings(name, group.counts)
         if (gap := group.times.get("gap", {}).get("max", 0.0)) >= MIN_REPORTED_GAP:
             yield f"{name}: no frame came for up to {seconds_in_words(gap)}"
+    yield from map(Text, missed_lines(result))
     if result.generator is not None:
         yield about_generator(result.generator)
     if (words := doubt(result)) is not None:

@@ -15,6 +15,7 @@ from relay.cli.main import main
 from relay.load.measures.comparison import (
     IncomparableRuns,
     RecordedRun,
+    check_ages,
     check_baseline,
     check_same_load,
     compare_runs,
@@ -222,3 +223,44 @@ def test_a_scenario_that_is_too_short_for_a_baseline_is_not_run(
     write(attrs.evolve(recorded(), result=evolved), Path(baseline))
     assert main(["load", str(scenario), "--baseline", baseline]) == 2
     assert capsys.readouterr().err == "relay: s takes 9 s; comparing needs 10 s\n"
+
+
+def test_ages_that_cannot_be_read_are_said_before_a_run_and_not_after_it() -> None:
+    whole = recorded()
+    group = attrs.evolve(whole.seconds[3].groups["viewers"], ages="bm9uc2Vuc2U=")
+    bad = attrs.evolve(whole.seconds[3], groups={"viewers": group})
+    broken = attrs.evolve(whole, seconds=[*whole.seconds[:3], bad, *whole.seconds[4:]])
+    for check in (check_ages, check_baseline):
+        with pytest.raises(IncomparableRuns, match=r"a\.json: the frame ages of viewers at 4 s"):
+            check(broken)
+    check_ages(whole)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_files_that_are_no_results_are_one_line_and_exit_code_2(
+    is_first: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "good.json"
+    run = recorded()
+    with JsonLines(good) as lines:
+        for second in run.seconds:
+            lines.second(second)
+        lines.result(RESULT)
+    text = good.read_text()
+    for content, words in (
+        ("", "holds no result: did the run end early?"),
+        ("\x00\xff", "is not a result of `relay load`"),
+        ("[1]\n", "is not a result of `relay load`"),
+        ('{"type": "run", "level": 4}\n{"type": "found"}\n', "is of `relay load find`"),
+        (text.replace("relay-load-1", "relay-load-9"), "its format is 'relay-load-9'"),
+        (text.replace('"ages":"', '"ages":"x'), "the frame ages of viewers at 1 s: "),
+        (text.replace('"missed":0,', "", 1), "is not a result of `relay load`"),
+        (text.replace('"at":1,', '"at":1e999,', 1), "is not a result of `relay load`"),
+    ):
+        bad = tmp_path / "bad.json"
+        bad.write_text(content, encoding="latin-1")
+        files = (bad, good) if is_first else (good, bad)
+        assert main(["load", "compare", *map(str, files)]) == 2, content[:100]
+        errors = capsys.readouterr().err
+        assert words in errors
+        assert errors.count("\n") == 1
