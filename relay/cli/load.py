@@ -15,6 +15,7 @@ from relay.cli.load_database import check_database
 from relay.cli.load_find import find_command
 from relay.cli.load_scenario import (
     EXAMPLES,
+    check_misspelt,
     example_names,
     find_scenario,
     no_example,
@@ -28,6 +29,7 @@ class LoadGroup(GroupedGroup):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
+            check_misspelt(args[0], self.commands)
             args.insert(0, "run")
         return super().resolve_command(ctx, args)
 
@@ -273,10 +275,10 @@ def compare_command(before: Path, after: Path, tolerance: float) -> int:
 
     first, second = read_run(before), read_run(after)
     check_same_load(first, second.result.scenario, second.result.load)
-    comparison = compare_runs(first, second, tolerance / 100)
-    console = Console(markup=False, highlight=False)
     check_ages(first)
     check_ages(second)
+    comparison = compare_runs(first, second, tolerance / 100)
+    console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 120
     print_comparison(console, comparison, first.result, second.result)

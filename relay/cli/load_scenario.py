@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,20 @@ def find_scenario(name: str) -> Path:
         if path.parent == Path():
             raise no_example(name, "no file and no example")
     return path
+
+
+def check_misspelt(name: str, commands: Iterable[str]) -> None:
+    """Refuse what is no scenario and looks like a command; `ConfigError`."""
+    from relay.load.suggestions import closest
+
+    examples = example_names()
+    if name.endswith(".toml") or name in examples or os.access(name, os.F_OK):
+        return
+    found = closest(name, [*commands, *examples])
+    if found is not None and found not in examples:
+        raise ConfigError(
+            f"there is no command, no file and no example named {name!r}; did you mean {found}?"
+        )
 
 
 def example_names() -> list[str]:

@@ -39,7 +39,13 @@ from relay.load.scenario.link_measurement import (
     idle_parts,
     link_steps,
 )
-from relay.load.scenario.link_trace import LinkHead, LinkStep, LinkTrace, write_link
+from relay.load.scenario.link_trace import (
+    MIN_TRACE_SECONDS,
+    LinkHead,
+    LinkStep,
+    LinkTrace,
+    write_link,
+)
 from relay.protocol.messages import now_ms
 
 WARM_UP = 3.0
@@ -336,6 +342,10 @@ async def measure_link(recorder: LinkRecorder) -> float:
 
 
 def _finish(recorder: LinkRecorder, length: float, name: str) -> RecordedLink:
+    if length < MIN_TRACE_SECONDS:
+        raise RecordFailed(
+            f"a recording of {length:g} s is too short: {MIN_TRACE_SECONDS:g} s at least"
+        )
     steps = recorder.steps(length)
     if not any(step.up for step in steps) or not any(step.down for step in steps):
         raise RecordFailed("nothing came over the link: it cannot be recorded")

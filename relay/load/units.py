@@ -17,8 +17,10 @@ _RATE_UNITS = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 MIB = 1 << 20
 MAX_DURATION = 366 * 86400.0
 """Seconds; anything longer is taken for a typing error."""
-MAX_FRAME_BYTES = 1 << 30
+MAX_SIZE_BYTES = 1 << 30
 """Likewise."""
+MAX_PAYLOAD_BYTES = 12 * MIB
+"""Of one frame: with base64 it is as much as a relay takes in one message."""
 
 
 def duration(value: object) -> float:
@@ -33,8 +35,13 @@ def positive_duration(value: object) -> float:
 def size(value: object) -> int:
     """Bytes; a bare whole number is bytes already."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return int(_above_zero(_up_to(MAX_FRAME_BYTES, value)))
-    return int(_above_zero(_up_to(MAX_FRAME_BYTES, _read(value, _SIZE_UNITS))))
+        return int(_above_zero(_up_to(MAX_SIZE_BYTES, value)))
+    return int(_above_zero(_up_to(MAX_SIZE_BYTES, _read(value, _SIZE_UNITS))))
+
+
+def payload_size(value: object) -> int:
+    """Bytes of a frame."""
+    return int(_up_to(MAX_PAYLOAD_BYTES, size(value)))
 
 
 def bandwidth(value: object) -> float:

@@ -17,12 +17,12 @@ from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.integrity import MARK_SIZE
 from relay.load.scenario.groups import FrameSource, PhoneGroup, PhoneLayer
 from relay.load.scenario.schedule import Presence, Timeline
+from relay.load.units import MAX_PAYLOAD_BYTES
 
 NOISE_BYTES = 4 * 1024 * 1024
 """Random bytes that all synthetic frames are cut from."""
 NOISE_STRIDE = 4099
 """Bytes from the start of one synthetic frame to the start of the next."""
-MAX_PAYLOAD_BYTES = 12 * 1024 * 1024
 MAX_VIDEO_FRAMES = 250
 """Frames of a video that are kept in memory."""
 TRACE_FORMAT = "relay-trace-1"

@@ -26,7 +26,7 @@ BANDWIDTH = "a bandwidth such as 500kbit/s or 1Mbit/s"
 QUEUE = "a size such as 256KiB or 4MiB"
 MAX_EXPONENT = 100
 """Exponent of `factor` after which a wait has reached `most` anyway; keeps it a float."""
-FRAME_SIZE = "a size such as 16KiB"
+FRAME_SIZE = f"a size such as 16KiB, up to {units.MAX_PAYLOAD_BYTES >> 20}MiB"
 LAYER_WIDTH = "a whole number, 1 to 65535"
 LAYER_ID = "1 to 16 letters, digits, dashes, dots and underscores"
 MAX_LAYERS = 4
@@ -185,12 +185,12 @@ def _no_reconnect(value: object) -> Reconnect | None:
 class FrameSource:
     """What a phone sends: random bytes of a size, a video, or a recording."""
 
-    size: int | None = key(units.size, "a size such as 16KiB", None)
-    most: int | None = key(units.size, "a size such as 64KiB", None)
+    size: int | None = key(units.payload_size, FRAME_SIZE, None)
+    most: int | None = key(units.payload_size, FRAME_SIZE, None)
     """With `size`: sizes are uniform between the two."""
     spread: float | None = key(units.number, "a number such as 0.3", None)
     """With `size` as the median: sizes are log-normal with this sigma."""
-    delta_size: int | None = key(units.size, FRAME_SIZE, None)
+    delta_size: int | None = key(units.payload_size, FRAME_SIZE, None)
     """With `size`, which is that of keyframes."""
     video: str | None = key(text, "the name of a video file", None)
     recording: str | None = key(text, "the name of a file made by `relay load record`", None)
@@ -211,9 +211,9 @@ class FrameSource:
 
 def _short_frames(value: object) -> FrameSource:
     try:
-        return FrameSource(size=units.size(value))
+        return FrameSource(size=units.payload_size(value))
     except ValueError:
-        raise ValueError("a size such as 16KiB, or a table") from None
+        raise ValueError(f"{FRAME_SIZE}, or a table") from None
 
 
 def _layer_id(value: object) -> str:
@@ -227,11 +227,11 @@ class PhoneLayer:
     """One of the sizes in which a phone sends each picture."""
 
     id: str = key(_layer_id, LAYER_ID)
-    size: int = key(units.size, FRAME_SIZE)
+    size: int = key(units.payload_size, FRAME_SIZE)
     """Bytes; those of keyframes if there are deltas."""
     width: int | None = key(whole(1, 65535), LAYER_WIDTH, None)
     """Pixels."""
-    delta_size: int | None = key(units.size, FRAME_SIZE, None)
+    delta_size: int | None = key(units.payload_size, FRAME_SIZE, None)
 
 
 DEFAULT_FRAMES = FrameSource(size=16 * 1024)
@@ -361,7 +361,7 @@ class ServiceGroup(Group):
 class HostileGroup(Group):
     kind: str = key(one_of(*HOSTILE_KINDS), f"one of {', '.join(HOSTILE_KINDS)}")
     watch: str | None = key(text, "the name of a group of phones", None)
-    frames: int = key(units.size, FRAME_SIZE, 64 * 1024)
+    frames: int = key(units.payload_size, FRAME_SIZE, 64 * 1024)
     """Bytes of the frames of a `flood`."""
     every: float | None = key(units.duration, DURATION, None)
     """Seconds from one burst of pings, alert or request to the next; 0 for no pause."""

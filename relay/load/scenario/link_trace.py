@@ -26,6 +26,8 @@ DEFAULT_QUEUE = 1 << 20
 DEFAULT_UPLOAD_QUEUE = 256 << 10
 MAX_LINK_STEPS = 200_000
 MAX_LINK_FILE_BYTES = 32 << 20
+MIN_TRACE_SECONDS = 0.1
+"""A shorter link would be nothing but changes."""
 MAX_BITS_PER_SECOND = 1e12
 MAX_ROUND_TRIP = 60.0
 
@@ -153,7 +155,7 @@ def parse_link(content: bytes, name: str) -> LinkTrace:
 
 
 def _check_head(head: LinkHead, name: str) -> None:
-    if not (0 < head.length < 1e7 and 0 <= head.jitter <= MAX_ROUND_TRIP):
+    if not (MIN_TRACE_SECONDS <= head.length < 1e7 and 0 <= head.jitter <= MAX_ROUND_TRIP):
         raise BadLink(f"{name}: a length of {head.length} s with a jitter of {head.jitter} s")
     for queue in (head.queue, head.upload_queue):
         if queue is not None and not 0 < queue <= 1 << 30:

@@ -221,6 +221,17 @@ def test_a_relay_that_does_not_start_could_not_be_run(folder: Path, tmp_path: Pa
     assert_nothing_is_left(folder)
 
 
+def test_a_command_that_is_misspelt_is_told_the_nearest(folder: Path) -> None:
+    for words in (("comapre", "a.json", "b.json"), ("fnid", "smoke", "--raise", "viewers")):
+        code, _, errors = call(folder, *words)
+        assert code == 2
+        nearest = {"comapre": "compare", "fnid": "find"}[words[0]]
+        assert errors == (
+            f"relay: there is no command, no file and no example named {words[0]!r};"
+            f" did you mean {nearest}?\n"
+        )
+
+
 def test_a_scenario_that_is_neither_file_nor_example_is_told_the_nearest(folder: Path) -> None:
     code, output, errors = call(folder, "smok")
     assert (code, output) == (2, "")

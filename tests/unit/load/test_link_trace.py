@@ -194,6 +194,7 @@ def test_a_recording_that_is_not_there_is_said_before_the_run(tmp_path: Path) ->
         (write_link(HEAD, [LinkStep(0.0, 1e300)]), "out of range"),
         (write_link(HEAD, [LinkStep(0.0, 1.0, 1.0, 1e9)]), "out of range"),
         (write_link(LinkHead(length=0.0), STEPS[:1]), "a length of 0.0 s"),
+        (write_link(LinkHead(length=1e-300), STEPS[:1]), "a length of 1e-300 s"),
         (write_link(LinkHead(length=1.0, queue=0), STEPS[:1]), "a queue of 0 bytes"),
         (b'{"format":"relay-link-1","length":NaN}\n{"at":0}\n', "is not a recorded link"),
         (b"[" * 100_000, "is not a recorded link"),

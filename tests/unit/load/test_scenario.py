@@ -90,6 +90,8 @@ def test_layers_and_deltas_are_read_with_their_sizes() -> None:
         ("[phones.front]\ncount = -1", "phones.front.count: expected a whole number, 0 to 100000"),
         ("[phones.front]\ncount = true", "phones.front.count: expected a whole number"),
         ("[phones.front]\nframes = '16 kilo'", "phones.front.frames: expected a size such as"),
+        ("[phones.front]\nframes = '1GiB'", "expected a size such as 16KiB, up to 12MiB, or a"),
+        ("[phones.a]\nframes = {size = '1KiB', most = '13MiB'}", "most: expected a size such as"),
         ("[phones.front]\nframes = {size = '1KiB', video = 'x'}", "use one of size, video and"),
         ("[phones.front]\nnetwork = {bandwidth = '1Mb'}", "bandwidth: expected a bandwidth such"),
         ("[phones.front]\narrival = 'soon'", "arrival: expected \"at once\" or a table"),
