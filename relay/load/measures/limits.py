@@ -13,14 +13,13 @@ from typing import Literal
 from attrs import field, frozen
 
 from relay.load.measures.generator_usage import MAX_BUSY
+from relay.load.measures.process_usage import FULL_MACHINE
 from relay.load.measures.results import RunResult, Second
 from relay.load.units import seconds_in_words
 
 Resource = Literal["generator", "machine", "relay", "link", "database", "unknown"]
 FULL_CORE = 0.85
 """Cores of the relay's busiest process from which on it is taken for full."""
-FULL_MACHINE = 0.95
-"""Part of all cores."""
 FULL_LINK = 0.9
 """Part of what the simulated links of a group carry."""
 MANY_WITHHELD = 0.01

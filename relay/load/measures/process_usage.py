@@ -9,6 +9,9 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+FULL_MACHINE = 0.95
+"""Part of all cores from which on whoever works there waits for them."""
+
 
 @frozen
 class ProcessUsage:

@@ -218,6 +218,8 @@ class RunResult:
     verification: float | None = None
     """Mean seconds in which the slowest target verified a token, which asks its database; None if
     it did none, or did not say."""
+    full_seconds: int = 0
+    """Seconds in which all cores of the coordinator's machine were busy, with whatever it was."""
     format: str = FORMAT
     type: str = "result"
 

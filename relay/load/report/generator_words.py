@@ -28,6 +28,16 @@ def about_generator(generator: GeneratorResult) -> str:
     )
 
 
+def about_machine(result: RunResult) -> str | None:
+    """Whether those on the coordinator's machine had to wait for its cores; None if not."""
+    if not result.full_seconds:
+        return None
+    return (
+        f"machine: all cores of this machine were busy for {result.full_seconds} of"
+        f" {result.seconds:.0f} s, also with other work: what runs on it had to wait for them"
+    )
+
+
 def generator_rows(generators: Mapping[str, OneGenerator]) -> Iterator[tuple[str, ...]]:
     """A row for each generator, with its name before `GENERATOR_COLUMNS`."""
     for name, each in generators.items():

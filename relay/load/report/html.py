@@ -12,6 +12,7 @@ from relay.load.report.comparison_words import CHANGE_COLUMNS, change_rows, note
 from relay.load.report.generator_words import (
     GENERATOR_COLUMNS,
     about_generator,
+    about_machine,
     doubt,
     generator_rows,
 )
@@ -93,6 +94,8 @@ def _generator(result: RunResult) -> Iterable[str]:
         yield f'<p class="failed">{escape(words)}</p>'
     if result.generator is not None:
         yield f"<p>{escape(about_generator(result.generator))}</p>"
+    if (words := about_machine(result)) is not None:
+        yield f"<p>{escape(words)}</p>"
     if result.generators:
         yield "<h2>Generators</h2>"
         rows = [tuple(map(escape, row)) for row in generator_rows(result.generators)]

@@ -16,6 +16,7 @@ from relay.load.report.compare import print_judgement
 from relay.load.report.generator_words import (
     GENERATOR_COLUMNS,
     about_generator,
+    about_machine,
     doubt,
     generator_rows,
 )
@@ -97,6 +98,8 @@ def _lines(result: RunResult) -> Iterator[Text | str]:
     yield from map(Text, missed_lines(result))
     if result.generator is not None:
         yield about_generator(result.generator)
+    if (words := about_machine(result)) is not None:
+        yield words
     if (words := doubt(result)) is not None:
         yield f"MARK {words}"
     yield from result.events

@@ -28,7 +28,7 @@ from relay.load.measures.ledger import (
     viewers_by_stream,
 )
 from relay.load.measures.observations import Observations
-from relay.load.measures.process_usage import ProcessUsage
+from relay.load.measures.process_usage import FULL_MACHINE, ProcessUsage
 from relay.load.measures.reconcile import reconcile
 from relay.load.measures.results import (
     GENERATOR,
@@ -259,6 +259,7 @@ class RunState:
             ),
             generators=self._one_by_one(),
             verification=self.verification,
+            full_seconds=sum((each.machine or 0.0) >= FULL_MACHINE for each in self.seconds),
             targets={
                 name: self._target_result(name)
                 for name in scenario.targets_by_name

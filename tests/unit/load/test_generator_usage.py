@@ -117,6 +117,18 @@ def test_a_second_is_as_busy_as_the_busiest_worker() -> None:
     )
 
 
+def test_a_run_says_for_how_long_all_cores_of_the_machine_were_busy() -> None:
+    state = RunState(parse_scenario("[phones.p]", "s.toml", Path()))
+    for second, machine in enumerate((None, 0.5, 0.96, 1.0), 1):
+        state.end_second(float(second), {}, machine)
+    full, free = state.result(), attrs.evolve(state.result(), full_seconds=0)
+    words = "all cores of this machine were busy for 2 of 4 s, also with other work"
+    for result, is_said in ((full, True), (free, False)):
+        screen = StringIO()
+        print_summary(Console(file=screen, width=300), result)
+        assert (words in screen.getvalue()) == (words in page(result, [])) == is_said
+
+
 def outputs(
     generator: GeneratorResult, generators: Mapping[str, OneGenerator] | None = None
 ) -> list[str]:
