@@ -55,6 +55,9 @@ BROKER_GOODBYE_TIMEOUT = 1.0
 TICK_INTERVAL = 5.0
 FIRST_BROKER_BACKOFF, MAX_BROKER_BACKOFF = 1.0, 60.0
 """Seconds from a failure to the next attempt, unless somebody wants to publish."""
+BROKER_STABLE_TIME = 30.0
+"""Seconds for which a connection has to last before the attempts begin again with the first pause:
+some brokers accept everybody, and hang up."""
 BROKER_READ_BYTES = 512
 """At once: many packets fit into few bytes, and others want their turn."""
 FLOOD_PACKETS, FLOOD_SECONDS = 2000, 10.0
@@ -361,9 +364,9 @@ class MqttBroker:
             stream = await self._dial()
         if dialing.cancelled_caught:
             raise Undelivered("the broker cannot be connected to in time")
-        connection = BrokerConnection(stream)
+        connection, began = BrokerConnection(stream), trio.current_time()
         try:
-            await self._serve(connection, backoff)
+            await self._serve(connection)
         finally:
             with trio.move_on_after(BROKER_GOODBYE_TIMEOUT, shield=True):
                 await connection.say_goodbye(self.status_topic)
@@ -373,15 +376,17 @@ class MqttBroker:
             self._connection = None
         why = connection.why_lost
         assert why is not None
+        if connection.accepted.is_set() and trio.current_time() - began >= BROKER_STABLE_TIME:
+            backoff.reset()
         asked = self._version
-        if not connection.accepted.is_set():
-            # Some old brokers hang up on a version that they do not know.
-            self._version = 4 if asked == 5 else 5
+        # Some old brokers hang up on a version that they do not know. But one that was only busy
+        # is spoken to in the newer one again: in the older one it does not say what it refuses.
+        self._version = 4 if asked == 5 and not connection.accepted.is_set() else 5
         if isinstance(why, UnknownVersion) and asked == 5:
             return False
         raise why
 
-    async def _serve(self, connection: BrokerConnection, backoff: Backoff) -> None:
+    async def _serve(self, connection: BrokerConnection) -> None:
         from relay.outgoing.mqtt_session import (  # noqa: PLC0415 (of an extra)
             MqttLogin,
             MqttSession,
@@ -406,7 +411,6 @@ class MqttBroker:
 
         async def when_accepted() -> None:
             await connection.accepted.wait()
-            backoff.reset()
             self._connection = connection
             self.connections += 1
             self._settle()

@@ -15,6 +15,7 @@ pytest.importorskip("paho.mqtt", reason="needs paho-mqtt: the extra `mqtt`")
 
 from relay.errors import ConfigError
 from relay.outgoing.mqtt_broker import (
+    BROKER_STABLE_TIME,
     FLOOD_PACKETS,
     MqttBroker,
     parse_broker_url,
@@ -245,6 +246,25 @@ async def test_a_broker_that_knows_no_mqtt_5_is_spoken_to_in_the_version_before(
     assert trio.current_time() - started < 1
 
 
+async def test_a_broker_that_was_only_busy_is_spoken_to_in_mqtt_5_again(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The version before does not say what a broker refuses."""
+
+    async def serve_and_restart(client: Client) -> None:
+        with trio.move_on_after(5):
+            await client.serve(CONNACK_4)
+
+    async def serve_well(client: Client) -> None:
+        await client.serve()
+
+    broker = broker_of([hang_up, serve_and_restart, serve_well], nursery)
+    await trio.sleep(60)
+    versions = [client.packets[0][1][6] for client in brokers_of(broker).clients]
+    assert versions == [5, 4, 5]
+    assert broker.is_connected
+
+
 async def test_a_broker_that_reads_nothing_holds_few_messages_and_delays_nobody_else(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -300,15 +320,28 @@ async def test_relay_says_goodbye_when_it_stops(autojump_clock: trio.testing.Moc
         outer.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("serve", [refuse, accept, disconnect])
 async def test_attempts_come_later_and_later_unless_somebody_wants_to_publish(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, serve: Serve
 ) -> None:
-    broker = broker_of([refuse], nursery)
+    broker = broker_of([serve], nursery)
     await trio.sleep(600)
     attempts = len(brokers_of(broker).clients)
     assert 10 <= attempts <= 30
     with pytest.raises(Undelivered), trio.fail_after(1):
-        await broker.publish("a/b", b"x")
+        await keep_publishing(broker)
+
+
+async def test_a_connection_that_lasted_is_made_again_soon(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve_a_while(client: Client) -> None:
+        with trio.move_on_after(BROKER_STABLE_TIME + 1):
+            await client.serve()
+
+    broker = broker_of([*[refuse] * 6, serve_a_while], nursery)
+    await trio.sleep(600)
+    assert len(brokers_of(broker).clients) > 6 + 400 / (BROKER_STABLE_TIME + 3)
 
 
 def test_packets_are_checked_byte_by_byte_as_well_as_at_once() -> None:
