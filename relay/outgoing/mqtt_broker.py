@@ -33,6 +33,7 @@ from relay.outgoing.checked_addresses import (
     look_up_allowed,
     public_or_allowed,
 )
+from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.public_networks import IpAddress, IpNetwork
 from relay.outgoing.webhook_client import MAX_URL_LENGTH, Undelivered
 
@@ -60,10 +61,14 @@ BROKER_STABLE_TIME = 30.0
 some brokers accept everybody, and hang up."""
 BROKER_READ_BYTES = 512
 """At once: many packets fit into few bytes, and others want their turn."""
-FLOOD_PACKETS, FLOOD_SECONDS = 2000, 10.0
-"""More packets in that time than a broker has to send, beside one for each message."""
-STATUS_PACE = 5.0
+FLOOD_PACKETS, FLOOD_BYTES, FLOOD_SECONDS = 2000, 256 * 1024, 10.0
+"""More packets and bytes in that time than a broker has to send, beside one packet for each
+message."""
+MAX_PUBACK_BYTES = 1024
+"""Of the answer to a message, with a text that nobody reads."""
+STATUS_PACE = 1.0
 """Seconds between two corrections of the status at least."""
+NO_PUBACK = "the broker does not acknowledge messages"
 STATUS_ONLINE, STATUS_OFFLINE = b"online", b"offline"
 
 Dial = Callable[[], Awaitable[trio.abc.Stream]]
@@ -160,8 +165,9 @@ async def _encrypted(stream: trio.abc.Stream, address: BrokerAddress) -> trio.ab
 class PendingMessage:
     """A message that is not acknowledged yet."""
 
+    since: float = field(factory=trio.current_time)
     done: trio.Event = field(factory=trio.Event)
-    refused: str | None = None
+    refused: MessageRefused | None = None
 
 
 @define(eq=False)
@@ -171,13 +177,16 @@ class BrokerConnection:
     _stream: trio.abc.Stream
     accepted: trio.Event = field(factory=trio.Event)
     why_lost: RelayError | None = None
-    status_is_wrong: Wakeup = field(factory=Wakeup)
+    status_heard: Wakeup = field(factory=Wakeup)
+    status_is_wrong: bool = False
+    """Whether the last status that the broker told of says that relay is not there."""
     _session: MqttSession = field(init=False)
     _pending: dict[int, PendingMessage] = field(factory=dict)
     _window: trio.Semaphore = field(factory=lambda: trio.Semaphore(1))
     _to_write: Wakeup = field(factory=Wakeup)
     _scope: trio.CancelScope = field(factory=trio.CancelScope)
     _packets: int = 0
+    _bytes: int = 0
     _counted_since: float = field(factory=trio.current_time)
 
     def begin(self, session: MqttSession) -> None:
@@ -192,24 +201,27 @@ class BrokerConnection:
                     nursery.start_soon(self._until_lost, task)
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
-        """Return when the broker has acknowledged the message; `Undelivered` otherwise."""
-        async with self._window:
+        """Return when the broker has acknowledged the message; `MessageRefused` if it takes others
+        but not this one, `Undelivered` otherwise."""
+        await self._window.acquire()
+        try:
             self._raise_if_lost()
-            message = PendingMessage()
             message_id = self._session.publish(topic, payload, retain=retain)
-            self._packets -= 1
-            self._pending[message_id] = message
-            self._to_write.set()
-            try:
-                with trio.move_on_after(PUBACK_TIMEOUT) as waiting:
-                    await message.done.wait()
-            finally:
-                self._pending.pop(message_id, None)
+        except BaseException:
+            self._window.release()
+            raise
+        # From now on it has a place until it is acknowledged, also when nobody waits for it.
+        message = self._pending[message_id] = PendingMessage()
+        self._packets -= 1
+        self._bytes -= MAX_PUBACK_BYTES
+        self._to_write.set()
+        with trio.move_on_after(PUBACK_TIMEOUT) as waiting:
+            await message.done.wait()
         if waiting.cancelled_caught:
-            self.end(Undelivered("the broker does not acknowledge messages"))
+            self.end(Undelivered(NO_PUBACK))
         self._raise_if_lost()
         if message.refused is not None:
-            raise Undelivered(message.refused)
+            raise message.refused
 
     def subscribe(self, topic: str) -> None:
         self._session.subscribe(topic)
@@ -227,11 +239,12 @@ class BrokerConnection:
         except (Undelivered, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it is lost: the will says the same
 
-    def acknowledge(self, message_id: int, refused: str | None) -> None:
-        message = self._pending.get(message_id)
+    def acknowledge(self, message_id: int, refused: MessageRefused | None) -> None:
+        message = self._pending.pop(message_id, None)
         if message is not None:
             message.refused = refused
             message.done.set()
+            self._window.release()
 
     def end(self, why: RelayError) -> None:
         """Give the connection up."""
@@ -239,6 +252,8 @@ class BrokerConnection:
             self.why_lost = why
             for message in self._pending.values():
                 message.done.set()
+                self._window.release()
+            self._pending.clear()
             self._scope.cancel()
 
     def _raise_if_lost(self) -> None:
@@ -255,7 +270,7 @@ class BrokerConnection:
 
     async def _read(self) -> None:
         while data := await self._stream.receive_some(BROKER_READ_BYTES):
-            self._count(self._session.receive(bytes(data)))
+            self._count(self._session.receive(bytes(data)), len(data))
             if self._session.is_connected and not self.accepted.is_set():
                 for _ in range(self._session.receive_maximum - 1):
                     self._window.release()
@@ -264,12 +279,13 @@ class BrokerConnection:
             await trio.lowlevel.checkpoint()
         raise Undelivered("the broker closed the connection")
 
-    def _count(self, packets: int) -> None:
+    def _count(self, packets: int, size: int) -> None:
         now = trio.current_time()
         if now - self._counted_since > FLOOD_SECONDS:
-            self._packets, self._counted_since = 0, now
+            self._packets, self._bytes, self._counted_since = 0, 0, now
         self._packets += packets
-        if self._packets > FLOOD_PACKETS:
+        self._bytes += size
+        if self._packets > FLOOD_PACKETS or self._bytes > FLOOD_BYTES:
             raise Undelivered("the broker sends more than it has reason to")
 
     async def _write(self) -> None:
@@ -292,6 +308,9 @@ class BrokerConnection:
             await trio.sleep(TICK_INTERVAL)
             self._session.tick()
             self._to_write.set()
+            oldest = next(iter(self._pending.values()), None)
+            if oldest is not None and trio.current_time() - oldest.since > PUBACK_TIMEOUT:
+                raise Undelivered(NO_PUBACK)
 
 
 @define(eq=False)
@@ -310,6 +329,7 @@ class MqttBroker:
     _version: Literal[4, 5] = 5
     _connection: BrokerConnection | None = None
     _why_not: str = "not connected"
+    _has_warned: bool = False
     _outcome: trio.Event = field(factory=trio.Event)
     """Of the attempt to connect that is under way, or comes next."""
     _wanted: Wakeup = field(factory=Wakeup)
@@ -336,8 +356,9 @@ class MqttBroker:
         return self._connection is not None
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Return when the broker has acknowledged the message; `Undelivered` otherwise, at once if
-        it can be connected to no more. The caller sets the deadline."""
+        """Return when the broker has acknowledged the message; `MessageRefused` if it takes others
+        but not this one, `Undelivered` otherwise, at once if it can be connected to no more. The
+        caller sets the deadline."""
         connection = await self._connected()
         await connection.publish(topic, payload, retain=retain)
 
@@ -394,8 +415,9 @@ class MqttBroker:
         )
 
         def note(topic: str, payload: bytes) -> None:
-            if topic == self.status_topic and payload == STATUS_OFFLINE:
-                connection.status_is_wrong.set()
+            if topic == self.status_topic:
+                connection.status_is_wrong = payload == STATUS_OFFLINE
+                connection.status_heard.set()
 
         topic = self.status_topic
         will = None if topic is None else Will(topic, STATUS_OFFLINE)
@@ -424,12 +446,24 @@ class MqttBroker:
         if self.status_topic is None:
             return
         connection.subscribe(self.status_topic)
-        await connection.publish(self.status_topic, STATUS_ONLINE, retain=True)
+        await self._say_online(connection, self.status_topic)
         while True:
-            await connection.status_is_wrong.wait()
+            await connection.status_heard.wait()
+            if not connection.status_is_wrong:
+                continue
             await trio.sleep(random.uniform(0, 0.5))  # noqa: S311
-            await connection.publish(self.status_topic, STATUS_ONLINE, retain=True)
-            await trio.sleep(STATUS_PACE)
+            if connection.status_is_wrong:  # no other process has said it meanwhile
+                await self._say_online(connection, self.status_topic)
+                await trio.sleep(STATUS_PACE)
+
+    async def _say_online(self, connection: BrokerConnection, topic: str) -> None:
+        connection.status_is_wrong = False
+        try:
+            await connection.publish(topic, STATUS_ONLINE, retain=True)
+        except MessageRefused as why:  # alerts do not depend on it
+            if not self._has_warned:
+                self._has_warned = True
+                log.warning("mqtt status not published", topic=topic, why=str(why))
 
     def _settle(self) -> None:
         """Tell those who wait what came of the attempt."""

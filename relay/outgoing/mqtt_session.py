@@ -19,6 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from relay.errors import RelayError
+from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.webhook_client import Undelivered
 
 MAX_PACKET_BYTES = 64 * 1024
@@ -27,17 +28,24 @@ MAX_UNTAKEN_BYTES = 256 * 1024
 """Of what is to be sent and was not taken yet."""
 MAX_UNACKNOWLEDGED_MESSAGES = 20
 """That are not acknowledged."""
+PUBLISH_OVERHEAD = 16
+"""Bytes of a PUBLISH beside its topic and its payload, at most: type, length, id, properties."""
 MQTT_KEEPALIVE = 30
 """Seconds without a packet after which one asks whether the other is alive."""
 
 _EXPECTED = {2, 3, 4, 9, 13, 14}
 """CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP and DISCONNECT: the packets that a broker may send to
 a client that publishes with QoS 1 and subscribes with QoS 0."""
-_PUBLISH = 3
+_PUBLISH, _PUBACK = 3, 4
 _QOS_BITS = 0x06
 """The flags of a PUBLISH that are not to be set; of other packets, none is."""
 _UNKNOWN_VERSION = {1, 0x84}
 """Reasons of a CONNACK."""
+_PUBACK_REASON_AT = 2
+"""In the body of a PUBACK, behind the id of the message."""
+_UNSPECIFIED, _BAD_TOPIC, _TOO_LARGE, _BAD_PAYLOAD = 0x80, 0x90, 0x95, 0x99
+_PUBACK_FAILURES = {_UNSPECIFIED, 0x83, 0x87, _BAD_TOPIC, 0x91, 0x97, _BAD_PAYLOAD}
+"""Those that the standard knows; paho takes any other for the end of the protocol."""
 
 
 class UnknownVersion(RelayError):
@@ -72,13 +80,18 @@ class PacketCheck:
     """Bytes of the packet that is being received."""
     _header: bytearray = field(factory=bytearray)
     """Its type and length, as far as they have come."""
+    _reason_in: int | None = None
+    """How many bytes are before the reason of a PUBACK, which is being received; None: there is
+    none, or it has come."""
 
-    def check(self, data: bytes) -> int:
-        """Returns how many packets began in it."""
+    def check(self, data: bytearray) -> int:
+        """Returns how many packets began in it. A reason of a PUBACK that the standard does not
+        know becomes one that it knows."""
         at, begun = 0, 0
         while at < len(data):
             if self._left:
                 step = min(self._left, len(data) - at)
+                self._mend_reason(data, at, step)
                 self._left -= step
                 at += step
                 continue
@@ -99,7 +112,20 @@ class PacketCheck:
         if length[-1] & 0x80 or size > MAX_PACKET_BYTES:
             raise Undelivered("the broker sent a packet that is too large")
         self._left = size
+        self._reason_in = _PUBACK_REASON_AT if first >> 4 == _PUBACK else None
         self._header.clear()
+
+    def _mend_reason(self, data: bytearray, at: int, step: int) -> None:
+        if self._reason_in is None:
+            return
+        if self._reason_in >= step:
+            self._reason_in -= step
+            return
+        reason, self._reason_in = at + self._reason_in, None
+        if data[reason] == _TOO_LARGE:  # as Mosquitto says it
+            data[reason] = _BAD_PAYLOAD
+        elif data[reason] >= _UNSPECIFIED and data[reason] not in _PUBACK_FAILURES:
+            data[reason] = _UNSPECIFIED
 
 
 @define(eq=False)
@@ -153,13 +179,15 @@ class MqttSession:
     has ended.
     """
 
-    on_acknowledged: Callable[[int, str | None], None]
+    on_acknowledged: Callable[[int, MessageRefused | None], None]
     """Called with the id of a message, and with why it was refused or None."""
     on_message: Callable[[str, bytes], None]
     """Called with what is published on a topic that is subscribed to."""
     is_connected: bool = False
     receive_maximum: int = MAX_UNACKNOWLEDGED_MESSAGES
     """How many messages may be unacknowledged."""
+    _most_bytes: int | None = None
+    """Of a packet that the broker takes; None: it did not say."""
     _socket: BufferSocket = field(factory=BufferSocket)
     _check: PacketCheck = field(factory=PacketCheck)
     _ended: RelayError | None = None
@@ -171,7 +199,7 @@ class MqttSession:
         login: MqttLogin,
         *,
         version: Literal[4, 5],
-        on_acknowledged: Callable[[int, str | None], None],
+        on_acknowledged: Callable[[int, MessageRefused | None], None],
         on_message: Callable[[str, bytes], None],
     ) -> MqttSession:
         """A session whose CONNECT is to be sent."""
@@ -204,8 +232,9 @@ class MqttSession:
 
     def receive(self, data: bytes) -> int:
         """Handle what the broker sent; returns how many packets began in it."""
-        packets = self._check.check(data)
-        self._socket.received += data
+        checked = bytearray(data)
+        packets = self._check.check(checked)
+        self._socket.received += checked
         while self._socket.received:
             try:
                 code = self._client.loop_read()
@@ -227,11 +256,17 @@ class MqttSession:
         return data
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
-        """Publish with QoS 1; returns the id of the message."""
+        """Publish with QoS 1; returns the id of the message. `MessageRefused` if it is none that
+        the broker takes."""
+        size = len(topic.encode()) + len(payload) + PUBLISH_OVERHEAD
+        if self._most_bytes is not None and size > self._most_bytes:
+            raise MessageRefused(
+                f"the broker takes no more than {self._most_bytes} bytes at once", is_unfit=True
+            )
         try:
             info = self._client.publish(topic, payload, qos=1, retain=retain)
         except ValueError:
-            raise Undelivered("the message does not fit into MQTT") from None
+            raise MessageRefused("the message does not fit into MQTT", is_unfit=True) from None
         self._raise_if_ended(info.rc)
         return info.mid
 
@@ -271,11 +306,16 @@ class MqttSession:
         self.is_connected = True
         most = getattr(properties, "ReceiveMaximum", MAX_UNACKNOWLEDGED_MESSAGES)
         self.receive_maximum = max(1, min(most, MAX_UNACKNOWLEDGED_MESSAGES))
+        self._most_bytes = getattr(properties, "MaximumPacketSize", None)
 
     def _note_puback(
         self, _client: Any, _data: Any, message_id: int, reason: ReasonCode, _properties: Any
     ) -> None:
-        why = f"the broker refused the message: {_said(reason)}" if reason.is_failure else None
+        why: MessageRefused | None = None
+        if reason.is_failure:
+            said = "its content or its size" if reason.value == _BAD_PAYLOAD else _said(reason)
+            is_unfit = reason.value in {_BAD_TOPIC, _BAD_PAYLOAD}
+            why = MessageRefused(f"the broker refused the message: {said}", is_unfit=is_unfit)
         self.on_acknowledged(message_id, why)
 
     def _note_message(self, _client: Any, _data: Any, message: MQTTMessage) -> None:

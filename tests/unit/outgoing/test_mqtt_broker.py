@@ -17,13 +17,20 @@ from relay.errors import ConfigError
 from relay.outgoing.mqtt_broker import (
     BROKER_STABLE_TIME,
     FLOOD_PACKETS,
+    PUBACK_TIMEOUT,
+    STATUS_PACE,
     MqttBroker,
     parse_broker_url,
 )
+from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.mqtt_session import MAX_PACKET_BYTES, MqttLogin, MqttSession, PacketCheck
 from relay.outgoing.webhook_client import Undelivered
 
 CONNACK, CONNACK_4 = b"\x20\x03\x00\x00\x00", b"\x20\x02\x00\x00"
+CONNACK_ONE_AT_A_TIME = b"\x20\x06\x00\x00\x03\x21\x00\x01"
+CONNACK_256_BYTES = b"\x20\x08\x00\x00\x05\x27\x00\x00\x01\x00"
+OFFLINE = b"\x30\x16\x00\x0crelay/status\x00offline"
+ONLINE = b"\x30\x15\x00\x0crelay/status\x00online"
 PASSWORD = "5ecret-of-the-broker"
 Serve = Callable[["Client"], Awaitable[None]]
 
@@ -54,16 +61,20 @@ class Client:
                 raise trio.EndOfChannel
             self.received += data
 
-    async def serve(self, connack: bytes = CONNACK) -> None:
-        """Accept, and acknowledge all that is published."""
+    async def serve(
+        self, connack: bytes = CONNACK, *, refused: str = "", reason: int = 0x87
+    ) -> None:
+        """Accept, and acknowledge all that is published, but refuse what is on one topic."""
         while True:
             first, body = await self.packet()
             if first >> 4 == 1:
                 await self.stream.send_all(connack)
             if first >> 4 == 3:
                 end = 2 + int.from_bytes(body[:2], "big")
+                said = bytes([reason] if body[2:end] == refused.encode() else [])
+                answer = bytes([0x40, 2 + len(said)]) + body[end : end + 2] + said
                 with suppress(trio.BrokenResourceError):  # relay has said goodbye
-                    await self.stream.send_all(b"\x40\x02" + body[end : end + 2])
+                    await self.stream.send_all(answer)
 
     def published(self) -> list[tuple[str, bytes]]:
         """Topics, and what follows: the id, the properties if it is MQTT 5, and the payload."""
@@ -125,20 +136,97 @@ async def test_a_message_is_delivered_once_the_broker_has_acknowledged_it(
     assert done == ["x"]
 
 
-async def test_a_message_that_the_broker_refuses_is_not_delivered(
+@pytest.mark.parametrize(
+    ("reason", "is_unfit", "why"),
+    [
+        (0x87, False, "not authorized"),
+        (0x97, False, "quota exceeded"),
+        (0x90, True, "topic name invalid"),
+        (0x95, True, "its content or its size"),  # which the standard does not allow: Mosquitto
+        (0x99, True, "its content or its size"),
+        (0xA5, False, "unspecified error"),
+    ],
+)
+async def test_a_message_that_the_broker_refuses_is_not_delivered_and_others_are(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    reason: int,
+    is_unfit: bool,
+    why: str,
+) -> None:
+    async def serve(client: Client) -> None:
+        await client.serve(refused="a/b", reason=reason)
+
+    broker = broker_of([serve], nursery)
+    with pytest.raises(MessageRefused, match=f"refused the message: {why}") as raised:
+        await broker.publish("a/b", b"x")
+    assert raised.value.is_unfit == is_unfit
+    await broker.publish("a/c", b"x")
+    assert broker.connections == 1
+
+
+async def test_a_broker_gets_nothing_larger_than_it_takes(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def serve(client: Client) -> None:
-        await client.packet()
-        await client.stream.send_all(CONNACK)
-        while True:
-            _, body = await client.packet()
-            await client.stream.send_all(b"\x40\x03" + body[5:7] + b"\x87")
+        await client.serve(CONNACK_256_BYTES)
 
     broker = broker_of([serve], nursery)
-    with pytest.raises(Undelivered, match="refused the message: not authorized"):
-        await broker.publish("a/b", b"x")
-    assert broker.is_connected
+    for size in (253, 300, 5000):
+        with pytest.raises(MessageRefused, match="no more than 256 bytes") as raised:
+            await broker.publish("a/b", b"x" * size)
+        assert raised.value.is_unfit
+    await broker.publish("a/b", b"x" * 200)
+    [client] = brokers_of(broker).clients
+    assert [len(payload) for _, payload in client.published()] == [200]
+
+
+async def test_a_message_that_nobody_waits_for_has_its_place_until_it_is_acknowledged(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Else a broker would get more at once than it takes, and hang up."""
+    early: list[tuple[int, bytes]] = []
+
+    async def serve(client: Client) -> None:
+        await client.packet()
+        await client.stream.send_all(CONNACK_ONE_AT_A_TIME)
+        _, body = await client.packet()
+        with trio.move_on_after(4):
+            early.append(await client.packet())
+        await client.stream.send_all(b"\x40\x02" + body[5:7])
+        await client.serve()
+
+    broker = broker_of([serve], nursery)
+    with trio.move_on_after(1):
+        await broker.publish("a/b", b"given up")
+    await broker.publish("a/b", b"next")
+    assert early == []
+    assert broker.connections == 1
+
+
+async def test_one_that_never_acknowledges_what_nobody_waits_for_is_left(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve_well(client: Client) -> None:
+        await client.serve()
+
+    broker = broker_of([accept_and_stall, serve_well], nursery)
+    with trio.move_on_after(1):
+        await broker.publish("a/b", b"given up")
+    await trio.sleep(3 * PUBACK_TIMEOUT)
+    assert broker.connections == 2
+
+
+async def test_alerts_do_not_depend_on_the_status(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(client: Client) -> None:
+        await client.serve(refused="relay/status")
+
+    broker = broker_of([serve], nursery, status_topic="relay/status")
+    await broker.publish("a/b", b"x")
+    await trio.sleep(60)
+    assert (broker.is_connected, broker.connections) == (True, 1)
 
 
 async def stall(client: Client) -> None:
@@ -202,6 +290,10 @@ def sends(*after: bytes, times: int = 1) -> Serve:
         (sends(b"\x34\x06\x00\x01a\x00\x01\x00"), "no answer of MQTT"),
         (sends(b"\x40\x00"), "ended"),
         (sends(b"\xd0\x00" * 100, times=FLOOD_PACKETS), "more than it has reason to"),
+        (
+            sends(b"\x30\xd0\x86\x03\x00\x01t\x00" + b"x" * 49_996, times=10),
+            "more than it has reason to",
+        ),
     ],
 )
 async def test_what_a_broker_does_wrong_is_told_and_ends_the_connection(
@@ -297,9 +389,19 @@ async def test_relay_says_that_it_is_there_and_again_when_another_process_of_it_
     assert b"relay/status\x00\x07offline" in connect
     assert client.published() == [("relay/status", b"online")]
     for _ in range(1000):
-        await client.stream.send_all(b"\x30\x16\x00\x0crelay/status\x00offline")
+        await client.stream.send_all(OFFLINE)
     await trio.sleep(4)
     assert client.published() == [("relay/status", b"online")] * 2
+    # Of several that are left, one says it, and none has to wait before it says it again.
+    await client.stream.send_all(OFFLINE + ONLINE)
+    await trio.sleep(STATUS_PACE)
+    assert client.published() == [("relay/status", b"online")] * 2
+    await client.stream.send_all(OFFLINE)
+    await trio.sleep(0.6)
+    assert client.published() == [("relay/status", b"online")] * 3
+    await client.stream.send_all(OFFLINE)
+    await trio.sleep(STATUS_PACE + 0.6)
+    assert client.published() == [("relay/status", b"online")] * 4
 
 
 async def test_relay_says_goodbye_when_it_stops(autojump_clock: trio.testing.MockClock) -> None:
@@ -345,13 +447,25 @@ async def test_a_connection_that_lasted_is_made_again_soon(
 
 
 def test_packets_are_checked_byte_by_byte_as_well_as_at_once() -> None:
-    data = CONNACK + b"\x40\x02\x00\x01" + b"\xd0\x00" + b"\x30\x85\x01" + b"x" * 133
+    data = bytearray(CONNACK) + b"\x40\x02\x00\x01" + b"\xd0\x00" + b"\x30\x85\x01" + b"x" * 133
     at_once = PacketCheck()
     assert at_once.check(data) == 4
     one_by_one = PacketCheck()
-    assert sum(one_by_one.check(bytes([byte])) for byte in data) == 4
+    assert sum(one_by_one.check(bytearray([byte])) for byte in data) == 4
     with pytest.raises(Undelivered, match="too large"):
-        one_by_one.check(b"\x30" + bytes([0x81 | (MAX_PACKET_BYTES & 0x7F), 0x80, 0x04]))
+        one_by_one.check(bytearray([0x30, 0x81 | (MAX_PACKET_BYTES & 0x7F), 0x80, 0x04]))
+
+
+def test_a_reason_that_paho_does_not_know_becomes_one_that_it_knows_wherever_it_is_cut() -> None:
+    data = b"\x40\x03\x00\x01\x95\x40\x02\x00\x95\x40\x03\x00\x95\xa5\x40\x04\x00\x95\x87\x00"
+    mended = b"\x40\x03\x00\x01\x99\x40\x02\x00\x95\x40\x03\x00\x95\x80\x40\x04\x00\x95\x87\x00"
+    for size in (1, 2, 3, 4, 5, 7, len(data)):
+        check, whole = PacketCheck(), bytearray()
+        for at in range(0, len(data), size):
+            part = bytearray(data[at : at + size])
+            check.check(part)
+            whole += part
+        assert whole == mended
 
 
 def test_no_credential_is_shown() -> None:
