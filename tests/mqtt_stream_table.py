@@ -52,11 +52,17 @@ class MqttStreamTable:
         self.retries += 1
 
     async def has_changed(self, _target: AlertTarget) -> bool:
-        return self.known != self.states.keys()
+        missing = self.states.keys() - self.known
+        return bool(self.known - self.states.keys()) or (
+            bool(missing) and len(self.known) < self.room
+        )
 
-    async def streams(self, _target: AlertTarget, after: str, most: int) -> Sequence[MqttStream]:
+    async def streams(
+        self, _target: AlertTarget, after: str, most: int, *, announced: bool
+    ) -> Sequence[MqttStream]:
         assert self.leased_by is not None
-        ids = sorted(each for each in self.states if each > after)[:most]
+        those = [each for each in self.states if (each in self.known) == announced]
+        ids = sorted(each for each in those if each > after)[:most]
         return [MqttStream(each, *self.states[each]) for each in ids]
 
     async def forgotten(self, _target: AlertTarget, most: int) -> Sequence[str]:

@@ -7,7 +7,7 @@ retains of a stream is withdrawn by `mqtt_streams.py`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Protocol
@@ -31,6 +31,7 @@ from relay.alerts.targets.mqtt_messages import (
     discovery_message,
     event_message,
     status_topic,
+    tells_state,
 )
 from relay.alerts.targets.ntfy import STILL_LINK_TIMEOUT, StillLinks
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
@@ -39,6 +40,7 @@ from relay.model.alert_target import AlertTarget
 from relay.model.mqtt_stream import AnnouncedNow
 from relay.model.outbox import event_id_of
 from relay.outgoing.mqtt_broker import BrokerAddress, BrokerDialer, MqttBroker, parse_broker_url
+from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.webhook_client import Undelivered
 
 MQTT_KIND = "mqtt"
@@ -58,7 +60,8 @@ class TopicPublisher(Protocol):
     """A connection to a broker."""
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Return when it is acknowledged; `Undelivered`."""
+        """Return when it is acknowledged; `MessageRefused` if the broker takes others but not this
+        one, `Undelivered`."""
 
 
 def check_mqtt_installed() -> None:
@@ -129,11 +132,17 @@ async def open_brokers(
     networks: Sequence[str], base: str, *, stays: bool
 ) -> AsyncIterator[MqttBrokers]:
     """The connections to brokers, until the block ends. Unless this relay `stays`, brokers are not
-    told that it is there."""
+    told that it is there. What the block raises comes out as it is, and in no group."""
+    problem: Exception | None = None
     async with trio.open_nursery() as nursery:
         topic = status_topic(base) if stays else None
-        yield MqttBrokers(nursery, BrokerDialer.to(networks), topic)
+        try:
+            yield MqttBrokers(nursery, BrokerDialer.to(networks), topic)
+        except Exception as error:  # noqa: BLE001 - it is raised again
+            problem = error
         nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
 
 
 @frozen
@@ -162,7 +171,10 @@ class MqttAdapter:
             event_id = event_id_of(delivery.event)
             log.exception("event not published", target=target.target_id, event_id=event_id)
             return Undeliverable()
-        return await self._publish(target, messages)
+        outcome = await self._publish(target, messages)
+        if isinstance(outcome, Undeliverable):
+            return await self._publish_briefly(target, delivery, picture)
+        return outcome
 
     async def test(self, target: AlertTarget) -> DeliveryOutcome:
         content = msgspec.json.encode({"message": "relay can reach this broker"})
@@ -186,7 +198,8 @@ class MqttAdapter:
     ) -> list[MqttMessage]:
         event, topics = delivery.event, StreamTopics(self._base, delivery.event.stream_id)
         found: list[MqttMessage] = []
-        if event.stream_id in announced.new:
+        # Again after a failure, for it may not have come through.
+        if event.stream_id in (announced.known if target.failures else announced.new):
             config = discovery_message(target, topics, self._public_url)
             found += [] if config is None else [config]
         if picture is not None:
@@ -195,18 +208,44 @@ class MqttAdapter:
             found.append(alert_message(topics, delivery, picture))
         else:
             state = event_message(topics, event, target)
-            found.append(evolve(state, retain=event.stream_id in announced.known))
+            # One that is not told of both would stay wrong.
+            retain = event.stream_id in announced.known and tells_state(target)
+            found.append(evolve(state, retain=retain))
         return found
 
     async def _publish(
         self, target: AlertTarget, messages: Sequence[MqttMessage]
     ) -> DeliveryOutcome:
+        """Publish the last of these messages, behind the others, which may be refused."""
         if find_spec("paho") is None:
             return RetryLater(PAHO_MISSING)
         try:
             broker = self._brokers.of(target)
-            for each in messages:
-                await broker.publish(each.topic, each.payload, retain=each.retain)
+            for each in messages[:-1]:
+                with suppress(MessageRefused):
+                    await broker.publish(each.topic, each.payload, retain=each.retain)
+            last = messages[-1]
+            await broker.publish(last.topic, last.payload, retain=last.retain)
+        except MessageRefused as why:
+            return Undeliverable() if why.is_unfit else RetryLater(str(why))
         except (Undelivered, ConfigError) as why:
             return RetryLater(str(why))
         return Delivered()
+
+    async def _publish_briefly(
+        self, target: AlertTarget, delivery: Delivery, picture: str | None
+    ) -> DeliveryOutcome:
+        """Publish an alert that is too large for the broker without what makes it large."""
+        event = delivery.event
+        outcome: DeliveryOutcome = Undeliverable()
+        if isinstance(event, StoredAlert):
+            topics = StreamTopics(self._base, event.stream_id)
+            message = alert_message(topics, delivery, picture, brief=True)
+            outcome = await self._publish(target, [message])
+        if isinstance(outcome, Undeliverable):
+            log.warning(
+                "mqtt broker takes no message of an event",
+                target=target.target_id,
+                event_id=event_id_of(event),
+            )
+        return outcome

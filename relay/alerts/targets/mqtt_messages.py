@@ -22,6 +22,8 @@ from relay.protocol.codec import JSON_CODEC
 
 MAX_TOPIC_PART_BYTES = 256
 """Of a stream's id in a topic. A longer one ends in its hash."""
+MAX_BRIEF_MESSAGE_BYTES = 256
+"""Of the text of an alert for a broker that takes no larger one."""
 DEFAULT_DISCOVERY_PREFIX = "homeassistant"
 STATES: dict[StreamEventKind, str] = {
     "stream.online": "online",
@@ -102,8 +104,11 @@ def event_message(topics: StreamTopics, event: StreamEvent, target: AlertTarget)
     return state_message(topics, state)
 
 
-def alert_message(topics: StreamTopics, delivery: Delivery, picture: str | None) -> MqttMessage:
-    """An alert. `event_type` is for the event entities of Home Assistant."""
+def alert_message(
+    topics: StreamTopics, delivery: Delivery, picture: str | None, *, brief: bool = False
+) -> MqttMessage:
+    """An alert. `event_type` is for the event entities of Home Assistant. A `brief` one is without
+    metadata, and its text is cut."""
     alert = delivery.event
     assert isinstance(alert, StoredAlert)
     encoded = JSON_CODEC.encode(alert_event(alert))
@@ -114,6 +119,10 @@ def alert_message(topics: StreamTopics, delivery: Delivery, picture: str | None)
         data["suppressed"] = delivery.suppressed
     if picture is not None:
         data["picture"] = picture
+    if brief:
+        data.pop("metadata", None)
+        encoded_text = alert.message.encode(errors="replace")[:MAX_BRIEF_MESSAGE_BYTES]
+        data |= {"message": encoded_text.decode(errors="ignore"), "truncated": True}
     return MqttMessage(topics.alert, msgspec.json.encode(data))
 
 

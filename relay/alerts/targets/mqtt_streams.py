@@ -8,9 +8,10 @@ it meanwhile, and nothing old is told behind something new.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import NoReturn, Protocol
 from uuid import UUID, uuid4
 
@@ -40,6 +41,7 @@ from relay.concurrency.wakeup import Wakeup
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
 from relay.model.alert_target import AlertTarget
 from relay.model.mqtt_stream import MqttStream
+from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.webhook_client import Undelivered
 
 MQTT_LOOK_INTERVAL = 15.0
@@ -56,6 +58,12 @@ REFRESH_LEASE = timedelta(seconds=30)
 LEASE_RETRY_INTERVAL = 0.5
 """Seconds until a target is asked for again that is being delivered to."""
 LEASE_RETRIES = 20
+
+SomeDone = tuple[str | None, MessageRefused | None]
+"""The last stream of those that some work was done for, None at the end of all, and why the broker
+has refused some of it."""
+SomeStreams = Callable[[str], Awaitable[SomeDone]]
+"""Some work for the next few streams after one."""
 
 log = structlog.get_logger()
 
@@ -78,8 +86,11 @@ class MqttStreamTable(AnnouncedStreams, Protocol):
     async def has_changed(self, target: AlertTarget) -> bool:
         """Whether streams are to be announced or withdrawn."""
 
-    async def streams(self, target: AlertTarget, after: str, most: int) -> Sequence[MqttStream]:
-        """What is so of the streams that a target is told of, in the order of their ids."""
+    async def streams(
+        self, target: AlertTarget, after: str, most: int, *, announced: bool
+    ) -> Sequence[MqttStream]:
+        """What is so of the streams that a target is told of, in the order of their ids: of those
+        that were announced, or of the others."""
 
     async def forgotten(self, target: AlertTarget, most: int) -> Sequence[str]:
         """Streams that were announced, and that the target is told of no more."""
@@ -179,12 +190,18 @@ class RetainedStreams:
         number = broker.connections
         try:
             if self._refreshed.get(target.target_id) != number:
-                await self._publish_all(target, broker)
+                refused = await self._publish_all(target, broker)
                 await self._table.retry_now(target)
-                self._refreshed[target.target_id] = number
             elif await self._table.has_changed(target):
-                await self._publish_all(target, broker)
-            self._failing.discard(target.target_id)
+                self._refreshed.pop(target.target_id, None)  # until the changes are there
+                refused = await self._publish_changes(target, broker)
+            else:
+                return
+            self._refreshed[target.target_id] = number
+            if refused is None:
+                self._failing.discard(target.target_id)
+            else:
+                self._note_failure(target, str(refused))
         except Undelivered as why:
             self._note_failure(target, str(why))
         except trio.TooSlowError:
@@ -195,23 +212,43 @@ class RetainedStreams:
             self._busy.discard(target.target_id)
 
     def _note_failure(self, target: AlertTarget, why: str) -> None:
-        """What failed is tried at the next look."""
+        """What failed is tried at the next look; what the broker has refused, when it is connected
+        to again."""
         if target.target_id not in self._failing:
             self._failing.add(target.target_id)
             log.warning("mqtt states not published", mqtt=target.target_id, why=why)
 
-    async def _publish_all(self, target: AlertTarget, broker: TopicPublisher) -> None:
+    async def _publish_all(
+        self, target: AlertTarget, broker: TopicPublisher
+    ) -> MessageRefused | None:
+        """Publish what is so of all streams; returns why the broker has refused some of it."""
+        announced = partial(self._publish_some, target, broker, announced=True)
+        refused = await self._go_through(target, announced)
+        return await self._publish_changes(target, broker) or refused
+
+    async def _publish_changes(
+        self, target: AlertTarget, broker: TopicPublisher
+    ) -> MessageRefused | None:
+        """Withdraw what is known no more, then publish what is new, while there is room for it."""
+        refused = await self._go_through(target, partial(self._withdraw_some, target, broker))
+        new = partial(self._publish_some, target, broker, announced=False)
+        return await self._go_through(target, new) or refused
+
+    async def _go_through(self, target: AlertTarget, work: SomeStreams) -> MessageRefused | None:
+        """Go through streams, under a lease for each few of them."""
+        refused: MessageRefused | None = None
         after: str | None = ""
         while after is not None:
             if not await self._wait_for_lease(target):
                 raise StoreUnavailable("another process delivers to it for long")
             try:
                 with trio.fail_after(AT_ONCE_TIMEOUT):
-                    await self._withdraw(target, broker)
-                    after = await self._publish_some(target, broker, after)
+                    after, why = await work(after)
+                    refused = why or refused
             finally:
                 with trio.move_on_after(2, shield=True), suppress(StoreUnavailable, StoreRejects):
                     await self._table.release(target, self._lease)
+        return refused
 
     async def _wait_for_lease(self, target: AlertTarget) -> bool:
         for _ in range(LEASE_RETRIES):
@@ -220,27 +257,29 @@ class RetainedStreams:
             await trio.sleep(LEASE_RETRY_INTERVAL)
         return False
 
-    async def _withdraw(self, target: AlertTarget, broker: TopicPublisher) -> None:
+    async def _withdraw_some(
+        self, target: AlertTarget, broker: TopicPublisher, _after: str
+    ) -> SomeDone:
         forgotten = await self._table.forgotten(target, STREAMS_AT_ONCE)
-        await withdraw_streams(broker, target, self._base, forgotten)
-        if forgotten:
+        refused = await withdraw_streams(broker, target, self._base, forgotten)
+        if forgotten:  # also what the broker has refused: it would refuse it again and again
             await self._table.withdraw(target, forgotten)
+        return (None if len(forgotten) < STREAMS_AT_ONCE else forgotten[-1]), refused
 
     async def _publish_some(
-        self, target: AlertTarget, broker: TopicPublisher, after: str
-    ) -> str | None:
-        """Publish what is so of the next streams; returns the last one, None at the end."""
-        streams = await self._table.streams(target, after, STREAMS_AT_ONCE)
+        self, target: AlertTarget, broker: TopicPublisher, after: str, *, announced: bool
+    ) -> SomeDone:
+        streams = await self._table.streams(target, after, STREAMS_AT_ONCE, announced=announced)
         ids = [each.stream_id for each in streams]
-        announced = await self._table.announce(target, ids)
+        known = (await self._table.announce(target, ids)).known
         messages: list[MqttMessage] = []
         for each in streams:
-            if each.stream_id in announced.known:
+            if each.stream_id in known:
                 messages += self._messages(target, each)
-        await _publish_each(broker, messages)
-        if len(streams) < STREAMS_AT_ONCE or len(announced.known) < len(ids):
-            return None
-        return ids[-1]
+        refused = await _publish_each(broker, messages)
+        if len(streams) < STREAMS_AT_ONCE or len(known) < len(ids):
+            return None, refused
+        return ids[-1], refused
 
     def _messages(self, target: AlertTarget, stream: MqttStream) -> list[MqttMessage]:
         topics = StreamTopics(self._base, stream.stream_id)
@@ -256,22 +295,31 @@ class RetainedStreams:
 
 async def withdraw_streams(
     broker: TopicPublisher, target: AlertTarget, base: str, stream_ids: Sequence[str]
-) -> None:
-    """Remove all that the broker retains of these streams; `Undelivered`."""
+) -> MessageRefused | None:
+    """Remove all that the broker retains of these streams; returns why the broker has refused to
+    remove some of it. `Undelivered`."""
+    refused: MessageRefused | None = None
     for first in range(0, len(stream_ids), STREAMS_AT_ONCE):
         messages: list[MqttMessage] = []
         for stream_id in stream_ids[first : first + STREAMS_AT_ONCE]:
             messages += withdrawals(target, StreamTopics(base, stream_id))
-        await _publish_each(broker, messages)
+        refused = await _publish_each(broker, messages) or refused
+    return refused
 
 
-async def _publish_each(broker: TopicPublisher, messages: Sequence[MqttMessage]) -> None:
-    """Publish messages, of which each may overtake the others."""
+async def _publish_each(
+    broker: TopicPublisher, messages: Sequence[MqttMessage]
+) -> MessageRefused | None:
+    """Publish messages, of which each may overtake the others; returns why the broker has refused
+    one. `Undelivered`."""
+    refused: list[MessageRefused] = []
     failed: list[Undelivered] = []
 
     async def publish(message: MqttMessage) -> None:
         try:
             await broker.publish(message.topic, message.payload, retain=message.retain)
+        except MessageRefused as why:
+            refused.append(why)
         except Undelivered as why:
             failed.append(why)
 
@@ -280,3 +328,4 @@ async def _publish_each(broker: TopicPublisher, messages: Sequence[MqttMessage])
             nursery.start_soon(publish, each)
     if failed:
         raise failed[0]
+    return refused[0] if refused else None

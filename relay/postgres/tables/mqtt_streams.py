@@ -52,7 +52,10 @@ STREAMS_IN_SCOPE = (
     "select s.stream_id, t.stream_id is not null, coalesce(t.watched, false)"  # noqa: S608 (constants)
     " from relay.streams s left join relay.told_streams t"
     " on t.stream_id = s.stream_id and t.owner_id = s.owner_id"
-    f" where s.stream_id > %(after)s and {IN_SCOPE} order by s.stream_id limit %(most)s"
+    f" where s.stream_id > %(after)s and {IN_SCOPE}"
+    " and %(announced)s = exists (select from relay.mqtt_streams m"
+    " where m.target_id = %(target_id)s and m.stream_id = s.stream_id)"
+    " order by s.stream_id limit %(most)s"
 )
 FORGOTTEN: LiteralString = (
     "select m.stream_id from relay.mqtt_streams m where m.target_id = %(target_id)s"  # noqa: S608 (constants)
@@ -134,11 +137,14 @@ class MqttStreamsTable:
 
         return await self._database.transact(select)
 
-    async def streams(self, target: AlertTarget, after: str, most: int) -> Sequence[MqttStream]:
-        """What is so of the streams that a target is told of, in the order of their ids."""
+    async def streams(
+        self, target: AlertTarget, after: str, most: int, *, announced: bool
+    ) -> Sequence[MqttStream]:
+        """What is so of the streams that a target is told of, in the order of their ids: of those
+        that were announced, or of the others."""
 
         def select(connection: Connection) -> list[MqttStream]:
-            values = {**_values(target, most), "after": after}
+            values = {**_values(target, most), "after": after, "announced": announced}
             return [MqttStream(*row) for row in connection.execute(STREAMS_IN_SCOPE, values)]
 
         return await self._database.transact(select)

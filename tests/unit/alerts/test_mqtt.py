@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -15,13 +15,14 @@ from attrs import define, evolve, field
 
 pytest.importorskip("paho.mqtt", reason="needs paho-mqtt: the extra `mqtt`")
 
-from relay.alerts.targets.delivery import Delivered, Delivery, RetryLater
-from relay.alerts.targets.mqtt import MqttAdapter, MqttBrokers
+from relay.alerts.targets.delivery import Delivered, Delivery, RetryLater, Undeliverable
+from relay.alerts.targets.mqtt import MqttAdapter, MqttBrokers, open_brokers
 from relay.alerts.targets.mqtt_messages import MAX_TOPIC_PART_BYTES, StreamTopics, escaped
-from relay.alerts.targets.mqtt_streams import RetainedStreams
+from relay.alerts.targets.mqtt_streams import MQTT_LOOK_INTERVAL, RetainedStreams
 from relay.model.alert import StoredAlert
 from relay.model.alert_target import AlertTarget, TargetRules
 from relay.model.stream_event import STREAM_EVENT_KINDS, StreamEvent, StreamEventKind
+from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.webhook_client import Undelivered
 from tests.mqtt_stream_table import MqttStreamTable
 
@@ -46,6 +47,8 @@ class FakeBrokers:
     is_connected: bool = True
     connections: int = 1
     fails: bool = False
+    seconds: float = 0
+    refuses: Callable[[str, bytes], MessageRefused | None] = lambda _topic, _payload: None
     on_connected: Any = None
 
     def of(self, _target: AlertTarget) -> FakeBrokers:
@@ -55,9 +58,12 @@ class FakeBrokers:
         pass
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.seconds)
         if self.fails:
             raise Undelivered("the broker cannot be connected to")
+        refused = self.refuses(topic, payload)
+        if refused is not None:
+            raise refused
         text = payload.decode()
         self.messages.append((topic, json.loads(text) if text[:1] == "{" else text, retain))
 
@@ -161,6 +167,69 @@ async def test_over_the_bound_streams_are_published_and_not_retained() -> None:
     assert brokers.messages == [("relay/door/state", "online", False)]
 
 
+async def test_discovery_that_did_not_come_through_is_published_again() -> None:
+    brokers, table = FakeBrokers(fails=True), MqttStreamTable()
+    assert isinstance(await adapter(brokers, table).deliver(TARGET, Delivery(ALERT)), RetryLater)
+    brokers.fails = False
+    failed = evolve(TARGET, failures=1)
+    assert await adapter(brokers, table).deliver(failed, Delivery(ALERT)) == Delivered()
+    assert [topic[:14] for topic, _, _ in brokers.messages] == ["homeassistant/", "relay/door/ale"]
+
+
+def refusing(part: str, *, is_unfit: bool = False) -> Callable[[str, bytes], MessageRefused | None]:
+    """Topics with this in them."""
+    return lambda topic, _: MessageRefused("refused", is_unfit=is_unfit) if part in topic else None
+
+
+async def test_an_alert_does_not_wait_for_discovery_that_the_broker_refuses() -> None:
+    brokers = FakeBrokers(refuses=refusing("homeassistant"))
+    assert await adapter(brokers, MqttStreamTable()).deliver(TARGET, Delivery(ALERT)) == Delivered()
+    assert [topic for topic, _, _ in brokers.messages] == ["relay/door/alert"]
+
+
+async def test_an_alert_that_is_refused_is_tried_again() -> None:
+    brokers = FakeBrokers(refuses=refusing("/alert"))
+    outcome = await adapter(brokers, MqttStreamTable()).deliver(TARGET, Delivery(ALERT))
+    assert outcome == RetryLater("refused")
+
+
+async def test_an_alert_that_is_too_large_for_the_broker_comes_in_brief() -> None:
+    def over(most: int) -> Callable[[str, bytes], MessageRefused | None]:
+        return lambda _, payload: (
+            MessageRefused("too large", is_unfit=True) if len(payload) > most else None
+        )
+
+    large = evolve(ALERT, message="☁" * 2000, metadata={"text": "x" * 5000})
+    plain = evolve(TARGET, options={})
+    brokers = FakeBrokers(refuses=over(1000))
+    outcome = await adapter(brokers, MqttStreamTable()).deliver(plain, Delivery(large))
+    assert outcome == Delivered()
+    [(topic, content, _)] = brokers.messages
+    assert (topic, content["alertId"], content["truncated"]) == ("relay/door/alert", 5, True)
+    assert content["message"] == "☁" * (256 // 3)
+    assert "metadata" not in content
+    # What is behind it is not held up even by one that takes nothing.
+    brokers = FakeBrokers(refuses=over(10))
+    for event_of in (large, event("stream.online")):
+        outcome = await adapter(brokers, MqttStreamTable()).deliver(plain, Delivery(event_of))
+        assert outcome == (Undeliverable() if event_of is large else Delivered())
+
+
+async def test_a_state_that_would_stay_wrong_is_not_retained() -> None:
+    brokers = FakeBrokers()
+    no_offline = evolve(TARGET, rules=TargetRules(("stream.online",)), options={})
+    online = Delivery(event("stream.online"))
+    assert await adapter(brokers, MqttStreamTable()).deliver(no_offline, online) == Delivered()
+    assert brokers.messages == [("relay/door/state", "online", False)]
+
+
+async def test_what_is_raised_beside_brokers_comes_out_as_it_is() -> None:
+    """`relay target remove` and others tell what was wrong."""
+    with pytest.raises(Undelivered):
+        async with open_brokers([], "relay", stays=False):
+            raise Undelivered("the broker cannot be connected to")
+
+
 async def test_an_event_is_tried_again_while_the_broker_or_the_database_is_away() -> None:
     for brokers, table, why in (
         (FakeBrokers(fails=True), MqttStreamTable(), "the broker cannot be connected to"),
@@ -187,7 +256,11 @@ async def test_a_new_connection_is_told_of_all_streams_and_forgotten_ones_are_wi
     published = len(brokers.messages)
     await trio.sleep(60)
     assert len(brokers.messages) == published
-    for each in [*states][:118]:
+    # Of a new one, the others are not repeated: anybody may begin one again and again.
+    table.states["new"] = (True, False)
+    await trio.sleep(60)
+    assert len(brokers.messages) == published + 2
+    for each in ["new", *states][:119]:
         del table.states[each]
     await trio.sleep(80)
     assert len(brokers.retained()) == 4
@@ -211,3 +284,55 @@ async def test_nothing_is_published_while_another_process_delivers_and_a_failure
     await trio.sleep(20)
     assert table.retries == 1
     assert brokers.retained()["relay/door/state"] == "online"
+
+
+async def test_what_was_not_published_in_time_is_published_at_the_next_look(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    table = MqttStreamTable({"door": (True, False)}, [TARGET])
+    brokers = FakeBrokers()
+    await nursery.start(RetainedStreams(table, as_brokers(brokers), "relay").run)
+    await trio.sleep(5)
+    brokers.seconds = 1000
+    table.states["hall"] = (True, False)
+    await trio.sleep(MQTT_LOOK_INTERVAL + 1)
+    brokers.seconds = 0
+    await trio.sleep(60)
+    assert brokers.retained()["relay/hall/state"] == "online"
+    assert table.leased_by is None
+
+
+async def test_over_the_bound_those_that_were_announced_stay_true(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    states = {f"s{number:03}": (True, False) for number in range(200)}
+    announced = {f"s{number:03}" for number in range(120, 180)}
+    table = MqttStreamTable(states, [TARGET], room=70, known={*announced})
+    brokers = FakeBrokers()
+    await nursery.start(RetainedStreams(table, as_brokers(brokers), "relay").run)
+    await trio.sleep(60)
+    told = {topic.split("/")[1] for topic in brokers.retained() if topic.endswith("/state")}
+    assert len(told) == 70
+    assert told >= announced
+
+
+async def test_what_the_broker_refuses_of_one_stream_holds_up_no_other(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    states = {f"s{number:03}": (True, False) for number in range(120)}
+    table = MqttStreamTable(dict(states), [TARGET], known={"gone", "s000"})
+    brokers = FakeBrokers()
+
+    def refuses(topic: str, _payload: bytes) -> MessageRefused | None:
+        refused = ("/gone/", "/s000/", "/s060/")
+        return MessageRefused("refused") if any(each in topic for each in refused) else None
+
+    brokers.refuses = refuses
+    await nursery.start(RetainedStreams(table, as_brokers(brokers), "relay").run)
+    await trio.sleep(5)
+    assert sum(topic.endswith("/state") for topic in brokers.retained()) == 118
+    assert table.known == states.keys()
+    assert table.retries == 1
+    published = len(brokers.messages)
+    await trio.sleep(120)
+    assert len(brokers.messages) == published
