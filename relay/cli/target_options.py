@@ -150,7 +150,8 @@ async def try_target(
     if isinstance(outcome, RetryLater | GoneForGood):
         name = kind or "target"
         raise ConfigError(f"the {name} did not accept it: {outcome.why}")
-    assert isinstance(outcome, Delivered)
+    if not isinstance(outcome, Delivered):
+        raise ConfigError(f"the {kind or 'target'} takes no test message")
     goes_on = await store.alert_targets.resume(target_id)
     return f"{target_id} accepted it{', and deliveries resume where they stopped' * goes_on}"
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 from attrs import evolve
 
 from relay.cli.grouped_help import GroupedCommand, GroupedGroup
 from relay.cli.options import STORE_SETTINGS, configuration, duration, settings_options
 from relay.cli.running import with_store
+from relay.cli.target_files import authority_in, check_login, credentials_in, picture_options
 from relay.cli.target_options import (
     TARGET_SETTINGS,
     TEST_SETTINGS,
@@ -26,20 +24,14 @@ from relay.cli.target_options import (
 )
 from relay.errors import ConfigError
 from relay.model.alert_target import NewTarget
-from relay.model.link import MAX_LINK_SECONDS
 from relay.model.stream_event import ALERT_EVENT, STREAM_EVENT_KINDS
 from relay.settings.loading import MQTT_CREDENTIALS_VARIABLE, NTFY_CREDENTIALS_VARIABLE
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from relay.model.alert_target import AlertTarget
     from relay.postgres.store import Store
-    from relay.settings.settings import Settings
 
-MAX_LOGIN_LENGTH = 512
-WITHDRAWAL_TIMEOUT = 30.0
-MAX_AUTHORITY_LENGTH = 64 * 1024
 DISCOVERY_PREFIX_PATTERN = r"[A-Za-z0-9._~-]{1,64}(/[A-Za-z0-9._~-]{1,64}){0,3}"
 PICTURE_NEEDS_URL = "--picture needs the setting public_url, which the links begin with"
 
@@ -120,8 +112,8 @@ def add_ntfy(
     check_ntfy_url(url)
     if picture and settings.public_url is None:
         raise ConfigError(PICTURE_NEEDS_URL)
-    options = _picture_options(picture_for, wanted=picture)
-    secret = _credentials(credentials_file, NTFY_CREDENTIALS_VARIABLE, check_credentials)
+    options = picture_options(picture_for, wanted=picture)
+    secret = credentials_in(credentials_file, NTFY_CREDENTIALS_VARIABLE, check_credentials)
 
     _add(NewTarget(url, secret, "ntfy", None, stream_id, rules, options), owner)
 
@@ -205,14 +197,14 @@ def add_mqtt(
     parse_broker_url(url, plain=bool(settings.webhook_networks))
     if picture and settings.public_url is None:
         raise ConfigError(PICTURE_NEEDS_URL)
-    options = _picture_options(picture_for, wanted=picture)
+    options = picture_options(picture_for, wanted=picture)
     if discovery:
         if not re.fullmatch(DISCOVERY_PREFIX_PATTERN, discovery_prefix):
             raise click.BadParameter(f"{discovery_prefix!r} is no topic such as homeassistant")
         options["discovery_prefix"] = discovery_prefix
     if ca_file is not None:
-        options["authority"] = _authority(ca_file)
-    secret = _credentials(credentials_file, MQTT_CREDENTIALS_VARIABLE, _check_login)
+        options["authority"] = authority_in(ca_file)
+    secret = credentials_in(credentials_file, MQTT_CREDENTIALS_VARIABLE, check_login)
     _add(NewTarget(url, secret, "mqtt", None, stream_id, rules, options), owner)
 
 
@@ -243,15 +235,12 @@ def target_remove(target_id: str) -> None:
     Example:
       relay target remove ntfy_0123456789abcdef
     """
+    from relay.cli.target_removal import remove_target
 
     settings = configuration().settings
 
     async def remove(store: Store) -> str:
-        found = await store.alert_targets.find(target_id)
-        retained = await store.mqtt_streams.announced(found)
-        await store.alert_targets.remove(target_id)
-        left = await _withdraw(found, retained, settings) if retained else ""
-        return f"removed {target_id}{left}"
+        return await remove_target(store, settings, target_id)
 
     click.echo(with_store(remove))
 
@@ -274,75 +263,9 @@ def target_test(target_id: str) -> None:
     click.echo(with_store(test))
 
 
-async def _withdraw(target: AlertTarget, stream_ids: Sequence[str], settings: Settings) -> str:
-    """Remove what a broker retains of these streams; returns what is to be said if that failed."""
-    from relay.alerts.targets.mqtt import check_mqtt_installed, open_brokers
-    from relay.alerts.targets.mqtt_streams import withdraw_streams
-    from relay.outgoing.webhook_client import Undelivered
-
-    topic = settings.mqtt_topic
-    try:
-        check_mqtt_installed()
-        with trio.fail_after(WITHDRAWAL_TIMEOUT):
-            async with open_brokers(settings.webhook_networks, topic, stays=False) as brokers:
-                await withdraw_streams(brokers.of(target), target, topic, stream_ids)
-    except (ConfigError, Undelivered, trio.TooSlowError) as error:
-        why = str(error) or "it takes too long"
-        return f"; its broker still retains messages of {len(stream_ids)} streams: {why}"
-    return ""
-
-
 def _add(new: NewTarget, owner: str | None) -> None:
     async def insert(store: Store) -> str:
         owner_id = None if owner is None else await store.sessions.find_user(owner)
         return await store.alert_targets.add(evolve(new, owner_id=owner_id))
 
     click.echo(with_store(insert))
-
-
-def _picture_options(picture_for: timedelta, *, wanted: bool) -> dict[str, Any]:
-    if not 60 <= picture_for.total_seconds() <= MAX_LINK_SECONDS:
-        raise click.BadParameter("links to pictures live between 1m and 24h")
-    return {"picture": True, "picture_for": round(picture_for.total_seconds())} if wanted else {}
-
-
-def _credentials(file: Path | None, variable: str, check: Callable[[str, str], None]) -> str:
-    """What to log in with, from the file or the environment; empty if there is none."""
-    if file is None:
-        found, where = os.environ.get(variable, "").strip(), variable
-        if not found:
-            return ""
-    else:
-        where = f"--credentials-file {file}"
-        found = _text_of(file, where, MAX_LOGIN_LENGTH + 2).strip()
-    check(found, where)
-    return found
-
-
-def _check_login(text: str, where: str) -> None:
-    """`ConfigError`, which shows none of it, unless it is USER:PASSWORD."""
-    if not re.fullmatch(r"[^\x00-\x1f:]+:[^\x00-\x1f]*", text) or len(text) > MAX_LOGIN_LENGTH:
-        raise ConfigError(f"{where} does not contain USER:PASSWORD")
-
-
-def _authority(file: Path) -> str:
-    """The certificates in a file; `ConfigError` if there are none."""
-    import ssl
-
-    where = f"--ca-file {file}"
-    text = _text_of(file, where, MAX_AUTHORITY_LENGTH)
-    try:
-        ssl.create_default_context(cadata=text or "no certificates")
-    except (ssl.SSLError, ValueError):
-        raise ConfigError(f"{where} contains no certificates in PEM") from None
-    return text
-
-
-def _text_of(file: Path, where: str, most: int) -> str:
-    try:
-        with file.open(encoding="utf-8") as opened:
-            return opened.read(most)
-    except OSError as error:
-        raise ConfigError(f"cannot read {where}: {error.strerror}") from None
-    except ValueError:
-        raise ConfigError(f"cannot read {where}: it is not a text file") from None

@@ -179,6 +179,68 @@ async def brokers_by_doctor(settings: Settings) -> str:
     return found["brokers"].said
 
 
+async def test_a_target_is_removed_though_its_broker_is_away(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    accounts, broker = Accounts(postgres_url), Mosquitto(tmp_path)
+    target_id = await announced_target(accounts, broker)
+    said = await command(accounts, "remove", target_id, *LOOPBACK)
+    assert said == (
+        f"removed {target_id}; its broker still retains messages of 1 stream:"
+        " the broker cannot be connected to\n"
+    )
+    assert accounts.execute("select target_id from relay.alert_targets") == []
+
+
+async def test_a_target_is_removed_once_no_relay_publishes_to_it(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """What came behind the removal would be retained for good."""
+    accounts, broker = Accounts(postgres_url), Mosquitto(tmp_path)
+    target_id = await announced_target(accounts, broker)
+    lease = "update relay.alert_targets set lease = gen_random_uuid(), leased_until = %s"
+    accounts.execute(lease, "infinity")
+    async with broker.run(), trio.open_nursery() as nursery:
+        nursery.start_soon(command, accounts, "remove", target_id, *LOOPBACK)
+        await trio.sleep(1)
+        assert accounts.execute("select target_id from relay.alert_targets") == [(target_id,)]
+        accounts.execute(lease, "-infinity")
+    assert accounts.execute("select target_id from relay.alert_targets") == []
+
+
+async def announced_target(accounts: Accounts, broker: Mosquitto) -> str:
+    """One that has published a stream."""
+    added = await command(accounts, "add", "mqtt", broker.url, "--stream", "*", *LOOPBACK)
+    target_id = added.strip()
+    announce = "insert into relay.mqtt_streams (target_id, stream_id) values (%s, 'door')"
+    accounts.execute(announce, target_id)
+    return target_id
+
+
+async def test_an_alert_that_the_broker_finds_too_large_comes_in_brief_and_holds_up_no_other(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    accounts, broker = Accounts(postgres_url), Mosquitto(tmp_path)
+    token = accounts.session()
+    broker.options = ("allow_anonymous true", "message_size_limit 2000")
+    async with broker.run(), broker.subscribed("relay/#") as published:
+        add = ("add", "mqtt", broker.url, "--stream", "*", "--no-discovery", *LOOPBACK)
+        await command(accounts, *add)
+        with start_relay(*LOOPBACK, database_url=postgres_url) as relay:
+            async with login(relay, token) as phone:
+                await phone.register("hall")
+                alert = {"type": "alert", "streamId": "hall", "severity": "high"}
+                await phone.ask({**alert, "message": "large", "metadata": {"text": "x" * 3000}})
+                await phone.ask({**alert, "message": "small"})
+            await until(lambda: any(each.payload.find("small") > 0 for each in published))
+            assert sum(" as relay-" in line for line in broker.log) == 1
+    told = [each.content for each in published if each.topic == "relay/hall/alert"]
+    assert [(each["message"], each.get("truncated")) for each in told] == [
+        ("large", True),
+        ("small", None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
