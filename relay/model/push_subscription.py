@@ -38,5 +38,8 @@ class NewSubscription:
 
 
 def service_of(target: AlertTarget) -> str:
-    """The host of the push service, which may be shown."""
-    return urlsplit(target.url).hostname or ""
+    """The host of the push service, which may be shown; empty if somebody has broken the URL."""
+    try:
+        return urlsplit(target.url).hostname or ""
+    except ValueError:
+        return ""

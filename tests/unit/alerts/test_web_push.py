@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -24,6 +25,7 @@ from relay.alerts.targets.delivery import (
 from relay.alerts.targets.ntfy import STILL_LINK_TIMEOUT
 from relay.alerts.targets.web_push.adapter import PUSH_TIMEOUT
 from relay.alerts.targets.web_push.coding import MAX_PLAINTEXT_BYTES
+from relay.alerts.targets.web_push.health import FIRST_SERVICE_PAUSE, MAX_SERVICE_PAUSE
 from relay.alerts.targets.web_push.keys import PushKeys
 from relay.alerts.targets.web_push.waking import (
     WAKE_INTERVAL,
@@ -195,9 +197,10 @@ async def test_a_browser_that_has_subscribed_for_another_key_is_left_alone(
     assert scene.client.posted == []
 
 
-async def test_a_row_with_broken_keys_is_given_up(scene: PushScene) -> None:
+async def test_a_broken_row_is_given_up(scene: PushScene) -> None:
     assert isinstance(await scene.deliver(alert(), auth="x"), GoneForGood)
     assert isinstance(await scene.deliver(alert(), p256dh=None), GoneForGood)
+    assert isinstance(await scene.deliver(alert(), url="https://[broken"), GoneForGood)
 
 
 async def test_a_poisoned_event_is_skipped(
@@ -275,8 +278,67 @@ async def test_a_slow_service_leaves_places_for_others(scene: PushScene) -> None
     assert outcomes.count(Delivered()) == 40
 
 
-async def test_errors_of_one_browser_say_nothing_about_its_service(scene: PushScene) -> None:
-    scene.client.problem = Undelivered("status 410", status=410)
+async def test_many_that_a_short_stall_meets_at_once_make_no_long_pause_of_it(
+    scene: PushScene,
+) -> None:
+    scene.client.seconds = 1000
+
+    async def deliver() -> None:
+        assert isinstance(await scene.deliver(alert()), RetryLater)
+
+    await scene.keys.key()
+    async with trio.open_nursery() as nursery:
+        for _ in range(60):
+            nursery.start_soon(deliver)
+    scene.client.seconds = 0
+    await trio.sleep(FIRST_SERVICE_PAUSE)
+    assert await scene.deliver(alert()) == Delivered()
+
+
+async def test_the_pauses_of_a_service_become_longer(scene: PushScene) -> None:
+    scene.client.seconds = 1000
+    for _ in range(4):
+        await scene.deliver(alert())
+    times: list[float] = []
+    while len(times) < 8:
+        posted = len(scene.client.posted)
+        await scene.deliver(alert())
+        if len(scene.client.posted) > posted:
+            times.append(trio.current_time())
+        await trio.sleep(1)
+    pauses = [later - sooner for sooner, later in pairwise(times)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 30
+    assert MAX_SERVICE_PAUSE <= pauses[-1] < MAX_SERVICE_PAUSE + 10
+
+
+async def test_while_a_service_stalls_its_browsers_ask_the_database_for_nothing(
+    scene: PushScene,
+) -> None:
+    scene.client.seconds = 1000
+    for _ in range(4):
+        await scene.deliver(alert())
+    target, queries, waits = await scene.target(), 0, set()
+
+    def count() -> None:
+        nonlocal queries
+        queries += 1
+
+    scene.store.before_query = count
+    for _ in range(20):
+        outcome = await scene.adapter.deliver(target, Delivery(alert()))
+        assert isinstance(outcome, RetryLater)
+        waits.add(outcome.after)
+    assert queries == 0
+    assert len(waits) > 10  # they do not all come back at once
+
+
+@pytest.mark.parametrize("status", [410, 503])
+async def test_errors_of_one_browser_say_nothing_about_its_service(
+    scene: PushScene, status: int
+) -> None:
+    """A user may have found a URL of the service that answers so."""
+    scene.client.problem = Undelivered(f"status {status}", status=status)
     for _ in range(20):
         await scene.deliver(alert())
     assert len(scene.client.posted) == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -80,6 +81,9 @@ class WebPushAdapter:
     async def deliver(self, target: AlertTarget, delivery: Delivery) -> DeliveryOutcome:
         if target.viewer is None:
             return GoneForGood("it has no user")
+        held_up = self._held_up(target)
+        if held_up is not None:  # there may be thousands, that ask the database for nothing
+            return held_up
         try:
             withheld = await self._withheld(target.viewer, delivery)
         except StoreUnavailable:
@@ -158,19 +162,26 @@ class WebPushAdapter:
     async def _post(
         self, target: AlertTarget, body: bytes, headers: dict[str, str]
     ) -> DeliveryOutcome:
-        host = service_of(target)
-        wait = self._health.wait(host)
-        if wait is not None:
-            return RetryLater("its push service does not answer others either", wait)
-        with self._health.attempt(host) as attempt, trio.move_on_after(PUSH_TIMEOUT):
+        held_up = self._held_up(target)
+        if held_up is not None:
+            return held_up
+        with self._health.attempt(service_of(target)) as attempt, trio.move_on_after(PUSH_TIMEOUT):
             try:
                 await self._client.post(target.url, body, headers)
             except Undelivered as why:
-                attempt.answered = why.status is not None and why.status < 500
+                attempt.answered = why.status is not None
                 return _refused(why)
             attempt.answered = True
             return Delivered()
         return RetryLater(f"its push service did not answer within {PUSH_TIMEOUT:g} s")
+
+    def _held_up(self, target: AlertTarget) -> RetryLater | None:
+        """When to try again, if its push service holds up others already; not all at once."""
+        wait = self._health.wait(service_of(target))
+        if wait is None:
+            return None
+        spread = random.uniform(1, 1.5)  # noqa: S311 - no secret
+        return RetryLater("its push service does not answer others either", wait * spread)
 
 
 def _encrypted(content: bytes, target: AlertTarget) -> bytes:

@@ -7,6 +7,7 @@ answer, only one at a time tries whether it is back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ import structlog
 import trio
 from attrs import define, field
 
+from relay.concurrency.backoff import pause_after
 from relay.logs.throttle import ThrottledWarning
 
 MAX_UNANSWERED = 4
@@ -35,7 +37,7 @@ class ServiceAttempt:
 
     since: float
     answered: bool = False
-    """Whether the service has answered, with anything but an error of its own."""
+    """Whether the service has answered, whatever it was: then it holds up nobody."""
 
 
 @define(eq=False)
@@ -43,9 +45,12 @@ class ServiceState:
     """What is known of one service."""
 
     unanswered: int = 0
+    """In a row, since the last pause or answer."""
+    pauses: int = 0
     """In a row."""
+    paused_at: float = -math.inf
     tried_again_at: float = 0.0
-    """By Trio's clock."""
+    """By Trio's clock, as the one before."""
     running: list[ServiceAttempt] = field(factory=list)
     """The oldest first."""
 
@@ -64,11 +69,8 @@ class ServiceHealth:
         state, now = self._services.get(host), trio.current_time()
         if state is None:
             return None
-        if state.unanswered >= MAX_UNANSWERED:
-            if now < state.tried_again_at:
-                return state.tried_again_at - now
-            state.tried_again_at = now + self._pause(state)  # for all but the one that asks
-            return None
+        if state.pauses and now < state.tried_again_at:
+            return state.tried_again_at - now
         oldest = state.running[0].since if state.running else now
         if len(state.running) >= MAX_SLOW_PLACES and now - oldest > SLOW_AFTER:
             return SLOW_PAUSE
@@ -79,31 +81,40 @@ class ServiceHealth:
         """Note what becomes of an attempt within the block."""
         state = self._services.setdefault(host, ServiceState())
         attempt = ServiceAttempt(trio.current_time())
+        if state.pauses:  # it tries for all
+            state.tried_again_at = attempt.since + _pause_of(state)
         state.running.append(attempt)
         try:
             yield attempt
-        except BaseException:
-            state.running.remove(attempt)  # relay stops, or a bug: that says nothing
-            raise
-        state.running.remove(attempt)
-        self._note(host, state, answered=attempt.answered)
+        finally:
+            state.running.remove(attempt)
+        # Not where relay stops, or after a bug: that says nothing.
+        self._note(host, state, attempt)
 
-    def _note(self, host: str, state: ServiceState, *, answered: bool) -> None:
-        if answered:
-            if state.unanswered >= MAX_UNANSWERED:
+    def _note(self, host: str, state: ServiceState, attempt: ServiceAttempt) -> None:
+        if attempt.answered:
+            if state.pauses:
                 log.info("push service answers again", service=host)
-            state.unanswered = 0
+            state.unanswered = state.pauses = 0
             if not state.running:
                 self._services.pop(host, None)  # nothing is known against it
             return
+        if attempt.since < state.paused_at:
+            return  # it began beside those that the pause is for
         state.unanswered += 1
-        if state.unanswered >= MAX_UNANSWERED:
-            state.tried_again_at = trio.current_time() + self._pause(state)
-        if state.unanswered == MAX_UNANSWERED:
-            self._warning.warn(host)
+        if state.pauses or state.unanswered >= MAX_UNANSWERED:
+            self._pause(host, state)
         while len(self._services) > MAX_KNOWN_SERVICES:
             del self._services[next(iter(self._services))]
 
-    def _pause(self, state: ServiceState) -> float:
-        failures = max(0, min(state.unanswered - MAX_UNANSWERED, 10))
-        return min(FIRST_SERVICE_PAUSE * 2.0**failures, MAX_SERVICE_PAUSE)
+    def _pause(self, host: str, state: ServiceState) -> None:
+        if not state.pauses:
+            self._warning.warn(host)
+        now = trio.current_time()
+        state.tried_again_at, state.paused_at = now + _pause_of(state), now
+        state.pauses += 1
+        state.unanswered = 0
+
+
+def _pause_of(state: ServiceState) -> float:
+    return pause_after(state.pauses, first=FIRST_SERVICE_PAUSE, longest=MAX_SERVICE_PAUSE)
