@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from starlette.responses import Response
 from relay.alerts.targets.setup import PushParts
 from relay.connection.session.refusals import STORE_REJECTS
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
+from relay.logs.throttle import ThrottledWarning
 from relay.model.alert_target import MAX_COOLDOWN, AlertTarget, TargetRules, TargetViewer
 from relay.model.identity import ANY_STREAM, User
 from relay.model.push_subscription import (
@@ -47,6 +48,7 @@ NOT_A_SERVICE = (
     "This relay does not send to the push service of this browser; its operator can allow it"
     " (push_services)"
 )
+BROKEN_KEY = "The key of this relay for notifications is broken; its operator can make a new one"
 MAX_PUSH_KEY_LENGTH = 100
 STREAMS_RULE = "ids of streams, prefixes that end in '*', or '*' for all"
 
@@ -106,6 +108,9 @@ class PushApi:
     _api: Api
     _store: SubscriptionsOfUsers
     _push: PushParts
+    _warning: ThrottledWarning = field(
+        factory=lambda: ThrottledWarning("browsers cannot subscribe to notifications")
+    )
 
     async def listed(self, request: Request) -> Response:
         """`GET /push`: the key, and the sender's browsers."""
@@ -197,6 +202,9 @@ class PushApi:
             return (await self._push.keys.key()).public
         except StoreUnavailable:
             raise store_unavailable() from None
+        except ConfigError as problem:  # somebody has changed the one that is stored
+            self._warning.warn(str(problem))
+            raise ApiError(503, ErrorCode.STORE_UNAVAILABLE, BROKEN_KEY) from None
 
     async def _user(self, request: Request, *, again: bool = False) -> User:
         identity = await self._api.authenticate(request, again=again)

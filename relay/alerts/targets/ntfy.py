@@ -36,6 +36,10 @@ NTFY_KIND = "ntfy"
 TOPIC_PATTERN = r"[-_A-Za-z0-9]{1,64}"
 MAX_NTFY_MESSAGE_BYTES = 3500
 """Of UTF-8. A server takes 4,096, of which a longer message becomes a file."""
+MAX_NTFY_BODY_BYTES = 8000
+"""Of JSON, in which some characters take six bytes. A server takes twice as much as a message may
+have, and would refuse this one again and again, with all that is behind it."""
+TOO_LARGE_FOR_NTFY = 413
 MAX_CREDENTIALS_LENGTH = 512
 STILL_LINK_TIMEOUT = 2.0
 """Seconds that a message waits for the link to its picture."""
@@ -112,6 +116,8 @@ class NtfyAdapter:
         except Undelivered as why:
             if why.for_good:
                 return GoneForGood(str(why))
+            if why.status == TOO_LARGE_FOR_NTFY:
+                return Undeliverable()
             return RetryLater(REFUSALS.get(why.status or 0, str(why)), why.retry_after)
         return Delivered()
 
@@ -166,7 +172,11 @@ def ntfy_message(
     if picture is not None:
         content["attach"] = picture
         content["filename"] = f"{event.stream_id}.jpg"
-    return msgspec.json.encode(content)
+    encoded = msgspec.json.encode(content)
+    while len(encoded) > MAX_NTFY_BODY_BYTES and len(content["message"]) > 2:
+        content["message"] = content["message"][: len(content["message"]) // 2] + "…"
+        encoded = msgspec.json.encode(content)
+    return encoded
 
 
 def _of_alert(alert: StoredAlert) -> dict[str, Any]:

@@ -18,12 +18,14 @@ from relay.alerts.targets.delivery import (
     Undeliverable,
 )
 from relay.alerts.targets.ntfy import (
+    MAX_NTFY_BODY_BYTES,
     MAX_NTFY_MESSAGE_BYTES,
     STILL_LINK_TIMEOUT,
     NtfyAdapter,
     authorization,
     check_credentials,
     check_ntfy_url,
+    ntfy_message,
     server_of,
     topic_of,
 )
@@ -136,6 +138,15 @@ async def test_a_long_message_is_cut(text: str) -> None:
     assert content["message"].endswith("…")
 
 
+@pytest.mark.parametrize("text", ["\0" * 8192, "\x1b" * 3000, '"' * 8192])
+async def test_a_message_fits_also_if_json_escapes_it(text: str) -> None:
+    """ntfy would refuse it again and again, and what is behind it would wait for a day."""
+    delivery = Delivery(evolve(ALERT, message=text), suppressed=3)
+    body = ntfy_message(TARGET, delivery, public_url="https://relay.example.org", picture=None)
+    assert len(body) <= MAX_NTFY_BODY_BYTES
+    assert json.loads(body)["message"].startswith(text[:500])
+
+
 async def test_an_empty_message_has_words() -> None:
     """ntfy would say `triggered`."""
     assert (await published(evolve(ALERT, message="")))["message"] == "critical"
@@ -171,6 +182,7 @@ async def test_credentials_are_a_token_or_a_password(credentials: str, header: s
         (401, RetryLater("status 401: it wants credentials")),
         (403, RetryLater("status 403: relay may not publish to this topic")),
         (410, GoneForGood("status 410")),
+        (413, Undeliverable()),
         (500, RetryLater("status 500")),
     ],
 )

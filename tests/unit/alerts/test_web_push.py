@@ -126,6 +126,31 @@ async def test_a_long_message_is_cut_to_what_push_services_take(
     assert len(json.dumps(content, ensure_ascii=False).encode()) <= MAX_PLAINTEXT_BYTES + 100
 
 
+async def test_of_a_message_that_json_escapes_there_is_as_much_as_fits(scene: PushScene) -> None:
+    content, _ = await scene.delivered(alert(message='"' * 1990))
+    assert 900 < len(content["body"]) < 1990
+
+
+async def test_an_event_of_which_no_message_can_be_made_small_enough_is_skipped(
+    scene: PushScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that writes into the database may have named a stream so."""
+    with caplog.at_level(logging.CRITICAL):
+        outcome = await scene.deliver(evolve(alert(), stream_id="x" * 5000))
+    assert outcome == Undeliverable()
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://FCM.googleapis.com/x", "https://fcm.googleapis.com:443/x"]
+)
+async def test_a_service_knows_itself_in_what_is_signed_for_it(
+    scene: PushScene, endpoint: str
+) -> None:
+    assert await scene.deliver(alert(), url=endpoint) == Delivered()
+    [(_, _, headers)] = scene.client.posted
+    check_vapid(headers["Authorization"], "https://fcm.googleapis.com")
+
+
 async def test_a_picture_is_a_path_and_is_not_waited_for() -> None:
     scene = PushScene(links=Paths())
     assert "picture" not in (await scene.delivered(alert()))[0]

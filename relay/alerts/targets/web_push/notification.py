@@ -81,7 +81,8 @@ def topic_of_event(target_id: str, delivery: Delivery) -> str:
 
 
 def notification_of(delivery: Delivery, *, picture: str | None) -> bytes:
-    """The message about an event; `picture` is a path on relay."""
+    """The message about an event; `picture` is a path on relay. `ValueError` if there is none that
+    is small enough."""
     event = delivery.event
     content: dict[str, Any] = {
         "kind": kind_of(event),
@@ -102,9 +103,16 @@ def notification_of(delivery: Delivery, *, picture: str | None) -> bytes:
         content["suppressed"] = delivery.suppressed
     if picture is not None:
         content["picture"] = picture
+    return _encoded(content)
+
+
+def _encoded(content: dict[str, Any]) -> bytes:
+    """With as much of the body as there is room for: JSON escapes some characters."""
     encoded = msgspec.json.encode(content)
-    if len(encoded) > MAX_PLAINTEXT_BYTES:  # many characters that JSON escapes
-        content["body"] = ""
+    while len(encoded) > MAX_PLAINTEXT_BYTES:
+        if not content["body"]:
+            raise ValueError("the stream's id is too long for a notification")
+        content["body"] = content["body"][: len(content["body"]) // 2]
         encoded = msgspec.json.encode(content)
     return encoded
 

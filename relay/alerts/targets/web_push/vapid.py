@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from relay.alerts.targets.web_push.coding import base64url, from_base64url
 from relay.alerts.targets.web_push.encryption import encoded_point
 from relay.errors import ConfigError
+from relay.model.push_service import PUSH_PORTS
 
 PRIVATE_KEY_BYTES = 32
 TOKEN_SECONDS = 12 * 3600
@@ -63,8 +64,7 @@ class VapidKey:
 
     def authorization(self, url: str, subject: str | None) -> str:
         """The header for a request to this URL; `subject` is where the operator can be reached."""
-        parts = urlsplit(url)
-        origin, now = f"{parts.scheme}://{parts.netloc}", time.time()
+        origin, now = _origin_of(url), time.time()
         token, until = self._tokens.get(origin, ("", 0.0))
         if not now < until <= now + TOKEN_SECONDS / 2:  # or the clock was set back
             token = self._sign(origin, round(now) + TOKEN_SECONDS, subject)
@@ -80,6 +80,13 @@ class VapidKey:
         signed = f"{_encoded({'typ': 'JWT', 'alg': 'ES256'})}.{_encoded(claims)}"
         r, s = decode_dss_signature(self._key.sign(signed.encode(), ECDSA(SHA256())))
         return f"{signed}.{base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+
+def _origin_of(url: str) -> str:
+    """As RFC 6454 writes it: in lower case, and without a port that goes without saying."""
+    parts = urlsplit(url)
+    host = parts.netloc.lower().removesuffix(f":{PUSH_PORTS.get(parts.scheme)}")
+    return f"{parts.scheme}://{host}"
 
 
 def new_private_key() -> str:
