@@ -39,12 +39,15 @@ function isFor(subscription, key) {
 }
 
 /** Subscribes with the push service of the browser, for the relay's key alone. */
-async function subscribe(key) {
+async function subscribe(key, token) {
   await navigator.serviceWorker.register(new URL('push-worker.js', RELAY), { scope: RELAY, updateViaCache: 'none' });
   const { pushManager } = await navigator.serviceWorker.ready;
   const current = await pushManager.getSubscription();
   if (current && isFor(current, key)) return current;
-  await current?.unsubscribe();
+  if (current) { // by which the relay could reach it no more; one of another user's is not ours to remove
+    await ask(token, `push/${await idOf(current)}`, { method: 'DELETE' }).catch(() => {});
+    await current.unsubscribe();
+  }
   return pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: bytesOf(key) });
 }
 
@@ -62,7 +65,7 @@ export async function forget(token) {
 export function makeNotify(token, streamId) {
   const name = streamId ?? ALL;
   const control = make('input', { type: 'checkbox', role: 'switch', disabled: true, onchange: () => attempt(() => turn(control.checked)) });
-  const severity = makeSelect(SEVERITIES, 'low', () => attempt(() => save(mine.streams)));
+  const severity = makeSelect(SEVERITIES, 'low', () => attempt(() => save(mine.streams, severity.value)));
   const severityField = makeField('Severity', severity);
   const result = make('p', { class: 'faint', role: 'status' });
   const browsers = make('ul', { class: 'links' });
@@ -143,11 +146,10 @@ export function makeNotify(token, streamId) {
     return 'This browser is not notified any more.';
   }
 
-  async function save(streams) {
-    const subscription = await subscribe(key);
+  async function save(streams, minSeverity = mine?.minSeverity ?? 'low') {
+    const subscription = await subscribe(key, token());
     const { endpoint, keys } = subscription.toJSON();
     const rules = mine === null ? {} : { cooldown: mine.cooldown, events: mine.events, picture: mine.picture };
-    const minSeverity = mine === null ? 'low' : severity.value;
     const body = { subscription: { endpoint, keys }, streams, minSeverity, ...rules };
     const given = await ask(token(), 'push', { method: 'POST', body });
     mine = given.subscription;

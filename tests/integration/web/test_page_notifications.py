@@ -31,18 +31,25 @@ BASE = "/cams"
 PUSH_MANAGER = """
 const kept = JSON.parse(sessionStorage.getItem('pushed') ?? 'null');
 let current = null;
-const make = (key) => ({
-  endpoint: SUBSCRIPTION.endpoint,
+const make = ({ which, key }) => ({
+  endpoint: SUBSCRIPTIONS[which].endpoint,
   options: { userVisibleOnly: true, applicationServerKey: Uint8Array.from(key).buffer },
-  toJSON: () => SUBSCRIPTION,
-  unsubscribe: async () => { current = null; sessionStorage.removeItem('pushed'); return true; },
+  toJSON: () => SUBSCRIPTIONS[which],
+  unsubscribe: async () => {
+    current = null;
+    sessionStorage.removeItem('pushed');
+    sessionStorage.setItem('which', Math.min(which + 1, SUBSCRIPTIONS.length - 1));
+    return true;
+  },
 });
 if (kept) current = make(kept);
 PushManager.prototype.getSubscription = async () => current;
 PushManager.prototype.subscribe = async ({ userVisibleOnly, applicationServerKey }) => {
   if (!userVisibleOnly) throw new Error('Chromium wants it');
-  sessionStorage.setItem('pushed', JSON.stringify([...applicationServerKey]));
-  current = make(applicationServerKey);
+  const which = Number(sessionStorage.getItem('which') ?? 0);
+  const made = { which, key: [...applicationServerKey] };
+  sessionStorage.setItem('pushed', JSON.stringify(made));
+  current = make(made);
   return current;
 };
 """
@@ -80,10 +87,11 @@ def own(accounts: Accounts, user_id: str) -> str:
     return stream_id
 
 
-def subscribe_with(context: BrowserContext, browser: PushBrowser) -> None:
-    """From the next page on, the browser has this push service."""
-    subscription = json.dumps(browser.subscription)
-    context.add_init_script(f"const SUBSCRIPTION = {subscription};\n{PUSH_MANAGER}")
+def subscribe_with(context: BrowserContext, *browsers: PushBrowser) -> None:
+    """From the next page on, the browser has this push service, which knows it by the next name
+    each time that it subscribes anew."""
+    subscriptions = json.dumps([each.subscription for each in browsers])
+    context.add_init_script(f"const SUBSCRIPTIONS = {subscriptions};\n{PUSH_MANAGER}")
 
 
 def open_page(visitor: Visitor, relay: RelayProcess, token: str, view: str) -> None:
@@ -213,6 +221,42 @@ def test_all_streams_are_one_switch_and_browsers_are_listed(
         visitor.expect_text("It is not notified any more")
         expect(everything).not_to_be_checked()
         assert accounts.execute("select kind from relay.alert_targets") == []
+
+
+def test_a_browser_that_has_to_subscribe_again_keeps_its_rules_and_is_there_once(
+    whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+) -> None:
+    token, stream_id = accounts.session("cas"), own(accounts, "cas")
+    before, after = service.browser(), service.browser()
+    targets = (
+        "select target_id, min_severity, streams, given_up_at from relay.alert_targets"
+        " where viewer_id = 'cas'"
+    )
+    with visit(whole_browser, relay, permissions=["notifications"]) as visitor:
+        page = visitor.page
+        subscribe_with(visitor.context, before, after)
+        open_page(visitor, relay, token, f"watch/{stream_id}")
+        page.get_by_role("switch", name="Notify me of alerts on this stream").click()
+        visitor.expect_text("This browser is notified")
+        page.get_by_label("Severity").select_option("critical")
+        rules = ("critical", [stream_id], None)
+        service.wait(lambda: accounts.execute(targets) == [(before.target_id, *rules)])
+
+        # It could not be reached for long.
+        accounts.execute("update relay.alert_targets set given_up_at = now()")
+        page.reload()
+        visitor.enter(token)
+        service.wait(lambda: accounts.execute(targets) == [(before.target_id, *rules)])
+
+        # Relay has another key by now.
+        page.evaluate(
+            "() => sessionStorage.setItem('pushed', JSON.stringify({ which: 0, key: [4, 1] }))"
+        )
+        page.reload()
+        visitor.enter(token)
+        service.wait(lambda: accounts.execute(targets) == [(after.target_id, *rules)])
+        expect(page.get_by_label("Severity")).to_have_value("critical")
+        accounts.execute("delete from relay.alert_targets")
 
 
 def test_the_page_asks_only_on_a_click_and_says_what_is_in_the_way(
