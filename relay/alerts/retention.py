@@ -51,6 +51,10 @@ class RemovableAlerts(Protocol):
         """Look at some of the streams whose ids follow `after`; returns those with more than `keep`
         alerts, and the last id that was looked at, None when there are no more streams."""
 
+    async def remove_cooldowns(self, *, most: int) -> int:
+        """Remove what is known of cooldowns of targets that are over, at most `most`; returns how
+        many."""
+
 
 @define(eq=False)
 class Retention:
@@ -88,6 +92,11 @@ class Retention:
             heavy = await self._table.find_heavy()
         for each in heavy:
             await self._make_room(each)
+        removed = REMOVAL_BATCH
+        while removed == REMOVAL_BATCH:
+            with self.progress:
+                removed = await self._table.remove_cooldowns(most=REMOVAL_BATCH)
+            await trio.sleep(REMOVAL_PAUSE)
 
     async def _make_room(self, excess: ExcessBytes) -> None:
         while excess.bytes > 0:

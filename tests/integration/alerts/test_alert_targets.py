@@ -17,6 +17,7 @@ from relay.model.outbox import EventPage, OutboxProgress, event_id_of, kind_of
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables import outbox_pages
 from relay.postgres.tables.alert_targets import AlertTargetTable
+from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.streams import StreamTable
 from tests.integration.accounts import Accounts
@@ -304,3 +305,28 @@ async def test_a_relay_of_before_finds_the_webhooks_that_it_understands(
     assert (await table.find("wh_old")).rules == TargetRules()
     rows.execute("delete from relay.webhooks")
     assert len(await table.all()) == 2
+
+
+async def test_what_is_known_of_cooldowns_goes_when_they_are_over(
+    database: Database, rows: Accounts
+) -> None:
+    target = await made(database, evolve(NEW, rules=TargetRules(cooldown=60)))
+    at = 1_700_000_000_000_000
+    rows.execute("update relay.alert_targets set position = %s", at)
+    for stream_id, seconds, suppressed in (
+        ("door", 60, 0),
+        ("garage-1", 59, 0),
+        ("garage-2", 60, 3),
+        ("gone", 60, 3),
+    ):
+        rows.execute(
+            "insert into relay.target_cooldowns (target_id, stream_id, kind, delivered_id,"
+            " suppressed) values (%s, %s, 'alert', %s, %s)",
+            *(target.target_id, stream_id, at - seconds * 1_000_000, suppressed),
+        )
+    pruner = AlertPruner(database)
+    assert await pruner.remove_cooldowns(most=1) == 1
+    assert await pruner.remove_cooldowns(most=9) == 1
+    assert await pruner.remove_cooldowns(most=9) == 0
+    left = rows.execute("select stream_id from relay.target_cooldowns order by 1")
+    assert left == [("garage-1",), ("garage-2",)]

@@ -47,6 +47,17 @@ LAST_OF_TOO_MANY = (
     " from (select stream_id, alerts_from from relay.streams where stream_id > %(after)s"
     " order by stream_id limit %(most)s) as s order by s.stream_id"
 )
+# Over for all events behind the target's position. How many were suppressed is told with the next
+# event of the stream, if there will be one.
+REMOVE_COOLDOWNS = (
+    "delete from relay.target_cooldowns where (target_id, stream_id, kind) in"
+    " (select c.target_id, c.stream_id, c.kind from relay.target_cooldowns as c"
+    " join relay.alert_targets as t on t.target_id = c.target_id"
+    " where c.delivered_id + t.cooldown * 1000000::bigint <= t.position"
+    " and (c.suppressed = 0 or not exists (select from relay.streams as s"
+    " where s.stream_id = c.stream_id and s.owner_id is not null))"
+    " limit %s)"
+)
 
 
 @define(eq=False)
@@ -95,6 +106,15 @@ class AlertPruner:
         rows = await self._database.transact(select)
         found = [ExcessAlerts(stream_id, last) for stream_id, last in rows if last is not None]
         return found, rows[-1][0] if rows else None
+
+    async def remove_cooldowns(self, *, most: int) -> int:
+        """Remove what is known of cooldowns of targets that are over, at most `most`; returns how
+        many."""
+
+        def delete(connection: Connection) -> int:
+            return connection.execute(REMOVE_COOLDOWNS, [most]).rowcount
+
+        return await self._database.transact(delete)
 
     async def _remove(self, which: LiteralString, **values: object) -> tuple[int, int]:
         query: LiteralString = (
