@@ -125,12 +125,15 @@ RECORD_COOLDOWN = (
     " values (%s, %s, %s, %s, %s) on conflict (target_id, stream_id, kind) do update"
     " set delivered_id = excluded.delivered_id, suppressed = excluded.suppressed"
 )
+# Nobody has tried for so long: it may have worked meanwhile, so what is counted begins again.
+IS_FIRST_OF_LONG = "coalesce(try_again_at < now() - interval '6 hours', false)"
 RECORD_FAILURE = (
-    "update relay.alert_targets set failures = failures + 1, last_error = %(why)s,"
-    " failing_since = coalesce(failing_since, now()), try_again_at = now() + %(pause)s,"
+    "update relay.alert_targets set failures = failures + 1, last_error = %(why)s,"  # noqa: S608 (constants)
+    f" failing_since = case when {IS_FIRST_OF_LONG} then now()"
+    " else coalesce(failing_since, now()) end, try_again_at = now() + %(pause)s,"
     " lease = null, leased_until = now(),"
-    " given_up_at = case when %(for_good)s or failing_since < now() - %(give_up_after)s"
-    " then now() end"
+    " given_up_at = case when %(for_good)s"
+    f" or (failing_since < now() - %(give_up_after)s and not {IS_FIRST_OF_LONG}) then now() end"
     " where target_id = %(target_id)s and lease = %(lease)s"
     " returning given_up_at is not null"
 )

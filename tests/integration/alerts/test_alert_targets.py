@@ -13,7 +13,7 @@ from relay.alerts.targets.delivery import Delivery
 from relay.alerts.targets.webhook_message import message_of
 from relay.model.alert import NewAlert, StoredAlert
 from relay.model.alert_target import AlertTarget, Cooldown, NewTarget, TargetRules
-from relay.model.outbox import EventPage, OutboxProgress, event_id_of, kind_of
+from relay.model.outbox import EventPage, FailedDelivery, OutboxProgress, event_id_of, kind_of
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables import outbox_pages
 from relay.postgres.tables.alert_targets import AlertTargetTable
@@ -305,6 +305,24 @@ async def test_a_relay_of_before_finds_the_webhooks_that_it_understands(
     assert (await table.find("wh_old")).rules == TargetRules()
     rows.execute("delete from relay.webhooks")
     assert len(await table.all()) == 2
+
+
+async def test_a_failure_long_after_another_one_is_the_first_again(
+    database: Database, rows: Accounts
+) -> None:
+    """In between, there was nothing to deliver, or relay did not run."""
+    table, lease = AlertTargetTable(database), uuid4()
+    target = await made(database, NEW)
+    failure = FailedDelivery("no", timedelta(0), timedelta(days=1), for_good=False)
+    for hours_ago, is_given_up in ((30, False), (1, True)):
+        rows.execute("update relay.alert_targets set lease = %s", lease)
+        assert not await table.failed(target, lease, failure)
+        rows.execute(
+            "update relay.alert_targets set lease = %s, failing_since = now() - interval '30 h',"
+            " try_again_at = now() - %s::interval",
+            *(lease, f"{hours_ago} h"),
+        )
+        assert await table.failed(target, lease, failure) == is_given_up
 
 
 async def test_what_is_known_of_cooldowns_goes_when_they_are_over(
