@@ -32,6 +32,7 @@ from relay.cli.webhooks import webhook
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError, StoreForbids, StoreLacks, StoreUnavailable
 from relay.logs.setup import configure_logging
+from relay.process.first_process import end_on_sigterm_if_first
 from relay.process.systemd import notify_service_manager
 from relay.settings.settings import SETTINGS, Settings
 
@@ -47,6 +48,7 @@ MAX_HELP_WIDTH = 100
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code of the process."""
+    end_on_sigterm_if_first()
     try:
         outcome = relay.main(arguments, prog_name="relay", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

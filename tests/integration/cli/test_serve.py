@@ -15,14 +15,17 @@ from tempfile import TemporaryDirectory
 import pytest
 import trio
 
+from relay.process.first_process import EXIT_TERMINATED
 from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id, open_peer
 from tests.integration.raw import open_raw
 from tests.integration.relay_process import (
     PATIENCE,
+    PROJECT,
     RELAY,
     SERVE,
     RelayProcess,
+    environment,
     processes_about,
     run_relay,
     start_relay,
@@ -126,6 +129,35 @@ async def test_clients_that_never_answer_do_not_hold_up_the_end(database_url: st
             await half_asked.send(b"POST /health HTTP/1.1\r\nHost: relay\r\nContent-Length: 9\r\n")
             relay.signal(signal.SIGTERM)
             assert await relay.ended() == 0
+
+
+def as_first_process() -> list[str]:
+    """The command before one that is then the first process of a namespace, as in a container."""
+    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    command = ["unshare", *rights, "--pid", "--fork", "--kill-child"]
+    try:
+        subprocess.run([*command, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("platform: no namespace of processes can be made here")
+    return command
+
+
+def test_the_first_process_of_a_container_ends_on_sigterm_while_it_starts() -> None:
+    command = [*as_first_process(), *SERVE, "--bind", "127.0.0.1:0", "--connect-timeout", "60"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        url = f"postgresql://relay@127.0.0.1:{silent.getsockname()[1]}/relay"
+        outer = subprocess.Popen(command, cwd=PROJECT, env=environment(url))
+        try:
+            connection, _ = silent.accept()  # it asks a database that does not answer
+            with connection:
+                children = ["ps", "-o", "pid=", "--ppid", str(outer.pid)]
+                shown = subprocess.run(children, check=True, capture_output=True)
+                os.kill(int(shown.stdout), signal.SIGTERM)
+                assert outer.wait(PATIENCE / 2) == EXIT_TERMINATED
+        finally:
+            outer.kill()
+            outer.wait()
 
 
 # -- what goes wrong
