@@ -45,6 +45,22 @@ def run(
     )
 
 
+def files_of_the_project() -> set[str]:
+    """What git tracks, or all files of a source archive."""
+    if not (PROJECT / ".git").exists():
+        files = (path for path in PROJECT.rglob("*") if path.is_file())
+        names = {path.relative_to(PROJECT).as_posix() for path in files}
+        return {name for name in names if "__pycache__" not in name}
+    listed = subprocess.run(
+        ["git", "-c", "core.quotePath=false", "ls-files"],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return {name for name in listed.stdout.splitlines() if (PROJECT / name).is_file()}
+
+
 def install_into(folder: Path, wheel: Path, extras: str) -> Path:
     """A fresh environment with this; returns its programs."""
     programs = folder / "bin"
@@ -57,11 +73,7 @@ def install_into(folder: Path, wheel: Path, extras: str) -> Path:
 
 
 def test_the_packages_hold_all_that_relay_is_made_of(packages: Path, wheel: Path) -> None:
-    ours = {
-        str(path.relative_to(PROJECT))
-        for path in (PROJECT / "relay").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    ours = {name for name in files_of_the_project() if name.startswith("relay/")}
     assert {f"relay/web/{name}" for name in FILES.values()} <= ours
     with ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if name.startswith("relay/")} == ours
