@@ -313,7 +313,7 @@ export class RelayPlayer extends Base {
     const viewer = {
       terms: this._terms(),
       history: alerts === null ? null : Math.min(1000, Math.max(0, Number.parseInt(alerts, 10) || 0)),
-      onFrame: (frame) => (this._viewer === viewer ? this._screen.show(frame, this._shared?.metadata) : undefined),
+      onFrame: (frame, metadata) => (this._viewer === viewer ? this._screen.show(frame, metadata) : undefined),
       onAlert: (alert) => this._tell('alert', alert),
       onStatus: (status) => { if (this._viewer === viewer) this._learn(status); },
       onError: (error) => { if (this._viewer === viewer) this._fail(error); },

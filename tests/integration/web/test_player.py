@@ -319,3 +319,44 @@ def test_a_player_goes_through_its_states(browser: Browser, relay: RelayProcess)
             "refused",
             "idle",
         ]
+
+
+UNLOADED = """async (url) => {
+  await import(url);
+  const told = new Promise((resolve) => {
+    const player = document.createElement('relay-player');
+    player.addEventListener('statechange', ({ detail }) => {
+      if (detail.state === 'unreadable') resolve(detail.message);
+    });
+    player.client = {
+      state: 'ready',
+      on: () => () => {},
+      relayNow: () => Date.now(),
+      subscribe: (_, options) => {
+        const metadata = { codec: 'vp8' };
+        const frame = { seq: 1, epoch: 1, missed: 0, keyframe: true, data: new Uint8Array(1) };
+        const begin = () => { // once the player knows that it is seen
+          if (options.onFrame === null) return void setTimeout(begin, 10);
+          options.onStatus({ status: 'streaming', metadata });
+          options.onFrame(frame);
+        };
+        setTimeout(begin);
+        const update = (more) => Object.assign(options, more);
+        return { status: 'offline', epoch: 0, metadata, update, unsubscribe() {} };
+      },
+    };
+    player.setAttribute('stream', 'door');
+    document.body.append(player);
+  });
+  return told;
+}"""
+
+
+def test_a_player_whose_decoder_cannot_be_loaded_says_so(
+    browser: Browser, relay: RelayProcess
+) -> None:
+    with visit(browser, relay) as viewer:
+        viewer.page.route("**/player/decoder.js", lambda route: route.abort())
+        said = viewer.page.evaluate(UNLOADED, f"{relay.url}/relay-player.js")
+        assert said == "The decoder of this video cannot be loaded"
+        viewer.problems.clear()  # of the console, about that file

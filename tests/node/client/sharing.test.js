@@ -105,10 +105,19 @@ test('a player that comes late gets the newest picture at once, but no frame tha
   connection.watch('door', late);
   assert.deepEqual(late.told, [['frame', { seq: 7 }]]);
   await only().options.onFrame({ seq: 8, keyframe: true });
+  await only().options.onFrame({ seq: 9, keyframe: false });
   const later = viewer({});
   connection.watch('door', later);
   assert.deepEqual(later.told, []);
   assert.equal(only().updates.length, 2); // each asked for the latest keyframe
+});
+
+test('a player that comes right after a keyframe gets it: the subscription has it, and takes it only once', async () => {
+  connection.watch('door', viewer({}));
+  await only().options.onFrame({ seq: 8, keyframe: true });
+  const late = viewer({});
+  connection.watch('door', late);
+  assert.deepEqual(late.told, [['frame', { seq: 8, keyframe: true }]]);
 });
 
 test('what was learned of a stream is told to who comes late', () => {

@@ -51,6 +51,7 @@ export class Screen {
     this._decodes = null; // what it is for
     this._seq = 0; // of the last frame that was decoded
     this._turn = 0; // of decoding: pictures of an earlier one are not drawn
+    this._shown = Promise.resolve(); // once the last frame of a video is decoded
   }
 
   /** Draws a frame; the relay sends the next one when this is done. */
@@ -58,15 +59,18 @@ export class Screen {
     this.missed += frame.missed;
     this.bytes.add(frame.data.byteLength);
     const codec = videoCodecOf(metadata);
-    return codec === null ? this._showImage(frame) : this._decode(frame, codec, metadata.description);
+    if (codec === null) return this._showImage(frame);
+    const turn = this._turn;
+    // The next frame builds on this one, which may still wait for the decoder to load.
+    const shown = this._shown.then(() => (turn === this._turn ? this._decode(frame, codec, metadata.description) : undefined));
+    this._shown = shown.catch(() => {});
+    return shown;
   }
 
   /** Ends decoding, until the next frame. */
   stop() {
-    this._decoder?.close();
-    this._decoder = this._decodes = null;
-    this._seq = 0;
     this._turn += 1;
+    this._closeDecoder();
   }
 
   /** Shows nothing any more. */
@@ -82,10 +86,10 @@ export class Screen {
     // Frames of another layer build on others, and begin with a keyframe.
     const decodes = `${frame.epoch} ${codec} ${frame.layer} ${description}`;
     if (this._decodes !== decodes) {
-      this.stop();
+      this._closeDecoder();
+      if (frame.keyframe === false) return; // of a subscription that others had before
       this._decodes = decodes;
       this._decoder = await this._openDecoder(codec, description);
-      if (this._decoder === null) return; // stopped in the meantime
     }
     const decoder = this._decoder;
     if (decoder === null || frame.seq <= this._seq) return; // the latest keyframe comes again with each subscription
@@ -94,19 +98,30 @@ export class Screen {
     else await decoder.decode(frame);
   }
 
-  /** Loads the decoder of video only where there is video. */
+  _closeDecoder() {
+    this._decoder?.close();
+    this._decoder = this._decodes = null;
+    this._seq = 0;
+  }
+
+  /** Loads the decoder of video only where there is video; null if decoding was stopped, or without it. */
   async _openDecoder(codec, description) {
     const turn = this._turn;
-    const { Decoder } = await import('./decoder.js');
+    const loaded = await import('./decoder.js').catch(() => null);
     if (turn !== this._turn) return null;
-    return new Decoder({ codec, description }, {
+    if (loaded === null) { // the network is gone, or a policy forbids it: the next keyframe tries again
+      this._decodes = null;
+      this._told.onProblem('The decoder of this video cannot be loaded');
+      return null;
+    }
+    return new loaded.Decoder({ codec, description }, {
       onPicture: (picture) => this._draw(picture, picture.displayWidth, picture.displayHeight, picture.timestamp / 1000),
       onFailure: () => this._told.onKeyframeWanted(),
     });
   }
 
   async _showImage({ data, receivedAt }) {
-    if (this._decodes !== null) this.stop();
+    if (this._decodes !== null) this._closeDecoder();
     const turn = this._turn;
     let picture;
     try {

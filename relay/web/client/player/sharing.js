@@ -64,8 +64,8 @@ export function joinClient(client) {
 
 /**
  * The subscription of all players of one stream. A viewer has `terms` (null while it needs no
- * pictures), `history` (how many earlier alerts it wants; null for no alerts at all), `onFrame`,
- * `onAlert`, `onStatus` and `onError`.
+ * pictures), `history` (how many earlier alerts it wants; null for no alerts at all), `onFrame`
+ * (with the frame and the metadata of the stream), `onAlert`, `onStatus` and `onError`.
  */
 class SharedStream {
   constructor(client, streamId, onUnused) {
@@ -76,7 +76,7 @@ class SharedStream {
     this._subscription = null;
     this._terms = null; // of the subscription, as text
     this._hasAlerts = false;
-    this._latest = null; // the newest picture that stands for itself, for players that come late
+    this._latest = null; // the newest frame if it stands for itself, for players that come late
   }
 
   get metadata() {
@@ -117,7 +117,7 @@ class SharedStream {
       this._subscription.update(options); // with it, the latest keyframe comes again
     }
     if (options.onFrame === null) this._latest = null;
-    else if (begins && this._latest !== null) fresh.onFrame(this._latest);
+    else if (begins && this._latest !== null) fresh.onFrame(this._latest, this.metadata);
   }
 
   _subscribe() {
@@ -153,8 +153,8 @@ class SharedStream {
   }
 
   _take = (frame) => {
-    this._latest = frame.keyframe === undefined ? frame : null;
-    return Promise.all([...this._viewers].filter(({ terms }) => terms !== null).map((viewer) => viewer.onFrame(frame)));
+    this._latest = frame.keyframe === false ? null : frame;
+    return Promise.all([...this._viewers].filter(({ terms }) => terms !== null).map((viewer) => viewer.onFrame(frame, this.metadata)));
   };
 
   _wishes() {
