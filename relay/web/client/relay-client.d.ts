@@ -228,6 +228,8 @@ export interface Subscription {
   readonly active: boolean;
   /** Changes the terms. `onFrame: null` stops frames but not alerts; a function starts frames. */
   update(terms: Terms & { onFrame?: ((frame: Frame) => unknown) | null }): void;
+  /** The last alerts, up to the last one that `onAlert` got, the oldest first. Waits for a connection; empty without `onAlert`. */
+  earlierAlerts(count: number): Promise<Alert[]>;
   unsubscribe(): void;
 }
 

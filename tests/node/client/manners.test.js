@@ -399,6 +399,35 @@ test('an alert that comes before it is known which was the newest is heard', asy
   assert.deepEqual(heard, [3]);
 });
 
+test('earlier alerts are given again, and none of those that come meanwhile is missed', async (context) => {
+  const stored = [1, 2, 3, 4];
+  const { asked, client } = await play(context, (message, to) => {
+    if (message.type !== 'alerts-since') {
+      to.accept();
+      return;
+    }
+    if (message.last === 2) { // three are stored, and not sent to who is subscribed: so they are newer than the page
+      stored.push(5, 6, 7);
+      replay(stored, message, to);
+      for (const alertId of [5, 6, 7]) to.say(storedAlert(alertId));
+    } else replay(stored, message, to);
+  });
+  const heard = [];
+  const subscription = client.subscribe('s', { onAlert: ({ alertId }) => heard.push(alertId) });
+  const before = subscription.earlierAlerts(3); // asked for behind what is to be caught up with
+  await client.connect();
+  assert.deepEqual((await before).map(({ alertId, replayed, type }) => [alertId, replayed, type]), [2, 3, 4].map((id) => [id, true, undefined]));
+  assert.deepEqual(heard, []);
+  assert.deepEqual(await subscription.earlierAlerts(2), []); // the last two are new to `onAlert`
+  await until(() => heard.at(-1) === 7);
+  assert.deepEqual(heard, [5, 6, 7]);
+  assert.equal(asked.filter(({ type }) => type === 'alerts-since').length, 6);
+  const never = subscription.earlierAlerts(9);
+  subscription.unsubscribe();
+  assert.deepEqual(await never, []);
+  assert.deepEqual(await subscription.earlierAlerts(9), []);
+});
+
 test('a subscription made anew gets no history of the one before', async (context) => {
   const { asked, client } = await play(context, (message, to) => {
     const work = () => (message.type === 'alerts-since' ? replay([1, 2, 3], message, to) : to.accept());

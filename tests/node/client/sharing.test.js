@@ -19,6 +19,9 @@ class FakeClient {
         Object.assign(this.options, more);
       },
       unsubscribe() { this.active = false; },
+      earlierAlerts(count) {
+        return new Promise((resolve) => { this.recall = { count, resolve }; });
+      },
     };
     this.subscriptions.push(subscription);
     return subscription;
@@ -141,6 +144,34 @@ test('alerts go to those who want them, and earlier ones are asked for once', ()
   options.onAlert({ alertId: 1 });
   assert.deepEqual(loud.told, [['alert', { alertId: 1 }]]);
   assert.deepEqual(quiet.told, []);
+});
+
+test('who comes late gets earlier alerts, then those that came meanwhile, and each once', async () => {
+  const first = viewer({}, 0);
+  connection.watch('door', first);
+  const late = viewer({}, 3);
+  const stream = connection.watch('door', late);
+  const { recall, options } = only();
+  assert.equal(recall.count, 3);
+  const alerts = [1, 2, 3].map((alertId) => ({ alertId }));
+  options.onAlert(alerts[1]);
+  options.onAlert(alerts[2]);
+  assert.deepEqual(late.told, []);
+  recall.resolve(alerts.slice(0, 2));
+  await Promise.resolve();
+  await Promise.resolve();
+  options.onAlert({ alertId: 4 });
+  assert.deepEqual(late.told.map(([, { alertId }]) => alertId), [1, 2, 3, 4]);
+  assert.deepEqual(first.told.map(([, { alertId }]) => alertId), [2, 3, 4]);
+
+  const gone = viewer({}, 3);
+  connection.watch('door', gone);
+  const pending = only().recall;
+  stream.remove(gone);
+  pending.resolve(alerts);
+  await Promise.resolve();
+  await Promise.resolve();
+  assert.deepEqual(gone.told, []);
 });
 
 test('the last one ends the subscription, and the next one begins another', () => {

@@ -404,6 +404,7 @@ class AlertFeed {
     this._held = null;
     this._newest = 0;
     this._offered = 0;
+    this._recalls = []; // who wants earlier alerts again
   }
 
   /** Resumes after the last alert seen; `subscribe` sends the request that starts alerts. */
@@ -427,6 +428,7 @@ class AlertFeed {
   /** The last listener is gone: pending replies are ignored. */
   end() {
     this._held = null;
+    for (const { done } of this._recalls.splice(0)) done([]);
   }
 
   offer(alert) {
@@ -434,6 +436,39 @@ class AlertFeed {
     this._offered += 1;
     if (this._held !== null) this._held.set(alert.alertId, alert);
     else this._pass(alert, false);
+  }
+
+  /** Gives the last alerts to `done`, in order, up to the last one seen. */
+  recall(count, done) {
+    this._recalls.push({ count, done });
+    this._recallNext();
+  }
+
+  /** Asks for them once it has caught up: before, nobody can tell what the alerts that come are for. */
+  _recallNext() {
+    const link = this._link;
+    const [due] = this._recalls;
+    if (due === undefined || this._held !== null || !link || link.ended) return;
+    this._held = new Map();
+    this._recall(link, due);
+  }
+
+  _recall(link, due) {
+    const held = this._held;
+    link.ask({ type: 'alerts-since', streamId: this.streamId, last: due.count }, () => {
+      if (this._isOver(held)) return;
+      this._recalls.shift();
+      const seen = inOrder(held).filter(({ alertId }) => alertId <= this.last);
+      this._catchUp(link, this.last); // between what is newer and that, others may be missing
+      due.done(seen.map(({ type: _, ...alert }) => ({ ...alert, replayed: true })));
+    }, (error) => {
+      if (this._held !== held || link.ended) return;
+      if (!PASSING.has(error.code)) {
+        this._recalls.shift();
+        due.done([]);
+      }
+      this._retry(link, error, () => this._recall(link, due));
+    });
   }
 
   /** Starts without a last alert: the newest one marks the starting point. */
@@ -464,7 +499,10 @@ class AlertFeed {
       this._release(more ? position : Infinity);
       if (this._held !== held) return; // a listener unsubscribed or closed
       if (more) this._catchUp(link, position);
-      else this._held = null;
+      else {
+        this._held = null;
+        this._recallNext();
+      }
     }, (error) => {
       if (this._held !== held) return;
       if (error.code === 'INVALID_MESSAGE' && known) {
@@ -503,6 +541,7 @@ class AlertFeed {
     this._release(Infinity);
     this._held = null;
     this._client._emit('problem', error);
+    this._recallNext();
   }
 
   _release(position) {
@@ -564,6 +603,15 @@ class Subscription {
     this._sendHeldAck();
     const link = this._client._link;
     if (this.active && link?.inUse) this._subscribe(link);
+  }
+
+  /** The last alerts, up to the last one that `onAlert` got, oldest first; waits for a connection. */
+  earlierAlerts(count) {
+    const feed = this._options.onAlert && this.active ? this._client._feeds.get(this.streamId) : undefined;
+    return new Promise((resolve) => {
+      if (feed === undefined) resolve([]);
+      else feed.recall(count, resolve);
+    });
   }
 
   unsubscribe() {

@@ -77,6 +77,7 @@ class SharedStream {
     this._terms = null; // of the subscription, as text
     this._hasAlerts = false;
     this._latest = null; // the newest frame if it stands for itself, for players that come late
+    this._late = new Map(); // the alerts that came meanwhile, by viewers whose earlier alerts are asked for
   }
 
   get metadata() {
@@ -92,11 +93,13 @@ class SharedStream {
     }
     const { status, epoch, metadata } = this._subscription;
     if (epoch) viewer.onStatus({ status, epoch, metadata });
+    if (viewer.history > 0) this._catchUp(viewer);
     this.change(viewer);
   }
 
   remove(viewer) {
     if (!this._viewers.delete(viewer)) return;
+    this._late.delete(viewer);
     if (this._viewers.size > 0) {
       this.change();
       return;
@@ -129,7 +132,7 @@ class SharedStream {
     try {
       this._subscription = this._client.subscribe(this._streamId, {
         ...options,
-        ...(this._hasAlerts ? { onAlert: (alert) => this._tell('onAlert', alert), history } : {}),
+        ...(this._hasAlerts ? { onAlert: (alert) => this._alert(alert), history } : {}),
         onStatus: (status) => {
           if (status.status === 'offline') this._latest = null;
           this._tell('onStatus', status);
@@ -149,7 +152,27 @@ class SharedStream {
   }
 
   _tell(name, value) {
-    for (const viewer of [...this._viewers]) if (viewer.history !== null || name !== 'onAlert') viewer[name](value);
+    for (const viewer of [...this._viewers]) viewer[name](value);
+  }
+
+  _alert(alert) {
+    for (const viewer of [...this._viewers]) {
+      if (this._late.has(viewer)) this._late.get(viewer).set(alert.alertId, alert);
+      else if (viewer.history !== null) viewer.onAlert(alert);
+    }
+  }
+
+  /** Gives a viewer that comes late the earlier alerts, and then those that came meanwhile; each once. */
+  async _catchUp(viewer) {
+    const meanwhile = new Map();
+    this._late.set(viewer, meanwhile);
+    const earlier = await this._subscription.earlierAlerts(viewer.history);
+    if (this._late.get(viewer) !== meanwhile) return; // it has left
+    this._late.delete(viewer);
+    const known = new Set(earlier.map(({ alertId }) => alertId));
+    for (const alert of [...earlier, ...[...meanwhile.values()].filter(({ alertId }) => !known.has(alertId))]) {
+      if (this._viewers.has(viewer)) viewer.onAlert(alert);
+    }
   }
 
   _take = (frame) => {
