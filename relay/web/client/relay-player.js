@@ -128,6 +128,7 @@ export class RelayPlayer extends Base {
     this._state = 'idle';
     this._message = '';
     this._offered = null; // qualities in the menu
+    this._picked = null; // the quality that somebody chose there
     this._build();
     this._sight = new IntersectionObserver((entries) => {
       this._isSeen = entries.at(-1).isIntersecting;
@@ -225,7 +226,7 @@ export class RelayPlayer extends Base {
     this._note = make('div', { class: 'note', part: 'note' });
     this._toggle = make('button', { type: 'button', 'aria-keyshortcuts': 'k', onclick: () => { this.paused = !this.paused; } });
     this._automatic = make('option', { value: 'auto' }, 'Automatic');
-    this._menu = make('select', { 'aria-label': 'Quality', onchange: () => { this.quality = this._menu.value; } }, this._automatic);
+    this._menu = make('select', { 'aria-label': 'Quality', onchange: () => { this.quality = this._picked = this._menu.value; } }, this._automatic);
     this._full = make('button', { type: 'button', 'aria-keyshortcuts': 'f', onclick: () => this._toggleFullscreen() }, 'Full screen');
     this._full.hidden = !document.fullscreenEnabled;
     this._controls = make('div', { class: 'controls', part: 'controls', role: 'group', 'aria-label': 'Player', hidden: true },
@@ -384,17 +385,17 @@ export class RelayPlayer extends Base {
     return widths.find((width) => width * TOLERANCE >= pixels) ?? null;
   }
 
-  /** Offers the sizes that the stream has. A choice that it no longer has becomes automatic. */
+  /** Offers the sizes that the stream has. A choice among them that it no longer has becomes automatic. */
   _offer() {
     const layers = layersOf(this._metadata).reverse().map(({ id, width }) => [id, `${width} pixels`]);
     // Of pictures without layers, the relay makes smaller ones.
     const widths = videoCodecOf(this._metadata) === null ? [...RENDITION_WIDTHS].reverse() : [];
     const options = layers.length > 0 ? layers : widths.map((width) => [String(width), `At most ${width} pixels`]);
     if (String(options) === this._offered) return;
-    const isFirst = this._offered === null;
     this._offered = String(options);
     this._menu.replaceChildren(this._automatic, ...options.map(([value, text]) => make('option', { value }, text)));
-    if (!isFirst && !options.some(([value]) => value === this.quality)) this.quality = 'auto';
+    const isGone = !options.some(([value]) => value === this.quality);
+    if (isGone && this.quality === this._picked) this.quality = 'auto'; // the page's own choice stays
   }
 
   _onPicture() {

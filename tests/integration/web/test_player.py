@@ -360,3 +360,43 @@ def test_a_player_whose_decoder_cannot_be_loaded_says_so(
         said = viewer.page.evaluate(UNLOADED, f"{relay.url}/relay-player.js")
         assert said == "The decoder of this video cannot be loaded"
         viewer.problems.clear()  # of the console, about that file
+
+
+QUALITIES = """async (url) => {
+  await import(url);
+  const client = {
+    state: 'ready',
+    on: () => () => {},
+    relayNow: () => Date.now(),
+    subscribe: (_, options) => {
+      client.options = options;
+      return { status: 'offline', epoch: 0, update() {}, unsubscribe() {} };
+    },
+  };
+  const player = document.createElement('relay-player');
+  player.client = client;
+  player.setAttribute('stream', 'door');
+  player.setAttribute('quality', '500');
+  document.body.append(player);
+  const has = async (...widths) => {
+    const layers = widths.map((width) => ({ id: `w${width}`, width }));
+    await new Promise((resolve) => { setTimeout(resolve, 20); });
+    client.options.onStatus({ status: 'streaming', metadata: { layers } });
+    return player.quality;
+  };
+  const menu = player.shadowRoot.querySelector('select');
+  const seen = [await has(320, 640), await has(480, 960)];
+  menu.value = 'w480';
+  menu.dispatchEvent(new Event('change'));
+  seen.push(await has(480, 720), await has(320, 640));
+  player.remove();
+  return seen;
+}"""
+
+
+def test_a_quality_of_the_page_stays_and_a_choice_that_is_gone_becomes_automatic(
+    browser: Browser, relay: RelayProcess
+) -> None:
+    with visit(browser, relay) as viewer:
+        seen = viewer.page.evaluate(QUALITIES, f"{relay.url}/relay-player.js")
+        assert seen == ["500", "500", "w480", "auto"]
