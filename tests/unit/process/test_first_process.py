@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.process import first_process
 from relay.process.first_process import EXIT_TERMINATED, end_on_sigterm_if_first
 
 
@@ -21,8 +20,8 @@ def handler() -> Iterator[None]:
 def be_process(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
     """Have this id; returns the codes with which the process would have ended."""
     codes: list[int] = []
-    monkeypatch.setattr(first_process.os, "getpid", lambda: number)
-    monkeypatch.setattr(first_process.os, "_exit", codes.append)
+    monkeypatch.setattr("relay.process.first_process.os.getpid", lambda: number)
+    monkeypatch.setattr("relay.process.first_process.os._exit", codes.append)
     return codes
 
 
