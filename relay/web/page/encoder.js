@@ -4,7 +4,7 @@
 const CODECS = [
   // In this format each keyframe holds all that a decoder needs: nobody has to be told a description.
   { id: 'h264', name: 'H.264', codec: 'avc1.42E028', more: { avc: { format: 'annexb' } } },
-  { id: 'vp9', name: 'VP9', codec: 'vp09.00.31.08' },
+  { id: 'vp9', name: 'VP9', codec: 'vp09.00.31.08', more: { bitrateMode: 'constant' } },
   { id: 'vp8', name: 'VP8', codec: 'vp8' },
 ];
 const TWO_LAYERS = 'L1T2'; // nothing builds on the frames of the second one, which are half of them
