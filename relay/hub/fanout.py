@@ -62,15 +62,24 @@ class FanOut:
         return largest if largest.seq >= latest.seq - MAX_PICTURES_BEHIND else latest
 
     @property
+    def busy(self) -> bool:
+        """Whether a publish to a large audience is in progress."""
+        return self._idle is not None
+
+    async def wait_until_idle(self) -> None:
+        """Wait for the publish in progress; another may have begun when this returns."""
+        if self._idle is not None:
+            await self._idle.wait()
+
+    @property
     def is_ready(self) -> bool:
-        """Whether frames may be offered: no publish to a large audience is in progress, and all of
-        it choose from the same layers."""
+        """Whether frames may be offered: it is not busy, and the whole audience chooses from the
+        same layers."""
         return self._idle is None and self._rollout is None
 
     async def wait_until_ready(self) -> None:
         """Wait for that; it may be so no more when this returns."""
-        if self._idle is not None:
-            await self._idle.wait()
+        await self.wait_until_idle()
         await self.finish_rollout()
 
     async def publish(self, frames: list[Frame]) -> None:
@@ -114,7 +123,7 @@ class FanOut:
             layers.since = seq
         self.layer_frames.clear()
         # A picture in the layers before may still be on its way to some of them.
-        audience, at_once = self.audience, SLICE if self._idle is None else 0
+        audience, at_once = self.audience, 0 if self.busy else SLICE
         for consumer in audience[:at_once]:
             consumer.use_layers(layers, seq)
         if self._rollout is not None:
@@ -127,8 +136,8 @@ class FanOut:
     async def finish_rollout(self) -> None:
         """Let the rest of the audience choose from other layers, while others have a turn."""
         while (rollout := self._rollout) is not None:
-            if self._idle is not None:
-                await self._idle.wait()
+            if self.busy:
+                await self.wait_until_idle()
                 continue
             await rollout.run()
             if self._rollout is rollout:

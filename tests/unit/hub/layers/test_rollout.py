@@ -173,7 +173,7 @@ async def test_a_picture_on_its_way_when_others_take_over_goes_to_all_once(
     viewers += [await relay.viewer() for _ in range(6)]
     for turns in range(30):
         old, new = await register(relay), await relay.login()
-        request = {"type": "register", "streamId": "front-door"}
+        request: dict[str, Any] = {"type": "register", "streamId": "front-door"}
         if layers is not None:
             request["layers"] = layers
         burst = [frame(layer, 2 * turns) for layer in LAYERS]
