@@ -18,6 +18,7 @@ The rules around the model, and why they are there:
 
 - Until the first answer to a frame nothing is known of the link, and a large picture may take it
   seconds: the next one waits for that answer. Small ones, and those that others build on, need not.
+  A peer that has answered nothing yet may be far away, and gets another one now and then.
 - Nothing is held back for long before a peer has answered anything, nor when an answer is overdue
   by far: a peer that answers no ping is served as if there were no pacer. It gets few probes, and
   few are remembered: the oldest is given up after a while, so that the peer is asked again now and
@@ -60,8 +61,9 @@ MAX_OVERDUE = 0.015
 """Seconds by which the oldest answer may be overdue, besides jitter, while frames are sent."""
 MAX_UNTRIED_BYTES = 8 * 1024
 """Bytes of frames that may be under way when another is sent before the first answer to a frame."""
-MAX_UNTRIED_SECONDS = 0.15
-"""Seconds for which that waits while the peer has answered nothing at all."""
+UNTRIED_INTERVAL, MAX_UNTRIED_SECONDS = 0.15, 0.45
+"""Seconds after which that is sent though the peer has answered nothing at all, since the way may
+be long; and for how long what is large waits so."""
 LATE_SECONDS = 0.125
 """An answer that is later than this says that the link has changed, or had a gap."""
 
@@ -299,7 +301,8 @@ class Pacer:
         """Until when to wait for the first answer to a frame."""
         if self.answering:
             return self._given_up_at
-        return next(iter(self._probes.values())).sent_at + MAX_UNTRIED_SECONDS
+        first, last = next(iter(self._probes.values())), next(reversed(self._probes.values()))
+        return min(last.sent_at + UNTRIED_INTERVAL, first.sent_at + MAX_UNTRIED_SECONDS)
 
     def _is_overdue(self, now: float) -> bool:
         """Whether the oldest answer should have come."""

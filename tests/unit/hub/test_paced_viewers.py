@@ -14,6 +14,7 @@ from attrs import define, evolve, field
 from wsproto import events
 
 from relay.hub.consumer import PACED
+from relay.transport.pacing import MAX_UNTRIED_SECONDS
 from tests.unit.memory import Client, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock
@@ -222,7 +223,7 @@ async def test_a_viewer_that_answers_no_ping_gets_what_the_network_takes(
     phone = await relay.phone()
     viewer = DistantViewer(await relay.viewer(), 30_000, answers=False)
     await watch(relay, viewer, [phone])
-    assert relay.hub.ledger().written == 30 * FPS
+    assert relay.hub.ledger().written >= 30 * FPS - MAX_UNTRIED_SECONDS * FPS // 2
     assert viewer.ages["front-door"][-1] > 10
 
 

@@ -26,6 +26,7 @@ from relay.transport.pacing import (
     MIN_BANDWIDTH,
     PROBE_LIFETIME,
     Pacer,
+    UNTRIED_INTERVAL,
 )
 from tests.unit.transport.link_model import (
     PING_BYTES,
@@ -270,8 +271,21 @@ def test_small_frames_go_on_until_there_are_many_before_the_first_answer() -> No
         frames += 1
         pacer.frame_sent(2 * frames + 1, 3000, 0.1)
     assert frames == MAX_UNTRIED_BYTES // 3000 + 1
-    assert not pacer.may_send(MAX_UNTRIED_SECONDS - 0.01)
-    assert pacer.may_send(MAX_UNTRIED_SECONDS + 0.01)
+    assert not pacer.may_send(0.1 + UNTRIED_INTERVAL - 0.01)
+    assert pacer.may_send(0.1 + UNTRIED_INTERVAL + 0.01)
+
+
+@given(rate=st.floats(0.2, 100), size=st.integers(9 * KIB, 128 * KIB), delay=st.floats(0.002, 0.22))
+def test_few_large_frames_go_out_before_the_first_answer_over_a_long_way(
+    rate: float, size: int, delay: float
+) -> None:
+    sender = Sender(constant(rate, delay=delay), size, fps=25)
+    deliveries = sender.run(size / (rate * MBIT) + 2)
+    answered = deliveries[0].arrived + delay
+    untried = [each for each in deliveries if each.sent < answered - 1e-9]
+    assert len(untried) <= 1 + (2 * delay + 0.001) // UNTRIED_INTERVAL
+    pauses = [later.sent - each.sent for each, later in pairwise(untried)]
+    assert all(pause <= UNTRIED_INTERVAL + 1 / 25 for pause in pauses)
 
 
 def test_a_peer_that_begins_to_answer_late_is_measured_from_then_on() -> None:

@@ -181,7 +181,7 @@ async def test_the_frames_of_a_picture_have_one_seq(relay: MemoryRelay) -> None:
     phone, viewer = await register(relay), await relay.viewer(layer="h")
     for _ in range(3):
         await picture(phone)
-        await trio.sleep(0.1)
+        await trio.sleep(0.2)
     frames = await received(viewer)
     assert [each["seq"] for each in frames] == [1, 2, 3]
     # Which layers come is not known before the first picture.
