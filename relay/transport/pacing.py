@@ -1,7 +1,7 @@
 """Paces the frames of one connection by what its link carries. No I/O, no tasks.
 
 A probe is sent behind a frame: a ping with a token. Its answer says that the peer has the frame and
-all that went before. A ping ahead of a frame, while nothing is under way, measures the round trip.
+all that went before. A ping ahead of a frame, that waits behind nothing, measures the round trip.
 Where the peer says itself what it has, as a relay does to a phone, that answers in place of pongs.
 
 The model is a link with one narrow place, first in, first out, with a queue of any depth in front
@@ -24,8 +24,13 @@ The rules around the model, and why they are there:
   few are remembered: the oldest is given up after a while, so that the peer is asked again now and
   then.
 - The usual round trip is the median, not the shortest, which would make small frames look slow
-  where there is jitter. It is measured only while nothing is under way, and now and then the link
-  is left to run empty for that: otherwise queueing would be taken for distance.
+  where there is jitter. It is measured while nothing is under way. Over a long way something always
+  is: there it is measured when the narrow place should be idle as the ping comes, and was, as the
+  answer before came some time ago. Otherwise queueing would be taken for distance. A link that is
+  never idle is left to run empty now and then, but not of frames that build on one another.
+- An answer that is early by far says that the way is shorter than it was measured: it became so, or
+  the radio of the peer slept before its first answer. Then all that was measured is forgotten.
+  Otherwise frames would seem to take no time, and a queue could not be seen.
 - An answer that is late by far replaces all that was known, and is doubtful itself: the next one
   decides. So a gap in the radio is no smaller link; and a rate that is too high, by which all
   answers are late, does not last while frames pile up.
@@ -33,8 +38,9 @@ The rules around the model, and why they are there:
 - Where frames build on one another, to leave one out costs all up to the next keyframe. They may
   queue for a while, as they do behind each keyframe.
 - A link is calm when frames take next to no time on it, answers are on time, and nothing had to be
-  held back lately. Then probes are few, since an answer costs more than a frame, and the pacer need
-  not be asked or told of frames without a probe.
+  held back lately; but not by a single long round trip, which alone may make it seem so. Then
+  probes are few, since an answer costs more than a frame, and the pacer need not be asked or told
+  of frames without a probe.
 
 A peer that answers at once, or before a frame has arrived, seems to have a fast link, and is served
 as if there were no pacer. Answers with unknown tokens, and second ones, are ignored.
@@ -79,6 +85,9 @@ MAX_ROUND_TRIPS, ROUND_TRIP_LIFETIME = 20, 10.0
 """How many are remembered, and for how many seconds, while there are more than `MIN_SAMPLES`."""
 MIN_PING_PAUSE = 0.25
 """Seconds between two pings ahead of a frame."""
+MIN_IDLE_SECONDS = 0.01
+"""Time, beside jitter, for which the narrow place is idle ahead of a ping that tells the round trip
+while frames are under way."""
 MAX_ROUND_TRIP_AGE = 5.0
 """Seconds after which the link is left to run empty to measure the round trip."""
 CALM_SECONDS = 0.02
@@ -197,6 +206,8 @@ class Pacer:
     _round_trips: deque[tuple[float, float]] = field(factory=deque)
     _pinged_at: float = -math.inf
     """When a ping ahead of a frame was last sent."""
+    _emptied_at: float = -math.inf
+    """When the last one was sent while nothing was under way."""
     _probed_at: float = -math.inf
     _strained_at: float = -math.inf
     """When a frame last took long, was held back, or its answer was late."""
@@ -220,8 +231,8 @@ class Pacer:
         if not samples:
             return None
         size, seconds = samples.size, max(samples.seconds, MIN_BUSY_SECONDS * len(samples))
-        if self._probes:
-            first = next(iter(self._probes.values()))
+        first = next((each for each in self._probes.values() if each.size), None)
+        if first is not None:
             busy = now - self._lag() - self._busy_since(first)
             if busy * size > seconds * first.size:  # it has taken longer already
                 size += first.size
@@ -274,7 +285,7 @@ class Pacer:
             return math.inf
         if not self._samples:
             return now  # for all that is known, the link is fast
-        if is_patient and self._must_run_empty(now):
+        if queue <= MAX_QUEUE_SECONDS and self._must_run_empty(now):
             return math.inf
         return self._last_due - self.round_trip - queue
 
@@ -314,12 +325,37 @@ class Pacer:
     def _must_run_empty(self, now: float) -> bool:
         """Whether to wait for all answers, to measure the round trip."""
         measured_at = self._round_trips[-1][0] if self._round_trips else -math.inf
-        return now - max(measured_at, self._pinged_at) > MAX_ROUND_TRIP_AGE
+        return now - max(measured_at, self._emptied_at) > MAX_ROUND_TRIP_AGE
 
     def wants_ping(self, now: float) -> bool:
-        """Whether to write a ping ahead of the next frame: nothing is under way."""
-        alone = self._all_counted and not self.calm and not self._probes
-        return alone and now >= self._last_due and now >= self._pinged_at + MIN_PING_PAUSE
+        """Whether to write a ping ahead of the next frame: it is likely to wait behind nothing."""
+        if self.calm or not self._all_counted:
+            return False
+        is_due = now >= self._pinged_at + MIN_PING_PAUSE
+        if not self._probes:
+            return now >= self._last_due and (is_due or self._must_run_empty(now))
+        return is_due and self._may_ping_beside(now)
+
+    def _may_ping_beside(self, now: float) -> bool:
+        """Whether a ping may tell the round trip though frames are under way: they should be
+        through the narrow place before it, or it is time to try."""
+        known = self._samples and self._round_trips
+        if not known or self._pending_bytes or self._is_full:
+            return False
+        free_at = self._last_due - self.round_trip
+        return now >= free_at + self._min_idle or self._must_run_empty(now)
+
+    def _tells_round_trip(self, ping: _Probe, size: int, now: float) -> bool:
+        """Whether a ping that is answered now, together with so many bytes behind it, waited behind
+        nothing. Of several pings the peer may answer only the last."""
+        if self._answered_at <= ping.sent_at:
+            return bool(self._samples) or not size
+        return not size and now >= self._answered_at + self._min_idle
+
+    @property
+    def _min_idle(self) -> float:
+        """For how long the narrow place has to be idle ahead of a ping beside frames."""
+        return MIN_IDLE_SECONDS + self.jitter
 
     def wants_probe(self, size: int, now: float, *, waited: bool = False) -> bool:
         """Whether to write a probe behind a frame of this size; `waited`: the link did not take the
@@ -340,6 +376,8 @@ class Pacer:
     def ping_sent(self, token: int, now: float) -> None:
         """Note that a ping was written ahead of a frame. Call this when one was wanted."""
         self._pinged_at = now
+        if not self._probes:
+            self._emptied_at = now
         self._add_probe(token, _Probe(0, now, now + self.round_trip, counted=True))
 
     def frame_sent(
@@ -368,6 +406,7 @@ class Pacer:
         """
         if token not in self._probes:
             return 0
+        seconds = now - self._probes[token].sent_at
         now = max(now - self._lag(), self._probes[token].sent_at, self._answered_at)
         answered = []
         key = None
@@ -377,8 +416,11 @@ class Pacer:
         size = sum(each.size for each in answered)
         late = now - probe.due if self._samples else 0.0
         self.answering = True
-        # Of several pings the peer may answer only the last, which was behind frames.
-        if answered[0].size == 0 and (self._samples or not size):
+        is_early = seconds < self.round_trip - 2 * self.jitter - CALM_SECONDS
+        if is_early:
+            self._round_trips.clear()
+            self._note_round_trip(now, seconds)
+        elif not answered[0].size and self._tells_round_trip(answered[0], size, now):
             self._measure_round_trip(now, now - answered[0].sent_at - self._seconds(size, now))
         self._all_counted = probe.counted
         if size:
@@ -388,11 +430,10 @@ class Pacer:
         self._answered_at = now
         self._forecast(now)
         slow = size and self._seconds(size // len(answered), now) > CALM_SECONDS
-        if slow or late > CALM_SECONDS + 2 * self.jitter:
+        if slow or is_early or late > CALM_SECONDS + 2 * self.jitter:
             self._strain(now)
         else:
-            known = self._samples and self._round_trips
-            self.calm = bool(known) and now - self._strained_at > CALM_AFTER
+            self.calm = self._is_known_well and now - self._strained_at > CALM_AFTER
         return len(answered)
 
     def forget(self) -> None:
@@ -430,6 +471,13 @@ class Pacer:
         return samples.seconds <= FAST_SECONDS * len(samples)
 
     @property
+    def _is_known_well(self) -> bool:
+        """Whether frames cannot only seem to take no time, as where the first answer was late."""
+        trips = len(self._round_trips)
+        enough = trips >= MIN_SAMPLES or (trips > 0 and self.round_trip <= CALM_SECONDS)
+        return enough and len(self._samples) > 0
+
+    @property
     def _is_full(self) -> bool:
         return len(self._probes) >= (MAX_PROBES if self.answering else MAX_UNANSWERED_PROBES)
 
@@ -445,10 +493,14 @@ class Pacer:
         self._strained_at = now
 
     def _measure_round_trip(self, now: float, seconds: float) -> None:
-        trips, seconds = self._round_trips, max(0.0, seconds)
-        trips.append((now, seconds))
+        seconds = max(0.0, seconds)
         if self._histograms is not None:
             self._histograms.round_trip.observe(seconds)
+        self._note_round_trip(now, seconds)
+
+    def _note_round_trip(self, now: float, seconds: float) -> None:
+        trips = self._round_trips
+        trips.append((now, seconds))
         while len(trips) > MAX_ROUND_TRIPS or (
             len(trips) > MIN_SAMPLES and now - trips[0][0] > ROUND_TRIP_LIFETIME
         ):

@@ -42,8 +42,8 @@ class Uplink:
             self._pacer.answer(count, now)
 
     def wants_question(self, now: float) -> bool:
-        """Whether to ask the relay something ahead of the next frame: nothing else is under way, so
-        that the answer tells the round trip."""
+        """Whether to ask the relay something ahead of the next frame: it is likely to wait behind
+        nothing, so that the answer tells the round trip."""
         return self._pacer.wants_ping(now)
 
     def question_sent(self, now: float) -> int:

@@ -18,6 +18,7 @@ from relay.transport.pacing import (
     LATE_SECONDS,
     MAX_ANSWER_DELAY,
     MAX_DELTA_QUEUE_SECONDS,
+    MAX_DISCARDABLE_QUEUE_SECONDS,
     MAX_PROBES,
     MAX_QUEUE_SECONDS,
     MAX_UNANSWERED_PROBES,
@@ -25,8 +26,8 @@ from relay.transport.pacing import (
     MAX_UNTRIED_SECONDS,
     MIN_BANDWIDTH,
     PROBE_LIFETIME,
-    Pacer,
     UNTRIED_INTERVAL,
+    Pacer,
 )
 from tests.unit.transport.link_model import (
     PING_BYTES,
@@ -135,6 +136,109 @@ def test_queueing_is_never_taken_for_distance(
     assert sender.pacer.bandwidth(start + 20) == pytest.approx(
         rate * MBIT, rel=0.2 + 2 * jitter / seconds
     )
+
+
+@define
+class VideoSender(Sender):
+    """Nothing builds on every other frame. What the pacer holds back is left out."""
+
+    sent: list[float] = field(factory=list)
+
+    def _capture(self, now: float) -> None:
+        pacer, is_discardable = self.pacer, round(now * self.fps) % 2 == 1
+        assert pacer is not None
+        queue = MAX_DISCARDABLE_QUEUE_SECONDS if is_discardable else MAX_DELTA_QUEUE_SECONDS
+        if pacer.calm or pacer.may_send(now, queue):
+            self._send(now, now)
+            self.sent.append(now)
+        self._at(now + 1 / self.fps, self._capture)
+
+
+long_ways = st.floats(0.02, 0.15)
+
+
+@given(rate=megabits, share=st.floats(0.3, 0.9), delay=long_ways)
+def test_no_frame_of_video_is_left_out_to_measure_a_long_way(
+    rate: float, share: float, delay: float
+) -> None:
+    """There is always something under way."""
+    sender = VideoSender(constant(rate, delay=delay), round(share * rate * MBIT / 25), fps=25)
+    sender.run(20)
+    assert len([each for each in sender.sent if each > 2]) >= 18 * 25 - 1
+
+
+@given(rate=megabits, share=st.floats(0.3, 0.6), delay=st.floats(0.05, 0.15), random=seeds)
+def test_a_link_with_room_is_not_left_to_run_empty_on_a_long_way(
+    rate: float, share: float, delay: float, random: Random
+) -> None:
+    link = constant(rate, delay=delay, jitter=0.001)
+    sender = Sender(link, round(share * rate * MBIT / 25), fps=25, random=random)
+    sender.run(20)
+    assert sender.pacer is not None
+    once = math.ceil(2 * delay * 25) + 1  # when it was calm up to then
+    assert len(sent_after(sender.deliveries, 2)) >= 18 * 25 - 1 - once
+    assert sender.pacer.round_trip == pytest.approx(2 * delay + 0.001, abs=0.001)
+
+
+@pytest.mark.parametrize("kind", [Sender, VideoSender])
+@pytest.mark.parametrize(("before", "after"), [(0.02, 0.12), (0.12, 0.02), (0.05, 0.075)])
+@pytest.mark.parametrize("rate", [1, 5, 20])
+def test_a_way_that_becomes_longer_or_shorter_is_measured_anew(
+    kind: type[Sender], before: float, after: float, rate: float
+) -> None:
+    sender = kind(constant(rate, delay=before), round(0.6 * rate * MBIT / 25), fps=25)
+    sender.run(10)
+    sender.link = constant(rate, delay=after)
+    sender.run(40)
+    pacer = sender.pacer
+    assert pacer is not None
+    assert pacer.round_trip == pytest.approx(2 * after, rel=0.05)
+    assert pacer.bandwidth(40) == pytest.approx(rate * MBIT, rel=0.1)
+    assert len(sent_after(sender.deliveries, 35)) >= 5 * 25 - 1
+
+
+@pytest.mark.parametrize("kind", [Sender, VideoSender])
+def test_a_first_answer_that_is_late_is_not_the_usual_round_trip(kind: type[Sender]) -> None:
+    """The radio of a phone sleeps until something comes."""
+
+    def answers(_number: int, token: int, _sent: float, arrived: float) -> list[tuple[int, float]]:
+        return [(token, max(arrived, 0.4))]
+
+    sender = kind(constant(1), round(0.6 * MBIT / 25), fps=25, answers=answers)
+    sender.run(2)
+    assert sender.pacer is not None
+    assert sender.pacer.round_trip == pytest.approx(0.04, rel=0.1)
+    assert sender.pacer.bandwidth(2) == pytest.approx(MBIT, rel=0.1)
+
+
+def test_a_ping_behind_frames_that_take_longer_than_expected_tells_no_round_trip() -> None:
+    pacer = Pacer()
+    pacer.ping_sent(0, 0.0)
+    pacer.frame_sent(1, 20_000, 0.0)
+    pacer.answer(0, 0.2)
+    pacer.answer(1, 0.23)
+    pacer.frame_sent(3, 20_000, 0.3)
+    assert not pacer.wants_ping(0.32)  # it would wait behind the frame
+    assert pacer.wants_ping(0.35)
+    pacer.ping_sent(2, 0.35)
+    pacer.frame_sent(5, 20_000, 0.35)
+    pacer.answer(3, 0.6)
+    pacer.answer(2, 0.601)  # the frame ahead has just come
+    assert pacer.round_trip == pytest.approx(0.2)
+    pacer.answer(5, 0.65)
+    pacer.frame_sent(7, 20_000, 0.7)
+    assert pacer.wants_ping(0.8)
+    pacer.ping_sent(4, 0.8)
+    pacer.answer(7, 0.93)
+    pacer.answer(4, 1.005)
+    assert pacer.round_trip == pytest.approx(0.2)  # the lower of two
+    assert pacer.jitter == 0
+    pacer.frame_sent(9, 20_000, 1.05)
+    assert pacer.wants_ping(1.2)
+    pacer.ping_sent(6, 1.2)
+    pacer.answer(9, 1.28)
+    pacer.answer(6, 1.42)
+    assert pacer.round_trip == pytest.approx(0.205)
 
 
 @given(

@@ -7,7 +7,7 @@ from random import Random
 from statistics import median
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay.hub.layers.choice import (
@@ -69,6 +69,7 @@ megabits = st.floats(-0.7, 1.7).map(lambda exponent: 10.0**exponent)
 round_trips = st.floats(0.01, 0.3)
 
 
+@example(rate=10**1.1875, round_trip=0.203125, jitter=0.00390625, random=Random(3384))
 @given(rate=megabits, round_trip=round_trips, jitter=st.floats(0, 0.01), random=seeds)
 def test_the_right_layer_is_found_within_five_seconds_and_kept(
     rate: float, round_trip: float, jitter: float, random: Random
@@ -90,6 +91,7 @@ def test_the_right_layer_is_found_within_five_seconds_and_kept(
         assert median_age(sender.shown, 5) <= 1.1 * (1.15 * takes + way)
 
 
+@example(rate=10**0.0625, round_trip=0.03125, jitter=0.078125, random=Random(0))
 @given(rate=megabits, round_trip=round_trips, jitter=st.floats(0.01, 0.08), random=seeds)
 def test_no_layer_that_is_too_large_is_kept_in_spite_of_jitter(
     rate: float, round_trip: float, jitter: float, random: Random
@@ -97,8 +99,7 @@ def test_no_layer_that_is_too_large_is_kept_in_spite_of_jitter(
     sender = constant(rate, round_trip, jitter, random)
     sender.run(20)
     too_large = sum(each.layer > right_layers(rate)[-1] for each in sender.shown)
-    # Where jitter exceeds it, a round trip may be taken for too long for seconds.
-    assert too_large <= 0.3 * len(sender.shown) + 30
+    assert too_large <= 0.3 * len(sender.shown) + 12
     takes = SIZES[sender.choice.target] / (rate * MBIT)
     assert median_age(sender.shown, 5) <= 2.5 * (takes + round_trip / 2 + jitter / 2)
 
