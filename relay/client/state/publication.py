@@ -23,7 +23,11 @@ from relay.client.state.settle import settle
 from relay.client.state.uplink import Uplink
 from relay.errors import RelayError
 from relay.protocol.messages import now_ms
-from relay.transport.pacing import MAX_DELTA_QUEUE_SECONDS, MAX_QUEUE_SECONDS
+from relay.transport.pacing import (
+    MAX_DELTA_QUEUE_SECONDS,
+    MAX_DISCARDABLE_QUEUE_SECONDS,
+    MAX_QUEUE_SECONDS,
+)
 
 WINDOW = 4
 """Asks the relay to say what has come; the number has no other meaning."""
@@ -160,14 +164,18 @@ class Publication:
         or none. Without `layer` a frame is of the largest. A relay that knows of no layers is sent
         only that one. Raises `ValueError` for a layer that was not published.
 
-        Where frames build on one another, those with `keyframe` may queue for half a second, unless
-        they are `discardable`: nothing builds on these.
+        Where frames build on one another, those with `keyframe` may queue for half a second, or for
+        50 ms if they are `discardable`: nothing builds on these.
         """
         layer_id = self._layers.id_of(layer)
         timestamp = now_ms() if timestamp is None else timestamp
         breaks_others = keyframe is not False or not discardable
-        may_queue = keyframe is not None and breaks_others
-        queue_seconds = MAX_DELTA_QUEUE_SECONDS if may_queue else MAX_QUEUE_SECONDS
+        if keyframe is None:
+            queue_seconds = MAX_QUEUE_SECONDS
+        elif breaks_others:
+            queue_seconds = MAX_DELTA_QUEUE_SECONDS
+        else:
+            queue_seconds = MAX_DISCARDABLE_QUEUE_SECONDS
         if not self._layers.takes(layer_id):
             self.skipped += 1
             return False

@@ -84,3 +84,17 @@ test('a viewer that is behind skips what is discardable, and needs no keyframe',
   await time.run(100);
   assert.deepEqual(seen, [1, 2, 3, 6]);
 });
+
+test('no frame of video is skipped to measure a long way', async (context) => {
+  const { time, publication } = await open(context, { delay: () => 150 });
+  let [due, number, skipped] = [0, 0, 0];
+  await time.run(12_000, () => { // there is always something under way
+    if (time.now < due) return;
+    due = time.now + 40;
+    const kind = number % 2 ? DISCARDABLE : DELTA;
+    const sent = publication.sendFrame(new Uint8Array(3000), number % 125 ? kind : KEY);
+    if (!sent && time.now > 2000) skipped += 1;
+    number += 1;
+  });
+  assert.equal(skipped, 0);
+});

@@ -192,7 +192,7 @@ async def test_a_phone_is_told_that_a_keyframe_is_wanted_until_it_has_sent_one(
         assert not phone.needs_keyframe
 
 
-async def test_a_discardable_frame_that_is_skipped_breaks_no_other(
+async def test_a_discardable_frame_queues_for_a_moment_or_is_skipped_and_breaks_no_other(
     scripted: ScriptedRelay,
 ) -> None:
     async with open_client(scripted) as client:
@@ -208,6 +208,8 @@ async def test_a_discardable_frame_that_is_skipped_breaks_no_other(
         await trio.testing.wait_all_tasks_blocked()
         assert phone.bandwidth is not None
         assert phone.bandwidth < 20_000
+        assert phone.send_frame(bytes(100), keyframe=False)
+        assert phone.send_frame(b"d", keyframe=False, discardable=True), "it may queue for 50 ms"
         sent = [phone.send_frame(bytes(1000), keyframe=False) for _ in range(3)]
         assert all(sent), "frames that others build on may queue for a while"
         assert not phone.send_frame(b"d", keyframe=False, discardable=True)

@@ -3,6 +3,7 @@ import { asBase64, asBytes, call, now, PASSING, RelayError, RETRY, WINDOW } from
 
 const MAX_QUEUE_TIME = 5; // ms that a frame may wait at the narrow place
 const MAX_DELTA_QUEUE_TIME = 500; // ms, where others build on it: to skip it costs all up to the next keyframe
+const MAX_DISCARDABLE_QUEUE_TIME = 50; // ms, where frames build on one another, but none on this one
 const MAX_OVERDUE = 15; // ms, besides jitter, by which the oldest answer may be overdue while frames are sent
 const VERY_LATE = 125; // ms: a later answer says that the link has changed, or had a gap
 const SAMPLE_LIFETIME = 600; // ms, while there are more than MIN_SAMPLES
@@ -10,6 +11,7 @@ const [MIN_SAMPLES, MAX_SAMPLES] = [3, 24];
 const MIN_BUSY_TIME = 0.5; // ms of a sample, on average, on links that are too fast to measure
 const [MAX_ROUND_TRIPS, ROUND_TRIP_LIFETIME] = [20, 10_000];
 const QUESTION_PAUSE = 1000; // ms between two questions ahead of a frame
+const MIN_IDLE_TIME = 10; // ms, besides jitter, that the narrow place is idle ahead of a question beside frames
 const MAX_ROUND_TRIP_AGE = 5000; // ms after which the link is left to run empty to measure it
 const FIRST_ANSWER = 1000; // ms for which the answer to the first pictures is waited for
 const [MAX_SILENCE, MIN_BANDWIDTH] = [15_000, 4096]; // ms, bytes a second: the slowest link
@@ -30,9 +32,10 @@ const MAX_UNDER_WAY = 1024; // frames of which the answer is remembered to be du
  *
  * - Before the first answer nothing is known: `hasRoom` and `bandwidth` are null, also where answers
  *   have stopped for long.
- * - The usual round trip is the median of questions asked while nothing is under way. Where frames
- *   leave no such moment the link is left to run empty now and then: otherwise queueing would be
- *   taken for distance.
+ * - The usual round trip is the median of questions asked while nothing is under way. Over a long way
+ *   something always is: there it is asked when the narrow place should be idle, and counts if it was,
+ *   as the answer before came some time ago. Otherwise queueing would be taken for distance. A link
+ *   that is never idle is left to run empty now and then, but not of frames that build on one another.
  * - An answer that is late by far replaces all that was known, and is doubtful itself: the next one
  *   decides. So a gap in the radio is no smaller link, and a rate that is too high does not last.
  * - While the oldest answer is overdue nothing is sent: the link may have become slower.
@@ -50,6 +53,8 @@ export class Uplink {
     this._doubtful = false; // whether the only sample is of an answer that was late by far
     this._roundTrips = []; // { at, time }
     this._askedAt = -Infinity;
+    this._askedBehind = 0; // number of the last frame ahead of the question
+    this._emptiedAt = -Infinity; // when it was last asked while nothing was under way
   }
 
   /** Bytes a second that the link carries; null while that is not known. */
@@ -67,13 +72,14 @@ export class Uplink {
     return 1000 * size / busy;
   }
 
-  /** Whether to send a frame now; null while nothing is known of the link. */
-  hasRoom(time) {
+  /** Whether to send a frame now that may wait so long; null while nothing is known of the link. */
+  hasRoom(time, mayWait = MAX_QUEUE_TIME) {
     if (this.bandwidth(time) === null) return null;
     const [first] = this._frames;
     if (first === undefined) return true;
-    if (time > first.due + MAX_OVERDUE + 2 * this.jitter || this._mustRunEmpty(time)) return false;
-    return this.queueTime(time) <= MAX_QUEUE_TIME;
+    if (time > first.due + MAX_OVERDUE + 2 * this.jitter + mayWait) return false;
+    if (mayWait <= MAX_QUEUE_TIME && this._mustRunEmpty(time)) return false;
+    return this.queueTime(time) <= mayWait;
   }
 
   /** How long a frame that is sent now would wait at the narrow place, as far as is known. */
@@ -93,14 +99,22 @@ export class Uplink {
 
   /** Whether to ask for a reply ahead of the next frame. */
   wantsQuestion(time) {
-    return this._frames.length === 0 && time - this._askedAt >= QUESTION_PAUSE;
+    if (time - this._askedAt < QUESTION_PAUSE) return false;
+    if (this._frames.length === 0) return true;
+    if (this._samples.length === 0 || this._roundTrips.length === 0) return false;
+    return time >= this._lastDue - this.roundTrip + this._minIdle || this._mustRunEmpty(time);
   }
 
   questionAsked(time) {
     this._askedAt = time;
+    this._askedBehind = this._sent;
+    if (this._frames.length === 0) this._emptiedAt = time;
   }
 
   questionAnswered(time) {
+    const isBehind = this._frames.length > 0 && this._frames[0].number <= this._askedBehind;
+    const wasIdle = !isBehind && time >= this._answeredAt + this._minIdle;
+    if (this._emptiedAt !== this._askedAt && !wasIdle) return;
     const roundTrips = [...this._roundTrips.slice(1 - MAX_ROUND_TRIPS), { at: time, time: time - this._askedAt }];
     this._roundTrips = recent(roundTrips, ROUND_TRIP_LIFETIME, time);
     const times = this._roundTrips.map((each) => each.time).sort((one, other) => one - other);
@@ -166,7 +180,12 @@ export class Uplink {
 
   _mustRunEmpty(time) {
     const measuredAt = this._roundTrips.at(-1)?.at ?? -Infinity;
-    return time - Math.max(measuredAt, this._askedAt) > MAX_ROUND_TRIP_AGE;
+    return time - Math.max(measuredAt, this._emptiedAt) > MAX_ROUND_TRIP_AGE;
+  }
+
+  /** For how long the narrow place has to be idle ahead of a question beside frames. */
+  get _minIdle() {
+    return MIN_IDLE_TIME + this.jitter;
   }
 
   /** Whether the oldest answer is overdue by so much that none is expected any more. */
@@ -469,10 +488,11 @@ export class Publication {
   sendFrame(data, { timestamp = Date.now(), keyframe, discardable, layer, metadata } = {}) {
     const id = this._layerId(layer);
     const breaksOthers = keyframe !== false || discardable !== true;
+    const queueTime = breaksOthers ? MAX_DELTA_QUEUE_TIME : MAX_DISCARDABLE_QUEUE_TIME;
     if (this._options.layers?.length && !this._knowsLayers && id !== this._options.layers.at(-1).id) {
       return this._skip();
     }
-    if (!this._hasRoomFor(id, timestamp, keyframe !== undefined && breaksOthers)) {
+    if (!this._hasRoomFor(id, timestamp, keyframe === undefined ? 0 : queueTime)) {
       if (breaksOthers) this._intact.clear();
       return this._skip();
     }
@@ -529,10 +549,10 @@ export class Publication {
   }
 
   /** Whether a frame can be sent: there is room, or it is of a picture of which other layers were sent. */
-  _hasRoomFor(id, timestamp, mayQueue) {
+  _hasRoomFor(id, timestamp, queueTime) {
     const picture = this._picture;
     const continues = picture?.timestamp === timestamp && !picture.layers.has(id);
-    if (!continues) this._picture = { timestamp, layers: new Set(), sent: this.hasRoom || (mayQueue && this._mayQueue) };
+    if (!continues) this._picture = { timestamp, layers: new Set(), sent: this.hasRoom || this._mayQueue(queueTime) };
     this._picture.layers.add(id);
     return this._picture.sent;
   }
@@ -551,13 +571,15 @@ export class Publication {
     return false;
   }
 
-  /** Whether the connection would take a frame that may queue for a while. */
-  get _mayQueue() {
+  /** Whether the connection would take a frame that may queue for so long. */
+  _mayQueue(queueTime) {
     const link = this._client._link;
     const time = now();
     if (!this.registered || !link?.ready || !(this._uplink?.bandwidth(time) > 0)) return false;
-    return this._uplink.queueTime(time) <= MAX_DELTA_QUEUE_TIME
-      && this._uplink.bytesUnderWay <= this._client._settings.maxBuffered;
+    const hasRoom = queueTime < MAX_DELTA_QUEUE_TIME
+      ? queueTime > 0 && this._uplink.hasRoom(time, queueTime)
+      : this._uplink.queueTime(time) <= queueTime;
+    return hasRoom && this._uplink.bytesUnderWay <= this._client._settings.maxBuffered;
   }
 
   /**
