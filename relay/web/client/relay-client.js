@@ -1,5 +1,5 @@
 /**
- * A relay client for browsers, React Native and Node (18 or later): one connection that reconnects
+ * A relay client for browsers, React Native and Node (20 or later): one connection that reconnects
  * automatically and restores subscriptions, the publication and unsent alerts. No dependencies, no build.
  *
  *     const client = new RelayClient({ url: 'wss://relay.example.org', token: () => readToken() });

@@ -3,7 +3,7 @@
  *
  *     <script type="module">
  *       import { RelayPlayer } from 'https://relay.example.org/relay-player.js';
- *       RelayPlayer.getToken = async () => (await fetch('/api/relay-token')).text();
+ *       RelayPlayer.getToken = async () => readToken(); // of the user who is signed in
  *     </script>
  *     <relay-player stream="front-door" controls alerts></relay-player>
  *
@@ -85,8 +85,8 @@ function layersOf(metadata) {
   return good.sort((one, other) => one.width - other.width);
 }
 
-/** Where the relay is from which this file came. */
-const HOME = new URL('.', import.meta.url).href;
+/** Where the relay is from which this file came. Vite would put a file here. */
+const HOME = new URL(/* @vite-ignore */ '.', import.meta.url).href;
 
 const present = new Set(); // players in the document
 let common = null; // the token source of all

@@ -196,5 +196,21 @@ async def test_a_page_that_vite_built_watches_in_a_browser(
             await trio.to_thread.run_sync(look_at, f"{url}/#{place}", shown)
 
 
+async def test_a_page_that_vite_built_has_a_player(
+    archive: Path, tmp_path: Path, relay: RelayProcess, accounts: Accounts
+) -> None:
+    find_chromium()
+    build_page(archive, tmp_path, "player.html")
+    scripts = {path.name.partition("-")[0]: path for path in (tmp_path / "dist").rglob("*.js")}
+    assert set(scripts) == {"decoder", "index"}  # the first is loaded where there is video
+    # No file that Vite found at a URL is in it.
+    assert "data:text/javascript" not in scripts["index"].read_text()
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    place = quote(json.dumps({"url": relay.url, "token": token, "stream": stream_id}))
+    with serve_files(tmp_path / "dist") as url:
+        async with waiting_phone(relay, token, stream_id):
+            await trio.to_thread.run_sync(look_at, f"{url}/#{place}", "unreadable")  # no JPEG
+
+
 def test_vite_leaves_out_what_a_page_does_not_use(archive: Path, tmp_path: Path) -> None:
     assert build_page(archive, tmp_path, "unused.html") < LARGE
