@@ -28,12 +28,21 @@ function OnAir({ streamId }: { streamId: string }) {
   useKeepAwake(); // a phone that locks itself stops its camera
   const camera = useRef<CameraView>(null);
   const [size, setSize] = useState<string>();
+  const [problem, setProblem] = useState('');
   const { text, viewers, alerts } = useBroadcast(camera, streamId);
 
   const chooseSize = async (): Promise<void> => {
     const sizes = (await camera.current?.getAvailablePictureSizesAsync()) ?? [];
     const chosen = nearest(sizes, WIDTH);
     if (chosen !== undefined) setSize(chosen);
+  };
+
+  const signOut = async (): Promise<void> => {
+    try {
+      await auth.signOut();
+    } catch { // there is no network
+      setProblem('The application does not answer. ');
+    }
   };
 
   return (
@@ -48,9 +57,9 @@ function OnAir({ streamId }: { streamId: string }) {
       />
       <View style={styles.state}>
         <Text accessibilityLiveRegion="polite">
-          {streamId}: {text}. {viewers === 0 ? 'Nobody watches' : `Viewers: ${viewers}`}
+          {problem}{streamId}: {text}. {viewers === 0 ? 'Nobody watches' : `Viewers: ${viewers}`}
         </Text>
-        <Button title="Sign out" onPress={() => void auth.signOut()} />
+        <Button title="Sign out" onPress={() => void signOut()} />
       </View>
       <FlatList
         style={styles.alerts}

@@ -12,8 +12,12 @@ export function SignIn() {
 
   const signIn = async (): Promise<void> => {
     setBusy(true);
-    const { error } = await auth.signIn.email({ email: email.trim(), password });
-    setProblem(error === null ? '' : (error.message ?? 'The application does not answer'));
+    try {
+      const { error } = await auth.signIn.email({ email: email.trim(), password });
+      setProblem(error === null ? '' : (error.message ?? 'The application could not sign you in'));
+    } catch { // there is no network
+      setProblem('The application does not answer');
+    }
     setBusy(false);
   };
 

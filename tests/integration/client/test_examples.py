@@ -3,6 +3,7 @@ and people sign in, watch, and sign out."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -41,6 +42,8 @@ CLIENT = Path("relay", "web", "client")
 MADE = ("node_modules", ".next", ".expo", "dist")
 INSTALL_TIMEOUT = BUILD_TIMEOUT = 600.0
 PASSWORD = "correct horse battery"
+ORIGINS = {"exp://192.0.2.10:8081": 200, "https://evil.example": 403}
+"""Of apps, and how their sign-in is answered. More than three in ten seconds would be refused."""
 
 
 def provide_example(name: str) -> Path:
@@ -126,6 +129,7 @@ def serve_app(folder: Path, database_url: str, relay_port: int, revoke: str) -> 
         "RELAY_URL": f"ws://127.0.0.1:{relay_port}",
         "RELAY_HTTP_URL": f"http://127.0.0.1:{relay_port}",
         "RELAY_REVOKE_TOKEN": revoke,
+        "EXPO_GO": "1",
         "NEXT_TELEMETRY_DISABLED": "1",
     }
     command: list[str | Path] = [
@@ -164,6 +168,18 @@ def await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.1)
     raise AssertionError(log.read_text())
+
+
+def sign_in_from(origin: str, app: str, email: str) -> int:
+    """The status of what the phone app asks, which is of this origin."""
+    body = json.dumps({"email": email, "password": PASSWORD}).encode()
+    headers = {"Content-Type": "application/json", "Expo-Origin": origin}
+    asked = urllib.request.Request(f"{app}/api/auth/sign-in/email", body, headers)
+    try:
+        with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refused:
+        return refused.code
 
 
 def sign_in(browser: Browser, app: str, email: str) -> APIRequestContext:
@@ -210,10 +226,18 @@ def test_people_sign_in_watch_and_sign_out(
         page.goto(app)
         page.get_by_label("E-mail address").fill("ann@example.org")
         page.get_by_label("Password").fill(PASSWORD)
+        page.route("**/api/auth/sign-up/**", lambda route: route.abort())  # there is no network
+        page.get_by_role("button", name="Create an account").click()
+        expect(page.get_by_role("status")).to_have_text("The application does not answer")
+        page.unroute_all()
+        page.get_by_label("E-mail address").fill("ann@example.org")  # an action empties its form
+        page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Create an account").click()
         expect(page.get_by_text("No camera is on air.")).to_be_visible()
         expect(page.get_by_role("status")).to_have_text("ready")
 
+        for origin, status in ORIGINS.items():
+            assert sign_in_from(origin, app, "ann@example.org") == status, origin
         phone = sign_in(browser, app, "ann@example.org")
         session = phone.get("/api/auth/get-session").json()["session"]
         close = thread.submit(trio.run, broadcast, relay, session["token"], "porch")

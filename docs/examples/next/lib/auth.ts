@@ -10,7 +10,8 @@ export const auth = betterAuth({
   database: new Pool({ connectionString: process.env.DATABASE_URL }),
   emailAndPassword: { enabled: true },
   plugins: [expo()],
-  trustedOrigins: ['relay-broadcast://'], // the phone app of docs/examples/expo
+  // The phone app of docs/examples/expo, also in Expo Go while it is being developed.
+  trustedOrigins: ['relay-broadcast://', ...(process.env.EXPO_GO ? ['exp://'] : [])],
   databaseHooks: {
     // Sign-outs, bans and revocations all delete the session.
     session: { delete: { after: ({ id }) => revokeSession(id) } },
