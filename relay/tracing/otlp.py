@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import structlog
@@ -30,6 +30,8 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 from opentelemetry.util.types import Attributes
+from requests import PreparedRequest, RequestException, Response, Session
+from requests.adapters import HTTPAdapter
 
 import relay
 from relay.errors import ConfigError
@@ -40,6 +42,11 @@ MAX_TRACES_PER_SECOND = 100
 """Requests of which one process records a trace in a second at most, whatever the sampler says and
 callers ask for: what tracing costs is bounded."""
 MAX_STATUS_LENGTH = 200
+CREDENTIAL_PROVIDERS = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+)
+"""With one of these, the SDK sends with a session of somebody else's."""
 SPAN_KINDS = {
     TracedStep.ACCEPT: SpanKind.SERVER,
     TracedStep.READ: SpanKind.SERVER,
@@ -49,6 +56,29 @@ SPAN_KINDS = {
 }
 
 log = structlog.get_logger()
+
+
+class HeadAdapter(HTTPAdapter):
+    """Reads of an answer its head alone, which is all that an exporter needs: the body may have no
+    end. A redirect is an error, for the SDK would count it as a success."""
+
+    def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
+        response = super().send(request, *args, **{**kwargs, "stream": True})
+        response.close()
+        response._content = b""  # else it would be read, of a connection that is closed
+        if 300 <= response.status_code < 400:
+            raise RequestException("the collector is elsewhere")
+        return response
+
+
+def open_exporter() -> SpanExporter:
+    """Exports by the variables of this process."""
+    if any(map(os.environ.get, CREDENTIAL_PROVIDERS)):
+        return OTLPSpanExporter()
+    session = Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HeadAdapter())
+    return OTLPSpanExporter(session=session)
 
 
 @define(eq=False)
@@ -218,7 +248,7 @@ class OtlpTracing:
         _silence("opentelemetry")
         _silence("urllib3")
         try:
-            return cls.exporting(ReportingExporter(OTLPSpanExporter(), place))
+            return cls.exporting(ReportingExporter(open_exporter(), place))
         except (ValueError, OSError, RuntimeError) as problem:
             named = ", ".join(sorted(each for each in os.environ if each.startswith("OTEL_")))
             raise ConfigError(

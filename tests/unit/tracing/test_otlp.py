@@ -3,8 +3,10 @@ does."""
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import pytest
 import structlog
@@ -26,6 +28,7 @@ from relay.tracing.otlp import (
     LimitedSampler,
     OtlpTracing,
     ReportingExporter,
+    open_exporter,
 )
 from relay.tracing.setup import open_tracer
 from relay.tracing.tracer import NO_SPAN, TracedStep, Tracer
@@ -190,6 +193,48 @@ def test_a_collector_that_is_away_is_said_once(lines: LogCapture) -> None:
 def one_span(tracer: Tracer) -> TraceContext | None:
     with tracer.begin(TracedStep.ACCEPT, None) as span:
         return span.context
+
+
+ENDLESS = b"Content-Length: 1000000000000\r\n\r\n"
+
+
+@contextmanager
+def answering(status: bytes) -> Iterator[str]:
+    """A server that answers with this status, and then writes until nobody reads; its URL."""
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 " + status + b"\r\n" + ENDLESS)
+            while True:
+                connection.sendall(bytes(1 << 16))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("status", "result"),
+    [
+        (b"200 OK", SpanExportResult.SUCCESS),
+        (b"400 Bad Request", SpanExportResult.FAILURE),
+        (b"308 Permanent Redirect\r\nLocation: http://127.0.0.1:9/", SpanExportResult.FAILURE),
+    ],
+)
+def test_of_an_answer_nothing_is_read_but_its_head(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, status: bytes, result: SpanExportResult
+) -> None:
+    tracing = OtlpTracing.exporting(collector)
+    one_span(tracing.tracer)
+    tracing.close()
+    with answering(status) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        assert ReportingExporter(open_exporter(), PLACE).export(collector.spans) is result
 
 
 def test_behind_a_collector_that_hangs_no_more_waits_than_the_queue_holds(
