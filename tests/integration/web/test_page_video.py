@@ -18,6 +18,15 @@ CODECS = {"H.264": "abe", "VP9": "bea", "VP8": "cleo"}
 """And a user for each, who sees no other streams."""
 
 
+JOIN = """() => {
+  const player = document.querySelector('relay-player');
+  const other = Object.assign(player.cloneNode(), { client: player.client });
+  other.setAttribute('state', 'new');
+  player.after(other);
+}"""
+"""Another player of the stream, which shares the subscription."""
+
+
 def choose(phone: Visitor, encoding: str) -> None:
     phone.go("Broadcast")
     choice = phone.page.get_by_label("Encoding")
@@ -87,6 +96,9 @@ def test_a_viewer_that_comes_late_need_not_wait_for_the_next_keyframe_of_the_cam
         with visit(browser, relay) as late:
             late.watch_as(token, stream_id)
             late.expect_moving_picture()
+        viewer.page.evaluate(JOIN)
+        expect(viewer.page.locator("relay-player").last).to_have_attribute("state", "live")
+        viewer.expect_moving_picture()  # of the first one, too
 
 
 @pytest.mark.slow
