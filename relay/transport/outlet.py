@@ -26,7 +26,7 @@ from relay.metrics import LinkHistograms
 from relay.transport import wire
 from relay.transport.input_lag import input_lag
 from relay.transport.link import Buffer, Link
-from relay.transport.pacing import Pacer
+from relay.transport.pacing import PING_LEAD, Pacer
 
 RATE_SECONDS = 1.0
 """Over which the bytes that are sent are averaged."""
@@ -174,7 +174,7 @@ class Outlet:
         """Tell a source of what the pacer learns, from now on. The pacer of the first source counts
         in `histograms` what it measures."""
         if self.pacer is None:
-            self.pacer = Pacer(input_lag, histograms=histograms)
+            self.pacer = Pacer(input_lag, PING_LEAD, histograms=histograms)
         if source not in self._paced:
             self._paced.append(source)
         return self.pacer

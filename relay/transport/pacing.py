@@ -28,6 +28,8 @@ The rules around the model, and why they are there:
   is: there it is measured when the narrow place should be idle as the ping comes, and was, as the
   answer before came some time ago. Otherwise queueing would be taken for distance. A link that is
   never idle is left to run empty now and then, but not of frames that build on one another.
+- A ping leaves a little earlier than the frame behind it. In one segment of TCP it would come when
+  that has passed the narrow place, which may take as long as the way.
 - An answer that is early by far says that the way is shorter than it was measured: it became so, or
   the radio of the peer slept before its first answer. Then all that was measured is forgotten.
   Otherwise frames would seem to take no time, and a queue could not be seen.
@@ -88,6 +90,9 @@ MIN_PING_PAUSE = 0.25
 MIN_IDLE_SECONDS = 0.01
 """Time, beside jitter, for which the narrow place is idle ahead of a ping that tells the round trip
 while frames are under way."""
+PING_LEAD, SEGMENT_BYTES = 0.005, 1460
+"""Seconds between a ping and the frame behind it, where a segment of TCP takes long on the link:
+both in one would come when all of it has passed."""
 MAX_ROUND_TRIP_AGE = 5.0
 """Seconds after which the link is left to run empty to measure the round trip."""
 CALM_SECONDS = 0.02
@@ -179,6 +184,8 @@ class Pacer:
 
     _lag: Callable[[], float] = lambda: 0.0
     """By how many seconds an answer that is read now may have come earlier."""
+    _ping_lead: float = 0.0
+    """For how many seconds a frame waits behind a ping ahead of it, where segments take long."""
     round_trip: float = 0.0
     """The usual one: the median of the last."""
     jitter: float = 0.0
@@ -271,6 +278,8 @@ class Pacer:
         is_patient = queue <= MAX_DISCARDABLE_QUEUE_SECONDS
         if is_patient and not self._samples and self.bytes_under_way > MAX_UNTRIED_BYTES:
             return max(now, self._untried_until)
+        if now < self._pinged_at + self._ping_lead and self._segments_take_long(now):
+            return self._pinged_at + self._ping_lead
         if not self.answering:
             return now
         return max(now, min(self._free_at(now, queue), self._given_up_at))
@@ -321,6 +330,10 @@ class Pacer:
             return False
         first = next(iter(self._probes.values()))
         return now - self._lag() > first.due + MAX_OVERDUE + 2 * self.jitter
+
+    def _segments_take_long(self, now: float) -> bool:
+        """Whether a ping that is in one segment with a frame would seem to have a longer way."""
+        return self._seconds(SEGMENT_BYTES, now) > MAX_QUEUE_SECONDS
 
     def _must_run_empty(self, now: float) -> bool:
         """Whether to wait for all answers, to measure the round trip."""
