@@ -56,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        hint = f"; see `{context.command_path} --help`" if context else ""
         text = error.format_message().rstrip(".")
+        joint = " See" if text.endswith("?") else "; see"
+        hint = f"{joint} `{context.command_path} --help`" if context else ""
         for kind, plain in NUMBERS.items():
             text = text.replace(f"is not a valid {kind}", f"is not {plain}")
         return complain(f"{text}{hint}")

@@ -148,8 +148,7 @@ async def try_target(
             raise ConfigError(f"this version of relay knows no targets of the kind {target.kind!r}")
         outcome = await attempt(targets.adapters[target.kind], target, None)
     if isinstance(outcome, RetryLater | GoneForGood):
-        name = kind or "target"
-        raise ConfigError(f"the {name} did not accept it: {outcome.why}")
+        raise ConfigError(f"the test message was not delivered: {outcome.why}")
     if not isinstance(outcome, Delivered):
         raise ConfigError(f"the {kind or 'target'} takes no test message")
     goes_on = await store.alert_targets.resume(target_id)

@@ -123,8 +123,8 @@ async def choose_bind(bind: str | None, console: DemoConsole) -> str:
     try:
         for listener in await listen(addresses, stall_timeout=1):
             await listener.aclose()
-    except ConfigError as taken:
-        console.print(f"{taken}; using another port.")
+    except ConfigError:
+        console.print(f"{DEFAULT_BIND} is not free; using another port.")
         return "localhost:0"
     return DEFAULT_BIND
 

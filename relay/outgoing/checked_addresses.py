@@ -51,7 +51,7 @@ async def look_up_allowed(
     addresses = [ip_address(address[0]) for *_, address in found if "%" not in address[0]]
     allowed = [ip for ip in addresses if may_connect(_unwrapped(ip))]
     if not allowed:
-        raise Undelivered("not an address that webhooks may call")
+        raise Undelivered("relay may not call its address: it is not in webhook_networks")
     return alternate_families(allowed, lambda ip: ip.version)[:MAX_ADDRESSES]
 
 

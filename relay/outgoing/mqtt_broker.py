@@ -106,7 +106,9 @@ def parse_broker_url(url: str, *, plain: bool = True) -> BrokerAddress:
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ConfigError("the URL of a broker ends with its host or port")
     if parts.scheme != "mqtts" and not (plain and parts.scheme == "mqtt"):
-        raise ConfigError("expected mqtts://; mqtt:// is for networks in webhook_networks alone")
+        raise ConfigError(
+            "the URL must begin with mqtts://; mqtt:// is only for networks in webhook_networks"
+        )
     encrypted = parts.scheme == "mqtts"
     return BrokerAddress(host, port or (TLS_PORT if encrypted else PLAIN_PORT), encrypted)
 

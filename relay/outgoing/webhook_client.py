@@ -62,7 +62,9 @@ def check_webhook_url(url: str, *, plain: bool) -> None:
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ConfigError("an address to post to has no user, no password and no fragment")
     if parts.scheme != "https" and not (plain and parts.scheme == "http"):
-        raise ConfigError("expected https://; http:// is for networks in webhook_networks alone")
+        raise ConfigError(
+            "the URL must begin with https://; http:// is only for networks in webhook_networks"
+        )
 
 
 @define(eq=False)

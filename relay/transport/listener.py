@@ -176,7 +176,6 @@ async def _bind(host: str, port: int) -> socket.socket:
 
 
 def _explain(setting: str, host: str, port: int, problem: OSError) -> ConfigError:
-    why = (
-        "is in use" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
-    )
-    return ConfigError(f"{setting}: {host}:{port} {why}")
+    if problem.errno == errno.EADDRINUSE:
+        return ConfigError(f"{setting}: {host}:{port} is in use; choose another port")
+    return ConfigError(f"{setting}: {host}:{port} cannot be used: {problem.strerror}")

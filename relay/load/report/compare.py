@@ -47,7 +47,7 @@ def print_comparison(
 def print_judgement(console: Console, comparison: Comparison) -> None:
     """Print what is judged, and the outcome."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("")
+    table.add_column("", no_wrap=True)  # p50 and p99 differ at the end
     for column in CHANGE_COLUMNS:
         table.add_column(column, justify="right")
     for row in change_rows(comparison):

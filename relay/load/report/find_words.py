@@ -43,7 +43,8 @@ def print_find(
     if runs:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
         for column in (raised.what, *RUN_COLUMNS[1:]):
-            table.add_column(column, justify="left" if not column else "right")
+            heading = column.replace(" ", "\n", 1)  # fits into 80 columns
+            table.add_column(heading, justify="left" if not column else "right")
         for row in find_rows(runs):
             table.add_row(*row)
         console.print(table)

@@ -68,7 +68,12 @@ OUTCOMES: Mapping[Outcome, str] = {
 
 
 def print_summary(console: Console, result: RunResult) -> None:
-    """Print the result of a run."""
+    """Print the result of a run; of one that never began, why."""
+    if result.failure and not result.checks:
+        for event in result.events:
+            console.print(event)
+        console.print(Text(f"{result.scenario}: could not run: {result.failure}"))
+        return
     console.print(f"{result.scenario}: {result.about}")
     if result.groups.keys() - NO_GROUPS:
         console.print(_groups(result))

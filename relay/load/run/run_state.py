@@ -206,8 +206,11 @@ class RunState:
         return None
 
     def conclude(self) -> None:
-        """Evaluate the checks and set the outcome."""
+        """Evaluate the checks and set the outcome; there are none of a run that never began."""
         self.phase = "done"
+        if self.failure is not None and not self.has_begun:
+            self.outcome = "could not run"
+            return
         scenario = self.scenario
         if not (self.interrupted or self.aborted_by or self.failure):
             reconcile(self.run_stats, self.observations, end=scenario.length, grace=scenario.grace)

@@ -160,7 +160,7 @@ async def test_a_broker_is_reached_by_tls_with_an_authority_of_its_own(
         assert "its certificate is not accepted" in said
         assert "accepted it" in await command(accounts, "test", ids[1], *LOOPBACK)
         said = await command(accounts, "test", ids[1], code=2)
-        assert "not an address that webhooks may call" in said
+        assert "relay may not call its address: it is not in webhook_networks" in said
         settings = Settings(database_url=postgres_url, webhook_networks=("127.0.0.0/8",))
         assert "its certificate is not accepted" in await brokers_by_doctor(settings)
     assert "cannot be connected to" in await brokers_by_doctor(settings)
@@ -244,8 +244,8 @@ async def test_an_alert_that_the_broker_finds_too_large_comes_in_brief_and_holds
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("mqtt://x",), "expected mqtts://"),
-        (("https://x",), "expected mqtts://"),
+        (("mqtt://x",), "must begin with mqtts://"),
+        (("https://x",), "must begin with mqtts://"),
         (("mqtts://u:geheim@x",), "leave user and password out"),
         (("mqtts://x/topic",), "ends with its host"),
         (("mqtts://x", "--cooldown", "5m"), "--event alert"),

@@ -122,7 +122,7 @@ async def test_without_the_setting_no_topic_on_this_machine_is_published_to(
         url = f"{ntfy.url}/door"
         added = await command(accounts, "add", "ntfy", url, "--stream", "*", *LOOPBACK)
         said = await command(accounts, "test", added.strip(), code=2)
-        assert "not an address that webhooks may call" in said
+        assert "relay may not call its address: it is not in webhook_networks" in said
         assert ntfy.attempts == 0
 
 
@@ -131,7 +131,7 @@ async def test_without_the_setting_no_topic_on_this_machine_is_published_to(
     [
         (("add", "ntfy", "https://x/door"), "give either --stream"),
         (("add", "ntfy", "https://x/door", "--stream", "a", "--owner", "b"), "only if STREAM"),
-        (("add", "ntfy", "http://x/door", "--stream", "a"), "expected https"),
+        (("add", "ntfy", "http://x/door", "--stream", "a"), "must begin with https"),
         (("add", "ntfy", "https://u:p@x/door", "--stream", "a"), "no user"),
         (("add", "ntfy", "https://x/", "--stream", "a"), "URL of a topic"),
         (("add", "ntfy", "https://x/door", "--stream", "a", "--picture"), "public_url"),

@@ -236,7 +236,7 @@ async def test_a_push_service_in_a_private_network_is_not_called_though_it_is_on
     async with open_webhook_client([]) as client:
         scene.adapter._client = client
         outcome = await scene.deliver(alert(), url=f"https://{host}/push/x")
-    assert outcome == RetryLater("not an address that webhooks may call")
+    assert outcome == RetryLater("relay may not call its address: it is not in webhook_networks")
 
 
 GONE = ("404 Not Found", "410 Gone")

@@ -289,7 +289,7 @@ async def test_without_the_setting_nothing_on_this_machine_is_called(
             await relay.until_logged(f"webhook={receiver.webhook_id}")
             await relay.until_logged("webhook=wh_tls")
             errors = accounts.execute("select distinct last_error from relay.webhooks")
-            assert errors == [("not an address that webhooks may call",)]
+            assert errors == [("relay may not call its address: it is not in webhook_networks",)]
             assert receiver.server.requests == []
 
 
@@ -343,7 +343,7 @@ async def test_a_name_is_judged_by_where_it_leads_at_that_moment(
                 for _ in range(2):
                     await webhook_client.post(url, b"{}", {})
                 for _ in range(2):
-                    with pytest.raises(Undelivered, match="not an address"):
+                    with pytest.raises(Undelivered, match="may not call its address"):
                         await webhook_client.post(url, b"{}", {})
     assert len(server.requests) == 2
 
@@ -441,8 +441,8 @@ async def test_the_scheme_may_be_in_capitals(monkeypatch: pytest.MonkeyPatch) ->
     [
         (("add", "https://x"), "give either --stream"),
         (("add", "https://x", "--stream", "a", "--owner", "b"), "give either --stream"),
-        (("add", "http://x", "--stream", "a"), "expected https"),
-        (("add", "ftp://x", "--stream", "a"), "expected https"),
+        (("add", "http://x", "--stream", "a"), "must begin with https"),
+        (("add", "ftp://x", "--stream", "a"), "must begin with https"),
         (("add", "https://x", "--stream", "a b"), "is not a stream id"),
         (("add", "https://x", "--owner", "nobody@example.org"), "nobody@example.org"),
         (("test", "wh_0"), "there is no webhook"),

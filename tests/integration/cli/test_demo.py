@@ -143,5 +143,8 @@ def test_a_port_that_was_asked_for_and_is_taken_is_one_line_and_exit_code_2(fold
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         demo = start_demo(folder, "--bind", where)
         _, errors = finish(demo)
-    assert (demo.returncode, errors) == (2, f"relay: bind: {where} is in use\n")
+    assert (demo.returncode, errors) == (
+        2,
+        f"relay: bind: {where} is in use; choose another port\n",
+    )
     assert_nothing_is_left(folder)

@@ -237,3 +237,19 @@ def test_show_names_the_source_of_each_setting_and_hides_secrets(
     assert '# database_url = "postgresql://relay:***@db/relay"  (RELAY_DATABASE_URL)\n' in out
     assert 'bind = "localhost:3000"  # default\n' in out
     assert "5ecret" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("webhook", "ad"), "No such command 'ad'. Did you mean 'add'? See `relay webhook --help`"),
+        (("link", "make", "door"), "Missing option '--what'. Choose from: still, mjpeg; see"),
+    ],
+)
+def test_a_mistake_is_one_sentence_or_two_with_the_way_to_the_help(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    code, _, errors = run(capsys, *words)
+    assert code == 2
+    assert errors.startswith(f"relay: {said}")
+    assert errors.count("\n") == 1

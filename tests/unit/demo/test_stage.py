@@ -35,7 +35,7 @@ async def test_instead_of_a_taken_default_port_a_free_one_is_used_and_one_line_s
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setattr(stage, "DEFAULT_BIND", where)
         assert await stage.choose_bind(None, DemoConsole()) == "localhost:0"
-    assert capsys.readouterr().out == f"bind: {where} is in use; using another port.\n"
+    assert capsys.readouterr().out == f"{where} is not free; using another port.\n"
 
 
 def test_the_data_folder_is_open_to_pass_through_and_goes_away() -> None:

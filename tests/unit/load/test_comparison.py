@@ -23,7 +23,7 @@ from relay.load.measures.comparison import (
 from relay.load.measures.process_usage import ProcessUsage
 from relay.load.measures.results import Second, second_of
 from relay.load.measures.stats import GroupStats
-from relay.load.report.compare import print_comparison
+from relay.load.report.compare import print_comparison, print_judgement
 from relay.load.report.github import result_annotations
 from relay.load.report.html import page
 from relay.load.report.junit import junit_xml
@@ -167,6 +167,14 @@ def test_machines_that_differ_are_said() -> None:
     console = Console(file=screen, width=120)
     print_comparison(console, compare_runs(recorded(), other, 0.2), RESULT, RESULT)
     assert "the machines differ: m; n\nnothing is worse by more than 20%" in screen.getvalue()
+
+
+def test_a_narrow_terminal_names_each_figure_whole() -> None:
+    screen = StringIO()
+    comparison = compare_runs(recorded(), recorded(), 0.2)
+    print_judgement(Console(file=screen, width=60), comparison)
+    for change in comparison.changes:
+        assert change.name in screen.getvalue()
 
 
 def write(run: RecordedRun, path: Path) -> str:

@@ -214,6 +214,17 @@ def seen(sent: int, late: float, busy: float) -> StatsUpdate:
     return StatsUpdate(groups, Observations(), "", usage)
 
 
+def test_of_a_run_that_never_began_it_says_why_and_judges_nothing() -> None:
+    state = RunState(parse_scenario("[phones.p]", "s.toml", Path()))
+    state.failure = "there are no tokens"
+    state.conclude()
+    result = state.result()
+    assert (result.outcome, result.checks) == ("could not run", [])
+    screen = StringIO()
+    print_summary(Console(file=screen, width=80), result)
+    assert screen.getvalue() == f"{result.scenario}: could not run: there are no tokens\n"
+
+
 def test_what_generators_did_is_merged_and_kept_apart() -> None:
     state = two_generators()
     state.add("a:1", seen(10, 0.001, 0.2), 0)

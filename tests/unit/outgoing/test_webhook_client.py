@@ -15,7 +15,7 @@ def test_an_address_over_https_is_fine(url: str) -> None:
     check_webhook_url(url, plain=False)
     check_webhook_url(url, plain=True)
     check_webhook_url(url.replace("https", "http"), plain=True)
-    with pytest.raises(ConfigError, match="expected https"):
+    with pytest.raises(ConfigError, match="must begin with https"):
         check_webhook_url(url.replace("https", "http"), plain=False)
 
 

@@ -95,7 +95,7 @@ async def test_a_port_in_use_is_named_and_the_others_are_let_go() -> None:
             free = probe.getsockname()[1]
         with pytest.raises(ConfigError) as caught:
             await listen([(HERE, free), (HERE, taken)], stall_timeout=30)
-        assert str(caught.value) == f"bind: {HERE}:{taken} is in use"
+        assert str(caught.value) == f"bind: {HERE}:{taken} is in use; choose another port"
         async with listening((HERE, free)):
             pass
 
