@@ -33,6 +33,7 @@ class RelayUser(User):
     """A connection that is authenticated. `--host` is the relay, as in ws://localhost:3000."""
 
     abstract = True
+    socket: websocket.WebSocket | None = None
 
     def on_start(self) -> None:
         url = f"{self.host}/streams/subscribe"
@@ -45,7 +46,8 @@ class RelayUser(User):
         self.ask("auth", token=os.environ["RELAY_TOKEN"])
 
     def on_stop(self) -> None:
-        self.socket.close(timeout=1)
+        if self.socket is not None:  # the relay may have been away
+            self.socket.close(timeout=1)
 
     def ask(self, kind: str, **fields: object) -> None:
         """Send a request and wait for its answer."""
