@@ -790,7 +790,7 @@ export class ViewerClient {
     this._url = addressOf(url, this._settings.path);
     this._WebSocket = this._settings.WebSocket ?? globalThis.WebSocket;
     if (typeof this._WebSocket !== 'function') {
-      throw new TypeError('WebSocket is not defined: pass a class, as in { WebSocket: require("ws") }');
+      throw new TypeError('WebSocket is not defined: on Node 20, use `node --experimental-websocket`, or pass a class, as in { WebSocket }');
     }
     this._state = 'idle';
     this._listeners = new Map();
