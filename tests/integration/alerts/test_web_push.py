@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -203,7 +204,9 @@ async def test_a_push_service_that_stalls_holds_up_no_alert_and_no_other_target(
         accounts.execute("update relay.alert_targets set try_again_at = now() where failures > 0")
         return all(each.bodies == ["0", "1", "2"] for each in browsers)
 
-    await until(have_all)
+    with suppress(trio.TooSlowError):
+        await until(have_all)
+    await until(have_all)  # relay left the push service alone for longer and longer
 
 
 async def test_operators_list_try_and_remove_browsers(
