@@ -94,6 +94,8 @@ class Consumer:
     """The frame that the writer encodes. It counts as waiting."""
     _pacer: Pacer | None = None
     """Of the connection; None for one that must miss no frame."""
+    _is_followed: bool = False
+    """Whether a later picture came together with the frame that is offered."""
     _queue_seconds: float = MAX_QUEUE_SECONDS
     """Time that its frames may wait at the narrow place of the link."""
     _offered_at: float = -math.inf
@@ -426,7 +428,10 @@ class Consumer:
                 self._totals.frames.written += begun
                 if begun == len(burst.frames):
                     return begun
-        return begun + sum(map(self.offer, burst.frames[begun:]))
+        for frame in burst.frames[begun:]:
+            self._is_followed = burst.frames[-1].seq > frame.seq
+            begun += self.offer(frame)
+        return begun
 
     def begin_epoch(self) -> None:
         """Begin a new epoch of the stream: no frame of the last one may come after its status."""
@@ -473,7 +478,7 @@ class Consumer:
             return None
         if self._waiting.count and self._pacer is not None:
             now = trio.current_time()
-            if self._pacer.wants_ping(now):
+            if self._pacer.wants_ping(now, self._may_queue()):
                 token = next(_ping_tokens)
                 self._pacer.ping_sent(token, now)
                 return wire.probe(token)  # alone, see `_ping`; the frame has the next turn
@@ -567,7 +572,7 @@ class Consumer:
         self.obstacles &= ~NEEDS_KEYFRAME
         if not self._waiting.count and self._unsent_parts is None and self._may_send(frame):
             now, size = trio.current_time(), len(parts.whole)
-            if self._ping(now) and not self._may_send(frame):
+            if self._ping(frame, now) and not self._may_send(frame):
                 self._let_wait(frame, size)
                 return False
             probed = self._wants_answer(size, now)
@@ -611,9 +616,7 @@ class Consumer:
         pacer = self._pacer
         if pacer is None or pacer.calm:
             return True
-        now, queue_seconds = trio.current_time(), self._queue_seconds
-        if self._waiting.discardable if frame is None else frame.is_discardable:
-            queue_seconds = min(queue_seconds, MAX_DISCARDABLE_QUEUE_SECONDS)
+        now, queue_seconds = trio.current_time(), self._may_queue(frame)
         if not pacer.may_send(now, queue_seconds):
             self.outlet.recheck_at(pacer.room_at(now, queue_seconds))
             return False
@@ -621,6 +624,12 @@ class Consumer:
             self.outlet.recheck_at(newer_until)
             return False
         return True
+
+    def _may_queue(self, frame: Frame | None = None) -> float:
+        """For how many seconds a frame may queue on the link; without one, the frame that waits."""
+        if self._waiting.discardable if frame is None else frame.is_discardable:
+            return min(self._queue_seconds, MAX_DISCARDABLE_QUEUE_SECONDS)
+        return self._queue_seconds
 
     def _newer_until(self, now: float) -> float:
         """Until when a link that carries fewer pictures than there are should wait, since the one
@@ -653,7 +662,7 @@ class Consumer:
     def _write_now(self, frame: Frame, encoded: Buffer) -> bool:
         """Write a frame, with the probes that the pacer wants, if the connection is idle."""
         now, size = trio.current_time(), len(encoded)
-        if self._ping(now) and not self._may_send(frame):
+        if self._ping(frame, now) and not self._may_send(frame):
             return False
         probed = self._wants_answer(size, now)
         if probed:
@@ -663,11 +672,13 @@ class Consumer:
         self._note_sent(frame, size, now, probed=probed)
         return True
 
-    def _ping(self, now: float) -> bool:
-        """Measure the round trip, if the pacer wants that and the connection is idle; whether a
-        ping was written."""
+    def _ping(self, frame: Frame, now: float) -> bool:
+        """Measure the round trip ahead of this frame, if the pacer wants that and the connection is
+        idle; whether a ping was written."""
         pacer = self._pacer
-        if pacer is None or pacer.calm or not pacer.wants_ping(now):
+        if pacer is None or pacer.calm or not pacer.wants_ping(now, self._may_queue(frame)):
+            return False
+        if self._is_followed and pacer.parts_pings(now):
             return False
         # Written alone: the peer may read a TLS record, and so a ping, only as a whole.
         token = next(_ping_tokens)
@@ -741,6 +752,10 @@ class Consumer:
             self._window = Window(self._window.size)
 
     def _let_wait(self, frame: Frame, size: int) -> None:
+        if frame.is_discardable and self._is_followed and not self.keeps_frames:
+            # It would be in the way of what has come with it, for which there is room on the link.
+            self._drop(frame, Drop.SUPERSEDED)
+            return
         try:
             displaced = self._waiting.add(frame, size)
         except TooSlow:

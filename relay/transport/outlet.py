@@ -230,7 +230,7 @@ class Outlet:
         """Tell the paced sources again at this time, if nothing happens before."""
         if when < self._recheck_at:
             self._recheck_at = when
-            self._wake()
+            self._stir()  # which may still be written to at once
 
     def post_control(self, frame: bytes) -> bool:
         """Write a ping or a pong as soon as possible, in place of one that still waits: the latest
@@ -341,7 +341,12 @@ class Outlet:
         return unsent is None or unsent >= self.link.low_water
 
     def _wake(self) -> None:
+        """Let the writer write: nobody else does until it waits again."""
         self._parked = False
+        self._stir()
+
+    def _stir(self) -> None:
+        """Let the writer look what there is to do."""
         if self._lot is not None:
             self._lot.unpark_all()
         elif self._start_writer is not None and not self._closing:

@@ -29,7 +29,8 @@ The rules around the model, and why they are there:
   answer before came some time ago. Otherwise queueing would be taken for distance. A link that is
   never idle is left to run empty now and then, but not of frames that build on one another.
 - A ping leaves a little earlier than the frame behind it. In one segment of TCP it would come when
-  that has passed the narrow place, which may take as long as the way.
+  that has passed the narrow place, which may take as long as the way. A frame that others build on
+  is not held back for that, since the next one may come with it, and have no room to wait.
 - An answer that is early by far says that the way is shorter than it was measured: it became so, or
   the radio of the peer slept before its first answer. Then all that was measured is forgotten.
   Otherwise frames would seem to take no time, and a queue could not be seen.
@@ -278,7 +279,7 @@ class Pacer:
         is_patient = queue <= MAX_DISCARDABLE_QUEUE_SECONDS
         if is_patient and not self._samples and self.bytes_under_way > MAX_UNTRIED_BYTES:
             return max(now, self._untried_until)
-        if now < self._pinged_at + self._ping_lead and self._segments_take_long(now):
+        if is_patient and now < self._pinged_at + self._ping_lead and self.parts_pings(now):
             return self._pinged_at + self._ping_lead
         if not self.answering:
             return now
@@ -331,23 +332,21 @@ class Pacer:
         first = next(iter(self._probes.values()))
         return now - self._lag() > first.due + MAX_OVERDUE + 2 * self.jitter
 
-    def _segments_take_long(self, now: float) -> bool:
-        """Whether a ping that is in one segment with a frame would seem to have a longer way."""
-        return self._seconds(SEGMENT_BYTES, now) > MAX_QUEUE_SECONDS
-
     def _must_run_empty(self, now: float) -> bool:
         """Whether to wait for all answers, to measure the round trip."""
         measured_at = self._round_trips[-1][0] if self._round_trips else -math.inf
         return now - max(measured_at, self._emptied_at) > MAX_ROUND_TRIP_AGE
 
-    def wants_ping(self, now: float) -> bool:
-        """Whether to write a ping ahead of the next frame: it is likely to wait behind nothing."""
+    def wants_ping(self, now: float, queue: float = MAX_QUEUE_SECONDS) -> bool:
+        """Whether to write a ping ahead of the next frame, which may wait so many seconds: it is
+        likely to wait behind nothing."""
         if self.calm or not self._all_counted:
             return False
         is_due = now >= self._pinged_at + MIN_PING_PAUSE
         if not self._probes:
             return now >= self._last_due and (is_due or self._must_run_empty(now))
-        return is_due and self._may_ping_beside(now)
+        leaves_earlier = queue <= MAX_DISCARDABLE_QUEUE_SECONDS or not self.parts_pings(now)
+        return is_due and leaves_earlier and self._may_ping_beside(now)
 
     def _may_ping_beside(self, now: float) -> bool:
         """Whether a ping may tell the round trip though frames are under way: they should be
@@ -369,6 +368,11 @@ class Pacer:
     def _min_idle(self) -> float:
         """For how long the narrow place has to be idle ahead of a ping beside frames."""
         return MIN_IDLE_SECONDS + self.jitter
+
+    def parts_pings(self, now: float) -> bool:
+        """Whether a frame waits behind a ping ahead of it: in one segment with it the ping would
+        seem to have a longer way."""
+        return self._ping_lead > 0 and self._seconds(SEGMENT_BYTES, now) > MAX_QUEUE_SECONDS
 
     def wants_probe(self, size: int, now: float, *, waited: bool = False) -> bool:
         """Whether to write a probe behind a frame of this size; `waited`: the link did not take the

@@ -15,6 +15,7 @@ from wsproto import events
 
 from relay.hub.consumer import PACED
 from relay.transport.pacing import MAX_UNTRIED_SECONDS
+from tests.unit.hub.test_takeover import message
 from tests.unit.memory import Client, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock
@@ -349,6 +350,32 @@ async def test_where_frames_build_on_one_another_none_is_left_out_behind_a_keyfr
         nursery.cancel_scope.cancel()
     assert viewer.seqs["front-door"] == list(range(1, 501))
     assert max(viewer.ages["front-door"]) < 40_000 / rate + 0.1
+
+
+@pytest.mark.parametrize("discardable", [False, True])
+async def test_frames_that_come_together_and_build_on_one_another_all_go_out_behind_a_ping(
+    relay: MemoryRelay, discardable: bool
+) -> None:
+    """A ping leaves a little earlier than the frame behind it, which others do not wait for."""
+    phone = await relay.phone()
+    viewer = DistantViewer(await relay.viewer(), 37_500)
+    built_on = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        for number in range(100):
+            frames = []
+            for turn in range(4):
+                frame = {"keyframe": number == turn == 0, "data": "A" * 600}
+                frame["discardable"] = discardable and turn % 2 == 0 and number > 0
+                if not frame["discardable"]:
+                    built_on.append(4 * number + turn + 1)
+                timestamp = round(trio.current_time() * 1000)
+                frames.append({"type": "video-frame", "timestamp": timestamp, **frame})
+            await phone.send_bytes(b"".join(map(message, frames)))
+            await trio.sleep(0.12)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert set(built_on) <= set(viewer.seqs["front-door"])
 
 
 async def test_where_frames_build_on_one_another_little_queues_on_a_thin_link(

@@ -242,20 +242,32 @@ def test_a_ping_behind_frames_that_take_longer_than_expected_tells_no_round_trip
     assert pacer.round_trip == pytest.approx(0.205)
 
 
-@pytest.mark.parametrize("queue", [MAX_QUEUE_SECONDS, MAX_DELTA_QUEUE_SECONDS])
-@pytest.mark.parametrize(("rate", "lead"), [(0.3, PING_LEAD), (10, 0)])
+@pytest.mark.parametrize(
+    ("rate", "queue", "lead"),
+    [
+        (0.3, MAX_QUEUE_SECONDS, PING_LEAD),
+        (0.3, MAX_DISCARDABLE_QUEUE_SECONDS, PING_LEAD),
+        (0.3, MAX_DELTA_QUEUE_SECONDS, 0),
+        (10, MAX_QUEUE_SECONDS, 0),
+    ],
+)
 def test_a_frame_is_not_in_one_segment_with_the_ping_ahead_of_it_where_that_takes_long(
-    queue: float, rate: float, lead: float
+    rate: float, queue: float, lead: float
 ) -> None:
+    """Of video, only where nothing builds on that frame."""
     pacer, seconds = Pacer(ping_lead=PING_LEAD), 2000 / (rate * MBIT)
     pacer.ping_sent(0, 0.0)
     pacer.answer(0, 0.04)
     pacer.frame_sent(1, 2000, 0.04)
     pacer.answer(1, 0.08 + seconds)
-    assert pacer.wants_ping(1.0)
+    assert pacer.wants_ping(1.0, queue)
     pacer.ping_sent(2, 1.0)
     assert pacer.room_at(1.0, queue) == 1.0 + lead
     assert pacer.may_send(1.0 + lead, queue)
+    pacer.frame_sent(3, 2000, 1.0 + lead)
+    pacer.answer(2, 1.04)
+    # The answer to that frame is still to come.
+    assert pacer.wants_ping(1.3, queue) is (queue < MAX_DELTA_QUEUE_SECONDS)
 
 
 @given(
