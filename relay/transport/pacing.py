@@ -334,6 +334,8 @@ class Pacer:
 
     def _must_run_empty(self, now: float) -> bool:
         """Whether to wait for all answers, to measure the round trip."""
+        if not self._all_counted:
+            return False  # something else may be under way
         measured_at = self._round_trips[-1][0] if self._round_trips else -math.inf
         return now - max(measured_at, self._emptied_at) > MAX_ROUND_TRIP_AGE
 
