@@ -92,7 +92,7 @@ class Visitor:
         self.page.get_by_role("button", name="Continue").click()
 
     def fill(self, label: str, text: str) -> None:
-        """The browser's driver now and then types into nothing while the machine is busy."""
+        """Type it again if it is not there: once, on a busy machine, none of it came."""
         field = self.page.get_by_label(label)
         for _ in range(3):
             field.fill(text)
