@@ -6,7 +6,8 @@ left out: viewers see no difference, and the layer below takes the rest. A strea
 a single one, whose id is None.
 
 What a layer takes that is left out follows from those that are sent: their bytes grow and shrink
-with the same scene.
+with the same scene. One that does not last is followed by a pause: viewers see each change, and
+only pictures find out what a link carries.
 """
 
 from __future__ import annotations
@@ -18,6 +19,34 @@ from attrs import define, field
 from relay.client.state.picture_plan import SPARE, PicturePlanner, PictureSize, usual_step
 
 MIN_WIDTH_RATIO = 1.5
+BRIEF_STAY, LASTING_STAY = 10.0, 60.0
+"""Seconds for which a layer was sent: one that did not last doubles the pause, one that did ends
+it."""
+MIN_RETURN_PAUSE, MAX_RETURN_PAUSE = 3.0, 60.0
+"""Seconds until a layer that was left out may be sent again, if there is to be a pause."""
+
+
+@define(eq=False)
+class LayerStay:
+    """Since when a layer is sent, or from when on it may be."""
+
+    since: float | None = None
+    """None while it is left out."""
+    pause: float = 0.0
+    """Seconds, the last time that it was left out."""
+    next: float = 0.0
+
+    def note(self, *, sent: bool, now: float) -> None:
+        """Note whether the layer is sent."""
+        if sent:
+            self.since = now if self.since is None else self.since
+        elif self.since is not None:
+            stayed = now - self.since
+            if stayed < BRIEF_STAY:
+                self.pause = min(max(2 * self.pause, MIN_RETURN_PAUSE), MAX_RETURN_PAUSE)
+            elif stayed >= LASTING_STAY:
+                self.pause = 0.0
+            self.since, self.next = None, now + self.pause
 
 
 @define(eq=False)
@@ -28,6 +57,8 @@ class LayerPlanner:
     """By id."""
     _plan: dict[str | None, PictureSize] = field(factory=dict)
     """Of the last picture, the smallest layer first."""
+    _stays: dict[str | None, LayerStay] = field(factory=dict)
+    """By id."""
 
     def plan(
         self, widths: Mapping[str | None, int], budget: float | None, now: float
@@ -39,8 +70,11 @@ class LayerPlanner:
         """
         for each in widths:
             self._planners.setdefault(each, PicturePlanner())
+            self._stays.setdefault(each, LayerStay())
         self._estimate()
         self._plan = self._divide(widths, budget, now)
+        for each in widths:
+            self._stays[each].note(sent=each in self._plan, now=now)
         return self._plan
 
     def picture_sent(self, layer: str | None, size: int) -> None:
@@ -61,7 +95,9 @@ class LayerPlanner:
             *below, top = ids[:count]
             rest = None if budget is None else budget - sum(self._usual(widths, below))
             step = self._planners[top].plan(widths[top], rest, now)
-            if self._is_worth_sending(top, step, rest, widths[below[-1]]):
+            if now >= self._stays[top].next and self._is_worth_sending(
+                top, step, rest, widths[below[-1]]
+            ):
                 usual = {each: self._planners[each].plan_usual(widths[each]) for each in below}
                 return {**usual, top: step}
         smallest = ids[0]

@@ -59,11 +59,12 @@ for (const [rate, ids, leastFps, mostAge] of [
   }
 }
 
-for (const rate of some([1, 2, 3, 5, 7, 9, 12, 16])) {
-  test(`layers do not come and go over a link of ${rate} Mbit/s that does not change`, async (context) => {
-    const { time, relay, publication } = await open(context, { rate: () => rate * MBIT, jitter: 10 });
-    await time.run(30_000, film(time, publication));
-    const kinds = picturesOf(between(relay.frames, 6000, 29_900)).map((each) => String(each.map(({ layer }) => layer)));
+for (const [rate, seed] of some([[1, 1], [2, 1], [3, 1], [5, 1], [7, 1], [9, 1], [12, 1], [16, 1], [12, 5]])) {
+  test(`layers do not come and go over a link of ${rate} Mbit/s that does not change (${seed})`, async (context) => {
+    const { time, relay, publication } = await open(context, { rate: () => rate * MBIT, jitter: 10, seed });
+    await time.run(30_000, film(time, publication, { seed }));
+    const pictures = picturesOf(between(relay.frames, 6000, 29_900)).slice(1, -1); // the first and the last may be cut
+    const kinds = pictures.map((each) => String(each.map(({ layer }) => layer)));
     const changes = kinds.filter((each, index) => index > 0 && each !== kinds[index - 1]);
     assert.ok(changes.length <= 4, `${changes.length} changes: ${[...new Set(kinds)].join(' | ')}`);
   });
@@ -217,7 +218,7 @@ test('a layer that was left out comes back with room to spare', () => {
   let budget = 1e6;
   while (planner.plan(layers, budget, 0).has('large')) budget *= 0.99;
   const leftOutAt = budget;
-  while (!planner.plan(layers, budget, 0).has('large')) budget *= 1.01;
+  while (!planner.plan(layers, budget, 60_000).has('large')) budget *= 1.01;
   assert.ok(budget > 1.15 * leftOutAt, `${budget} after ${leftOutAt}`);
 });
 

@@ -106,6 +106,23 @@ def test_a_layer_that_was_left_out_comes_back_with_room_to_spare() -> None:
     while "large" in planner.plan(widths, budget, 0.0):
         budget *= 0.99
     left_out_at = budget
-    while "large" not in planner.plan(widths, budget, 0.0):
+    while "large" not in planner.plan(widths, budget, 60.0):
         budget *= 1.01
     assert budget > 1.1 * left_out_at
+
+
+def test_a_layer_that_does_not_last_is_left_out_for_longer_and_longer() -> None:
+    planner, sent = LayerPlanner(), []
+    for picture in range(120 * 15):
+        now = picture / 15
+        budget = FULL_BYTES * (4 if now % 5 < 4 else 0.3)
+        plan = planner.plan(WIDTHS, budget, now)
+        sent.append("h" in plan)
+        for layer, step in plan.items():
+            planner.picture_sent(layer, round(FULL_BYTES * step.cost))
+    rises = enumerate(pairwise(sent))
+    begins = [number / 15 for number, (before, after) in rises if after > before]
+    pauses = [after - before for before, after in pairwise(begins)]
+    assert pauses == sorted(pauses)
+    assert len(pauses) <= 6
+    assert pauses[-1] > 40

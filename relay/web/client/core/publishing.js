@@ -213,6 +213,8 @@ const [SPARE, MAX_RISE] = [1.2, 1.5]; // of bytes
 const LEARNING = 0.5; // weight of one picture, when the scene changes
 const USUAL_STEP = 2; // of all layers of a picture but the largest: their own width, at quality 0.69
 const MIN_WIDTH_RATIO = 1.5; // of the largest layer of a picture to the one below
+const [BRIEF_STAY, LASTING_STAY] = [10_000, 60_000]; // ms of a layer: the first doubles its pause, the last ends it
+const [MIN_RETURN_PAUSE, MAX_RETURN_PAUSE] = [3000, 60_000]; // ms until a layer that was left out may be sent again
 
 /**
  * Chooses width and quality of pictures by what they may take, on a ladder from the best picture
@@ -311,18 +313,26 @@ export class Ladder {
  * that would not make it 1.5 times as wide as the one below, it is left out, and the one below is the
  * largest. A stream without layers has a single one, without an id.
  *
- * What a layer takes that is left out is estimated from those that are sent.
+ * What a layer takes that is left out is estimated from those that are sent. One that does not last is
+ * followed by a pause: viewers see each change, and only pictures find out what a link carries.
  */
 export class LayerPlanner {
   constructor() {
     this._ladders = new Map(); // by id
     this._plan = new Map(); // the steps of the last picture by id, the smallest first
+    this._stays = new Map(); // of layers by id: { since, pause, next }, ms; `since` is null while it is left out
   }
 
   /** The steps of a picture that may take so many bytes: a `Map` by id; a null budget is unknown. */
   plan(layers, budget, time) {
     const ladders = layers.map((layer) => this._ladderOf(layer));
     this._estimate();
+    this._divide(layers, ladders, budget, time);
+    for (const { id } of layers) this._noteStay(id, time);
+    return this._plan;
+  }
+
+  _divide(layers, ladders, budget, time) {
     const before = this._plan;
     this._plan = new Map();
     for (let top = layers.length - 1; top > 0; top -= 1) {
@@ -332,12 +342,25 @@ export class LayerPlanner {
       const step = ladders[top].choose(rest, time);
       const spare = before.has(layers[top].id) ? 1 : SPARE;
       const tooLarge = rest !== null && ladders[top].sizeOf(step) * spare > rest;
-      if (tooLarge || step.width < MIN_WIDTH_RATIO * layers[top - 1].width) continue;
+      const tooNarrow = step.width < MIN_WIDTH_RATIO * layers[top - 1].width;
+      if (tooLarge || tooNarrow || time < this._stays.get(layers[top].id)?.next) continue;
       below.forEach((ladder, index) => this._plan.set(layers[index].id, ladder.usual()));
       this._plan.set(layers[top].id, step);
-      return this._plan;
+      return;
     }
-    return this._plan.set(layers[0].id, ladders[0].choose(budget, time));
+    this._plan.set(layers[0].id, ladders[0].choose(budget, time));
+  }
+
+  /** Notes that a layer comes, or that it is left out, and for how long it is to be. */
+  _noteStay(id, time) {
+    const { since, pause, next } = this._stays.get(id) ?? { since: null, pause: 0, next: 0 };
+    if (this._plan.has(id)) this._stays.set(id, { since: since ?? time, pause, next });
+    else if (since !== null) {
+      const longer = Math.min(Math.max(2 * pause, MIN_RETURN_PAUSE), MAX_RETURN_PAUSE);
+      const stayed = time - since;
+      const then = stayed < BRIEF_STAY ? longer : stayed < LASTING_STAY ? pause : 0;
+      this._stays.set(id, { since: null, pause: then, next: time + then });
+    }
   }
 
   /** The least picture, while it is in doubt what the link carries. */
