@@ -17,12 +17,14 @@ import psycopg
 import pytest
 import trio
 from attrs import frozen
+from playwright.sync_api import Browser
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.postgres.embedded.embedded import open_embedded
 from tests.integration import forked
 from tests.integration.accounts import Accounts
+from tests.integration.browser import run_chromium
 from tests.integration.node import find_node
 from tests.integration.relay_process import RelayProcess, start_relay
 
@@ -30,6 +32,17 @@ from tests.integration.relay_process import RelayProcess, start_relay
 def pytest_configure(config: pytest.Config) -> None:
     """The whole run starts some of all relays as their users do."""
     forked.everything = bool(config.getoption("all"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests of a process, which can have no second one: each test opens pages
+    of its own."""
+    with (
+        tempfile.TemporaryDirectory(prefix="relay-test-") as folder,
+        run_chromium(Path(folder)) as browser,
+    ):
+        yield browser
 
 
 @frozen

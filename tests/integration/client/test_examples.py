@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +24,6 @@ import trio
 from playwright.sync_api import APIRequestContext, Browser, expect
 
 from relay.demo.video import default_video, play
-from tests.integration.browser import run_chromium
 from tests.integration.peers import Close, login
 from tests.integration.relay_process import (
     PATIENCE,
@@ -182,12 +181,14 @@ def sign_in_from(origin: str, app: str, email: str) -> int:
         return refused.code
 
 
-def sign_in(browser: Browser, app: str, email: str) -> APIRequestContext:
+@contextmanager
+def sign_in(browser: Browser, app: str, email: str) -> Iterator[APIRequestContext]:
     """A phone's session; it keeps Better Auth's cookie."""
-    phone = browser.new_context(base_url=app, extra_http_headers={"origin": app}).request
-    answer = phone.post("/api/auth/sign-in/email", data={"email": email, "password": PASSWORD})
-    expect(answer).to_be_ok()
-    return phone
+    with browser.new_context(base_url=app, extra_http_headers={"origin": app}) as context:
+        phone = context.request
+        answer = phone.post("/api/auth/sign-in/email", data={"email": email, "password": PASSWORD})
+        expect(answer).to_be_ok()
+        yield phone
 
 
 async def broadcast(relay: RelayProcess, token: str, stream_id: str) -> Close:
@@ -208,7 +209,7 @@ async def broadcast(relay: RelayProcess, token: str, stream_id: str) -> Close:
 
 
 def test_people_sign_in_watch_and_sign_out(
-    next_app: Path, empty_postgres_url: str, folder: Path
+    next_app: Path, empty_postgres_url: str, browser: Browser
 ) -> None:
     with serve_app(next_app, empty_postgres_url, relay_port=1, revoke=""):
         pass  # it makes its tables, which relay needs
@@ -219,10 +220,10 @@ def test_people_sign_in_watch_and_sign_out(
         # Only the application's call can end a session within the test.
         start_relay("--session-poll", "600", database_url=empty_postgres_url) as relay,
         serve_app(next_app, empty_postgres_url, relay.port, revoke) as app,
-        run_chromium(folder) as browser,
         ThreadPoolExecutor(1) as thread,
+        browser.new_page() as page,
+        ExitStack() as stack,
     ):
-        page = browser.new_page()
         page.goto(app)
         page.get_by_label("E-mail address").fill("ann@example.org")
         page.get_by_label("Password").fill(PASSWORD)
@@ -230,7 +231,8 @@ def test_people_sign_in_watch_and_sign_out(
         page.get_by_role("button", name="Create an account").click()
         expect(page.get_by_role("status")).to_have_text("The application does not answer")
         page.unroute_all()
-        page.get_by_label("E-mail address").fill("ann@example.org")  # an action empties its form
+        expect(page.get_by_label("Password")).to_have_value("")  # an action empties its form
+        page.get_by_label("E-mail address").fill("ann@example.org")
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Create an account").click()
         expect(page.get_by_text("No camera is on air.")).to_be_visible()
@@ -238,7 +240,7 @@ def test_people_sign_in_watch_and_sign_out(
 
         for origin, status in ORIGINS.items():
             assert sign_in_from(origin, app, "ann@example.org") == status, origin
-        phone = sign_in(browser, app, "ann@example.org")
+        phone = stack.enter_context(sign_in(browser, app, "ann@example.org"))
         session = phone.get("/api/auth/get-session").json()["session"]
         close = thread.submit(trio.run, broadcast, relay, session["token"], "porch")
         screen = page.get_by_role("img", name="Camera porch")
@@ -250,4 +252,3 @@ def test_people_sign_in_watch_and_sign_out(
         expect(page.get_by_text("No camera is on air.")).to_be_visible()
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("button", name="Sign in")).to_be_visible()
-        page.close()
