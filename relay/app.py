@@ -358,6 +358,8 @@ def _make_server(
         *(http.answer, guard, audit, metrics),
         unread,
         alarms,
+        # With TLS of relay's own, the state of that would have to go along.
+        neighbours=None if seat is None or cluster is None or certificate else cluster.directory,
     )
     server = Server(context)
     operators.connect(auth.session_watch.registry.end_user, server.end)

@@ -131,6 +131,8 @@ class HopMetrics:
     """Frames that came from other nodes, `received`, and those that did not, `lost`."""
     takes: Counter[str] = field(factory=Counter)
     """Streams taken over from other nodes, by outcome: `continued` or `renewed`."""
+    moves: Counter[str] = field(factory=Counter)
+    """Viewers that were to go to another worker of this machine: `moved`, or `stayed`."""
     sent: Metrics = field(factory=lambda: Metrics())  # noqa: PLW0108 - it comes below
     """What a consumer counts, of those that are other nodes."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 import trio
@@ -12,12 +14,17 @@ from attrs import define, field
 
 from relay.connection.connection import Connection
 from relay.connection.context import ConnectionContext
-from relay.connection.peer import Peer
+from relay.guard.client_address import ClientAddress
 from relay.metrics import Limit
-from relay.model.identity import User
+from relay.model.identity import Identity, User
 from relay.protocol.endings import Ending
+from relay.transport.acceptance import Acceptance
 from relay.transport.input_lag import watch_input
+from relay.transport.link import SocketLink
 from relay.transport.stream import FrameStream
+
+if TYPE_CHECKING:
+    from relay.connection.relocation import Relocation
 
 MIN_RETURN_SPREAD = 1000
 RETURN_SPREAD_PER_CONNECTION = 10
@@ -25,6 +32,17 @@ RETURN_SPREAD_PER_CONNECTION = 10
 minimum, and for each connection."""
 
 log = structlog.get_logger()
+
+
+class Relocations(Protocol):
+    """Asks the parent where viewers are served."""
+
+    def send(self, relocation: Relocation) -> object:
+        """Have the parent decide whether another worker serves a viewer, and settle it then."""
+
+    def note_left(self, relocation: Relocation) -> object:
+        """Note that this process does not serve a viewer, perhaps since it is about to end. What
+        has happened to it here meanwhile concerns the worker that does."""
 
 
 @define(eq=False)
@@ -35,8 +53,14 @@ class Server:
     draining: bool = False
     on_drain: Callable[[], object] = field(default=lambda: None)
     """Called when it begins to drain."""
+    relocations: Relocations | None = None
+    """Takes viewers to other workers; None where there are none."""
     _connections: dict[int, Connection] = field(factory=dict)
     """By number."""
+    _undecided: dict[int, Relocation] = field(factory=dict)
+    """Viewers of which it is not decided whether they are served here, by number."""
+    _nursery: trio.Nursery | None = None
+    """Of the connections, while they are served."""
     _numbers: count[int] = field(factory=lambda: count(1))
     _serving: trio.CancelScope = field(factory=trio.CancelScope)
     _accepting: trio.CancelScope = field(factory=trio.CancelScope)
@@ -44,34 +68,124 @@ class Server:
     async def run(self, listeners: Sequence[trio.abc.Listener[FrameStream]]) -> None:
         """Serve until drained or cancelled, and close the listeners."""
         with watch_input(), self._serving:
-            async with trio.open_nursery() as nursery:
-                with self._accepting:
-                    await trio.serve_listeners(self.serve, list(listeners), handler_nursery=nursery)
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    with self._accepting:
+                        await trio.serve_listeners(
+                            self.serve, list(listeners), handler_nursery=nursery
+                        )
+            finally:
+                self._nursery = None
 
     async def serve(self, stream: FrameStream) -> None:
         """Serve one connection to its end. Never raises."""
         acceptance = stream.acceptance
         accepted_at = trio.current_time() if acceptance is None else acceptance.accepted_at
         number = next(self._numbers) if acceptance is None else acceptance.number
+        relocation = None
         try:
             if self.draining:
                 stream.abort()
                 return
             connection = self._connections[number] = Connection(number, stream, self.context)
             await connection.run(accepted_at + self.context.timing.auth_timeout)
+            relocation = connection.relocation
         finally:
             self._connections.pop(number, None)
-            if acceptance is not None:
+            if relocation is not None and acceptance is not None:
+                self._send_away(relocation, acceptance)
+            elif acceptance is not None:
                 acceptance.left()
 
     def end(self, number: int, user_id: str | None = None) -> bool:
         """End the connection of this number, if it is of this user where one is named; whether
         there is one."""
+        relocation = self._undecided.get(number)
+        if relocation is not None and _is_user(relocation.identity, user_id):
+            relocation.is_ended = True
+            return True
         connection = self._connections.get(number)
-        if connection is None or not _is_of(connection.peer, user_id):
+        if connection is None or not _is_user(connection.peer.identity, user_id):
             return False
         connection.peer.end(Ending.ENDED_BY_OPERATOR)
         return True
+
+    def revoke(self, number: int) -> None:
+        """End a connection whose session was revoked while it came here."""
+        relocation, connection = self._undecided.get(number), self._connections.get(number)
+        if relocation is not None:
+            relocation.revoked()
+        elif connection is not None:
+            connection.revoke()
+
+    # -- viewers that go to another worker, or come from one
+
+    def _send_away(self, relocation: Relocation, acceptance: Acceptance) -> None:
+        """Ask the parent to have a viewer served by another worker."""
+        assert self._nursery is not None
+        assert self.relocations is not None
+        self._undecided[relocation.number] = relocation
+        self._nursery.start_soon(self._await_decision, relocation, acceptance)
+        self.relocations.send(relocation)
+
+    def receive(self, relocation: Relocation, acceptance: Acceptance) -> bool:
+        """Be ready to serve a viewer of another worker, once the parent has decided; False if it
+        cannot be served here."""
+        if self.draining or self._nursery is None or not self._has_room_for(relocation):
+            return False
+        self._undecided[relocation.number] = relocation
+        self.context.sessions.watch.enter(relocation)
+        self._nursery.start_soon(self._await_decision, relocation, acceptance)
+        return True
+
+    def settle(self, number: int, *, ours: bool) -> None:
+        """Go on with a viewer, or leave it to another worker, as the parent has decided."""
+        relocation = self._undecided.get(number)
+        if relocation is not None:
+            relocation.settle(ours=ours)
+
+    def abandon_relocations(self) -> None:
+        """Leave all viewers to other workers of which nothing will be decided any more: the parent
+        is gone, and may have given them away."""
+        for relocation in self._undecided.values():
+            relocation.settle(ours=False)
+
+    def _has_room_for(self, relocation: Relocation) -> bool:
+        """Whether this worker's limits would let a viewer in as those of its own would."""
+        identity, guard = relocation.identity, self.context.guard
+        user_id = identity.user_id if isinstance(identity, User) else None
+        key = ClientAddress.parse(relocation.viewer.address).key
+        if not guard.connections.has_room_for(key, user_id):
+            return False
+        most = guard.session_limits.max_subscriptions_of_user
+        return (
+            most is None
+            or user_id is None
+            or self.context.sessions.hub.count_subscriptions_of(identity) < most
+        )
+
+    async def _await_decision(self, relocation: Relocation, acceptance: Acceptance) -> None:
+        """Wait until the parent has decided where a viewer is served, and serve it if it is
+        here."""
+        number = relocation.number
+        try:
+            await relocation.decided.wait()
+            if relocation.is_ours:
+                link = SocketLink(relocation.pick_up(), relocation.viewer.peer, has_options=True)
+                stream = FrameStream(link, self.context.timing.idle_timeout, acceptance=acceptance)
+                connection = self._connections[number] = Connection(number, stream, self.context)
+                del self._undecided[number]
+                await connection.run(math.inf, relocation)
+        finally:
+            self._connections.pop(number, None)
+            self._undecided.pop(number, None)
+            self.context.sessions.watch.leave(relocation)
+            relocation.close()
+            if relocation.is_ours:
+                acceptance.left()
+            elif self.relocations is not None:
+                self.relocations.note_left(relocation)
 
     def crowd_out(self, number: int) -> None:
         """End the connection of this number, since too many of the machine are unauthenticated."""
@@ -88,10 +202,12 @@ class Server:
         spread = MIN_RETURN_SPREAD + RETURN_SPREAD_PER_CONNECTION * len(self._connections)
         for connection in list(self._connections.values()):
             connection.restart(random.randrange(spread))  # noqa: S311, no secret
+        for relocation in self._undecided.values():
+            relocation.retry_after = random.randrange(spread)  # noqa: S311, no secret
         self._serving.deadline = trio.current_time() + timeout
         self._accepting.cancel()
 
 
-def _is_of(peer: Peer, user_id: str | None) -> bool:
-    identity = peer.identity
+def _is_user(identity: Identity | None, user_id: str | None) -> bool:
+    """Whether an identity is that of this user, where one is named."""
     return user_id is None or (isinstance(identity, User) and identity.user_id == user_id)

@@ -136,6 +136,15 @@ class Directory:
         """A node that lives; None if there is none with this id."""
         return self.nodes.get(node_id)
 
+    def is_near(self, node_id: str) -> bool:
+        """Whether a connection could go to a node now: to another worker of this machine, or to one
+        that came a moment ago and may be that, which the parent knows."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            return node_id != self.node.node_id
+        here = self.node
+        return node.machine == here.machine and node_id != here.node_id and not node.draining
+
     async def read_node(self, node_id: str) -> Node | None:
         """A node that may have come a moment ago."""
         with suppress(StoreUnavailable):

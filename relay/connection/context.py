@@ -90,6 +90,14 @@ class AlertHistory(Protocol):
         newest. None when `after` is no alert that the reader may see; `StoreUnavailable`."""
 
 
+class Neighbours(Protocol):
+    """The other workers of this machine."""
+
+    def is_near(self, node_id: str) -> bool:
+        """Whether a connection could go to a node now, since that is another worker of this
+        machine, or may be."""
+
+
 @frozen
 class SessionContext:
     """What sessions work with, and the limits on each."""
@@ -142,3 +150,5 @@ class ConnectionContext:
     """Bounds the replies and alerts that all clients together have not read."""
     alarms: Alarms
     """Run by somebody else."""
+    neighbours: Neighbours | None = None
+    """None where there are no other workers."""

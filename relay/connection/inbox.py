@@ -118,6 +118,11 @@ class InvalidMessages:
     _ack_refused: float = -math.inf
     """When an invalid ack was last answered."""
 
+    @property
+    def none_yet(self) -> bool:
+        """Whether all messages were valid so far."""
+        return not self._times and self._ack_refused == -math.inf
+
     def refuse(self, problem: InvalidMessage) -> None:
         """Answer an invalid message.
 

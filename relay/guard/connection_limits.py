@@ -141,6 +141,17 @@ class ConnectionLimits:
             self._admitted_unauthenticated.add(connection, address)
         return None
 
+    def has_room_for(self, address: str, user: str | None) -> bool:
+        """Whether an authenticated WebSocket of this user, or of a service (None), could come
+        without that another connection ends."""
+        if self.caps is None:
+            return True
+        return (
+            len(self._admitted) < self.caps.connections
+            and self._by_address[address] < self.caps.per_address
+            and (user is None or len(self._by_user.get(user, ())) < self.caps.per_user)
+        )
+
     def _make_room(self, loser: LimitedConnection | None, limit: Limit) -> bool:
         if loser is None:
             return False

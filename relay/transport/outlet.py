@@ -121,6 +121,12 @@ class Outlet:
     def closing(self) -> bool:
         return self._closing
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the link is open for frames and has taken all that there was to write."""
+        waits = self._tail or self._controls or self._first or self._turns
+        return self._parked and not (waits or self._closing)
+
     def open(self, start_writer: Callable[[], object]) -> None:
         """Write frames from now on. `start_writer` has to start `run` in a task; it is called when
         a frame first has to wait."""

@@ -8,6 +8,7 @@ are answered here.
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -25,7 +26,7 @@ from relay.transport.framing.frame_parser import (
     ParsedFrames,
 )
 from relay.transport.framing.unmask import unmask
-from relay.transport.link import Buffer, Link
+from relay.transport.link import Buffer, Link, SocketLink, detach
 from relay.transport.outlet import Outlet
 from relay.transport.proxy import ProxyHeader
 from relay.transport.tls import TlsLink
@@ -98,6 +99,16 @@ class FrameStream(trio.abc.Stream):
     @property
     def encrypted(self) -> bool:
         return isinstance(self.link, TlsLink)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether another process could go on with the link: it is a socket and no more."""
+        return isinstance(self.link, SocketLink)
+
+    def detach(self) -> socket.socket:
+        """Give the socket of a plain link away, and count as closed."""
+        assert isinstance(self.link, SocketLink)
+        return detach(self.link)
 
     async def read_proxy_header(self) -> str | None:
         """Read the PROXY header, before TLS; returns the address that it names, if any.
@@ -172,6 +183,11 @@ class FrameStream(trio.abc.Stream):
         self._on_progress, self._progress_interval = on_progress, interval
         self._progress_due = trio.current_time() + interval
 
+    @property
+    def progress_interval(self) -> float | None:
+        """As `report_progress` was told; None if it was not called."""
+        return None if self._progress_interval == math.inf else self._progress_interval
+
     def allow_messages_of(self, size: int, party: str) -> None:
         """Allow messages of up to `size` bytes from now on, for which `party` answers, and reads of
         any size."""
@@ -184,6 +200,18 @@ class FrameStream(trio.abc.Stream):
     def incomplete_message(self) -> IncompleteMessage | None:
         """The message of which only a part has arrived, if there is one."""
         return None if self._parser is None else self._parser.incomplete
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether another process could go on with the link: nothing that came is incomplete or not
+        handed on yet, and nothing waits to be sent."""
+        return (
+            self._parser is not None
+            and self._parser.is_at_rest
+            and not self._rest
+            and not self.peer_closed
+            and self.outlet.is_at_rest
+        )
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive bytes for HTTP: what `read_head` has read, and then what comes."""

@@ -42,6 +42,7 @@ AUTH_OUTCOMES = ("succeeded", "failed", "refused", "limited", "unavailable", "ti
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up")
 TARGET_OUTCOMES = (*WEBHOOK_OUTCOMES, "suppressed", "withheld")
 HANDOVER_OUTCOMES = ("continued", "renewed")
+MOVE_OUTCOMES = ("moved", "stayed")
 
 
 @define(eq=False)
@@ -300,6 +301,12 @@ class Exposition(Collector):
             "Streams taken over from another node, which told how far it came, or did not",
             "outcome",
             ((each, hop.takes[each]) for each in HANDOVER_OUTCOMES),
+        )
+        yield _counters(
+            "viewer_moves",
+            "Viewers that were to be served by another worker, which took them, or did not",
+            "outcome",
+            ((each, hop.moves[each]) for each in MOVE_OUTCOMES),
         )
         yield _gauges(
             "nodes",

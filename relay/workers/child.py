@@ -26,6 +26,7 @@ from relay.workers.messages import (
     Drain,
     News,
     Order,
+    Receive,
     Stop,
     Take,
     TakeLink,
@@ -161,6 +162,14 @@ class ChildWorker:
         """Hand over the connection of another node, which calls this one."""
         self.links[number] = accepted
         self._channel.send(TakeLink(number, preface), accepted)
+
+    def offer(self, order: Receive, viewer: socket.socket) -> None:
+        """Ask it to be ready for a viewer of another worker."""
+        self._channel.send(order, viewer)
+
+    def pick_up(self) -> socket.socket | None:
+        """The socket that came with its last message."""
+        return self._channel.pick_up()
 
     def note_taken(self, number: int) -> None:
         """Note that it has a connection, whose copy here is closed."""

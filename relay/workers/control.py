@@ -97,6 +97,12 @@ class ControlChannel:
             self._received.extend(self._reader.feed(data))
         return self._received.popleft()
 
+    def pick_up(self) -> socket.socket | None:
+        """The socket that came with the message that was received last; None when there was no
+        descriptor free for it."""
+        descriptor = self.descriptors.popleft() if self.descriptors else None
+        return None if descriptor is None else socket.socket(fileno=descriptor)
+
     def close(self) -> None:
         """Close this end, and the descriptors that nobody has picked up."""
         self._give_up()

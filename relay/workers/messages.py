@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from attrs import define, field
 
-VERSION = 1
+VERSION = 2
 """Of these messages: a worker of a relay that was updated meanwhile may know other ones."""
 MAX_ORDER_BYTES = 64 << 20
 """Bytes of a message. The largest has the figures of all streams of a worker."""
@@ -145,6 +145,34 @@ class LogBan(Control, frozen=True, array_like=True, tag=12):
     key: str
 
 
+class Receive(Control, frozen=True, array_like=True, tag=13):
+    """Be ready to serve a viewer of another worker, whose descriptor comes with these bytes; read
+    and write nothing before it is settled."""
+
+    number: int
+    stream_id: str
+    viewer: bytes
+    """With its token; see `relay.connection.relocation`."""
+
+    def __repr__(self) -> str:
+        return f"Receive(number={self.number})"
+
+
+class Settled(Control, frozen=True, array_like=True, tag=14):
+    """Go on with a viewer that may go to another worker, or leave it to that."""
+
+    number: int
+    yours: bool
+
+
+class EndConnection(Control, frozen=True, array_like=True, tag=15):
+    """End a connection for what happened to it on its way here."""
+
+    number: int
+    revoked: bool
+    """Whether its session was revoked; else an operator has ended it."""
+
+
 # -- from a worker to the parent
 
 
@@ -209,6 +237,36 @@ class Attempted(Control, frozen=True, array_like=True, tag=29):
     good: bool
 
 
+class Relocate(Control, frozen=True, array_like=True, tag=30):
+    """Have another worker serve a viewer, whose descriptor comes with these bytes, and settle it in
+    any case."""
+
+    number: int
+    node_id: str
+    """Of the worker."""
+    stream_id: str
+    viewer: bytes
+    """With its token."""
+
+    def __repr__(self) -> str:
+        return f"Relocate(number={self.number})"
+
+
+class Received(Control, frozen=True, array_like=True, tag=31):
+    """The answer to `Receive`."""
+
+    number: int
+    is_ready: bool
+    """Whether the worker can serve the viewer."""
+
+
+class EndElsewhere(Control, frozen=True, array_like=True, tag=32):
+    """End a connection that another worker serves now."""
+
+    number: int
+    revoked: bool
+
+
 Order = (
     Begin
     | Take
@@ -222,8 +280,24 @@ Order = (
     | Bans
     | KnownTokens
     | LogBan
+    | Receive
+    | Settled
+    | EndConnection
 )
-News = Ready | Failed | Took | Known | Left | Beat | Ask | Told | Attempted
+News = (
+    Ready
+    | Failed
+    | Took
+    | Known
+    | Left
+    | Beat
+    | Ask
+    | Told
+    | Attempted
+    | Relocate
+    | Received
+    | EndElsewhere
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 

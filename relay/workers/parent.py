@@ -46,18 +46,22 @@ from relay.workers.messages import (
     Attempted,
     Beat,
     ControlError,
+    EndElsewhere,
     Failed,
     Known,
     Left,
     News,
     Order,
     Ready,
+    Received,
+    Relocate,
     Rotate,
     Told,
     Took,
 )
 from relay.workers.peek import Glimpse, peek
 from relay.workers.placement import Placement
+from relay.workers.relocations import OfferedViewers
 from relay.workers.shares import settings_of_worker
 
 MAX_PEEKING = 512
@@ -140,6 +144,7 @@ class Parent:
     _share: Settings = field(init=False)
     _placement: Placement = field(init=False)
     _gathering: Gathering = field(init=False)
+    _offered: OfferedViewers = field(init=False)
     _attempts: AttemptsOfMachine | None = field(init=False, default=None)
     """None where nothing is limited."""
     _limits: ConnectionLimits = field(init=False)
@@ -164,6 +169,7 @@ class Parent:
         self._placement = Placement(self._share.max_connections if capped else None)
         self._limits = self._guard.connections
         self._gathering = Gathering(self.children)
+        self._offered = OfferedViewers(self.children, self._placement, self._limits.leave)
         if self._guard.failed_auths is not None:
             self._attempts = AttemptsOfMachine(self._guard.failed_auths, self.children)
 
@@ -249,12 +255,8 @@ class Parent:
 
     def _note(self, child: ChildWorker, news: Order | News) -> None:
         match news:
-            case Took(number):
-                child.note_taken(number)
-            case Known(number) if number in child.connections:
-                self._limits.authenticated(child.connections[number], None)
-            case Left(number):
-                self._leave(child, number)
+            case Took() | Known() | Left():
+                self._note_about_connection(child, news)
             case Beat(totals):
                 child.totals = totals
             case Ready(node_id):
@@ -270,6 +272,17 @@ class Parent:
                 self._attempts.note(child, news)
             case Told():
                 self._gathering.note(child, news)
+            case Relocate() | Received() | EndElsewhere():
+                self._offered.note(child, news)
+
+    def _note_about_connection(self, child: ChildWorker, news: Took | Known | Left) -> None:
+        match news:
+            case Took(number):
+                child.note_taken(number)
+            case Known(number) if number in child.connections:
+                self._limits.authenticated(child.connections[number], None)
+            case Left(number):
+                self._leave(child, number)
 
     def _bury(self, child: ChildWorker) -> None:
         """Note that a worker has ended."""
@@ -277,6 +290,7 @@ class Parent:
         self._gathering.retire(child)
         for number in list(child.connections):
             self._leave(child, number)
+        self._offered.note_ended(child)
         while child.links:
             child.links.popitem()[1].close()
         child.settled.set()
@@ -289,7 +303,9 @@ class Parent:
             return
         self._placement.remove(given.hint, child.key)
         given.child = None
-        if child.take_back(number) is None:
+        if self._offered.keeps(child, number):
+            pass
+        elif child.take_back(number) is None:
             self._limits.leave(given)
         elif self.draining:
             self._drop(given)
@@ -301,9 +317,10 @@ class Parent:
         given.accepted.close()
 
     async def _watch(self) -> NoReturn:
-        """Kill workers that say nothing any more."""
+        """Kill workers that say nothing any more, and leave viewers to the others."""
         while True:
             await trio.sleep(WATCH_INTERVAL)
+            self._offered.expire()
             for child in self.children:
                 starting = child.phase is WorkerState.STARTING
                 if child.silent_for > (START_TIMEOUT_OF_WORKER if starting else STUCK_AFTER):

@@ -44,6 +44,11 @@ class Placement:
             return fewest
         return max(with_room, key=lambda worker: (here[worker], -worker))
 
+    def may_get(self, worker: int, workers: Collection[int]) -> bool:
+        """Whether a worker, of those that can take a connection now, may get one more for a stream
+        that it has."""
+        return worker in workers and self.loads[worker] < self._bound(workers)
+
     def add(self, hint: str | None, worker: int) -> None:
         """Count a connection that was given to a worker."""
         self.loads[worker] += 1

@@ -51,6 +51,7 @@ from relay.workers.messages import (
     ControlReader,
     CrowdOut,
     Drain,
+    EndConnection,
     Failed,
     Gathered,
     Known,
@@ -61,13 +62,17 @@ from relay.workers.messages import (
     Order,
     Question,
     Ready,
+    Receive,
+    Received,
     Rotate,
+    Settled,
     Stop,
     Take,
     TakeLink,
     Told,
     Took,
 )
+from relay.workers.moving_viewers import MovingViewers
 from relay.workers.shares import from_plain
 
 BEAT_INTERVAL = 1.0
@@ -110,6 +115,7 @@ class WorkerSeat:
     _machine: Machine | None = None
     _cluster: ClusterParts | None = None
     _rotate: Callable[[], object] | None = None
+    _viewers: MovingViewers | None = None
     stopping: trio.CancelScope = field(factory=trio.CancelScope)
     """Cancelled when the worker shall end at once."""
     _numbers: count[int] = field(factory=count)
@@ -138,6 +144,8 @@ class WorkerSeat:
     ) -> None:
         self._server, self._machine = server, machine
         self._cluster, self._rotate = cluster, rotate
+        if cluster is not None and server.context.neighbours is not None:
+            self._viewers = server.relocations = MovingViewers(self._channel, server, cluster)
 
     async def ask(self, what: str, content: bytes = b"") -> MachineAnswers:
         """The answers of all workers; who asks the same without a content shares them.
@@ -183,6 +191,8 @@ class WorkerSeat:
                 self._obey(order)
         except ControlError:
             log.exception("the parent cannot be understood")
+        if self._server is not None:
+            self._server.abandon_relocations()
         if self._server is None:
             self.stopping.cancel()
         elif not self._server.draining:
@@ -201,8 +211,6 @@ class WorkerSeat:
                 self.stopping.cancel()
             case Rotate() if self._rotate is not None:
                 self._rotate()
-            case CrowdOut(number) if self._server is not None:
-                self._server.crowd_out(number)
             case Question():
                 self._nursery.start_soon(self._report, order)
             case Gathered() if order.question in self._answers:
@@ -211,6 +219,8 @@ class WorkerSeat:
                 event.set()
             case Bans() | KnownTokens() | LogBan():
                 self._note_auths(order)
+            case CrowdOut() | Receive() | Settled() | EndConnection():
+                self._obey_about_connection(order)
 
     def _note_auths(self, order: Bans | KnownTokens | LogBan) -> None:
         match order:
@@ -221,6 +231,18 @@ class WorkerSeat:
             case LogBan(key):
                 self.auths.log_ban(key)
 
+    def _obey_about_connection(self, order: CrowdOut | Receive | Settled | EndConnection) -> None:
+        if isinstance(order, CrowdOut):
+            if self._server is not None:
+                self._server.crowd_out(order.number)
+        elif self._viewers is not None:
+            self._viewers.obey(order)
+        elif isinstance(order, Receive):
+            refused = self._channel.pick_up()
+            if refused is not None:
+                refused.close()
+            self._channel.send(Received(order.number, is_ready=False))
+
     def _drain(self, timeout: float) -> None:
         if self._server is None:
             self.stopping.cancel()
@@ -228,23 +250,20 @@ class WorkerSeat:
             self._server.drain(timeout)
 
     def _take(self, order: Take) -> None:
-        descriptors = self._channel.descriptors
-        descriptor = descriptors.popleft() if descriptors else None
-        if descriptor is None or self._listener is None:
+        accepted = self._channel.pick_up()
+        if accepted is None or self._listener is None:
             self._no_room.warn("too many open files")
             self._left(order.number)
             return
         acceptance = Acceptance(order.number, trio_time(order.accepted_at), self._known, self._left)
-        self._listener.put(socket.socket(fileno=descriptor), order.peer, acceptance)
+        self._listener.put(accepted, order.peer, acceptance)
 
     def _take_link(self, order: TakeLink) -> None:
-        descriptors = self._channel.descriptors
-        descriptor = descriptors.popleft() if descriptors else None
+        handed = self._channel.pick_up()
         self._taken(order.number)
-        if descriptor is None:
+        if handed is None:
             log.warning("no descriptor is free for a link")
             return
-        handed = socket.socket(fileno=descriptor)
         if self._cluster is None:
             handed.close()
         else:

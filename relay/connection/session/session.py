@@ -10,6 +10,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+import trio
 from attrs import define, field
 
 from relay.alerts.replay import Replays
@@ -65,6 +66,8 @@ class Session:
     """For the next thing that is due before the end of the session."""
     _expiry: Expiry = field(factory=Expiry, init=False)
     _consumers: dict[str, tuple[Stream, Consumer]] = field(factory=dict, init=False)
+    located: str | None = field(default=None, init=False)
+    """The stream for which other nodes were asked a moment ago."""
 
     @classmethod
     def open(
@@ -96,6 +99,15 @@ class Session:
     @property
     def identity(self) -> Identity:
         return self._participant.identity
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the session ends, as far as is known."""
+        return self._expiry.deadline - trio.current_time()
+
+    def read_again(self) -> None:
+        """Read the session again, in a task: it may have changed before it was watched here."""
+        self._start_soon(self._reread)
 
     def renew(self, identity: Identity, token: str) -> None:
         """Go on as the same user or service, who has proved it again."""
@@ -235,9 +247,18 @@ class Session:
         if self._context.directory is None:
             return False
         if isinstance(message, Subscribe):
+            if message.stream_id == self.located:
+                return False
             owner_id = self._context.hub.owner_of(message.stream_id)
             return not permissions.may_watch(self.identity, message.stream_id, owner_id)
         return isinstance(message, Streams)
+
+    async def locate(self, message: Subscribe) -> None:
+        """Ask other nodes for a stream ahead of its subscription, if they would be asked then."""
+        directory = self._context.directory
+        if directory is not None and self.has_to_ask(message):
+            await directory.find(message.stream_id)
+            self.located = message.stream_id
 
     async def _find_and_subscribe(self, message: Subscribe) -> PageRequest | None:
         directory = self._context.directory

@@ -183,6 +183,11 @@ class FrameParser:
             arrived += self._cut.arrived
         return IncompleteMessage(self._begun, arrived) if arrived else None
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is incomplete, so that another parser could go on."""
+        return self._cut is None and self._fragments is None and not self.stopped
+
     def hold_unparsed(self, size: int) -> None:
         """Reserve the bytes that the caller keeps, to feed them later; 0 when it keeps none."""
         more, self._unparsed = size - self._unparsed, size

@@ -21,6 +21,7 @@ from relay.concurrency.alarms import Alarms
 from relay.connection.connection import Connection
 from relay.connection.context import (
     ConnectionContext,
+    Neighbours,
     SessionContext,
     StreamClaims,
     StreamDirectory,
@@ -72,6 +73,8 @@ class MemoryRelay:
     claims: StreamClaims | None = None
     directory: StreamDirectory | None = None
     """As `claims`, of a node of a cluster."""
+    neighbours: Neighbours | None = None
+    """Other workers, if a test puts them here."""
 
     def __attrs_post_init__(self) -> None:
         self.hub = Hub(self.metrics, 5.0)
@@ -127,14 +130,19 @@ class MemoryRelay:
             timeout=self.timing.auth_timeout,
         )
 
-    def accept(self, link: MemoryLink, *, stall_timeout: float = 120.0) -> Connection:
-        """Serve a link as a new connection."""
-        context = ConnectionContext(
+    def connection_context(self) -> ConnectionContext:
+        """What connections need."""
+        return ConnectionContext(
             *(self.make_login(), self.session_context(), self.timing, self.budget),
             *(self._serve_http, self.guard, self.audit, self.metrics),
             self.unread,
             self.alarms,
+            self.neighbours,
         )
+
+    def accept(self, link: MemoryLink, *, stall_timeout: float = 120.0) -> Connection:
+        """Serve a link as a new connection."""
+        context = self.connection_context()
         stream = FrameStream(link, stall_timeout)
         connection = Connection(len(self.connections) + 1, stream, context)
         self.connections.append(connection)

@@ -225,7 +225,7 @@ async def test_one_process_alone_has_no_metrics_of_other_nodes(
 ) -> None:
     more = families(of_a_node).keys() - families(exposition).keys()
     assert {each.partition("_")[2].partition("_")[0] for each in more} == {
-        "hop", "links", "carried", "handovers", "nodes",
+        "hop", "links", "carried", "handovers", "viewer", "nodes",
     }  # fmt: skip
 
 

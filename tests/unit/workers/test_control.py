@@ -9,7 +9,18 @@ import pytest
 import trio
 
 from relay.workers.control import ControlChannel
-from relay.workers.messages import Beat, Begin, ControlReader, Left, News, Order, Stop, Take
+from relay.workers.messages import (
+    Beat,
+    Begin,
+    ControlReader,
+    Left,
+    News,
+    Order,
+    Receive,
+    Relocate,
+    Stop,
+    Take,
+)
 
 
 class Pair:
@@ -100,5 +111,6 @@ async def test_no_representation_shows_what_is_sent(pair: Pair) -> None:
         pair.parent.send(begin)
     assert pair.parent.unsent
     pair.worker._reader._rest += b"secret"
-    for each in (begin, pair.parent, pair.worker, (begin,)):
+    viewer = (Relocate(7, "node", "door", b"secret"), Receive(7, "door", b"secret"))
+    for each in (begin, pair.parent, pair.worker, (begin,), viewer):
         assert "secret" not in repr(each)

@@ -16,6 +16,8 @@ from relay.workers.messages import (
     ControlReader,
     CrowdOut,
     Drain,
+    EndConnection,
+    EndElsewhere,
     Gathered,
     GatheredAnswer,
     Known,
@@ -23,7 +25,11 @@ from relay.workers.messages import (
     Left,
     LogBan,
     Ready,
+    Receive,
+    Received,
+    Relocate,
     Rotate,
+    Settled,
     Take,
     Told,
     Took,
@@ -38,11 +44,16 @@ ORDERS = [
     Bans({"6b65": 60.0}),
     KnownTokens({"6b65": 0.0}),
     LogBan("6b65"),
+    Receive(7, "front-door", b"viewer"),
+    Settled(7, yours=True),
+    EndConnection(7, revoked=False),
     Gathered(3, [GatheredAnswer(1, b"x"), GatheredAnswer(2, None, late=True)], {"ready": 2}, b"e"),
 ]
 NEWS = [
     *(Ready("0a1b"), Took(7), Known(7), Left(7), Beat(b"totals"), Ask(1, "stats"), Told(1, None)),
     Attempted("6b65", "746f", good=False),
+    *(Relocate(7, "0a1b", "front-door", b"viewer"), Received(7, is_ready=False)),
+    EndElsewhere(7, revoked=True),
 ]
 
 
