@@ -448,6 +448,18 @@ async def test_who_has_done_something_else_before_stays(
     assert not await machine.moves(viewer)
 
 
+async def test_who_has_sent_an_invalid_message_before_it_authenticated_stays(
+    machine: Machine,
+) -> None:
+    await phone_of(machine)
+    viewer = machine.connect()
+    await viewer.upgrade()
+    assert (await viewer.ask({"type": "auth"}))["type"] == "error"
+    assert (await viewer.ask({"type": "auth", "token": ANN}))["type"] == "success"
+    await viewer.send(SUBSCRIBE)
+    assert not await machine.moves(viewer)
+
+
 async def test_a_session_that_ends_soon_is_not_moved(machine: Machine) -> None:
     await phone_of(machine)
     soon = datetime.now(UTC) + timedelta(seconds=70)
