@@ -154,15 +154,16 @@ class Server:
     def _has_room_for(self, relocation: Relocation) -> bool:
         """Whether this worker's limits would let a viewer in as those of its own would."""
         identity, guard = relocation.identity, self.context.guard
-        user_id = identity.user_id if isinstance(identity, User) else None
-        key = ClientAddress.parse(relocation.viewer.address).key
-        if not guard.connections.has_room_for(key, user_id):
+        user_id, key = _user_id(relocation), _address_key(relocation)
+        coming = [(_address_key(each), _user_id(each)) for each in self._undecided.values()]
+        if not guard.connections.has_room_for(key, user_id, coming):
             return False
         most = guard.session_limits.max_subscriptions_of_user
+        of_user = sum(user == user_id for _, user in coming)
         return (
             most is None
             or user_id is None
-            or self.context.sessions.hub.count_subscriptions_of(identity) < most
+            or self.context.sessions.hub.count_subscriptions_of(identity) + of_user < most
         )
 
     async def _await_decision(self, relocation: Relocation, acceptance: Acceptance) -> None:
@@ -172,7 +173,12 @@ class Server:
         try:
             await relocation.decided.wait()
             if relocation.is_ours:
-                link = SocketLink(relocation.pick_up(), relocation.viewer.peer, has_options=True)
+                # The other worker may stand still, and close its copy much later.
+                link = SocketLink(
+                    *(relocation.pick_up(), relocation.viewer.peer),
+                    has_options=True,
+                    is_shared=True,
+                )
                 stream = FrameStream(link, self.context.timing.idle_timeout, acceptance=acceptance)
                 connection = self._connections[number] = Connection(number, stream, self.context)
                 del self._undecided[number]
@@ -206,6 +212,17 @@ class Server:
             relocation.retry_after = random.randrange(spread)  # noqa: S311, no secret
         self._serving.deadline = trio.current_time() + timeout
         self._accepting.cancel()
+
+
+def _address_key(relocation: Relocation) -> str:
+    """What limits count a viewer's address by."""
+    return ClientAddress.parse(relocation.viewer.address).key
+
+
+def _user_id(relocation: Relocation) -> str | None:
+    """The user that a viewer is; None for a service."""
+    identity = relocation.identity
+    return identity.user_id if isinstance(identity, User) else None
 
 
 def _is_user(identity: Identity | None, user_id: str | None) -> bool:

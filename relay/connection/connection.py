@@ -334,7 +334,7 @@ class Connection:
         peer.takes_parts = viewer.takes_parts
         if viewer.progress_interval is not None:
             self._stream.report_progress(self._tell_progress, viewer.progress_interval)
-        inbox = self._open_session(relocation.identity, viewer.token)
+        inbox = self._open_session(relocation.identity_now, viewer.token)
         context.sessions.watch.leave(relocation)
         if inbox is None or self._session is None:
             return

@@ -29,6 +29,8 @@ from relay.transport.framing.frame_parser import Message
 
 MAX_SUBSCRIBE_BYTES = 4096
 """Bytes of a `subscribe` that is looked at. No client sends a longer one."""
+MAX_GRANTS = 1000
+"""Streams that are granted to who is moved: all of them go through the parent."""
 MIN_SECONDS_LEFT = 75.0
 """Seconds to the end of a session: what is due before it does not fall into the move."""
 
@@ -102,6 +104,8 @@ class Relocation:
     stream_id: str
     connected: socket.socket | None = None
     """Its socket, while this process has it."""
+    since: float = field(factory=trio.current_time)
+    """When the identity was as it says, by Trio's clock."""
     is_revoked: bool = False
     is_ended: bool = False
     """Whether an operator has ended it."""
@@ -113,7 +117,16 @@ class Relocation:
 
     def become(self, identity: Identity) -> None:
         """Note what the store says now of the same session or service."""
-        self.identity = identity
+        self.identity, self.since = identity, trio.current_time()
+
+    @property
+    def identity_now(self) -> Identity:
+        """The identity, whose session has gone on meanwhile."""
+        identity = self.identity
+        if isinstance(identity, User) and identity.remaining is not None:
+            waited = trio.current_time() - self.since
+            return attrs.evolve(identity, remaining=identity.remaining - waited)
+        return identity
 
     def revoked(self) -> None:
         """Note that the session, its user or the service's token is gone."""
@@ -132,9 +145,10 @@ class Relocation:
             self.connected = None
 
     def settle(self, *, ours: bool) -> None:
-        """Note who goes on with it."""
-        self.is_ours = ours
-        self.decided.set()
+        """Note who goes on with it; the first decision counts."""
+        if not self.decided.is_set():
+            self.is_ours = ours
+            self.decided.set()
 
 
 @define(eq=False)
@@ -226,8 +240,10 @@ class FirstRequest:
     def _can_leave(self) -> bool:
         """Whether there is nothing but what a `RelocatedViewer` holds."""
         peer, identity = self._peer, self._session.identity
+        granted = identity.granted if isinstance(identity, User) else identity.consume
         return (
-            not peer.is_ending
+            len(granted) <= MAX_GRANTS
+            and not peer.is_ending
             and peer.stream.is_at_rest
             and not peer.mailbox.waiting()
             and self._invalid.none_yet

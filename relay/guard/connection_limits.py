@@ -1,11 +1,12 @@
 """Caps on connections: in total, per address, per user, and unauthenticated.
 
-Every operation takes constant time.
+Every operation takes constant time; but to ask for room takes longer with each one that is coming.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Literal, Protocol
 
 from attrs import define, field, frozen
@@ -141,16 +142,24 @@ class ConnectionLimits:
             self._admitted_unauthenticated.add(connection, address)
         return None
 
-    def has_room_for(self, address: str, user: str | None) -> bool:
+    def has_room_for(
+        self, address: str, user: str | None, coming: Collection[tuple[str, str | None]]
+    ) -> bool:
         """Whether an authenticated WebSocket of this user, or of a service (None), could come
-        without that another connection ends."""
+        without that another connection ends; `coming` has the addresses and users of those that may
+        come and are not counted yet."""
         if self.caps is None:
             return True
-        return (
-            len(self._admitted) < self.caps.connections
-            and self._by_address[address] < self.caps.per_address
-            and (user is None or len(self._by_user.get(user, ())) < self.caps.per_user)
-        )
+        of_address = self._by_address[address] + sum(each == address for each, _ in coming)
+        if (
+            len(self._admitted) + len(coming) >= self.caps.connections
+            or of_address >= self.caps.per_address
+        ):
+            return False
+        if user is None:
+            return True
+        of_user = len(self._by_user.get(user, ())) + sum(each == user for _, each in coming)
+        return of_user < self.caps.per_user
 
     def _make_room(self, loser: LimitedConnection | None, limit: Limit) -> bool:
         if loser is None:

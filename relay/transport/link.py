@@ -107,6 +107,9 @@ class SocketLink:
     has_options: bool = False
     """Whether it inherited its options from the listener."""
     low_water: int = LOW_WATER_BYTES
+    is_shared: bool = False
+    """Whether another process may have a copy of the socket, so that the peer would not notice that
+    this one is closed."""
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)  # noqa: FBT003 (positional only)
@@ -158,6 +161,9 @@ class SocketLink:
     def close(self) -> None:
         if not self.closed:
             trio.lowlevel.notify_closing(self.socket)
+            if self.is_shared:
+                with suppress(OSError):
+                    self.socket.shutdown(socket.SHUT_RDWR)
             self.socket.close()
 
     def reset(self) -> None:
@@ -170,7 +176,10 @@ class SocketLink:
 def detach(link: SocketLink) -> socket.socket:
     """Take the socket from a link, which counts as closed then: the peer notices nothing."""
     trio.lowlevel.notify_closing(link.socket)
-    return socket.socket(fileno=link.socket.detach())
+    whole = link.socket
+    # macOS would not tell what kind of socket it is, if its peer is gone.
+    kind = (whole.family, whole.type, whole.proto)
+    return socket.socket(*kind, fileno=whole.detach())
 
 
 @define(eq=False)

@@ -52,7 +52,8 @@ class ControlChannel:
 
     def send(self, message: Order | News, handed: socket.socket | None = None) -> None:
         """Send a message, and with it the descriptor of a socket, which must stay open until the
-        other process has it. What cannot be sent any more is thrown away."""
+        other process has it: else the message goes with it. What cannot be sent any more is thrown
+        away."""
         if self.lost:
             return
         packed = pack(message)
@@ -99,9 +100,15 @@ class ControlChannel:
 
     def pick_up(self) -> socket.socket | None:
         """The socket that came with the message that was received last; None when there was no
-        descriptor free for it."""
+        descriptor free for it, or when nothing can be done with it any more."""
         descriptor = self.descriptors.popleft() if self.descriptors else None
-        return None if descriptor is None else socket.socket(fileno=descriptor)
+        if descriptor is None:
+            return None
+        try:
+            return socket.socket(fileno=descriptor)
+        except OSError:  # macOS tells nothing of a socket whose peer is gone
+            os.close(descriptor)
+            return None
 
     def close(self) -> None:
         """Close this end, and the descriptors that nobody has picked up."""
@@ -117,6 +124,9 @@ class ControlChannel:
     def _write(self) -> None:
         while self._outbox:
             data, handed = self._next()
+            if handed is not None and handed.fileno() < 0:  # nobody can do anything with it now
+                self.unsent -= len(data)
+                continue
             rights: list[tuple[int, int, array.array[int]]] = []
             if handed is not None:
                 # One descriptor for each call: the receiver then knows whose is missing.

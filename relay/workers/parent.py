@@ -61,7 +61,7 @@ from relay.workers.messages import (
 )
 from relay.workers.peek import Glimpse, peek
 from relay.workers.placement import Placement
-from relay.workers.relocations import OfferedViewers
+from relay.workers.relocations import MAX_OFFERED, OfferedViewers
 from relay.workers.shares import settings_of_worker
 
 MAX_PEEKING = 512
@@ -94,7 +94,7 @@ async def serve_with_workers(
     # that nobody has taken goes back to what was set here.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     certificate = load_certificate(settings)  # an error comes before anything is started
-    raise_open_file_limit(MAX_PEEKING + MAX_UNTAKEN * settings.workers)
+    raise_open_file_limit(MAX_PEEKING + MAX_OFFERED + MAX_UNTAKEN * settings.workers)
     listeners = await listen_as_set(settings, certificate)
     try:
         async with (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 from attrs import define, field
@@ -19,6 +20,9 @@ from relay.workers.child import ChildWorker, GivenConnection
 from relay.workers.messages import EndConnection, EndElsewhere, Receive, Received, Relocate, Settled
 from relay.workers.placement import Placement
 
+MAX_OFFERED = 256
+"""Viewers on their way at once: each takes a descriptor of the parent, which needs them to accept
+connections. More of them stay where they are."""
 RELOCATION_TIMEOUT = 0.5
 """Seconds for the other worker to say that it is ready; then the viewer stays where it is."""
 
@@ -67,19 +71,10 @@ class OfferedViewers:
         """Offer a viewer to the worker that has its stream, if that may have one more."""
         copy, number = origin.pick_up(), relocate.number
         given = origin.connections.get(number)
-        with_room = {each.key: each for each in self._children if each.has_room}
-        targets = (each for each in with_room.values() if each.node_id == relocate.node_id)
-        target = next(targets, None)
+        target = self._target_of(relocate)
         if copy is None:
             origin.tell(Settled(number, yours=True))
-        elif (
-            given is None
-            or number in self._offers
-            or target is None
-            or target is origin
-            or self._is_late(target)
-            or not self._placement.may_get(target.key, with_room)
-        ):
+        elif given is None or target is None or target is origin or not self._has_room_for(number):
             copy.close()
             origin.tell(Settled(number, yours=True))
         else:
@@ -87,6 +82,19 @@ class OfferedViewers:
                 *(given, relocate.stream_id, copy, origin, target, trio.current_time())
             )
             target.offer(Receive(number, relocate.stream_id, relocate.viewer), copy)
+
+    def _has_room_for(self, number: int) -> bool:
+        """Whether a connection may be offered, too; nobody is offered twice at once."""
+        return number not in self._offers and len(self._offers) < MAX_OFFERED
+
+    def _target_of(self, relocate: Relocate) -> ChildWorker | None:
+        """The worker that a viewer may go to; None if that may have no more."""
+        with_room = {each.key: each for each in self._children if each.has_room}
+        targets = (each for each in with_room.values() if each.node_id == relocate.node_id)
+        target = next(targets, None)
+        if target is None or self._is_late(target):
+            return None
+        return target if self._placement.may_get(target.key, with_room) else None
 
     def _note_received(self, child: ChildWorker, received: Received) -> None:
         """Settle a viewer whose other worker has answered."""
@@ -153,6 +161,9 @@ class OfferedViewers:
         if origin is not None:
             origin.tell(Settled(given.number, yours=not moves))
         elif not moves:
+            # The other worker may have a copy, and stand still: the peer must not wait for that.
+            with suppress(OSError):
+                offer.copy.shutdown(socket.SHUT_RDWR)
             self._lose(given)
 
     def _close(self, offer: _Offer) -> None:

@@ -19,7 +19,7 @@ import trio.testing
 from attrs import define, field
 from wsproto import events
 
-from relay.connection.relocation import RelocatedViewer, Relocation, identity_of
+from relay.connection.relocation import MAX_GRANTS, RelocatedViewer, Relocation, identity_of
 from relay.guard.connection_limits import Caps, ConnectionLimits
 from relay.guard.guard import Guard, SessionLimits
 from relay.hub.remote import RemoteState
@@ -469,6 +469,30 @@ async def test_a_session_that_ends_soon_is_not_moved(machine: Machine) -> None:
     assert not await machine.moves(viewer)
 
 
+async def test_who_has_more_grants_than_go_through_the_parent_stays(machine: Machine) -> None:
+    await phone_of(machine)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    granted = frozenset(map(str, range(MAX_GRANTS + 1)))
+    machine.here.relay.verifier.identities[ANN] = User("ann", "session-of-ann", tomorrow, granted)
+    viewer = await machine.login()
+    await viewer.send(SUBSCRIBE)
+    assert not await machine.moves(viewer)
+
+
+async def test_a_session_goes_on_while_its_viewer_waits(machine: Machine) -> None:
+    await phone_of(machine)
+    viewer = await machine.login()
+    await viewer.send(SUBSCRIBE)
+    relocation = await machine.offered()
+    seconds_left = relocation.viewer.identity["remaining"]
+    await trio.sleep(20)
+    machine.here.server.settle(relocation.number, ours=True)
+    assert (await viewer.receive_type("success"))["code"] == "SUBSCRIBED"
+    (connection,) = machine.here.server._connections.values()
+    assert connection._session is not None
+    assert connection._session.seconds_left == pytest.approx(seconds_left - 20, abs=1)
+
+
 async def test_a_stream_that_crosses_already_for_others_keeps_its_viewers(
     machine: Machine,
 ) -> None:
@@ -623,6 +647,16 @@ async def test_viewers_of_which_the_parent_decides_no_more_are_closed(machine: M
     assert closed.value.args == (1006, None)  # only the end of the bytes
 
 
+async def test_a_viewer_that_was_decided_on_outlives_the_parent(machine: Machine) -> None:
+    await phone_of(machine)
+    viewer = await machine.login()
+    await viewer.send(SUBSCRIBE)
+    relocation = await machine.offered()
+    machine.here.server.settle(relocation.number, ours=True)
+    machine.here.server.abandon_relocations()
+    assert (await viewer.receive_type("success"))["code"] == "SUBSCRIBED"
+
+
 async def test_a_drain_does_not_wait_for_the_parent_for_ever(machine: Machine) -> None:
     await phone_of(machine)
     viewer = await machine.login()
@@ -634,6 +668,26 @@ async def test_a_drain_does_not_wait_for_the_parent_for_ever(machine: Machine) -
     assert closed.value.args == (1006, None)  # only the end of the bytes
     await settled()
     assert machine.here.is_empty
+
+
+@pytest.mark.parametrize("moves", [True, False])
+async def test_the_peer_hears_the_end_while_another_process_has_a_copy_of_the_socket(
+    machine: Machine, moves: bool
+) -> None:
+    await phone_of(machine)
+    viewer = await machine.login()
+    await viewer.send(SUBSCRIBE)
+    relocation = await machine.offered()
+    assert relocation.connected is not None
+    with relocation.connected.dup():
+        assert machine.bring(relocation)
+        machine.settle(relocation.number, moves=moves)
+        await viewer.receive_type("status")
+        assert (machine.there if moves else machine.here).server.end(relocation.number)
+        await how_it_ends(viewer)
+        await trio.sleep(5)
+        await settled()
+        assert viewer.link.recv_into(memoryview(bytearray(64))) == 0
 
 
 # -- limits
@@ -656,6 +710,34 @@ async def test_a_viewer_takes_nobodys_place_at_the_new_worker(cap: str) -> None:
         machine.here.server.settle(relocation.number, ours=True)
         assert (await viewer.receive_type("success"))["code"] == "SUBSCRIBED"
         assert (await other.ask({"type": "streams"}))["type"] == "success"
+
+
+@pytest.mark.parametrize("cap", ["connections", "per_address", "per_user"])
+async def test_viewers_that_come_at_once_take_nobodys_place_together(cap: str) -> None:
+    async with open_machine(lambda: caps(**{"per_user": 10, cap: 3})) as machine:
+        await machine.there.relay.phone()
+        await machine.login(to=machine.there)
+        viewers = [await machine.login() for _ in range(2)]
+        for each in viewers:
+            await each.send(SUBSCRIBE)
+        await settled()
+        ready = [machine.bring(each) for each in machine.here.sent]
+        assert ready == [True, False]
+        for relocation, moves in zip(machine.here.sent, ready, strict=True):
+            machine.settle(relocation.number, moves=moves)
+        for each in viewers:
+            assert (await each.receive_type("success"))["code"] == "SUBSCRIBED"
+
+
+async def test_subscriptions_of_viewers_that_come_at_once_count() -> None:
+    limits = SessionLimits(max_subscriptions_of_user=1)
+    async with open_machine(lambda: Guard(session_limits=limits)) as machine:
+        await machine.there.relay.phone()
+        viewers = [await machine.login() for _ in range(2)]
+        for each in viewers:
+            await each.send(SUBSCRIBE)
+        await settled()
+        assert [machine.bring(each) for each in machine.here.sent] == [True, False]
 
 
 async def test_a_user_with_all_subscriptions_at_the_new_worker_stays() -> None:

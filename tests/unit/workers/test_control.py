@@ -4,6 +4,8 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -114,3 +116,42 @@ async def test_no_representation_shows_what_is_sent(pair: Pair) -> None:
     viewer = (Relocate(7, "node", "door", b"secret"), Receive(7, "door", b"secret"))
     for each in (begin, pair.parent, pair.worker, (begin,), viewer):
         assert "secret" not in repr(each)
+
+
+async def test_a_descriptor_that_is_of_no_use_is_closed_and_harms_no_other(
+    pair: Pair, sockets: ExitStack
+) -> None:
+    reading, writing = os.pipe()
+    useless: Any = SimpleNamespace(fileno=lambda: writing)
+    good = sockets.enter_context(socket.socket())
+    pair.parent.send(Take(1, 1.0, "peer"), useless)
+    pair.parent.send(Take(2, 1.0, "peer"), good)
+    await receive(pair.worker, 2)
+    os.close(writing)
+    assert pair.worker.pick_up() is None
+    os.set_blocking(reading, False)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+    taken = pair.worker.pick_up()
+    assert taken is not None
+    taken.close()
+
+
+async def test_a_socket_that_is_closed_before_it_is_sent_takes_its_message_along_and_no_other(
+    pair: Pair,
+) -> None:
+    content = bytes(100_000)
+    for _ in range(20):
+        pair.worker.send(Beat(content))
+    gone = socket.socket()
+    pair.worker.send(Relocate(1, "node", "front-door", b""), gone)
+    pair.worker.send(Left(1))
+    gone.close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.worker.keep_sending)
+        found = await receive(pair.parent, 21)
+        await pair.worker.flush()
+        nursery.cancel_scope.cancel()
+    assert found[20:] == [Left(1)]
+    assert not pair.worker.lost
+    assert pair.worker.unsent == 0

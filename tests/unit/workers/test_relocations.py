@@ -96,9 +96,9 @@ class Parent:
         self.here.child.connections[NUMBER] = self.given
         self.placement.add(None, self.here.child.key)
 
-    async def relocate(self, to: str = "there") -> None:
+    async def relocate(self, to: str = "there", number: int = NUMBER) -> None:
         """Have the first worker offer its viewer."""
-        relocate = Relocate(NUMBER, to, "front-door", b"all of it")
+        relocate = Relocate(number, to, "front-door", b"all of it")
         socket.send_fds(self.here.theirs, [pack(relocate)], [self.viewer.fileno()])
         news = await self.here.child.receive()
         assert news == relocate
@@ -295,3 +295,35 @@ async def test_what_a_worker_noted_of_a_viewer_that_moved_is_passed_on(parent: P
     parent.there.orders()
     parent.offered.note(parent.here.child, EndElsewhere(NUMBER, revoked=True))
     assert parent.there.orders() == [EndConnection(NUMBER, revoked=True)]
+
+
+async def test_only_so_many_viewers_are_on_their_way_at_once(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.workers.relocations.MAX_OFFERED", 4)
+    for number in range(100, 105):
+        other = GivenConnection(number, parent.viewer, "peer", 0.0, parent.given.address)
+        parent.here.child.connections[number] = other
+        parent.placement.add(None, parent.here.child.key)
+        await parent.relocate(number=number)
+        parent.there.orders()
+    assert parent.here.orders() == [Settled(104, yours=True)]
+    parent.offered.note(parent.there.child, Received(100, is_ready=False))
+    assert parent.here.orders() == [Settled(100, yours=True)]
+    await parent.relocate()
+    assert parent.there.orders() == [OFFER]
+    parent.end(parent.there)
+
+
+async def test_a_viewer_that_no_worker_has_hears_so_before_a_worker_that_stands_still_ends(
+    parent: Parent,
+) -> None:
+    await parent.relocate()
+    parent.there.orders()
+    assert parent.there.sockets  # its copy, of which it does nothing
+    parent.end(parent.here)
+    await trio.sleep(RELOCATION_TIMEOUT + 0.1)
+    parent.offered.expire()
+    assert parent.lost == [parent.given]
+    assert parent.client.recv(1) == b""
+    parent.end(parent.there)
