@@ -250,9 +250,10 @@ async def test_a_viewer_without_a_hint_ends_at_the_phone_and_gets_frames(
 async def read_until(client: Client, end: bytes) -> bytes:
     """The bytes that come, up to these."""
     found, buffer = b"", bytearray(65536)
-    while end not in found:
-        await client.link.wait_readable()
-        found += buffer[: client.link.recv_into(memoryview(buffer))]
+    with trio.fail_after(60):
+        while end not in found:
+            await client.link.wait_readable()
+            found += buffer[: client.link.recv_into(memoryview(buffer))]
     return found
 
 
