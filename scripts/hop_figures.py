@@ -101,8 +101,8 @@ class Clients:
         async with trio.open_nursery() as nursery:
             for number in range(self.load.streams):
                 await nursery.start(self._phone, number)
-            for number in range(self.load.streams):
-                for _ in range(self.load.viewers):
+            for _ in range(self.load.viewers):  # in turn, so that all workers fill up alike
+                for number in range(self.load.streams):
                     await nursery.start(self._viewer, number)
             await trio.sleep(SETTLE)
             before, self.sent, self.ages = [cpu_of(each) for each in relays], 0, []
