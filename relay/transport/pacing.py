@@ -491,10 +491,12 @@ class Pacer:
 
     @property
     def _is_known_well(self) -> bool:
-        """Whether frames cannot only seem to take no time, as where the first answer was late."""
+        """Whether frames cannot only seem to take no time, as where the first answer was late, or
+        less than they do, as where jitter is in a single sample."""
         trips = len(self._round_trips)
         enough = trips >= MIN_SAMPLES or (trips > 0 and self.round_trip <= CALM_SECONDS)
-        return enough and len(self._samples) > 0
+        sampled = len(self._samples) >= (1 if self._is_fast else MIN_SAMPLES)
+        return enough and sampled
 
     @property
     def _is_full(self) -> bool:

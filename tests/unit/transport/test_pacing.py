@@ -91,6 +91,7 @@ def saturated(
 
 @given(rate=megabits, seconds=frame_seconds, delay=delays, jitter=st.floats(0, 0.01), random=seeds)
 @example(0.3125, 0.025390625, 0.0234375, 0.009765625, Random(104))
+@example(14.0, 0.02734375, 0.00390625, 0.0078125, Random(54638))
 def test_a_link_is_full_and_nothing_queues(
     rate: float, seconds: float, delay: float, jitter: float, random: Random
 ) -> None:
