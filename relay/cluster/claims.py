@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from attrs import define, evolve, field
 
 from relay.cluster.directory import Directory
+from relay.cluster.held_streams import HeldStreams
 from relay.cluster.link_pool import LinkPool
 from relay.cluster.shared_tables import SharedStreams
 from relay.concurrency.batcher import Batcher
@@ -26,6 +27,7 @@ class ClusterClaims:
     _node_id: str
     _hub: Hub
     _table: SharedStreams
+    _held: HeldStreams
     _directory: Directory
     _links: LinkPool
     _metrics: HopMetrics
@@ -42,12 +44,12 @@ class ClusterClaims:
         Call `settle` when that has been made use of, or not.
         """
         stream_id = request.stream_id
-        await self._directory.begin_claim(stream_id)
+        await self._held.begin_claim(stream_id)
         claim = await self.claimer.ask(request)
         if not claim.term:
             return Claimed(claim.owner_id, claim.outcome)
         epoch = await self._epoch_of(claim)
-        held = self._directory.held.get(stream_id)
+        held = self._held.rows.get(stream_id)
         if held is None:
             raise StoreUnavailable  # this node is about to end
         stream = self._hub.find(stream_id)
@@ -55,12 +57,13 @@ class ClusterClaims:
         if lost or epoch is None or held.connection != request.connection:
             return Claimed(claim.owner_id, "superseded")  # somebody else has it meanwhile
         if epoch.number != claim.epoch:
-            self._directory.hold(evolve(held, stream=evolve(held.stream, epoch=epoch.number)))
+            self._held.hold(evolve(held, stream=evolve(held.stream, epoch=epoch.number)))
         return Claimed(claim.owner_id, claim.outcome, epoch, claim.before)
 
     def settle(self, stream_id: str) -> None:
         """Give a stream up again that was claimed, unless somebody here produces it."""
-        self._directory.end_claim(stream_id)
+        if self._held.end_claim(stream_id):
+            self._directory.settle(stream_id)
 
     async def _claim_batch(self, requests: Sequence[ClaimRequest]) -> Sequence[StreamClaim]:
         try:
@@ -73,7 +76,7 @@ class ClusterClaims:
         # Also for those who wait for the answer no more. The connection that came last has it.
         for request, claim in sorted(answered, key=lambda each: each[0].connection):
             if claim.term:
-                self._directory.hold(_held(request, claim, self._node_id))
+                self._held.hold(_held(request, claim, self._node_id))
         return claims
 
     async def _epoch_of(self, claim: StreamClaim) -> Epoch | None:

@@ -1,14 +1,14 @@
 """Keeps this node in step with the tables of the cluster.
 
-The tables of PostgreSQL say which nodes live and which node has which stream. This node writes
-what it has, hears of changes, and reads what its viewers ask for. While the database is away all
-goes on as it is; when it comes back, perhaps empty, this node writes all that it has once more.
+The tables of PostgreSQL say which nodes live and which node has which stream. This node says that
+it lives, hears of changes, and reads what its viewers ask for; `held_streams` writes what it has.
+While the database is away all goes on as it is; when it comes back, perhaps empty, this node writes
+all that it has once more.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -18,6 +18,7 @@ import structlog
 import trio
 from attrs import define, evolve, field
 
+from relay.cluster.held_streams import DIRECTORY_RETRY_INTERVAL, HeldStreams
 from relay.cluster.link_pool import LinkPool
 from relay.cluster.shared_tables import News, SharedNodes, SharedStreams
 from relay.concurrency.batcher import Batcher
@@ -30,20 +31,12 @@ from relay.hub.peer import HubPeer
 from relay.hub.remote import Epoch, RemoteState
 from relay.hub.stream import Stream
 from relay.model import permissions
-from relay.model.cluster import (
-    HeldStream,
-    LiveStream,
-    Node,
-    StreamNews,
-)
+from relay.model.cluster import LiveStream, Node, StreamNews
 from relay.model.identity import Identity
 from relay.model.permissions import VisibleStreams
 
 NODE_BEAT_INTERVAL = 2.0
 """Seconds between two signs of life."""
-RESTORE_INTERVAL = 20.0
-"""Seconds between two looks whether the table has all that this node has; at once where the tables
-were emptied."""
 REAP_INTERVAL = 5.0
 """Seconds between two looks for nodes that are dead."""
 FIND_TIMEOUT = 0.5
@@ -51,14 +44,10 @@ FIND_TIMEOUT = 0.5
 itself."""
 SLOW_SECONDS = 5.0
 """For which nobody waits for the database like that, after somebody has waited in vain."""
-WRITE_INTERVAL = 0.05
-"""Seconds between two transactions that notify all nodes."""
 LOOK_INTERVAL = 0.05
 """Seconds between two queries that notifications ask for."""
 SWEEP_INTERVAL = 1.0
 """Seconds between two looks at what viewers here wait for, in case no notification came."""
-DIRECTORY_RETRY_INTERVAL = 1.0
-"""Seconds between attempts while the database is away."""
 MISTRUST_SECONDS = 5.0
 """For which no stream is held to be over because its row is gone: the tables may have been emptied,
 and each node writes again what it has, at its next sign of life."""
@@ -76,29 +65,22 @@ log = structlog.get_logger()
 
 @define(eq=False)
 class Directory:
-    """What this node knows of the cluster, and what the cluster is to know of this node."""
+    """What this node knows of the cluster."""
 
     node: Node
     _hub: Hub
     _streams: ClusterStreams
     _links: LinkPool
+    _held: HeldStreams
     _table: SharedStreams
     _node_table: SharedNodes
     _news: News
     nodes: dict[str, Node] = field(factory=dict)
     """Those that live, by id."""
-    held: dict[str, HeldStream] = field(factory=dict)
-    """The rows of this node, as they were last written."""
     progress: Progress = field(factory=Progress)
     finder: Batcher[str, LiveStream | None] = field(init=False)
-    _changed: dict[str, None] = field(factory=dict)
-    """Streams whose rows are to be written."""
-    _ending: dict[str, trio.Event] = field(factory=dict)
-    """Streams whose rows are being removed."""
-    _claiming: Counter[str] = field(factory=Counter)
-    """Connections that register a stream: meanwhile its row is left to them."""
     _unsettled: set[str] = field(factory=set)
-    """Streams of these whose rows are to be read afterwards."""
+    """Streams that connections register, whose rows are to be read afterwards."""
     _reconsidered: dict[HubPeer, Identity] = field(factory=dict)
     """Observers who may see more than before, with what they were before."""
     _news_of: dict[str, None] = field(factory=dict)
@@ -110,17 +92,10 @@ class Directory:
     _reading_behind: str | None = None
     """How far that has come; None while it does not go on."""
     _beat_wake: Wakeup = field(factory=Wakeup)
-    _write_wake: Wakeup = field(factory=Wakeup)
     _look_wake: Wakeup = field(factory=Wakeup)
-    _writing: trio.Lock = field(factory=trio.Lock)
-    """Else a row that is removed could be restored at the same time."""
-    _written: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
-    """Those who wait for a change of what this node has."""
     _is_slow_until: float = -math.inf
     """Until when the database counts as slow."""
     _swept: str = ""
-    _restored_at: float = -math.inf
-    """When all that this node has was last written, by Trio's clock."""
     _looks_again: bool = False
     """Whether to read all that is of interest, since the tables may have been emptied."""
     _mistrusts_until: float = -math.inf
@@ -188,45 +163,17 @@ class Directory:
         self._news_of[stream_id] = None
         self._look_wake.set()
 
-    # -- what this node has
+    def settle(self, stream_id: str) -> None:
+        """Note that no connection registers a stream any more."""
+        if stream_id in self._unsettled:
+            self._unsettled.discard(stream_id)
+            self.look_soon(stream_id)
 
-    def hold(self, held: HeldStream) -> None:
-        """Note a stream that this node has claimed."""
-        stream_id = held.stream.stream_id
-        self.held[stream_id] = held
-        if not self._claiming[stream_id]:
-            self.note(stream_id)  # who claimed it has left
-
-    def note(self, stream_id: str) -> None:
-        """Note that a stream of this node is to be written again, or is over."""
-        if stream_id in self.held:
-            self._changed[stream_id] = None
-            self._write_wake.set()
-
-    async def begin_claim(self, stream_id: str) -> None:
-        """Leave the row of a stream alone until `end_claim`; waits while it is being removed."""
-        self._claiming[stream_id] += 1
-        while (ending := self._ending.get(stream_id)) is not None:
-            await ending.wait()
-
-    def end_claim(self, stream_id: str) -> None:
-        """Note that a connection has registered a stream, or has not."""
-        self._claiming[stream_id] -= 1
-        if self._claiming[stream_id] <= 0:
-            del self._claiming[stream_id]
-            self.note(stream_id)
-            if stream_id in self._unsettled:
-                self._unsettled.discard(stream_id)
-                self.look_soon(stream_id)
-
-    async def wait_until_empty(self) -> None:
-        """Wait until this node has no stream any more."""
-        while self.held:
-            await self._written.park()
+    # -- the end of this node
 
     async def leave(self) -> None:
         """Remove this node and all that it has; the last thing that it does."""
-        self.held.clear()
+        self._held.rows.clear()
         with suppress(StoreUnavailable):
             await self._node_table.leave(self.node.node_id)
 
@@ -246,7 +193,7 @@ class Directory:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._beat_forever)
             nursery.start_soon(self._listen_forever)
-            nursery.start_soon(self._write_forever)
+            nursery.start_soon(self._held.run)
             nursery.start_soon(self._look_forever)
             nursery.start_soon(self._sweep_forever)
             task_status.started()
@@ -283,8 +230,8 @@ class Directory:
             self.nodes = {each.node_id: each for each in beat.nodes}
             if beat.is_new:
                 self._note_loss()
-            if trio.current_time() - self._restored_at >= RESTORE_INTERVAL:
-                await self._restore()
+            for lost in await self._held.restore():
+                self.look_soon(lost)
         except StoreUnavailable:
             self._note_loss()
             raise
@@ -294,21 +241,12 @@ class Directory:
 
     def _note_loss(self) -> None:
         """Note that all that is in the tables may be lost."""
-        self._restored_at, self._looks_again = -math.inf, True
+        self._held.note_loss()
+        self._looks_again = True
         self._mistrust()
 
     def _mistrust(self) -> None:
         self._mistrusts_until = trio.current_time() + MISTRUST_SECONDS
-
-    async def _restore(self) -> None:
-        """Write the rows of this node that are gone."""
-        async with self._writing:
-            now, held = trio.current_time(), list(self.held.values())
-            lost = await self._table.restore(self.node.node_id, held)
-            self._restored_at = now
-        self._news_of.update(dict.fromkeys(lost))
-        if self._news_of:
-            self._look_wake.set()
 
     async def _listen_forever(self) -> NoReturn:
         while True:
@@ -339,7 +277,7 @@ class Directory:
         return (
             self._hub.find(stream_id) is not None
             or stream_id in self._streams.announced
-            or stream_id in self._claiming
+            or self._held.is_claimed(stream_id)
         )
 
     def _look_again(self) -> None:
@@ -425,26 +363,19 @@ class Directory:
             if row is None:
                 self._learn_end(stream_id)
             elif row.node_id != self.node.node_id:
-                if self._claiming[stream_id]:
+                if self._held.is_claimed(stream_id):
                     self._unsettled.add(stream_id)  # it may be registered on the strength of less
                 stream = self._hub.find(stream_id)
                 if stream is None or stream.live or self._reaches(row.node_id):
                     self._streams.learn(stream_id, RemoteState.of(row))
-            elif self._claiming[stream_id]:
+            elif self._held.is_claimed(stream_id):
                 self._unsettled.add(stream_id)
-            else:
-                self._settle(row)
+            elif self._held.adopt(row):
+                self._begin_again(row)
 
-    def _settle(self, row: LiveStream) -> None:
-        """Go by a row of this node: it may have come of a claim whose answer was lost, or that
-        nobody waited for."""
-        stream_id = row.stream_id
-        held, stream = self.held.get(stream_id), self._hub.find(stream_id)
-        known = (0, 0) if held is None else (held.stream.term, held.stream.epoch)
-        if (row.term, row.epoch) <= known:
-            return
-        connection, accepted_at = (0, 0.0) if held is None else (held.connection, held.accepted_at)
-        self.hold(HeldStream(row, connection, accepted_at))
+    def _begin_again(self, row: LiveStream) -> None:
+        """Go on with a stream that is produced here as its row says."""
+        stream = self._hub.find(row.stream_id)
         if stream is not None and stream.live and not stream.is_remote:
             self._streams.begin_again(stream, Epoch(row.epoch, row.term))
 
@@ -493,62 +424,6 @@ class Directory:
             ):
                 yield stream.stream_id
 
-    async def _write_forever(self) -> NoReturn:
-        while True:
-            await self._write_wake.wait()
-            await trio.sleep(WRITE_INTERVAL)
-            changed, self._changed = list(self._changed), {}
-            try:
-                async with self._writing:
-                    await self._write(changed)
-            except StoreUnavailable:
-                self._changed = {**dict.fromkeys(changed), **self._changed}
-                self._write_wake.set()
-                await trio.sleep(DIRECTORY_RETRY_INTERVAL)
-            except StoreRejects:
-                log.warning("cluster: streams cannot be written", streams=len(changed))
-
-    async def _write(self, changed: Iterable[str]) -> None:
-        rows, ended = self._changes(changed)
-        done = trio.Event()
-        self._ending.update(dict.fromkeys(ended, done))
-        try:
-            if rows:
-                written = {stream_id: self.held[stream_id] for stream_id in rows}
-                await self._table.update(self.node.node_id, list(rows.values()))
-                for stream_id, held in written.items():
-                    if self.held.get(stream_id) is held:
-                        self.held[stream_id] = evolve(held, stream=rows[stream_id])
-            if ended:
-                terms = [(stream_id, held.stream.term) for stream_id, held in ended.items()]
-                await self._table.end(self.node.node_id, terms)
-                for stream_id, held in ended.items():
-                    if self.held.get(stream_id) is held:
-                        del self.held[stream_id]
-        finally:
-            for stream_id in ended:
-                del self._ending[stream_id]
-            done.set()
-        self._written.unpark_all()
-
-    def _changes(
-        self, changed: Iterable[str]
-    ) -> tuple[dict[str, LiveStream], dict[str, HeldStream]]:
-        """The rows that are to be written, and those of streams that are over."""
-        rows, ended = {}, {}
-        for stream_id in changed:
-            held, stream = self.held.get(stream_id), self._hub.find(stream_id)
-            if held is None or self._claiming[stream_id]:
-                continue  # `end_claim` notes it again
-            elsewhere = stream is not None and stream.live and stream.is_remote
-            if elsewhere and stream is not None and stream.term >= held.stream.term:
-                del self.held[stream_id]  # another node has taken it over
-            elif stream is None or not stream.live or elsewhere:
-                ended[stream_id] = held
-            elif (row := _row_of(stream, held)) != held.stream:
-                rows[stream_id] = row
-        return rows, ended
-
     async def _find(self, stream_ids: Sequence[str]) -> list[LiveStream | None]:
         found = {row.stream_id: row for row in await self._table.find(list(set(stream_ids)))}
         return [found.get(each) for each in stream_ids]
@@ -560,20 +435,17 @@ class ClusterView:
 
     _links: LinkPool
     _directory: Directory
+    _held: HeldStreams
     _streams: ClusterStreams
 
     def wanted(self, stream: Stream) -> None:
         self._links.want(stream)
 
     def changed(self, stream: Stream) -> None:
-        self._directory.note(stream.stream_id)
+        self._held.note(stream.stream_id)
 
     def reconsider(self, peer: HubPeer, before: Identity) -> None:
         self._directory.reconsider(peer, before)
 
     def is_news(self, stream: Stream) -> bool:
         return self._streams.is_news(stream)
-
-
-def _row_of(stream: Stream, held: HeldStream) -> LiveStream:
-    return evolve(held.stream, status=stream.status, metadata=stream.metadata)

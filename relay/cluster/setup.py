@@ -17,6 +17,7 @@ from relay import __version__
 from relay.cluster.claims import ClusterClaims
 from relay.cluster.directory import ClusterView, Directory
 from relay.cluster.doors import ClusterDoors, listen_for_nodes, listen_here, socket_folder
+from relay.cluster.held_streams import HeldStreams
 from relay.cluster.identity import NODE_ID_BYTES, make_identity
 from relay.cluster.link_pool import LinkPool
 from relay.cluster.links import dial_node
@@ -77,6 +78,7 @@ class ClusterParts:
     """This process as a node."""
 
     directory: Directory
+    held: HeldStreams
     claims: ClusterClaims
     links: LinkPool
     door: ClusterDoors
@@ -98,7 +100,7 @@ class ClusterParts:
         """Stay until other nodes have taken what this one has, or for `grace` seconds: phones that
         were sent away come back elsewhere."""
         with trio.move_on_after(grace):
-            await self.directory.wait_until_empty()
+            await self.held.wait_until_empty()
         with trio.move_on_after(ROW_REMOVAL_TIMEOUT):
             await self.directory.leave()
 
@@ -136,14 +138,17 @@ async def open_cluster(
             *(identity.node_id, hub, streams, hop),
             partial(dial_node, identity=identity, tls=tls, folder=place.folder),
         )
+        held = HeldStreams(identity.node_id, hub, tables.live_streams)
         directory = Directory(
-            *(node, hub, streams, links, tables.live_streams, tables.nodes, tables.news)
+            *(node, hub, streams, links, held, tables.live_streams, tables.nodes, tables.news)
         )
         links.nodes = directory
         reports = ClusterReports(identity.node_id, hub, links, directory)
         links.report = reports.answer
-        hub.remote = ClusterView(links, directory, streams)
-        claims = ClusterClaims(*(identity.node_id, hub, tables.live_streams, directory, links, hop))
+        hub.remote = ClusterView(links, directory, held, streams)
+        claims = ClusterClaims(
+            *(identity.node_id, hub, tables.live_streams, held, directory, links, hop)
+        )
         door = ClusterDoors(identity, directory.read_node, tls, known=directory.find_node)
         tasks: dict[str, SupervisedTask] = {
             "cluster": directory,
@@ -154,7 +159,7 @@ async def open_cluster(
         }
         with structlog.contextvars.bound_contextvars(node=node.node_id):  # in lines of all tasks
             log.info("cluster: this is a node", address=node.address)
-            yield ClusterParts(directory, claims, links, door, reports, tasks)
+            yield ClusterParts(directory, held, claims, links, door, reports, tasks)
 
 
 @asynccontextmanager

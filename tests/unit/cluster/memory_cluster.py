@@ -13,6 +13,7 @@ from attrs import define, field
 from relay.client.websocket import WebSocket
 from relay.cluster.claims import ClusterClaims
 from relay.cluster.directory import ClusterView, Directory
+from relay.cluster.held_streams import HeldStreams
 from relay.cluster.link_pool import LinkPool
 from relay.cluster.links import LINK_STALL_TIMEOUT, LinkFailed
 from relay.hub.cluster_streams import ClusterStreams
@@ -99,6 +100,7 @@ class MemoryNode:
     streams: ClusterStreams
     links: LinkPool
     directory: Directory
+    held: HeldStreams
     claims: ClusterClaims
     metrics: HopMetrics
     scope: trio.CancelScope
@@ -253,15 +255,15 @@ class MemoryCluster:
 
         links = LinkPool(name, hub, streams, hop, dial)
         table = MemoryLiveStreams(access)
-        directory = Directory(
-            *(node, hub, streams, links, table, MemoryNodes(access), MemoryNews(access, name))
-        )
+        held = HeldStreams(name, hub, table)
+        nodes, news = MemoryNodes(access), MemoryNews(access, name)
+        directory = Directory(*(node, hub, streams, links, held, table, nodes, news))
         links.nodes = directory
-        hub.remote = ClusterView(links, directory, streams)
-        claims = ClusterClaims(name, hub, table, directory, links, hop)
+        hub.remote = ClusterView(links, directory, held, streams)
+        claims = ClusterClaims(*(name, hub, table, held, directory, links, hop))
         relay.claims, relay.directory = claims, directory
         return MemoryNode(
-            *(name, relay, access, node, streams, links, directory, claims, hop, scope)
+            *(name, relay, access, node, streams, links, directory, held, claims, hop, scope)
         )
 
 

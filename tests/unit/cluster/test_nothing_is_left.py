@@ -39,7 +39,7 @@ async def test_nothing_is_left_when_all_have_gone(pair: MemoryCluster) -> None:
         assert node.links.origins == {}
         assert node.links.edges == {}
         assert node.links.totals.waiting == 0
-        assert node.directory.held == {}
+        assert node.held.rows == {}
         assert list(node.streams.announced) == []
     assert pair.tables.rows == {}
 

@@ -46,7 +46,7 @@ async def test_an_end_while_the_tables_were_away_is_written(pair: MemoryCluster)
     pair["a"].access.away = False
     await trio.sleep(2)
     assert pair.tables.rows == {}
-    assert pair["a"].directory.held == {}
+    assert pair["a"].held.rows == {}
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.02, 0.04, 0.06, 0.1, 0.2, 0.3, 0.4])
@@ -68,7 +68,7 @@ async def test_a_stream_that_is_registered_while_its_end_is_written_keeps_its_ro
     assert pair["a"].stream().live
     row = pair.tables.rows["front-door"].stream
     assert (row.node_id, row.epoch) == ("a", pair["a"].stream().epoch)
-    assert "front-door" in pair["a"].directory.held
+    assert "front-door" in pair["a"].held.rows
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.05, 0.15, 0.25])
@@ -82,7 +82,7 @@ async def test_a_phone_that_leaves_before_the_answer_leaves_no_row(
     await leave(phone)
     await trio.sleep(10)
     assert pair.tables.rows == {}
-    assert pair["a"].directory.held == {}
+    assert pair["a"].held.rows == {}
 
 
 async def test_a_claim_whose_answer_is_lost_leaves_no_row(pair: MemoryCluster) -> None:

@@ -92,4 +92,4 @@ def adds_up(node: MemoryNode) -> None:
     for totals in (hub.totals, node.links.totals):
         ledger = totals.frames
         assert ledger.accepted == ledger.written + ledger.dropped.total() + totals.waiting
-    assert sorted(node.directory.held) == sorted(each.stream_id for each in here)
+    assert sorted(node.held.rows) == sorted(each.stream_id for each in here)
