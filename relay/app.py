@@ -36,7 +36,7 @@ from relay.hub.hub import Hub
 from relay.hub.stream_page import StreamLists
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics
-from relay.model.picture_link import PictureLinks
+from relay.model.alerts.picture_link import PictureLinks
 from relay.operators.setup import OperatorParts
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.store import Store, open_database_url, open_store

@@ -16,7 +16,7 @@ from relay.connection.connection import Connection
 from relay.connection.context import ConnectionContext
 from relay.guard.client_address import ClientAddress
 from relay.metrics import Limit
-from relay.model.identity import Identity, User
+from relay.model.access.identity import Identity, User
 from relay.protocol.endings import Ending
 from relay.transport.acceptance import Acceptance
 from relay.transport.input_lag import watch_input

@@ -12,8 +12,8 @@ from statistics import median
 import trio
 from psycopg import sql
 
+from relay.model.access.permissions import VisibleStreams
 from relay.model.cluster import ClaimRequest
-from relay.model.permissions import VisibleStreams
 from relay.postgres.database import Database, open_database
 from relay.postgres.embedded.embedded import open_embedded
 from relay.postgres.notifications import StreamNotifications

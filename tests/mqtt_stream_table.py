@@ -9,8 +9,8 @@ from uuid import UUID
 from attrs import define, field
 
 from relay.errors import StoreUnavailable
-from relay.model.alert_target import AlertTarget
-from relay.model.mqtt_stream import AnnouncedNow, MqttStream
+from relay.model.targets.alert_target import AlertTarget
+from relay.model.targets.mqtt_stream import AnnouncedNow, MqttStream
 
 
 @define(eq=False)

@@ -9,7 +9,7 @@ import trio
 from attrs import define, evolve, field
 
 from relay.errors import StoreUnavailable
-from relay.model.stream_event import EventSources, StreamPresence
+from relay.model.targets.stream_event import EventSources, StreamPresence
 
 
 @define(eq=False)

@@ -23,7 +23,7 @@ from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.metrics import Metrics
-from relay.model.alert import StoredAlert
+from relay.model.alerts.alert import StoredAlert
 from relay.protocol.codec import JSON_CODEC
 
 DISPATCH_RETRY_INTERVAL = 1.0

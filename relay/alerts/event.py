@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from relay.model.alert import StoredAlert
+from relay.model.alerts.alert import StoredAlert
 from relay.protocol.messages import AlertEvent
 
 MAX_PAGE_BYTES = 1 << 20

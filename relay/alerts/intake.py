@@ -12,8 +12,8 @@ from relay.concurrency.batcher import Batcher
 from relay.errors import AlertsFull
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Limit, Metrics
-from relay.model.alert import NewAlert, NoRoom, StoredAlert
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert import NewAlert, NoRoom, StoredAlert
 from relay.model.trace_context import TraceContext
 from relay.protocol.messages import Alert, now_ms
 from relay.tracing.tracer import NO_TRACER, Span, TracedStep, Tracer

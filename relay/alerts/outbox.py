@@ -38,9 +38,10 @@ from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.metrics import Metrics
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import AlertTarget, Cooldown
-from relay.model.outbox import (
+from relay.model.alerts.alert import StoredAlert
+from relay.model.alerts.picture_link import PictureLinks
+from relay.model.targets.alert_target import AlertTarget, Cooldown
+from relay.model.targets.outbox import (
     EventPage,
     FailedDelivery,
     OutboxEvent,
@@ -48,7 +49,6 @@ from relay.model.outbox import (
     event_id_of,
     kind_of,
 )
-from relay.model.picture_link import PictureLinks
 from relay.tracing.tracer import NO_TRACER, Span, TracedStep, Tracer
 
 MAX_ACTIVE_TARGETS = 64

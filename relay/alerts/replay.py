@@ -10,7 +10,7 @@ import trio
 from attrs import define, field
 
 from relay.alerts.event import page_of
-from relay.model.alert import History
+from relay.model.alerts.alert import History
 from relay.protocol.messages import AlertEvent
 
 MAX_PAGE_ALERTS = 500

@@ -19,7 +19,7 @@ from relay.concurrency.activity import Activity, always_active
 from relay.concurrency.progress import Progress
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
-from relay.model.alert import ExcessAlerts, ExcessBytes
+from relay.model.alerts.alert import ExcessAlerts, ExcessBytes
 
 REMOVAL_BATCH = 500
 """Alerts that are removed at once."""

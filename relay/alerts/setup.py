@@ -32,9 +32,9 @@ from relay.alerts.targets.web_push.waking import ViewerTargets, ViewerWaker
 from relay.concurrency.activity import Activity
 from relay.concurrency.supervisor import SupervisedTask
 from relay.metrics import Metrics
-from relay.model.alert import StoredAlert
-from relay.model.picture_link import PictureLinks
-from relay.model.stream_event import StreamPresence
+from relay.model.alerts.alert import StoredAlert
+from relay.model.alerts.picture_link import PictureLinks
+from relay.model.targets.stream_event import StreamPresence
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
 from relay.tracing.tracer import NO_TRACER, TracedStep, Tracer

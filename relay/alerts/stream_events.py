@@ -25,7 +25,7 @@ from relay.concurrency.activity import REST_INTERVAL, Activity, always_active
 from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
-from relay.model.stream_event import EventSources, StreamPresence
+from relay.model.targets.stream_event import EventSources, StreamPresence
 
 SOURCE_BEAT_INTERVAL = 5.0
 """Seconds between two signs of life, and looks for processes that are dead."""

@@ -24,8 +24,8 @@ from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.logs.setup import REDACTED
+from relay.model.access.identity import Identity, User
 from relay.model.audit_event import AuditEvent
-from relay.model.identity import Identity, User
 
 MAX_WAITING_EVENTS = 10_000
 """Events that may wait for Postgres."""

@@ -18,8 +18,8 @@ from attrs import define, evolve, field
 from relay.auth.registry import Registry, WatchedConnection
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreUnavailable
-from relay.model.change import Change
-from relay.model.identity import Identity, User
+from relay.model.access.change import Change
+from relay.model.access.identity import Identity, User
 
 MAX_AT_ONCE = 8
 """Questions to the application at a time."""

@@ -10,7 +10,7 @@ from relay.auth.methods.claims import digest
 from relay.auth.methods.signed_cookie import unsigned
 from relay.auth.registry import Registry
 from relay.auth.verifier import Verifier
-from relay.model.identity import Identity, User
+from relay.model.access.identity import Identity, User
 
 
 @define(eq=False)

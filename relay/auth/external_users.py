@@ -13,7 +13,7 @@ from attrs import define, evolve, field
 
 from relay.concurrency.batcher import Batcher
 from relay.errors import StoreRejects
-from relay.model.identity import Identity, User
+from relay.model.access.identity import Identity, User
 
 
 class GrantTable(Protocol):

@@ -8,8 +8,8 @@ from typing import Protocol
 from attrs import frozen
 
 from relay.errors import StoreRejects
-from relay.model.identity import Identity, User
-from relay.model.link import LINK_PREFIX
+from relay.model.access.identity import Identity, User
+from relay.model.access.link import LINK_PREFIX
 
 _CAPABILITY = re.compile(re.escape(LINK_PREFIX) + r"[A-Za-z0-9_-]{22}")
 

@@ -11,7 +11,7 @@ from relay.guard.client_address import ClientAddress
 from relay.guard.failed_auths import FailedAuths
 from relay.guard.rates import RateLimiter
 from relay.metrics import Limit, Metrics
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 
 
 @frozen

@@ -12,8 +12,8 @@ from typing import Protocol
 from attrs import define, field
 from cachetools import FIFOCache
 
-from relay.model.change import EVERYTHING, Change
-from relay.model.identity import Identity, User
+from relay.model.access.change import EVERYTHING, Change
+from relay.model.access.identity import Identity, User
 
 MAX_CHANGES = 10_000
 """Remembered changes. Once older ones are forgotten, they count as changes of everyone."""

@@ -14,8 +14,8 @@ from attrs import define, field
 
 from relay.auth.registry import Registry, changes_of
 from relay.guard.rates import ExpiringKeys
-from relay.model.change import Change
-from relay.model.identity import Identity
+from relay.model.access.change import Change
+from relay.model.access.identity import Identity
 
 REMEMBERED_SECONDS = 3600.0
 MAX_REMEMBERED = 65_536

@@ -23,8 +23,8 @@ from relay.concurrency.backoff import Backoff
 from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
-from relay.model.change import EVERYTHING, Change
-from relay.model.identity import Identity, Service, User
+from relay.model.access.change import EVERYTHING, Change
+from relay.model.access.identity import Identity, Service, User
 
 SAFETY_INTERVAL = 15.0
 """Seconds between rereads of everyone while changes are notified, and between probes of whether

@@ -32,8 +32,8 @@ from relay.concurrency.activity import Activity
 from relay.concurrency.supervisor import SupervisedTask
 from relay.guard.guard import Guard
 from relay.metrics import Metrics
-from relay.model.change import Change
-from relay.model.identity import Identity
+from relay.model.access.change import Change
+from relay.model.access.identity import Identity
 from relay.settings.settings import Settings
 from relay.settings.tokens import algorithms_of
 

@@ -11,7 +11,7 @@ from cachetools import LRUCache, TLRUCache
 
 from relay.auth.methods import claims
 from relay.errors import StoreUnavailable
-from relay.model.identity import User
+from relay.model.access.identity import User
 from relay.outgoing.http_client import OutageLog, RequestFailed
 
 MAX_REQUESTS = 16

@@ -15,8 +15,8 @@ from attrs import define
 
 from relay.auth.methods.method import Match, Method
 from relay.metrics import Metrics
-from relay.model.change import Change
-from relay.model.identity import Identity
+from relay.model.access.change import Change
+from relay.model.access.identity import Identity
 
 
 class Verifier(Protocol):

@@ -12,7 +12,7 @@ from relay.cli.grouped_help import GroupedCommand, GroupedGroup
 from relay.cli.options import STORE_SETTINGS, duration, settings_options
 from relay.cli.running import with_store
 from relay.errors import ConfigError
-from relay.model.identity import ANY_STREAM, prefixes_of
+from relay.model.access.identity import ANY_STREAM, prefixes_of
 from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_ID_RULE, STREAM_PREFIX_PATTERN
 
 if TYPE_CHECKING:

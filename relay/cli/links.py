@@ -12,7 +12,7 @@ from relay.cli.grouped_help import GroupedGroup
 from relay.cli.options import STORE_SETTINGS, configuration, duration, settings_options
 from relay.cli.running import with_store
 from relay.errors import ConfigError
-from relay.model.link import (
+from relay.model.access.link import (
     DEFAULT_LINK_READERS,
     MAX_LINK_READERS,
     MAX_LINK_SECONDS,

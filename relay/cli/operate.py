@@ -15,7 +15,7 @@ from relay.errors import ConfigError
 from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_ID_RULE
 
 if TYPE_CHECKING:
-    from relay.model.operator import EndAnswer, OwnedStream
+    from relay.model.access.operator import EndAnswer, OwnedStream
     from relay.postgres.store import Store
 
 NO_RELAY = "no relay that uses this database looked at the request within 3 s; is one running?"

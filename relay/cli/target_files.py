@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.errors import ConfigError
-from relay.model.link import MAX_LINK_SECONDS
+from relay.model.access.link import MAX_LINK_SECONDS
 
 if TYPE_CHECKING:
     from datetime import timedelta

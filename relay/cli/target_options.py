@@ -13,10 +13,10 @@ import click
 from relay.cli.grouped_help import GroupedOption
 from relay.cli.options import STORE_SETTINGS, duration
 from relay.errors import ConfigError
-from relay.model.alert_target import MAX_COOLDOWN, SEVERITY_RANKS, AlertTarget, TargetRules
-from relay.model.identity import ANY_STREAM
-from relay.model.push_subscription import service_of
-from relay.model.stream_event import ALERT_EVENT, STREAM_EVENT_KINDS
+from relay.model.access.identity import ANY_STREAM
+from relay.model.targets.alert_target import MAX_COOLDOWN, SEVERITY_RANKS, AlertTarget, TargetRules
+from relay.model.targets.push_subscription import service_of
+from relay.model.targets.stream_event import ALERT_EVENT, STREAM_EVENT_KINDS
 from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_PREFIX_PATTERN
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import trio
 from relay.alerts.targets.mqtt import MQTT_KIND, check_mqtt_installed, open_brokers
 from relay.alerts.targets.mqtt_streams import withdraw_streams
 from relay.errors import ConfigError
-from relay.model.alert_target import AlertTarget
+from relay.model.targets.alert_target import AlertTarget
 from relay.outgoing.webhook_client import Undelivered
 from relay.postgres.store import Store
 from relay.settings.settings import Settings

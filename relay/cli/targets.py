@@ -23,8 +23,8 @@ from relay.cli.target_options import (
     try_target,
 )
 from relay.errors import ConfigError
-from relay.model.alert_target import NewTarget
-from relay.model.stream_event import ALERT_EVENT, STREAM_EVENT_KINDS
+from relay.model.targets.alert_target import NewTarget
+from relay.model.targets.stream_event import ALERT_EVENT, STREAM_EVENT_KINDS
 from relay.settings.loading import MQTT_CREDENTIALS_VARIABLE, NTFY_CREDENTIALS_VARIABLE
 
 if TYPE_CHECKING:

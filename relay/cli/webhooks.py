@@ -16,7 +16,7 @@ from relay.cli.target_options import (
     rules_from,
     try_target,
 )
-from relay.model.alert_target import NewTarget
+from relay.model.targets.alert_target import NewTarget
 
 if TYPE_CHECKING:
     from relay.postgres.store import Store

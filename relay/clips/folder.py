@@ -21,7 +21,7 @@ import trio
 from attrs import define, field
 
 from relay.clips.storage import NotStored
-from relay.model.alert_picture import PictureName
+from relay.model.alerts.alert_picture import PictureName
 
 MAX_FOLDER_THREADS = 4
 """Threads that use the folder at a time. One that hangs is left alone, and occupies its place."""

@@ -30,7 +30,7 @@ from relay.hub.hub import Hub
 from relay.hub.stream import Stream
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics, PictureOutcome
-from relay.model.alert_picture import (
+from relay.model.alerts.alert_picture import (
     AlertPicture,
     PictureKind,
     PictureName,

@@ -23,7 +23,7 @@ from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreUnavailable
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics
-from relay.model.alert_picture import MICROSECONDS_A_DAY, RemovablePicture
+from relay.model.alerts.alert_picture import MICROSECONDS_A_DAY, RemovablePicture
 
 PICTURE_REMOVAL_BATCH = 200
 """Alerts whose files are removed at a time, at most."""

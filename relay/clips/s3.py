@@ -20,7 +20,7 @@ from attrs import define, field, frozen
 
 from relay.clips.storage import NotStored
 from relay.errors import ConfigError
-from relay.model.alert_picture import PictureName
+from relay.model.alerts.alert_picture import PictureName
 from relay.outgoing.http_client import RequestFailed
 from relay.outgoing.object_client import ObjectAnswer, ObjectClient
 

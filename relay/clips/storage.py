@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from relay.errors import RelayError
-from relay.model.alert_picture import PictureName
+from relay.model.alerts.alert_picture import PictureName
 
 
 class NotStored(RelayError):

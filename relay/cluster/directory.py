@@ -30,10 +30,10 @@ from relay.hub.hub import Hub
 from relay.hub.peer import HubPeer
 from relay.hub.remote import Epoch, RemoteState
 from relay.hub.stream import Stream
-from relay.model import permissions
+from relay.model.access import permissions
+from relay.model.access.identity import Identity
+from relay.model.access.permissions import VisibleStreams
 from relay.model.cluster import LiveStream, Node, StreamNews
-from relay.model.identity import Identity
-from relay.model.permissions import VisibleStreams
 
 NODE_BEAT_INTERVAL = 2.0
 """Seconds between two signs of life."""

@@ -44,8 +44,8 @@ from relay.hub.hub import Hub
 from relay.hub.ledger import Totals
 from relay.hub.stream import EdgeDemand, Stream
 from relay.metrics import HopMetrics
+from relay.model.access.identity import Identity
 from relay.model.cluster import Node
-from relay.model.identity import Identity
 from relay.protocol.codec import MSGPACK_CODEC, Codec
 from relay.protocol.endings import Ending
 from relay.protocol.messages import AlertEvent, ServerMessage, Status

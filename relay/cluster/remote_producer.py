@@ -11,7 +11,7 @@ from attrs import define, field
 from relay.cluster.messages import Carry, FromEdge, Unencodable, WantKeyframe
 from relay.hub.frames.frame import Frame
 from relay.hub.stream import Stream
-from relay.model.identity import ANY_STREAM, Identity, Service
+from relay.model.access.identity import ANY_STREAM, Identity, Service
 from relay.protocol.codec import MSGPACK_CODEC, Codec
 from relay.protocol.messages import AlertEvent, Notice, ServerMessage, Status
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from relay.model.access.permissions import VisibleStreams
 from relay.model.cluster import (
     ClaimRequest,
     HeldStream,
@@ -15,7 +16,6 @@ from relay.model.cluster import (
     StreamClaim,
     StreamNews,
 )
-from relay.model.permissions import VisibleStreams
 
 
 class SharedStreams(Protocol):

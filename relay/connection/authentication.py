@@ -8,7 +8,7 @@ from attrs import define, field, frozen
 from relay.auth.login import Limited, Login, Rejected, Unavailable, Verified
 from relay.connection.peer import Peer
 from relay.metrics import Limit, Metrics
-from relay.model.identity import Identity, User
+from relay.model.access.identity import Identity, User
 from relay.protocol.endings import Ending
 from relay.protocol.messages import AUTH, Auth, Error, ErrorCode, RequestId, Success, milliseconds
 from relay.protocol.states import State

@@ -21,7 +21,7 @@ from relay.connection.session.session import Session
 from relay.connection.tasks import Tasks
 from relay.guard.client_address import ClientAddress
 from relay.metrics import Limit
-from relay.model.identity import Identity, User
+from relay.model.access.identity import Identity, User
 from relay.protocol.codec import CODECS, InvalidMessage
 from relay.protocol.endings import Ending
 from relay.protocol.messages import Auth, MessageProgress, Notice

@@ -17,9 +17,9 @@ from relay.hub.hub import Hub
 from relay.hub.remote import Epoch
 from relay.hub.stream_page import AllStreams, StreamLists
 from relay.metrics import Metrics
-from relay.model.alert import History, NewAlert, StoredAlert
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert import History, NewAlert, StoredAlert
 from relay.model.cluster import ClaimOutcome, ClaimRequest
-from relay.model.identity import Identity
 from relay.transport.budget import Budget
 
 

@@ -7,7 +7,7 @@ from attrs import define
 from relay.connection.peer import Peer
 from relay.guard.guard import Guard
 from relay.metrics import Limit, Metrics
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 
 
 @define(eq=False)

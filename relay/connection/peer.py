@@ -12,8 +12,8 @@ from attrs import define, field
 from relay.audit.log import AuditLog, subject_of, unless_token
 from relay.guard.client_address import ClientAddress
 from relay.metrics import Limit, Metrics
-from relay.model import permissions
-from relay.model.identity import Identity
+from relay.model.access import permissions
+from relay.model.access.identity import Identity
 from relay.protocol import states
 from relay.protocol.codec import JSON_CODEC, Codec
 from relay.protocol.endings import Ending

@@ -23,7 +23,7 @@ from relay.connection.inbox import InvalidMessages, read
 from relay.connection.peer import Peer
 from relay.connection.session.session import Session
 from relay.hub.hub import Hub
-from relay.model.identity import Identity, Service, User
+from relay.model.access.identity import Identity, Service, User
 from relay.protocol.messages import VIDEO_FRAME, Subscribe
 from relay.transport.framing.frame_parser import Message
 

@@ -9,7 +9,7 @@ import trio
 from relay.alerts.targets.mqtt import MqttBrokers, check_mqtt_installed, open_brokers
 from relay.doctor.checks import Finding, fail, ok, warn
 from relay.errors import ConfigError
-from relay.model.alert_target import AlertTarget
+from relay.model.targets.alert_target import AlertTarget
 from relay.outgoing.webhook_client import Undelivered
 from relay.settings.settings import Settings
 

@@ -12,7 +12,7 @@ from relay.doctor.brokers import look_at_brokers
 from relay.doctor.checks import DoctorCheck, Finding, fail, ok, skip, warn
 from relay.doctor.cluster import look_at_nodes
 from relay.errors import ConfigError, StoreForbids, StoreUnavailable
-from relay.model.alert_target import AlertTarget
+from relay.model.targets.alert_target import AlertTarget
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.database import Database, open_database
 from relay.postgres.inspect import (

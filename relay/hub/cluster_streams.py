@@ -16,8 +16,8 @@ from relay.hub.hub import Hub
 from relay.hub.peer import EdgePeer, HubPeer, Producer
 from relay.hub.remote import Epoch, RemoteState, Surrender
 from relay.hub.stream import Stream
-from relay.model import permissions
-from relay.model.identity import Identity
+from relay.model.access import permissions
+from relay.model.access.identity import Identity
 from relay.protocol.messages import Status, StreamStatus
 
 SURRENDER_MEMORY = 5.0

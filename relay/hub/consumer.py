@@ -20,7 +20,7 @@ from relay.hub.ledger import Drop, Ledger, Totals
 from relay.hub.peer import ConsumingPeer
 from relay.hub.queues import MAX_LOSSLESS_FRAMES, FrameQueue, LatestQueue, LosslessQueue, TooSlow
 from relay.metrics import Metrics
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 from relay.protocol.reports import LinkReport
 from relay.transport import wire
 from relay.transport.link import Buffer

@@ -25,9 +25,9 @@ from relay.hub.remote import Epoch, LocalOnly, RemoteState, RemoteStreams
 from relay.hub.stream import Stream
 from relay.hub.stream_report import report_of
 from relay.metrics import Metrics
-from relay.model import permissions
-from relay.model.identity import Identity
-from relay.model.stream_event import StreamPresence
+from relay.model.access import permissions
+from relay.model.access.identity import Identity
+from relay.model.targets.stream_event import StreamPresence
 from relay.protocol.messages import (
     AlertEvent,
     Layer,

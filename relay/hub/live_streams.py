@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from attrs import define, field
 
-from relay.model import permissions
-from relay.model.identity import Identity
+from relay.model.access import permissions
+from relay.model.access.identity import Identity
 
 
 @define(eq=False)

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 from attrs import define, field
 
 from relay.hub.peer import HubPeer
-from relay.model import permissions
-from relay.model.permissions import VisibleStreams
+from relay.model.access import permissions
+from relay.model.access.permissions import VisibleStreams
 from relay.protocol.messages import Status
 
 Peers = dict[HubPeer, None]

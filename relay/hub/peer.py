@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 from relay.protocol.codec import Codec
 from relay.protocol.messages import AlertEvent, ServerMessage, Status
 

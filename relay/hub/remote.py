@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a stream tells it of itself
     from relay.hub.frames.frame import Frame
     from relay.hub.peer import HubPeer
     from relay.hub.stream import Stream
-    from relay.model.identity import Identity
+    from relay.model.access.identity import Identity
 
 
 class RemoteStreams(Protocol):

@@ -27,8 +27,8 @@ from relay.hub.observers import Observers
 from relay.hub.peer import EdgePeer, Producer
 from relay.hub.remote import Epoch, LocalOnly, RemoteStreams
 from relay.metrics import Limit, Metrics
-from relay.model import permissions
-from relay.model.stream_event import StreamPresence
+from relay.model.access import permissions
+from relay.model.targets.stream_event import StreamPresence
 from relay.protocol.codec import JSON_CODEC, Codec
 from relay.protocol.messages import (
     Error,

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 from relay.protocol.messages import Metadata, StreamEntry, StreamStatus
 
 MAX_PAGE_STREAMS = 1000

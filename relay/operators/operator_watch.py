@@ -15,8 +15,8 @@ from attrs import define, field
 from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreUnavailable
-from relay.model.change import EVERYTHING, Change
-from relay.model.operator import EndRequest
+from relay.model.access.change import EVERYTHING, Change
+from relay.model.access.operator import EndRequest
 
 REQUEST_RETRY_INTERVAL = 1.0
 """Seconds between attempts to read while the store is away."""

@@ -17,7 +17,7 @@ from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.hub import Hub
-from relay.model.change import EVERYTHING, Change
+from relay.model.access.change import EVERYTHING, Change
 
 MAX_STREAMS_PER_QUERY = 5000
 OWNER_RETRY_INTERVAL = 1.0

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from relay.concurrency.supervisor import SupervisedTask
 from relay.hub.hub import Hub
-from relay.model.change import Change
+from relay.model.access.change import Change
 from relay.operators.operator_watch import OperatorWatch, RequestTable
 from relay.operators.owner_watch import OwnerWatch, StreamOwnerTable
 from relay.operators.reclaim import DeletionTrigger, ReclaimableStreams, StreamReclaim

@@ -22,7 +22,7 @@ import trio
 from attrs import define, field
 from psycopg import sql
 
-from relay.model.change import EVERYTHING, Change, ChangeKind
+from relay.model.access.change import EVERYTHING, Change, ChangeKind
 from relay.model.cluster import StreamNews
 from relay.postgres.address import DatabaseAddress
 from relay.postgres.database import Connection, Database

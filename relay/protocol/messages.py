@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct, field
 
-from relay.model.alert_picture import PictureState
+from relay.model.alerts.alert_picture import PictureState
 
 STREAM_ID_RULE = "1 to 128 characters of A-Z a-z 0-9 - . _ :"
 # In Python, and not in JSON Schema, `$` also matches before a last newline.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from relay.errors import ConfigError
-from relay.model.alert_picture import WantedPictures, WhatIsWanted
-from relay.model.identity import ANY_STREAM, prefixes_of
+from relay.model.access.identity import ANY_STREAM, prefixes_of
+from relay.model.alerts.alert_picture import WantedPictures, WhatIsWanted
 from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_PREFIX_PATTERN
 
 if TYPE_CHECKING:

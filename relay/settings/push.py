@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from relay.errors import ConfigError
-from relay.model.push_service import NO_PUSH_SERVICES, PUSH_SERVICE_RULE, PushService
+from relay.model.targets.push_service import NO_PUSH_SERVICES, PUSH_SERVICE_RULE, PushService
 
 _SERVICES = f"a list of push services, each {PUSH_SERVICE_RULE}; or none"
 _CONTACT = "an address such as mailto:ops@example.org or https://example.org/contact"

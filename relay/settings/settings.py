@@ -13,7 +13,7 @@ from attrs import frozen
 from msgspec import Meta
 
 from relay.errors import ConfigError
-from relay.model.push_service import DEFAULT_PUSH_SERVICES
+from relay.model.targets.push_service import DEFAULT_PUSH_SERVICES
 from relay.settings.columns import Columns, TimeZone, check_columns
 from relay.settings.limits import (
     Age,

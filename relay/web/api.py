@@ -34,10 +34,10 @@ from relay.hub.figures import encode_figures
 from relay.hub.hub import Hub
 from relay.hub.stream_page import StreamLists
 from relay.metrics import Limit, Metrics
-from relay.model import permissions
-from relay.model.alert import History, StoredAlert
-from relay.model.change import Change
-from relay.model.identity import Identity, Service, User
+from relay.model.access import permissions
+from relay.model.access.change import Change
+from relay.model.access.identity import Identity, Service, User
+from relay.model.alerts.alert import History, StoredAlert
 from relay.model.trace_context import TraceContext
 from relay.protocol.codec import DECODE_ERRORS, JSON_CODEC, MAX_NON_FRAME_BYTES, InvalidMessage
 from relay.protocol.endings import Ending

@@ -28,7 +28,7 @@ from relay.concurrency.supervisor import Supervisor, TaskState
 from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
 from relay.metrics import Histogram, Limit, Metrics, PictureOutcome, RenditionOutcome
-from relay.model.alert_target import TARGET_KINDS
+from relay.model.targets.alert_target import TARGET_KINDS
 from relay.protocol.endings import Ending
 from relay.protocol.messages import StreamStatus
 from relay.transport.budget import Budget

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from relay.hub.ledger import Drop
-from relay.model.change import Change
+from relay.model.access.change import Change
 from relay.protocol.reports import FrameCounts, ReadyReport, StatsReport, StreamCounts
 from relay.web.exposition import Exposition, encode_registry
 from relay.web.reports import Reports

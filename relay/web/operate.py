@@ -17,9 +17,9 @@ from starlette.responses import Response
 from relay.audit.log import AuditLog
 from relay.connection.session.refusals import STORE_REJECTS
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
-from relay.model.identity import Service
-from relay.model.operator import EndAnswer, Operator, OwnedStream
-from relay.model.person import Person
+from relay.model.access.identity import Service
+from relay.model.access.operator import EndAnswer, Operator, OwnedStream
+from relay.model.access.person import Person
 from relay.protocol.codec import DECODE_ERRORS
 from relay.protocol.invalid_message import in_words
 from relay.protocol.messages import ErrorCode, StreamId

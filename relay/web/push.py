@@ -19,15 +19,15 @@ from relay.alerts.targets.setup import PushParts
 from relay.connection.session.refusals import STORE_REJECTS
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
 from relay.logs.throttle import ThrottledWarning
-from relay.model.alert_target import MAX_COOLDOWN, AlertTarget, TargetRules, TargetViewer
-from relay.model.identity import ANY_STREAM, User
-from relay.model.push_subscription import (
+from relay.model.access.identity import ANY_STREAM, User
+from relay.model.targets.alert_target import MAX_COOLDOWN, AlertTarget, TargetRules, TargetViewer
+from relay.model.targets.push_subscription import (
     MAX_STREAMS_OF_SUBSCRIPTION,
     MAX_SUBSCRIPTIONS_OF_USER,
     NewSubscription,
     service_of,
 )
-from relay.model.stream_event import StreamEventKind
+from relay.model.targets.stream_event import StreamEventKind
 from relay.outgoing.webhook_client import MAX_URL_LENGTH, check_webhook_url
 from relay.protocol.codec import DECODE_ERRORS
 from relay.protocol.invalid_message import in_words

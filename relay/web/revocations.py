@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from relay.auth.methods.claims import MAX_ID_LENGTH
-from relay.model.change import Change
+from relay.model.access.change import Change
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 

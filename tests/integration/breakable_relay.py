@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from relay.cli.main import main
-from relay.model.identity import User
+from relay.model.access.identity import User
 from relay.postgres.tables.sessions.sessions import BetterAuthSessions
 
 BREAKS = "break"

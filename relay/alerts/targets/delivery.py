@@ -11,11 +11,11 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-from relay.model.alert import StoredAlert
-from relay.model.alert_picture import PictureName
-from relay.model.alert_target import AlertTarget
-from relay.model.outbox import OutboxEvent
-from relay.model.picture_link import PictureLinks
+from relay.model.alerts.alert import StoredAlert
+from relay.model.alerts.alert_picture import PictureName
+from relay.model.alerts.picture_link import PictureLinks
+from relay.model.targets.alert_target import AlertTarget
+from relay.model.targets.outbox import OutboxEvent
 from relay.model.trace_context import TraceContext
 
 

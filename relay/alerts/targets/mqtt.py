@@ -35,10 +35,10 @@ from relay.alerts.targets.mqtt_messages import (
 )
 from relay.alerts.targets.ntfy import STILL_LINK_TIMEOUT, StillLinks
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import AlertTarget
-from relay.model.mqtt_stream import AnnouncedNow
-from relay.model.outbox import event_id_of
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.alert_target import AlertTarget
+from relay.model.targets.mqtt_stream import AnnouncedNow
+from relay.model.targets.outbox import event_id_of
 from relay.outgoing.mqtt_broker import BrokerAddress, BrokerDialer, MqttBroker, parse_broker_url
 from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.webhook_client import Undelivered

@@ -15,9 +15,9 @@ from attrs import frozen
 from relay import __version__
 from relay.alerts.event import alert_event
 from relay.alerts.targets.delivery import Delivery
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import SEVERITY_RANKS, AlertTarget
-from relay.model.stream_event import ALERT_EVENT, StreamEvent, StreamEventKind
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.alert_target import SEVERITY_RANKS, AlertTarget
+from relay.model.targets.stream_event import ALERT_EVENT, StreamEvent, StreamEventKind
 from relay.protocol.codec import JSON_CODEC
 
 MAX_TOPIC_PART_BYTES = 256

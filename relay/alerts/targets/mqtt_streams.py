@@ -39,8 +39,8 @@ from relay.concurrency.activity import REST_INTERVAL, Activity, always_active
 from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
-from relay.model.alert_target import AlertTarget
-from relay.model.mqtt_stream import MqttStream
+from relay.model.targets.alert_target import AlertTarget
+from relay.model.targets.mqtt_stream import MqttStream
 from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.webhook_client import Undelivered
 

@@ -26,10 +26,10 @@ from relay.alerts.targets.delivery import (
 )
 from relay.alerts.targets.webhook import WebhookSender
 from relay.errors import ConfigError
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import AlertTarget
-from relay.model.outbox import event_id_of
-from relay.model.stream_event import StreamEvent, StreamEventKind
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.alert_target import AlertTarget
+from relay.model.targets.outbox import event_id_of
+from relay.model.targets.stream_event import StreamEvent, StreamEventKind
 from relay.outgoing.webhook_client import Undelivered
 
 NTFY_KIND = "ntfy"

@@ -20,8 +20,8 @@ from relay.alerts.targets.ntfy import NTFY_KIND, NtfyAdapter, StillLinks
 from relay.alerts.targets.web_push.adapter import Viewers, WebPushAdapter
 from relay.alerts.targets.web_push.keys import PushKeys, StoredPushKey
 from relay.alerts.targets.webhook import WEBHOOK_KIND, WebhookAdapter
-from relay.model.alert_target import WEBPUSH_KIND
-from relay.model.push_service import PushService, push_services_of
+from relay.model.targets.alert_target import WEBPUSH_KIND
+from relay.model.targets.push_service import PushService, push_services_of
 from relay.outgoing.webhook_client import open_webhook_client
 from relay.settings.settings import Settings
 

@@ -15,9 +15,9 @@ import trio
 from attrs import define, field, frozen
 
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
-from relay.model.alert_target import AlertTarget
+from relay.model.access.link import MAX_LINK_SECONDS, NewLink, PictureLink, path_of
 from relay.model.cluster import LiveStream
-from relay.model.link import MAX_LINK_SECONDS, NewLink, PictureLink, path_of
+from relay.model.targets.alert_target import AlertTarget
 
 STILL_LINK_SECONDS = 6 * 3600
 """How long a link lives, unless its target says otherwise."""

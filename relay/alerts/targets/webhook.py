@@ -17,8 +17,8 @@ from relay.alerts.targets.delivery import (
     Undeliverable,
 )
 from relay.alerts.targets.webhook_message import headers, message_of, trial_message
-from relay.model.alert_target import AlertTarget
-from relay.model.outbox import event_id_of
+from relay.model.targets.alert_target import AlertTarget
+from relay.model.targets.outbox import event_id_of
 from relay.outgoing.webhook_client import Undelivered
 
 WEBHOOK_KIND = "webhook"

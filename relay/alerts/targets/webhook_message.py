@@ -17,8 +17,8 @@ import msgspec
 
 from relay.alerts.event import alert_event
 from relay.alerts.targets.delivery import Delivery
-from relay.model.alert import StoredAlert
-from relay.model.stream_event import StreamEvent
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.stream_event import StreamEvent
 from relay.protocol.codec import JSON_CODEC
 
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - how each secret begins

@@ -21,7 +21,7 @@ from attrs import define, field
 from relay.auth.methods.claims import MAX_ID_LENGTH, digest
 from relay.auth.methods.method import Match
 from relay.auth.token_cache import MAX_REQUESTS, TokenAnswers
-from relay.model.identity import User
+from relay.model.access.identity import User
 from relay.model.text import is_storable
 from relay.outgoing.http_client import HttpResponse, RequestFailed
 

@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from relay.model.identity import User
+from relay.model.access.identity import User
 from relay.model.text import is_storable
 
 MAX_ID_LENGTH = 255

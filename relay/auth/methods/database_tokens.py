@@ -17,7 +17,7 @@ from relay.auth.methods.method import Match
 from relay.concurrency.batcher import Batcher
 from relay.errors import StoreRejects
 from relay.metrics import Metrics
-from relay.model.identity import SERVICE_TOKEN_PREFIX, Identity
+from relay.model.access.identity import SERVICE_TOKEN_PREFIX, Identity
 
 
 class TokenTable(Protocol):

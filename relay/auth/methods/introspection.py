@@ -15,7 +15,7 @@ from attrs import define, field
 from relay.auth.methods.claims import user_of
 from relay.auth.methods.method import Match
 from relay.auth.token_cache import TokenAnswers
-from relay.model.identity import User
+from relay.model.access.identity import User
 from relay.outgoing.http_client import RequestFailed
 
 MAX_ANSWER_BYTES = 64 * 1024

@@ -20,7 +20,7 @@ from joserfc.jwt import JWTClaimsRegistry
 from relay.auth.methods.claims import user_of
 from relay.auth.methods.keys import KeySource, PinnedAlgorithms
 from relay.auth.methods.method import Match
-from relay.model.identity import User
+from relay.model.access.identity import User
 
 LEEWAY = 10
 """Seconds that the issuer's clock may be ahead of ours. Expiry gets no leeway."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Protocol
 
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 
 
 class Match(Enum):

@@ -18,7 +18,7 @@ import structlog
 from attrs import define, field
 
 from relay.auth.methods.method import Match, Method
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 
 _SIGNATURE = re.compile(r"[A-Za-z0-9+/]{43}=")  # 32 bytes
 

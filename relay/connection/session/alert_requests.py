@@ -12,8 +12,8 @@ from relay.connection.peer import Peer
 from relay.connection.session.refusals import MAY_NOT_ALERT, Refusals
 from relay.errors import AlertsFull, StoreRejects, StoreUnavailable
 from relay.metrics import Limit
-from relay.model.alert import History
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert import History
 from relay.model.json_object import JsonObject
 from relay.protocol.codec import MSGPACK_CODEC
 from relay.protocol.messages import (

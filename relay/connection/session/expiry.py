@@ -9,7 +9,7 @@ from enum import Enum, auto
 import trio
 from attrs import define
 
-from relay.model.identity import Identity, User
+from relay.model.access.identity import Identity, User
 
 NOTICE_SECONDS = 60.0
 """Before the end, when the peer is told of it."""

@@ -6,7 +6,7 @@ from attrs import define
 
 from relay.alerts.replay import Replays
 from relay.connection.peer import Peer
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 from relay.protocol.codec import Codec
 from relay.protocol.endings import Ending
 from relay.protocol.messages import AlertEvent, ServerMessage, Status

@@ -15,9 +15,9 @@ from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.peer import Producer
 from relay.hub.stream import Stream
 from relay.metrics import Limit
-from relay.model import permissions
+from relay.model.access import permissions
+from relay.model.access.identity import Identity, User
 from relay.model.cluster import ClaimRequest
-from relay.model.identity import Identity, User
 from relay.protocol.endings import Ending
 from relay.protocol.messages import (
     ALERT,

@@ -26,8 +26,8 @@ from relay.hub.consumer import Consumer
 from relay.hub.flow_control import FlowControlOptions
 from relay.hub.stream import Stream
 from relay.metrics import Limit
-from relay.model import permissions
-from relay.model.identity import Identity, User
+from relay.model.access import permissions
+from relay.model.access.identity import Identity, User
 from relay.protocol.endings import Ending
 from relay.protocol.messages import (
     ALERT,

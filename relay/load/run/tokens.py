@@ -20,7 +20,7 @@ from relay.load.run.target import PROCESS_STOP_TIMEOUT, stop
 from relay.load.run.target_reports import TargetFailed
 from relay.load.run.targets import Targets
 from relay.load.scenario.scenario import Scenario, ScenarioTokens
-from relay.model.identity import ANY_STREAM
+from relay.model.access.identity import ANY_STREAM
 from relay.settings.settings import Settings
 
 LOAD_USER = "load@relay.invalid"

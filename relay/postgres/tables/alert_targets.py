@@ -18,14 +18,14 @@ from uuid import UUID
 from attrs import define, evolve
 
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
-from relay.model.alert_target import (
+from relay.model.targets.alert_target import (
     WEBPUSH_KIND,
     AlertTarget,
     NewTarget,
     TargetRules,
     TargetViewer,
 )
-from relay.model.outbox import EventPage, FailedDelivery, OutboxProgress
+from relay.model.targets.outbox import EventPage, FailedDelivery, OutboxProgress
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.notifications import ALERT_CHANNEL

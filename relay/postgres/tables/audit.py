@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 from attrs import define
 
+from relay.model.access.operator import Operator
 from relay.model.audit_event import EVENT_FIELDS, AuditEvent, plain_or_none
-from relay.model.operator import Operator
 from relay.postgres.database import Connection, Database
 
 AUDIT_COLUMNS = (

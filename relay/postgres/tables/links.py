@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from attrs import define
 
 from relay.errors import ConfigError
-from relay.model.identity import User
-from relay.model.link import (
+from relay.model.access.identity import User
+from relay.model.access.link import (
     LINK_PREFIX,
     MAX_LINKS_OF_TARGET,
     MAX_LINKS_OF_USER,

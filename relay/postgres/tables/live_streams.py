@@ -16,8 +16,8 @@ import trio
 from attrs import define, field
 
 from relay.errors import StoreRejects, StoreUnavailable
+from relay.model.access.permissions import VisibleStreams
 from relay.model.cluster import ClaimRequest, HeldStream, LiveStream, StreamClaim
-from relay.model.permissions import VisibleStreams
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.protocol.messages import StreamStatus

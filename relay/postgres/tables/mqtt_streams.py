@@ -9,8 +9,8 @@ from uuid import UUID
 
 from attrs import define
 
-from relay.model.alert_target import AlertTarget
-from relay.model.mqtt_stream import AnnouncedNow, MqttStream
+from relay.model.targets.alert_target import AlertTarget
+from relay.model.targets.mqtt_stream import AnnouncedNow, MqttStream
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.alert_targets import ALERT_TARGET_COLUMNS, read_target
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 import trio
 from attrs import define
 
-from relay.model.operator import EndAnswer, EndRequest, Operator
+from relay.model.access.operator import EndAnswer, EndRequest, Operator
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.audit import record_change
 

@@ -9,10 +9,10 @@ from typing import Any, LiteralString
 
 from attrs import frozen
 
-from relay.model.alert_target import SEVERITY_RANKS, AlertTarget, Cooldown
-from relay.model.identity import ANY_STREAM
-from relay.model.outbox import EventPage, OutboxEvent, event_id_of
-from relay.model.stream_event import ALERT_EVENT, StreamEvent
+from relay.model.access.identity import ANY_STREAM
+from relay.model.targets.alert_target import SEVERITY_RANKS, AlertTarget, Cooldown
+from relay.model.targets.outbox import EventPage, OutboxEvent, event_id_of
+from relay.model.targets.stream_event import ALERT_EVENT, StreamEvent
 from relay.postgres.database import Connection
 from relay.postgres.tables.alerts.alert_pages import (
     MAX_ALERT_ID,

@@ -11,8 +11,8 @@ from typing import Protocol
 from attrs import define
 
 from relay.errors import ConfigError
-from relay.model.alert_target import WEBPUSH_KIND, AlertTarget
-from relay.model.push_subscription import MAX_SUBSCRIPTIONS_OF_USER, NewSubscription
+from relay.model.targets.alert_target import WEBPUSH_KIND, AlertTarget
+from relay.model.targets.push_subscription import MAX_SUBSCRIPTIONS_OF_USER, NewSubscription
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.notifications import ALERT_CHANNEL

@@ -12,7 +12,7 @@ import psycopg
 from attrs import define
 
 from relay.errors import ConfigError
-from relay.model.identity import SERVICE_TOKEN_PREFIX, Service
+from relay.model.access.identity import SERVICE_TOKEN_PREFIX, Service
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.audit import record_change

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from attrs import define
 
-from relay.model.stream_event import EventSources, StreamPresence
+from relay.model.targets.stream_event import EventSources, StreamPresence
 from relay.postgres.database import Connection, Database
 
 BEAT_SOURCE = (

@@ -8,7 +8,7 @@ from attrs import define
 from psycopg import sql
 
 from relay.errors import ConfigError
-from relay.model.operator import Operator, OwnedStream
+from relay.model.access.operator import Operator, OwnedStream
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.notifications import ALERT_CHANNEL

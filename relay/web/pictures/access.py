@@ -15,8 +15,8 @@ from relay.auth.login import Login
 from relay.connection.context import Watch
 from relay.errors import StoreUnavailable
 from relay.metrics import Limit
-from relay.model.identity import User
-from relay.model.link import LinkPurpose, PictureLink
+from relay.model.access.identity import User
+from relay.model.access.link import LinkPurpose, PictureLink
 from relay.protocol.messages import ErrorCode
 from relay.web.api import Api, ApiError, store_unavailable, token_of
 from relay.web.pictures.reader import PictureReader, reader_of

@@ -29,9 +29,9 @@ from relay.concurrency.backoff import Backoff
 from relay.connection.http_request import HttpRequest
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.frames.jpeg_parts import JPEG_BEGINNING
-from relay.model.alert_picture import AlertPicture, PictureKind, PictureName
-from relay.model.identity import Identity
-from relay.model.picture_link import PictureLinks
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert_picture import AlertPicture, PictureKind, PictureName
+from relay.model.alerts.picture_link import PictureLinks
 from relay.protocol.messages import ErrorCode
 from relay.web.api import ApiError, NoQuery, query_of, store_unavailable, token_of
 from relay.web.pictures.access import BOTH

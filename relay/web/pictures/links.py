@@ -17,8 +17,8 @@ from starlette.responses import Response
 
 from relay.connection.session.refusals import STORE_REJECTS
 from relay.errors import ConfigError, StoreRejects, StoreUnavailable
-from relay.model.identity import User
-from relay.model.link import (
+from relay.model.access.identity import User
+from relay.model.access.link import (
     DEFAULT_LINK_READERS,
     MAX_LINK_READERS,
     MAX_LINK_SECONDS,

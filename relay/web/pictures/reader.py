@@ -16,7 +16,7 @@ from relay.connection.session.expiry import Due, Expiry
 from relay.hub.consumer import Consumer
 from relay.hub.hub import Hub
 from relay.hub.stream import Stream
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 from relay.protocol.codec import JSON_CODEC, Codec
 from relay.protocol.endings import Ending
 from relay.protocol.messages import AlertEvent, ServerMessage, Status

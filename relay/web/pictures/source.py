@@ -18,8 +18,8 @@ from relay.hub.frames.jpeg_parts import JPEG_PARTS
 from relay.hub.still_consumer import StillConsumer
 from relay.hub.stream import Stream
 from relay.metrics import Limit
-from relay.model import permissions
-from relay.model.identity import User
+from relay.model.access import permissions
+from relay.model.access.identity import User
 from relay.protocol.messages import STREAM_ID_PATTERN, ErrorCode, now_ms
 from relay.transport.link import Buffer
 from relay.web.api import Api, ApiError

@@ -12,7 +12,7 @@ from attrs import evolve
 
 from relay.alerts.retention import Retention
 from relay.metrics import Metrics
-from relay.model.alert import NewAlert, NoRoom, StoredAlert
+from relay.model.alerts.alert import NewAlert, NoRoom, StoredAlert
 from relay.model.trace_context import TraceContext
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alerts.alert_bytes import AlertBytes, ByteLimits, fold

@@ -14,9 +14,9 @@ import trio
 import trio.testing
 from attrs import evolve
 
-from relay.model.alert import NewAlert, StoredAlert
-from relay.model.alert_target import AlertTarget, NewTarget
-from relay.model.identity import ANY_STREAM, Identity, Service, User
+from relay.model.access.identity import ANY_STREAM, Identity, Service, User
+from relay.model.alerts.alert import NewAlert, StoredAlert
+from relay.model.targets.alert_target import AlertTarget, NewTarget
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alert_targets import CLAIM_TARGETS, AlertTargetTable
 from relay.postgres.tables.alerts.alert_pages import MAX_ALERT_ID, MAX_PAGE_COST, Scope, read_page

@@ -12,10 +12,10 @@ import trio
 from attrs import evolve
 
 from relay.errors import ConfigError
-from relay.model.alert import NewAlert, StoredAlert
-from relay.model.alert_picture import AlertPicture, PictureName, WantedPictures
-from relay.model.identity import Service, User
-from relay.model.picture_link import PictureLinks
+from relay.model.access.identity import Service, User
+from relay.model.alerts.alert import NewAlert, StoredAlert
+from relay.model.alerts.alert_picture import AlertPicture, PictureName, WantedPictures
+from relay.model.alerts.picture_link import PictureLinks
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alerts.alert_pictures import AlertPictureTable
 from relay.postgres.tables.alerts.alerts import AlertTable

@@ -12,8 +12,8 @@ from attrs import evolve
 
 from relay.alerts.retention import REMOVAL_BATCH, Retention
 from relay.metrics import Metrics
-from relay.model.alert import NewAlert, NoRoom, StoredAlert
-from relay.model.identity import Service, User
+from relay.model.access.identity import Service, User
+from relay.model.alerts.alert import NewAlert, NoRoom, StoredAlert
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alerts.alert_retention import AlertPruner
 from relay.postgres.tables.alerts.alerts import AlertTable

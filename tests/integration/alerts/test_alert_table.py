@@ -14,8 +14,8 @@ import pytest
 import trio
 from attrs import define, evolve
 
-from relay.model.alert import NewAlert, NoRoom, StoredAlert
-from relay.model.identity import Service, User
+from relay.model.access.identity import Service, User
+from relay.model.alerts.alert import NewAlert, NoRoom, StoredAlert
 from relay.model.trace_context import TraceContext
 from relay.postgres.database import Connection, Database, open_database
 from relay.postgres.tables.alerts.alert_retention import AlertPruner

@@ -11,9 +11,15 @@ from attrs import evolve
 
 from relay.alerts.targets.delivery import Delivery
 from relay.alerts.targets.webhook_message import message_of
-from relay.model.alert import NewAlert, StoredAlert
-from relay.model.alert_target import AlertTarget, Cooldown, NewTarget, TargetRules
-from relay.model.outbox import EventPage, FailedDelivery, OutboxProgress, event_id_of, kind_of
+from relay.model.alerts.alert import NewAlert, StoredAlert
+from relay.model.targets.alert_target import AlertTarget, Cooldown, NewTarget, TargetRules
+from relay.model.targets.outbox import (
+    EventPage,
+    FailedDelivery,
+    OutboxProgress,
+    event_id_of,
+    kind_of,
+)
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables import outbox_pages
 from relay.postgres.tables.alert_targets import AlertTargetTable

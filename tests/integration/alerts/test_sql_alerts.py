@@ -13,7 +13,7 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.model.alert import NewAlert
+from relay.model.alerts.alert import NewAlert
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alerts.alerts import LOCK_ALERTS, AlertTable
 from relay.postgres.tables.stream_owners import lock_stream

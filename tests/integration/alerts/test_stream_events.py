@@ -11,8 +11,8 @@ import pytest
 import trio
 from attrs import define, evolve, field
 
-from relay.model.alert_target import NewTarget, TargetRules
-from relay.model.stream_event import STREAM_EVENT_KINDS, StreamPresence
+from relay.model.targets.alert_target import NewTarget, TargetRules
+from relay.model.targets.stream_event import STREAM_EVENT_KINDS, StreamPresence
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.stream_events import StreamEventTable

@@ -13,7 +13,7 @@ import trio
 
 from relay.alerts.targets.delivery import RetryLater
 from relay.alerts.targets.webhook_message import new_secret
-from relay.model.alert_target import NewTarget
+from relay.model.targets.alert_target import NewTarget
 from relay.outgoing.webhook_client import open_webhook_client
 from relay.postgres.database import open_database
 from relay.postgres.tables.alert_targets import AlertTargetTable

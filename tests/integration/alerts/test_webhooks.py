@@ -18,7 +18,7 @@ import trustme
 from attrs import define, evolve, field
 
 from relay.alerts.targets.webhook_message import new_secret, sign
-from relay.model.alert_target import NewTarget
+from relay.model.targets.alert_target import NewTarget
 from relay.outgoing.webhook_client import Undelivered, open_webhook_client
 from relay.postgres.database import open_database
 from relay.postgres.tables.alert_targets import AlertTargetTable

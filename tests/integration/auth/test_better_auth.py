@@ -14,7 +14,7 @@ from attrs import frozen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.errors import ConfigError
-from relay.model.identity import User
+from relay.model.access.identity import User
 from relay.postgres.database import open_database
 from relay.postgres.migrate import migrate
 from relay.postgres.tables.sessions.sessions import find_better_auth

@@ -7,7 +7,7 @@ import time
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from relay.model.person import Person
+from relay.model.access.person import Person
 from relay.postgres.database import open_database
 from relay.postgres.tables.sessions.better_auth import AuthNames
 from relay.postgres.tables.sessions.users import find_users

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from relay.errors import ConfigError
-from relay.model.identity import SERVICE_TOKEN_PREFIX, Service
+from relay.model.access.identity import SERVICE_TOKEN_PREFIX, Service
 from relay.postgres.database import open_database
 from relay.postgres.store import open_store
 from relay.postgres.tables.service_tokens import ServiceTokenTable

@@ -13,7 +13,7 @@ import trio
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.model.identity import Identity, Service, User
+from relay.model.access.identity import Identity, Service, User
 from relay.postgres.store import open_store
 from relay.settings.settings import Settings
 from tests.integration.accounts import Accounts

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import relay
-from relay.model.identity import SERVICE_TOKEN_PREFIX
+from relay.model.access.identity import SERVICE_TOKEN_PREFIX
 
 REPOSITORY = Path(relay.__file__).parents[1]
 PATIENCE = 60

@@ -25,7 +25,7 @@ from relay.doctor.checks import Examined, Finding, Outcome, examine
 from relay.doctor.database import DatabaseChecks
 from relay.doctor.issuer import IssuerChecks
 from relay.doctor.machine import MachineChecks
-from relay.model.alert_target import NewTarget
+from relay.model.targets.alert_target import NewTarget
 from relay.postgres.database import open_database
 from relay.postgres.embedded.embedded import open_embedded
 from relay.postgres.tables.alert_targets import AlertTargetTable

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.model.alert import NewAlert
+from relay.model.alerts.alert import NewAlert
 from relay.postgres.database import open_database
 from relay.postgres.tables.alerts.alerts import AlertTable
 from relay.postgres.tables.streams import StreamTable

@@ -22,7 +22,7 @@ from relay.clips.storage import NotStored, PictureStorage
 from relay.doctor.checks import Finding, Outcome
 from relay.doctor.pictures import PictureChecks
 from relay.errors import ConfigError
-from relay.model.alert_picture import MICROSECONDS_A_DAY, PictureName
+from relay.model.alerts.alert_picture import MICROSECONDS_A_DAY, PictureName
 from relay.settings.settings import Settings
 from tests.integration.relay_process import PATIENCE
 

@@ -19,7 +19,7 @@ import trio
 from relay import app
 from relay.alerts.dispatch import AlertDispatch
 from relay.cli.main import main
-from relay.model.alert import StoredAlert
+from relay.model.alerts.alert import StoredAlert
 from relay.postgres.tables.alerts.alerts import AlertTable
 from tests.integration.faults.services import LATE
 

@@ -23,7 +23,7 @@ import trio.lowlevel
 
 import relay
 from relay.errors import ConfigError, StoreUnavailable
-from relay.model.alert import NewAlert
+from relay.model.alerts.alert import NewAlert
 from relay.postgres.database import Database, open_database
 from relay.postgres.embedded.binaries import find_binaries
 from relay.postgres.embedded.embedded import open_embedded

@@ -16,7 +16,7 @@ from psycopg import sql
 from relay.audit.log import AuditLog
 from relay.doctor.database import DatabaseChecks
 from relay.errors import StoreRejects
-from relay.model.alert import NewAlert
+from relay.model.alerts.alert import NewAlert
 from relay.model.audit_event import AuditEvent
 from relay.postgres.database import open_database
 from relay.postgres.migrate import migrate

@@ -15,8 +15,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from relay.errors import StoreForbids
+from relay.model.access.permissions import VisibleStreams
 from relay.model.cluster import ClaimRequest, HeldStream, LiveStream, StreamClaim, StreamNews
-from relay.model.permissions import VisibleStreams
 from relay.postgres.database import Connection, Database, open_database
 from relay.postgres.notifications import (
     MAX_NEWS_IDS,

@@ -12,10 +12,10 @@ import trio
 from attrs import evolve
 
 from relay.errors import StoreRejects
-from relay.model.alert import History, NewAlert, StoredAlert
-from relay.model.alert_target import AlertTarget, NewTarget
-from relay.model.identity import ANY_STREAM, Identity, Service, User
-from relay.model.outbox import event_id_of
+from relay.model.access.identity import ANY_STREAM, Identity, Service, User
+from relay.model.alerts.alert import History, NewAlert, StoredAlert
+from relay.model.targets.alert_target import AlertTarget, NewTarget
+from relay.model.targets.outbox import event_id_of
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.alerts.alert_retention import AlertPruner

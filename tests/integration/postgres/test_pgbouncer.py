@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from relay.doctor.checks import Finding, Outcome, examine
 from relay.doctor.database import DatabaseChecks
 from relay.errors import StoreUnavailable
-from relay.model.alert import NewAlert
+from relay.model.alerts.alert import NewAlert
 from relay.postgres import notifications
 from relay.postgres.database import open_database
 from relay.postgres.migrate import migrate, pending

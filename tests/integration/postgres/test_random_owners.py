@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from relay.model.alert import NewAlert, StoredAlert
-from relay.model.alert_target import NewTarget
-from relay.model.identity import Service, User
-from relay.model.outbox import event_id_of
+from relay.model.access.identity import Service, User
+from relay.model.alerts.alert import NewAlert, StoredAlert
+from relay.model.targets.alert_target import NewTarget
+from relay.model.targets.outbox import event_id_of
 from relay.postgres.database import Database, open_database
 from relay.postgres.tables.alert_targets import AlertTargetTable
 from relay.postgres.tables.alerts.alerts import AlertTable

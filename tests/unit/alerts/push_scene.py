@@ -13,10 +13,10 @@ from attrs import define, field
 from relay.alerts.targets.delivery import Delivered, Delivery, DeliveryOutcome
 from relay.alerts.targets.web_push.adapter import WebPushAdapter
 from relay.alerts.targets.web_push.keys import PushKeys
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import AlertTarget, TargetViewer
-from relay.model.push_service import push_services_of
-from relay.model.stream_event import StreamEvent, StreamEventKind
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.alert_target import AlertTarget, TargetViewer
+from relay.model.targets.push_service import push_services_of
+from relay.model.targets.stream_event import StreamEvent, StreamEventKind
 from tests.integration.push_service import PushBrowser
 from tests.unit.alerts.push_store import PushStore
 

@@ -22,7 +22,7 @@ from relay.alerts.intake import AlertIntake
 from relay.concurrency.activity import REST_INTERVAL, Activity, always_active
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.metrics import Metrics
-from relay.model.alert import NewAlert, NoRoom, StoredAlert
+from relay.model.alerts.alert import NewAlert, NoRoom, StoredAlert
 
 pytestmark = pytest.mark.mock_clock
 

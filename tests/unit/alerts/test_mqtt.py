@@ -19,9 +19,9 @@ from relay.alerts.targets.delivery import Delivered, Delivery, RetryLater, Undel
 from relay.alerts.targets.mqtt import MqttAdapter, MqttBrokers, open_brokers
 from relay.alerts.targets.mqtt_messages import MAX_TOPIC_PART_BYTES, StreamTopics, escaped
 from relay.alerts.targets.mqtt_streams import MQTT_LOOK_INTERVAL, RetainedStreams
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import AlertTarget, TargetRules
-from relay.model.stream_event import STREAM_EVENT_KINDS, StreamEvent, StreamEventKind
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.alert_target import AlertTarget, TargetRules
+from relay.model.targets.stream_event import STREAM_EVENT_KINDS, StreamEvent, StreamEventKind
 from relay.outgoing.mqtt_refusal import MessageRefused
 from relay.outgoing.webhook_client import Undelivered
 from tests.mqtt_stream_table import MqttStreamTable

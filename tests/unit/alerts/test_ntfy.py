@@ -30,9 +30,9 @@ from relay.alerts.targets.ntfy import (
     topic_of,
 )
 from relay.errors import ConfigError
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import AlertTarget
-from relay.model.stream_event import StreamEvent, StreamEventKind
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.alert_target import AlertTarget
+from relay.model.targets.stream_event import StreamEvent, StreamEventKind
 from relay.outgoing.webhook_client import Undelivered
 
 pytestmark = pytest.mark.mock_clock

@@ -37,9 +37,9 @@ from relay.concurrency.activity import REST_INTERVAL, Activity, always_active
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.metrics import Metrics
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import AlertTarget, Cooldown, TargetRules
-from relay.model.outbox import (
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.alert_target import AlertTarget, Cooldown, TargetRules
+from relay.model.targets.outbox import (
     EventPage,
     FailedDelivery,
     OutboxEvent,
@@ -47,7 +47,7 @@ from relay.model.outbox import (
     event_id_of,
     kind_of,
 )
-from relay.model.stream_event import StreamEvent, StreamEventKind
+from relay.model.targets.stream_event import StreamEvent, StreamEventKind
 from relay.outgoing.webhook_client import Undelivered
 
 pytestmark = pytest.mark.mock_clock

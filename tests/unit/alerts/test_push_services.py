@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.model.push_service import DEFAULT_PUSH_SERVICES, PushService, push_services_of
+from relay.model.targets.push_service import DEFAULT_PUSH_SERVICES, PushService, push_services_of
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from relay.alerts.replay import (
     MAX_PAGE_ALERTS,
     NEXT_PAGE_TIMEOUT,
 )
-from relay.model.alert import StoredAlert
+from relay.model.alerts.alert import StoredAlert
 from tests.unit.alerts.test_replay import raise_alerts
 from tests.unit.memory import BOB, SENTRY, Client, Closed, MemoryRelay
 

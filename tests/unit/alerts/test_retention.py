@@ -12,7 +12,7 @@ from relay.alerts.retention import REMOVAL_BATCH, REMOVAL_PAUSE, RETENTION_INTER
 from relay.concurrency.supervisor import PROGRESS_TIMEOUT, Supervisor
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
-from relay.model.alert import ExcessAlerts, ExcessBytes
+from relay.model.alerts.alert import ExcessAlerts, ExcessBytes
 
 pytestmark = pytest.mark.mock_clock
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from relay.alerts.setup import open_alerts
 from relay.concurrency.activity import Activity
 from relay.metrics import Metrics
-from relay.model.stream_event import StreamPresence
+from relay.model.targets.stream_event import StreamPresence
 from relay.protocol.messages import AlertEvent
 from relay.settings.settings import Settings
 from tests.mqtt_stream_table import MqttStreamTable

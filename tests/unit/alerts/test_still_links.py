@@ -11,9 +11,9 @@ from attrs import define, evolve, field
 
 from relay.alerts.targets.still_links import STILL_LINK_SECONDS, TargetStillLinks
 from relay.errors import ConfigError, StoreUnavailable
-from relay.model.alert_target import AlertTarget
+from relay.model.access.link import NewLink, PictureLink
 from relay.model.cluster import LiveStream
-from relay.model.link import NewLink, PictureLink
+from relay.model.targets.alert_target import AlertTarget
 from relay.protocol.messages import StreamStatus
 
 pytestmark = pytest.mark.mock_clock

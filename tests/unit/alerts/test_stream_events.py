@@ -21,7 +21,7 @@ from relay.alerts.stream_events import (
 )
 from relay.concurrency.activity import REST_INTERVAL, Activity, always_active
 from relay.errors import StoreUnavailable
-from relay.model.stream_event import StreamPresence
+from relay.model.targets.stream_event import StreamPresence
 from tests.presence_table import PresenceTable
 
 pytestmark = pytest.mark.mock_clock

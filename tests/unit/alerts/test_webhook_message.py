@@ -10,9 +10,9 @@ from attrs import evolve
 
 from relay.alerts.targets.delivery import Delivery, picture_links_of
 from relay.alerts.targets.webhook_message import headers, message_of, new_secret, sign
-from relay.model.alert import StoredAlert
-from relay.model.picture_link import PictureLinks
-from relay.model.stream_event import StreamEvent
+from relay.model.alerts.alert import StoredAlert
+from relay.model.alerts.picture_link import PictureLinks
+from relay.model.targets.stream_event import StreamEvent
 
 ALERT = StoredAlert(
     42, "porch", "ann", "service:fire", "high", "Smoke", 1_700_000_001_400, {"zone": 3}

@@ -29,8 +29,8 @@ from relay.concurrency.supervisor import Supervisor
 from relay.guard.guard import Guard
 from relay.guard.rates import RateLimiter
 from relay.logs.setup import configure_logging
+from relay.model.access.identity import Service
 from relay.model.audit_event import MAX_VALUE_LENGTH, AuditEvent
-from relay.model.identity import Service
 from tests.unit.memory import ANN, BOB, SENTRY, MemoryAuditStore, MemoryRelay
 
 Lines = Callable[[], list[dict[str, object]]]

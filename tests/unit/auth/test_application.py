@@ -25,8 +25,8 @@ from relay.auth.methods.method import Match
 from relay.auth.registry import Registry
 from relay.auth.token_cache import MAX_REQUESTS, TOKEN_REQUEST_TIMEOUT
 from relay.errors import StoreUnavailable
-from relay.model.change import Change
-from relay.model.identity import Identity, User
+from relay.model.access.change import Change
+from relay.model.access.identity import Identity, User
 from relay.outgoing.http_client import HttpResponse, RequestFailed
 
 pytestmark = pytest.mark.mock_clock

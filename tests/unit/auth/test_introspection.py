@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from relay.auth.methods.introspection import Introspection
 from relay.auth.methods.method import Match
 from relay.errors import StoreUnavailable
-from relay.model.identity import User
+from relay.model.access.identity import User
 from tests.unit.memory.http_client import URL, MemoryHttpClient
 
 SECRET = "pass word&=:%é"

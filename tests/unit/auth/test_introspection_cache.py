@@ -11,7 +11,7 @@ import trio
 
 from relay.auth.methods.introspection import Introspection
 from relay.auth.token_cache import MAX_REQUESTS, TOKEN_REQUEST_TIMEOUT, TokenCache
-from relay.model.identity import User
+from relay.model.access.identity import User
 from tests.unit.auth.test_introspection import active, introspection, verify
 from tests.unit.memory import user
 from tests.unit.memory.http_client import MemoryHttpClient

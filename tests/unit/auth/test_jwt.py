@@ -19,7 +19,7 @@ from relay.auth.methods.jwt import LEEWAY, JsonWebTokens
 from relay.auth.methods.keys import StaticKey, fits, import_public, read_public_key, secret_key
 from relay.auth.methods.method import Match
 from relay.errors import ConfigError
-from relay.model.identity import User
+from relay.model.access.identity import User
 from relay.settings.tokens import DEFAULT_KEY_ALGORITHMS, KEY_ALGORITHMS, SECRET_ALGORITHMS
 from tests.unit.tokens import (
     AUDIENCE,

@@ -21,8 +21,8 @@ from relay.auth.methods.signed_cookie import SignedCookies, sign
 from relay.auth.verifier import MethodVerifier
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.metrics import Metrics
-from relay.model.change import EVERYTHING, Change
-from relay.model.identity import Identity, Service, User
+from relay.model.access.change import EVERYTHING, Change
+from relay.model.access.identity import Identity, Service, User
 from relay.settings.tokens import DEFAULT_KEY_ALGORITHMS
 from tests.unit.memory import user
 from tests.unit.memory.http_client import URL, MemoryHttpClient

@@ -18,8 +18,8 @@ from relay.guard.client_address import ClientAddress
 from relay.guard.failed_auths import FailedAuths
 from relay.guard.rates import RateLimiter
 from relay.metrics import Limit, Metrics
-from relay.model.change import Change
-from relay.model.identity import Identity, User
+from relay.model.access.change import Change
+from relay.model.access.identity import Identity, User
 
 pytestmark = pytest.mark.mock_clock
 

@@ -11,8 +11,8 @@ from attrs import evolve
 
 from relay.auth.registry import MAX_CHANGES, Registry
 from relay.auth.session_watch import SAFETY_INTERVAL
-from relay.model.change import EVERYTHING, Change
-from relay.model.identity import Identity, Service, User
+from relay.model.access.change import EVERYTHING, Change
+from relay.model.access.identity import Identity, Service, User
 from relay.protocol.reports import StreamCounts
 from tests.unit.memory import ANN, BOB, SENTRY, Client, MemoryRelay, user
 

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from relay.auth.methods.method import Match
 from relay.auth.methods.signed_cookie import SignedCookies, sign, split
 from relay.errors import StoreUnavailable
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 from tests.unit.memory import user
 
 SECRET = "better-auth-secret-1234567890abcd"

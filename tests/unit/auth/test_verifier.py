@@ -15,7 +15,7 @@ from relay.auth.methods.database_tokens import DatabaseTokens
 from relay.auth.verifier import MethodVerifier
 from relay.errors import StoreUnavailable
 from relay.metrics import Metrics
-from relay.model.identity import SERVICE_TOKEN_PREFIX, Identity, Service
+from relay.model.access.identity import SERVICE_TOKEN_PREFIX, Identity, Service
 from tests.unit.memory import user
 
 pytestmark = pytest.mark.mock_clock

@@ -14,13 +14,13 @@ from relay.clips.recorder import ClipLimits, ClipRecorder
 from relay.clips.storage import NotStored
 from relay.clips.usage import PictureUsage
 from relay.errors import StoreUnavailable
-from relay.model.alert_picture import (
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert_picture import (
     AlertPicture,
     PictureName,
     RemovablePicture,
     WantedPictures,
 )
-from relay.model.identity import Identity
 from relay.protocol.messages import AlertEvent
 from tests.unit.memory import MemoryRelay
 

@@ -12,7 +12,7 @@ import trio
 
 from relay.clips.folder import FolderStorage
 from relay.clips.storage import NotStored
-from relay.model.alert_picture import MICROSECONDS_A_DAY, PictureName
+from relay.model.alerts.alert_picture import MICROSECONDS_A_DAY, PictureName
 
 ALERT_ID = 20_000 * MICROSECONDS_A_DAY + 17
 STILL, CLIP = PictureName(ALERT_ID, "still"), PictureName(ALERT_ID, "clip")

@@ -8,7 +8,7 @@ import trio
 from relay.clips.retention import PICTURE_REMOVAL_BATCH, PictureRetention
 from relay.clips.usage import PictureUsage
 from relay.metrics import Metrics
-from relay.model.alert_picture import AlertPicture, PictureName, RemovablePicture
+from relay.model.alerts.alert_picture import AlertPicture, PictureName, RemovablePicture
 from tests.unit.clips.studio import PLACE, MemoryPictureTable, MemoryStorage
 
 pytestmark = pytest.mark.mock_clock

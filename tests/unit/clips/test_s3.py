@@ -10,7 +10,7 @@ from attrs import frozen
 
 from relay.clips.s3 import S3Storage
 from relay.clips.storage import NotStored
-from relay.model.alert_picture import PictureName
+from relay.model.alerts.alert_picture import PictureName
 from relay.outgoing.object_client import ObjectAnswer, ObjectClient
 
 STILL = PictureName(1_700_000_000_000_000, "still")

@@ -15,6 +15,7 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from relay.errors import StoreUnavailable
+from relay.model.access.permissions import VisibleStreams
 from relay.model.cluster import (
     NODE_TIMEOUT,
     ClaimRequest,
@@ -25,7 +26,6 @@ from relay.model.cluster import (
     StreamClaim,
     StreamNews,
 )
-from relay.model.permissions import VisibleStreams
 from relay.postgres.tables.nodes import MAX_BEAT_GAP
 from relay.protocol.messages import StreamStatus
 

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from wsproto import events
 
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
 from relay.protocol.endings import Ending
 from relay.transport.outlet import Outlet
 from tests.unit.memory import ANN, BOB, SENTRY, MemoryRelay, MemoryVerifier

@@ -10,8 +10,8 @@ import trio
 import trio.testing
 
 from relay.connection.context import Timing
-from relay.model.change import Change
-from relay.model.identity import User
+from relay.model.access.change import Change
+from relay.model.access.identity import User
 from relay.protocol.endings import Ending
 from tests.unit.memory import ANN, BOB, SENTRY, Client, MemoryRelay
 

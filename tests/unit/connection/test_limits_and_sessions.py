@@ -14,8 +14,8 @@ from relay.guard.failed_auths import FailedAuths
 from relay.guard.guard import Guard, SessionLimits
 from relay.guard.rates import RateLimiter
 from relay.guard.throttle import ThrottleRates
-from relay.model.change import Change
-from relay.model.identity import User
+from relay.model.access.change import Change
+from relay.model.access.identity import User
 from relay.protocol.endings import Ending
 from tests.unit.memory import ANN, BOB, SENTRY, Client, Closed, MemoryRelay, user
 

@@ -23,8 +23,8 @@ from relay.connection.relocation import MAX_GRANTS, RelocatedViewer, Relocation,
 from relay.guard.connection_limits import Caps, ConnectionLimits
 from relay.guard.guard import Guard, SessionLimits
 from relay.hub.remote import RemoteState
-from relay.model.change import Change
-from relay.model.identity import User
+from relay.model.access.change import Change
+from relay.model.access.identity import User
 from relay.server import Server
 from relay.transport import wire
 from relay.transport.acceptance import Acceptance

@@ -12,8 +12,8 @@ import trio.testing
 from attrs import evolve
 
 from relay.metrics import Limit
-from relay.model.change import Change
-from relay.model.identity import User
+from relay.model.access.change import Change
+from relay.model.access.identity import User
 from relay.protocol.codec import Codec
 from relay.protocol.endings import Ending
 from relay.protocol.messages import ServerMessage, Status

@@ -10,8 +10,8 @@ import trio.testing
 from attrs import evolve
 
 from relay.hub.ledger import Drop
-from relay.model.change import Change
-from relay.model.identity import User
+from relay.model.access.change import Change
+from relay.model.access.identity import User
 from tests.unit.memory import ANN, BOB, SENTRY, Client, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock

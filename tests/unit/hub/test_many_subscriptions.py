@@ -14,9 +14,9 @@ from attrs import evolve
 from relay.guard.guard import Guard, SessionLimits
 from relay.guard.rates import RateLimiter
 from relay.hub.stream import Stream
-from relay.model import permissions
-from relay.model.change import Change
-from relay.model.identity import Service, User
+from relay.model.access import permissions
+from relay.model.access.change import Change
+from relay.model.access.identity import Service, User
 from relay.protocol.reports import StreamCounts
 from tests.unit.memory import ANN, BOB, SENTRY, Client, MemoryRelay, user
 

@@ -6,8 +6,8 @@ import pytest
 import trio
 from attrs import evolve
 
-from relay.model.change import EVERYTHING, Change
-from relay.model.identity import User
+from relay.model.access.change import EVERYTHING, Change
+from relay.model.access.identity import User
 from tests.unit.hub.test_grants import frame, heard, settle, short
 from tests.unit.memory import ANN, BOB, SENTRY, Client, MemoryRelay
 

@@ -7,7 +7,7 @@ import base64
 import pytest
 import trio
 
-from relay.model.stream_event import StreamPresence
+from relay.model.targets.stream_event import StreamPresence
 from tests.unit.memory import ANN, BOB, MemoryRelay
 
 pytestmark = pytest.mark.mock_clock

@@ -6,8 +6,8 @@ import pytest
 from attrs import evolve
 
 from relay.guard.guard import Guard, SessionLimits
-from relay.model.change import Change
-from relay.model.identity import Service
+from relay.model.access.change import Change
+from relay.model.access.identity import Service
 from tests.unit.hub.test_grants import frame, heard, short
 from tests.unit.memory import ANN, BOB, CAMERA, SENTRY, Client, MemoryRelay
 

@@ -10,9 +10,9 @@ from attrs import define, field
 from relay.alerts.event import alert_event
 from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
-from relay.model import permissions
-from relay.model.alert import History, NewAlert, StoredAlert
-from relay.model.identity import Identity
+from relay.model.access import permissions
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert import History, NewAlert, StoredAlert
 
 
 @define(eq=False)

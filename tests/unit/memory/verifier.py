@@ -11,8 +11,8 @@ import trio
 from attrs import define, evolve, field
 
 from relay.errors import StoreRejects, StoreUnavailable
-from relay.model.change import Change
-from relay.model.identity import Identity, Service, User
+from relay.model.access.change import Change
+from relay.model.access.identity import Identity, Service, User
 
 ANN, BOB, SENTRY = "token-of-ann", "token-of-bob", "token-of-sentry"
 CAMERA = "token-of-camera"

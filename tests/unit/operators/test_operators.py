@@ -12,8 +12,8 @@ from attrs import define, field
 
 from relay.auth.registry import Registry
 from relay.errors import StoreUnavailable
-from relay.model.change import EVERYTHING, Change
-from relay.model.operator import EndRequest
+from relay.model.access.change import EVERYTHING, Change
+from relay.model.access.operator import EndRequest
 from relay.operators.operator_watch import OperatorWatch
 from relay.operators.reclaim import StreamReclaim
 from tests.unit.memory import ANN, BOB, CAMERA, MemoryRelay

@@ -11,7 +11,7 @@ import pytest
 from relay.alerts.event import alert_event
 from relay.alerts.targets.delivery import Delivery
 from relay.alerts.targets.webhook_message import message_of
-from relay.model.alert import StoredAlert
+from relay.model.alerts.alert import StoredAlert
 from relay.model.json_object import JsonObject
 from relay.postgres.tables.alerts.alert_rows import read_alert
 from relay.protocol.codec import JSON_CODEC, MSGPACK_CODEC

@@ -11,8 +11,8 @@ import pytest
 from relay.alerts.targets.setup import PushParts
 from relay.alerts.targets.web_push.keys import PushKeys
 from relay.errors import StoreUnavailable
-from relay.model.identity import User
-from relay.model.push_service import push_services_of
+from relay.model.access.identity import User
+from relay.model.targets.push_service import push_services_of
 from relay.web.api import ApiError
 from relay.web.push import PushApi
 from tests.unit.alerts.push_store import PushStore

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model.change import Change
+from relay.model.access.change import Change
 from relay.web.revocations import revocation_in
 
 DIGEST = hashlib.sha256(b"t0ken").digest()

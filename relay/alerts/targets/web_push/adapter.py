@@ -34,12 +34,12 @@ from relay.alerts.targets.web_push.notification import (
 )
 from relay.alerts.targets.webhook import WebhookSender
 from relay.errors import ConfigError, StoreUnavailable
-from relay.model.alert_target import AlertTarget, TargetViewer
-from relay.model.identity import User
-from relay.model.outbox import event_id_of
-from relay.model.permissions import may_watch
-from relay.model.push_service import PushService
-from relay.model.push_subscription import service_of
+from relay.model.access.identity import User
+from relay.model.access.permissions import may_watch
+from relay.model.targets.alert_target import AlertTarget, TargetViewer
+from relay.model.targets.outbox import event_id_of
+from relay.model.targets.push_service import PushService
+from relay.model.targets.push_subscription import service_of
 from relay.outgoing.webhook_client import Undelivered
 
 PUSH_TIMEOUT = 5.0

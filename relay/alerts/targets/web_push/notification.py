@@ -13,9 +13,9 @@ from attrs import frozen
 
 from relay.alerts.targets.delivery import Delivery
 from relay.alerts.targets.web_push.coding import MAX_PLAINTEXT_BYTES, base64url
-from relay.model.alert import StoredAlert
-from relay.model.outbox import event_id_of, kind_of
-from relay.model.stream_event import StreamEvent, StreamEventKind
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.outbox import event_id_of, kind_of
+from relay.model.targets.stream_event import StreamEvent, StreamEventKind
 
 MAX_BODY_BYTES = 2000
 """Of UTF-8; a notification shows a few lines."""

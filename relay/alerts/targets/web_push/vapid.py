@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from relay.alerts.targets.web_push.coding import base64url, from_base64url
 from relay.alerts.targets.web_push.encryption import encoded_point
 from relay.errors import ConfigError
-from relay.model.push_service import PUSH_PORTS
+from relay.model.targets.push_service import PUSH_PORTS
 
 PRIVATE_KEY_BYTES = 32
 TOKEN_SECONDS = 12 * 3600

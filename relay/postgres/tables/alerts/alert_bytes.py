@@ -11,7 +11,7 @@ from typing import LiteralString
 
 from attrs import define, field, frozen
 
-from relay.model.alert import ExcessBytes, NoRoom
+from relay.model.alerts.alert import ExcessBytes, NoRoom
 from relay.postgres.database import Connection, Database
 
 TOTAL_LIFETIME = 30.0

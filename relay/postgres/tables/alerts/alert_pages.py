@@ -14,9 +14,9 @@ import psycopg
 from attrs import frozen
 
 from relay.errors import StoreRejects
-from relay.model.alert import StoredAlert
-from relay.model.identity import Identity
-from relay.model.permissions import visible_streams
+from relay.model.access.identity import Identity
+from relay.model.access.permissions import visible_streams
+from relay.model.alerts.alert import StoredAlert
 from relay.postgres.database import Connection
 from relay.postgres.tables.alerts.alert_rows import (
     ALERT_COLUMNS,

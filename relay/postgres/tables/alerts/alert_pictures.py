@@ -9,8 +9,9 @@ from typing import LiteralString
 from attrs import define
 
 from relay.errors import ConfigError
-from relay.model.alert import NewAlert, NoRoom, StoredAlert
-from relay.model.alert_picture import (
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert import NewAlert, NoRoom, StoredAlert
+from relay.model.alerts.alert_picture import (
     MAX_PENDING_SECONDS,
     AlertPicture,
     PictureKind,
@@ -18,7 +19,6 @@ from relay.model.alert_picture import (
     RemovablePicture,
     WhatIsWanted,
 )
-from relay.model.identity import Identity
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.alerts.alert_pages import ALL_STREAMS, Scope
 from relay.postgres.tables.alerts.alert_rows import OF_THIS_LIFE, PICTURE_STATES

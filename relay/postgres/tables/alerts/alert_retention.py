@@ -13,7 +13,7 @@ from typing import LiteralString
 
 from attrs import define
 
-from relay.model.alert import ExcessAlerts, ExcessBytes
+from relay.model.alerts.alert import ExcessAlerts, ExcessBytes
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.alerts.alert_bytes import ByteLimits, find_heavy, fold
 from relay.postgres.tables.alerts.alerts import LOCK_ALERTS

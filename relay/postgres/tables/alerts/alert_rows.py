@@ -13,8 +13,8 @@ from typing import Any, LiteralString, get_args
 
 import msgspec
 
-from relay.model.alert import StoredAlert
-from relay.model.alert_picture import MAX_PENDING_SECONDS
+from relay.model.alerts.alert import StoredAlert
+from relay.model.alerts.alert_picture import MAX_PENDING_SECONDS
 from relay.model.json_object import JsonObject
 from relay.model.trace_context import MAX_TRACE_CONTEXT_LENGTH, TraceContext
 from relay.protocol.codec import MAX_DEPTH, MAX_NON_FRAME_BYTES

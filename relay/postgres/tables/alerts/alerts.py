@@ -13,10 +13,10 @@ import trio
 from attrs import define, evolve, field
 
 from relay.errors import StoreRejects, StoreUnavailable
-from relay.model import permissions
-from relay.model.alert import History, NewAlert, NoRoom, StoredAlert
-from relay.model.alert_picture import WhatIsWanted, keep_nothing
-from relay.model.identity import Identity
+from relay.model.access import permissions
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert import History, NewAlert, NoRoom, StoredAlert
+from relay.model.alerts.alert_picture import WhatIsWanted, keep_nothing
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.alerts.alert_bytes import AlertBytes

@@ -8,8 +8,8 @@ from datetime import timedelta
 from attrs import frozen
 
 from relay.errors import ConfigError
-from relay.model.identity import User
-from relay.model.person import Person
+from relay.model.access.identity import User
+from relay.model.access.person import Person
 from relay.model.suspicion import Suspicion
 from relay.model.text import storable
 from relay.postgres.tables.sessions.users import BetterAuthUsers

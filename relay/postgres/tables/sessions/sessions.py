@@ -16,8 +16,8 @@ from attrs import define, field
 from psycopg import sql
 
 from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreRejects, StoreUnavailable
-from relay.model.identity import User
-from relay.model.person import Person
+from relay.model.access.identity import User
+from relay.model.access.person import Person
 from relay.model.suspicion import Suspicion
 from relay.postgres.database import Connection, Database
 from relay.postgres.statement import Statement

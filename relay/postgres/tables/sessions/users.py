@@ -9,7 +9,7 @@ from attrs import define
 from psycopg import sql
 
 from relay.errors import ConfigError, StoreForbids, StoreLacks
-from relay.model.person import MAX_PERSON_TEXT, Person
+from relay.model.access.person import MAX_PERSON_TEXT, Person
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
 from relay.postgres.tables.sessions.better_auth import (

@@ -12,9 +12,9 @@ from attrs import define, field
 
 from relay.auth.links import LinkVerifier
 from relay.hub.stream_page import StreamLists
-from relay.model.change import Change
-from relay.model.identity import User
-from relay.model.link import LINK_PREFIX, NewLink, PictureLink
+from relay.model.access.change import Change
+from relay.model.access.identity import User
+from relay.model.access.link import LINK_PREFIX, NewLink, PictureLink
 from relay.web.api import Api
 from relay.web.app import make_app
 from relay.web.http import HttpServer

@@ -10,10 +10,10 @@ import trio
 from attrs import evolve, frozen
 
 from relay.clips.mp4 import Mp4Maker
-from relay.model.alert_picture import AlertPicture, PictureKind, PictureName
-from relay.model.change import Change
-from relay.model.identity import User
-from relay.model.picture_link import PictureLinks
+from relay.model.access.change import Change
+from relay.model.access.identity import User
+from relay.model.alerts.alert_picture import AlertPicture, PictureKind, PictureName
+from relay.model.alerts.picture_link import PictureLinks
 from relay.web.pictures.alert_pictures import MAX_WAITING_REQUESTS, KeptWithAlerts
 from tests.unit.clips.studio import PLACE, MemoryPictureTable, MemoryStorage
 from tests.unit.memory import MemoryRelay

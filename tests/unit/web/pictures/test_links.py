@@ -15,9 +15,9 @@ from relay.guard.connection_limits import Caps, ConnectionLimits
 from relay.guard.failed_auths import FailedAuths
 from relay.guard.guard import Guard
 from relay.guard.rates import RateLimiter
-from relay.model.change import Change
-from relay.model.identity import User
-from relay.model.link import LINK_PREFIX
+from relay.model.access.change import Change
+from relay.model.access.identity import User
+from relay.model.access.link import LINK_PREFIX
 from relay.protocol.endings import Ending
 from tests.unit.memory import Client, MemoryRelay
 from tests.unit.memory.verifier import ANN, BOB, SENTRY

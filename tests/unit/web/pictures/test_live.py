@@ -13,8 +13,8 @@ from relay.guard.connection_limits import Caps, ConnectionLimits
 from relay.guard.guard import Guard, SessionLimits
 from relay.hub.ledger import Drop
 from relay.hub.stream import Stream
-from relay.model.change import Change
-from relay.model.identity import Service, User
+from relay.model.access.change import Change
+from relay.model.access.identity import Service, User
 from relay.protocol.endings import Ending
 from tests.unit.memory import Client, MemoryRelay
 from tests.unit.memory.verifier import BOB, SENTRY

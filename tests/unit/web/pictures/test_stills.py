@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from relay.guard.guard import Guard, SessionLimits
 from relay.hub.frames.frame import Frame
-from relay.model.change import Change
+from relay.model.access.change import Change
 from tests.unit.memory import MemoryRelay
 from tests.unit.memory.renderer import MemoryRenderer
 from tests.unit.memory.verifier import BOB, SENTRY

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-from relay.model.alert_target import AlertTarget, TargetRules, TargetViewer
+from relay.model.targets.alert_target import AlertTarget, TargetRules, TargetViewer
 
 MAX_SUBSCRIPTIONS_OF_USER = 10
 MAX_STREAMS_OF_SUBSCRIPTION = 100

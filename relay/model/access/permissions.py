@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from relay.model.identity import (
+from relay.model.access.identity import (
     ANY_STREAM,
     Identity,
     Service,

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from attrs import frozen
 
-from relay.model.alert import StoredAlert
-from relay.model.alert_target import Cooldown
-from relay.model.stream_event import ALERT_EVENT, StreamEvent
+from relay.model.alerts.alert import StoredAlert
+from relay.model.targets.alert_target import Cooldown
+from relay.model.targets.stream_event import ALERT_EVENT, StreamEvent
 
 OutboxEvent = StoredAlert | StreamEvent
 

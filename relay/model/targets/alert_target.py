@@ -8,8 +8,8 @@ from typing import Any
 
 from attrs import field, frozen
 
-from relay.model.identity import ANY_STREAM
-from relay.model.stream_event import ALERT_EVENT
+from relay.model.access.identity import ANY_STREAM
+from relay.model.targets.stream_event import ALERT_EVENT
 
 SEVERITY_RANKS = {"low": 1, "medium": 2, "high": 3, "critical": 4}
 """The severities of alerts, each with its rank."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from relay.model.link import PictureLink
+from relay.model.access.link import PictureLink
 
 ANY_STREAM = "*"
 """In place of a stream id: all streams."""

@@ -12,7 +12,7 @@ import hmac
 
 from attrs import field, frozen
 
-from relay.model.alert_picture import ENDINGS, PictureKind, PictureName
+from relay.model.alerts.alert_picture import ENDINGS, PictureKind, PictureName
 
 PICTURE_LINK_SECONDS = 2 * 24 * 3600
 """From the alert on. Each attempt to post an alert has the same links, and may be a day late."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from attrs import field, frozen
 
-from relay.model.alert_picture import PictureState
-from relay.model.identity import Identity
+from relay.model.access.identity import Identity
+from relay.model.alerts.alert_picture import PictureState
 from relay.model.trace_context import TraceContext
 
 

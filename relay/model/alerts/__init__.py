@@ -1,0 +1,1 @@
+"""Alerts, and the pictures that are kept with them."""

@@ -1,0 +1,1 @@
+"""Where alerts and stream events are delivered, and what is to be delivered there."""
