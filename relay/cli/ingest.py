@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.cli.grouped_help import GroupedCommand
-from relay.cli.top import read_token
+from relay.cli.operation.top import read_token
 from relay.errors import ConfigError
 from relay.protocol.messages import STREAM_ID_PATTERN, STREAM_ID_RULE
 from relay.settings.loading import SOURCE_VARIABLE

@@ -15,20 +15,20 @@ import click
 
 from relay import __version__
 from relay.cli.access import grant, grants, revoke, token
-from relay.cli.audit import audit
-from relay.cli.database import db
 from relay.cli.doctor import doctor
 from relay.cli.grouped_help import GroupedGroup
 from relay.cli.ingest import ingest
 from relay.cli.links import link
-from relay.cli.load import load
-from relay.cli.nodes import nodes
-from relay.cli.operate import connection, stream, user
+from relay.cli.load.load import load
+from relay.cli.operation.audit import audit
+from relay.cli.operation.database import db
+from relay.cli.operation.nodes import nodes
+from relay.cli.operation.operate import connection, stream, user
+from relay.cli.operation.settings import config_group
+from relay.cli.operation.top import top
 from relay.cli.options import configuration, settings_options
-from relay.cli.settings import config_group
-from relay.cli.targets import target
-from relay.cli.top import top
-from relay.cli.webhooks import webhook
+from relay.cli.targets.targets import target
+from relay.cli.targets.webhooks import webhook
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError, StoreForbids, StoreLacks, StoreUnavailable
 from relay.logs.setup import configure_logging

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli.load_scenario import EXAMPLES
+from relay.cli.load.scenario import EXAMPLES
 from relay.load.actors.endpoint import Endpoint
 from relay.load.measures.builtin_checks import INTEGRITY_COUNTS
 from relay.load.measures.stats import RunStats

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli.load_scenario import EXAMPLES
+from relay.cli.load.scenario import EXAMPLES
 from relay.load.actors.endpoint import Endpoint
 from tests.integration.accounts import Accounts
 from tests.integration.load_command import assert_nothing_is_left, finish, start, write

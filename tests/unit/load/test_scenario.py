@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli.load_scenario import EXAMPLES
+from relay.cli.load.scenario import EXAMPLES
 from relay.load.scenario.groups import FrameSource, Network, PhoneGroup, PhoneLayer
 from relay.load.scenario.scenario import load_scenario, parse_scenario
 from relay.load.scenario.schema import ScenarioError

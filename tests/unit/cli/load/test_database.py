@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli.load_database import check_database
+from relay.cli.load.database import check_database
 from relay.errors import ConfigError
 from relay.load.scenario.scenario import parse_scenario
 from relay.postgres.embedded import binaries

@@ -40,7 +40,7 @@ def audit(
       relay audit --since 1h --what auth
       relay audit --user 7Kq2VxT1 --limit 1000 --json
     """
-    from relay.cli.audit_report import show
+    from relay.cli.operation.audit_report import show
     from relay.postgres.store import check_tables
     from relay.postgres.tables.audit import AuditTable
 

@@ -9,7 +9,7 @@ import click
 from relay.cli.grouped_help import GroupedCommand, GroupedGroup
 from relay.cli.options import STORE_SETTINGS, configuration, settings_options
 from relay.cli.running import with_store
-from relay.cli.target_options import (
+from relay.cli.targets.options import (
     TARGET_SETTINGS,
     listed,
     rule_options,

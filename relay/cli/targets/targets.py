@@ -12,8 +12,8 @@ from attrs import evolve
 from relay.cli.grouped_help import GroupedCommand, GroupedGroup
 from relay.cli.options import STORE_SETTINGS, configuration, duration, settings_options
 from relay.cli.running import with_store
-from relay.cli.target_files import authority_in, check_login, credentials_in, picture_options
-from relay.cli.target_options import (
+from relay.cli.targets.files import authority_in, check_login, credentials_in, picture_options
+from relay.cli.targets.options import (
     TARGET_SETTINGS,
     TEST_SETTINGS,
     listed,
@@ -235,7 +235,7 @@ def target_remove(target_id: str) -> None:
     Example:
       relay target remove ntfy_0123456789abcdef
     """
-    from relay.cli.target_removal import remove_target
+    from relay.cli.targets.removal import remove_target
 
     settings = configuration().settings
 

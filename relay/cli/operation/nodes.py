@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.cli.grouped_help import GroupedCommand
+from relay.cli.operation.top import read_token, relay_url
 from relay.cli.options import DATABASE_SETTINGS, settings_options
 from relay.cli.running import with_database
-from relay.cli.top import read_token, relay_url
 from relay.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from relay.cli.grouped_help import GroupedOption
-from relay.cli.load_agents import agent_options, read_agent_options
-from relay.cli.load_database import check_database
-from relay.cli.load_scenario import find_scenario, target_options
+from relay.cli.load.agents import agent_options, read_agent_options
+from relay.cli.load.database import check_database
+from relay.cli.load.scenario import find_scenario, target_options
 
 MAX_STEPS = 100
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

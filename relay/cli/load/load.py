@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from relay.cli.grouped_help import GroupedGroup, GroupedOption
-from relay.cli.load_agents import agent_command, agent_options, keys_command, read_agent_options
-from relay.cli.load_database import check_database
-from relay.cli.load_find import find_command
-from relay.cli.load_scenario import (
+from relay.cli.load.agents import agent_command, agent_options, keys_command, read_agent_options
+from relay.cli.load.database import check_database
+from relay.cli.load.find import find_command
+from relay.cli.load.scenario import (
     EXAMPLES,
     check_misspelt,
     example_names,

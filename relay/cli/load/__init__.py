@@ -1,0 +1,1 @@
+"""`relay load`: load tests, their results, and recordings of streams."""

@@ -1,0 +1,1 @@
+"""Commands of those who operate a relay: its streams and users, settings, database, audit log."""

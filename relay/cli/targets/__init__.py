@@ -1,0 +1,1 @@
+"""`relay target` and `relay webhook`: where alerts and stream events are delivered."""
