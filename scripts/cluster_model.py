@@ -20,7 +20,7 @@ from rich.table import Table
 US = 1e-6
 GBIT = 1e9 / 8
 MAX_DIRECT_EDGES = 32
-"""As in relay/cluster/origin.py."""
+"""As in relay/cluster/streams/origin.py."""
 
 
 @frozen

@@ -1,6 +1,6 @@
 """Several nodes as one relay.
 
-`directory` keeps in step with the tables that all share, `held_streams` writes there what this node
-has, and `claims` asks them who may produce a stream. `doors` and `links` open links between nodes;
-`origin` gives streams over them, and `edge` gets them.
+In `directory`, who has which stream, as the tables say that all share; in `links`, the connections
+between nodes, and how both sides prove who they are; in `streams`, what goes over these: an origin
+gives streams, and an edge gets them.
 """

@@ -9,7 +9,7 @@ import msgspec
 import trio
 from attrs import define, field, frozen
 
-from relay.cluster.link_pool import LinkPool
+from relay.cluster.links.link_pool import LinkPool
 from relay.hub.figures import encode_figures
 from relay.hub.hub import Hub
 from relay.hub.ledger import Ledger

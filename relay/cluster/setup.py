@@ -14,16 +14,16 @@ import trio
 from attrs import define, frozen
 
 from relay import __version__
-from relay.cluster.claims import ClusterClaims
-from relay.cluster.directory import ClusterView, Directory
-from relay.cluster.doors import ClusterDoors, listen_for_nodes, listen_here, socket_folder
-from relay.cluster.held_streams import HeldStreams
-from relay.cluster.identity import NODE_ID_BYTES, make_identity
-from relay.cluster.link_pool import LinkPool
-from relay.cluster.links import dial_node
-from relay.cluster.proof import Preface
+from relay.cluster.directory.claims import ClusterClaims
+from relay.cluster.directory.directory import ClusterView, Directory
+from relay.cluster.directory.held_streams import HeldStreams
+from relay.cluster.directory.shared_tables import News, SharedNodes, SharedStreams
+from relay.cluster.links.doors import ClusterDoors, listen_for_nodes, listen_here, socket_folder
+from relay.cluster.links.handshake import dial_node
+from relay.cluster.links.identity import NODE_ID_BYTES, make_identity
+from relay.cluster.links.link_pool import LinkPool
+from relay.cluster.links.proof import Preface
 from relay.cluster.reports import ClusterReports
-from relay.cluster.shared_tables import News, SharedNodes, SharedStreams
 from relay.concurrency.supervisor import SupervisedTask
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.hub import Hub

@@ -122,7 +122,7 @@ class TakeLink(Control, frozen=True, array_like=True, tag=9):
 
     number: int
     preface: bytes
-    """What was read of it already; see `relay.cluster.proof`."""
+    """What was read of it already; see `relay.cluster.links.proof`."""
 
 
 class Bans(Control, frozen=True, array_like=True, tag=10):

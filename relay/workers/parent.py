@@ -19,8 +19,8 @@ import trio
 from attrs import define, field
 
 from relay.app import listen_as_set, load_certificate, open_place, open_shared_database
-from relay.cluster.doors import Gate, accept_sockets
-from relay.cluster.links import read_preface
+from relay.cluster.links.doors import Gate, accept_sockets
+from relay.cluster.links.handshake import read_preface
 from relay.cluster.setup import NodePlace
 from relay.concurrency.backoff import Backoff
 from relay.errors import ConfigError, StoppedAtOnce

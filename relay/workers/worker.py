@@ -23,7 +23,7 @@ import trio
 from attrs import define, field
 
 from relay import app
-from relay.cluster.proof import Preface
+from relay.cluster.links.proof import Preface
 from relay.cluster.setup import ClusterParts, NodePlace
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError

@@ -18,7 +18,7 @@ import msgspec
 import trio
 from attrs import define, field
 
-from relay.cluster.doors import Gate, accept_sockets
+from relay.cluster.links.doors import Gate, accept_sockets
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
 from relay.load.actors.sent_files import SentFiles

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from relay.client.dial import open_plain
 from relay.client.errors import DialFailed
-from relay.cluster.proof import LinkRefused
+from relay.cluster.links.proof import LinkRefused
 from relay.errors import ConfigError, RelayError
 from relay.load.run.wire import WIRE_VERSION
 from relay.transport.pinned_key import BadCertificate, PinnedKey, der_of

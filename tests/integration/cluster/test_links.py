@@ -13,9 +13,9 @@ import trio
 from attrs import define, field, frozen
 
 from relay.client.errors import Closed
-from relay.cluster.doors import ClusterDoors, listen_for_nodes, listen_here, socket_folder
-from relay.cluster.identity import NodeIdentity, make_identity
-from relay.cluster.links import dial_node
+from relay.cluster.links.doors import ClusterDoors, listen_for_nodes, listen_here, socket_folder
+from relay.cluster.links.handshake import dial_node
+from relay.cluster.links.identity import NodeIdentity, make_identity
 from relay.model.cluster import Node
 from relay.transport import wire
 from relay.transport.budget import Budget

@@ -17,7 +17,7 @@ from tests.integration.relay_process import start_relay, within
 
 GRACE = ("--offline-grace", "1")
 PROGRAM = (
-    "import relay.cluster.edge as edge, relay.cluster.origin as origin, sys;"
+    "import relay.cluster.streams.edge as edge, relay.cluster.streams.origin as origin, sys;"
     "edge.LINK_PROTOCOL_VERSION = origin.LINK_PROTOCOL_VERSION = 999;"
     "from relay.cli.main import main; sys.exit(main(sys.argv[1:]))"
 )

@@ -11,11 +11,11 @@ import trio.testing
 from attrs import define, field
 
 from relay.client.websocket import WebSocket
-from relay.cluster.claims import ClusterClaims
-from relay.cluster.directory import ClusterView, Directory
-from relay.cluster.held_streams import HeldStreams
-from relay.cluster.link_pool import LinkPool
-from relay.cluster.links import LINK_STALL_TIMEOUT, LinkFailed
+from relay.cluster.directory.claims import ClusterClaims
+from relay.cluster.directory.directory import ClusterView, Directory
+from relay.cluster.directory.held_streams import HeldStreams
+from relay.cluster.links.handshake import LINK_STALL_TIMEOUT, LinkFailed
+from relay.cluster.links.link_pool import LinkPool
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.stream import Stream
 from relay.metrics import HopMetrics

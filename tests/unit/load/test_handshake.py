@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay.cluster.doors import MAX_STRANGERS, MAX_STRANGERS_PER_ADDRESS, PROOF_TIMEOUT, Gate
+from relay.cluster.links.doors import MAX_STRANGERS, MAX_STRANGERS_PER_ADDRESS, PROOF_TIMEOUT, Gate
 from relay.errors import ConfigError
 from relay.load.run import handshake
 from relay.load.run.handshake import (

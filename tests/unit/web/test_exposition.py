@@ -18,8 +18,8 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from relay.client.websocket import WebSocket
-from relay.cluster.link_pool import FAILURE_SECONDS, LinkPool
-from relay.cluster.links import LinkFailed
+from relay.cluster.links.handshake import LinkFailed
+from relay.cluster.links.link_pool import FAILURE_SECONDS, LinkPool
 from relay.cluster.reports import ClusterReports
 from relay.concurrency.supervisor import Supervisor
 from relay.hub.cluster_streams import ClusterStreams

@@ -18,9 +18,9 @@ import structlog
 import trio
 from attrs import define, evolve, field
 
-from relay.cluster.held_streams import DIRECTORY_RETRY_INTERVAL, HeldStreams
-from relay.cluster.link_pool import LinkPool
-from relay.cluster.shared_tables import News, SharedNodes, SharedStreams
+from relay.cluster.directory.held_streams import DIRECTORY_RETRY_INTERVAL, HeldStreams
+from relay.cluster.directory.shared_tables import News, SharedNodes, SharedStreams
+from relay.cluster.links.link_pool import LinkPool
 from relay.concurrency.batcher import Batcher
 from relay.concurrency.progress import Progress
 from relay.concurrency.wakeup import Wakeup

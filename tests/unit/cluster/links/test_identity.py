@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from relay.cluster import identity
-from relay.cluster.identity import NodeIdentity, has_signed, make_identity
-from relay.cluster.proof import Preface
+from relay.cluster.links import identity
+from relay.cluster.links.identity import NodeIdentity, has_signed, make_identity
+from relay.cluster.links.proof import Preface
 from relay.transport import pinned_key
 from relay.transport.pinned_key import BadCertificate
 

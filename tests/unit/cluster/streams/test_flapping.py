@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from relay.cluster.edge import MAX_RENEWED_CARRIES, RENEWED_CARRY_RATE
+from relay.cluster.streams.edge import MAX_RENEWED_CARRIES, RENEWED_CARRY_RATE
 from tests.unit.cluster.frames import VIEW, frame, only, received
 from tests.unit.cluster.memory_cluster import MemoryCluster
 from tests.unit.memory import Client

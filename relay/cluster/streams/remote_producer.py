@@ -8,7 +8,7 @@ from typing import Protocol
 
 from attrs import define, field
 
-from relay.cluster.messages import Carry, FromEdge, Unencodable, WantKeyframe
+from relay.cluster.streams.messages import Carry, FromEdge, Unencodable, WantKeyframe
 from relay.hub.frames.frame import Frame
 from relay.hub.stream import Stream
 from relay.model.access.identity import ANY_STREAM, Identity, Service

@@ -14,12 +14,18 @@ import trio.testing
 from attrs import evolve
 
 from relay.client.websocket import WebSocket
-from relay.cluster.doors import listen_here, socket_folder
-from relay.cluster.identity import SIGNATURE_BYTES, make_identity
-from relay.cluster.links import LinkFailed, accept_node, dial_node, introduce, read_preface
-from relay.cluster.proof import NONCE_BYTES, LinkRefused, Preface, transcript
+from relay.cluster.links.doors import listen_here, socket_folder
+from relay.cluster.links.handshake import (
+    LinkFailed,
+    accept_node,
+    dial_node,
+    introduce,
+    read_preface,
+)
+from relay.cluster.links.identity import SIGNATURE_BYTES, make_identity
+from relay.cluster.links.proof import NONCE_BYTES, LinkRefused, Preface, transcript
 from relay.transport.tls import TlsLink
-from tests.unit.cluster.nodes import Table, connection, identities, meeting, node_of
+from tests.unit.cluster.links.nodes import Table, connection, identities, meeting, node_of
 
 BOTH_WAYS = pytest.mark.parametrize("tls", [False, True], ids=["signatures", "tls"])
 

@@ -10,9 +10,9 @@ import trio
 from attrs import define, frozen
 
 from relay.client.websocket import WebSocket
-from relay.cluster.identity import NodeIdentity, make_identity
-from relay.cluster.links import LinkFailed, accept_node, introduce
-from relay.cluster.proof import LinkRefused
+from relay.cluster.links.handshake import LinkFailed, accept_node, introduce
+from relay.cluster.links.identity import NodeIdentity, make_identity
+from relay.cluster.links.proof import LinkRefused
 from relay.model.cluster import Node
 from relay.transport.stream import FrameStream
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from attrs import define, evolve, field
 
-from relay.cluster.directory import Directory
-from relay.cluster.held_streams import HeldStreams
-from relay.cluster.link_pool import LinkPool
-from relay.cluster.shared_tables import SharedStreams
+from relay.cluster.directory.directory import Directory
+from relay.cluster.directory.held_streams import HeldStreams
+from relay.cluster.directory.shared_tables import SharedStreams
+from relay.cluster.links.link_pool import LinkPool
 from relay.concurrency.batcher import Batcher
 from relay.connection.context import Claimed
 from relay.errors import StoreUnavailable

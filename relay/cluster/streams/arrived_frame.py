@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from relay.cluster.messages import FromOrigin, decode_from_origin, decode_text_frame
+from relay.cluster.streams.messages import FromOrigin, decode_from_origin, decode_text_frame
 from relay.hub.frames.frame import Frame
 from relay.hub.frames.frame_budget import FrameAccount
 from relay.hub.layers.layer_set import LayerSet, PictureLayer

@@ -17,8 +17,8 @@ import trio
 import trio.testing
 from attrs import define, evolve, field
 
-from relay.cluster import doors
-from relay.cluster.doors import (
+from relay.cluster.links import doors
+from relay.cluster.links.doors import (
     MAX_SOCKET_PATH_BYTES,
     MAX_STRANGERS,
     MAX_STRANGERS_PER_ADDRESS,
@@ -30,13 +30,13 @@ from relay.cluster.doors import (
     listen_here,
     socket_folder,
 )
-from relay.cluster.identity import NodeIdentity, make_identity
-from relay.cluster.links import dial_node, introduce, read_preface
-from relay.cluster.proof import NONCE_BYTES, Preface
+from relay.cluster.links.handshake import dial_node, introduce, read_preface
+from relay.cluster.links.identity import NodeIdentity, make_identity
+from relay.cluster.links.proof import NONCE_BYTES, Preface
 from relay.errors import ConfigError, StoreUnavailable
 from relay.model.cluster import Node
 from relay.transport.stream import FrameStream
-from tests.unit.cluster.nodes import Table, identities, node_of
+from tests.unit.cluster.links.nodes import Table, identities, node_of
 
 
 @define(eq=False)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from attrs import define, field
 
-from relay.cluster.directory import MAX_SWEPT_STREAMS
+from relay.cluster.directory.directory import MAX_SWEPT_STREAMS
 from relay.model.cluster import LiveStream, StreamNews
 from tests.unit.cluster.frames import VIEW, only, received
 from tests.unit.cluster.memory_cluster import MemoryCluster, MemoryNode

@@ -12,8 +12,8 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
-from relay.cluster.edge import LINK_SILENCE
-from relay.cluster.messages import (
+from relay.cluster.streams.edge import LINK_SILENCE
+from relay.cluster.streams.messages import (
     LINK_PROTOCOL_VERSION,
     Carry,
     DropStream,
@@ -36,7 +36,7 @@ from relay.cluster.messages import (
     decode_from_edge,
     encode,
 )
-from relay.cluster.remote_producer import CLUSTER, RemoteProducer
+from relay.cluster.streams.remote_producer import CLUSTER, RemoteProducer
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.edge_consumer import EdgeConsumer, LinkBytes
 from relay.hub.flow_control import FlowControlOptions

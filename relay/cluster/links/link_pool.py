@@ -17,10 +17,10 @@ import trio
 from attrs import define, field
 
 from relay.client.websocket import WebSocket
-from relay.cluster.edge import OriginLink
-from relay.cluster.links import LinkFailed
-from relay.cluster.messages import LINK_PROTOCOL_VERSION, Moved
-from relay.cluster.origin import EdgeLink
+from relay.cluster.links.handshake import LinkFailed
+from relay.cluster.streams.edge import OriginLink
+from relay.cluster.streams.messages import LINK_PROTOCOL_VERSION, Moved
+from relay.cluster.streams.origin import EdgeLink
 from relay.concurrency.backoff import Backoff
 from relay.hub.cluster_streams import ClusterStreams
 from relay.hub.frames.frame_budget import FrameAccount

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from relay.cluster import origin
-from relay.cluster.origin import path_to
+from relay.cluster.streams import origin
+from relay.cluster.streams.origin import path_to
 from tests.unit.cluster.frames import frame, numbers, only, received
 from tests.unit.cluster.memory_cluster import MemoryCluster, open_cluster
 from tests.unit.memory import Client

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.cluster.proof import (
+from relay.cluster.links.proof import (
     MAX_PREFACE_BYTES,
     LinkRefused,
     Preface,

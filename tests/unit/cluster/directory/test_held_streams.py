@@ -8,7 +8,7 @@ import pytest
 import trio
 from attrs import define, evolve
 
-from relay.cluster.held_streams import RESTORE_INTERVAL, WRITE_INTERVAL, HeldStreams
+from relay.cluster.directory.held_streams import RESTORE_INTERVAL, WRITE_INTERVAL, HeldStreams
 from relay.errors import StoreUnavailable
 from relay.hub.hub import Hub
 from relay.metrics import Metrics

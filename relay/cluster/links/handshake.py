@@ -18,8 +18,8 @@ import trio
 from relay.client.dial import open_plain
 from relay.client.errors import DialFailed
 from relay.client.websocket import WebSocket
-from relay.cluster.identity import SIGNATURE_BYTES, NodeIdentity, has_signed
-from relay.cluster.proof import (
+from relay.cluster.links.identity import SIGNATURE_BYTES, NodeIdentity, has_signed
+from relay.cluster.links.proof import (
     MAX_PREFACE_BYTES,
     NONCE_BYTES,
     WELCOME,

@@ -13,8 +13,8 @@ from attrs import define, field, frozen
 
 from relay.client.errors import Closed
 from relay.client.websocket import WebSocket
-from relay.cluster.arrived_frame import ArrivedFrame, read_from_origin, stream_of
-from relay.cluster.messages import (
+from relay.cluster.streams.arrived_frame import ArrivedFrame, read_from_origin, stream_of
+from relay.cluster.streams.messages import (
     LINK_PROTOCOL_VERSION,
     DropStream,
     FromEdge,
@@ -33,7 +33,7 @@ from relay.cluster.messages import (
     TakeStream,
     encode,
 )
-from relay.cluster.remote_producer import RemoteProducer, demand_of
+from relay.cluster.streams.remote_producer import RemoteProducer, demand_of
 from relay.concurrency.wakeup import Wakeup
 from relay.guard.throttle import DebtBucket
 from relay.hub.cluster_streams import ClusterStreams

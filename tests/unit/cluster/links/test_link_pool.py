@@ -8,8 +8,8 @@ import trio.testing
 from attrs import define, field
 
 from relay.client.websocket import WebSocket
-from relay.cluster.link_pool import LinkPool
-from relay.cluster.links import LinkFailed
+from relay.cluster.links.handshake import LinkFailed
+from relay.cluster.links.link_pool import LinkPool
 from relay.hub.cluster_streams import ClusterStreams
 from relay.metrics import HopMetrics
 from relay.model.cluster import Node

@@ -20,9 +20,9 @@ from typing import TypeVar
 import trio
 from attrs import define, field
 
-from relay.cluster.identity import NodeIdentity
-from relay.cluster.links import LINK_STALL_TIMEOUT, Lookup, accept_node
-from relay.cluster.proof import LinkRefused, Preface
+from relay.cluster.links.handshake import LINK_STALL_TIMEOUT, Lookup, accept_node
+from relay.cluster.links.identity import NodeIdentity
+from relay.cluster.links.proof import LinkRefused, Preface
 from relay.errors import ConfigError, RelayError
 from relay.guard.client_address import ClientAddress
 from relay.guard.rates import RateLimiter

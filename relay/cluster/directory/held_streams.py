@@ -11,7 +11,7 @@ import structlog
 import trio
 from attrs import define, evolve, field
 
-from relay.cluster.shared_tables import SharedStreams
+from relay.cluster.directory.shared_tables import SharedStreams
 from relay.concurrency.wakeup import Wakeup
 from relay.errors import StoreRejects, StoreUnavailable
 from relay.hub.hub import Hub

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from relay.client.websocket import WebSocket
-from relay.cluster.messages import LINK_PROTOCOL_VERSION
+from relay.cluster.streams.messages import LINK_PROTOCOL_VERSION
 from tests.unit.cluster.frames import VIEW, frame, numbers, only, received
 from tests.unit.cluster.memory_cluster import LinkStream, MemoryCluster
 from tests.unit.hostile import masked_frame

@@ -1,0 +1,1 @@
+"""Links between nodes: who may open one, and which are open."""
