@@ -6,8 +6,8 @@ from pathlib import Path
 
 import trio
 
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate, play, prepare
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
 from relay.load.measures.observations import Observations
 from relay.load.measures.reconcile import reconcile

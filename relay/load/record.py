@@ -21,9 +21,9 @@ from relay.client.dial import open_stream
 from relay.client.errors import Closed
 from relay.client.websocket import open_websocket
 from relay.errors import RelayError
-from relay.load.actors.client import MSGPACK_SUBPROTOCOL, IncomingMessage, LoadClient
-from relay.load.actors.endpoint import TlsVerification, path_or_default
-from relay.load.actors.payloads import TRACE_FORMAT, TraceFrame
+from relay.load.actors.frames.payloads import TRACE_FORMAT, TraceFrame
+from relay.load.actors.network.client import MSGPACK_SUBPROTOCOL, IncomingMessage, LoadClient
+from relay.load.actors.network.endpoint import TlsVerification, path_or_default
 
 RECORD_CONNECT_TIMEOUT = 15.0
 MAX_RECORDING_BYTES = 2 << 30

@@ -27,8 +27,8 @@ from relay.client.errors import Closed, DialFailed
 from relay.client.websocket import open_websocket
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
-from relay.load.actors.client import MSGPACK_SUBPROTOCOL, IncomingMessage, LoadClient
-from relay.load.actors.endpoint import TlsVerification, path_or_default
+from relay.load.actors.network.client import MSGPACK_SUBPROTOCOL, IncomingMessage, LoadClient
+from relay.load.actors.network.endpoint import TlsVerification, path_or_default
 from relay.load.record import RECORD_CONNECT_TIMEOUT, RecordFailed
 from relay.load.report.outputs import OutputFiles
 from relay.load.scenario.link_measurement import (

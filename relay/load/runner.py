@@ -15,7 +15,7 @@ from rich.console import Console
 
 from relay.concurrency.exception_groups import leaves
 from relay.errors import ConfigError
-from relay.load.actors.group_networks import check_links
+from relay.load.actors.network.group_networks import check_links
 from relay.load.measures.comparison import (
     IncomparableRuns,
     RecordedRun,

@@ -19,8 +19,8 @@ import trio
 from attrs import define, field, frozen
 from rich.console import Console
 
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate, play, prepare
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
 from relay.load.measures.generator_usage import MAX_BUSY
 from relay.load.measures.stats import RunStats

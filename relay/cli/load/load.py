@@ -408,7 +408,7 @@ def record_command(  # noqa: PLR0917 (the parameters of the command)
     """
     import trio
 
-    from relay.load.actors.endpoint import TlsVerification
+    from relay.load.actors.network.endpoint import TlsVerification
     from relay.load.record import record
 
     token = token_file.read().strip() if token_file else os.environ.get("TOKEN", "")

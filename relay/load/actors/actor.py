@@ -15,8 +15,8 @@ from attrs import define, field
 from relay.client import DialFailed, ServerError
 from relay.client.errors import Closed
 from relay.client.websocket import ABNORMAL_CLOSURE
-from relay.load.actors.client import IncomingMessage, LoadClient
-from relay.load.actors.network import was_cut
+from relay.load.actors.network.client import IncomingMessage, LoadClient
+from relay.load.actors.network.shaped_link import was_cut
 from relay.load.actors.run_context import ConnectionCut, RunContext
 from relay.load.measures.stats import GroupStats
 from relay.load.scenario.groups import Group

@@ -17,8 +17,8 @@ import trio
 from attrs import evolve, frozen
 
 from relay.load.actors.actor import Actor
+from relay.load.actors.frames.payloads import PayloadFactory
 from relay.load.actors.hostile import Hostile
-from relay.load.actors.payloads import PayloadFactory
 from relay.load.actors.phone import Phone
 from relay.load.actors.run_context import RunContext
 from relay.load.actors.script import play_script

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import trio
 from attrs import define, evolve, field
 
-from relay.load.actors.client import IncomingMessage, LoadClient
-from relay.load.actors.frame_plan import FramePlan, PlannedFrame
-from relay.load.actors.payloads import Payloads
+from relay.load.actors.frames.frame_plan import FramePlan, PlannedFrame
+from relay.load.actors.frames.payloads import Payloads
+from relay.load.actors.network.client import IncomingMessage, LoadClient
 from relay.load.actors.stream_actor import StreamActor, StreamWatch
 from relay.load.measures.integrity import JPEG_START, FrameMark, append_mark, seal_mark
 from relay.load.measures.observations import SentFrames

@@ -19,10 +19,10 @@ from relay.client.errors import Closed
 from relay.client.shaping import SHAPED_RECEIVE_BUFFER
 from relay.client.websocket import open_websocket
 from relay.load.actors.allowance import Allowance
-from relay.load.actors.client import MSGPACK_SUBPROTOCOL, LoadClient, OnIncoming
-from relay.load.actors.endpoint import Endpoint, is_encrypted, path_or_default
-from relay.load.actors.group_networks import GroupNetworks
-from relay.load.actors.network import cut, open_network, was_cut
+from relay.load.actors.network.client import MSGPACK_SUBPROTOCOL, LoadClient, OnIncoming
+from relay.load.actors.network.endpoint import Endpoint, is_encrypted, path_or_default
+from relay.load.actors.network.group_networks import GroupNetworks
+from relay.load.actors.network.shaped_link import cut, open_network, was_cut
 from relay.load.actors.own_load import OwnLoad
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.observations import Observations

@@ -6,6 +6,12 @@ import hashlib
 
 import msgspec
 
+from relay.errors import RelayError
+
+
+class NotSent(RelayError):
+    """A file of the scenario was not sent to a process that may open none."""
+
 
 class SentFiles(msgspec.Struct, frozen=True):
     """The content of files, by the names that the scenario has for them."""

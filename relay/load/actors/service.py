@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from relay.client import ServerError
 from relay.client.errors import Closed
 from relay.load.actors.actor import Actor
-from relay.load.actors.client import LoadClient
+from relay.load.actors.network.client import LoadClient
 from relay.load.measures.observations import AcknowledgedAlert
 from relay.load.scenario.groups import ServiceGroup
 

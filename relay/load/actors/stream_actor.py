@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import define, field
 
 from relay.load.actors.actor import Actor
-from relay.load.actors.client import IncomingMessage
+from relay.load.actors.network.client import IncomingMessage
 from relay.load.measures.integrity import AlertChecker, FrameChecker
 from relay.load.measures.observations import StreamObservation
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import define
 
-from relay.load.actors.client import IncomingMessage, LoadClient
+from relay.load.actors.network.client import IncomingMessage, LoadClient
 from relay.load.actors.stream_actor import StreamActor, StreamWatch
 from relay.load.measures.integrity import RENDITIONS, FrameChecker
 from relay.load.measures.stats import LAYER_PREFIX

@@ -11,7 +11,7 @@ import trio
 from attrs import field, frozen
 
 from relay.errors import RelayError
-from relay.load.actors.payloads import read_video
+from relay.load.actors.frames.payloads import read_video
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.stats import plain
 from relay.load.run.clocks import ClockFilter

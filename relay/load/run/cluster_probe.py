@@ -8,7 +8,7 @@ import trio
 
 from relay.client import DialFailed, Disconnected, Frame, ServerError, connect
 from relay.client.connection.messages import Unreadable
-from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.run.target_reports import TargetFailed
 
 CLUSTER_PROBE_TIMEOUT = 5.0

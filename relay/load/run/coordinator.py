@@ -17,8 +17,8 @@ from attrs import define, field, frozen
 
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.process_usage import CoreTime, read_core_time
 from relay.load.run.agents import AgentOptions, open_agent, read_files

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import trio
 from attrs import define, field, frozen
 
-from relay.load.actors.endpoint import TlsVerification
+from relay.load.actors.network.endpoint import TlsVerification
 from relay.load.measures.ledger import LostFrames, TargetLedger, TargetTotals
 from relay.load.measures.process_usage import ProcessUsage, read_process_usage
 from relay.load.run.target_reports import MetricsReading, TargetFailed, TargetReports

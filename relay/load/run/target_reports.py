@@ -14,7 +14,7 @@ import trio
 from attrs import evolve, field, frozen
 
 from relay.errors import RelayError
-from relay.load.actors.endpoint import is_encrypted
+from relay.load.actors.network.endpoint import is_encrypted
 from relay.load.measures.ledger import HopTotals, TargetTotals, read_figures, read_totals
 from relay.load.measures.process_usage import ProcessUsage
 from relay.outgoing.http_client import HttpClient, RequestFailed

@@ -11,7 +11,7 @@ import trio
 from attrs import define, field
 
 from relay.concurrency.exception_groups import leaves
-from relay.load.actors.endpoint import TlsVerification, is_encrypted
+from relay.load.actors.network.endpoint import TlsVerification, is_encrypted
 from relay.load.measures.process_usage import ProcessUsage
 from relay.load.run.target import (
     PROCESS_STOP_TIMEOUT,

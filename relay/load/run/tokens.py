@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from relay.app import open_store
-from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.run.target import PROCESS_STOP_TIMEOUT, stop
 from relay.load.run.target_reports import TargetFailed
 from relay.load.run.targets import Targets

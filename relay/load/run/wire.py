@@ -21,8 +21,8 @@ from attrs import define, field, frozen
 
 from relay.concurrency.exact_reads import receive_exactly
 from relay.errors import RelayError
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.trials import TrialResult
 from relay.load.scenario.raising import Raise

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli.load.scenario import EXAMPLES
-from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.measures.builtin_checks import INTEGRITY_COUNTS
 from relay.load.measures.stats import RunStats
 from relay.load.record_link import LinkRecorder, LinkRecordOptions, measure_link

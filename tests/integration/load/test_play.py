@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from relay.demo.video import default_video
-from relay.load.actors.endpoint import Endpoint
-from relay.load.actors.payloads import RecordedFrames, read_trace
+from relay.load.actors.frames.payloads import RecordedFrames, read_trace
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.measures.builtin_checks import INTEGRITY_COUNTS
 from relay.load.measures.stats import RunStats, endings_of, layer_counts
 from relay.load.record import record

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli.load.scenario import EXAMPLES
-from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.network.endpoint import Endpoint
 from tests.integration.accounts import Accounts
 from tests.integration.load_command import assert_nothing_is_left, finish, start, write
 from tests.integration.peers import new_stream_id

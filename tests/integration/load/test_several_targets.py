@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.measures.ledger import TargetLedger, TargetTotals, compare_ledger
 from relay.load.measures.results import read_result
 from relay.load.run.cluster_probe import check_cluster

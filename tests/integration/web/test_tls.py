@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from relay.client import Frame, connect
-from relay.load.actors.network import ShapedLink
+from relay.load.actors.network.shaped_link import ShapedLink
 from relay.load.scenario.groups import Network
 from tests.integration.accounts import Accounts
 from tests.integration.certificate_files import Files

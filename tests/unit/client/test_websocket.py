@@ -17,7 +17,7 @@ from wsproto.events import AcceptConnection, CloseConnection, Event, Message, Pi
 from relay.client import ServerError
 from relay.client.errors import Closed, DialFailed
 from relay.client.websocket import WebSocket, open_websocket
-from relay.load.actors.client import LoadClient
+from relay.load.actors.network.client import LoadClient
 from relay.transport import wire
 
 

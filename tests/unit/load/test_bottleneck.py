@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay.load.actors.bottleneck import (
+from relay.load.actors.network.bottleneck import (
     MAX_BYTES_ON_THE_WAY,
     MAX_PIECES,
     PIECE_BYTES,

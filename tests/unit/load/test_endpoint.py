@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay.load.actors.endpoint import TlsVerification
+from relay.load.actors.network.endpoint import TlsVerification
 from relay.load.run.target import find_tls_verification
 from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schema import ScenarioError

@@ -15,8 +15,8 @@ import trio.testing
 from rich.console import Console
 
 from relay.load.actors import engine
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
 from relay.load.actors.script import BadScript, read_script
 from relay.load.measures.checks import CheckResult

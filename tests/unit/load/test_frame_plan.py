@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.load.actors.frame_plan import FramePlan, PlannedFrame
+from relay.load.actors.frames.frame_plan import FramePlan, PlannedFrame
 
 LAYERS = ("l", "m", "h")
 

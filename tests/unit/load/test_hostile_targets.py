@@ -8,8 +8,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from relay.load.actors.client import IncomingMessage, LoadClient
-from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.network.client import IncomingMessage, LoadClient
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
 from relay.load.actors.stream_actor import StreamWatch
 from relay.load.actors.viewer import Viewer

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.load.actors.group_networks import FROZEN, GroupNetworks, check_links
-from relay.load.actors.payloads import NotSent
-from relay.load.actors.sent_files import SentFiles
+from relay.load.actors.network.group_networks import FROZEN, GroupNetworks, check_links
+from relay.load.actors.sent_files import NotSent, SentFiles
 from relay.load.report.link_words import link_in_words, link_lines
 from relay.load.scenario.link_trace import (
     BadLink,

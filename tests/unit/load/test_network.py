@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay.load.actors.network import NetworkAt, ShapedLink, open_network
+from relay.load.actors.network.shaped_link import NetworkAt, ShapedLink, open_network
 from relay.load.scenario.groups import Network
 
 pytestmark = pytest.mark.mock_clock

@@ -11,12 +11,12 @@ import trio
 
 from relay.load.actors.allowance import CATCH_UP_SECONDS, Allowance, LimitReached
 from relay.load.actors.attacks import PINGS
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, make_actors
-from relay.load.actors.payloads import TRACE_FORMAT, NotSent, PayloadFactory, TraceFrame
+from relay.load.actors.frames.payloads import TRACE_FORMAT, PayloadFactory, TraceFrame
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
 from relay.load.actors.script import BadScript, read_script
-from relay.load.actors.sent_files import SentFiles
+from relay.load.actors.sent_files import NotSent, SentFiles
 from relay.load.measures.integrity import MARK_SIZE
 from relay.load.run.permit import (
     MAX_SCENARIO_BYTES,

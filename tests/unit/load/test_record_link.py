@@ -15,7 +15,7 @@ import trio_websocket
 from attrs import define, field
 
 from relay.load import record_link
-from relay.load.actors.network import NetworkAt, open_network
+from relay.load.actors.network.shaped_link import NetworkAt, open_network
 from relay.load.record import RecordFailed
 from relay.load.record_link import LinkRecorder, LinkRecordOptions, measure_link
 from relay.load.report.link_words import recorded_lines

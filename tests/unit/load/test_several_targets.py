@@ -8,9 +8,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, make_actors
-from relay.load.actors.payloads import PayloadFactory
+from relay.load.actors.frames.payloads import PayloadFactory
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
 from relay.load.measures.ledger import (
     HopTotals,

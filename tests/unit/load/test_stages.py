@@ -13,8 +13,8 @@ from attrs import define
 from rich.console import Console
 
 from relay.load.actors import attacks
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, drain_update
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
 from relay.load.measures.process_usage import ProcessUsage
 from relay.load.measures.results import UsedInStage

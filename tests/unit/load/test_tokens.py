@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relay.load.actors.endpoint import Endpoint
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.run import tokens
 from relay.load.run.target import Target
 from relay.load.run.target_reports import TargetFailed, TargetReports

@@ -12,8 +12,8 @@ import trio
 import trio.testing
 from attrs import evolve
 
-from relay.load.actors.endpoint import Endpoint
 from relay.load.actors.engine import Share, StatsUpdate
+from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures import histogram
 from relay.load.measures.generator_usage import GeneratorUsage

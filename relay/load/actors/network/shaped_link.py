@@ -16,7 +16,7 @@ from random import Random
 import trio
 from attrs import define, field
 
-from relay.load.actors.bottleneck import Bottleneck, Capacity
+from relay.load.actors.network.bottleneck import Bottleneck, Capacity
 from relay.load.scenario.groups import Network
 
 SHAPED_READ_BYTES = 64 * 1024

@@ -11,9 +11,8 @@ from random import Random
 from attrs import define, field
 
 from relay.errors import RelayError
-from relay.load.actors.network import is_plain
-from relay.load.actors.payloads import NotSent
-from relay.load.actors.sent_files import SentFiles
+from relay.load.actors.network.shaped_link import is_plain
+from relay.load.actors.sent_files import NotSent, SentFiles
 from relay.load.scenario.groups import LinkChoice, Network
 from relay.load.scenario.link_trace import ChosenLink, parse_link, read_link, read_named_link
 from relay.load.scenario.scenario import Scenario

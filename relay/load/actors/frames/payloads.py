@@ -13,7 +13,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from relay.errors import RelayError
-from relay.load.actors.sent_files import SentFiles
+from relay.load.actors.sent_files import NotSent, SentFiles
 from relay.load.measures.integrity import MARK_SIZE
 from relay.load.scenario.groups import FrameSource, PhoneGroup, PhoneLayer
 from relay.load.scenario.schedule import Presence, Timeline
@@ -200,10 +200,6 @@ class PayloadFactory:
                 raise NotSent(f"the recording {name} was not sent")
             self._traces[name] = found
         return found
-
-
-class NotSent(RelayError):
-    """A file of the scenario was not sent to a process that may open none."""
 
 
 class BadTrace(RelayError):

@@ -1,0 +1,1 @@
+"""What phones send: the content of frames, and which frames of each picture."""
