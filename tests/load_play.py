@@ -9,8 +9,8 @@ import trio
 from relay.load.actors.engine import Share, StatsUpdate, play, prepare
 from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
-from relay.load.measures.observations import Observations
-from relay.load.measures.reconcile import reconcile
+from relay.load.measures.reconciliation.observations import Observations
+from relay.load.measures.reconciliation.reconcile import reconcile
 from relay.load.measures.stats import RunStats
 from relay.load.run.run_state import stats_of
 from relay.load.scenario.scenario import parse_scenario

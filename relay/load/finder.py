@@ -14,9 +14,9 @@ from attrs import define, field, frozen
 from rich.console import Console
 
 from relay.errors import ConfigError
+from relay.load.measures.analysis.limit_search import LimitSearch, SearchOptions
+from relay.load.measures.analysis.limits import Cause, FindResult, LevelRun, Spread, find_cause
 from relay.load.measures.builtin_checks import CLIENTS_ADMITTED
-from relay.load.measures.limit_search import LimitSearch, SearchOptions
-from relay.load.measures.limits import Cause, FindResult, LevelRun, Spread, find_cause
 from relay.load.measures.results import RunResult
 from relay.load.report.find_words import print_find, run_line, verdict_words
 from relay.load.report.github import Annotations

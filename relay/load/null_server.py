@@ -17,7 +17,7 @@ from contextlib import suppress
 import msgspec
 from attrs import define, field, frozen
 
-from relay.load.measures.integrity import MARK_SIZE, FrameMark, append_mark
+from relay.load.measures.reconciliation.integrity import MARK_SIZE, FrameMark, append_mark
 from relay.transport import wire
 from relay.transport.framing.frame_parser import FrameParser
 

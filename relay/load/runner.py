@@ -16,14 +16,14 @@ from rich.console import Console
 from relay.concurrency.exception_groups import leaves
 from relay.errors import ConfigError
 from relay.load.actors.network.group_networks import check_links
-from relay.load.measures.comparison import (
+from relay.load.measures.analysis.comparison import (
     IncomparableRuns,
     RecordedRun,
     check_baseline,
     check_same_load,
     compare_runs,
 )
-from relay.load.measures.noise import MIN_COMPARED_SECONDS
+from relay.load.measures.analysis.noise import MIN_COMPARED_SECONDS
 from relay.load.measures.results import BadResult, Outcome, RunResult, Second, read_result
 from relay.load.report.github import Annotations
 from relay.load.report.live_view import LiveView

@@ -269,7 +269,7 @@ def compare_command(before: Path, after: Path, tolerance: float) -> int:
     """
     from rich.console import Console
 
-    from relay.load.measures.comparison import check_ages, check_same_load, compare_runs
+    from relay.load.measures.analysis.comparison import check_ages, check_same_load, compare_runs
     from relay.load.report.compare import print_comparison
     from relay.load.runner import WORSE, read_run
 

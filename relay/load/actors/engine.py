@@ -25,7 +25,7 @@ from relay.load.actors.script import play_script
 from relay.load.actors.service import AlertService
 from relay.load.actors.viewer import Viewer
 from relay.load.measures.generator_usage import GeneratorUsage
-from relay.load.measures.observations import Observations
+from relay.load.measures.reconciliation.observations import Observations
 from relay.load.measures.stats import StatsDelta
 from relay.load.scenario.groups import HostileGroup, PhoneGroup, ServiceGroup, ViewerGroup
 from relay.load.scenario.scenario import Scenario

@@ -12,8 +12,13 @@ from relay.load.actors.frames.frame_plan import FramePlan, PlannedFrame
 from relay.load.actors.frames.payloads import Payloads
 from relay.load.actors.network.client import IncomingMessage, LoadClient
 from relay.load.actors.stream_actor import StreamActor, StreamWatch
-from relay.load.measures.integrity import JPEG_START, FrameMark, append_mark, seal_mark
-from relay.load.measures.observations import SentFrames
+from relay.load.measures.reconciliation.integrity import (
+    JPEG_START,
+    FrameMark,
+    append_mark,
+    seal_mark,
+)
+from relay.load.measures.reconciliation.observations import SentFrames
 from relay.load.scenario.groups import PhoneGroup, PhoneLayer
 from relay.protocol.messages import now_ms
 

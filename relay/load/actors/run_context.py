@@ -25,7 +25,7 @@ from relay.load.actors.network.group_networks import GroupNetworks
 from relay.load.actors.network.shaped_link import cut, open_network, was_cut
 from relay.load.actors.own_load import OwnLoad
 from relay.load.actors.sent_files import SentFiles
-from relay.load.measures.observations import Observations
+from relay.load.measures.reconciliation.observations import Observations
 from relay.load.measures.stats import GroupStats
 from relay.load.measures.watch_time import WatchTime
 from relay.load.scenario.groups import Group, Network

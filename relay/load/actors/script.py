@@ -24,7 +24,7 @@ from attrs import define, field
 from relay.client import Alert, Disconnected, Frame, ServerError, SimpleClient, connect
 from relay.errors import RelayError
 from relay.load.actors.run_context import RunContext
-from relay.load.measures.integrity import FrameChecker, FrameMark, append_mark
+from relay.load.measures.reconciliation.integrity import FrameChecker, FrameMark, append_mark
 from relay.load.measures.stats import GroupStats
 from relay.load.scenario.scenario import ACTOR_NAME, RESERVED_NAMES
 

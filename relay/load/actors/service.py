@@ -12,7 +12,7 @@ from relay.client import ServerError
 from relay.client.errors import Closed
 from relay.load.actors.actor import Actor
 from relay.load.actors.network.client import LoadClient
-from relay.load.measures.observations import AcknowledgedAlert
+from relay.load.measures.reconciliation.observations import AcknowledgedAlert
 from relay.load.scenario.groups import ServiceGroup
 
 MAX_UNACKNOWLEDGED_ALERTS = 1000

@@ -6,8 +6,8 @@ from attrs import define, field
 
 from relay.load.actors.actor import Actor
 from relay.load.actors.network.client import IncomingMessage
-from relay.load.measures.integrity import AlertChecker, FrameChecker
-from relay.load.measures.observations import StreamObservation
+from relay.load.measures.reconciliation.integrity import AlertChecker, FrameChecker
+from relay.load.measures.reconciliation.observations import StreamObservation
 
 MAX_NUMBER_CHARS = 15
 """Digits of a number in an alert."""

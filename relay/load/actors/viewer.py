@@ -8,7 +8,7 @@ from attrs import define
 
 from relay.load.actors.network.client import IncomingMessage, LoadClient
 from relay.load.actors.stream_actor import StreamActor, StreamWatch
-from relay.load.measures.integrity import RENDITIONS, FrameChecker
+from relay.load.measures.reconciliation.integrity import RENDITIONS, FrameChecker
 from relay.load.measures.stats import LAYER_PREFIX
 from relay.load.scenario.groups import ViewerGroup
 

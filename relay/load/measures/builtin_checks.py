@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from relay.load.measures.checks import CheckResult, Threshold, parse_threshold
-from relay.load.measures.ledger import LedgerLine
+from relay.load.measures.reconciliation.ledger import LedgerLine
 from relay.load.measures.stats import RunStats
 
 INTEGRITY_COUNTS = (

@@ -10,11 +10,11 @@ import msgspec
 from attrs import field, frozen
 
 from relay.errors import RelayError
+from relay.load.measures.analysis.noise import Verdict
 from relay.load.measures.checks import CheckResult
 from relay.load.measures.generator_usage import GeneratorResult, GeneratorSecond, OneGenerator
-from relay.load.measures.ledger import LedgerLine
-from relay.load.measures.noise import Verdict
 from relay.load.measures.process_usage import ProcessUsage
+from relay.load.measures.reconciliation.ledger import LedgerLine
 from relay.load.measures.stats import RATES, GroupStats, TimeDistribution, layer_counts
 
 FORMAT = "relay-load-1"

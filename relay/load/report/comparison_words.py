@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.load.measures.comparison import MISSED
+from relay.load.measures.analysis.comparison import MISSED
 from relay.load.measures.results import Comparison, FigureChange
 from relay.load.units import seconds_in_words
 

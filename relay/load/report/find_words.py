@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from relay.load.measures.limits import Cause, FindResult, LevelRun, Resource
+from relay.load.measures.analysis.limits import Cause, FindResult, LevelRun, Resource
 from relay.load.scenario.raising import Raise
 from relay.load.units import seconds_in_words
 

@@ -15,7 +15,7 @@ import attrs
 import msgspec
 from attrs import define, field, frozen
 
-from relay.load.measures.limits import FindResult, LevelRun
+from relay.load.measures.analysis.limits import FindResult, LevelRun
 from relay.load.measures.results import RunResult, Second
 from relay.load.report.csv_rows import CSV_COLUMNS, csv_rows
 

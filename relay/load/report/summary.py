@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay.load.measures.ledger import LedgerLine
+from relay.load.measures.reconciliation.ledger import LedgerLine
 from relay.load.measures.results import GroupResult, Outcome, RunResult, TargetResult
 from relay.load.measures.stats import endings_of
 from relay.load.report.compare import print_judgement

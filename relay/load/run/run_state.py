@@ -18,7 +18,8 @@ from relay.load.measures.generator_usage import (
     GeneratorUsage,
     OneGenerator,
 )
-from relay.load.measures.ledger import (
+from relay.load.measures.process_usage import FULL_MACHINE, ProcessUsage
+from relay.load.measures.reconciliation.ledger import (
     HopTotals,
     LedgerLine,
     TargetLedger,
@@ -27,9 +28,8 @@ from relay.load.measures.ledger import (
     compare_ledger,
     viewers_by_stream,
 )
-from relay.load.measures.observations import Observations
-from relay.load.measures.process_usage import FULL_MACHINE, ProcessUsage
-from relay.load.measures.reconcile import reconcile
+from relay.load.measures.reconciliation.observations import Observations
+from relay.load.measures.reconciliation.reconcile import reconcile
 from relay.load.measures.results import (
     GENERATOR,
     Outcome,

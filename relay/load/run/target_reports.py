@@ -15,8 +15,13 @@ from attrs import evolve, field, frozen
 
 from relay.errors import RelayError
 from relay.load.actors.network.endpoint import is_encrypted
-from relay.load.measures.ledger import HopTotals, TargetTotals, read_figures, read_totals
 from relay.load.measures.process_usage import ProcessUsage
+from relay.load.measures.reconciliation.ledger import (
+    HopTotals,
+    TargetTotals,
+    read_figures,
+    read_totals,
+)
 from relay.outgoing.http_client import HttpClient, RequestFailed
 from relay.protocol.reports import FiguresReport
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.generator_usage import GeneratorUsage
-from relay.load.measures.observations import Observations, StreamObservation
+from relay.load.measures.reconciliation.observations import Observations, StreamObservation
 from relay.load.measures.results import GENERATOR
 from relay.load.measures.stats import RunStats, StatsDelta
 from relay.load.scenario.scenario import ACTOR_NAME, ONLY_TARGET, Scenario

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from relay.load import units
 from relay.load.measures.checks import FIGURE_PREFIXES, Threshold, parse_threshold
-from relay.load.measures.integrity import RENDITIONS
+from relay.load.measures.reconciliation.integrity import RENDITIONS
 from relay.load.measures.stats import LAYER_PREFIX, LinkCapacity
 from relay.load.scenario.groups import (
     DURATION,

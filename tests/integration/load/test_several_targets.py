@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from relay.load.actors.network.endpoint import Endpoint
-from relay.load.measures.ledger import TargetLedger, TargetTotals, compare_ledger
+from relay.load.measures.reconciliation.ledger import TargetLedger, TargetTotals, compare_ledger
 from relay.load.measures.results import read_result
 from relay.load.run.cluster_probe import check_cluster
 from relay.load.run.target_reports import TargetFailed

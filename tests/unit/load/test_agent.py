@@ -15,7 +15,7 @@ import trio.testing
 from attrs import evolve
 
 from relay.load.actors.engine import StatsUpdate
-from relay.load.measures.observations import Observations
+from relay.load.measures.reconciliation.observations import Observations
 from relay.load.measures.stats import StatsDelta
 from relay.load.measures.trials import TrialResult
 from relay.load.run import agent as agent_module

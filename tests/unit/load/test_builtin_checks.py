@@ -8,7 +8,7 @@ import pytest
 
 from relay.load.measures.builtin_checks import LEDGER_AGREES, all_thresholds, builtin_results
 from relay.load.measures.checks import CheckResult
-from relay.load.measures.ledger import LedgerLine
+from relay.load.measures.reconciliation.ledger import LedgerLine
 from relay.load.measures.stats import RunStats
 from relay.load.scenario.scenario import parse_scenario
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from relay.cli.main import main
-from relay.load.measures.comparison import (
+from relay.load.measures.analysis.comparison import (
     IncomparableRuns,
     RecordedRun,
     check_ages,

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from relay.load import finder
 from relay.load.finder import Finder, FindOptions, exit_code, find_limit, open_finder
+from relay.load.measures.analysis.limits import FindResult
 from relay.load.measures.builtin_checks import CLIENTS_ADMITTED
 from relay.load.measures.checks import CheckResult
 from relay.load.measures.generator_usage import GeneratorSecond
-from relay.load.measures.limits import FindResult
 from relay.load.measures.results import Outcome, second_of
 from relay.load.report.find_page import find_page
 from relay.load.report.find_words import find_lines, print_find

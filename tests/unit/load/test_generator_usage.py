@@ -15,14 +15,14 @@ from rich.console import Console
 
 from relay.load.actors.engine import StatsUpdate
 from relay.load.actors.own_load import OwnLoad
-from relay.load.measures import observations
 from relay.load.measures.generator_usage import (
     GeneratorResult,
     GeneratorSecond,
     GeneratorUsage,
     OneGenerator,
 )
-from relay.load.measures.observations import Observations, StreamObservation
+from relay.load.measures.reconciliation import observations
+from relay.load.measures.reconciliation.observations import Observations, StreamObservation
 from relay.load.measures.stats import GroupStats
 from relay.load.report.csv_rows import csv_rows
 from relay.load.report.github import result_annotations

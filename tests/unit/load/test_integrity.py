@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.load.measures.integrity import (
+from relay.load.measures.reconciliation.integrity import (
     MARK_SIZE,
     AlertChecker,
     FrameChecker,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.load.measures.limit_search import LimitSearch, SearchOptions
+from relay.load.measures.analysis.limit_search import LimitSearch, SearchOptions
 
 OPTIONS = SearchOptions(start=10, least=1, most=640)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from relay.load.measures.analysis.limits import LevelRun, find_cause
 from relay.load.measures.checks import CheckResult
 from relay.load.measures.generator_usage import GeneratorResult, GeneratorSecond
-from relay.load.measures.limits import LevelRun, find_cause
 from relay.load.measures.results import GroupResult, GroupSecond, RunResult, Second
 
 EMPTY = GroupResult(counts={}, errors={}, times={}, histograms={})

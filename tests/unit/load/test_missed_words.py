@@ -7,8 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from relay.load.measures.observations import Observations, SentFrames, StreamObservation
-from relay.load.measures.reconcile import reconcile
+from relay.load.measures.reconciliation.observations import (
+    Observations,
+    SentFrames,
+    StreamObservation,
+)
+from relay.load.measures.reconciliation.reconcile import reconcile
 from relay.load.measures.stats import GroupStats, RunStats
 from relay.load.report.html import page
 from relay.load.report.missed_words import missed_lines

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.load.measures.histogram import HdrHistogram
-from relay.load.measures.noise import (
+from relay.load.measures.analysis.noise import (
     MAX_BLOCKS,
     Judgement,
     block_ranges,
@@ -21,6 +20,7 @@ from relay.load.measures.noise import (
     paired_quotients,
     student_t,
 )
+from relay.load.measures.histogram import HdrHistogram
 
 PAIRS = 80
 MAX_CALLED_DIFFERENT = 8

@@ -12,7 +12,7 @@ from relay.load.actors.engine import Share, make_actors
 from relay.load.actors.frames.payloads import PayloadFactory
 from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.run_context import RunContext
-from relay.load.measures.ledger import (
+from relay.load.measures.reconciliation.ledger import (
     HopTotals,
     LostFrames,
     TargetLedger,

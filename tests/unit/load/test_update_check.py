@@ -11,7 +11,7 @@ from attrs import evolve
 
 from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.generator_usage import GeneratorUsage
-from relay.load.measures.observations import (
+from relay.load.measures.reconciliation.observations import (
     AcknowledgedAlert,
     Observations,
     SentFrames,

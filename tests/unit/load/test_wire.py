@@ -18,7 +18,7 @@ from relay.load.actors.sent_files import SentFiles
 from relay.load.measures import histogram
 from relay.load.measures.generator_usage import GeneratorUsage
 from relay.load.measures.histogram import HdrHistogram
-from relay.load.measures.observations import Observations
+from relay.load.measures.reconciliation.observations import Observations
 from relay.load.measures.stats import GroupStats
 from relay.load.run import wire
 from relay.load.run.run_state import RunState

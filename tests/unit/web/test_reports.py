@@ -12,7 +12,7 @@ import trio.testing
 
 from relay.concurrency.supervisor import Supervisor
 from relay.errors import StoreUnavailable
-from relay.load.measures.ledger import read_totals
+from relay.load.measures.reconciliation.ledger import read_totals
 from relay.metrics import Limit
 from relay.protocol.reports import FiguresReport, ReadyReport, StatsReport
 from relay.top.answers import read

@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 from relay.errors import RelayError
 from relay.load.actors.sent_files import NotSent, SentFiles
-from relay.load.measures.integrity import MARK_SIZE
+from relay.load.measures.reconciliation.integrity import MARK_SIZE
 from relay.load.scenario.groups import FrameSource, PhoneGroup, PhoneLayer
 from relay.load.scenario.schedule import Presence, Timeline
 from relay.load.units import MAX_PAYLOAD_BYTES

@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 from attrs import asdict, define, field, frozen
 
-from relay.load.measures.observations import StreamObservation
+from relay.load.measures.reconciliation.observations import StreamObservation
 from relay.load.measures.stats import GroupStats
 from relay.protocol.reports import FiguresReport, StatsReport
 

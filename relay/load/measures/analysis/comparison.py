@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from attrs import frozen
 
 from relay.errors import RelayError
-from relay.load.measures.histogram import HdrHistogram
-from relay.load.measures.noise import (
+from relay.load.measures.analysis.noise import (
     MIN_COMPARED_SECONDS,
     UNKNOWN,
     Judgement,
@@ -21,6 +20,7 @@ from relay.load.measures.noise import (
     paired_percentiles,
     paired_quotients,
 )
+from relay.load.measures.histogram import HdrHistogram
 from relay.load.measures.results import Comparison, FigureChange, GroupSecond, RunResult, Second
 
 MIN_SHARE_CHANGE = 0.001

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from relay.load.measures.integrity import count_missing
-from relay.load.measures.observations import (
+from relay.load.measures.reconciliation.integrity import count_missing
+from relay.load.measures.reconciliation.observations import (
     AcknowledgedAlert,
     Observations,
     SentFrames,

@@ -1,0 +1,1 @@
+"""What results say: how two runs differ, and what limits the load."""
