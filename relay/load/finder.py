@@ -18,7 +18,6 @@ from relay.load.measures.analysis.limit_search import LimitSearch, SearchOptions
 from relay.load.measures.analysis.limits import Cause, FindResult, LevelRun, Spread, find_cause
 from relay.load.measures.builtin_checks import CLIENTS_ADMITTED
 from relay.load.measures.results import RunResult
-from relay.load.report.find_words import print_find, run_line, verdict_words
 from relay.load.report.github import Annotations
 from relay.load.report.live_view import LiveView
 from relay.load.report.outputs import (
@@ -28,6 +27,7 @@ from relay.load.report.outputs import (
     cannot_write,
     write_whole,
 )
+from relay.load.report.words.find import print_find, run_line, verdict_words
 from relay.load.run.coordinator import Coordinator, RunOptions
 from relay.load.run.machine import describe_machine
 from relay.load.run.run_state import RunState

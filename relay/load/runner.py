@@ -27,7 +27,7 @@ from relay.load.measures.analysis.noise import MIN_COMPARED_SECONDS
 from relay.load.measures.results import BadResult, Outcome, RunResult, Second, read_result
 from relay.load.report.github import Annotations
 from relay.load.report.live_view import LiveView
-from relay.load.report.metric_sinks import SinkAddresses, open_metric_feed
+from relay.load.report.metrics.sinks import SinkAddresses, open_metric_feed
 from relay.load.report.outputs import (
     BestEffortOutput,
     CsvFile,

@@ -186,7 +186,7 @@ def run_command(  # noqa: PLR0917 (the parameters of the command)
       relay load run mine.toml --baseline yesterday.json --junit mine.xml
       relay load run mine.toml --target ws://localhost:3000 --target ws://localhost:3001
     """
-    from relay.load.report.metric_sinks import SinkAddresses
+    from relay.load.report.metrics.sinks import SinkAddresses
     from relay.load.report.outputs import OutputFiles
     from relay.load.runner import Baseline, ScenarioChoice, run_scenario
 
@@ -239,7 +239,7 @@ def links_command(name: str | None) -> None:
       relay load links
       relay load links lte-drive > mine.link
     """
-    from relay.load.report.link_words import link_lines
+    from relay.load.report.words.links import link_lines
     from relay.load.scenario.link_trace import NAMED_LINKS, link_names
     from relay.load.suggestions import suggestion
 
@@ -447,7 +447,7 @@ def _record_link(  # noqa: PLR0917 (the parameters of the command)
 ) -> None:
     from relay.load import units
     from relay.load.record_link import LinkRecordOptions, record_link
-    from relay.load.report.link_words import recorded_lines
+    from relay.load.report.words.links import recorded_lines
 
     try:
         rate = units.above_zero(units.bandwidth(max_rate))

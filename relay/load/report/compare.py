@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from relay.load.measures.results import Comparison, RunResult
-from relay.load.report.comparison_words import CHANGE_COLUMNS, change_rows, notes
+from relay.load.report.words.comparison import CHANGE_COLUMNS, change_rows, notes
 from relay.load.units import seconds_in_words
 
 SHOWN_STATISTICS = ("p50", "p99", "max")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
 from relay.load.measures.analysis.limits import FindResult, LevelRun
-from relay.load.report.find_words import RUN_COLUMNS, find_lines, find_rows
 from relay.load.report.html import STYLE, html_table
 from relay.load.report.plots import LoadPoint, plot_by_load
+from relay.load.report.words.find import RUN_COLUMNS, find_lines, find_rows
 from relay.load.scenario.raising import Raise
 
 

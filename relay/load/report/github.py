@@ -12,8 +12,8 @@ from typing import Literal, Self
 from attrs import define, field
 
 from relay.load.measures.results import RunResult
-from relay.load.report.comparison_words import in_one_line
-from relay.load.report.generator_words import doubt
+from relay.load.report.words.comparison import in_one_line
+from relay.load.report.words.generator import doubt
 
 Level = Literal["error", "warning", "notice"]
 

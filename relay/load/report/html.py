@@ -8,18 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from relay.load.measures.results import GroupResult, RunResult, Second
-from relay.load.report.comparison_words import CHANGE_COLUMNS, change_rows, notes
-from relay.load.report.generator_words import (
+from relay.load.report.plots import COLOURS, Series, histogram, plot
+from relay.load.report.words.comparison import CHANGE_COLUMNS, change_rows, notes
+from relay.load.report.words.generator import (
     GENERATOR_COLUMNS,
     about_generator,
     about_machine,
     doubt,
     generator_rows,
 )
-from relay.load.report.layer_words import layers_in_words
-from relay.load.report.missed_words import missed_lines
-from relay.load.report.plots import COLOURS, Series, histogram, plot
-from relay.load.report.stage_words import stage_tables
+from relay.load.report.words.layers import layers_in_words
+from relay.load.report.words.missed import missed_lines
+from relay.load.report.words.stages import stage_tables
 from relay.load.units import MIB, seconds_in_words
 
 STYLE = """

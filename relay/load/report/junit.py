@@ -11,7 +11,7 @@ import attrs
 
 from relay.load.measures.generator_usage import GeneratorResult, OneGenerator
 from relay.load.measures.results import RunResult
-from relay.load.report.comparison_words import in_one_line
+from relay.load.report.words.comparison import in_one_line
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 forbids even as a reference."""

@@ -15,7 +15,7 @@ from rich.text import Text
 from relay.load.measures.generator_usage import MAX_BUSY
 from relay.load.measures.results import Second
 from relay.load.measures.stats import GroupStats
-from relay.load.report.layer_words import layers_in_words
+from relay.load.report.words.layers import layers_in_words
 from relay.load.run.run_state import RunState
 from relay.load.units import seconds_in_words
 

@@ -13,16 +13,16 @@ from relay.load.measures.reconciliation.ledger import LedgerLine
 from relay.load.measures.results import GroupResult, Outcome, RunResult, TargetResult
 from relay.load.measures.stats import endings_of
 from relay.load.report.compare import print_judgement
-from relay.load.report.generator_words import (
+from relay.load.report.words.generator import (
     GENERATOR_COLUMNS,
     about_generator,
     about_machine,
     doubt,
     generator_rows,
 )
-from relay.load.report.layer_words import layers_in_words
-from relay.load.report.missed_words import missed_lines
-from relay.load.report.stage_words import Cells, stage_tables
+from relay.load.report.words.layers import layers_in_words
+from relay.load.report.words.missed import missed_lines
+from relay.load.report.words.stages import Cells, stage_tables
 from relay.load.units import MIB, seconds_in_words
 
 Row = tuple[str, tuple[str, ...]]

@@ -24,8 +24,8 @@ from relay.load.measures.checks import CheckResult
 from relay.load.measures.generator_usage import GeneratorSecond
 from relay.load.measures.results import Outcome, second_of
 from relay.load.report.find_page import find_page
-from relay.load.report.find_words import find_lines, print_find
 from relay.load.report.outputs import FindLines, OutputFiles
+from relay.load.report.words.find import find_lines, print_find
 from relay.load.run.run_state import RunState
 from relay.load.runner import ScenarioChoice
 from relay.load.scenario.scenario import Scenario, parse_scenario

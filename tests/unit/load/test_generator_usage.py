@@ -28,7 +28,7 @@ from relay.load.report.csv_rows import csv_rows
 from relay.load.report.github import result_annotations
 from relay.load.report.html import page
 from relay.load.report.junit import junit_xml
-from relay.load.report.metric_samples import MetricTotals
+from relay.load.report.metrics.samples import MetricTotals
 from relay.load.report.summary import print_summary
 from relay.load.run.clocks import ClockFilter
 from relay.load.run.generator import Generator

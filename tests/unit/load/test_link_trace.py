@@ -8,7 +8,7 @@ import pytest
 
 from relay.load.actors.network.group_networks import FROZEN, GroupNetworks, check_links
 from relay.load.actors.sent_files import NotSent, SentFiles
-from relay.load.report.link_words import link_in_words, link_lines
+from relay.load.report.words.links import link_in_words, link_lines
 from relay.load.scenario.link_trace import (
     BadLink,
     LinkHead,

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from relay.load.measures.process_usage import ProcessUsage
 from relay.load.measures.results import Second, second_of
 from relay.load.measures.stats import GroupStats
-from relay.load.report.metric_samples import FRAME_AGE, FRAMES, MetricSample, MetricTotals
-from relay.load.report.otlp import export_request
-from relay.load.report.protobuf import whole_number
-from relay.load.report.remote_write import STALE, snappy, write_request
+from relay.load.report.metrics.otlp import export_request
+from relay.load.report.metrics.protobuf import whole_number
+from relay.load.report.metrics.remote_write import STALE, snappy, write_request
+from relay.load.report.metrics.samples import FRAME_AGE, FRAMES, MetricSample, MetricTotals
 from tests.protobuf import fields, only, varint
 
 RUN = (("run", "abcd"), ("scenario", "s"))

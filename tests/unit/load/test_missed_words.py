@@ -15,8 +15,8 @@ from relay.load.measures.reconciliation.observations import (
 from relay.load.measures.reconciliation.reconcile import reconcile
 from relay.load.measures.stats import GroupStats, RunStats
 from relay.load.report.html import page
-from relay.load.report.missed_words import missed_lines
 from relay.load.report.summary import print_summary
+from relay.load.report.words.missed import missed_lines
 from relay.load.run.run_state import RunState
 from relay.load.scenario.scenario import parse_scenario
 

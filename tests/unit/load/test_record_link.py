@@ -18,7 +18,7 @@ from relay.load import record_link
 from relay.load.actors.network.shaped_link import NetworkAt, open_network
 from relay.load.record import RecordFailed
 from relay.load.record_link import LinkRecorder, LinkRecordOptions, measure_link
-from relay.load.report.link_words import recorded_lines
+from relay.load.report.words.links import recorded_lines
 from relay.load.scenario.groups import Network
 from relay.load.scenario.link_measurement import (
     Direction,

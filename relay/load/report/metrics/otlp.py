@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from relay.load.report import protobuf
-from relay.load.report.metric_samples import JOB, Labels, Metric, MetricSample
+from relay.load.report.metrics import protobuf
+from relay.load.report.metrics.samples import JOB, Labels, Metric, MetricSample
 
 OTLP_PATH = "/v1/metrics"
 OTLP_HEADERS = {"Content-Type": "application/x-protobuf"}

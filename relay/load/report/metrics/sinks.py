@@ -19,14 +19,14 @@ from attrs import define, evolve, field, frozen
 from relay.errors import ConfigError
 from relay.load.measures.results import Second
 from relay.load.measures.stats import plain
-from relay.load.report.metric_samples import Labels, MetricSample, MetricTotals
-from relay.load.report.otlp import OTLP_HEADERS, OTLP_PATH, export_request
-from relay.load.report.remote_write import (
+from relay.load.report.metrics.otlp import OTLP_HEADERS, OTLP_PATH, export_request
+from relay.load.report.metrics.remote_write import (
     REMOTE_WRITE_HEADERS,
     REMOTE_WRITE_PATH,
     STALE,
     write_request,
 )
+from relay.load.report.metrics.samples import Labels, MetricSample, MetricTotals
 from relay.outgoing.http_client import HttpClient, RequestFailed, open_http_client
 
 MAX_WAITING_BATCHES = 10

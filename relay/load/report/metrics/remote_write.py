@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from relay.load.report import protobuf
-from relay.load.report.metric_samples import JOB, Labels, MetricSample
+from relay.load.report.metrics import protobuf
+from relay.load.report.metrics.samples import JOB, Labels, MetricSample
 
 REMOTE_WRITE_PATH = "/api/v1/write"
 REMOTE_WRITE_HEADERS = {

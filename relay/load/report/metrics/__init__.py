@@ -1,0 +1,1 @@
+"""Figures for monitoring systems, sent while a run goes on."""

@@ -1,0 +1,1 @@
+"""Parts of a result in words and as rows, for the terminal, pages and CI alike."""
