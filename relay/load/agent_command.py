@@ -11,10 +11,10 @@ import trio
 from attrs import frozen
 
 from relay.errors import ConfigError
-from relay.load.run.agent import Agent
-from relay.load.run.handshake import parse_fingerprint
-from relay.load.run.key_file import KEY_NAME, open_key
-from relay.load.run.permit import NotPermitted, address_of
+from relay.load.run.agents.agent import Agent
+from relay.load.run.agents.handshake import parse_fingerprint
+from relay.load.run.agents.key_file import KEY_NAME, open_key
+from relay.load.run.agents.permit import NotPermitted, address_of
 from relay.load.run.processes import raise_open_files
 from relay.load.run.wire import Permit
 from relay.logs.setup import configure_logging

@@ -37,7 +37,7 @@ from relay.load.report.outputs import (
     write_whole,
 )
 from relay.load.report.summary import print_summary
-from relay.load.run.agents import AgentOptions
+from relay.load.run.agents.agents import AgentOptions
 from relay.load.run.coordinator import Coordinator, RunOptions
 from relay.load.scenario.scenario import (
     BACKGROUND_NEEDS,

@@ -26,7 +26,7 @@ from relay.load.measures.generator_usage import MAX_BUSY
 from relay.load.measures.stats import RunStats
 from relay.load.measures.trials import TrialResult
 from relay.load.null_server import NullServerPlan
-from relay.load.run.agents import AgentOptions, open_agent
+from relay.load.run.agents.agents import AgentOptions, open_agent
 from relay.load.run.generator import Generator
 from relay.load.run.processes import raise_open_files
 from relay.load.run.wire import (

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from relay.load.run.handshake import fingerprint_of
-from relay.load.run.key_file import open_key
+from relay.load.run.agents.handshake import fingerprint_of
+from relay.load.run.agents.key_file import open_key
 from tests.integration.load_command import until_line
 
 

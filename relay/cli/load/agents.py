@@ -44,9 +44,9 @@ def read_agent_options(
     """The `AgentOptions` of a command; None without agents. `ConfigError`."""
     if agents and workers is not None:
         raise ConfigError("--workers is for this machine: agents are started with their own")
-    from relay.load.run.agents import AgentOptions
-    from relay.load.run.handshake import AgentAddress
-    from relay.load.run.key_file import read_key
+    from relay.load.run.agents.agents import AgentOptions
+    from relay.load.run.agents.handshake import AgentAddress
+    from relay.load.run.agents.key_file import read_key
 
     words = [word for given in agents for word in given.replace(",", " ").split()]
     if not words:
@@ -73,8 +73,8 @@ def keys_command(file: Path) -> None:
     Example:
       relay load keys coordinator.pem
     """
-    from relay.load.run.handshake import fingerprint_of
-    from relay.load.run.key_file import open_key
+    from relay.load.run.agents.handshake import fingerprint_of
+    from relay.load.run.agents.key_file import open_key
 
     click.echo(fingerprint_of(open_key(file)))
 

@@ -21,14 +21,14 @@ from relay.load.actors.engine import Share, StatsUpdate
 from relay.load.actors.network.endpoint import Endpoint
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.process_usage import CoreTime, read_core_time
-from relay.load.run.agents import AgentOptions, open_agent, read_files
-from relay.load.run.cluster_probe import check_cluster
+from relay.load.run.agents.agents import AgentOptions, open_agent, read_files
 from relay.load.run.generator import Generator, RunFailed, assign, open_worker
 from relay.load.run.processes import raise_open_files
 from relay.load.run.run_state import RunState
-from relay.load.run.stage_meter import StageMeter
-from relay.load.run.target_reports import TargetFailed
-from relay.load.run.targets import Targets, open_targets
+from relay.load.run.targets.cluster_probe import check_cluster
+from relay.load.run.targets.stage_meter import StageMeter
+from relay.load.run.targets.target_reports import TargetFailed
+from relay.load.run.targets.targets import Targets, open_targets
 from relay.load.run.tokens import find_endpoint, find_operator_token
 from relay.load.run.wire import Assignment
 from relay.load.scenario.raising import Raise

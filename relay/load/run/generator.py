@@ -14,7 +14,7 @@ from relay.errors import RelayError
 from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.stats import plain
 from relay.load.measures.trials import TrialResult
-from relay.load.run.clocks import ClockComparison, ClockFilter
+from relay.load.run.agents.clocks import ClockComparison, ClockFilter
 from relay.load.run.processes import open_process
 from relay.load.run.wire import (
     MAX_AGENT_BYTES,

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from relay.load.run.target import PROCESS_STOP_TIMEOUT, stop
+from relay.load.run.targets.target import PROCESS_STOP_TIMEOUT, stop
 from relay.load.run.wire import MessagePipe
 from relay.process.working_directory import working_directory
 

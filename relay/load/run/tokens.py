@@ -16,9 +16,9 @@ import trio
 
 from relay.app import open_store
 from relay.load.actors.network.endpoint import Endpoint
-from relay.load.run.target import PROCESS_STOP_TIMEOUT, stop
-from relay.load.run.target_reports import TargetFailed
-from relay.load.run.targets import Targets
+from relay.load.run.targets.target import PROCESS_STOP_TIMEOUT, stop
+from relay.load.run.targets.target_reports import TargetFailed
+from relay.load.run.targets.targets import Targets
 from relay.load.scenario.scenario import Scenario, ScenarioTokens
 from relay.model.access.identity import ANY_STREAM
 from relay.settings.settings import Settings

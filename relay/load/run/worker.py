@@ -17,7 +17,7 @@ from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
 from relay.load.actors.engine import StatsUpdate, play, prepare
 from relay.load.actors.run_context import RunContext
-from relay.load.run.permit import allowance_for
+from relay.load.run.agents.permit import allowance_for
 from relay.load.run.wire import (
     Assignment,
     GeneratorReady,

@@ -15,9 +15,9 @@ import trio
 from relay.load.actors.network.endpoint import Endpoint
 from relay.load.measures.reconciliation.ledger import TargetLedger, TargetTotals, compare_ledger
 from relay.load.measures.results import read_result
-from relay.load.run.cluster_probe import check_cluster
-from relay.load.run.target_reports import TargetFailed
-from relay.load.run.targets import open_targets
+from relay.load.run.targets.cluster_probe import check_cluster
+from relay.load.run.targets.target_reports import TargetFailed
+from relay.load.run.targets.targets import open_targets
 from relay.load.run.tokens import find_endpoint
 from relay.load.scenario.scenario import parse_scenario
 from tests.integration.accounts import Accounts

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from relay.client.events import Frame
 from relay.client.relay_client import open_relay_client
-from relay.load.run.target_reports import read_metrics
+from relay.load.run.targets.target_reports import read_metrics
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id, open_peer
 from tests.integration.raw import open_raw

@@ -18,10 +18,11 @@ from relay.load.actors.engine import StatsUpdate
 from relay.load.measures.reconciliation.observations import Observations
 from relay.load.measures.stats import StatsDelta
 from relay.load.measures.trials import TrialResult
-from relay.load.run import agent as agent_module
-from relay.load.run.agent import ASSIGNMENT_TIMEOUT, Agent
-from relay.load.run.agents import _greeting
-from relay.load.run.clocks import ClockFilter
+from relay.load.run.agents import agent as agent_module
+from relay.load.run.agents.agent import ASSIGNMENT_TIMEOUT, Agent
+from relay.load.run.agents.agents import _greeting
+from relay.load.run.agents.clocks import ClockFilter
+from relay.load.run.agents.handshake import AgentRefused
 from relay.load.run.coordinator import Coordinator, RunOptions
 from relay.load.run.generator import (
     GONE_TIMEOUT,
@@ -31,7 +32,6 @@ from relay.load.run.generator import (
     RunFailed,
     assign,
 )
-from relay.load.run.handshake import AgentRefused
 from relay.load.run.wire import (
     MAX_AGENT_BYTES,
     Assignment,

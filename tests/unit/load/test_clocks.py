@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from relay.load.run.clocks import MAX_DRIFT, ClockComparison, ClockFilter
+from relay.load.run.agents.clocks import MAX_DRIFT, ClockComparison, ClockFilter
 
 
 def probe(sent: float, up: float, down: float, offset: float) -> ClockComparison:

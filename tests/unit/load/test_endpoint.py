@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from relay.load.actors.network.endpoint import TlsVerification
-from relay.load.run.target import find_tls_verification
+from relay.load.run.targets.target import find_tls_verification
 from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schema import ScenarioError
 

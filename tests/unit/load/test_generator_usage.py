@@ -30,7 +30,7 @@ from relay.load.report.html import page
 from relay.load.report.junit import junit_xml
 from relay.load.report.metrics.samples import MetricTotals
 from relay.load.report.summary import print_summary
-from relay.load.run.clocks import ClockFilter
+from relay.load.run.agents.clocks import ClockFilter
 from relay.load.run.generator import Generator
 from relay.load.run.run_state import RunState
 from relay.load.run.wire import MessagePipe

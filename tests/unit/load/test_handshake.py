@@ -14,8 +14,8 @@ import trio.testing
 
 from relay.cluster.links.doors import MAX_STRANGERS, MAX_STRANGERS_PER_ADDRESS, PROOF_TIMEOUT, Gate
 from relay.errors import ConfigError
-from relay.load.run import handshake
-from relay.load.run.handshake import (
+from relay.load.run.agents import handshake
+from relay.load.run.agents.handshake import (
     AgentAddress,
     AgentRefused,
     accept_coordinator,
@@ -23,7 +23,7 @@ from relay.load.run.handshake import (
     first_line,
     parse_fingerprint,
 )
-from relay.load.run.key_file import open_key, read_key
+from relay.load.run.agents.key_file import open_key, read_key
 from relay.load.run.wire import WIRE_VERSION
 from relay.transport.pinned_key import PinnedKey, make_pinned_key
 

@@ -18,7 +18,7 @@ from relay.load.actors.run_context import RunContext
 from relay.load.actors.script import BadScript, read_script
 from relay.load.actors.sent_files import NotSent, SentFiles
 from relay.load.measures.reconciliation.integrity import MARK_SIZE
-from relay.load.run.permit import (
+from relay.load.run.agents.permit import (
     MAX_SCENARIO_BYTES,
     NotPermitted,
     address_of,

@@ -9,7 +9,7 @@ import pytest
 from relay.load.measures import process_usage
 from relay.load.measures.process_usage import CoreTime, ProcessUsage, read_core_time
 from relay.load.measures.results import second_of
-from relay.load.run.target_reports import MetricsReading, read_metrics
+from relay.load.run.targets.target_reports import MetricsReading, read_metrics
 
 WORKERS = """\
 process_cpu_seconds_total{{worker="0"}} {0}

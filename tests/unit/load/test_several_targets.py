@@ -21,7 +21,7 @@ from relay.load.measures.reconciliation.ledger import (
     compare_ledger,
 )
 from relay.load.measures.stats import GroupStats
-from relay.load.run.target_reports import read_metrics
+from relay.load.run.targets.target_reports import read_metrics
 from relay.load.scenario.scenario import parse_scenario, with_targets
 from relay.load.scenario.schedule import Timeline
 from relay.load.scenario.schema import ScenarioError

@@ -22,8 +22,8 @@ from relay.load.measures.stats import GroupStats, endings_of
 from relay.load.report.html import page
 from relay.load.report.summary import print_summary
 from relay.load.run.run_state import RunState
-from relay.load.run.stage_meter import StageMeter
-from relay.load.run.target_reports import TargetFailed
+from relay.load.run.targets.stage_meter import StageMeter
+from relay.load.run.targets.target_reports import TargetFailed
 from relay.load.run.tokens import user_name
 from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schedule import Timeline

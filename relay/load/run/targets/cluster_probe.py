@@ -9,7 +9,7 @@ import trio
 from relay.client import DialFailed, Disconnected, Frame, ServerError, connect
 from relay.client.connection.messages import Unreadable
 from relay.load.actors.network.endpoint import Endpoint
-from relay.load.run.target_reports import TargetFailed
+from relay.load.run.targets.target_reports import TargetFailed
 
 CLUSTER_PROBE_TIMEOUT = 5.0
 """Seconds for a frame from one target to the next."""

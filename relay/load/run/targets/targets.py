@@ -13,7 +13,7 @@ from attrs import define, field
 from relay.concurrency.exception_groups import leaves
 from relay.load.actors.network.endpoint import TlsVerification, is_encrypted
 from relay.load.measures.process_usage import ProcessUsage
-from relay.load.run.target import (
+from relay.load.run.targets.target import (
     PROCESS_STOP_TIMEOUT,
     RelayCommand,
     StartedRelay,
@@ -25,7 +25,7 @@ from relay.load.run.target import (
     last_line,
     open_reaped,
 )
-from relay.load.run.target_reports import TargetFailed, TargetReports
+from relay.load.run.targets.target_reports import TargetFailed, TargetReports
 from relay.load.scenario.scenario import ONLY_TARGET, Scenario
 from relay.outgoing.http_client import HttpClient, open_http_client
 from relay.process.temporary_folder import open_temporary_folder
@@ -172,7 +172,7 @@ async def _until_ended() -> AsyncIterator[dict[str, Target]]:
 @asynccontextmanager
 async def _open_database(folder: Path, processes: int) -> AsyncIterator[str]:
     """Start a PostgreSQL in this folder, which is removed with it; yields its URL."""
-    program = "relay.load.run.shared_database"
+    program = "relay.load.run.targets.shared_database"
     how = RelayCommand(arguments=(), log=folder / "log", remove=str(folder))
     process = await open_reaped(
         [sys.executable, "-P", "-m", program, str(folder / "data"), str(processes)], how

@@ -23,10 +23,10 @@ from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.stats import plain
+from relay.load.run.agents.handshake import accept_coordinator, fingerprint_of
+from relay.load.run.agents.permit import check_assignment
 from relay.load.run.generator import GONE_TIMEOUT
-from relay.load.run.handshake import accept_coordinator, fingerprint_of
 from relay.load.run.machine import describe_machine
-from relay.load.run.permit import check_assignment
 from relay.load.run.processes import SELF_TEST, WORKER, open_process
 from relay.load.run.wire import (
     Assignment,

@@ -14,10 +14,10 @@ from relay.errors import RelayError
 from relay.load.actors.frames.payloads import read_video
 from relay.load.actors.sent_files import SentFiles
 from relay.load.measures.stats import plain
-from relay.load.run.clocks import ClockFilter
+from relay.load.run.agents.clocks import ClockFilter
+from relay.load.run.agents.handshake import AgentAddress, AgentRefused, dial_agent
+from relay.load.run.agents.permit import MAX_PROCESSES
 from relay.load.run.generator import Generator
-from relay.load.run.handshake import AgentAddress, AgentRefused, dial_agent
-from relay.load.run.permit import MAX_PROCESSES
 from relay.load.run.wire import BadMessage, Greeting, MessagePipe
 from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schedule import Timeline

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from relay.load.actors.network.endpoint import TlsVerification
 from relay.load.measures.process_usage import ProcessUsage, read_process_usage
 from relay.load.measures.reconciliation.ledger import LostFrames, TargetLedger, TargetTotals
-from relay.load.run.target_reports import MetricsReading, TargetFailed, TargetReports
+from relay.load.run.targets.target_reports import MetricsReading, TargetFailed, TargetReports
 from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schema import ScenarioError
 from relay.process.reaper import reaper_command

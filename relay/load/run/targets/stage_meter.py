@@ -10,8 +10,8 @@ from attrs import define, field, frozen
 
 from relay.load.measures.process_usage import ProcessUsage
 from relay.load.measures.results import UsedInStage
-from relay.load.run.target_reports import TargetFailed
-from relay.load.run.targets import Targets
+from relay.load.run.targets.target_reports import TargetFailed
+from relay.load.run.targets.targets import Targets
 from relay.load.scenario.scenario import Scenario
 
 

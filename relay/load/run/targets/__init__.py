@@ -1,0 +1,1 @@
+"""The relays under test: starting them, asking them, ending them."""
