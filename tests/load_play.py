@@ -13,7 +13,7 @@ from relay.load.measures.reconciliation.observations import Observations
 from relay.load.measures.reconciliation.reconcile import reconcile
 from relay.load.measures.stats import RunStats
 from relay.load.run.run_state import stats_of
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schedule import Timeline
 
 

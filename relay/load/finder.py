@@ -41,6 +41,7 @@ from relay.load.runner import (
     print_error,
     run_trio,
 )
+from relay.load.scenario.parsing import with_checks
 from relay.load.scenario.raising import (
     Raise,
     level_of,
@@ -48,7 +49,7 @@ from relay.load.scenario.raising import (
     raise_to,
     raised_scenario,
 )
-from relay.load.scenario.scenario import Scenario, with_checks
+from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schedule import Timeline
 from relay.load.scenario.schema import Place, ScenarioError
 from relay.logs.setup import configure_logging

@@ -39,12 +39,8 @@ from relay.load.report.outputs import (
 from relay.load.report.summary import print_summary
 from relay.load.run.agents.agents import AgentOptions
 from relay.load.run.coordinator import Coordinator, RunOptions
-from relay.load.scenario.scenario import (
-    BACKGROUND_NEEDS,
-    Scenario,
-    load_scenario,
-    with_targets,
-)
+from relay.load.scenario.parsing import load_scenario, with_targets
+from relay.load.scenario.scenario import BACKGROUND_NEEDS, Scenario
 from relay.load.scenario.schema import ScenarioError
 from relay.logs.setup import configure_logging
 

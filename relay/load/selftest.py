@@ -36,7 +36,7 @@ from relay.load.run.wire import (
     SelfTestOrder,
     TrialMessage,
 )
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schedule import Timeline
 from relay.load.units import seconds_in_words
 

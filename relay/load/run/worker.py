@@ -26,8 +26,8 @@ from relay.load.run.wire import (
     StartSignal,
     UpdateMessage,
 )
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.raising import raised_scenario
-from relay.load.scenario.scenario import parse_scenario
 from relay.load.scenario.schedule import Timeline
 
 

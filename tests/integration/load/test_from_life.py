@@ -17,7 +17,7 @@ from relay.load.measures.builtin_checks import INTEGRITY_COUNTS
 from relay.load.measures.stats import RunStats
 from relay.load.record_link import LinkRecorder, LinkRecordOptions, measure_link
 from relay.load.scenario.link_trace import LinkHead, parse_link, write_link
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from tests.integration.accounts import Accounts
 from tests.integration.peers import new_stream_id
 from tests.integration.relay_process import RelayProcess, start_relay

@@ -19,7 +19,7 @@ from relay.load.run.targets.cluster_probe import check_cluster
 from relay.load.run.targets.target_reports import TargetFailed
 from relay.load.run.targets.targets import open_targets
 from relay.load.run.tokens import find_endpoint
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from tests.integration.accounts import Accounts
 from tests.integration.load_command import assert_nothing_is_left, finish, start, write
 from tests.integration.lying_relay import Lies, open_liar

@@ -50,7 +50,7 @@ from relay.load.run.wire import (
     UpdateMessage,
 )
 from relay.load.run.worker import StartedLate, work
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.transport.pinned_key import make_pinned_key
 from tests.unit.load.test_permit import ASKED, PERMIT
 from tests.unit.load.test_wire import update

@@ -10,7 +10,7 @@ from relay.load.measures.builtin_checks import LEDGER_AGREES, all_thresholds, bu
 from relay.load.measures.checks import CheckResult
 from relay.load.measures.reconciliation.ledger import LedgerLine
 from relay.load.measures.stats import RunStats
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 
 GOOD = LedgerLine("alerts stored", 1, "1", agrees=True)
 BAD = LedgerLine("alerts stored", 1, "2", agrees=False)

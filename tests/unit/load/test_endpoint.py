@@ -10,7 +10,7 @@ import trustme
 
 from relay.load.actors.network.endpoint import TlsVerification
 from relay.load.run.targets.target import find_tls_verification
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schema import ScenarioError
 
 SCENARIO = "[phones.p]\n[target]\nurl = 'wss://relay.test'\n[tls]\n"

@@ -38,7 +38,7 @@ from relay.load.report.summary import print_summary
 from relay.load.run.run_state import RunState
 from relay.load.run.wire import Assignment
 from relay.load.scenario.groups import Reconnect
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schedule import Timeline
 
 

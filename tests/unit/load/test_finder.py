@@ -28,7 +28,8 @@ from relay.load.report.outputs import FindLines, OutputFiles
 from relay.load.report.words.find import find_lines, print_find
 from relay.load.run.run_state import RunState
 from relay.load.runner import ScenarioChoice
-from relay.load.scenario.scenario import Scenario, parse_scenario
+from relay.load.scenario.parsing import parse_scenario
+from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schema import ScenarioError
 
 CHECK = "frame_age.p99 < 200ms"

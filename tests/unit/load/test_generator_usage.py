@@ -34,7 +34,7 @@ from relay.load.run.agents.clocks import ClockFilter
 from relay.load.run.generator import Generator
 from relay.load.run.run_state import RunState
 from relay.load.run.wire import MessagePipe
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from tests.unit.load.test_ci_outputs import RESULT
 
 

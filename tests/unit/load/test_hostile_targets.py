@@ -15,7 +15,7 @@ from relay.load.actors.stream_actor import StreamWatch
 from relay.load.actors.viewer import Viewer
 from relay.load.run.targets.target import Target
 from relay.load.run.targets.target_reports import TargetFailed, TargetReports
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schedule import Presence, Timeline
 from relay.outgoing.http_client import HttpClient
 

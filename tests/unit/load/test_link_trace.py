@@ -18,7 +18,7 @@ from relay.load.scenario.link_trace import (
     read_named_link,
     write_link,
 )
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schedule import Timeline
 from relay.load.scenario.schema import ScenarioError
 

@@ -18,7 +18,7 @@ from relay.load.report.html import page
 from relay.load.report.summary import print_summary
 from relay.load.report.words.missed import missed_lines
 from relay.load.run.run_state import RunState
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 
 SOURCE = """
 [phones.p]

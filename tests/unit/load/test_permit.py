@@ -29,7 +29,7 @@ from relay.load.run.agents.permit import (
 )
 from relay.load.run.wire import Permit
 from relay.load.run.worker import make_context
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schedule import Timeline
 from tests.unit.load.test_wire import ASSIGNMENT
 

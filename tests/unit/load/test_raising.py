@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.raising import (
     level_of,
     parse_raise,
     raise_to,
     raised_scenario,
 )
-from relay.load.scenario.scenario import Scenario, parse_scenario
+from relay.load.scenario.scenario import Scenario
 from relay.load.scenario.schedule import Timeline
 from relay.load.scenario.schema import ScenarioError
 

@@ -8,7 +8,7 @@ import pytest
 
 from relay.cli.load.scenario import EXAMPLES
 from relay.load.scenario.groups import FrameSource, Network, PhoneGroup, PhoneLayer
-from relay.load.scenario.scenario import load_scenario, parse_scenario
+from relay.load.scenario.parsing import load_scenario, parse_scenario
 from relay.load.scenario.schema import ScenarioError
 
 STAGE = "[[stages]]\nduration = '1s'\n[stages.change.a]\n"

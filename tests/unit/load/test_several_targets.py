@@ -22,7 +22,7 @@ from relay.load.measures.reconciliation.ledger import (
 )
 from relay.load.measures.stats import GroupStats
 from relay.load.run.targets.target_reports import read_metrics
-from relay.load.scenario.scenario import parse_scenario, with_targets
+from relay.load.scenario.parsing import parse_scenario, with_targets
 from relay.load.scenario.schedule import Timeline
 from relay.load.scenario.schema import ScenarioError
 from relay.protocol.reports import FiguresReport, StreamReport

@@ -25,7 +25,7 @@ from relay.load.run.run_state import RunState
 from relay.load.run.targets.stage_meter import StageMeter
 from relay.load.run.targets.target_reports import TargetFailed
 from relay.load.run.tokens import user_name
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schedule import Timeline
 
 STAGES = """

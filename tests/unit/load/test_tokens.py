@@ -15,7 +15,7 @@ from relay.load.run.targets.target import Target
 from relay.load.run.targets.target_reports import TargetFailed, TargetReports
 from relay.load.run.targets.targets import Targets
 from relay.load.run.tokens import find_endpoint
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.outgoing.http_client import open_http_client
 
 

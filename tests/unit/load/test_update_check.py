@@ -20,7 +20,7 @@ from relay.load.measures.reconciliation.observations import (
 from relay.load.measures.stats import StatsDelta
 from relay.load.run import run_state, update_check
 from relay.load.run.run_state import RunState
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 
 TOO_MUCH = update_check.MAX_NUMBER + 1
 SOURCE = "[phones.p]\n[viewers.v]\nwatch = 'p'\n"

@@ -34,7 +34,7 @@ from relay.load.run.wire import (
     UpdateMessage,
     encode_message,
 )
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 
 ASSIGNMENT = Assignment(
     source="[phones.p]",

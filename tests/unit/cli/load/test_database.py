@@ -8,7 +8,7 @@ import pytest
 
 from relay.cli.load.database import check_database
 from relay.errors import ConfigError
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.postgres.embedded import binaries
 
 GROUP = "[phones.p]\n"
