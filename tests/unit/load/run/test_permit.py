@@ -31,7 +31,7 @@ from relay.load.run.wire import Permit
 from relay.load.run.worker import make_context
 from relay.load.scenario.parsing import parse_scenario
 from relay.load.scenario.schedule import Timeline
-from tests.unit.load.test_wire import ASSIGNMENT
+from tests.unit.load.run.test_wire import ASSIGNMENT
 
 SOURCE = """
 duration = "10s"

@@ -29,7 +29,7 @@ from relay.load.report.html import page
 from relay.load.report.junit import junit_xml
 from relay.load.report.outputs import JsonLines
 from relay.load.scenario.parsing import parse_scenario
-from tests.unit.load.test_ci_outputs import RESULT as FAILED_RESULT
+from tests.unit.load.report.test_ci_outputs import RESULT as FAILED_RESULT
 
 RESULT = attrs.evolve(FAILED_RESULT, outcome="kept", checks=[], load="abc", seconds=30)
 

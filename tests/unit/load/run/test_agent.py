@@ -52,8 +52,8 @@ from relay.load.run.wire import (
 from relay.load.run.worker import StartedLate, work
 from relay.load.scenario.parsing import parse_scenario
 from relay.transport.pinned_key import make_pinned_key
-from tests.unit.load.test_permit import ASKED, PERMIT
-from tests.unit.load.test_wire import update
+from tests.unit.load.run.test_permit import ASKED, PERMIT
+from tests.unit.load.run.test_wire import update
 
 pytestmark = pytest.mark.mock_clock
 

@@ -35,7 +35,7 @@ from relay.load.run.generator import Generator
 from relay.load.run.run_state import RunState
 from relay.load.run.wire import MessagePipe
 from relay.load.scenario.parsing import parse_scenario
-from tests.unit.load.test_ci_outputs import RESULT
+from tests.unit.load.report.test_ci_outputs import RESULT
 
 
 class Clock:
