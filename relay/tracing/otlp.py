@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from uuid import uuid4
 
 import structlog
@@ -30,12 +30,11 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 from opentelemetry.util.types import Attributes
-from requests import PreparedRequest, RequestException, Response, Session
-from requests.adapters import HTTPAdapter
 
 import relay
 from relay.errors import ConfigError
 from relay.model.trace_context import TraceContext
+from relay.tracing.bounded_http import bounded_session
 from relay.tracing.tracer import NO_SPAN, Span, TracedStep, Unrecorded
 
 MAX_TRACES_PER_SECOND = 100
@@ -58,27 +57,11 @@ SPAN_KINDS = {
 log = structlog.get_logger()
 
 
-class HeadAdapter(HTTPAdapter):
-    """Reads of an answer its head alone, which is all that an exporter needs: the body may have no
-    end. A redirect is an error, for the SDK would count it as a success."""
-
-    def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
-        response = super().send(request, *args, **{**kwargs, "stream": True})
-        response.close()
-        response._content = b""  # else it would be read, of a connection that is closed
-        if 300 <= response.status_code < 400:
-            raise RequestException("the collector is elsewhere")
-        return response
-
-
 def open_exporter() -> SpanExporter:
     """Exports by the variables of this process."""
     if any(map(os.environ.get, CREDENTIAL_PROVIDERS)):
         return OTLPSpanExporter()
-    session = Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HeadAdapter())
-    return OTLPSpanExporter(session=session)
+    return OTLPSpanExporter(session=bounded_session())
 
 
 @define(eq=False)

@@ -237,6 +237,70 @@ def test_of_an_answer_nothing_is_read_but_its_head(
         assert ReportingExporter(open_exporter(), PLACE).export(collector.spans) is result
 
 
+@contextmanager
+def dripping(beginning: bytes) -> Iterator[int]:
+    """A server that answers so, and then with a byte at a time for as long as anybody listens; its
+    port."""
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(beginning)
+            while not over.wait(0.05):
+                connection.sendall(b"a")
+            is_left.clear()
+
+    over, is_left = threading.Event(), threading.Event()
+    is_left.set()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        stop = threading.Timer(20, over.set)  # so that a test that fails has an end
+        stop.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            thread.join(30)
+            stop.cancel()
+        assert is_left.is_set(), "the exporter has not closed its connection"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "beginning"),
+    [
+        ("http", b""),
+        ("http", b"HTTP/1.1 200 OK\r\nX-Long: "),
+        ("https", b"\x16\x03\x03\x40\x00"),  # the head of a TLS record
+    ],
+)
+def test_a_collector_that_drips_holds_up_an_export_no_longer_than_its_timeout(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, scheme: str, beginning: bytes
+) -> None:
+    tracing = OtlpTracing.exporting(collector)
+    one_span(tracing.tracer)
+    tracing.close()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.3")
+    with dripping(beginning) as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{scheme}://127.0.0.1:{port}")
+        exporter = ReportingExporter(open_exporter(), PLACE)
+        assert exporter.export(collector.spans) is SpanExportResult.FAILURE
+
+
+def test_a_proxy_that_drips_holds_it_up_no_longer_either(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracing = OtlpTracing.exporting(collector)
+    one_span(tracing.tracer)
+    tracing.close()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.3")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.test:4318")
+    with dripping(b"HTTP/1.1 200 OK\r\nX-Long: ") as port:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        exporter = ReportingExporter(open_exporter(), PLACE)
+        assert exporter.export(collector.spans) is SpanExportResult.FAILURE
+
+
 def test_behind_a_collector_that_hangs_no_more_waits_than_the_queue_holds(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
