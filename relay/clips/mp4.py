@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 from attrs import define, field
 
+from relay.clips.fair_turns import FairTurns, NoTurn
 from relay.clips.mjpeg_file import pictures_in
 from relay.clips.mp4_worker import CLIP, NO_LIBRARY, PICTURE, mp4_command
 from relay.clips.storage import PictureFile
@@ -45,9 +46,7 @@ class Mp4Maker:
 
     _command: Sequence[str] | None
     """The command line of a worker; None without PyAV."""
-    _turns: trio.Semaphore = field(factory=lambda: trio.Semaphore(1))
-    _waiting: set[str] = field(factory=set)
-    """For whom clips wait, or are being made."""
+    _turns: FairTurns = field(factory=lambda: FairTurns(MAX_WAITING_CLIPS, MP4_TURN_TIMEOUT))
 
     @classmethod
     def find(cls) -> Mp4Maker:
@@ -61,20 +60,11 @@ class Mp4Maker:
         """The MP4 file of a clip, for somebody who has one made at a time; `NoMp4`, `NotStored`."""
         if self._command is None:
             raise NoMp4("This relay makes no MP4 files: it needs the extra relay[mp4]")
-        if sender in self._waiting or len(self._waiting) >= MAX_WAITING_CLIPS:
-            raise TooBusy("Other clips are being made; try again in a moment")
-        self._waiting.add(sender)
         try:
-            with trio.move_on_after(MP4_TURN_TIMEOUT) as turn:
-                await self._turns.acquire()
-            if turn.cancelled_caught:
-                raise TooBusy("Other clips are being made; try again in a moment")
-            try:
+            async with self._turns.turn(sender):
                 return await self._make(clip, self._command)
-            finally:
-                self._turns.release()
-        finally:
-            self._waiting.discard(sender)
+        except NoTurn:
+            raise TooBusy("Other clips are being made; try again in a moment") from None
 
     async def _make(self, clip: PictureFile, command: Sequence[str]) -> bytes:
         with trio.move_on_after(MP4_TIMEOUT):
