@@ -21,6 +21,7 @@ from relay.alerts.setup import AlertParts, open_alerts
 from relay.audit.log import AuditLog
 from relay.audit.setup import open_audit
 from relay.auth.setup import AuthParts, open_auth
+from relay.clips.made_clips import MadeClips
 from relay.clips.mp4 import Mp4Maker
 from relay.clips.setup import ClipParts, open_storage
 from relay.concurrency.activity import Activity
@@ -333,7 +334,9 @@ def _make_server(
     )
     pictures = Pictures.build(
         *(api, sessions, settings.idle_timeout, store.links, auth.link_login),
-        kept=KeptWithAlerts(store.alert_pictures, clips.storage, links, Mp4Maker.find()),
+        kept=KeptWithAlerts(
+            store.alert_pictures, clips.storage, links, Mp4Maker.find(), MadeClips(alarms)
+        ),
     )
     application = make_app(
         reports,

@@ -148,6 +148,8 @@ class FolderFile:
     _storage: FolderStorage
     _file: int | None = None
     size: int = 0
+    _at: int = 0
+    """Of the next byte to be read."""
     _closed: bool = False
     _lock: threading.Lock = field(factory=threading.Lock)
     """Held while a thread uses the file."""
@@ -166,11 +168,15 @@ class FolderFile:
         """The next bytes."""
         return await self._storage.in_thread(lambda: self._read(count))
 
+    def seek(self, at: int) -> None:
+        self._at = at
+
     def _read(self, count: int) -> bytes:
         with self._lock:
             if self._file is None:
                 raise OSError(errno.EBADF, "it is closed")
-            found = os.read(self._file, count)
+            found = os.pread(self._file, count, self._at)
+            self._at += len(found)
         self._close_if_closed()
         return found
 

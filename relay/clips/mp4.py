@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import trio
 from attrs import define, field
 
 from relay.clips.fair_turns import FairTurns, NoTurn
+from relay.clips.made_clips import MadeClip
 from relay.clips.mjpeg_file import pictures_in
 from relay.clips.mp4_worker import CLIP, NO_LIBRARY, PICTURE, mp4_command
 from relay.clips.storage import PictureFile
@@ -56,15 +58,16 @@ class Mp4Maker:
             return cls(None)
         return cls(mp4_command(str(Path(found.origin).parent.parent)))
 
-    async def make(self, clip: PictureFile, sender: str) -> bytes:
+    async def make(self, clip: PictureFile, sender: str) -> MadeClip:
         """The MP4 file of a clip, for somebody who has one made at a time; `NoMp4`, `NotStored`."""
         if self._command is None:
             raise NoMp4("This relay makes no MP4 files: it needs the extra relay[mp4]")
         try:
             async with self._turns.turn(sender):
-                return await self._make(clip, self._command)
+                made = await self._make(clip, self._command)
         except NoTurn:
             raise TooBusy("Other clips are being made; try again in a moment") from None
+        return MadeClip(made, await trio.to_thread.run_sync(_etag_of, made))
 
     async def _make(self, clip: PictureFile, command: Sequence[str]) -> bytes:
         with trio.move_on_after(MP4_TIMEOUT):
@@ -74,6 +77,10 @@ class Mp4Maker:
             del content
             return await _run(command, request)
         raise TooBusy(f"It was not made within {MP4_TIMEOUT:g} seconds")
+
+
+def _etag_of(content: bytes) -> str:
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 async def _read_whole(clip: PictureFile) -> bytes:

@@ -182,6 +182,11 @@ class S3Object:
         self._at += len(found)
         return found
 
+    def seek(self, at: int) -> None:
+        skipped = at - self._at
+        self._read_ahead = self._read_ahead[skipped:] if skipped >= 0 else b""
+        self._at = at
+
 
 def _require(answer: ObjectAnswer, *statuses: int) -> None:
     """`NotStored` unless the answer has one of these statuses. What it says is not quoted."""

@@ -24,6 +24,9 @@ class PictureFile(Protocol):
     async def read(self, count: int) -> bytes:
         """The next bytes, at most `count`; none at the end. `NotStored`."""
 
+    def seek(self, at: int) -> None:
+        """Go on at this byte, which the file has. Not while it is being read."""
+
 
 class PictureStorage(Protocol):
     """Files by name. A call may take long: callers set deadlines, and may cancel it."""

@@ -16,12 +16,13 @@ from typing import Annotated, Protocol, TypeVar, cast
 import msgspec
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import field, frozen
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
+from relay.clips.made_clips import MadeClip, MadeClips
 from relay.clips.mjpeg_file import FIRST_LINE_BYTES, content_type_of
 from relay.clips.mp4 import Mp4Maker, NoMp4, TooBusy
 from relay.clips.storage import NotStored, PictureFile, PictureStorage
@@ -41,6 +42,8 @@ from relay.web.pictures.answers import (
     headers_for,
     send_head,
 )
+from relay.web.pictures.byte_range import ByteRange, range_of
+from relay.web.pictures.read_permit import ReadPermit
 from relay.web.pictures.reader import PictureReader, reader_of
 from relay.web.pictures.source import PictureSource
 
@@ -50,15 +53,17 @@ FIRST_LOOK_INTERVAL, MAX_LOOK_INTERVAL = 0.25, 0.5
 """Seconds between two looks at what is being kept, which are queries."""
 MAX_WAITING_REQUESTS = 8
 """Of one user, or with the links to one alert, that wait for what is being kept."""
-LOOK_AGAIN_INTERVAL = 5.0
-"""Seconds of reading after which it is asked whether the file may still be read."""
 FILE_TIMEOUT = 10.0
 """Seconds for a piece of a file."""
 NOTHING_KEPT = "Nothing of this kind is kept with an alert of this id that you may see"
 COULD_NOT_KEEP = "It could not be kept with this alert"
 WRONG_PICTURE_LINK = "This link is not valid, or it has expired"
 NOT_YET = "It is being kept; try again in a moment"
-NOT_HERE = "It cannot be read by this relay: it is on another machine, or its storage is away"
+ON_ANOTHER_MACHINE = (
+    "It is on another machine, in the folder of the relay that had the phone: ask that relay. All"
+    " of them can read it if they share one folder (picture_dir) or one bucket (picture_s3)"
+)
+STORAGE_AWAY = "Its storage cannot be read, or does not have it any more"
 _ALERT_ID = re.compile(r"[1-9][0-9]{0,17}(?!\n)$")
 
 log = structlog.get_logger()
@@ -81,6 +86,7 @@ class KeptWithAlerts:
     storage: PictureStorage
     links: PictureLinks
     mp4: Mp4Maker
+    made: MadeClips
 
 
 class PictureQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -123,29 +129,41 @@ class AlertPictures:
             made = await self._make_mp4(picture, identity.sender)
             if await self._look_up(reader.identity, name) is None:
                 raise _not_found(NOTHING_KEPT)
-            file = PictureName(name.alert_id, "clip").file.replace(".mjpeg", ".mp4")
-            headers = _headers_of("video/mp4", len(made), file, embeddable=False)
-            await send_head(send, 200, headers)
-            # In one piece, which counts as unread in full: it is in memory until it has been read.
-            body = b"" if request.method == "HEAD" else made
-            await send({"type": "http.response.body", "body": body, "more_body": False})
+            wanted = range_of(request, len(made.content), made.etag)
+            headers = {
+                **_headers_of("video/mp4", name.file.replace(".mjpeg", ".mp4"), embeddable=False),
+                **wanted.headers,
+                "ETag": made.etag,
+            }
+            body = b"" if request.method == "HEAD" else made.content[wanted.start : wanted.end]
+            del made
+            await send_head(send, wanted.status, headers)
+            permit = ReadPermit(self._look_up, reader, name)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(permit.watch, reader.request.peer.stream.abort)
+                # In one piece, which counts as unread in full: it is in memory until it was read.
+                await send({"type": "http.response.body", "body": body, "more_body": False})
+                nursery.cancel_scope.cancel()
 
-    async def _make_mp4(self, picture: AlertPicture, sender: str) -> bytes:
-        """The MP4 file of a clip; `ApiError`."""
-        storage = self._kept.storage
+    async def _make_mp4(self, picture: AlertPicture, sender: str) -> MadeClip:
+        """The MP4 file of a clip, which may have been made a moment ago; `ApiError`."""
+        storage, made = self._kept.storage, self._kept.made.find(picture.name)
+        if made is not None:
+            return made
         try:
             if await _within_time(storage.place) != picture.place:
-                raise _not_here()
+                raise _unreadable(ON_ANOTHER_MACHINE)
             async with storage.open(picture.name) as file:
-                return await self._kept.mp4.make(file, sender)
+                made = await self._kept.mp4.make(file, sender)
         except TooBusy as problem:
             text = str(problem)
             raise ApiError(503, ErrorCode.INVALID_MESSAGE, text, {"Retry-After": "5"}) from None
         except NoMp4 as problem:
             raise ApiError(406, ErrorCode.INVALID_MESSAGE, str(problem)) from None
         except NotStored as problem:
-            log.warning("a picture of an alert cannot be read", why=str(problem))
-            raise _not_here() from None
+            raise self._away(problem) from None
+        self._kept.made.keep(picture.name, made)
+        return made
 
     async def _answer(self, request: Request, kind: PictureKind, send: Send) -> None:
         query = query_of(request, PictureQuery)
@@ -182,7 +200,7 @@ class AlertPictures:
         wait = MAX_STILL_WAIT if name.kind == "still" else MAX_CLIP_WAIT
         picture = await self._find(reader, name, wait)
         stream = cast("HttpRequest", request.state.connection).peer.stream
-        await self._send(_FileAnswer(request.method == "HEAD", picture, reader, send), stream.abort)
+        await self._send(_FileAnswer(request, picture, reader, send), stream.abort)
 
     async def _find(
         self, reader: PictureReader | None, name: PictureName, wait: float = 0.0
@@ -228,76 +246,64 @@ class AlertPictures:
         begun, storage = False, self._kept.storage
         try:
             if await _within_time(storage.place) != answer.picture.place:
-                raise _not_here()
+                raise _unreadable(ON_ANOTHER_MACHINE)
             async with storage.open(answer.picture.name) as file:
                 first = await _within_time(partial(file.read, PICTURE_PIECE_BYTES))
-                headers = _headers(answer, file, first)
-                await send_head(answer.send, 200, headers)
+                headers, etag = _headers(answer, first), answer.etag_of(file)
+                wanted = range_of(answer.request, file.size, etag)
+                await send_head(
+                    answer.send, wanted.status, {**headers, **wanted.headers, "ETag": etag}
+                )
                 begun = True
-                await self._send_rest(answer, file, b"" if answer.head_only else first)
+                await self._send_rest(answer, file, wanted, first)
         except NotStored as problem:
-            log.warning("a picture of an alert cannot be read", why=str(problem))
+            away = self._away(problem)
             if not begun:
-                raise _not_here() from None
+                raise away from None
             abort()
 
-    async def _send_rest(self, answer: _FileAnswer, file: PictureFile, piece: bytes) -> None:
-        """Send a file, as long as the reader may see it."""
-        permit, sent = ReadPermit(self._look_up, answer.reader, answer.picture.name), 0
-        while piece:
-            sent += len(piece)
-            more = sent < file.size
-            await answer.send({"type": "http.response.body", "body": piece, "more_body": more})
-            if not more:
-                return
-            await permit.check()
-            piece = await _within_time(partial(file.read, PICTURE_PIECE_BYTES))
-        if sent:
-            raise NotStored("it is shorter than it was")
-        await answer.send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-@define(eq=False)
-class ReadPermit:
-    """Whether a file may still be read by somebody who has begun to: for hours, if slowly."""
-
-    _look_up: Callable[[Identity | None, PictureName], Awaitable[AlertPicture | None]]
-    _reader: PictureReader | None
-    """None: somebody with a link."""
-    _name: PictureName
-    _identity: Identity | None = None
-    """As it was when that was asked last."""
-    _asked_at: float = field(factory=trio.current_time)
-
-    def __attrs_post_init__(self) -> None:
-        self._identity = None if self._reader is None else self._reader.identity
-
-    async def check(self) -> None:
-        """`NotStored` if it may not be read any more, as far as that is known."""
-        identity = None if self._reader is None else self._reader.identity
-        is_changed = identity is not self._identity
-        if not is_changed and trio.current_time() - self._asked_at < LOOK_AGAIN_INTERVAL:
+    async def _send_rest(
+        self, answer: _FileAnswer, file: PictureFile, wanted: ByteRange, first: bytes
+    ) -> None:
+        """Send what is wanted of a file that begins so, as long as the reader may see it."""
+        permit = ReadPermit(self._look_up, answer.reader, answer.picture.name)
+        left, piece = wanted.length, first[wanted.start : wanted.end]
+        if answer.request.method == "HEAD":
+            await answer.send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        try:
-            found = await self._look_up(identity, self._name)
-        except ApiError:  # the store is away; who has lost nothing reads on
-            if is_changed:
-                raise NotStored("it is not known whether its reader may still see it") from None
-        else:
-            if found is None:
-                raise NotStored("its reader may not see it any more")
-        self._identity, self._asked_at = identity, trio.current_time()
+        if not piece:
+            file.seek(wanted.start)
+        while left:
+            if not piece:
+                piece = await _within_time(partial(file.read, min(left, PICTURE_PIECE_BYTES)))
+            if not piece:
+                raise NotStored("it is shorter than it was")
+            left -= len(piece)
+            await answer.send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+            if left:
+                await permit.check()
+            piece = b""
+
+    @staticmethod
+    def _away(problem: NotStored) -> ApiError:
+        log.warning("a picture of an alert cannot be read", why=str(problem))
+        return _unreadable(STORAGE_AWAY)
 
 
 @frozen
 class _FileAnswer:
     """An answer with a file."""
 
-    head_only: bool
+    request: Request
     picture: AlertPicture
     reader: PictureReader | None
     """None: somebody with a link."""
     send: Send
+
+    def etag_of(self, file: PictureFile) -> str:
+        """It is written once: what was written under this name is the same for all readers."""
+        name = self.picture.name
+        return f'"{name.alert_id}-{name.kind}-{file.size}"'
 
 
 async def _within_time(ask: Callable[[], Awaitable[T]]) -> T:
@@ -306,7 +312,7 @@ async def _within_time(ask: Callable[[], Awaitable[T]]) -> T:
     raise NotStored(f"no answer within {FILE_TIMEOUT:g} s")
 
 
-def _headers(answer: _FileAnswer, file: PictureFile, first: bytes) -> dict[str, str]:
+def _headers(answer: _FileAnswer, first: bytes) -> dict[str, str]:
     """The headers for a file that begins so; `NotStored` if it is not what it has to be."""
     name = answer.picture.name
     media_type: str | None = "image/jpeg"
@@ -316,13 +322,12 @@ def _headers(answer: _FileAnswer, file: PictureFile, first: bytes) -> dict[str, 
         media_type = None
     if media_type is None:
         raise NotStored("it is not the file that was written")
-    return _headers_of(media_type, file.size, name.file, embeddable=answer.reader is None)
+    return _headers_of(media_type, name.file, embeddable=answer.reader is None)
 
 
-def _headers_of(media_type: str, size: int, file: str, *, embeddable: bool) -> dict[str, str]:
+def _headers_of(media_type: str, file: str, *, embeddable: bool) -> dict[str, str]:
     return {
         **headers_for(media_type, embeddable=embeddable),
-        "Content-Length": str(size),
         "Content-Disposition": f'inline; filename="alert-{file}"',
     }
 
@@ -337,5 +342,5 @@ def _not_found(text: str) -> ApiError:
     return ApiError(404, ErrorCode.INVALID_MESSAGE, text)
 
 
-def _not_here() -> ApiError:
-    return ApiError(503, ErrorCode.INVALID_MESSAGE, NOT_HERE)
+def _unreadable(text: str) -> ApiError:
+    return ApiError(503, ErrorCode.INVALID_MESSAGE, text)

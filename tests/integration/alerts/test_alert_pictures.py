@@ -196,6 +196,9 @@ async def test_a_still_and_a_clip_are_written_and_served(
                         break
                     await trio.sleep(0.1)
             assert clip.status == 200
+            ranged = {**bearer(ann), "Range": "bytes=10-19"}
+            part = await relay.get(f"/alerts/{alert_id}/clip.mjpeg", headers=ranged)
+            assert (part.status, part.body) == (206, clip.body[10:20])
             path = tmp_path / "clip.mjpeg"
             path.write_bytes(clip.body)
             with av.open(str(path), format="mpjpeg") as container:

@@ -41,11 +41,19 @@ async def test_a_clip_is_a_video_with_the_times_of_its_pictures(
     maker: Mp4Maker, film: list[bytes]
 ) -> None:
     made = await maker.make(clip_of(film, 250), "ann")
-    with av.open(io.BytesIO(made), "r", format="mp4") as container:
+    with av.open(io.BytesIO(made.content), "r", format="mp4") as container:
         video = container.streams.video[0]
         assert video.codec_context.name == "h264"
         times = [float(frame.time or 0) for frame in container.decode(video)]
     assert times == pytest.approx([0.25 * number for number in range(len(film))], abs=0.01)
+
+
+async def test_a_clip_that_is_made_again_is_the_same_file(
+    maker: Mp4Maker, film: list[bytes]
+) -> None:
+    first, again, other = [await maker.make(clip_of(film, step), "ann") for step in (50, 50, 60)]
+    assert first == again
+    assert first.etag != other.etag
 
 
 async def test_pictures_that_cannot_be_decoded_are_left_out(
@@ -53,7 +61,7 @@ async def test_pictures_that_cannot_be_decoded_are_left_out(
 ) -> None:
     broken = film[1][:400]
     made = await maker.make(clip_of([film[0], broken, b"\xff\xd8\xff no picture", film[2]]), "ann")
-    with av.open(io.BytesIO(made), "r", format="mp4") as container:
+    with av.open(io.BytesIO(made.content), "r", format="mp4") as container:
         assert 2 <= len(list(container.decode(video=0))) <= 3
 
 
@@ -101,7 +109,7 @@ async def test_the_worker_can_open_nothing(film: list[bytes], maker: Mp4Maker) -
     )
     assert maker._command is not None
     probe = Mp4Maker([sys.executable, "-I", "-c", script, *maker._command[3:]])
-    assert await probe.make(clip_of(film), "ann") == b"....ftyp"
+    assert (await probe.make(clip_of(film), "ann")).content == b"....ftyp"
 
 
 def test_a_video_has_even_sides_that_are_not_too_long() -> None:

@@ -103,6 +103,9 @@ class MemoryFile:
         self._at += len(found)
         return found
 
+    def seek(self, at: int) -> None:
+        self._at = at
+
 
 @define(eq=False)
 class MemoryStorage:

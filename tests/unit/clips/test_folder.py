@@ -63,6 +63,16 @@ async def test_a_file_is_read_as_it_was_written(storage: FolderStorage, folder: 
     assert (folder / "20000" / f"{ALERT_ID}.jpg").read_bytes() == b"abc"
 
 
+async def test_a_file_is_read_from_any_place(storage: FolderStorage) -> None:
+    await keep(storage, content=b"abcdef")
+    async with storage.open(STILL) as file:
+        assert await file.read(2) == b"ab"
+        file.seek(4)
+        assert [await file.read(1), await file.read(9), await file.read(9)] == [b"e", b"f", b""]
+        file.seek(1)
+        assert await file.read(2) == b"bc"
+
+
 async def test_nobody_else_may_read_them(storage: FolderStorage, folder: Path) -> None:
     await keep(storage)
     assert modes_in(folder) == ({0o600}, {0o700})

@@ -7,9 +7,11 @@ from typing import cast
 
 import pytest
 import trio
-from attrs import evolve, frozen
+from attrs import define, evolve
 
+from relay.clips.made_clips import MadeClip, MadeClips
 from relay.clips.mp4 import Mp4Maker
+from relay.concurrency.alarms import Alarms
 from relay.model.access.change import Change
 from relay.model.access.identity import User
 from relay.model.alerts.alert_picture import AlertPicture, PictureKind, PictureName
@@ -27,6 +29,7 @@ ALERT_ID = 4_000_000_000_000_000
 """Of an alert far in the future, whose links do not expire while this runs."""
 LINKS = PictureLinks(b"key of a test")
 STILL_PATH, CLIP_PATH = f"/alerts/{ALERT_ID}/still.jpg", f"/alerts/{ALERT_ID}/clip.mjpeg"
+MP4_PATH = f"/alerts/{ALERT_ID}/clip.mp4"
 
 
 @pytest.fixture
@@ -37,8 +40,13 @@ def table() -> MemoryPictureTable:
 @pytest.fixture
 async def storage(relay: MemoryRelay, table: MemoryPictureTable) -> MemoryStorage:
     storage = MemoryStorage()
-    open_gallery(relay, kept=KeptWithAlerts(table, storage, LINKS, Mp4Maker(None)))
+    open_gallery(relay, kept=kept_in(table, storage, Mp4Maker(None)))
     return storage
+
+
+def kept_in(table: MemoryPictureTable, storage: MemoryStorage, maker: object) -> KeptWithAlerts:
+    made = MadeClips(Alarms())
+    return KeptWithAlerts(table, storage, LINKS, cast("Mp4Maker", maker), made)
 
 
 def keep(
@@ -190,7 +198,20 @@ async def test_a_file_of_another_machine_is_not_here(
 ) -> None:
     keep(table, storage, picture(7))
     storage.named = "folder:of-another-machine"
-    assert (await answer(relay, STILL_PATH)).status == 503
+    got = await answer(relay, STILL_PATH)
+    assert got.status == 503
+    assert b"the relay that had the phone" in await got.body()
+    assert "retry-after" not in got.headers
+
+
+async def test_a_file_that_is_gone_is_not_said_to_be_elsewhere(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, picture(7))
+    storage.files.clear()
+    got = await answer(relay, STILL_PATH)
+    assert got.status == 503
+    assert b"does not have it any more" in await got.body()
 
 
 async def test_a_reader_who_loses_the_permission_gets_no_more(
@@ -257,24 +278,137 @@ async def test_a_video_counts_as_unread_until_it_has_been_read(
 ) -> None:
     keep(table, storage, CLIP, "clip")
     video = b"....ftyp" + bytes(8 << 20)
-    kept = KeptWithAlerts(table, storage, LINKS, cast("Mp4Maker", ReadyMade(video)))
-    open_gallery(relay, kept=kept)
+    open_gallery(relay, kept=kept_in(table, storage, ReadyMade(video)))
     assert relay.http is not None
-    got = await answer(relay, f"/alerts/{ALERT_ID}/clip.mp4")
+    got = await answer(relay, MP4_PATH)
     assert got.status == 200
     assert relay.http._unsent.reserved >= len(video)
     assert await got.body() == video
 
 
-@frozen
+@define(eq=False)
 class ReadyMade:
     """Makes the same video of each clip."""
 
     video: bytes
+    makes: int = 0
 
-    async def make(self, clip: object, sender: str) -> bytes:
+    async def make(self, clip: object, sender: str) -> MadeClip:
         await trio.lowlevel.checkpoint()
-        return self.video
+        self.makes += 1
+        return MadeClip(self.video, '"of the video"')
+
+
+@pytest.mark.parametrize("why", ["owner", "session"])
+async def test_a_slow_reader_of_a_video_that_may_not_see_it_any_more_gets_no_more(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage, why: str
+) -> None:
+    keep(table, storage, CLIP, "clip")
+    video = b"....ftyp" + bytes(8 << 20)
+    open_gallery(relay, kept=kept_in(table, storage, ReadyMade(video)))
+    got = await answer(relay, MP4_PATH)
+    assert got.status == 200
+    if why == "owner":
+        table.rows.clear()  # nobody's identity changes
+    else:
+        del relay.verifier.identities[ANN]
+        relay.change_feed.tell(Change("session", "session-of-ann"))
+    with suppress(ConnectionResetError):
+        await read_slowly(got, 10)
+    assert await is_cut(got, video)
+
+
+async def test_a_slow_reader_of_a_video_reads_on_while_it_may(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, CLIP, "clip")
+    video = b"....ftyp" + bytes(8 << 20)
+    open_gallery(relay, kept=kept_in(table, storage, ReadyMade(video)))
+    got = await answer(relay, MP4_PATH)
+    await read_slowly(got, 20)
+    assert await got.body() == video
+
+
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [
+        *(("bytes=0-1", slice(0, 2)), ("bytes=7-", slice(7, None))),
+        *(("bytes=-5", slice(-5, None)), ("bytes=-99999999", slice(0, None))),
+        *(("bytes=5-99999999", slice(5, None)), ("bytes=0-", slice(0, None))),
+        ("bytes=300000-300009", slice(300_000, 300_010)),
+        ("bytes=262143-524288", slice(262_143, 524_289)),
+        ("Bytes= 600000-", slice(600_000, None)),
+    ],
+)
+async def test_of_a_clip_that_is_kept_any_range_is_served(
+    relay: MemoryRelay,
+    table: MemoryPictureTable,
+    storage: MemoryStorage,
+    asked: str,
+    place: slice,
+) -> None:
+    content = CLIP + bytes(range(256)) * 4000
+    keep(table, storage, content, "clip")
+    got = await answer(relay, CLIP_PATH, Range=asked)
+    assert (got.status, await got.body()) == (206, content[place])
+    first, end, _ = place.indices(len(content))
+    assert got.headers["content-range"] == f"bytes {first}-{end - 1}/{len(content)}"
+    assert got.headers["content-length"] == str(end - first)
+    assert got.headers["accept-ranges"] == "bytes"
+
+
+@pytest.mark.parametrize("asked", ["bytes=90000000-", "bytes=-0", "bytes=90000-90010"])
+async def test_a_range_that_the_file_does_not_have_is_refused_with_its_size(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage, asked: str
+) -> None:
+    keep(table, storage, picture(7))
+    size = len(picture(7))
+    got = await answer(relay, STILL_PATH, Range=asked)
+    assert (got.status, got.headers["content-range"]) == (416, f"bytes */{size}")
+    assert f"{size} bytes".encode() in await got.body()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *("bytes=5-2", "bytes=0-1,4-5", "bytes=", "bytes=-", "bytes=a-b", "lines=0-1", "0-1"),
+        *(f"bytes={'9' * 5000}-", "bytes=\u0661-"),
+    ],
+)
+async def test_what_is_no_single_range_gets_the_whole_file(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage, asked: str
+) -> None:
+    keep(table, storage, picture(7))
+    got = await answer(relay, STILL_PATH, Range=asked)
+    assert (got.status, await got.body()) == (200, picture(7))
+    assert "content-range" not in got.headers
+
+
+async def test_a_range_of_another_file_than_the_reader_knows_is_the_whole_file(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, picture(7))
+    etag = (await answer(relay, STILL_PATH, method="HEAD", Range="bytes=0-1")).headers["etag"]
+    same = await answer(relay, STILL_PATH, Range="bytes=0-1", If_Range=etag)
+    assert (same.status, await same.body()) == (206, picture(7)[:2])
+    other = await answer(relay, STILL_PATH, Range="bytes=0-1", If_Range='"another"')
+    assert (other.status, await other.body()) == (200, picture(7))
+
+
+async def test_a_video_is_made_once_for_a_player_that_asks_for_its_ranges(
+    relay: MemoryRelay, table: MemoryPictureTable, storage: MemoryStorage
+) -> None:
+    keep(table, storage, CLIP, "clip")
+    maker = ReadyMade(b"....ftyp" + bytes(range(256)) * 1000)
+    open_gallery(relay, kept=kept_in(table, storage, maker))
+    first = await answer(relay, MP4_PATH, Range="bytes=0-1")
+    assert (first.status, await first.body()) == (206, maker.video[:2])
+    rest = await answer(relay, MP4_PATH, Range="bytes=1000-", If_Range=first.headers["etag"])
+    assert (rest.status, await rest.body()) == (206, maker.video[1000:])
+    beyond = await answer(relay, MP4_PATH, Range="bytes=900000-")
+    assert (beyond.status, maker.makes) == (416, 1)
+    table.rows.clear()
+    assert (await answer(relay, MP4_PATH, Range="bytes=0-1")).status == 404
 
 
 async def test_whoever_has_a_link_gets_one_file(
