@@ -10,6 +10,7 @@ import msgspec
 from attrs import define
 from msgspec import Raw
 
+from relay.protocol.allowed_values import with_allowed_values
 from relay.protocol.encoding import Encoding
 from relay.protocol.messages import (
     ACK,
@@ -32,7 +33,7 @@ stored, and sent to many."""
 
 NON_FRAME_TOO_LARGE = f"Only a video-frame may be over {MAX_NON_FRAME_BYTES} bytes"
 
-CLIENT_MESSAGE_TYPES = {kind.__struct_config__.tag for kind in get_args(ClientMessage)}
+CLIENT_MESSAGE_TYPES = {kind.__struct_config__.tag: kind for kind in get_args(ClientMessage)}
 
 STREAM_ID_MISMATCH = f"`str` matching regex {STREAM_ID_PATTERN!r}"
 """How msgspec says that a stream id is invalid."""
@@ -89,9 +90,10 @@ class _Reference(msgspec.Struct):
     stream_id: StreamId | None = None
 
 
-def in_words(problem: msgspec.ValidationError) -> str:
-    """What is wrong with a field, without a regular expression."""
-    return str(problem).replace(STREAM_ID_MISMATCH, STREAM_ID_RULE)
+def in_words(problem: msgspec.ValidationError, kind: Any) -> str:
+    """What is wrong with a field of such a message: without a regular expression, and with the
+    values that it may have."""
+    return with_allowed_values(str(problem).replace(STREAM_ID_MISMATCH, STREAM_ID_RULE), kind)
 
 
 def explain(payload: bytes, problem: Exception, encoding: Encoding) -> InvalidMessage:
@@ -100,7 +102,8 @@ def explain(payload: bytes, problem: Exception, encoding: Encoding) -> InvalidMe
     code = ErrorCode.INVALID_MESSAGE
     match problem:
         case msgspec.ValidationError():
-            explanation = in_words(problem)
+            reference = _reference(payload, encoding)
+            explanation = in_words(problem, CLIENT_MESSAGE_TYPES.get(reference.type))
         case msgspec.DecodeError() if encoding.escapes and _SURROGATE.search(payload):
             return _explain_half_pair(payload, problem, encoding)
         case msgspec.DecodeError():
@@ -109,7 +112,6 @@ def explain(payload: bytes, problem: Exception, encoding: Encoding) -> InvalidMe
             return InvalidMessage(code, "The message is not UTF-8")
         case _:
             return InvalidMessage(code, "The message nests too deep")
-    reference = _reference(payload, encoding)
     if explanation.startswith("Invalid value") and explanation.endswith("`$.type`"):
         if len(payload) > MAX_NON_FRAME_BYTES and reference.type in CLIENT_MESSAGE_TYPES:
             explanation = NON_FRAME_TOO_LARGE

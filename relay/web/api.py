@@ -390,7 +390,7 @@ def query_of(request: Request, kind: type[Query]) -> Query:
     try:
         return msgspec.convert(dict(request.query_params), kind, strict=False)
     except msgspec.ValidationError as problem:
-        text = f"Invalid query: {in_words(problem)}"
+        text = f"Invalid query: {in_words(problem, kind)}"
         raise ApiError(400, ErrorCode.INVALID_MESSAGE, text) from None
 
 

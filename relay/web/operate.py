@@ -275,7 +275,7 @@ def _decoded(body: bytes, kind: type[Body]) -> Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as problem:
-        text = f"Invalid request: {in_words(problem)}"
+        text = f"Invalid request: {in_words(problem, kind)}"
         raise ApiError(400, ErrorCode.INVALID_MESSAGE, text) from None
     except DECODE_ERRORS:
         raise ApiError(400, ErrorCode.INVALID_MESSAGE, "Expected a JSON object") from None

@@ -237,7 +237,7 @@ def _request_in(body: bytes) -> SubscribeRequest:
     try:
         return msgspec.json.decode(body, type=SubscribeRequest)
     except msgspec.ValidationError as problem:
-        text = f"Invalid request: {in_words(problem)}"
+        text = f"Invalid request: {in_words(problem, SubscribeRequest)}"
     except DECODE_ERRORS:
         text = "Invalid request: not a JSON object"
     raise ApiError(400, ErrorCode.INVALID_MESSAGE, text)

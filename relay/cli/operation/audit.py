@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from relay.model.audit_event import AuditEvent
     from relay.postgres.database import Database
 
+AUDITED = (
+    *("auth", "register", "takeover", "alert", "video-frame", "close", "figures", "revocation"),
+    *("grant", "streams", "transfer", "free", "end", "service-token", "link", "webhook", "target"),
+    *("push", "audit"),
+)
+"""The kinds of events of this version; the table may have those of others."""
+
 
 @click.command(cls=GroupedCommand)
 @click.option("--user", "who", metavar="ID", help="Only events of this user or service.")
@@ -49,4 +56,10 @@ def audit(
         table = AuditTable(database)
         return await table.read(who=who, what=what, since=since, limit=limit)
 
-    show(with_database(read), as_json=as_json)
+    events = with_database(read)
+    if not events and what is not None and what not in AUDITED:
+        known = ", ".join(AUDITED)
+        raise click.BadParameter(
+            f"no event is of the kind {what!r}. The kinds are {known}.", param_hint="--what"
+        )
+    show(events, as_json=as_json)

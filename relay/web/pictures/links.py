@@ -151,7 +151,7 @@ def _link_in(body: bytes) -> LinkRequest:
     try:
         return msgspec.json.decode(body, type=LinkRequest)
     except msgspec.ValidationError as problem:
-        text = f"Invalid request: {in_words(problem)}"
+        text = f"Invalid request: {in_words(problem, LinkRequest)}"
     except DECODE_ERRORS:
         text = "Invalid request: not a JSON object"
     raise ApiError(400, ErrorCode.INVALID_MESSAGE, text)

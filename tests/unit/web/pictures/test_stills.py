@@ -297,3 +297,11 @@ async def test_a_reader_that_takes_nothing_does_not_keep_a_picture_for_ever(
     await wait_all_tasks_blocked()
     assert not any(each.peer.ending is None for each in gallery.connections[1:])
     assert len(stalled.received) < 10_000
+
+
+async def test_a_width_that_is_not_made_is_answered_with_those_that_are(relay: MemoryRelay) -> None:
+    open_gallery(relay)
+    got = await answer(relay, "/streams/front-door/latest.jpg?width=333")
+    assert got.status == 400
+    said = await got.body()
+    assert b"Expected one of `160`, `320`, `640`, `960`, got 333 - at `$.width`" in said
