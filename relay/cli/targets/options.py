@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -158,11 +158,11 @@ async def try_target(
 def _line(target: AlertTarget, waiting: int, kind: str | None) -> str:
     state = "ok"
     if target.given_up_at is not None:
-        state = f"given up {target.given_up_at:%Y-%m-%d %H:%M}"
+        state = f"given up {target.given_up_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     elif target.failures:
         state = f"failed {target.failures} times"
         if target.try_again_at is not None:
-            state += f", next attempt at {target.try_again_at:%H:%M:%S}"
+            state += f", next attempt at {target.try_again_at.astimezone(UTC):%H:%M:%S} UTC"
     parts = [
         *(target.target_id, *([] if kind else [target.kind]), _scope(target), _url(target), state),
         f"{'posted' if kind else 'delivered'}={target.delivered}",
