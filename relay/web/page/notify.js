@@ -3,6 +3,7 @@ import { ask, RELAY } from './api.js';
 import { make, makeField, makeSelect, makeTime, say } from './dom.js';
 
 const ALL = '*';
+const KEPT = 'relay-push'; // in the storage of this browser
 const SEVERITIES = [['low', 'All alerts'], ['medium', 'From medium'], ['high', 'From high'], ['critical', 'Critical only']];
 
 /** Why this browser can get no notifications; null if it can. */
@@ -51,8 +52,68 @@ async function subscribe(key, token) {
   return pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: bytesOf(key) });
 }
 
+/** Remembers what the relay knows of this browser: if the browser changes its subscription, the relay may forget it. */
+function remember(user, target) {
+  try {
+    if (target === null) localStorage.removeItem(KEPT);
+    else localStorage.setItem(KEPT, JSON.stringify({ user, target }));
+  } catch {
+    // the browser keeps nothing
+  }
+}
+
+function recall(user) {
+  try {
+    const kept = JSON.parse(localStorage.getItem(KEPT));
+    return kept?.user === user ? kept.target : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Has this browser notified by these rules; returns what the relay knows of it then. */
+async function save(key, token, user, { streams, minSeverity, cooldown, events, picture }) {
+  const { endpoint, keys } = (await subscribe(key, token)).toJSON();
+  const body = { subscription: { endpoint, keys }, streams, minSeverity, cooldown, events, picture };
+  const { subscription } = await ask(token, 'push', { method: 'POST', body });
+  remember(user, subscription);
+  return subscription;
+}
+
+/**
+ * What the relay knows of this browser, of what it has told of the user's browsers; null if nothing. A browser that has
+ * to subscribe again, or that has changed its subscription, is notified by the same rules as before.
+ */
+async function findHere({ key, subscriptions }, token, user) {
+  const canBe = obstacle() === null;
+  const here = canBe ? await subscriptionHere() : null;
+  const id = here && await idOf(here);
+  const known = subscriptions.find((each) => each.id === id) ?? null;
+  if (known) {
+    if (known.givenUp || !isFor(here, key)) return save(key, token, user, known);
+    remember(user, known);
+    return known;
+  }
+  const before = recall(user);
+  if (before === null || !canBe || Notification.permission !== 'granted') return null;
+  if (before.id === id) { // it was removed on another browser, or by an operator
+    remember(user, null);
+    return null;
+  }
+  if (subscriptions.some((each) => each.id === before.id)) {
+    await ask(token, `push/${before.id}`, { method: 'DELETE' }).catch(() => {}); // another page may be faster
+  }
+  return save(key, token, user, before);
+}
+
+/** Tells the relay of the subscription that this browser has by now. */
+export async function repair(token, user) {
+  await findHere(await ask(token, 'push'), token, user);
+}
+
 /** Ends the notifications of this browser, with those that it shows. */
 export async function forget(token) {
+  remember(null, null);
   const subscription = await subscriptionHere();
   if (subscription === null) return;
   const id = await idOf(subscription);
@@ -62,10 +123,10 @@ export async function forget(token) {
 }
 
 /** A card with the switch for a stream; with null instead, for all, and the list of one's browsers. */
-export function makeNotify(token, streamId) {
+export function makeNotify(token, streamId, user) {
   const name = streamId ?? ALL;
   const control = make('input', { type: 'checkbox', role: 'switch', disabled: true, onchange: () => attempt(() => turn(control.checked)) });
-  const severity = makeSelect(SEVERITIES, 'low', () => attempt(() => save(mine.streams, severity.value)));
+  const severity = makeSelect(SEVERITIES, 'low', () => attempt(() => change(mine.streams, severity.value)));
   const severityField = makeField('Severity', severity);
   const result = make('p', { class: 'faint', role: 'status' });
   const browsers = make('ul', { class: 'links' });
@@ -103,12 +164,13 @@ export function makeNotify(token, streamId) {
       return;
     }
     key = given.key;
-    const here = obstacle() === null ? await subscriptionHere() : null;
-    const id = here && await idOf(here);
-    mine = given.subscriptions.find((each) => each.id === id) ?? null;
-    if (mine && (mine.givenUp || !isFor(here, key))) await attempt(() => save(mine.streams)); // the relay has another key by now
+    const told = given.subscriptions;
+    await attempt(async () => {
+      mine = await findHere(given, token(), user);
+      if (mine && !told.some(({ id }) => id === mine.id)) given = await ask(token(), 'push');
+      return '';
+    });
     list(given.subscriptions);
-    show();
   }
 
   function list(subscriptions) {
@@ -138,21 +200,16 @@ export function makeNotify(token, streamId) {
     const left = (mine?.streams ?? []).filter((each) => each !== name);
     if (on) {
       if (await Notification.requestPermission() !== 'granted') return 'You have not allowed notifications.';
-      return save([...left, name]);
+      return change([...left, name]);
     }
-    if (left.length > 0) return save(left);
+    if (left.length > 0) return change(left);
     await forget(token());
     await load();
     return 'This browser is not notified any more.';
   }
 
-  async function save(streams, minSeverity = mine?.minSeverity ?? 'low') {
-    const subscription = await subscribe(key, token());
-    const { endpoint, keys } = subscription.toJSON();
-    const rules = mine === null ? {} : { cooldown: mine.cooldown, events: mine.events, picture: mine.picture };
-    const body = { subscription: { endpoint, keys }, streams, minSeverity, ...rules };
-    const given = await ask(token(), 'push', { method: 'POST', body });
-    mine = given.subscription;
+  async function change(streams, minSeverity = mine?.minSeverity ?? 'low') {
+    mine = await save(key, token(), user, { ...mine, streams, minSeverity });
     list((await ask(token(), 'push')).subscriptions);
     return 'This browser is notified, also while this page is closed.';
   }

@@ -83,6 +83,14 @@ async function forgetNotifications(token) {
   await forget(token).catch(() => {}); // the relay removes it when it is sent to next
 }
 
+/** What cannot be repaired now is when notifications are shown next. */
+async function repairNotifications() {
+  const user = session?.client.session?.userId;
+  if (!user) return;
+  const { repair } = await import('./notify.js');
+  await repair(session.token(), user).catch(() => {});
+}
+
 function showState({ state, error }) {
   const { client } = session;
   if (state === 'closed') {
@@ -159,9 +167,10 @@ $('leave').addEventListener('click', () => {
   forgetNotifications(session.token());
   end(session, null);
 });
-// From the service worker: a notification was clicked.
+// From the service worker: a notification was clicked, or the browser has another subscription.
 navigator.serviceWorker?.addEventListener('message', ({ data }) => {
   if (data?.type === 'relay-open' && /^#watch/.test(data.hash)) location.hash = data.hash;
+  if (data?.type === 'relay-subscription') repairNotifications();
 });
 addEventListener('hashchange', route);
 setInterval(() => {

@@ -39,11 +39,16 @@ async function show(message) {
   });
 }
 
+/** The pages of relay that are open. */
+async function openPages() {
+  const pages = await self.clients.matchAll({ type: 'window', includeUncontrolled: true });
+  return pages.filter(({ url }) => url.startsWith(self.registration.scope));
+}
+
 /** Shows a stream in a page that is open, or else in a new one. */
 async function open(streamId) {
   const hash = typeof streamId === 'string' ? `#watch/${encodeURIComponent(streamId)}` : '#watch';
-  const pages = await self.clients.matchAll({ type: 'window', includeUncontrolled: true });
-  const page = pages.find(({ url }) => url.startsWith(self.registration.scope));
+  const [page] = await openPages();
   if (page === undefined) {
     await self.clients.openWindow(new URL(hash, self.registration.scope).href);
     return;
@@ -52,6 +57,19 @@ async function open(streamId) {
   await page.focus();
 }
 
+/**
+ * The browser has another subscription by now, or none. Only a page can tell relay, with the token of
+ * its session, which is not for this worker: a page that is open does so, or else the next one.
+ */
+async function renew({ oldSubscription, newSubscription }) {
+  if (!newSubscription && oldSubscription) await self.registration.pushManager.subscribe(oldSubscription.options).catch(() => {});
+  const pages = await openPages();
+  for (const page of pages) page.postMessage({ type: 'relay-subscription' });
+  if (pages.length > 0) return;
+  await show({ title: 'relay', body: 'Open relay once, so that this browser is notified again', tag: 'relay-subscription' });
+}
+
+self.addEventListener('pushsubscriptionchange', (event) => event.waitUntil(renew(event)));
 self.addEventListener('push', (event) => event.waitUntil(show(event.data ? read(event.data) : read(null))));
 self.addEventListener('notificationclick', (event) => {
   event.notification.close();

@@ -23,7 +23,7 @@ function makeNotifyPlace({ client, token }, streamId) {
     if (isThere || !client.session?.userId) return;
     isThere = true;
     const { makeNotify } = await import('./notify.js');
-    place.append(makeNotify(token, streamId));
+    place.append(makeNotify(token, streamId, client.session.userId));
   };
   const stop = client.on('session', add);
   add();

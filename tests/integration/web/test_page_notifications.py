@@ -30,28 +30,26 @@ BASE = "/cams"
 TARGETS_OF = "select target_id from relay.alert_targets where viewer_id = %s"
 # What Chromium's own gives after it has asked its push service.
 PUSH_MANAGER = """
-const kept = JSON.parse(sessionStorage.getItem('pushed') ?? 'null');
-let current = null;
 const make = ({ which, key }) => ({
   endpoint: SUBSCRIPTIONS[which].endpoint,
   options: { userVisibleOnly: true, applicationServerKey: Uint8Array.from(key).buffer },
   toJSON: () => SUBSCRIPTIONS[which],
   unsubscribe: async () => {
-    current = null;
     sessionStorage.removeItem('pushed');
     sessionStorage.setItem('which', Math.min(which + 1, SUBSCRIPTIONS.length - 1));
     return true;
   },
 });
-if (kept) current = make(kept);
-PushManager.prototype.getSubscription = async () => current;
+PushManager.prototype.getSubscription = async () => {
+  const kept = JSON.parse(sessionStorage.getItem('pushed') ?? 'null');
+  return kept && make(kept);
+};
 PushManager.prototype.subscribe = async ({ userVisibleOnly, applicationServerKey }) => {
   if (!userVisibleOnly) throw new Error('Chromium wants it');
   const which = Number(sessionStorage.getItem('which') ?? 0);
   const made = { which, key: [...applicationServerKey] };
   sessionStorage.setItem('pushed', JSON.stringify(made));
-  current = make(made);
-  return current;
+  return make(made);
 };
 """
 
@@ -267,6 +265,113 @@ def test_a_browser_that_has_to_subscribe_again_keeps_its_rules_and_is_there_once
         service.wait(lambda: accounts.execute(targets) == [(after.target_id, *rules)])
         expect(page.get_by_label("Severity")).to_have_value("critical")
         accounts.execute("delete from relay.alert_targets")
+
+
+RENEW = """() => {
+  const { which, key } = JSON.parse(sessionStorage.getItem('pushed'));
+  sessionStorage.setItem('pushed', JSON.stringify({ which: which + 1, key }));
+}"""
+TELL_WORKER = """() => {
+  const event = new ExtendableEvent('pushsubscriptionchange');
+  return new Promise((resolve) => { self.dispatchEvent(event); resolve(); });
+}"""
+
+
+def test_a_browser_that_has_renewed_its_subscription_keeps_its_rules(
+    whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+) -> None:
+    token, stream_id = accounts.session("dot"), own(accounts, "dot")
+    names = [service.browser() for _ in range(4)]
+    targets = (
+        "select target_id, min_severity, cooldown, streams from relay.alert_targets"
+        " where viewer_id = 'dot'"
+    )
+
+    def wait_for(*expected: PushBrowser) -> None:
+        rules = ("high", 300, [stream_id])
+        service.wait(
+            lambda: accounts.execute(targets) == [(each.target_id, *rules) for each in expected]
+        )
+
+    with visit(whole_browser, relay, permissions=["notifications"]) as visitor:
+        page = visitor.page
+        subscribe_with(visitor.context, *names)
+        open_page(visitor, relay, token, f"watch/{stream_id}")
+        switch = page.get_by_role("switch", name="Notify me of alerts on this stream")
+        switch.click()
+        visitor.expect_text("This browser is notified")
+        accounts.execute("update relay.alert_targets set cooldown = 300")
+        page.reload()
+        visitor.enter(token)
+        expect(switch).to_be_checked()
+        page.get_by_label("Severity").select_option("high")
+        wait_for(names[0])
+
+        page.evaluate(RENEW)  # while no page is open
+        page.reload()
+        visitor.enter(token)
+        wait_for(names[1])
+        expect(switch).to_be_checked()
+
+        page.evaluate(RENEW)
+        accounts.execute("delete from relay.alert_targets")  # as after the answer 410
+        page.reload()
+        visitor.enter(token)
+        wait_for(names[2])
+
+        [worker] = visitor.context.service_workers
+        page.evaluate(RENEW)
+        visitor.go("Broadcast")
+        worker.evaluate(TELL_WORKER)
+        wait_for(names[3])
+
+        page.goto("about:blank")
+        worker.evaluate(TELL_WORKER)
+        worker.evaluate(
+            """async () => {
+              let shown = [];
+              while (shown.length === 0) {
+                await new Promise((resolve) => { setTimeout(resolve, 50); });
+                shown = await self.registration.getNotifications({ tag: 'relay-subscription' });
+              }
+            }"""
+        )
+        accounts.execute("delete from relay.alert_targets")
+
+
+def test_one_that_was_removed_elsewhere_or_is_of_another_user_stays_removed(
+    whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+) -> None:
+    token, stream_id = accounts.session("eve"), own(accounts, "eve")
+    count = "select target_id from relay.alert_targets where viewer_id in ('eve', 'fay')"
+    with visit(whole_browser, relay, permissions=["notifications"]) as visitor:
+        page = visitor.page
+        subscribe_with(visitor.context, service.browser(), service.browser())
+        open_page(visitor, relay, token, f"watch/{stream_id}")
+        switch = page.get_by_role("switch", name="Notify me of alerts on this stream")
+        switch.click()
+        visitor.expect_text("This browser is notified")
+
+        page.evaluate(RENEW)
+        page.reload()
+        visitor.enter(accounts.session("fay"))
+        expect(switch).to_be_enabled()
+        expect(switch).not_to_be_checked()
+        assert len(accounts.execute(count)) == 1
+
+        page.evaluate("() => localStorage.clear()")
+        page.reload()
+        visitor.enter(token)
+        expect(switch).to_be_enabled()
+        switch.click()
+        visitor.expect_text("This browser is notified")
+        accounts.execute("delete from relay.alert_targets")  # as by the list on another browser
+        for _ in range(2):
+            page.reload()
+            visitor.enter(token)
+            expect(switch).to_be_enabled()
+            expect(switch).not_to_be_checked()
+        assert accounts.execute(count) == []
 
 
 def test_the_page_asks_only_on_a_click_and_says_what_is_in_the_way(
