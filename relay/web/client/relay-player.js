@@ -53,11 +53,10 @@ canvas { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: co
 .screen:has(.note:not(:empty)) canvas { opacity: .35; }
 .note { position: absolute; inset: 0; display: grid; place-items: center; padding: 1rem; text-align: center; }
 .controls { display: flex; align-items: center; gap: .5rem; padding: .35rem .5rem; background: #10181e; }
-.controls > span { flex: 1 0 0; }
 button, select { font: inherit; color: inherit; background: #1d2831; border: 1px solid #44525e; border-radius: .4rem; min-height: 2.25rem; padding: .2rem .7rem; }
 button { min-width: 2.75rem; cursor: pointer; }
 button { white-space: nowrap; flex: none; }
-select { flex: 0 1 12rem; min-width: 0; text-overflow: ellipsis; }
+select { flex: 0 1 auto; min-width: 0; margin-left: auto; padding: .2rem .35rem; text-overflow: ellipsis; }
 :focus-visible { outline: 2px solid #4fd1c0; outline-offset: 1px; }
 [hidden] { display: none !important; }
 :host(:fullscreen) { width: 100%; height: 100%; }
@@ -230,7 +229,7 @@ export class RelayPlayer extends Base {
     this._full = make('button', { type: 'button', 'aria-keyshortcuts': 'f', onclick: () => this._toggleFullscreen() }, 'Full screen');
     this._full.hidden = !document.fullscreenEnabled;
     this._controls = make('div', { class: 'controls', part: 'controls', role: 'group', 'aria-label': 'Player', hidden: true },
-      this._toggle, make('span', {}), this._menu, this._full);
+      this._toggle, this._menu, this._full);
     const root = this.attachShadow({ mode: 'open' });
     root.adoptedStyleSheets = [sheet];
     root.append(make('div', { class: 'screen', part: 'screen' }, this._canvas, this._note), this._controls);

@@ -80,6 +80,35 @@ def test_a_viewer_may_choose_among_the_sizes_of_a_stream(
         phone.expect_text(re.compile("^320 pixels, .*: viewers need no more.$"))
 
 
+MISSING = """(menu) => {
+  const widths = [...menu.options].map((option) => {
+    const one = menu.cloneNode(false);
+    one.append(option.cloneNode(true));
+    one.style.cssText = 'position: absolute; visibility: hidden; width: max-content';
+    menu.after(one);
+    const { width } = one.getBoundingClientRect();
+    one.remove();
+    return width;
+  });
+  return Math.max(...widths) - menu.getBoundingClientRect().width;
+}"""
+"""How many pixels wider a menu would have to be to show each of its choices whole."""
+
+
+def test_on_a_phone_no_choice_is_cut(
+    browser: Browser, relay: RelayProcess, accounts: Accounts
+) -> None:
+    token, stream_id = accounts.session("ann"), new_stream_id()
+    small = {"width": 390, "height": 844}
+    with visit(browser, relay) as phone, visit(browser, relay, viewport=small) as viewer:
+        broadcast(phone, token, stream_id)
+        viewer.watch_as(token, stream_id)
+        expect(viewer.page.get_by_label("Quality").locator("option")).not_to_have_count(1)
+        viewer.expect_moving_picture()
+        for name in ("Quality", "Delivery", "Frames per second"):
+            assert viewer.page.get_by_label(name).evaluate(MISSING) <= 0, name
+
+
 RECORD = """async () => {
   const { RelayClient } = await import('/relay-client.js');
   const publish = RelayClient.prototype.publish;
