@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from relay.load.measures.builtin_checks import CLIENTS_ADMITTED
+from relay.load.measures.checks import CheckResult
 from relay.load.measures.reconciliation.ledger import LedgerLine
 from relay.load.measures.results import GroupResult, Outcome, RunResult, TargetResult
 from relay.load.measures.stats import endings_of
@@ -114,12 +116,18 @@ def _lines(result: RunResult) -> Iterator[Text | str]:
             f"{_mark('BAD ', each.agrees)} {_about(each)}: relay {each.relay},"
             f" clients {each.clients}"
         )
-    for check in result.checks:
+    for check in _telling(result.checks):
         yield f"{_mark('FAIL', check.kept)} {check.line}   ({check.measured})"
     if result.aborted_by:
         yield f"ended early: {result.aborted_by}"
     if result.failure:
         yield f"could not run: {result.failure}"
+
+
+def _telling(checks: Sequence[CheckResult]) -> Sequence[CheckResult]:
+    """The checks that say something: where nobody was let in, that alone."""
+    refused = [each for each in checks if each.line == CLIENTS_ADMITTED and not each.kept]
+    return refused or checks
 
 
 def _mark(word: str, good: bool) -> str:  # noqa: FBT001 (a mark of it)

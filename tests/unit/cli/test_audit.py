@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from relay.cli.audit import AUDITED
 
 from relay.cli import audit, main
-from relay.cli.audit import AUDITED
 
 DOCS = Path(__file__).parents[3] / "docs"
 

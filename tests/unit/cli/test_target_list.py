@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import trio
 from attrs import evolve, frozen
-
 from relay.cli.target_options import listed
-from relay.model.alert_target import AlertTarget
+
+from relay.model.targets.alert_target import AlertTarget
 
 THERE = timezone(timedelta(hours=5, minutes=30))
 MADE = datetime(2026, 11, 30, tzinfo=UTC)
