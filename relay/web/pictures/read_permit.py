@@ -34,6 +34,8 @@ class ReadPermit:
 
     async def check(self) -> None:
         """`NotStored` if it may not be read any more, as far as that is known."""
+        if self._reader is not None and await self._reader.has_expired():
+            raise NotStored("its reader's session has ended")
         identity = None if self._reader is None else self._reader.identity
         is_changed = identity is not self._identity
         if not is_changed and trio.current_time() - self._asked_at < LOOK_AGAIN_INTERVAL:

@@ -89,6 +89,13 @@ class PictureReader:
                 case Due.NOTICE:
                     pass  # there is no way to tell it
 
+    async def has_expired(self) -> bool:
+        """Whether the session has ended; for those who do not `keep_session`. It may have been
+        prolonged meanwhile, so it is read again first."""
+        if trio.current_time() >= self._expiry.deadline:
+            await self._watch.reread(self)
+        return trio.current_time() >= self._expiry.deadline
+
     def end(self, ending: Ending) -> None:
         """End the connection."""
         self.request.peer.end(ending)

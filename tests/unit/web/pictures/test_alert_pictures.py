@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
@@ -327,6 +328,31 @@ async def test_a_slow_reader_of_a_video_reads_on_while_it_may(
     got = await answer(relay, MP4_PATH)
     await read_slowly(got, 20)
     assert await got.body() == video
+
+
+@pytest.mark.parametrize("is_prolonged", [False, True])
+@pytest.mark.parametrize("path", [CLIP_PATH, MP4_PATH])
+async def test_a_slow_reader_reads_on_no_longer_than_its_session_lasts(
+    relay: MemoryRelay,
+    table: MemoryPictureTable,
+    storage: MemoryStorage,
+    path: str,
+    is_prolonged: bool,
+) -> None:
+    content = CLIP + bytes(8 << 20)
+    keep(table, storage, content, "clip")
+    open_gallery(relay, kept=kept_in(table, storage, ReadyMade(content)))
+    ann = relay.verifier.identities[ANN]
+    assert isinstance(ann, User)
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    relay.verifier.identities[ANN] = evolve(ann, expires_at=soon)
+    got = await answer(relay, path)
+    assert got.status == 200
+    if is_prolonged:
+        relay.verifier.identities[ANN] = ann
+    with suppress(ConnectionResetError):
+        await read_slowly(got, 20)
+    assert await is_cut(got, content) is not is_prolonged
 
 
 @pytest.mark.parametrize(
