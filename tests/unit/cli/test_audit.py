@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from relay.cli.audit import AUDITED
 
-from relay.cli import audit, main
+from relay.cli import main
+from relay.cli.operation import audit
+from relay.cli.operation.audit import AUDITED
 
 DOCS = Path(__file__).parents[3] / "docs"
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import trio
 from attrs import evolve, frozen
-from relay.cli.target_options import listed
 
+from relay.cli.targets.options import listed
 from relay.model.targets.alert_target import AlertTarget
 
 THERE = timezone(timedelta(hours=5, minutes=30))

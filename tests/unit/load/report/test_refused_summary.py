@@ -10,7 +10,7 @@ from rich.console import Console
 from relay.load.measures.builtin_checks import CLIENTS_ADMITTED
 from relay.load.measures.checks import CheckResult
 from relay.load.report.summary import print_summary
-from tests.unit.load.test_ci_outputs import RESULT
+from tests.unit.load.report.test_ci_outputs import RESULT
 
 EMPTY = [CheckResult(f"{name} == 0", kept=True, measured="0") for name in ("torn", "lost")]
 
