@@ -19,6 +19,9 @@ PAGE_POLICY = (
     " manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors "
 )
 """Nothing inline and nothing from other origins. Ends with who may show the page in a frame."""
+MODULE_POLICY = "default-src 'none'; frame-ancestors 'none'"
+"""Of files that are no document and no worker: what they may load, the page that has them says.
+Short, since there are many of them."""
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -51,8 +54,12 @@ PAGE_FILES = (
 CLIENT_FILES = {
     f"/{name}": f"client/{name}"
     for name in (
+        "core/alerts.js",
         "core/client.js",
-        "core/publishing.js",
+        "core/codec.js",
+        "core/link.js",
+        "core/subscription.js",
+        "core/uplink.js",
         "player/decoder.js",
         "player/screen.js",
         "player/sharing.js",
@@ -70,6 +77,7 @@ FILES = {
     **{f"/page/{name}": f"page/{name}" for name in PAGE_FILES},
     **CLIENT_FILES,
 }
+MODULES = frozenset(path for path in FILES if path.endswith(".js")) - {"/push-worker.js"}
 
 
 @frozen
@@ -93,7 +101,11 @@ def load_assets(frame_ancestors: Sequence[str] = ()) -> dict[str, Asset]:
     """All files, by URL path. Pages of the origins `frame_ancestors` may show the page in a
     frame."""
     origins = " ".join(filter(None, map(normal_origin, frame_ancestors))) or "'none'"
-    return {path: _load(path, name, PAGE_POLICY + origins) for path, name in FILES.items()}
+    page_policy = PAGE_POLICY + origins
+    return {
+        path: _load(path, name, MODULE_POLICY if path in MODULES else page_policy)
+        for path, name in FILES.items()
+    }
 
 
 def _load(path: str, name: str, policy: str) -> Asset:

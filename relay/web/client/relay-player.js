@@ -17,6 +17,11 @@
  * `stale` (no new pictures), `paused`, `ended`, `unreadable` (pictures that this browser cannot show)
  * and `refused` (no token, a refused one, or one that may not watch). The attribute `state` has it.
  */
+import './core/alerts.js'; // like those below it: named here, so that browsers ask for all modules at once
+import './core/client.js';
+import './core/codec.js';
+import './core/link.js';
+import './core/subscription.js';
 import { joinClient, joinConnection } from './player/sharing.js';
 import { Screen, videoCodecOf } from './player/screen.js';
 

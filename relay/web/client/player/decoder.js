@@ -1,5 +1,5 @@
 // Decodes frames of a video codec in the browser (WebCodecs).
-import { decodeBase64 } from '../core/client.js';
+import { decodeBase64 } from '../core/codec.js';
 
 const MAX_QUEUED = 3; // frames
 const MAX_FAILURES = 3; // in a row, until the browser counts as one that cannot decode this
