@@ -9,10 +9,11 @@ from typing import cast
 import trio
 from attrs import define, field
 
-from relay.hub.consumer import NEEDS_KEYFRAME, Consumer
+from relay.hub.consumer import Consumer
 from relay.hub.frames.frame import Frame
 from relay.hub.layers.layer_set import LayerSet
 from relay.hub.ledger import Drop
+from relay.hub.paced_writer import NEEDS_KEYFRAME
 from relay.hub.peer import EdgePeer
 from relay.hub.queues import MAX_LOSSLESS_FRAMES, LosslessQueue
 from relay.protocol.codec import Codec

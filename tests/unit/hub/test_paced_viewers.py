@@ -13,7 +13,7 @@ import trio.testing
 from attrs import define, evolve, field
 from wsproto import events
 
-from relay.hub.consumer import PACED
+from relay.hub.paced_writer import PACED
 from relay.transport.pacing import MAX_UNTRIED_SECONDS
 from tests.unit.hub.test_takeover import message
 from tests.unit.memory import Client, MemoryRelay
