@@ -365,10 +365,10 @@ class Hub:
         stream = self._streams.get(stream_id)
         if stream is None:
             stream = self._streams[stream_id] = Stream(
-                stream_id,
-                self._metrics,
-                self._observers,
-                self.totals,
+                stream_id=stream_id,
+                metrics=self._metrics,
+                observers=self._observers,
+                totals=self.totals,
                 on_recount=self._recount,
                 on_presence=self._note_presence,
                 renditions=None if self.renderer is None else Renditions(self.renderer),
