@@ -28,7 +28,10 @@ FLAGS = [
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
 ]
-DRAWN = "() => (document.querySelector('main canvas')?.width ?? 0) > 16"
+DRAWN = (
+    "() => (document.querySelector('main relay-player')?.shadowRoot.querySelector('canvas').width"
+    " ?? 0) > 16"
+)
 
 
 def page(relay: Target, visits: int) -> None:
