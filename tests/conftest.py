@@ -6,12 +6,13 @@ which Hypothesis also tries four times as many examples.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hypothesis
 import pytest
@@ -22,6 +23,10 @@ LEFT_OUT = pytest.StashKey[int]()
 SHARED_MEMORY = Path("/dev/shm")
 ENOUGH_MEMORY = 2 << 30
 """Bytes that are free where temporary files are kept in memory."""
+
+INTEGRATION = Path(__file__).parent / "integration"
+"""The folder of tests that wait for other processes."""
+T = TypeVar("T")
 
 pytest_plugins = ["pytester"]
 
@@ -70,6 +75,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item.get_closest_marker("slow") is None]
         config.hook.pytest_deselected(items=slow)
         config.stash[LEFT_OUT] = len(slow)
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        waiting = [item for item in items if INTEGRATION in item.path.parents]
+        modules = [list(tests) for _, tests in itertools.groupby(waiting, lambda item: item.path)]
+        others = [item for item in items if INTEGRATION not in item.path.parents]
+        items[:] = deal_out(modules, others, workers)
+
+
+def deal_out(modules: Sequence[Sequence[T]], others: Sequence[T], workers: int) -> list[T]:
+    """The order of tests, of which each worker gets an equal part, in which all workers begin with
+    these modules and end with the others.
+
+    The modules wait for much of their time, and have the tests that take longest: on few workers
+    at the end, they would leave the processor idle. Each worker begins at another place among
+    them, so that those of one folder, which start many processes, seldom run at once.
+    """
+    order: list[T] = []
+    rest = list(others)
+    total = sum(map(len, modules)) + len(rest)
+    for number in range(workers):
+        # As `--dist worksteal` cuts it.
+        size = (total - len(order)) // (workers - number)
+        share = modules[number::workers]
+        first = len(share) * number // workers
+        mine = list(itertools.chain.from_iterable([*share[first:], *share[:first]]))
+        room = max(0, size - len(mine))
+        order += [*mine, *rest[:room]]
+        del rest[:room]
+    return [*order, *rest]
 
 
 def pytest_collection_finish() -> None:

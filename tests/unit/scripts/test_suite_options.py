@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,26 @@ def test_a_folder_of_ones_own_choice_is_kept(
     source = f"import tempfile\n\ndef test_folder(): assert tempfile.gettempdir() == {mine!r}"
     result = pytester.runpytest_subprocess("-p", "no:xdist", pytester.makepyfile(source))
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 6])
+@pytest.mark.parametrize("number_of_others", [0, 40, 97])
+def test_each_worker_gets_its_share_of_the_modules_that_wait_whole_and_first(
+    workers: int, number_of_others: int
+) -> None:
+    modules = [[f"waits {module}.{test}" for test in range(module % 3 + 1)] for module in range(18)]
+    others = [f"other {number}" for number in range(number_of_others)]
+    order = tests.conftest.deal_out(modules, others, workers)
+    assert sorted(order) == sorted([*itertools.chain(*modules), *others])
+    for module in modules:
+        first = order.index(module[0])
+        assert order[first : first + len(module)] == module
+    if not others:
+        return
+    rest, shares = order, []
+    for left in range(workers, 0, -1):  # as xdist deals them out
+        part, rest = rest[: len(rest) // left], rest[len(rest) // left :]
+        kinds = [kind for kind, _ in itertools.groupby(part, lambda each: each.split()[0])]
+        assert kinds == ["waits", "other"]
+        shares.append(sum(test.endswith(".0") for test in part))
+    assert set(shares) == {len(modules) // workers}
