@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
 
@@ -109,15 +110,24 @@ def load_assets(frame_ancestors: Sequence[str] = ()) -> dict[str, Asset]:
 
 
 def _load(path: str, name: str, policy: str) -> Asset:
-    content = (resources.files("relay.web") / name).read_bytes()
+    content, compressed, etag = _read(name)
     headers = {
         "Content-Type": MEDIA_TYPES[PurePosixPath(name).suffix],
         "Content-Security-Policy": policy,
         "Cache-Control": "no-cache",  # revalidate: a cached file may be from an earlier version
-        "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+        "ETag": etag,
         "Vary": "Accept-Encoding",
     }
     if path in CLIENT_FILES:
         headers["Access-Control-Allow-Origin"] = "*"
         headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-    return Asset(content, gzip.compress(content, 9, mtime=0), headers)
+    return Asset(content, compressed, headers)
+
+
+@cache
+def _read(name: str) -> tuple[bytes, bytes, str]:
+    """A file, the same compressed, and its ETag; once for each process, for this takes most of the
+    time that it takes to make the application."""
+    content = (resources.files("relay.web") / name).read_bytes()
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return content, gzip.compress(content, 9, mtime=0), etag

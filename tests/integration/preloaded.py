@@ -8,8 +8,10 @@ import gc
 import relay.app
 import relay.cli.main
 import relay.process.garbage
+from relay.web.assets import load_assets
 
 __all__ = ["encodings", "relay"]
 
+load_assets()  # what it has compressed is kept
 gc.collect()
 gc.freeze()  # each relay collects once at its start, and would touch the memory of all this
