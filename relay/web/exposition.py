@@ -29,6 +29,7 @@ from relay.hub.hub import Hub
 from relay.hub.ledger import Drop
 from relay.metrics import Histogram, Limit, Metrics, PictureOutcome, RenditionOutcome
 from relay.model.targets.alert_target import TARGET_KINDS
+from relay.process.cpu_wait import read_cpu_wait
 from relay.protocol.endings import Ending
 from relay.protocol.messages import StreamStatus
 from relay.transport.budget import Budget
@@ -79,6 +80,7 @@ class Exposition(Collector):
         yield from self._alerts_and_streams()
         yield from self._other_nodes()
         yield from self._services()
+        yield from _process()
 
     def _connections(self) -> Iterator[Metric]:
         metrics = self._metrics
@@ -350,6 +352,14 @@ def encode_registry(registry: CollectorRegistry, accept: str) -> tuple[bytes, st
     except TypeError:  # an invalid version
         encoder, content_type = choose_encoder("")
     return encoder(registry), content_type
+
+
+def _process() -> Iterator[Metric]:
+    """What `ProcessCollector` leaves out; on Linux only, as all that it has."""
+    waited = read_cpu_wait()
+    if waited is not None:
+        about = "Total time that the main thread was ready to run and had no core in seconds"
+        yield CounterMetricFamily("process_cpu_wait_seconds", about, value=waited)
 
 
 def _counter(name: str, about: str, value: float) -> Metric:

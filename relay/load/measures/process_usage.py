@@ -9,8 +9,25 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from relay.process.cpu_wait import read_cpu_wait
+
 FULL_MACHINE = 0.95
 """Part of all cores from which on whoever works there waits for them."""
+
+
+@frozen(kw_only=True)
+class CpuShare:
+    """What a process got of a core in some time."""
+
+    used: float
+    """Cores; a process of several threads may use more than one."""
+    waited: float | None
+    """Part of the time in which it was ready to run and had no core; None if that is not known."""
+
+    @property
+    def wanted(self) -> float:
+        """Cores that it would have used if it had got them, as far as is known."""
+        return self.used + (self.waited or 0.0)
 
 
 @frozen
@@ -24,6 +41,9 @@ class ProcessUsage:
     """CPU seconds of each of several processes, by name; empty if it is one."""
     read_at: float | None = None
     """Seconds, by any clock, if it was not read just now but at a time of its own."""
+    waited: Mapping[str, float] = field(factory=dict)
+    """Seconds in which each process was ready to run and had no core, by the same names, or "" if
+    it is one; without those of which that is not known."""
 
     def plus(self, other: ProcessUsage) -> ProcessUsage:
         return ProcessUsage(
@@ -31,25 +51,30 @@ class ProcessUsage:
             self.resident + other.resident,
             {**self.by_process, **other.by_process},
             other.read_at if self.read_at is None else self.read_at,
+            {**self.waited, **other.waited},
         )
 
-    def busiest_since(self, before: ProcessUsage, length: float) -> float | None:
-        """Cores that the busiest process used since then, which is `length` seconds ago unless both
-        were read at times of their own; None if nothing was read in between."""
+    def busiest_since(self, before: ProcessUsage, length: float) -> CpuShare | None:
+        """What the process got that wanted the most since then, which is `length` seconds ago
+        unless both were read at times of their own; None if nothing was read in between."""
         if self.read_at is not None and before.read_at is not None:
             length = self.read_at - before.read_at
         if length <= 0:
             return None
-        return max(0.0, self._most_since(before)) / length
-
-    def _most_since(self, before: ProcessUsage) -> float:
-        """CPU seconds of the process that used the most."""
-        if not self.by_process:
-            return self.cpu_seconds - before.cpu_seconds
-        return max(
-            seconds - before.by_process.get(name, seconds)
-            for name, seconds in self.by_process.items()
+        now = self.by_process or {"": self.cpu_seconds}
+        then = before.by_process if self.by_process else {"": before.cpu_seconds}
+        shares = (
+            CpuShare(
+                used=max(0.0, used - then.get(name, used)) / length,
+                waited=self._waited_since(before, name, length),
+            )
+            for name, used in now.items()
         )
+        return max(shares, key=lambda each: each.wanted)
+
+    def _waited_since(self, before: ProcessUsage, name: str, length: float) -> float | None:
+        now, then = self.waited.get(name), before.waited.get(name)
+        return None if now is None or then is None else max(0.0, now - then) / length
 
 
 @frozen
@@ -82,8 +107,11 @@ def read_process_usage(pid: int) -> ProcessUsage | None:
         if Path("/proc/self/stat").exists():
             words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks = int(words[11]) + int(words[12])
+            waited = read_cpu_wait(pid)
             return ProcessUsage(
-                ticks / os.sysconf("SC_CLK_TCK"), int(words[21]) * os.sysconf("SC_PAGESIZE")
+                ticks / os.sysconf("SC_CLK_TCK"),
+                int(words[21]) * os.sysconf("SC_PAGESIZE"),
+                waited={} if waited is None else {"": waited},
             )
         shown = subprocess.run(  # noqa: S603 (a number)
             ["/bin/ps", "-o", "rss=,time=", "-p", str(pid)],

@@ -13,7 +13,7 @@ from relay.errors import RelayError
 from relay.load.measures.analysis.noise import Verdict
 from relay.load.measures.checks import CheckResult
 from relay.load.measures.generator_usage import GeneratorResult, GeneratorSecond, OneGenerator
-from relay.load.measures.process_usage import ProcessUsage
+from relay.load.measures.process_usage import CpuShare, ProcessUsage
 from relay.load.measures.reconciliation.ledger import LedgerLine
 from relay.load.measures.stats import RATES, GroupStats, TimeDistribution, layer_counts
 
@@ -81,7 +81,9 @@ class Second:
     memory: int | None = None
     """Bytes, likewise."""
     busiest: float | None = None
-    """Cores that the busiest process of the targets used."""
+    """Cores that the busiest process of the targets used: the one that wanted the most."""
+    waited: float | None = None
+    """Part of the time in which that process was ready to run and had no core."""
     machine: float | None = None
     """The part of all cores of the coordinator's machine that was busy with anything."""
     targets: dict[str, UsedByTarget] = field(factory=dict)
@@ -218,6 +220,9 @@ class RunResult:
     verification: float | None = None
     """Mean seconds in which the slowest target verified a token, which asks its database; None if
     it did none, or did not say."""
+    unverified: int = 0
+    """Attempts to authenticate that relays turned away, since nobody could tell in time whose token
+    it was; of all targets."""
     full_seconds: int = 0
     """Seconds in which all cores of the coordinator's machine were busy, with whatever it was."""
     format: str = FORMAT
@@ -269,6 +274,7 @@ def second_of(
         for name, each in usage.items()
         if name in before
     }
+    busiest = _busiest(usage, before, length)
     return Second(
         at=at,
         sent=counts["sent"] / length,
@@ -282,15 +288,8 @@ def second_of(
         lateness=generator.time("lateness").statistic("p99") or 0.0,
         cpu=sum(each.cpu for each in used.values()) if used else None,
         memory=sum(each.resident for each in usage.values()) if usage else None,
-        busiest=max(
-            (
-                cores
-                for name, each in usage.items()
-                if name in before
-                and (cores := each.busiest_since(before[name], length)) is not None
-            ),
-            default=None,
-        ),
+        busiest=None if busiest is None else busiest.used,
+        waited=None if busiest is None else busiest.waited,
         machine=machine,
         targets={name: each for name, each in used.items() if name},
         layers={name: number / length for name, number in layer_counts(counts).items()},
@@ -298,6 +297,18 @@ def second_of(
         groups={name: _group_second(each) for name, each in recent.items() if name != GENERATOR},
         generator=own or GeneratorSecond(),
         generators=dict(generators or {}),
+    )
+
+
+def _busiest(
+    usage: Mapping[str, ProcessUsage], before: Mapping[str, ProcessUsage], length: float
+) -> CpuShare | None:
+    """Of all targets."""
+    shares = (
+        each.busiest_since(before[name], length) for name, each in usage.items() if name in before
+    )
+    return max(
+        (each for each in shares if each is not None), key=lambda each: each.wanted, default=None
     )
 
 

@@ -52,6 +52,10 @@ def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
         yield f"<p>{'<br>'.join(map(escape, each))}</p>"
 
 
+def _waited(run: LevelRun) -> float | None:
+    return None if run.cpu_share is None else run.cpu_share.waited
+
+
 def _load_plots(result: FindResult, raised: Raise, runs: Sequence[LevelRun]) -> Iterator[str]:
     def ms(seconds: float | None) -> float | None:
         return None if seconds is None else seconds * 1000
@@ -62,6 +66,7 @@ def _load_plots(result: FindResult, raised: Raise, runs: Sequence[LevelRun]) -> 
     plots: list[tuple[str, str, Callable[[LevelRun], float | None]]] = [
         ("Frame age (p99)", "ms", lambda run: ms(run.time("frame_age", "p99"))),
         ("The relay's busiest process", "% of a core", lambda run: percent(run.cpu)),
+        ("How long it waited for a core", "% of the time", lambda run: percent(_waited(run))),
         ("How busy the generator was", "% of the time", lambda run: percent(run.busy)),
         ("Traffic to all clients", "Mbit/s", lambda run: run.traffic * 8 / 1e6),
         ("Verifying a token", "ms", lambda run: ms(run.result.verification)),

@@ -156,6 +156,7 @@ class Coordinator:
         if self.scenario.checks_ledger:
             for each in several:
                 await each.begin()
+        await targets.read_once()  # before the first client: most authenticate at once
 
     async def _play(
         self, generators: Sequence[Generator], orders: Sequence[Assignment], targets: Targets
@@ -186,6 +187,7 @@ class Coordinator:
         self._end_second(trio.current_time() - begun)
         await targets.read_once()
         self.state.verification = targets.verification()
+        self.state.unverified = targets.unverified()
 
     async def _make_ready(
         self, generators: Sequence[Generator], orders: Sequence[Assignment]

@@ -90,6 +90,8 @@ class RunState:
     """The check that ended it early."""
     verification: float | None = None
     """Mean seconds in which the slowest target verified a token."""
+    unverified: int = 0
+    """Attempts to authenticate that the targets could not decide."""
     interrupted: bool = False
     has_begun: bool = False
     """Whether the generators got their parts; no failure before that is about the load."""
@@ -262,6 +264,7 @@ class RunState:
             ),
             generators=self._one_by_one(),
             verification=self.verification,
+            unverified=self.unverified,
             full_seconds=sum((each.machine or 0.0) >= FULL_MACHINE for each in self.seconds),
             targets={
                 name: self._target_result(name)

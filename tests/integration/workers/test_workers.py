@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage
 from relay.client.events import Frame
 from relay.client.relay_client import open_relay_client
 from relay.load.run.targets.target_reports import read_metrics
+from relay.process.cpu_wait import read_cpu_wait
 from tests.integration.accounts import Accounts
 from tests.integration.peers import Peer, login, new_stream_id, open_peer
 from tests.integration.raw import open_raw
@@ -79,6 +80,8 @@ async def test_load_tests_see_what_all_workers_use(relay: RelayProcess) -> None:
     usage = read_metrics(text).usage
     assert usage is not None
     assert usage.cpu_seconds == sum(map(float, found.values())) > 0
+    expected = {f'worker="{each}"' for each in found} if read_cpu_wait() is not None else set()
+    assert set(usage.waited) == expected
 
 
 def operator(accounts: Accounts) -> dict[str, str]:

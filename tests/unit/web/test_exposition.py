@@ -25,6 +25,7 @@ from relay.concurrency.supervisor import Supervisor
 from relay.hub.cluster_streams import ClusterStreams
 from relay.metrics import Histogram, HopMetrics
 from relay.model.cluster import Node
+from relay.web import exposition as exposition_module
 from relay.web.exposition import Exposition
 from tests.unit.memory import ANN, MemoryRelay
 
@@ -149,6 +150,15 @@ async def test_buckets_hold_all_that_is_at_most_their_bound(
     }
     assert value(exposition, "relay_verification_batch_size_count") == 6
     assert value(exposition, "relay_verification_batch_size_sum") == 1008
+
+
+@pytest.mark.parametrize("waited", [2.5, None])
+async def test_how_long_the_process_waited_for_a_core_is_there_if_it_is_known(
+    exposition: Exposition, monkeypatch: pytest.MonkeyPatch, waited: float | None
+) -> None:
+    monkeypatch.setattr(exposition_module, "read_cpu_wait", lambda: waited)
+    found = families(exposition).get("process_cpu_wait_seconds")
+    assert (None if found is None else found.samples[0].value) == waited
 
 
 async def test_an_empty_histogram_is_all_zeros() -> None:

@@ -6,20 +6,21 @@ first, and then the relay is not named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
 from attrs import field, frozen
 
 from relay.load.measures.generator_usage import MAX_BUSY
-from relay.load.measures.process_usage import FULL_MACHINE
+from relay.load.measures.process_usage import FULL_MACHINE, CpuShare
 from relay.load.measures.results import RunResult, Second
 from relay.load.units import seconds_in_words
 
 Resource = Literal["generator", "machine", "relay", "link", "database", "unknown"]
 FULL_CORE = 0.85
-"""Cores of the relay's busiest process from which on it is taken for full."""
+"""Cores of the relay's busiest process from which on it is taken for full; what it waited for, too,
+if it did not get so much."""
 FULL_LINK = 0.9
 """Part of what the simulated links of a group carry."""
 MANY_WITHHELD = 0.01
@@ -28,6 +29,10 @@ SLOW_DATABASE = 0.1
 """Seconds to verify a token, or to store an alert."""
 GROWN = 3.0
 """How many times as long the database must have taken as at the limit."""
+MOST_OF_CONNECTING = 0.5
+"""Part of the time to connect from which on the verification of the token is most of it."""
+MANY_UNVERIFIED = 0.01
+"""Part of the attempts to authenticate."""
 SAME_TRAFFIC = 1.1
 """Traffic that grew by less did not grow with the load."""
 LOAD_GREW = 1.2
@@ -82,6 +87,22 @@ class LevelRun:
         return _worst(each.busiest for each in self.seconds)
 
     @property
+    def cpu_share(self) -> CpuShare | None:
+        """What that process got, in the half of the seconds in which it wanted the most."""
+        known = [
+            CpuShare(used=each.busiest, waited=each.waited)
+            for each in self.seconds
+            if each.busiest is not None
+        ]
+        worst = sorted(known, key=lambda each: -each.wanted)[: max(1, len(known) // 2)]
+        if not worst:
+            return None
+        waits = [each.waited for each in worst if each.waited is not None]
+        return CpuShare(
+            used=fmean(each.used for each in worst), waited=fmean(waits) if waits else None
+        )
+
+    @property
     def busy(self) -> float | None:
         """Part of the time that the busiest process of the generator worked, likewise."""
         return _worst(each.generator.busy for each in self.seconds)
@@ -100,6 +121,7 @@ class LevelRun:
         """What a search looks at, by name; CPU in cores, traffic in bytes per second."""
         return {
             "relay_cpu": self.cpu,
+            "relay_cpu_wait": None if self.cpu_share is None else self.cpu_share.waited,
             "generator_busy": self.busy,
             "machine_busy": self.machine,
             "traffic": self.traffic,
@@ -136,15 +158,29 @@ def find_cause(failed: LevelRun, kept: LevelRun | None) -> Cause:
 def _causes(failed: LevelRun, kept: LevelRun | None) -> Iterator[Cause]:
     if words := "; ".join(_generator(failed)):
         yield Cause(resource="generator", evidence=words)
-    if failed.cpu is not None and failed.cpu >= FULL_CORE:
-        words = f"its busiest process used {failed.cpu:.0%} of a core"
-        yield Cause(resource="relay", evidence=words)
-    elif failed.machine is not None and failed.machine >= FULL_MACHINE:
-        words = f"all cores of this machine were busy ({failed.machine:.0%}), also with other work"
-        yield Cause(resource="machine", evidence=words)
+    yield from _cores(failed)
     yield from _links(failed, kept)
     if words := "; ".join(_database(failed, kept)):
         yield Cause(resource="database", evidence=words)
+
+
+def _cores(run: LevelRun) -> Iterator[Cause]:
+    """A relay that used a core, a machine whose cores were all busy, and a relay that got no more
+    of a core than it used."""
+    if run.cpu is not None and run.cpu >= FULL_CORE:
+        words = f"its busiest process used {run.cpu:.0%} of a core"
+        yield Cause(resource="relay", evidence=words)
+        return
+    if run.machine is not None and run.machine >= FULL_MACHINE:
+        words = f"all cores of this machine were busy ({run.machine:.0%}), also with other work"
+        yield Cause(resource="machine", evidence=words)
+    share = run.cpu_share
+    if share is not None and share.wanted >= FULL_CORE:
+        words = (
+            f"its busiest process used {share.used:.0%} of a core, and waited for one for"
+            f" {share.waited or 0.0:.0%} of the time: others had it, or it may have no more"
+        )
+        yield Cause(resource="relay", evidence=words)
 
 
 def _generator(run: LevelRun) -> Iterator[str]:
@@ -193,15 +229,46 @@ def _withheld(run: LevelRun | None, name: str) -> float:
 
 
 def _database(failed: LevelRun, kept: LevelRun | None) -> Iterator[str]:
-    figures: list[tuple[str, Callable[[LevelRun], float | None]]] = [
-        ("a token was verified in", lambda run: run.result.verification),
-        ("an alert was stored in", lambda run: run.time("ack_time", "p99")),
-    ]
-    for words, figure in figures:
-        now, before = figure(failed), None if kept is None else figure(kept)
-        if now is not None and now >= SLOW_DATABASE and now >= GROWN * (before or 0.0):
-            then = "" if before is None else f", {seconds_in_words(before)} at the limit"
-            yield f"{words} {seconds_in_words(now)}{then}"
+    now, before = failed.result.verification, None if kept is None else kept.result.verification
+    if than := _grown(now, before) or _most_of_connecting(failed, now):
+        yield f"a token was verified in {than}"
+    then = None if kept is None else kept.time("ack_time", "p99")
+    if than := _grown(failed.time("ack_time", "p99"), then):
+        yield f"an alert was stored in {than}"
+    if _unverified(failed) >= MANY_UNVERIFIED > _unverified(kept):
+        yield (
+            f"{_unverified(failed):.0%} of the logins failed, since nobody could tell in time whose"
+            " token it was"
+        )
+
+
+def _grown(now: float | None, before: float | None) -> str:
+    """A time that became long, with what it was at the limit; "" if it did not."""
+    if now is None or now < max(SLOW_DATABASE, GROWN * (before or 0.0)):
+        return ""
+    then = "" if before is None else f", {seconds_in_words(before)} at the limit"
+    return seconds_in_words(now) + then
+
+
+def _most_of_connecting(run: LevelRun, verification: float | None) -> str:
+    """The time to verify a token, if it is why clients were slow to connect; else ""."""
+    connecting = run.time("connect_time", "mean")
+    is_slow = any("connect_time" in each.line for each in run.result.checks if not each.kept)
+    if verification is None or connecting is None or not is_slow:
+        return ""
+    if verification < max(SLOW_DATABASE, MOST_OF_CONNECTING * connecting):
+        return ""
+    took = seconds_in_words(connecting)
+    return f"{seconds_in_words(verification)}, of the {took} in which clients connected"
+
+
+def _unverified(run: LevelRun | None) -> float:
+    """The part of the attempts to authenticate that the relay could not decide."""
+    if run is None or not run.result.unverified:
+        return 0.0
+    counts = run.result.total.counts
+    attempts = counts.get("auth.done", 0) + counts.get("auth.failed", 0)
+    return run.result.unverified / max(attempts, run.result.unverified)
 
 
 def _network(failed: LevelRun, kept: LevelRun | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -30,9 +30,11 @@ REPORT_TIMEOUT = 5.0
 MAX_STATS_BYTES = 1 << 20
 MAX_METRICS_BYTES = 4 << 20
 MAX_FIGURES_BYTES = 64 << 20
+HOP_OUTCOMES = ("written", "dropped", "received", "lost")
 _SAMPLE = re.compile(
     r"^(relay_hop_frames_total|process_cpu_seconds_total|process_resident_memory_bytes"
-    r"|relay_verification_seconds_sum|relay_verification_seconds_count)"
+    r"|process_cpu_wait_seconds_total"
+    r"|relay_verification_seconds_sum|relay_verification_seconds_count|relay_auth_attempts_total)"
     r"(?:\{([^}]*)\})? ([0-9.eE+-]+)$",
     re.MULTILINE,
 )
@@ -54,6 +56,8 @@ class MetricsReading:
     """Of all verifications of tokens."""
     verifications: float = 0.0
     """That got an answer."""
+    unverified: int = 0
+    """Attempts to authenticate that ended since there was none."""
 
     def at(self, read_at: float) -> MetricsReading:
         """The same, with when it was read."""
@@ -69,31 +73,34 @@ class MetricsReading:
 
 def read_metrics(text: str) -> MetricsReading:
     """Read Prometheus' text format; `ValueError` or `OverflowError` for numbers that are none."""
-    hop: dict[str, int] = {}
-    cpu: dict[str, float] = {}
-    sums: dict[str, float] = defaultdict(float)
+    found: dict[str, dict[str, float]] = defaultdict(dict)
     for name, labels, value in _SAMPLE.findall(text):
-        if name == "relay_hop_frames_total":
-            outcome = re.search(r'outcome="(written|dropped|received|lost)"', labels)
-            if outcome is not None:
-                hop[outcome[1]] = int(float(value))
-            continue
-        sums[name] += float(value)
-        if name == "process_cpu_seconds_total":
-            cpu[labels] = float(value)
-    if not all(map(math.isfinite, (*cpu.values(), *sums.values()))):
+        found[name][labels] = float(value)
+    sums = {name: sum(by_labels.values()) for name, by_labels in found.items()}
+    if not all(map(math.isfinite, sums.values())):
         raise ValueError("a number is infinite")
+    cpu = found["process_cpu_seconds_total"]
     has_workers = any("worker=" in labels for labels in cpu)
-    memory = int(sums["process_resident_memory_bytes"])
-    by_process = cpu if has_workers else {}
-    usage = ProcessUsage(sum(cpu.values()), memory, by_process) if memory else None
+    usage = None
+    if memory := int(sums.get("process_resident_memory_bytes", 0)):
+        by_process = cpu if has_workers else {}
+        waited = found["process_cpu_wait_seconds_total"]
+        usage = ProcessUsage(sum(cpu.values()), memory, by_process, waited=waited)
+    hop = _by_outcome(found["relay_hop_frames_total"])
     return MetricsReading(
-        HopTotals(**hop),
+        HopTotals(**{name: hop[name] for name in HOP_OUTCOMES if name in hop}),
         usage,
         has_workers,
-        sums["relay_verification_seconds_sum"],
-        sums["relay_verification_seconds_count"],
+        sums.get("relay_verification_seconds_sum", 0.0),
+        sums.get("relay_verification_seconds_count", 0.0),
+        _by_outcome(found["relay_auth_attempts_total"]).get("unavailable", 0),
     )
+
+
+def _by_outcome(samples: Mapping[str, float]) -> dict[str, int]:
+    """The values of a counter with a label `outcome`, by that."""
+    named = ((re.search(r'outcome="(\w+)"', labels), value) for labels, value in samples.items())
+    return {outcome[1]: int(value) for outcome, value in named if outcome is not None}
 
 
 @frozen

@@ -23,6 +23,7 @@ def run(
     *,
     kept: bool = False,
     cpu: float | None = 0.3,
+    waited: float | None = None,
     busy: float = 0.2,
     machine: float | None = 0.5,
     traffic: float = 1e6,
@@ -35,8 +36,8 @@ def run(
     seconds = [
         Second(
             at=at, sent=1, received=1, missed=0, bytes_in=traffic, connected=1, closes=0, errors=0,
-            age={}, lateness=0, busiest=cpu, machine=machine, groups={"v": group},
-            generator=GeneratorSecond(busy=busy),
+            age={}, lateness=0, busiest=cpu, waited=waited, machine=machine,
+            groups={"v": group}, generator=GeneratorSecond(busy=busy),
         )
         for at in range(1, 6)
     ]  # fmt: skip
@@ -52,6 +53,24 @@ def test_a_full_core_of_the_relay_is_named_with_its_share_and_the_room_of_others
     assert "97% of a core" in cause.evidence
     assert cause.others == ["the generator was busy 20% of the time"]
     assert not cause.is_generator
+
+
+def test_a_relay_that_was_given_less_than_a_core_is_named_with_what_it_waited() -> None:
+    """As in a container with a limit, or beside others on its core: traffic has a plateau, too."""
+    cause = find_cause(run(200, cpu=0.12, waited=0.8), run(100, kept=True, traffic=1e6))
+    assert cause.resource == "relay"
+    assert not cause.is_generator
+    assert "used 12% of a core, and waited for one for 80% of the time" in cause.evidence
+    assert find_cause(run(cpu=0.5, waited=0.2), KEPT).resource == "unknown"
+
+
+def test_a_relay_that_waited_for_a_full_machine_is_named_after_that() -> None:
+    cause = find_cause(run(cpu=0.5, waited=0.45, machine=1.0), KEPT)
+    assert cause.resource == "machine"
+    (relay,) = cause.others
+    assert relay.startswith("relay: its busiest process used 50% of a core, and waited for one")
+    full = find_cause(run(cpu=0.9, waited=0.08, machine=1.0), KEPT)
+    assert (full.resource, full.others) == ("relay", ["the generator was busy 20% of the time"])
 
 
 @pytest.mark.parametrize("cpu", [0.3, 0.99])
@@ -105,6 +124,41 @@ def test_a_slow_database_is_named_by_what_waited_for_it() -> None:
     cause = find_cause(run(result=slow), run(50, kept=True, result=quick, traffic=5e5))
     assert cause.resource == "database"
     assert cause.evidence == "a token was verified in 800 ms, 4 ms at the limit"
+
+
+def connecting(mean: float, verification: float, check: str) -> LevelRun:
+    """A run that failed this check, in which clients took so long to connect."""
+    total = attrs.evolve(EMPTY, times={"connect_time": {"mean": mean}})
+    failed = CheckResult(check, kept=False, measured="612 ms")
+    return run(result=attrs.evolve(RESULT, total=total, verification=verification, checks=[failed]))
+
+
+def test_a_database_that_is_most_of_a_slow_login_is_named_even_if_it_was_slow_before() -> None:
+    check, slow = "connect_time.p99 < 400ms", attrs.evolve(RESULT, verification=0.3)
+    kept = run(50, kept=True, result=slow, traffic=5e5)
+    cause = find_cause(connecting(0.5, 0.45, check), kept)
+    assert cause.resource == "database"
+    assert cause.evidence == (
+        "a token was verified in 450 ms, of the 500 ms in which clients connected"
+    )
+    for other in (connecting(2.0, 0.45, check), connecting(0.5, 0.45, "frame_age.p99 < 200ms")):
+        assert find_cause(other, kept).resource == "unknown"
+
+
+@pytest.mark.parametrize("verification", [None, 0.004])
+def test_a_database_that_answers_some_in_no_time_and_others_never_is_named(
+    verification: float | None,
+) -> None:
+    """Only what was answered has a time."""
+    total = attrs.evolve(EMPTY, counts={"auth.done": 30, "auth.failed": 10})
+    stalled = attrs.evolve(RESULT, total=total, verification=verification, unverified=10)
+    cause = find_cause(run(result=stalled), KEPT)
+    assert cause.resource == "database"
+    assert cause.evidence == (
+        "25% of the logins failed, since nobody could tell in time whose token it was"
+    )
+    before = run(50, kept=True, result=stalled, traffic=5e5)
+    assert find_cause(run(result=stalled), before).resource == "unknown"
 
 
 def test_traffic_that_no_longer_grows_is_a_link_if_nothing_else_is_full() -> None:
