@@ -15,7 +15,14 @@ from rich.console import Console
 
 from relay.errors import ConfigError
 from relay.load.measures.analysis.limit_search import LimitSearch, SearchOptions
-from relay.load.measures.analysis.limits import Cause, FindResult, LevelRun, Spread, find_cause
+from relay.load.measures.analysis.limits import (
+    MANY_UNVERIFIED,
+    Cause,
+    FindResult,
+    LevelRun,
+    Spread,
+    find_cause,
+)
 from relay.load.measures.builtin_checks import CLIENTS_ADMITTED
 from relay.load.measures.results import RunResult
 from relay.load.report.github import Annotations
@@ -59,6 +66,7 @@ REST = 0.5
 """Seconds between two runs."""
 FIRST_OVERHEAD = 5.0
 """Seconds that a run is thought to take beside the scenario, before one has been made."""
+UNVERIFIED = "; the relay got no answer whose tokens they use: is its database there?"
 DEFAULT_RANGE = 64
 """How many times as much as the scenario has a search tries at most, unless it is told."""
 
@@ -301,7 +309,8 @@ class Finder:
         for check in result.checks:
             if check.line == CLIENTS_ADMITTED and not check.kept:
                 errors = sorted(result.total.errors, key=lambda each: -result.total.errors[each])
-                return f"no client was admitted: {', '.join(errors[:1]) or check.measured}"
+                words = f"no client was admitted: {', '.join(errors[:1]) or check.measured}"
+                return words + (UNVERIFIED if result.unverified >= MANY_UNVERIFIED else "")
         return None
 
     def result(self) -> FindResult:

@@ -220,9 +220,8 @@ class RunResult:
     verification: float | None = None
     """Mean seconds in which the slowest target verified a token, which asks its database; None if
     it did none, or did not say."""
-    unverified: int = 0
-    """Attempts to authenticate that relays turned away, since nobody could tell in time whose token
-    it was; of all targets."""
+    unverified: float = 0.0
+    """The part of its tokens of which the worst target was not told in time whose they are."""
     full_seconds: int = 0
     """Seconds in which all cores of the coordinator's machine were busy, with whatever it was."""
     format: str = FORMAT

@@ -90,8 +90,8 @@ class RunState:
     """The check that ended it early."""
     verification: float | None = None
     """Mean seconds in which the slowest target verified a token."""
-    unverified: int = 0
-    """Attempts to authenticate that the targets could not decide."""
+    unverified: float = 0.0
+    """The part of its tokens that the worst target could not verify."""
     interrupted: bool = False
     has_begun: bool = False
     """Whether the generators got their parts; no failure before that is about the load."""

@@ -57,8 +57,9 @@ watch = "p"
 watch = "p"
 count = 7
 """
-End = Outcome | Literal["away", "not begun"]
-"""How a run ends: "away" if nobody was at the target, "not begun" if its load never was."""
+End = Outcome | Literal["away", "silent", "not begun"]
+"""How a run ends: "away" if nobody was at the target, "silent" if its database answered nothing,
+"not begun" if its load never was."""
 Ends = Callable[[int], End]
 
 
@@ -79,12 +80,15 @@ class PlayedRun:
         state, count = self.state, sum(each.count for each in self.scenario.viewers.values())
         end = self.ends(count)
         state.has_begun = end != "not begun"
-        state.outcome = {"away": "failed", "not begun": "could not run"}.get(end, end)  # type: ignore[assignment] # one of them
+        state.outcome = {"away": "failed", "silent": "failed", "not begun": "could not run"}.get(
+            end, end
+        )  # type: ignore[assignment] # one of them
         state.failure = "the relay did not start" if state.outcome == "could not run" else None
         lines = [check.line for check in self.scenario.checks]
         kept = state.outcome == "kept"
         state.checks = [CheckResult(line, kept=kept, measured=f"{count} ms") for line in lines]
-        if end == "away":
+        state.unverified = float(end == "silent")
+        if end in {"away", "silent"}:
             state.checks.append(CheckResult(CLIENTS_ADMITTED, kept=False, measured="none of 9"))
             state.run_stats.group("v").error("cannot connect: refused", 9)
         own = GeneratorSecond(busy=self.busy)
@@ -245,6 +249,14 @@ async def test_a_target_that_is_away_from_the_start_ends_the_search_at_once(
     assert made.runs == []
     assert output.endswith("could not run: no client was admitted: cannot connect: refused\n")
     assert exit_code(result, None) == 3
+
+
+async def test_a_database_that_answered_nobody_is_named_where_no_client_was_admitted(
+    autojump_clock: object, tmp_path: Path
+) -> None:
+    made, _, output = await find(lambda _: "silent", tmp_path)
+    assert made.runs == []
+    assert "no client was admitted: cannot connect: refused; the relay got no answer" in output
 
 
 async def test_what_is_repeated_is_the_same_load_however_counts_are_rounded(

@@ -32,7 +32,7 @@ GROWN = 3.0
 MOST_OF_CONNECTING = 0.5
 """Part of the time to connect from which on the verification of the token is most of it."""
 MANY_UNVERIFIED = 0.01
-"""Part of the attempts to authenticate."""
+"""Part of the tokens."""
 SAME_TRAFFIC = 1.1
 """Traffic that grew by less did not grow with the load."""
 LOAD_GREW = 1.2
@@ -158,29 +158,49 @@ def find_cause(failed: LevelRun, kept: LevelRun | None) -> Cause:
 def _causes(failed: LevelRun, kept: LevelRun | None) -> Iterator[Cause]:
     if words := "; ".join(_generator(failed)):
         yield Cause(resource="generator", evidence=words)
-    yield from _cores(failed)
+    machine, relay = _full_machine(failed), _full_relay(failed)
+    if machine is not None and (relay is not None or _may_have_waited(failed)):
+        yield machine
+        machine = None
+    if relay is not None:
+        yield relay
     yield from _links(failed, kept)
     if words := "; ".join(_database(failed, kept)):
         yield Cause(resource="database", evidence=words)
+    if machine is not None:  # it was busy with other work, which took nothing from the relay
+        yield machine
 
 
-def _cores(run: LevelRun) -> Iterator[Cause]:
-    """A relay that used a core, a machine whose cores were all busy, and a relay that got no more
-    of a core than it used."""
-    if run.cpu is not None and run.cpu >= FULL_CORE:
-        words = f"its busiest process used {run.cpu:.0%} of a core"
-        yield Cause(resource="relay", evidence=words)
-        return
-    if run.machine is not None and run.machine >= FULL_MACHINE:
-        words = f"all cores of this machine were busy ({run.machine:.0%}), also with other work"
-        yield Cause(resource="machine", evidence=words)
+def _full_relay(run: LevelRun) -> Cause | None:
+    """A relay that used a core, or that got no more of one than it used."""
     share = run.cpu_share
-    if share is not None and share.wanted >= FULL_CORE:
+    if _used_a_core(run):
+        words = f"its busiest process used {run.cpu:.0%} of a core"
+    elif share is not None and share.wanted >= FULL_CORE:
         words = (
             f"its busiest process used {share.used:.0%} of a core, and waited for one for"
             f" {share.waited or 0.0:.0%} of the time: others had it, or it may have no more"
         )
-        yield Cause(resource="relay", evidence=words)
+    else:
+        return None
+    return Cause(resource="relay", evidence=words)
+
+
+def _used_a_core(run: LevelRun) -> bool:
+    return run.cpu is not None and run.cpu >= FULL_CORE
+
+
+def _full_machine(run: LevelRun) -> Cause | None:
+    """A machine whose cores were all busy, unless the relay had one of them."""
+    if run.machine is None or run.machine < FULL_MACHINE or _used_a_core(run):
+        return None
+    words = f"all cores of this machine were busy ({run.machine:.0%}), also with other work"
+    return Cause(resource="machine", evidence=words)
+
+
+def _may_have_waited(run: LevelRun) -> bool:
+    """Whether it is not known that the relay got all that it wanted of a core."""
+    return run.cpu_share is None or run.cpu_share.waited is None
 
 
 def _generator(run: LevelRun) -> Iterator[str]:
@@ -235,11 +255,9 @@ def _database(failed: LevelRun, kept: LevelRun | None) -> Iterator[str]:
     then = None if kept is None else kept.time("ack_time", "p99")
     if than := _grown(failed.time("ack_time", "p99"), then):
         yield f"an alert was stored in {than}"
-    if _unverified(failed) >= MANY_UNVERIFIED > _unverified(kept):
-        yield (
-            f"{_unverified(failed):.0%} of the logins failed, since nobody could tell in time whose"
-            " token it was"
-        )
+    unverified = failed.result.unverified
+    if unverified >= MANY_UNVERIFIED > (0.0 if kept is None else kept.result.unverified):
+        yield f"{unverified:.0%} of the tokens were not verified in time"
 
 
 def _grown(now: float | None, before: float | None) -> str:
@@ -260,15 +278,6 @@ def _most_of_connecting(run: LevelRun, verification: float | None) -> str:
         return ""
     took = seconds_in_words(connecting)
     return f"{seconds_in_words(verification)}, of the {took} in which clients connected"
-
-
-def _unverified(run: LevelRun | None) -> float:
-    """The part of the attempts to authenticate that the relay could not decide."""
-    if run is None or not run.result.unverified:
-        return 0.0
-    counts = run.result.total.counts
-    attempts = counts.get("auth.done", 0) + counts.get("auth.failed", 0)
-    return run.result.unverified / max(attempts, run.result.unverified)
 
 
 def _network(failed: LevelRun, kept: LevelRun | None) -> str:

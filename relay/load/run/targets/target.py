@@ -172,10 +172,10 @@ class Target:
         return None if first is None else self._metrics.verification_since(first)
 
     @property
-    def unverified(self) -> int:
-        """Attempts to authenticate during the run that it could not decide, as far as is known."""
+    def unverified(self) -> float:
+        """The part of the tokens of the run that it could not verify, as far as is known."""
         first = self._first_metrics
-        return 0 if first is None else max(0, self._metrics.unverified - first.unverified)
+        return 0.0 if first is None else self._metrics.unverified_since(first)
 
     def usage(self) -> ProcessUsage | None:
         """What its processes have used so far, as far as is known."""

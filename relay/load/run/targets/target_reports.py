@@ -30,11 +30,10 @@ REPORT_TIMEOUT = 5.0
 MAX_STATS_BYTES = 1 << 20
 MAX_METRICS_BYTES = 4 << 20
 MAX_FIGURES_BYTES = 64 << 20
-HOP_OUTCOMES = ("written", "dropped", "received", "lost")
 _SAMPLE = re.compile(
     r"^(relay_hop_frames_total|process_cpu_seconds_total|process_resident_memory_bytes"
     r"|process_cpu_wait_seconds_total"
-    r"|relay_verification_seconds_sum|relay_verification_seconds_count|relay_auth_attempts_total)"
+    r"|relay_verification_seconds_sum|relay_verification_seconds_count|relay_verifications_total)"
     r"(?:\{([^}]*)\})? ([0-9.eE+-]+)$",
     re.MULTILINE,
 )
@@ -56,8 +55,8 @@ class MetricsReading:
     """Of all verifications of tokens."""
     verifications: float = 0.0
     """That got an answer."""
-    unverified: int = 0
-    """Attempts to authenticate that ended since there was none."""
+    verifications_begun: float = 0.0
+    """Those that got none, too."""
 
     def at(self, read_at: float) -> MetricsReading:
         """The same, with when it was read."""
@@ -69,6 +68,12 @@ class MetricsReading:
         number = self.verifications - before.verifications
         seconds = self.verification_seconds - before.verification_seconds
         return seconds / number if number > 0 else None
+
+    def unverified_since(self, before: MetricsReading) -> float:
+        """The part of the verifications begun since then that have got no answer."""
+        begun = self.verifications_begun - before.verifications_begun
+        answered = self.verifications - before.verifications
+        return max(0.0, 1 - answered / begun) if begun > 0 else 0.0
 
 
 def read_metrics(text: str) -> MetricsReading:
@@ -86,21 +91,23 @@ def read_metrics(text: str) -> MetricsReading:
         by_process = cpu if has_workers else {}
         waited = found["process_cpu_wait_seconds_total"]
         usage = ProcessUsage(sum(cpu.values()), memory, by_process, waited=waited)
-    hop = _by_outcome(found["relay_hop_frames_total"])
     return MetricsReading(
-        HopTotals(**{name: hop[name] for name in HOP_OUTCOMES if name in hop}),
+        _read_hop(found["relay_hop_frames_total"]),
         usage,
         has_workers,
         sums.get("relay_verification_seconds_sum", 0.0),
         sums.get("relay_verification_seconds_count", 0.0),
-        _by_outcome(found["relay_auth_attempts_total"]).get("unavailable", 0),
+        sums.get("relay_verifications_total", 0.0),
     )
 
 
-def _by_outcome(samples: Mapping[str, float]) -> dict[str, int]:
-    """The values of a counter with a label `outcome`, by that."""
-    named = ((re.search(r'outcome="(\w+)"', labels), value) for labels, value in samples.items())
-    return {outcome[1]: int(value) for outcome, value in named if outcome is not None}
+def _read_hop(samples: Mapping[str, float]) -> HopTotals:
+    hop: dict[str, int] = {}
+    for labels, value in samples.items():
+        outcome = re.search(r'outcome="(written|dropped|received|lost)"', labels)
+        if outcome is not None:
+            hop[outcome[1]] = int(value)
+    return HopTotals(**hop)
 
 
 @frozen

@@ -59,9 +59,9 @@ class Targets:
         found = (each.verification for each in self.by_name.values())
         return max((each for each in found if each is not None), default=None)
 
-    def unverified(self) -> int:
-        """Attempts to authenticate that the targets could not decide, as far as is known."""
-        return sum(each.unverified for each in self.by_name.values())
+    def unverified(self) -> float:
+        """The part of its tokens that the worst target could not verify, as far as is known."""
+        return max((each.unverified for each in self.by_name.values()), default=0.0)
 
     async def read_once(self) -> None:
         """Read what all targets say now; those that do not answer are left out."""
