@@ -21,6 +21,8 @@ Resource = Literal["generator", "machine", "relay", "link", "database", "unknown
 FULL_CORE = 0.85
 """Cores of the relay's busiest process from which on it is taken for full; what it waited for, too,
 if it did not get so much."""
+LONG_WAIT = 0.5
+"""Part of the time without a core from which on the relay is short of it, whatever it used."""
 FULL_LINK = 0.9
 """Part of what the simulated links of a group carry."""
 MANY_WITHHELD = 0.01
@@ -176,7 +178,7 @@ def _full_relay(run: LevelRun) -> Cause | None:
     share = run.cpu_share
     if _used_a_core(run):
         words = f"its busiest process used {run.cpu:.0%} of a core"
-    elif share is not None and share.wanted >= FULL_CORE:
+    elif share is not None and (share.wanted >= FULL_CORE or (share.waited or 0.0) >= LONG_WAIT):
         words = (
             f"its busiest process used {share.used:.0%} of a core, and waited for one for"
             f" {share.waited or 0.0:.0%} of the time: others had it, or it may have no more"

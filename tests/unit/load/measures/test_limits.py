@@ -61,6 +61,7 @@ def test_a_relay_that_was_given_less_than_a_core_is_named_with_what_it_waited() 
     assert cause.resource == "relay"
     assert not cause.is_generator
     assert "used 12% of a core, and waited for one for 80% of the time" in cause.evidence
+    assert find_cause(run(cpu=0.07, waited=0.72), KEPT).resource == "relay"
     assert find_cause(run(cpu=0.5, waited=0.2), KEPT).resource == "unknown"
 
 
