@@ -23,7 +23,7 @@ from relay.load.run.coordinator import Coordinator, RunOptions
 from relay.load.run.targets.target import Target
 from relay.load.run.targets.target_reports import MetricsReading, TargetReports, read_metrics
 from relay.load.run.targets.targets import Targets
-from relay.load.scenario.scenario import parse_scenario
+from relay.load.scenario.parsing import parse_scenario
 from relay.outgoing.http_client import HttpClient
 from relay.process import cpu_wait
 from relay.process.cpu_wait import read_cpu_wait

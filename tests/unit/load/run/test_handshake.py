@@ -14,7 +14,7 @@ import trio.testing
 
 from relay.cluster.links.doors import MAX_STRANGERS, MAX_STRANGERS_PER_ADDRESS, PROOF_TIMEOUT, Gate
 from relay.errors import ConfigError
-from relay.load.run.agents.agents import handshake
+from relay.load.run.agents import handshake
 from relay.load.run.agents.handshake import (
     AgentAddress,
     AgentRefused,
