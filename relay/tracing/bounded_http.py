@@ -79,9 +79,7 @@ class _Timed:
 
     def _tunnel(self) -> None:
         super()._tunnel()  # type: ignore[misc]
-        if (
-            _running.deadline.is_over
-        ):  # else what was cut would pass for the end of a proxy's answer
+        if _running.deadline.is_over:  # else a proxy's answer would end where it was cut
             raise Timeout
 
 
