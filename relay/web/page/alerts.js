@@ -1,7 +1,6 @@
 // Alerts: pop-ups for new ones, and the list of all alerts of a stream.
 import { ask } from './api.js';
 import { make, makeTime } from './dom.js';
-import { makeAlertPicture } from './pictures.js';
 
 const MAX_TOASTS = 4;
 const TOAST_DURATION = 12_000; // ms
@@ -41,8 +40,20 @@ export function makeAlertList(streamId, token) {
     oldest = Math.min(oldest, alertId);
     newest = Math.max(newest, alertId);
     none.hidden = true;
-    place(make('li', { 'data-alert': alertId, 'data-severity': severity },
-      makeTime(timestamp), ` · ${severity}`, make('div', { dir: 'auto' }, message), makeAlertPicture(alert, token)));
+    const line = make('li', { 'data-alert': alertId, 'data-severity': severity },
+      makeTime(timestamp), ` · ${severity}`, make('div', { dir: 'auto' }, message));
+    place(line);
+    if (alert.still || alert.clip) showPicture(alert, line);
+  }
+
+  /** Adds the picture that is kept with an alert. Few have one, and what shows it is loaded with the first. */
+  async function showPicture(alert, line) {
+    try {
+      const { makeAlertPicture } = await import('./pictures.js');
+      line.append(makeAlertPicture(alert, token) ?? '');
+    } catch (error) {
+      line.append(make('span', { class: 'faint' }, `No picture: ${error.message}`));
+    }
   }
 
   /** Removes the oldest lines, but not while a page is loading that continues after the last one. */
