@@ -10,7 +10,8 @@ from tests.integration.accounts import Accounts
 from tests.integration.peers import login, new_stream_id
 from tests.integration.relay_process import RelayProcess, start_relay
 
-CLUSTER = ("--cluster-bind", "127.0.0.1:0")
+# Without a grace: a node that ends gives the phones that it had as long to come back elsewhere.
+CLUSTER = ("--cluster-bind", "127.0.0.1:0", "--offline-grace", "0.1")
 
 
 @pytest.fixture(scope="module")
