@@ -188,6 +188,7 @@ async def test_workers_of_one_machine_are_nodes_and_count_them_once(
         async with login(relay, token) as phone, login(relay, token) as viewer:
             stream_id = new_stream_id()
             await phone.register(stream_id)
+            await viewer.ask({"type": "streams"})  # else it would go to the worker of its stream
             await viewer.subscribe(stream_id)
             await phone.send_frame(b"picture")
             await viewer.receive_type("video-frame")

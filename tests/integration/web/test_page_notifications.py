@@ -27,6 +27,7 @@ from tests.integration.push_service import PushBrowser, PushThread, open_push_th
 from tests.integration.relay_process import RelayProcess, start_relay
 
 BASE = "/cams"
+SEVERITIES_OF = "select min_severity from relay.alert_targets where viewer_id = %s"
 TARGETS_OF = "select target_id from relay.alert_targets where viewer_id = %s"
 # What Chromium's own gives after it has asked its push service.
 PUSH_MANAGER = """
@@ -154,7 +155,7 @@ def test_a_switch_on_the_page_leads_to_notifications_that_open_the_stream(
         visitor.expect_text("This browser is notified, also while this page is closed")
         expect(switch).to_be_checked()
         page.get_by_label("Severity").select_option("high")
-        visitor.expect_text("This browser is notified")
+        service.wait(lambda: accounts.execute(SEVERITIES_OF, "ann") == [("high",)])
         raise_alert(relay, token, stream_id, "A sigh", severity="low")
         raise_alert(relay, token, stream_id, "Smoke", severity="critical")
         service.wait(lambda: phone.bodies == ["Smoke"])
