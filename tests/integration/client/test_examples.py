@@ -15,13 +15,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import trio
 from playwright.sync_api import APIRequestContext, Browser, expect
+from websockets.exceptions import ConnectionClosed
 
 from relay.demo.video import default_video, play
 from tests.integration.peers import Close, login
@@ -198,9 +199,10 @@ async def broadcast(relay: RelayProcess, token: str, stream_id: str) -> Close:
         await phone.register(stream_id)
 
         async def film() -> None:
-            while True:
-                await phone.send_frame(jpeg)
-                await trio.sleep(0.1)
+            with suppress(ConnectionClosed):  # it may end between two pictures
+                while True:
+                    await phone.send_frame(jpeg)
+                    await trio.sleep(0.1)
 
         nursery.start_soon(film)
         _, close = await phone.hear_end()
