@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -123,7 +124,8 @@ class Show:
     async def run(self, target: Target) -> None:
         """Raises SystemExit if the relay has not accounted for all frames."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._watch_locally)
+            watch_smallest = partial(self.local.watch, max_width=SMALLEST)
+            await nursery.start(watch_smallest, self.server.port, self.server, self.stream)
             rates = {}
             began = trio.current_time()
             for link in self.links:
@@ -139,15 +141,6 @@ class Show:
             self.own = (_cpu_seconds() - before) / self.seconds / (psutil.cpu_count() or 1)
             await check_ledger(target)
             nursery.cancel_scope.cancel()
-
-    async def _watch_locally(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        await self.local.watch(
-            *(self.server.port, self.server, self.stream),
-            max_width=SMALLEST,
-            task_status=task_status,
-        )
 
 
 def _cpu_seconds() -> float:
