@@ -33,8 +33,16 @@ from relay.hub.frames.jpeg_parts import JPEG_BEGINNING
 from relay.model.access.identity import Identity
 from relay.model.alerts.alert_picture import AlertPicture, PictureKind, PictureName
 from relay.model.alerts.picture_link import PictureLinks
+from relay.protocol.endings import Ending
 from relay.protocol.messages import ErrorCode
-from relay.web.api import ApiError, NoQuery, query_of, store_unavailable, token_of
+from relay.web.api import (
+    CHALLENGE,
+    ApiError,
+    NoQuery,
+    query_of,
+    store_unavailable,
+    token_of,
+)
 from relay.web.pictures.access import BOTH
 from relay.web.pictures.answers import (
     PICTURE_PIECE_BYTES,
@@ -127,8 +135,7 @@ class AlertPictures:
         with reader.watched():
             picture = await self._find(reader, name)
             made = await self._make_mp4(picture, identity.sender)
-            if await self._look_up(reader.identity, name) is None:
-                raise _not_found(NOTHING_KEPT)
+            await self._look_up_for(reader, name)
             wanted = range_of(request, len(made.content), made.etag)
             headers = {
                 **_headers_of("video/mp4", name.file.replace(".mjpeg", ".mp4"), embeddable=False),
@@ -222,9 +229,7 @@ class AlertPictures:
     ) -> AlertPicture:
         backoff = Backoff(FIRST_LOOK_INTERVAL, MAX_LOOK_INTERVAL)
         while True:
-            picture = await self._look_up(None if reader is None else reader.identity, name)
-            if picture is None:
-                raise _not_found(NOTHING_KEPT)
+            picture = await self._look_up_for(reader, name)
             if picture.state == "failed":
                 raise _not_found(COULD_NOT_KEEP)
             if picture.state == "kept":
@@ -233,6 +238,16 @@ class AlertPictures:
             if left <= 0:
                 raise ApiError(503, ErrorCode.INVALID_MESSAGE, NOT_YET, {"Retry-After": "2"})
             await trio.sleep(min(backoff.next(), left))
+
+    async def _look_up_for(self, reader: PictureReader | None, name: PictureName) -> AlertPicture:
+        """What is there for a reader, whose session may have expired meanwhile; `ApiError`."""
+        if reader is not None and await reader.has_expired():
+            text = Ending.SESSION_EXPIRED.value.message
+            raise ApiError(401, ErrorCode.SESSION_EXPIRED, text, CHALLENGE)
+        picture = await self._look_up(None if reader is None else reader.identity, name)
+        if picture is None:
+            raise _not_found(NOTHING_KEPT)
+        return picture
 
     async def _look_up(self, identity: Identity | None, name: PictureName) -> AlertPicture | None:
         try:

@@ -21,7 +21,7 @@ from relay.web.pictures.alert_pictures import MAX_WAITING_REQUESTS, KeptWithAler
 from tests.unit.clips.studio import PLACE, MemoryPictureTable, MemoryStorage
 from tests.unit.memory import MemoryRelay
 from tests.unit.memory.verifier import ANN, BOB
-from tests.unit.web.pictures.gallery import Browser, answer, open_gallery, picture
+from tests.unit.web.pictures.gallery import Browser, answer, open_gallery, picture, request
 
 pytestmark = pytest.mark.mock_clock
 
@@ -292,10 +292,12 @@ class ReadyMade:
     """Makes the same video of each clip."""
 
     video: bytes
+    seconds: float = 0.0
+    """That it takes."""
     makes: int = 0
 
     async def make(self, clip: object, sender: str) -> MadeClip:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.seconds)
         self.makes += 1
         return MadeClip(self.video, '"of the video"')
 
@@ -353,6 +355,32 @@ async def test_a_slow_reader_reads_on_no_longer_than_its_session_lasts(
     with suppress(ConnectionResetError):
         await read_slowly(got, 20)
     assert await is_cut(got, content) is not is_prolonged
+
+
+@pytest.mark.parametrize("is_prolonged", [False, True])
+@pytest.mark.parametrize("path", [CLIP_PATH, MP4_PATH])
+async def test_a_session_that_expires_while_its_reader_waits_gets_nothing(
+    relay: MemoryRelay,
+    table: MemoryPictureTable,
+    storage: MemoryStorage,
+    path: str,
+    is_prolonged: bool,
+) -> None:
+    row = keep(table, storage, CLIP, "clip")
+    open_gallery(relay, kept=kept_in(table, storage, ReadyMade(b"....ftyp", seconds=8)))
+    if path == CLIP_PATH:
+        table.rows[row.name] = evolve(row, state="pending")
+    ann = relay.verifier.identities[ANN]
+    assert isinstance(ann, User)
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    relay.verifier.identities[ANN] = evolve(ann, expires_at=soon)
+    got = request(relay, path)
+    await trio.sleep(1)
+    if is_prolonged:
+        relay.verifier.identities[ANN] = ann
+    await trio.sleep(6)
+    table.rows[row.name] = row
+    assert await got.head() == (200 if is_prolonged else 401)
 
 
 @pytest.mark.parametrize(
