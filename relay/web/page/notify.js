@@ -3,7 +3,7 @@ import { ask, RELAY } from './api.js';
 import { make, makeField, makeSelect, makeTime, say } from './dom.js';
 
 const ALL = '*';
-const KEPT = 'relay-push'; // in the storage of this browser
+const KEPT = `relay-push ${RELAY}`; // in the storage of this browser, which all relays of an origin share
 const SEVERITIES = [['low', 'All alerts'], ['medium', 'From medium'], ['high', 'From high'], ['critical', 'Critical only']];
 
 /** Why this browser can get no notifications; null if it can. */
@@ -65,7 +65,7 @@ function remember(user, target) {
 function recall(user) {
   try {
     const kept = JSON.parse(localStorage.getItem(KEPT));
-    return kept?.user === user ? kept.target : null;
+    return kept.user === user ? kept.target ?? null : null;
   } catch {
     return null;
   }

@@ -375,6 +375,34 @@ def test_one_that_was_removed_elsewhere_or_is_of_another_user_stays_removed(
         assert accounts.execute(count) == []
 
 
+def test_another_relay_of_the_same_origin_does_not_take_the_rules_over(
+    whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+) -> None:
+    token, stream_id = accounts.session("hal"), own(accounts, "hal")
+    with visit(whole_browser, relay, permissions=["notifications"]) as visitor:
+        page = visitor.page
+        subscribe_with(visitor.context, service.browser(), service.browser())
+        open_page(visitor, relay, token, f"watch/{stream_id}")
+        page.get_by_role("switch", name="Notify me of alerts on this stream").click()
+        visitor.expect_text("This browser is notified")
+        before = accounts.execute(TARGETS_OF, "hal")
+        assert len(before) == 1
+
+        visitor.context.route(
+            "**/other/**",
+            lambda route: route.continue_(url=route.request.url.replace("/other/", f"{BASE}/")),
+        )
+        page.goto(f"{relay.url}/other/")
+        # Its own service worker has no subscription.
+        page.evaluate("sessionStorage.removeItem('pushed'); sessionStorage.setItem('which', 1)")
+        page.evaluate(
+            "(token) => import('/other/page/notify.js').then(({ repair }) => repair(token, 'hal'))",
+            token,
+        )
+        assert accounts.execute(TARGETS_OF, "hal") == before
+        accounts.execute("delete from relay.alert_targets")
+
+
 def test_the_page_asks_only_on_a_click_and_says_what_is_in_the_way(
     browser: Browser, relay: RelayProcess, accounts: Accounts
 ) -> None:
