@@ -83,12 +83,18 @@ async function forgetNotifications(token) {
   await forget(token).catch(() => {}); // the relay removes it when it is sent to next
 }
 
-/** What cannot be repaired now is when notifications are shown next. */
+/** Returns whether that could be done; else it is when notifications are shown next. */
 async function repairNotifications() {
   const user = session?.client.session?.userId;
-  if (!user) return;
-  const { repair } = await import('./notify.js');
-  await repair(session.token(), user).catch(() => {});
+  if (!user) return false;
+  const token = session.token();
+  try {
+    const { repair } = await import('./notify.js');
+    await repair(token, user);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function showState({ state, error }) {
@@ -168,9 +174,12 @@ $('leave').addEventListener('click', () => {
   end(session, null);
 });
 // From the service worker: a notification was clicked, or the browser has another subscription.
-navigator.serviceWorker?.addEventListener('message', ({ data }) => {
+navigator.serviceWorker?.addEventListener('message', async ({ data, ports }) => {
   if (data?.type === 'relay-open' && /^#watch/.test(data.hash)) location.hash = data.hash;
-  if (data?.type === 'relay-subscription') repairNotifications();
+  if (data?.type === 'relay-subscription') {
+    const told = await repairNotifications();
+    ports[0]?.postMessage(told);
+  }
 });
 addEventListener('hashchange', route);
 setInterval(() => {

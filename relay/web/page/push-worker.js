@@ -2,6 +2,7 @@
 // It handles no requests. Notifications come here as relay/alerts/targets/web_push makes them.
 const ICON = new URL('page/icon.svg', self.registration.scope).href;
 const INSISTENT = new Set(['high', 'critical']);
+const TELL_TIMEOUT = 20_000; // ms
 
 self.addEventListener('install', () => self.skipWaiting());
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
@@ -57,16 +58,27 @@ async function open(streamId) {
   await page.focus();
 }
 
+/** Has a page tell relay of the subscription; fails if it cannot: it is asleep, say, or has no session. */
+function haveTold(page) {
+  return new Promise((resolve, reject) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = ({ data }) => (data === true ? resolve() : reject());
+    setTimeout(reject, TELL_TIMEOUT);
+    page.postMessage({ type: 'relay-subscription' }, [port2]);
+  });
+}
+
 /**
  * The browser has another subscription by now, or none. Only a page can tell relay, with the token of
  * its session, which is not for this worker: a page that is open does so, or else the next one.
  */
 async function renew({ oldSubscription, newSubscription }) {
   if (!newSubscription && oldSubscription) await self.registration.pushManager.subscribe(oldSubscription.options).catch(() => {});
-  const pages = await openPages();
-  for (const page of pages) page.postMessage({ type: 'relay-subscription' });
-  if (pages.length > 0) return;
-  await show({ title: 'relay', body: 'Open relay once, so that this browser is notified again', tag: 'relay-subscription' });
+  try {
+    await Promise.any((await openPages()).map(haveTold));
+  } catch {
+    await show({ title: 'relay', body: 'Open relay once, so that this browser is notified again', tag: 'relay-subscription' });
+  }
 }
 
 self.addEventListener('pushsubscriptionchange', (event) => event.waitUntil(renew(event)));

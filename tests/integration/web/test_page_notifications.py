@@ -375,6 +375,27 @@ def test_one_that_was_removed_elsewhere_or_is_of_another_user_stays_removed(
         assert accounts.execute(count) == []
 
 
+def test_a_renewal_that_no_open_page_can_tell_relay_asks_to_open_it(
+    whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
+) -> None:
+    token, stream_id = accounts.session("gus"), own(accounts, "gus")
+    with visit(whole_browser, relay, permissions=["notifications"]) as visitor:
+        page = visitor.page
+        subscribe_with(visitor.context, service.browser(), service.browser())
+        open_page(visitor, relay, token, f"watch/{stream_id}")
+        page.get_by_role("switch", name="Notify me of alerts on this stream").click()
+        visitor.expect_text("This browser is notified")
+
+        page.reload()  # a page without a session
+        expect(page.get_by_label("Token", exact=True)).to_be_visible()
+        page.evaluate(RENEW)
+        [worker] = visitor.context.service_workers
+        worker.evaluate(TELL_WORKER)
+        [asked] = wait_for_notifications(page, 1)
+        assert asked["tag"] == "relay-subscription"
+        accounts.execute("delete from relay.alert_targets")
+
+
 def test_another_relay_of_the_same_origin_does_not_take_the_rules_over(
     whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:
