@@ -40,10 +40,10 @@ async function show(message) {
   });
 }
 
-/** The pages of relay that are open. */
+/** The tabs that show this page. Others may be below its path: those with a picture, or of another application. */
 async function openPages() {
   const pages = await self.clients.matchAll({ type: 'window', includeUncontrolled: true });
-  return pages.filter(({ url }) => url.startsWith(self.registration.scope));
+  return pages.filter(({ url }) => url.split(/[?#]/, 1)[0] === self.registration.scope);
 }
 
 /** Shows a stream in a page that is open, or else in a new one. */

@@ -178,8 +178,11 @@ def test_a_switch_on_the_page_leads_to_notifications_that_open_the_stream(
         wait_for_notifications(page, 2)
 
         visitor.go("Broadcast")
+        picture = visitor.context.new_page()  # below the same path, and not the page
+        picture.goto(f"{relay.url}{BASE}/page/icon.svg")
         click_notification(visitor.context, stream_id)
         expect(page).to_have_url(f"{relay.url}{BASE}/#watch/{stream_id}")
+        picture.close()
 
         expect(switch).to_be_checked()
         page.get_by_role("button", name="Forget token").click()
