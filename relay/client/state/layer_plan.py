@@ -7,7 +7,8 @@ a single one, whose id is None.
 
 What a layer takes that is left out follows from those that are sent: their bytes grow and shrink
 with the same scene. One that does not last is followed by a pause: viewers see each change, and
-only pictures find out what a link carries.
+only pictures find out what a link carries. A layer that is sent goes on whatever pause it had: it
+came as the only one that was needed, or below another.
 """
 
 from __future__ import annotations
@@ -36,17 +37,26 @@ class LayerStay:
     """Seconds, the last time that it was left out."""
     next: float = 0.0
 
-    def note(self, *, sent: bool, now: float) -> None:
-        """Note whether the layer is sent."""
-        if sent:
-            self.since = now if self.since is None else self.since
-        elif self.since is not None:
-            stayed = now - self.since
+    def may_come(self, now: float) -> bool:
+        """Whether the layer is sent already, or may be again."""
+        return self.since is not None or now >= self.next
+
+    def begin(self, now: float) -> None:
+        """Note that the layer is sent."""
+        if self.since is None:
+            self.since = now
+
+    def end(self, now: float, *, is_needed: bool) -> None:
+        """Note that the layer is not sent: it is left out, unless nobody needs it."""
+        if self.since is None:
+            return
+        stayed, self.since = now - self.since, None
+        if stayed >= LASTING_STAY:
+            self.pause = 0.0
+        if is_needed:
             if stayed < BRIEF_STAY:
                 self.pause = min(max(2 * self.pause, MIN_RETURN_PAUSE), MAX_RETURN_PAUSE)
-            elif stayed >= LASTING_STAY:
-                self.pause = 0.0
-            self.since, self.next = None, now + self.pause
+            self.next = now + self.pause
 
 
 @define(eq=False)
@@ -73,8 +83,11 @@ class LayerPlanner:
             self._stays.setdefault(each, LayerStay())
         self._estimate()
         self._plan = self._divide(widths, budget, now)
-        for each in widths:
-            self._stays[each].note(sent=each in self._plan, now=now)
+        for each, stay in self._stays.items():
+            if each in self._plan:
+                stay.begin(now)
+            else:
+                stay.end(now, is_needed=each in widths)
         return self._plan
 
     def picture_sent(self, layer: str | None, size: int) -> None:
@@ -95,9 +108,8 @@ class LayerPlanner:
             *below, top = ids[:count]
             rest = None if budget is None else budget - sum(self._usual(widths, below))
             step = self._planners[top].plan(widths[top], rest, now)
-            if now >= self._stays[top].next and self._is_worth_sending(
-                top, step, rest, widths[below[-1]]
-            ):
+            is_worth_it = self._is_worth_sending(top, step, rest, widths[below[-1]])
+            if is_worth_it and self._stays[top].may_come(now):
                 usual = {each: self._planners[each].plan_usual(widths[each]) for each in below}
                 return {**usual, top: step}
         smallest = ids[0]

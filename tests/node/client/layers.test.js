@@ -222,6 +222,55 @@ test('a layer that was left out comes back with room to spare', () => {
   assert.ok(budget > 1.15 * leftOutAt, `${budget} after ${leftOutAt}`);
 });
 
+const SHARE = sizeOf({ width: 1280, quality: 0.8 }) / 100;
+const [FULL, TWO_FIT, ONE_FITS] = [400 * SHARE, 45 * SHARE, 10 * SHARE]; // what a picture may take: that of all layers, or fewer
+
+/**
+ * Sends 15 pictures a second. Of each part: until when it lasts in seconds, what a picture may take,
+ * and the layers that are needed. Returns a function: what was sent between two times.
+ */
+function filmLayers(parts) {
+  const planner = new LayerPlanner();
+  const sent = [];
+  for (const [until, budget, needed] of parts) {
+    for (let at; (at = sent.length / 15) < until;) {
+      const plan = planner.plan(LAYERS.filter(({ id }) => needed.includes(id)), budget, 1000 * at);
+      sent.push({ at, layers: [...plan.keys()].join('') });
+      for (const [id, step] of plan) planner.learn(id, sizeOf(step));
+    }
+  }
+  return (from, to) => [...new Set(between(sent, from, to).map(({ layers }) => layers))];
+}
+
+test('a layer goes on in its pause when the one above is left out', () => {
+  const sent = filmLayers([[1, FULL, 'lmh'], [2, TWO_FIT, 'lmh'], [3, ONE_FITS, 'lmh'], [4.5, FULL, 'lmh'], [6, TWO_FIT, 'lmh']]);
+  assert.deepEqual(sent(3, 4), ['l']);
+  assert.deepEqual(sent(4.2, 4.5), ['lmh']); // the pause of m lasts until 5
+  assert.deepEqual(sent(4.6, 6), ['lm']);
+});
+
+test('a layer goes on in its pause when others are needed beside it', () => {
+  const sent = filmLayers([[1, FULL, 'lmh'], [2, ONE_FITS, 'lmh'], [3.5, FULL, 'h'], [6, FULL, 'lmh']]);
+  assert.deepEqual(sent(2, 3.5), ['h']);
+  assert.deepEqual(sent(3.5, 6), ['lmh']);
+});
+
+test('a layer that nobody needs does not last', () => {
+  const sent = filmLayers([[1, FULL, 'lmh'], [71, FULL, 'l'], [72, FULL, 'lmh'], [72.5, ONE_FITS, 'lmh'], [80, FULL, 'lmh']]);
+  assert.deepEqual(sent(71, 72), ['lmh']);
+  assert.deepEqual(sent(72.1, 75), ['l']);
+  assert.deepEqual(sent(76, 80), ['lmh']);
+});
+
+test('a layer that does not last is left out for longer and longer', () => {
+  const rounds = Array.from({ length: 24 }, (_, round) => [[5 * round + 4, FULL, 'lmh'], [5 * round + 5, ONE_FITS, 'lmh']]);
+  const sent = filmLayers(rounds.flat());
+  const parts = Array.from({ length: 24 }, (_, round) => sent(5 * round, 5 * round + 4).includes('lmh'));
+  const absences = parts.join(' ').split('true').map((each) => each.split('false').length - 1);
+  assert.ok(parts.filter(Boolean).length <= 7, `${parts}`);
+  assert.ok(Math.max(...absences) >= 6, `${absences}`);
+});
+
 test('subscriptions say what they can show', async (context) => {
   const asked = [];
   const onReceive = (message) => { if (message.type === 'subscribe') asked.push([message.maxWidth, message.layer]); };

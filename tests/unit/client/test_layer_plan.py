@@ -74,10 +74,14 @@ def test_a_layer_hardly_wider_than_the_one_below_is_left_out() -> None:
     assert set(layers_of(phone.run(10))) == {("m",)}
 
 
-def send(planner: LayerPlanner, widths: dict[str | None, int], budget: float, now: float) -> None:
-    """Send a picture of a usual scene."""
-    for layer, step in planner.plan(widths, budget, now).items():
+def send(
+    planner: LayerPlanner, widths: dict[str | None, int], budget: float, now: float
+) -> tuple[str | None, ...]:
+    """Send a picture of a usual scene; returns its layers."""
+    plan = planner.plan(widths, budget, now)
+    for layer, step in plan.items():
         planner.picture_sent(layer, round(FULL_BYTES * step.cost))
+    return tuple(plan)
 
 
 def test_a_layer_that_is_not_sent_is_expected_to_grow_with_the_scene() -> None:
@@ -126,3 +130,86 @@ def test_a_layer_that_does_not_last_is_left_out_for_longer_and_longer() -> None:
     assert pauses == sorted(pauses)
     assert len(pauses) <= 6
     assert pauses[-1] > 40
+
+
+FULL, TWO_FIT, ONE_FITS = 4 * FULL_BYTES, 0.4 * FULL_BYTES, 0.1 * FULL_BYTES
+"""What a picture may take: all layers, the smaller two, or the smallest alone."""
+
+
+def film(
+    planner: LayerPlanner, parts: list[tuple[float, float, tuple[str, ...]]]
+) -> list[tuple[float, tuple[str | None, ...]]]:
+    """Send 15 pictures a second. Of each part: until when it lasts, what a picture may take, and
+    the layers that are needed. Returns when each picture was planned, and its layers."""
+    sent: list[tuple[float, tuple[str | None, ...]]] = []
+    for until, budget, needed in parts:
+        while (now := len(sent) / 15) < until:
+            widths: dict[str | None, int] = {
+                each: width for each, width in WIDTHS.items() if each in needed
+            }
+            sent.append((now, send(planner, widths, budget, now)))
+    return sent
+
+
+def kinds(
+    sent: list[tuple[float, tuple[str | None, ...]]], start: float, end: float
+) -> set[tuple[str | None, ...]]:
+    return {layers for at, layers in sent if start <= at < end}
+
+
+def test_a_layer_goes_on_in_its_pause_when_the_one_above_is_left_out() -> None:
+    sent = film(
+        LayerPlanner(),
+        [
+            (1, FULL, ALL),
+            (2, TWO_FIT, ALL),
+            (3, ONE_FITS, ALL),
+            (4.5, FULL, ALL),
+            (6, TWO_FIT, ALL),
+        ],
+    )
+    assert kinds(sent, 3, 4) == {("l",)}
+    assert kinds(sent, 4.2, 4.5) == {ALL}  # the pause of m lasts until 5
+    assert kinds(sent, 4.6, 6) == {("l", "m")}
+
+
+def test_a_layer_goes_on_in_its_pause_when_others_are_needed_beside_it() -> None:
+    sent = film(
+        LayerPlanner(), [(1, FULL, ALL), (2, ONE_FITS, ALL), (3.5, FULL, ("h",)), (6, FULL, ALL)]
+    )
+    assert kinds(sent, 2, 3.5) == {("h",)}
+    assert kinds(sent, 3.5, 6) == {ALL}
+
+
+def test_a_layer_that_nobody_needs_does_not_last() -> None:
+    sent = film(
+        LayerPlanner(),
+        [
+            (1, FULL, ALL),
+            (71, FULL, ("l",)),
+            (72, FULL, ALL),
+            (72.5, ONE_FITS, ALL),
+            (80, FULL, ALL),
+        ],
+    )
+    assert kinds(sent, 71, 72) == {ALL}
+    assert kinds(sent, 72.1, 75) == {("l",)}
+    assert kinds(sent, 76, 80) == {ALL}
+
+
+def test_a_layer_has_lasted_also_when_nobody_needs_it_any_more() -> None:
+    sent = film(
+        LayerPlanner(),
+        [
+            (1, FULL, ALL),
+            (2, ONE_FITS, ALL),
+            (70, FULL, ALL),
+            (71, FULL, ("l",)),
+            (72, FULL, ALL),
+            (72.5, ONE_FITS, ALL),
+            (80, FULL, ALL),
+        ],
+    )
+    assert kinds(sent, 2, 4) == {("l",)}
+    assert kinds(sent, 72.1, 75) == {("l",)}
+    assert kinds(sent, 76, 80) == {ALL}

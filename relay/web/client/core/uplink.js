@@ -307,7 +307,8 @@ export class Ladder {
  * largest. A stream without layers has a single one, without an id.
  *
  * What a layer takes that is left out is estimated from those that are sent. One that does not last is
- * followed by a pause: viewers see each change, and only pictures find out what a link carries.
+ * followed by a pause: viewers see each change, and only pictures find out what a link carries. A layer
+ * that is sent goes on whatever pause it had: it came as the only one that was needed, or below another.
  */
 export class LayerPlanner {
   constructor() {
@@ -319,9 +320,10 @@ export class LayerPlanner {
   /** The steps of a picture that may take so many bytes: a `Map` by id; a null budget is unknown. */
   plan(layers, budget, time) {
     const ladders = layers.map((layer) => this._ladderOf(layer));
+    for (const { id } of layers) if (!this._stays.has(id)) this._stays.set(id, { since: null, pause: 0, next: 0 });
     this._estimate();
     this._divide(layers, ladders, budget, time);
-    for (const { id } of layers) this._noteStay(id, time);
+    this._noteStays(layers, time);
     return this._plan;
   }
 
@@ -336,7 +338,7 @@ export class LayerPlanner {
       const spare = before.has(layers[top].id) ? 1 : SPARE;
       const tooLarge = rest !== null && ladders[top].sizeOf(step) * spare > rest;
       const tooNarrow = step.width < MIN_WIDTH_RATIO * layers[top - 1].width;
-      if (tooLarge || tooNarrow || time < this._stays.get(layers[top].id)?.next) continue;
+      if (tooLarge || tooNarrow || !this._mayCome(layers[top].id, time)) continue;
       below.forEach((ladder, index) => this._plan.set(layers[index].id, ladder.usual()));
       this._plan.set(layers[top].id, step);
       return;
@@ -344,16 +346,28 @@ export class LayerPlanner {
     this._plan.set(layers[0].id, ladders[0].choose(budget, time));
   }
 
-  /** Notes that a layer comes, or that it is left out, and for how long it is to be. */
-  _noteStay(id, time) {
-    const { since, pause, next } = this._stays.get(id) ?? { since: null, pause: 0, next: 0 };
-    if (this._plan.has(id)) this._stays.set(id, { since: since ?? time, pause, next });
-    else if (since !== null) {
-      const longer = Math.min(Math.max(2 * pause, MIN_RETURN_PAUSE), MAX_RETURN_PAUSE);
-      const stayed = time - since;
-      const then = stayed < BRIEF_STAY ? longer : stayed < LASTING_STAY ? pause : 0;
-      this._stays.set(id, { since: null, pause: then, next: time + then });
+  /** Whether a layer is sent already, or may be again. */
+  _mayCome(id, time) {
+    const { since, next } = this._stays.get(id);
+    return since !== null || time >= next;
+  }
+
+  /** Notes which layers are sent, and of others since when, and for how long. */
+  _noteStays(layers, time) {
+    for (const [id, stay] of this._stays) {
+      if (this._plan.has(id)) stay.since ??= time;
+      else if (stay.since !== null) this._endStay(stay, time, layers.some((layer) => layer.id === id));
     }
+  }
+
+  /** Notes that a layer is not sent any more: it is left out, unless nobody needs it. */
+  _endStay(stay, time, isNeeded) {
+    const stayed = time - stay.since;
+    stay.since = null;
+    if (stayed >= LASTING_STAY) stay.pause = 0;
+    if (!isNeeded) return;
+    if (stayed < BRIEF_STAY) stay.pause = Math.min(Math.max(2 * stay.pause, MIN_RETURN_PAUSE), MAX_RETURN_PAUSE);
+    stay.next = time + stay.pause;
   }
 
   /** The least picture, while it is in doubt what the link carries. */
