@@ -38,8 +38,8 @@ Width = Literal[160, 320, 640, 960]
 MAX_SEND_SECONDS, MIN_SEND_RATE = 60.0, 16 * 1024
 """For which one picture is held for its reader, and the bytes a second that prolong that."""
 NO_RENDITIONS = (
-    "This relay makes no smaller pictures: it needs the extra relay[renditions], and"
-    " `renditions_cpu` above 0. Leave out ?width"
+    "This relay makes no smaller pictures: it needs the extra relay[renditions], `renditions`"
+    " other than off, and `rendition_cores` above 0. Leave out ?width"
 )
 NOT_SCALABLE = "No smaller picture can be made of this one: it is no usual JPEG, or too large"
 BUSY = "No smaller picture could be made in time; try again"

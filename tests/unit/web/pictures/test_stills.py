@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
 import trio
+from attrs import fields
 from trio.testing import wait_all_tasks_blocked
 
 from relay.guard.guard import Guard, SessionLimits
 from relay.hub.frames.frame import Frame
 from relay.model.access.change import Change
+from relay.settings.settings import Settings
 from tests.unit.memory import MemoryRelay
 from tests.unit.memory.renderer import MemoryRenderer
 from tests.unit.memory.verifier import BOB, SENTRY
@@ -246,7 +249,11 @@ async def test_without_the_library_that_is_said(gallery: MemoryRelay) -> None:
     await send_picture(await gallery.phone(), picture())
     got = await answer(gallery, "/streams/front-door/latest.jpg?width=320")
     assert got.status == 503
-    assert b"relay[renditions]" in await got.body()
+    words = (await got.body()).decode()
+    assert "relay[renditions]" in words
+    named = set(re.findall(r"`(\w+)`", words))
+    assert "rendition_cores" in named
+    assert named <= {each.name for each in fields(Settings)}
 
 
 async def test_one_that_cannot_be_made_in_time_is_to_be_asked_for_again(
