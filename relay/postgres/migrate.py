@@ -14,7 +14,8 @@ import psycopg
 from relay.errors import ConfigError, StoreForbids, StoreLacks
 from relay.postgres.database import Connection, Database
 
-# See `tables/alerts.py` for the numbers. Two processes migrate one after the other.
+# Two processes migrate one after the other. The first number spells "rela", as that of
+# `relay.lock_alerts` does.
 MIGRATIONS_LOCK = "select pg_advisory_xact_lock(1919249505, 2)"
 HAS_MIGRATIONS = "select to_regclass('relay.migrations') is not null"
 

@@ -31,7 +31,7 @@ from tests.unit.cut_links import HOW, Cut, cuts
 from tests.unit.event_log import EventLog
 
 STEP = 331
-"""Bytes between two cuts; tests/unit/test_relay_client_cuts.py tries far more."""
+"""Bytes between two cuts; tests/unit/client/test_relay_client_cuts.py tries far more."""
 AT_ONCE = 8
 PERIOD = 0.02
 """Seconds between frames, and between alerts."""
