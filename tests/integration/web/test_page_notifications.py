@@ -131,7 +131,7 @@ def deliver_until(
     """Deliver a message until so many notifications are shown; returns these, as the page is told,
     or the worker.
 
-    Again, since Chromium forgets one if it is asked for those shown before it is on the screen. A
+    Again where it does not come: once, on a busy machine, Chromium did not list one for 30 s. A
     second one has the tag of the first, and takes its place.
     """
     for tries in range(300):

@@ -118,7 +118,8 @@ def test_frames_are_fresh_in_spite_of_jitter(
     carried = 0.0
     # A frame that is hardly longer than the jitter cannot be sent just in time.
     least = 0.8 * rate * MBIT * min(1, seconds / (2 * jitter + 0.01))
-    for runs in range(1, 6):  # these are averages: more of the same link decides
+    # These are averages: where one run is not enough, five together decide.
+    for runs in range(1, 6):
         sender, start = saturated(rate, seconds, delay, jitter, random)
         end = start + 20 * seconds + 2
         deliveries = sender.run(end)
@@ -126,7 +127,7 @@ def test_frames_are_fresh_in_spite_of_jitter(
         last = rate * MBIT * seconds / (end - start)  # a frame more or less may end in that time
         carried += throughput(deliveries, start, end) + last
         is_fresh = sorted(ages)[len(ages) // 2] <= 1.5 * (seconds + delay + jitter)
-        if is_fresh and carried / runs > least:
+        if runs in {1, 5} and is_fresh and carried / runs > least:
             return
     raise AssertionError((sorted(ages)[len(ages) // 2], carried / runs, least))
 

@@ -187,7 +187,7 @@ class WebPushAdapter:
 def _encrypted(content: bytes, target: AlertTarget) -> bytes:
     """`ValueError` for keys that are none."""
     # The key of VAPID has loaded what this needs.
-    from relay.alerts.targets.web_push.encryption import (  # noqa: PLC0415
+    from relay.alerts.targets.web_push.encryption import (  # noqa: PLC0415 (loads cryptography)
         BadSubscriptionKeys,
         SubscriptionKeys,
         encrypt,
