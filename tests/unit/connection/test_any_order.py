@@ -25,6 +25,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relay.connection.connection import Connection
 from relay.connection.context import Timing
+from relay.hub.paced_writer import FRESHER_TOLERANCE, MAX_FRESHER_WAIT
 from relay.logs.setup import configure_logging
 from relay.protocol.endings import Ending
 from tests.unit.memory import Client, Closed, MemoryRelay, open_relay
@@ -32,6 +33,8 @@ from tests.unit.memory import Client, Closed, MemoryRelay, open_relay
 LOSSLESS_BYTES = 64 * 1024
 NARROW = 4096
 """Bytes under way to a viewer before it stalls."""
+FRESHER_SECONDS = MAX_FRESHER_WAIT + FRESHER_TOLERANCE + 0.001
+"""After which a free link waits for no picture that is newer than the one that waits."""
 
 Message = dict[str, Any]
 Kind = bool | str | None
@@ -249,7 +252,7 @@ class World:
                 seen = viewer.last_seq
                 await self.read(name)
                 await self.acknowledge(name, 0)
-                await wait_all_tasks_blocked()
+                await trio.sleep(FRESHER_SECONDS)
                 await self.read(name)
                 if viewer.last_seq == seen:
                     break
