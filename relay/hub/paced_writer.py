@@ -259,6 +259,7 @@ class PacedWriter:
             self.outlet.give_turn(self)
             if pacer.calm is not calm:
                 self.outlet.tell_paced()
+            self.look_at = min(self.look_at, now + EARLY * CALM_PROBE_INTERVAL)
 
     def _byte_rate_at(self, now: float) -> float:
         """The bytes a second that it sends, about, while the link is not calm and others share
@@ -338,7 +339,7 @@ class PacedWriter:
         else:
             if pacer.wants_probe(0, now):
                 self.obstacles |= PROBE_DUE
-            self.look_at = now + EARLY * min(pacer.probe_interval, CALM_PROBE_INTERVAL)
+            self.look_at = pacer.look_again_at(now)
 
     def pacer_changed(self) -> None:
         """Look again whether to send, since the pacer knows more than before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import perf_counter
 
 import trio
 from attrs import define
@@ -16,7 +17,8 @@ and been interrupted by other programs."""
 
 @define(eq=False)
 class _InputWatch(trio.abc.Instrument):
-    """Notes when the event loop looks for input."""
+    """Notes when the event loop looks for input, by the clock that Trio's is made of: it is asked
+    at each turn of the loop."""
 
     read_up_to: float = -math.inf
     """What had arrived by then has been read; what is read now came later."""
@@ -24,10 +26,10 @@ class _InputWatch(trio.abc.Instrument):
     _looked_at: float = -math.inf
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 (the name is Trio's)
-        self._looks_at = trio.current_time()
+        self._looks_at = perf_counter()
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
-        now = trio.current_time()
+        now = perf_counter()
         # A wait ends with the first input; what was there already came behind the look before.
         slept = now - self._looks_at >= MIN_SLEEP
         self.read_up_to, self._looked_at = (now if slept else self._looked_at), now
@@ -55,4 +57,4 @@ def watch_input() -> Iterator[None]:
 def input_lag() -> float:
     """The seconds by which what is read now may have come earlier; 0 if the loop is not watched."""
     watch = _watch.get()
-    return 0.0 if watch is None else trio.current_time() - watch.read_up_to
+    return 0.0 if watch is None else perf_counter() - watch.read_up_to

@@ -483,6 +483,15 @@ class Pacer:
             return CALM_PROBE_INTERVAL
         return MAX_CALM_PROBE_INTERVAL
 
+    def look_again_at(self, now: float) -> float:
+        """When to look at a calm link again: while an answer is to come, whether that is missing,
+        and then when a probe is due."""
+        interval = self.probe_interval
+        soon = now + EARLY * min(interval, CALM_PROBE_INTERVAL)
+        if self._probes or not self.answering:
+            return soon
+        return max(soon, self._probed_at + EARLY * interval)
+
     @property
     def _is_fast(self) -> bool:
         """Whether frames take so little time that holding one back says nothing of the link."""

@@ -240,7 +240,8 @@ class FrameStream(trio.abc.Stream):
                 return
             paused = self.last_received - before > MAX_PAUSE
             reads = 0 if paused else (reads + 1) % MAX_READS_IN_A_ROW
-            self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
+            if parsed.controls:
+                self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
             overhead = parsed.overhead
             if parsed.answers:
                 overhead -= self.outlet.take_answers(parsed.answers)

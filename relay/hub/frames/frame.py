@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import accumulate, count
 from typing import Self
 
@@ -62,12 +62,21 @@ class Frame:
     """Whether it builds on a frame that never arrived."""
     layer: PictureLayer | None = None
     """Which layer of the picture it is; None in a stream without layers."""
+    size: int = field(init=False)
+    """The bytes of its content, as it came."""
+    is_large: bool = field(init=False)
+    """Whether encoding it takes so long that others need a turn meanwhile."""
     _kept: KeptBytes | None = field(default=None, init=False, repr=False)
     _encoded: dict[FrameForm, Buffer | None] = field(factory=dict, repr=False)
     _parts: dict[FrameForm, EncodedBurst | None] | None = field(default=None, repr=False)
     _probed: dict[FrameForm, Buffer] | None = field(default=None, init=False, repr=False)
     """What is encoded, with a probe behind it."""
     _token: int = field(default=0, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        data = len(memoryview(self.message.data))
+        self.size = data + len(memoryview(self.message.metadata))
+        self.is_large = data > MIN_BYTES_IN_STEPS
 
     @classmethod
     def carried(
@@ -119,21 +128,10 @@ class Frame:
         return self.message.discardable is True and self.message.keyframe is False
 
     @property
-    def size(self) -> int:
-        """The bytes of its content, as it came."""
-        message = self.message
-        return len(memoryview(message.data)) + len(memoryview(message.metadata))
-
-    @property
     def looks_like_jpeg(self) -> bool:
         """Whether its data begins as a JPEG picture does."""
         head = bytes(memoryview(self.message.data)[:8])  # with what the encoding puts before it
         return (JPEG_BEGINNING if self.codec.binary else JPEG_BASE64_BEGINNING) in head
-
-    @property
-    def is_large(self) -> bool:
-        """Whether encoding it takes so long that others need a turn meanwhile."""
-        return len(memoryview(self.message.data)) > MIN_BYTES_IN_STEPS
 
     @property
     def keyframe(self) -> bool | None:
@@ -429,8 +427,12 @@ class Burst:
         return _joined(pieces)
 
 
-def bursts(messages: Sequence[VideoFrame]) -> Iterator[Sequence[VideoFrame]]:
+def bursts(messages: Sequence[VideoFrame]) -> Iterable[Sequence[VideoFrame]]:
     """Split frames into what may be written together: large frames alone, small ones in groups."""
+    return (messages,) if len(messages) == 1 else _split(messages)
+
+
+def _split(messages: Sequence[VideoFrame]) -> Iterator[Sequence[VideoFrame]]:
     start = size = 0
     for end, message in enumerate(messages):
         more = memoryview(message.data).nbytes

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from relay.transport.pacing import (
     CALM_AFTER,
+    CALM_PROBE_INTERVAL,
     FAST_SECONDS,
     LATE_SECONDS,
     MAX_ANSWER_DELAY,
@@ -644,6 +645,22 @@ def test_a_link_is_calm_again_when_nothing_was_held_back_for_a_while() -> None:
     pacer.frame_sent(4, 1000, 1.4 + CALM_AFTER)
     pacer.answer(4, 1.401 + CALM_AFTER)
     assert pacer.calm
+
+
+def test_a_calm_link_is_looked_at_while_an_answer_is_to_come_and_when_a_probe_is_due() -> None:
+    pacer = Pacer()
+    pacer.ping_sent(0, 0.0)
+    pacer.frame_sent(1, 1000, 0.0)
+    assert pacer.look_again_at(0.01) <= 0.01 + CALM_PROBE_INTERVAL
+    pacer.answer(0, 0.001)
+    pacer.answer(1, 0.001)
+    assert pacer.calm
+    assert not pacer.wants_probe(0, 1.0)
+    due = pacer.look_again_at(1.0)
+    assert due > 1.0 + CALM_PROBE_INTERVAL
+    assert pacer.wants_probe(0, due + 1e-9)
+    pacer.frame_sent(2, 1000, due)
+    assert pacer.look_again_at(due) <= due + CALM_PROBE_INTERVAL, "its answer may be missing"
 
 
 def test_a_peer_that_stops_answering_after_a_long_gap_is_soon_given_up() -> None:
