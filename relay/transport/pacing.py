@@ -571,6 +571,9 @@ class Pacer:
 
     def _forecast(self, now: float) -> None:
         """Say anew when the answers under way are due."""
+        if not (self._probes or self._pending_bytes):  # as on a calm link
+            self._last_due = now
+            return
         due, seconds_a_byte = now, self._seconds(1, now)
         for probe in self._probes.values():
             due = max(due, probe.sent_at + self.round_trip) + probe.size * seconds_a_byte
