@@ -86,7 +86,7 @@ class FrameIntake:
 
     async def publish(self, messages: Sequence[VideoFrame], producer: Producer) -> None:
         """Accept frames, and give them to the audience, as long as they come from its producer."""
-        fanout = self.fanout
+        fanout, codec = self.fanout, producer.codec
         time_slice = TimeSlice() if len(messages) > 1 else None
         for burst in bursts(messages):
             # Metadata in another encoding is taken apart, and may take longer than the offers.
@@ -97,7 +97,7 @@ class FrameIntake:
             if not await self._is_ready(producer):
                 return
             # No other task has its turn between here and the first offer, but for a large frame.
-            frames = self._accept(burst, producer.codec)
+            frames = self._accept(burst, codec)
             if frames[0].is_large and not await self._has_encoded(frames[0], producer):
                 continue
             self._look_for_renditions(frames)
@@ -108,7 +108,7 @@ class FrameIntake:
             if job is not None:
                 self.start_soon(partial(self._render, job))
             self._keep_within_budget()
-            if not (self._told_unencodable or producer.codec.binary) and any(
+            if not (self._told_unencodable or codec.binary) and any(
                 frame.unencodable for frame in frames
             ):
                 self._tell_unencodable()

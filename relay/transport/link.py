@@ -145,9 +145,10 @@ class SocketLink:
         return _unsent[0]
 
     async def wait_readable(self) -> None:
-        if self.closed:
+        number = self.socket.fileno()
+        if number < 0:
             raise trio.ClosedResourceError
-        await trio.lowlevel.wait_readable(self.socket)
+        await trio.lowlevel.wait_readable(number)
 
     async def wait_writable(self) -> None:
         if self.closed:

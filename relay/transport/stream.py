@@ -334,28 +334,26 @@ class FrameStream(trio.abc.Stream):
         self, buffer: memoryview, *, wait: bool = True, link: Link | None = None
     ) -> int:
         """Read once; 0 at the end of the bytes."""
-        try:
-            count = await self._receive_into(buffer, link or self.link, wait=wait)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.on_end()
-            raise
+        link, count = link or self.link, None
+        while count is None:
+            try:
+                if wait:
+                    await link.wait_readable()
+                if link.closed:
+                    raise trio.ClosedResourceError
+                count = link.recv_into(buffer)
+            except BlockingIOError:
+                wait = True
+            except OSError as problem:
+                self.on_end()
+                raise trio.BrokenResourceError from problem
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.on_end()
+                raise
         self.last_received = trio.current_time()
         if count == 0:
             self.on_end()
         return count
-
-    async def _receive_into(self, buffer: memoryview, link: Link, *, wait: bool) -> int:
-        while True:
-            if wait:
-                await link.wait_readable()
-            if link.closed:
-                raise trio.ClosedResourceError
-            try:
-                return link.recv_into(buffer)
-            except BlockingIOError:
-                wait = True
-            except OSError as problem:
-                raise trio.BrokenResourceError from problem
 
     async def _answer(self, control: bytes) -> None:
         """Answer a masked control frame; after a Close the stream is closed."""
