@@ -339,7 +339,9 @@ class PacedWriter:
         else:
             if pacer.wants_probe(0, now):
                 self.obstacles |= PROBE_DUE
-            self.look_at = pacer.look_again_at(now)
+            # Of a shared link another source may send a probe meanwhile.
+            latest = now + EARLY * CALM_PROBE_INTERVAL if self.outlet.is_shared else math.inf
+            self.look_at = min(pacer.look_again_at(now), latest)
 
     def pacer_changed(self) -> None:
         """Look again whether to send, since the pacer knows more than before."""
