@@ -111,8 +111,9 @@ MAX_CALM_PROBE_INTERVAL = 2.0
 """The same where each frame took less than `FAST_SECONDS`: there an answer costs more than it
 tells. When such a link becomes slower, frames soon have to wait for it, and these are probed as
 others."""
-EARLY = 0.8
-"""The part of these intervals after which a frame that is chosen for a probe gets one."""
+EARLY, MAX_EARLY_SECONDS = 0.8, 0.1
+"""The part of these intervals after which a frame that is chosen for a probe gets one, at most so
+many seconds before the interval is over."""
 
 MAX_PROBES, MAX_UNANSWERED_PROBES = 64, 8
 """Probes under way, and without an answer so far: with more, frames go without a probe."""
@@ -121,6 +122,11 @@ PROBE_LIFETIME = 60.0
 MAX_ANSWER_DELAY, MIN_BANDWIDTH = 15.0, 4096
 """Seconds by which an answer may be overdue, and the bytes a second of the slowest link, before the
 peer is served as one that does not answer."""
+
+
+def _early(interval: float) -> float:
+    """After how much of the interval a frame gets a probe."""
+    return max(EARLY * interval, interval - MAX_EARLY_SECONDS)
 
 
 @define(eq=False)
@@ -390,7 +396,7 @@ class Pacer:
             size += self._pending_bytes
             return elapsed >= PROBE_SECONDS or self._seconds(size, now) >= PROBE_SECONDS
         interval = self.probe_interval
-        return elapsed >= EARLY * (min(interval, CALM_PROBE_INTERVAL) if waited else interval)
+        return elapsed >= _early(min(interval, CALM_PROBE_INTERVAL) if waited else interval)
 
     def ping_sent(self, token: int, now: float) -> None:
         """Note that a ping was written ahead of a frame. Call this when one was wanted."""
@@ -487,10 +493,10 @@ class Pacer:
         """When to look at a calm link again: while an answer is to come, whether that is missing,
         and then when a probe is due."""
         interval = self.probe_interval
-        soon = now + EARLY * min(interval, CALM_PROBE_INTERVAL)
+        soon = now + _early(min(interval, CALM_PROBE_INTERVAL))
         if self._probes or not self.answering:
             return soon
-        return max(soon, self._probed_at + EARLY * interval)
+        return max(soon, self._probed_at + _early(interval))
 
     @property
     def _is_fast(self) -> bool:
