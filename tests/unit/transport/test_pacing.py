@@ -183,6 +183,7 @@ def test_no_frame_of_video_is_left_out_to_measure_a_long_way(
 
 
 @given(rate=megabits, share=st.floats(0.3, 0.6), delay=st.floats(0.05, 0.15), random=seeds)
+@example(0.3125, 0.5, 0.125, Random(350))
 def test_a_link_with_room_is_not_left_to_run_empty_on_a_long_way(
     rate: float, share: float, delay: float, random: Random
 ) -> None:
@@ -192,7 +193,8 @@ def test_a_link_with_room_is_not_left_to_run_empty_on_a_long_way(
     assert sender.pacer is not None
     once = math.ceil(2 * delay * 25) + 1  # when it was calm up to then
     assert len(sent_after(sender.deliveries, 2)) >= 18 * 25 - 1 - once
-    assert sender.pacer.round_trip == pytest.approx(2 * delay + 0.001, abs=0.001)
+    ping_seconds = PING_BYTES / (rate * MBIT)
+    assert 0 <= sender.pacer.round_trip - 2 * delay <= 0.002 + ping_seconds
 
 
 @pytest.mark.parametrize("kind", [Sender, VideoSender])
