@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import click
@@ -61,17 +62,40 @@ class GroupedGroup(click.Group):
 
     def format_commands(
         self,
-        ctx: click.Context,  # noqa: ARG002 (click passes it)
+        ctx: click.Context,
         formatter: click.HelpFormatter,
     ) -> None:
-        sections = {"Commands": list(self.commands)} if self.sections is None else self.sections
-        width = max(map(len, self.commands))  # the same column in all sections
+        listed = self.list_commands(ctx)
+        sections = {"Commands": listed} if self.sections is None else self.sections
+        width = max(map(len, listed))  # the same column in all sections
         limit = formatter.width - 6 - width
         for title, names in sections.items():
+            commands = [self.get_command(ctx, name) for name in names]
             with formatter.section(title):
                 formatter.write_dl(
                     [
-                        (name.ljust(width), self.commands[name].get_short_help_str(limit))
-                        for name in names
+                        (name.ljust(width), command.get_short_help_str(limit))
+                        for name, command in zip(names, commands, strict=True)
+                        if command is not None
                     ]
                 )
+
+
+class LazyGroup(GroupedGroup):
+    """A group that imports a command when it is asked for, so that none loads what others need."""
+
+    def __init__(self, *arguments: Any, places: Mapping[str, str], **settings: Any) -> None:
+        """`places` says where commands are, by their names: `module:attribute`."""
+        super().__init__(*arguments, **settings)
+        self._places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self._places, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = self._places.get(cmd_name)
+        if place is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command

@@ -1,6 +1,7 @@
 """The command line.
 
-A command imports what it needs when it runs, so that `relay --help` is quick. An error that relay
+A command is imported when it is asked for, and imports what it needs when it runs, so that each
+starts quickly, and `relay serve` holds no other. An error that relay
 can explain is one line on stderr and exit code 2, never a traceback.
 """
 
@@ -14,21 +15,8 @@ from urllib.parse import urlsplit
 import click
 
 from relay import __version__
-from relay.cli.access import grant, grants, revoke, token
-from relay.cli.doctor import doctor
-from relay.cli.grouped_help import GroupedGroup
-from relay.cli.ingest import ingest
-from relay.cli.links import link
-from relay.cli.load.load import load
-from relay.cli.operation.audit import audit
-from relay.cli.operation.database import db
-from relay.cli.operation.nodes import nodes
-from relay.cli.operation.operate import connection, stream, user
-from relay.cli.operation.settings import config_group
-from relay.cli.operation.top import top
+from relay.cli.grouped_help import LazyGroup
 from relay.cli.options import configuration, settings_options
-from relay.cli.targets.targets import target
-from relay.cli.targets.webhooks import webhook
 from relay.concurrency.exception_groups import leaves
 from relay.errors import RelayError, StoreForbids, StoreLacks, StoreUnavailable
 from relay.logs.setup import configure_logging
@@ -96,7 +84,27 @@ def complain(text: str) -> int:
 
 @click.group(
     name="relay",
-    cls=GroupedGroup,
+    cls=LazyGroup,
+    places={
+        "doctor": "relay.cli.doctor:doctor",
+        "ingest": "relay.cli.ingest:ingest",
+        "token": "relay.cli.access:token",
+        "grant": "relay.cli.access:grant",
+        "grants": "relay.cli.access:grants",
+        "revoke": "relay.cli.access:revoke",
+        "link": "relay.cli.links:link",
+        "top": "relay.cli.operation.top:top",
+        "nodes": "relay.cli.operation.nodes:nodes",
+        "audit": "relay.cli.operation.audit:audit",
+        "stream": "relay.cli.operation.operate:stream",
+        "user": "relay.cli.operation.operate:user",
+        "connection": "relay.cli.operation.operate:connection",
+        "webhook": "relay.cli.targets.webhooks:webhook",
+        "target": "relay.cli.targets.targets:target",
+        "config": "relay.cli.operation.settings:config_group",
+        "db": "relay.cli.operation.database:db",
+        "load": "relay.cli.load.load:load",
+    },
     sections={
         "Start here": ("demo", "serve", "doctor"),
         "Cameras": ("ingest",),
@@ -132,13 +140,6 @@ def relay() -> None:
     Monitor it:           relay top
     Run a load test:      relay load smoke
     """
-
-
-for command in (
-    *(token, grant, revoke, grants, link, db, audit, webhook, target, load),
-    *(stream, user, connection, config_group, doctor, top, nodes, ingest),
-):
-    relay.add_command(command)
 
 
 @relay.command()
