@@ -21,8 +21,6 @@ from relay.alerts.setup import AlertParts, open_alerts
 from relay.audit.log import AuditLog
 from relay.audit.setup import open_audit
 from relay.auth.setup import AuthParts, open_auth
-from relay.clips.made_clips import MadeClips
-from relay.clips.mp4 import Mp4Maker
 from relay.clips.setup import ClipParts, open_storage
 from relay.concurrency.activity import Activity
 from relay.concurrency.alarms import Alarms
@@ -34,7 +32,6 @@ from relay.guard.failed_auths import CountedElsewhere
 from relay.guard.guard import Guard
 from relay.hub.frames.frame_budget import FrameBudget
 from relay.hub.hub import Hub
-from relay.hub.stream_page import StreamLists
 from relay.logs.throttle import ThrottledWarning
 from relay.metrics import Metrics
 from relay.model.alerts.picture_link import PictureLinks
@@ -56,19 +53,13 @@ from relay.transport.certificate import (
 )
 from relay.transport.handed import HandedListener
 from relay.transport.listener import ListeningSocket, TcpListener, listen
-from relay.web.api import Api
-from relay.web.app import make_app
-from relay.web.exposition import Exposition
 from relay.web.http import HttpServer
-from relay.web.machine import AskWorkers, Machine
-from relay.web.operate import OperateApi
-from relay.web.pictures.alert_pictures import KeptWithAlerts
-from relay.web.pictures.setup import Pictures
-from relay.web.push import PushApi
-from relay.web.reports import Reports
+from relay.web.lazy import LazyWeb
 
 if TYPE_CHECKING:
     from relay.cluster.setup import ClusterParts, NodePlace
+    from relay.web.machine import AskWorkers, Machine
+    from relay.web.setup import WebParts
 
 __all__ = ["open_store", "serve"]
 
@@ -275,51 +266,6 @@ def _make_server(
     certificate: Certificate | None,
 ) -> Server:
     """The connections and the HTTP server, with what they work with."""
-    limits = guard.session_limits
-    api = Api(
-        auth.login,
-        hub,
-        StreamLists(hub, None if cluster is None else cluster.directory),
-        alerts.intake,
-        store.alerts,
-        limits,
-        audit,
-        metrics,
-        auth.revocations.revoke,
-        tracer,
-    )
-    cluster_reports = None if cluster is None else cluster.reports
-    api.cluster = cluster_reports
-    unread = Budget(settings.reply_buffer)
-    exposition = Exposition(metrics, hub, supervisor, audit, unread, cluster_reports)
-    reports = Reports(
-        metrics,
-        hub,
-        supervisor,
-        guard,
-        settings.profile,
-        check_database=store.database.check,
-        is_draining=lambda: server.draining,
-    )
-    operate = OperateApi(
-        api,
-        store.stream_ownership,
-        store.sessions,
-        store.operator_requests,
-        audit,
-        end_connection=lambda number: server.end(number),  # noqa: PLW0108 - it is made below
-    )
-    hsts_max_age = None if settings.tls_certificate is None else settings.hsts_max_age
-    machine = None
-    if seat is not None:
-        machine = api.machine = Machine(
-            reports,
-            exposition,
-            figures=api.encode_figures,
-            revoke=auth.revocations.revoke,
-            end=lambda number: server.end(number),  # noqa: PLW0108 - it is made below
-            ask=seat.ask,
-        )
     sessions = SessionContext(
         hub,
         LocalClaims(operators.owners) if cluster is None else cluster.claims,
@@ -328,27 +274,34 @@ def _make_server(
         auth.session_watch,
         metrics,
         settings.lossless_buffer,
-        limits,
+        guard.session_limits,
         layers_for_old_clients=settings.layers_for_old_clients == "on",
         directory=None if cluster is None else cluster.directory,
     )
-    pictures = Pictures.build(
-        *(api, sessions, settings.idle_timeout, store.links, auth.link_login),
-        kept=KeptWithAlerts(
-            store.alert_pictures, clips.storage, links, Mp4Maker.find(), MadeClips(alarms)
-        ),
-    )
-    application = make_app(
-        reports,
-        exposition,
-        api,
-        operate,
-        machine,
-        pictures=pictures,
-        push=PushApi(api, store.push_subscriptions, alerts.push),
-        frame_ancestors=settings.frame_ancestors,
-    )
-    http = HttpServer(application, hsts_max_age, Budget(settings.send_buffer))
+    unread = Budget(settings.reply_buffer)
+
+    def make_web() -> WebParts:
+        from relay.web import setup  # noqa: PLC0415 (5 MiB that WebSockets do not need)
+
+        return setup.make_web(
+            *(settings, store, server, sessions),
+            auth=auth,
+            alerts=alerts,
+            storage=clips.storage,
+            links=links,
+            guard=guard,
+            supervisor=supervisor,
+            audit=audit,
+            tracer=tracer,
+            alarms=alarms,
+            unread=unread,
+            cluster=None if cluster is None else cluster.reports,
+            ask=None if seat is None else seat.ask,
+        )
+
+    web = LazyWeb(make_web)
+    hsts_max_age = None if settings.tls_certificate is None else settings.hsts_max_age
+    http = HttpServer(web, hsts_max_age, Budget(settings.send_buffer))
     timing = Timing(
         auth_timeout=settings.auth_timeout,
         ping_interval=settings.ping_interval,
@@ -366,7 +319,7 @@ def _make_server(
     )
     server = Server(context)
     operators.connect(auth.session_watch.registry.end_user, server.end)
-    if seat is not None and machine is not None:
+    if seat is not None and (machine := web.parts.machine) is not None:
         rotate = None if certificate is None else certificate.reload
         seat.begin(server, machine, cluster, rotate)
     return server

@@ -83,19 +83,37 @@ MODULES = frozenset(path for path in FILES if path.endswith(".js")) - {"/push-wo
 
 @frozen
 class Asset:
-    """One file, plain and compressed."""
+    """One file, which is read and compressed when it is first asked for; that takes 1 ms."""
 
-    content: bytes
-    compressed: bytes
-    headers: dict[str, str]
+    _path: str
+    _name: str
+    _policy: str
+
+    @property
+    def content(self) -> bytes:
+        return _read(self._name)[0]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {
+            "Content-Type": MEDIA_TYPES[PurePosixPath(self._name).suffix],
+            "Content-Security-Policy": self._policy,
+            "Cache-Control": "no-cache",  # revalidate: a cached file may be from an earlier version
+            "ETag": _read(self._name)[2],
+            "Vary": "Accept-Encoding",
+        }
+        if self._path in CLIENT_FILES:
+            headers["Access-Control-Allow-Origin"] = "*"
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        return headers
 
     async def __call__(self, request: Request) -> Response:
-        etag = self.headers["ETag"]
+        content, compressed, etag = _read(self._name)
         if etag in request.headers.get("If-None-Match", ""):
             return Response(None, 304, self.headers)
         if "gzip" in request.headers.get("Accept-Encoding", ""):
-            return Response(self.compressed, headers={**self.headers, "Content-Encoding": "gzip"})
-        return Response(self.content, headers=self.headers)
+            return Response(compressed, headers={**self.headers, "Content-Encoding": "gzip"})
+        return Response(content, headers=self.headers)
 
 
 def load_assets(frame_ancestors: Sequence[str] = ()) -> dict[str, Asset]:
@@ -104,30 +122,14 @@ def load_assets(frame_ancestors: Sequence[str] = ()) -> dict[str, Asset]:
     origins = " ".join(filter(None, map(normal_origin, frame_ancestors))) or "'none'"
     page_policy = PAGE_POLICY + origins
     return {
-        path: _load(path, name, MODULE_POLICY if path in MODULES else page_policy)
+        path: Asset(path, name, MODULE_POLICY if path in MODULES else page_policy)
         for path, name in FILES.items()
     }
 
 
-def _load(path: str, name: str, policy: str) -> Asset:
-    content, compressed, etag = _read(name)
-    headers = {
-        "Content-Type": MEDIA_TYPES[PurePosixPath(name).suffix],
-        "Content-Security-Policy": policy,
-        "Cache-Control": "no-cache",  # revalidate: a cached file may be from an earlier version
-        "ETag": etag,
-        "Vary": "Accept-Encoding",
-    }
-    if path in CLIENT_FILES:
-        headers["Access-Control-Allow-Origin"] = "*"
-        headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-    return Asset(content, compressed, headers)
-
-
 @cache
 def _read(name: str) -> tuple[bytes, bytes, str]:
-    """A file, the same compressed, and its ETag; once for each process, for this takes most of the
-    time that it takes to make the application."""
+    """A file, the same compressed, and its ETag; once for each process."""
     content = (resources.files("relay.web") / name).read_bytes()
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     return content, gzip.compress(content, 9, mtime=0), etag

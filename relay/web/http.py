@@ -13,13 +13,12 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from math import inf
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote
 
 import h11
 import trio
 from attrs import define, field, frozen
-from starlette.types import ASGIApp, Message, Scope
 
 from relay.connection.http_request import HttpRequest
 from relay.guard.client_address import ClientAddress
@@ -27,6 +26,9 @@ from relay.model.base_path import path_below
 from relay.transport.budget import Budget
 from relay.transport.handshake.head import with_path
 from relay.transport.stream import MAX_HEAD_BYTES, FrameStream
+
+if TYPE_CHECKING:  # the first request loads it
+    from starlette.types import ASGIApp, Message, Scope
 
 REQUEST_TIMEOUT = 30.0
 """Seconds for a request until its answer begins; then for each slice of it."""

@@ -8,10 +8,12 @@ import gc
 import relay.app
 import relay.cli.main
 import relay.process.garbage
+import relay.web.setup
 from relay.web.assets import load_assets
 
 __all__ = ["encodings", "relay"]
 
-load_assets()  # what it has compressed is kept
+for asset in load_assets().values():
+    assert asset.content  # what was read and compressed is kept
 gc.collect()
 gc.freeze()  # each relay collects once at its start, and would touch the memory of all this
