@@ -159,6 +159,9 @@ def serve() -> None:
     """
     import trio
 
+    from relay.process.garbage import collect_garbage_less_often
+
+    collect_garbage_less_often()
     settings = configuration().settings
     configure_logging(settings.log_level, settings.log_format)
     trio.run(_serve, settings)
@@ -167,7 +170,7 @@ def serve() -> None:
 async def _serve(settings: Settings) -> None:
     import trio
 
-    from relay.process.garbage import collect_garbage_less_often
+    from relay.process.garbage import keep_what_there_is
 
     if settings.workers > 1:
         from relay.workers.parent import serve_with_workers as run
@@ -178,7 +181,7 @@ async def _serve(settings: Settings) -> None:
         for url in urls:
             click.echo(f"relay listening on {url}")
         notify_service_manager()
-        collect_garbage_less_often()
+        keep_what_there_is()
         if all(re.match(r"127\.|::1$", address.host) for address in settings.addresses):
             bind = f"0.0.0.0:{urlsplit(urls[0]).port}"
             click.echo(

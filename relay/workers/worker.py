@@ -31,7 +31,7 @@ from relay.guard.failed_auths import AuthKeys, AuthVerdicts
 from relay.guard.machine_auths import MachineAuths
 from relay.logs.setup import configure_logging
 from relay.logs.throttle import ThrottledWarning
-from relay.process.garbage import collect_garbage_less_often
+from relay.process.garbage import collect_garbage_less_often, keep_what_there_is
 from relay.server import Server
 from relay.settings.settings import Settings
 from relay.transport.acceptance import Acceptance
@@ -336,6 +336,7 @@ async def _serve(seat: WorkerSeat, settings: Settings) -> None:
             seat.say_totals()
             seat.say_ready()
             collect_garbage_less_often()
+            keep_what_there_is()
             beating.start_soon(seat.beat)
         beating.cancel_scope.cancel()
 
