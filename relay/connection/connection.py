@@ -277,11 +277,12 @@ class Connection:
             return None
         peer.advance(Step.AUTHENTICATE)
         peer.identity, peer.token = identity, token
-        peer.mailbox.count_for(identity.sender)
+        sender = identity.sender
+        peer.mailbox.count_for(sender)
         self._lift_deadline()
         start_soon = self._tasks.start_soon
         self._session = Session.open(peer, context.sessions, context.alarms, start_soon)
-        self._stream.allow_messages_of(context.timing.max_message_size, identity.sender)
+        self._stream.allow_messages_of(context.timing.max_message_size, sender)
         return Inbox(
             peer,
             self._session,

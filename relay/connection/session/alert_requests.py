@@ -5,10 +5,10 @@ from __future__ import annotations
 from attrs import define, frozen
 
 from relay.alerts.intake import FULL_RETRY_AFTER, alert_from
-from relay.alerts.replay import Replays
 from relay.concurrency.time_slice import TimeSlice
 from relay.connection.context import SessionContext
 from relay.connection.peer import Peer
+from relay.connection.session.participant import Participant
 from relay.connection.session.refusals import MAY_NOT_ALERT, Refusals
 from relay.errors import AlertsFull, StoreRejects, StoreUnavailable
 from relay.metrics import Limit
@@ -59,7 +59,7 @@ class AlertRequests:
 
     _peer: Peer
     _refusals: Refusals
-    _replays: Replays
+    _participant: Participant
     _context: SessionContext
 
     async def answer(self, request: StoreRequest) -> None:
@@ -80,12 +80,12 @@ class AlertRequests:
             text = 'Invalid message: `consumes` is without "alert" - at `$.alertsAfter`'
             self._refusals.refuse(message, ErrorCode.INVALID_MESSAGE, text, stream_id)
             return None
-        self._replays.begin(stream_id, promised=True)
+        self._participant.replays.begin(stream_id, promised=True)
         return PageRequest(message.id, stream_id, message.alerts_after)
 
     def leave(self, stream_id: str) -> None:
         """Promise nothing of this stream any more."""
-        self._replays.leave(stream_id)
+        self._participant.leave_alerts(stream_id)
 
     async def _store(self, message: Alert) -> None:
         """Acknowledge an alert when it is stored."""
@@ -130,23 +130,23 @@ class AlertRequests:
         """Send a page of earlier alerts, and then the reply that says whether there are more."""
         scope = request.stream_id
         await self._peer.mailbox.wait_for_room(QUARTER_FULL)  # for a whole page
-        self._replays.begin(scope)
+        self._participant.replays.begin(scope)
         try:
             page = await self._read_page(request)
         except StoreUnavailable:
-            self._replays.fail(scope)
+            self._participant.replays.fail(scope)
             self._refusals.refuse_for_store(request, scope)
             return
         except StoreRejects:
-            self._replays.refuse(scope)
+            self._participant.replays.refuse(scope)
             self._refusals.refuse_for_value(request, scope)
             return
         if page is None:
-            self._replays.refuse(scope)
+            self._participant.replays.refuse(scope)
             text = "Invalid message: there is no such alert - at `$.after`"
             self._refusals.answer(request, ErrorCode.INVALID_MESSAGE, text, scope)
             return
-        more = self._replays.send_page(scope, page, request.after or 0)
+        more = self._participant.replays.send_page(scope, page, request.after or 0)
         self._peer.tell(
             Success(
                 code="ALERTS_REPLAYED",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from attrs import define
+from collections.abc import Awaitable, Callable
+
+from attrs import define, field
 
 from relay.alerts.replay import Replays
 from relay.connection.peer import Peer
@@ -18,9 +20,12 @@ class Participant:
     once."""
 
     _peer: Peer
-    _replays: Replays
+    _start_soon: Callable[[Callable[[], Awaitable[None]]], object]
+    """Starts a task that ends with the connection."""
     wants_alerts: bool = False
     """Whether it wants the alerts of the stream that it produces."""
+    _replays: Replays | None = field(default=None, init=False)
+    """None while it has not asked for any: most never do."""
 
     @property
     def identity(self) -> Identity:
@@ -46,7 +51,23 @@ class Participant:
         self._peer.tell_status(status)
 
     def tell_alert(self, alert: AlertEvent, owner_id: str) -> None:
-        self._replays.deliver(alert, owner_id)
+        if self._replays is None:
+            self._peer.tell(alert)
+        else:
+            self._replays.deliver(alert, owner_id)
+
+    @property
+    def replays(self) -> Replays:
+        """Its replays of earlier alerts, which hold back the live ones."""
+        if self._replays is None:
+            peer = self._peer
+            self._replays = Replays(peer.tell, peer.size_of, peer.may_watch, self._start_soon)
+        return self._replays
+
+    def leave_alerts(self, stream_id: str) -> None:
+        """Note that it gets no more alerts of a stream."""
+        if self._replays is not None:
+            self._replays.leave(stream_id)
 
     def too_slow(self) -> None:
         self._peer.end(Ending.TOO_SLOW)

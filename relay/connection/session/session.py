@@ -13,7 +13,6 @@ from typing import Self
 import trio
 from attrs import define, field
 
-from relay.alerts.replay import Replays
 from relay.concurrency.alarms import Alarm, Alarms
 from relay.connection.context import SessionContext
 from relay.connection.peer import Peer
@@ -81,11 +80,10 @@ class Session:
 
         `start_soon` starts a task that ends with the connection.
         """
-        replays = Replays(peer.tell, peer.size_of, peer.may_watch, start_soon)
-        participant = Participant(peer, replays)
+        participant = Participant(peer, start_soon)
         refusals = Refusals(peer, context.metrics)
         publisher = Publisher(peer, participant, context, refusals)
-        alerts = AlertRequests(peer, refusals, replays, context)
+        alerts = AlertRequests(peer, refusals, participant, context)
         session = cls(
             *(peer, participant, context, publisher, refusals, alerts),
             *(alarms, start_soon),

@@ -120,7 +120,7 @@ async def test_many_replays_are_not_remembered_for_ever(relay: MemoryRelay) -> N
         await page(viewer, streamId=f"s{number}")
     session = relay.connections[-1]._session
     assert session is not None
-    assert len(session._alerts._replays._positions) == 1000
+    assert len(session._participant.replays._positions) == 1000
 
 
 # -- pages that nobody asks for

@@ -16,7 +16,7 @@ from attrs import define, field
 from psycopg import sql
 
 from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreRejects, StoreUnavailable
-from relay.model.access.identity import User
+from relay.model.access.identity import NO_STREAMS, User
 from relay.model.access.person import Person
 from relay.model.suspicion import Suspicion
 from relay.postgres.database import Connection, Database
@@ -308,7 +308,8 @@ def _created(session: AuthTable) -> sql.Composable:
 
 def _user(row: Sequence[Any]) -> User:
     session_id, user_id, expires_at, remaining, granted, _created = row
-    return User(user_id, session_id, expires_at, frozenset(granted), remaining=remaining)
+    streams = frozenset(granted) if granted else NO_STREAMS
+    return User(user_id, session_id, expires_at, streams, remaining=remaining)
 
 
 def _insert(connection: Connection, table: AuthTable, values: Mapping[str, Any]) -> None:
