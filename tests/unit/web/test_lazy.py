@@ -1,0 +1,69 @@
+"""What answers plain HTTP requests is made with the first of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from starlette.types import Message, Receive, Scope, Send
+
+from relay.web.lazy import LazyWeb
+from relay.web.setup import WebParts
+
+
+class Web:
+    """Makes an application that keeps what it is called with."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.calls: list[Scope] = []
+
+    async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.calls.append(scope)
+        await send(await receive())
+
+    def make(self) -> WebParts:
+        self.made += 1
+        return WebParts(self.application, None)
+
+
+async def nothing() -> Message:
+    return {"type": "http.request"}
+
+
+async def test_first_requests_that_come_together_share_one_application() -> None:
+    web = Web()
+    lazy, sent = LazyWeb(web.make), []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scopes: list[dict[str, Any]] = [{"path": f"/{number}"} for number in range(3)]
+    async with trio.open_nursery() as nursery:
+        for scope in scopes:
+            nursery.start_soon(lazy, scope, nothing, send)
+    assert sorted(each["path"] for each in web.calls) == ["/0", "/1", "/2"]
+    assert sent == [{"type": "http.request"}] * 3
+    assert web.made == 1
+
+
+async def test_a_client_that_leaves_meanwhile_leaves_it_for_the_next() -> None:
+    web = Web()
+    lazy = LazyWeb(web.make)
+
+    async def send(_: Message) -> None: ...
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await lazy({"path": "/left"}, nothing, send)
+    assert scope.cancelled_caught
+    assert web.calls == []
+    await lazy({"path": "/next"}, nothing, send)
+    assert [each["path"] for each in web.calls] == ["/next"]
+
+
+def test_workers_have_it_before_the_first_request() -> None:
+    web = Web()
+    lazy = LazyWeb(web.make)
+    assert lazy.parts is lazy.parts
+    assert web.made == 1
