@@ -87,7 +87,7 @@ class PictureOutcome(StrEnum):
     WRITE_FAILED = "write_failed"
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Histogram:
     """Counts values by upper bounds."""
 
@@ -113,7 +113,7 @@ class Histogram:
         return dict(zip(names, self.counts, strict=True))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class LinkHistograms:
     """What answers to pings say of the links to viewers."""
 
@@ -123,7 +123,7 @@ class LinkHistograms:
     """Seconds from accepting a frame to the answer to the ping behind it."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class HopMetrics:
     """What crosses from node to node, apart from what viewers get."""
 
@@ -137,7 +137,7 @@ class HopMetrics:
     """What a consumer counts, of those that are other nodes."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Metrics:
     """Totals since the start, and what is open now."""
 

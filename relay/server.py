@@ -45,7 +45,7 @@ class Relocations(Protocol):
         has happened to it here meanwhile concerns the worker that does."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Server:
     """Accepts connections and serves each until it ends."""
 

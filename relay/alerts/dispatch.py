@@ -75,7 +75,7 @@ class AlertSignals(Protocol):
         """Listen from now on; `StoreUnavailable` when that is not possible."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertDispatch:
     """The supervised task that delivers alerts."""
 

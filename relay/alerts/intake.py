@@ -35,7 +35,7 @@ class AlertWriter(Protocol):
         not alert the stream. `StoreUnavailable`."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertIntake:
     """Commits alerts before they are acknowledged."""
 

@@ -111,7 +111,7 @@ class TargetQueue(Protocol):
         """Remove a target that is gone for good."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class CooldownBook:
     """Which events of a page a target's cooldown suppresses.
 
@@ -164,7 +164,7 @@ class CooldownBook:
         self._known[key] = self._changed[key] = now
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Outbox:
     """The supervised task."""
 

@@ -27,7 +27,7 @@ Scope = str | None
 """The stream that is replayed; None: all streams that the reader may watch."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OpenReplay:
     """A replay in progress: live alerts of its streams are held back."""
 
@@ -45,7 +45,7 @@ class OpenReplay:
     """Whether the reader left the stream while a page was read, and will ask for no other."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Replays:
     """Holds live alerts back while earlier ones of their streams are replayed.
 

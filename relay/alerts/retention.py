@@ -56,7 +56,7 @@ class RemovableAlerts(Protocol):
         many."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Retention:
     """Removes alerts that are too old, too many for their stream, or too heavy for their sender."""
 

@@ -93,7 +93,7 @@ class LocalStreams(Protocol):
         """Whether the pictures of a live stream are JPEG; None if it is not known here."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AlertParts:
     """The intake of alerts, and the tasks behind it."""
 

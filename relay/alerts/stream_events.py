@@ -81,7 +81,7 @@ class SourceSighting:
     """When it was seen first, by Trio's clock, without a gap ever since."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OwnerPace:
     """How many changes of the streams of each user may be stored."""
 
@@ -100,7 +100,7 @@ class OwnerPace:
         return left >= 1
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StreamEventRecorder:
     """The supervised task."""
 

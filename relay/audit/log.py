@@ -87,7 +87,7 @@ class AuditStore(Protocol):
         """Remove the oldest events, at most `most`; returns how many."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AuditLog:
     """Takes events from everywhere, and as a supervised task writes them to a table."""
 

@@ -64,7 +64,7 @@ class EventKind:
         return self.user_id is None and self.service is None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Repetitions:
     """The kinds of events that were recorded lately, each with the number of its repetitions."""
 

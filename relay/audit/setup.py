@@ -15,7 +15,7 @@ ROWS_TASK, LINES_TASK = "audit", "audit-lines"
 """Names of the task: it writes rows, or it only sums up repetitions for the log."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AuditParts:
     """The audit log, and its tasks."""
 

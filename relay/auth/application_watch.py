@@ -45,7 +45,7 @@ class AskAgain(Protocol):
         """The session as it is now; None if it has ended, `StoreUnavailable`."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ApplicationWatch:
     """Asks about each live session once in an interval, and tells its connections."""
 

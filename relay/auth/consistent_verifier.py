@@ -13,7 +13,7 @@ from relay.auth.verifier import Verifier
 from relay.model.access.identity import Identity, User
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ConsistentVerifier:
     """Returns identities that are newer than every change known so far.
 

@@ -24,7 +24,7 @@ class GrantTable(Protocol):
         `StoreUnavailable`."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ExternalUsers:
     """Completes the identities of users whose tokens come from an issuer."""
 

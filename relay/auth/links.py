@@ -21,7 +21,7 @@ class LinkCapabilities(Protocol):
         """The maker of a link, with the link; None if it is not valid; `StoreUnavailable`."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class LinkVerifier:
     """A `Verifier` of capabilities."""
 

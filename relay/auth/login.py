@@ -43,7 +43,7 @@ class Unavailable:
 Outcome = Verified | Rejected | Limited | Unavailable
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Login:
     """Verifies tokens, within the limits on attempts."""
 

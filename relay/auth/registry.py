@@ -46,7 +46,7 @@ def changes_of(identity: Identity) -> tuple[Change, ...]:
     return of_service, Change("user", identity.user_id)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Registry:
     """The live connections, by the changes that concern them. It grows with connections only."""
 

@@ -23,7 +23,7 @@ MAX_REMEMBERED = 65_536
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Revocations:
     """Ends what was revoked, and refuses it when it comes back."""
 

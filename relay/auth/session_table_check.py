@@ -31,7 +31,7 @@ class SessionRows(Protocol):
         `StoreUnavailable`."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SessionTableCheck:
     """Looks at the session table after a token was not found in it."""
 

@@ -92,7 +92,7 @@ class ChangeTriggers(Protocol):
         """Whether changes of users and sessions are notified."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SessionWatch:
     """Rereads live sessions and services, and tells their connections what has changed."""
 

@@ -57,7 +57,7 @@ class ServiceStore(TokenTable, ServiceTable, Protocol):
     """The service tokens, to look up and to read again."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AuthParts:
     """What `open_auth` gives."""
 

@@ -34,7 +34,7 @@ class Cache(Protocol):
         """Drop the answers about this user or this session; without either, all answers."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MethodVerifier:
     """Verifies tokens by the methods that the settings ask for."""
 

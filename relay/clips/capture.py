@@ -10,7 +10,7 @@ from attrs import define, field
 from relay.hub.frames.picture_ring import KeptPicture
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PendingClip:
     """Collects pictures of a stream, as a `PictureListener`, in order and within bounds."""
 

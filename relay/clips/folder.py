@@ -38,7 +38,7 @@ _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class FolderStorage:
     """A `PictureStorage` in a folder, which is made when it is first needed."""
 
@@ -141,7 +141,7 @@ class FolderStorage:
             pass
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class FolderFile:
     """A `PictureFile`. A thread that is left alone may be at it still when it is closed."""
 

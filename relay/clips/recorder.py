@@ -83,7 +83,7 @@ class PictureRecords(Protocol):
         """Note that pictures are kept, or could not be; `StoreUnavailable`, `StoreRejects`."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ClipRecorder:
     """The supervised task."""
 

@@ -59,7 +59,7 @@ class RemovablePictures(Protocol):
         """Forget what has been removed."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PictureRetention:
     """The supervised task."""
 

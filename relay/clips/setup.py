@@ -26,7 +26,7 @@ class PictureTable(PictureRecords, RemovablePictures, Protocol):
     """The table of what is kept with alerts."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ClipParts:
     """What keeps the pictures of alerts, and its tasks."""
 

@@ -15,7 +15,7 @@ def room_of(size: int) -> int:
     return -(-size // FILE_BLOCK_BYTES) * FILE_BLOCK_BYTES
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PictureUsage:
     """The bytes by owner, as they were last read, with what was added here since."""
 

@@ -12,7 +12,7 @@ REST_INTERVAL = 900.0
 database takes to fall asleep."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Activity:
     """Whether anybody is connected."""
 

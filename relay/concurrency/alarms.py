@@ -28,7 +28,7 @@ class Owner(Protocol):
         """Log what the alarm raised, and bear it. Must not raise."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Alarm:
     """A call that is due at a time."""
 
@@ -37,7 +37,7 @@ class Alarm:
     """Both are None once it was called or cancelled: the heap must not keep what it belongs to."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Alarms:
     """A supervised task that makes each call at its time, by Trio's clock.
 

@@ -16,7 +16,7 @@ def pause_after(failures: int, *, first: float, longest: float) -> float:
     return min(first * 2.0 ** min(failures, _MAX_EXPONENT), longest)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Backoff:
     """The pauses between attempts, each twice as long as the one before, up to a bound."""
 

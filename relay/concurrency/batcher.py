@@ -25,7 +25,7 @@ MAX_WAITING = 1024
 """Requests that may wait; those that come later wait to be let in."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Pending(Generic[Request, Result]):
     request: Request = field(repr=False)
     done: trio.Event = field(factory=trio.Event, repr=False)
@@ -37,7 +37,7 @@ class _Pending(Generic[Request, Result]):
     """Whether its task waits no more."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Batcher(Generic[Request, Result]):
     """A supervised task that serves requests in batches, one batch at a time."""
 

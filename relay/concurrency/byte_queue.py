@@ -10,7 +10,7 @@ from attrs import define, field
 Item = TypeVar("Item")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ByteQueue(Generic[Item]):
     """A first-in, first-out memory channel bounded in items and in bytes. Nothing here waits."""
 

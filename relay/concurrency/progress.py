@@ -6,7 +6,7 @@ import trio
 from attrs import define
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Progress:
     """One piece of work that has to end, in a `with` block. Waiting for work does not belong in it.
 

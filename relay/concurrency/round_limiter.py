@@ -14,7 +14,7 @@ TASKS_PER_ROUND = 8
 """A connection waits for two turns, and its set-up takes 0.7 ms: so these take up to 3 ms."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class RoundLimiter:
     """Lets a few tasks go on in each round."""
 

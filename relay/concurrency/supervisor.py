@@ -54,7 +54,7 @@ class Stuck(Exception):
     """A task makes no progress."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class TaskHealth:
     """A supervised task and how it fares."""
 
@@ -70,7 +70,7 @@ class TaskHealth:
         return TaskState.STUCK if self.stuck else self.phase
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Supervisor:
     """Runs tasks by name."""
 

@@ -6,7 +6,7 @@ import trio
 from attrs import define, field
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Wakeup:
     """An event that many set and one task waits for, again and again.
 

@@ -45,7 +45,7 @@ class Refused(Exception):
         self.ending = ending
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Admission:
     """Lets one peer in, or refuses it; the methods are called in their order."""
 

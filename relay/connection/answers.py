@@ -14,7 +14,7 @@ Queued = ClientMessage | PageRequest
 """What a client sent, or a page that it was promised."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Answers:
     """Answers the requests of one session. The queue refers to it, not the other way round."""
 

@@ -41,7 +41,7 @@ class Ended:
 Outcome = Granted | Declined | Ended
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Authentication:
     """Authenticates one peer, at first and for renewals."""
 

@@ -52,7 +52,7 @@ GONE = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Connection:
     """A peer that was accepted, from its first byte to its last: the order of events."""
 

@@ -98,7 +98,7 @@ class Neighbours(Protocol):
         machine, or may be."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class SessionContext:
     """What sessions work with, and the limits on each."""
 
@@ -132,7 +132,7 @@ class Timing:
     max_message_size: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ConnectionContext:
     """What a new connection needs of the relay."""
 

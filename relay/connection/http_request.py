@@ -10,7 +10,7 @@ from relay.metrics import Limit, Metrics
 from relay.model.access.identity import Identity
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class HttpRequest:
     """The connection of one request. An answer that lasts makes it one that counts."""
 

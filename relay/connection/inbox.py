@@ -108,7 +108,7 @@ async def read_in_steps(
         steps.close()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class InvalidMessages:
     """Answers the invalid messages of a peer, until there are too many."""
 
@@ -150,7 +150,7 @@ class InvalidMessages:
             self._peer.end(Ending.INVALID_MESSAGES)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Inbox:
     """The messages of one session, handled in their order."""
 

@@ -18,7 +18,7 @@ _PING = wire.frame(wire.PING)
 _NO_MESSAGE = IncompleteMessage(0, 0)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class KeepAlive:
     """Pings a peer, and ends it when for too long it sent no byte and made no room for a waiting
     frame, or when a message that it has begun made no progress.

@@ -19,7 +19,7 @@ class StreamOwners(Protocol):
         `by_session`: whether the user came with a session of Better Auth."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class LocalClaims:
     """Lets the owner of a stream produce it; the hub knows which connection was accepted later."""
 

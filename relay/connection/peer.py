@@ -36,7 +36,7 @@ from relay.transport.stream import FrameStream
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Peer:
     """The client at the other end: it can be told something, ended, and recorded.
 

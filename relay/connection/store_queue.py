@@ -22,7 +22,7 @@ Request = TypeVar("Request")
 Kind = TypeVar("Kind")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StoreQueue(Generic[Request]):
     """The requests of one connection, answered one after the other, in their order."""
 

@@ -8,7 +8,7 @@ import trio
 from attrs import define
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Tasks:
     """Starts tasks in the nursery of a connection, whoever calls: what they log carries its number.
 

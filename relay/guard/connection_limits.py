@@ -33,7 +33,7 @@ class Caps:
     """Which connections of a user stay when there are too many."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _ByAddress:
     """Connections grouped by address, and addresses by their number of connections."""
 
@@ -85,7 +85,7 @@ class _ByAddress:
             self._most -= 1
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ConnectionLimits:
     """The connections of this relay, counted; limited only if there are caps."""
 

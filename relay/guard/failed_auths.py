@@ -45,7 +45,7 @@ def log_ban(address: str, seconds: float) -> None:
     log.warning("address banned", address=address, seconds=seconds)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AuthVerdicts:
     """The bans, and the tokens that were good lately. Neither addresses nor tokens are kept, only
     digests with a secret."""
@@ -92,7 +92,7 @@ class CountedElsewhere(Protocol):
     def failed(self, keys: AuthKeys, address: ClientAddress) -> object: ...
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class FailedAuths:
     """Counts failures by address and by token, and bans those with too many."""
 

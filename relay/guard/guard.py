@@ -50,7 +50,7 @@ class SessionLimits:
     """HTTP requests, per user or service."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Guard:
     """The limits of one relay. None means no limit."""
 

@@ -35,7 +35,7 @@ class RateLimit:
         return cls(int(match[1]), _SECONDS[match[2]])
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Window:
     """The events of one key so far. It counts in place: to store it anew would cost several times
     as much as to find it."""
@@ -49,7 +49,7 @@ def _window_ends(_key: str, window: _Window, _now: float) -> float:
     return window.ends
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class RateLimiter:
     """Counts events per key in fixed windows. A window begins with the key's first event."""
 
@@ -96,7 +96,7 @@ def _expiry(_key: str, expiry: float, _now: float) -> float:
     return expiry
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ExpiringKeys:
     """A bounded set of keys. Each is forgotten some seconds after it was last added."""
 

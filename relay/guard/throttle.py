@@ -24,7 +24,7 @@ EXCESS_RESET_INTERVAL = 5.0
 """Seconds without excess after which the count of errors starts again."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class DebtBucket:
     """A token bucket that may go into debt: what may still be sent."""
 
@@ -74,7 +74,7 @@ class ThrottleRates:
     bytes: str
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Throttle:
     """The limits of one connection, and how much of them it has used."""
 

@@ -20,7 +20,7 @@ PLAIN_TYPES = {str, int, float, bool, type(None)}
 _render_json = structlog.processors.JSONRenderer(ensure_ascii=False, separators=(",", ":"))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class LineLogger:
     """What structlog's loggers write to. One line is one write, under the lock of the handler that
     writes what libraries log."""

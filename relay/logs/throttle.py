@@ -14,7 +14,7 @@ MIN_INTERVAL = 1.0
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ThrottledWarning:
     """A warning that may come often, with the reason of the moment."""
 

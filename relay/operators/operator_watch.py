@@ -35,7 +35,7 @@ class RequestTable(Protocol):
         """Note how many connections this relay has ended."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OperatorWatch:
     """Reads the requests of operators, each once."""
 

@@ -36,7 +36,7 @@ class StreamOwnerTable(Protocol):
         """The owners of these streams, without those that have none."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OwnerWatch:
     """Reads the owners of live streams again, and ends the streams that have another one now."""
 

@@ -38,7 +38,7 @@ class DeletionTrigger(Protocol):
         """Whether deleted users are noted."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StreamReclaim:
     """Frees streams some time after their owner was deleted."""
 

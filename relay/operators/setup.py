@@ -33,7 +33,7 @@ class OperatorTables(Protocol):
     def triggers(self) -> DeletionTrigger: ...
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class OperatorParts:
     """The owners of live streams, the requests of operators, and their tasks."""
 

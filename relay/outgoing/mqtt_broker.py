@@ -113,7 +113,7 @@ def parse_broker_url(url: str, *, plain: bool = True) -> BrokerAddress:
     return BrokerAddress(host, port or (TLS_PORT if encrypted else PLAIN_PORT), encrypted)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BrokerDialer:
     """Connects to brokers at addresses that are allowed."""
 
@@ -163,7 +163,7 @@ async def _encrypted(stream: trio.abc.Stream, address: BrokerAddress) -> trio.ab
     return by_tls
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PendingMessage:
     """A message that is not acknowledged yet."""
 
@@ -172,7 +172,7 @@ class PendingMessage:
     refused: MessageRefused | None = None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BrokerConnection:
     """One connection, until it is lost."""
 
@@ -315,7 +315,7 @@ class BrokerConnection:
                 raise Undelivered(NO_PUBACK)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MqttBroker:
     """One broker, to be published to."""
 

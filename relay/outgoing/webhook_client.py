@@ -67,7 +67,7 @@ def check_webhook_url(url: str, *, plain: bool) -> None:
         )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class WebhookClient:
     """Posts to webhooks."""
 

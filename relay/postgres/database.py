@@ -93,7 +93,7 @@ async def open_database(
         database._close()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Database:
     """A few connections to one database, each used by one transaction at a time."""
 

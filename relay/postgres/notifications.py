@@ -38,7 +38,7 @@ MAX_NEWS_IDS = 1000
 _STREAM_ID = re.compile(STREAM_ID_PATTERN)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertNotifications:
     """Notifications of new alerts."""
 
@@ -52,7 +52,7 @@ class AlertNotifications:
             yield listener
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ChangeNotifications:
     """Notifications of changes of sessions, users, grants and services."""
 
@@ -67,7 +67,7 @@ class ChangeNotifications:
             yield ChangeNotificationListener(listener, self._database)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StreamNotifications:
     """Notifications of live streams and nodes."""
 
@@ -81,7 +81,7 @@ class StreamNotifications:
             yield StreamNewsListener(listener)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class NotificationListener:
     """A connection that listens on one channel."""
 
@@ -98,7 +98,7 @@ class NotificationListener:
             raise self._address.unavailable(error) from None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ChangeNotificationListener:
     """A connection that listens for changes."""
 
@@ -129,7 +129,7 @@ class ChangeNotificationListener:
         return self._probe_arrived.is_set()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StreamNewsListener:
     """A connection that listens for news of live streams and nodes."""
 

@@ -8,7 +8,7 @@ from psycopg import sql
 from relay.postgres.database import Connection
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Statement:
     """A statement whose text is made once: to compose it takes a fifth of a short query."""
 

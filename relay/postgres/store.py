@@ -55,7 +55,7 @@ class NoTriggers:
         return False
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Store:
     """All tables of one database, and what it notifies of."""
 

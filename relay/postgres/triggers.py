@@ -49,7 +49,7 @@ HAS_NOTE_DELETED = """
 """
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SessionTriggers:
     """The triggers on the tables of users and sessions."""
 

@@ -60,7 +60,7 @@ _STAND_IN = b"\\uf8ff"
 """A character of private use, as long as the escape that it replaces."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class InvalidMessage(Exception):
     """A message is invalid. Holds all that the reply needs."""
 

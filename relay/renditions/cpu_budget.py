@@ -12,7 +12,7 @@ ROUNDING = 1e-9
 """CPU seconds: less than this is only what rounding left."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class CpuBudget:
     """CPU seconds spent within the last second, against so many cores.
 

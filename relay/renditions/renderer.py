@@ -66,7 +66,7 @@ WORKER_STABLE_AFTER = 30.0
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Job:
     """A picture to be made smaller."""
 
@@ -80,7 +80,7 @@ class _Job:
     made: Sequence[bytes] = ()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Renderer:
     """Makes smaller JPEG pictures, for all streams."""
 

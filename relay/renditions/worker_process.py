@@ -60,7 +60,7 @@ class Answer:
     pictures: Sequence[bytes] = ()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class RenditionWorker:
     """A worker that is ready for a picture."""
 

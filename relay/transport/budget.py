@@ -22,7 +22,7 @@ class BudgetHolder(Protocol):
         """Release all of them at once: others need the room."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Party:
     """What one party holds."""
 
@@ -31,7 +31,7 @@ class _Party:
     """The one that began first is the first."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Budget:
     """Reserves bytes as room is made for them. Above the limit, the party that holds most pays: its
     oldest holder is evicted."""

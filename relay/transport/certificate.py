@@ -18,7 +18,7 @@ DEV_TLS_FOLDER = "dev-tls"
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Certificate:
     """A certificate chain and its key, in PEM files."""
 

@@ -27,7 +27,7 @@ def trio_time(monotonic: float) -> float:
     return trio.current_time() - max(0.0, time.monotonic() - monotonic)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class HandedListener(trio.abc.Listener[FrameStream]):
     """Gives streams of sockets that were accepted elsewhere."""
 

@@ -15,7 +15,7 @@ MIN_SLEEP = 0.001
 and been interrupted by other programs."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _InputWatch(trio.abc.Instrument):
     """Notes when the event loop looks for input, by the clock that Trio's is made of: it is asked
     at each turn of the loop."""

@@ -96,7 +96,7 @@ def set_options(tcp: socket.socket, low_water: int = LOW_WATER_BYTES) -> None:
             tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, low_water)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SocketLink:
     """A connected TCP socket as a `Link`."""
 
@@ -183,7 +183,7 @@ def detach(link: SocketLink) -> socket.socket:
     return socket.socket(*kind, fileno=whole.detach())
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UnixLink(SocketLink):
     """A connected Unix socket as a `Link`. It has room for much: the process at the other end is
     relay, too."""

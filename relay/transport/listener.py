@@ -40,7 +40,7 @@ Accepted = tuple[socket.socket, Any]
 """A connected socket, and the address of the other side."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ListeningSocket:
     """Accepts sockets, and waits while there are no resources to accept one."""
 
@@ -83,7 +83,7 @@ class ListeningSocket:
         await trio.lowlevel.checkpoint()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class TcpListener(ListeningSocket, trio.abc.Listener[FrameStream]):
     """One listening socket, for clients."""
 

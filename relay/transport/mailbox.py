@@ -20,7 +20,7 @@ FULL, HALF_FULL, QUARTER_FULL = 1, 2, 4
 """How much of the limits is taken: all, a half, a quarter."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Mailbox:
     """A bounded queue of whole frames; a `Source` of the outlet, and the first in its line.
 

@@ -34,7 +34,7 @@ class NoProxyHeader(Exception):
     """The connection begins without a PROXY header, or with an invalid one."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ProxyHeader:
     """A header while it is read."""
 

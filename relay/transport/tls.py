@@ -25,7 +25,7 @@ _scratch = memoryview(bytearray(64 * 1024))
 await."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class TlsLink:
     """The server's side of a TLS connection over a socket link."""
 

@@ -55,7 +55,7 @@ def asks_for_http2(head: bytes) -> bool:
     return _HTTP2.search(head) is not None
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class HttpServer:
     """Runs an application for one request per connection."""
 
@@ -97,7 +97,7 @@ class HttpServer:
         return [(b"strict-transport-security", b"max-age=%d" % self._hsts_max_age)]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Exchange:
     """One request and its answer."""
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from relay.web.setup import WebParts
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class LazyWeb:
     """An ASGI application that is made when it is first called."""
 

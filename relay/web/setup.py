@@ -81,7 +81,7 @@ class RunningServer(Protocol):
         """End a connection by its number; returns whether there is one."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class WebParts:
     """What `make_web` gives."""
 

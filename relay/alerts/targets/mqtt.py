@@ -81,7 +81,7 @@ def address_of(target: AlertTarget) -> BrokerAddress:
     )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class KeptBroker:
     """A broker, and what ends its connection."""
 
@@ -89,7 +89,7 @@ class KeptBroker:
     scope: trio.CancelScope = field(factory=trio.CancelScope)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MqttBrokers:
     """The connections to the brokers of all targets, one for each broker and login."""
 
@@ -145,7 +145,7 @@ async def open_brokers(
         raise problem
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class MqttAdapter:
     """The kind `mqtt`. A `TargetAdapter`."""
 

@@ -99,7 +99,7 @@ class MqttStreamTable(AnnouncedStreams, Protocol):
         """Note that nothing is retained of these streams any more."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class RetainedStreams:
     """The supervised task."""
 

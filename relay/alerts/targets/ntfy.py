@@ -76,7 +76,7 @@ class StillLinks(Protocol):
         """A URL of the newest picture, which expires; None if there is none."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NtfyAdapter:
     """The kind `ntfy`. A `TargetAdapter`."""
 

@@ -26,7 +26,7 @@ from relay.outgoing.webhook_client import open_webhook_client
 from relay.settings.settings import Settings
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AdapterParts:
     """The adapters, by kind, and the connections behind them."""
 
@@ -38,7 +38,7 @@ class PushStore(Viewers, StoredPushKey, Protocol):
     """The users, and the key that push services know relay by; `StoreUnavailable`."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class PushParts:
     """What notifications in browsers need beside an HTTP client."""
 
@@ -57,7 +57,7 @@ class PushParts:
         return cls(services, PushKeys(store, settings.push_key), store, contact)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class StillLinkMakers:
     """What makes links to the newest picture of a stream."""
 

@@ -55,7 +55,7 @@ class MadeLink:
     """By Trio's clock."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class TargetStillLinks:
     """Makes links for targets. A `StillLinks`."""
 

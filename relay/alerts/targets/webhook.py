@@ -33,7 +33,7 @@ class WebhookSender(Protocol):
         """`Undelivered` when it was not accepted."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class WebhookAdapter:
     """The kind `webhook`. A `TargetAdapter`."""
 

@@ -27,7 +27,7 @@ class TokenTable(Protocol):
         """The identity of each valid token; `StoreUnavailable`."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class DatabaseTokens:
     """Looks tokens up in batches."""
 

@@ -25,7 +25,7 @@ _SIGNATURE = re.compile(r"[A-Za-z0-9+/]{43}=")  # 32 bytes
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SignedCookies:
     """Checks the signature, then looks up the session token."""
 

@@ -53,7 +53,7 @@ StoreRequest = Alert | PageRequest
 """What only the store can answer."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertRequests:
     """The requests of one session that are about alerts."""
 

@@ -35,7 +35,7 @@ APPROACH = (
 """Seconds before the end, and what is due then. The first reading is in time for the notice."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Expiry:
     """The end of the session of one connection, by Trio's clock, and what is due before. No I/O."""
 

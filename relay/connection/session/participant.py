@@ -14,7 +14,7 @@ from relay.protocol.endings import Ending
 from relay.protocol.messages import AlertEvent, ServerMessage, Status
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Participant:
     """One for each session, so that a peer that produces and consumes one stream gets an alert
     once."""

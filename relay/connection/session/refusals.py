@@ -24,7 +24,7 @@ class HasId(Protocol):
     def id(self) -> RequestId: ...
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Refusals:
     """Refuses the requests of one connection."""
 

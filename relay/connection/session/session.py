@@ -48,7 +48,7 @@ from relay.protocol.messages import (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Session:
     """What one authenticated peer does: produces a stream, consumes streams, or both."""
 

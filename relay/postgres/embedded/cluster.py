@@ -65,7 +65,7 @@ POSTGRES_SETTINGS = {
 }
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Cluster:
     """The cluster of a data folder whose lock we hold."""
 

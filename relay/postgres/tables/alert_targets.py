@@ -157,7 +157,7 @@ RESUME_TARGET = (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertTargetTable:
     """The rows of `relay.alert_targets`."""
 

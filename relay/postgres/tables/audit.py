@@ -45,7 +45,7 @@ PRUNE_EVENTS = (
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AuditTable:
     """The rows of `relay.audit`."""
 

@@ -24,7 +24,7 @@ class Grant:
     granted_at: datetime
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Grants:
     """The rows of `relay.grants`."""
 

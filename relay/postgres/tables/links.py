@@ -64,7 +64,7 @@ class LinkMakers(Protocol):
         """Those that have no row, where users have rows that can be read."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class LinkTable:
     """The rows of `relay.links`."""
 

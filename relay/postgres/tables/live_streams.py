@@ -123,7 +123,7 @@ LIST_VISIBLE: LiteralString = (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class LiveStreamTable:
     """The rows of `relay.live_streams`. All methods raise `StoreUnavailable`."""
 

@@ -73,7 +73,7 @@ HAS_CHANGED = (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MqttStreamsTable:
     """The rows of `relay.mqtt_streams`. All methods raise `StoreUnavailable`."""
 

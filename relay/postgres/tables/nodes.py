@@ -98,7 +98,7 @@ class Sighting:
     observer that has just started knows no better."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class NodeTable:
     """The rows of `relay.nodes`, and what one process has seen of them. All methods raise
     `StoreUnavailable`."""

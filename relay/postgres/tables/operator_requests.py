@@ -26,7 +26,7 @@ VALID_FOR = timedelta(minutes=1)
 """A relay that hears of a request later than this leaves it."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OperatorRequests:
     """The rows of `relay.operator_requests`."""
 

@@ -64,7 +64,7 @@ class ViewersOfDatabase(Protocol):
         """Those that have no row, where users have rows that can be read."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PushSubscriptionTable:
     """The rows of the kind `webpush`. All methods raise `StoreUnavailable`."""
 

@@ -23,7 +23,7 @@ COLUMNS: LiteralString = (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ServiceTokenTable:
     """The rows of `relay.service_tokens`."""
 

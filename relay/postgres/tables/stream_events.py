@@ -47,7 +47,7 @@ PRUNE_STREAM_EVENTS = (
 NO_WAIT = "set local synchronous_commit = off"
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StreamEventTable:
     """The rows of `relay.told_streams` and `relay.event_sources`. All methods raise
     `StoreUnavailable`."""

@@ -38,7 +38,7 @@ FORGET_WITHOUT_STREAMS = (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StreamOwnershipTable:
     """The owners in `relay.streams`, as an operator changes them."""
 

@@ -22,7 +22,7 @@ READ_ONLY = (
 """An owner may register a stream where nothing can be written."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StreamTable:
     """The rows of `relay.streams`."""
 

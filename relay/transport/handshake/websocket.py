@@ -118,7 +118,7 @@ async def _read_by_library(nursery: trio.Nursery, stream: FrameStream, head: byt
     return _LibraryHandshake(request.path, request.proposed_subprotocols, request, reader)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _HandshakeStream(trio.abc.Stream):
     """What trio-websocket sees of a connection: the request head, and a way to answer."""
 
@@ -141,7 +141,7 @@ class _HandshakeStream(trio.abc.Stream):
         await self._stream.aclose()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Reader:
     """Starts trio-websocket's reader, and handles the errors that a peer can cause in it."""
 

@@ -64,7 +64,7 @@ class Viewers(Protocol):
         """Those that have no row, where users have rows that can be read."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class WebPushAdapter:
     """The kind `webpush`. A `TargetAdapter`."""
 

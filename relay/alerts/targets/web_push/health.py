@@ -31,7 +31,7 @@ MAX_KNOWN_SERVICES = 1000
 log = structlog.get_logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ServiceAttempt:
     """One attempt to send."""
 
@@ -40,7 +40,7 @@ class ServiceAttempt:
     """Whether the service has answered, whatever it was: then it holds up nobody."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ServiceState:
     """What is known of one service."""
 
@@ -55,7 +55,7 @@ class ServiceState:
     """The oldest first."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ServiceHealth:
     """Counts attempts without an answer, for each host."""
 

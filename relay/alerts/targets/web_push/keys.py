@@ -18,7 +18,7 @@ class StoredPushKey(Protocol):
         """The private key that is stored, which is the new one if there was none."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PushKeys:
     """Gives the key. What it needs is loaded, and stored, when it is asked for first."""
 

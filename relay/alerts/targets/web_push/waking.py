@@ -38,7 +38,7 @@ class ViewerTargets(Protocol):
         there may be more; None if there was nothing."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ViewerWaker:
     """The supervised task."""
 

@@ -53,7 +53,7 @@ class ByteLimits:
         return self.per_user if sender.startswith(USER_PREFIX) else self.in_all // 2
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertBytes:
     """The bytes that are stored, and the limits on them."""
 
@@ -77,7 +77,7 @@ class AlertBytes:
         return True
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Room:
     """What the senders of one batch may still store."""
 

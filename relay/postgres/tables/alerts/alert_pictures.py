@@ -69,7 +69,7 @@ _EXCESS: LiteralString = (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertPictureTable:
     """The rows of `relay.alert_pictures`; `StoreUnavailable`."""
 

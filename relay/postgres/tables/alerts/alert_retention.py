@@ -60,7 +60,7 @@ REMOVE_COOLDOWNS = (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertPruner:
     """Removes rows of `relay.alerts`."""
 

@@ -49,7 +49,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertTable:
     """The alerts in `relay.alerts`."""
 

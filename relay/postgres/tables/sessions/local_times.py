@@ -62,7 +62,7 @@ def hours(offset: float) -> str:
     return f"{'+' if offset > 0 else '-'}{minutes // 60}:{minutes % 60:02} h"
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class LocalTimes:
     """Looks at sessions as they are verified, and warns once."""
 

@@ -97,7 +97,7 @@ async def find_better_auth(
         ) from None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BetterAuthSessions:
     """The sessions of users."""
 

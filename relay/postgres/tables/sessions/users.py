@@ -35,7 +35,7 @@ async def find_users(database: Database, names: AuthNames) -> BetterAuthUsers:
     return users
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BetterAuthUsers:
     """The users, if they are in the database, and the grants to them."""
 
