@@ -243,6 +243,8 @@ def nginx(behind: int) -> Iterator[int]:
 def process(command: Sequence[str], cpu: int | None) -> Iterator[int]:
     """A server that says when it listens."""
     environment = {**os.environ, "NODE_PATH": str(NODE_MODULES)}
+    # What the first start has compiled is there for the next ones.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
