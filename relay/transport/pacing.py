@@ -52,7 +52,6 @@ as if there were no pacer. Answers with unknown tokens, and second ones, are ign
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from attrs import define, field
@@ -149,7 +148,8 @@ class _Samples:
 
     size: int = 0
     seconds: float = 0.0
-    _samples: deque[tuple[float, int, float]] = field(factory=deque)
+    _samples: list[tuple[float, int, float]] = field(factory=list)
+    """Few, and none for a viewer that gets nothing: an empty deque takes ten times the memory."""
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -177,7 +177,7 @@ class _Samples:
         self.size, self.seconds = 0, 0.0
 
     def _remove_oldest(self) -> None:
-        _, size, seconds = self._samples.popleft()
+        _, size, seconds = self._samples.pop(0)
         self.size -= size
         self.seconds -= seconds
 
@@ -204,7 +204,7 @@ class Pacer:
     answer. A frame with a probe is always told."""
     _histograms: LinkHistograms | None = None
     """Where to count what answers say, if anywhere."""
-    _probes: OrderedDict[int, _Probe] = field(factory=OrderedDict)
+    _probes: dict[int, _Probe] = field(factory=dict)
     """Those under way by their tokens, in the order in which they were sent."""
     _probed_bytes: int = 0
     """Bytes of these."""
@@ -217,7 +217,7 @@ class Pacer:
     _samples: _Samples = field(factory=_Samples)
     _doubtful: bool = False
     """Whether the only sample is of an answer that was late by far."""
-    _round_trips: deque[tuple[float, float]] = field(factory=deque)
+    _round_trips: list[tuple[float, float]] = field(factory=list)
     _pinged_at: float = -math.inf
     """When a ping ahead of a frame was last sent."""
     _emptied_at: float = -math.inf
@@ -436,7 +436,8 @@ class Pacer:
         answered = []
         key = None
         while key != token:
-            key, probe = self._probes.popitem(last=False)
+            key = next(iter(self._probes))
+            probe = self._probes.pop(key)
             answered.append(probe)
         size = sum(each.size for each in answered)
         late = now - probe.due if self._samples else 0.0
@@ -519,7 +520,7 @@ class Pacer:
 
     def _add_probe(self, token: int, probe: _Probe) -> None:
         if self._is_full:
-            _, oldest = self._probes.popitem(last=False)
+            oldest = self._probes.pop(next(iter(self._probes)))
             self._probed_bytes -= oldest.size
         self._probes[token] = probe
 
@@ -540,7 +541,7 @@ class Pacer:
         while len(trips) > MAX_ROUND_TRIPS or (
             len(trips) > MIN_SAMPLES and now - trips[0][0] > ROUND_TRIP_LIFETIME
         ):
-            trips.popleft()
+            trips.pop(0)
         sorted_trips = sorted(each for _, each in trips)
         # The lower median: of a few with jitter the other one is late.
         self.round_trip = sorted_trips[(len(sorted_trips) - 1) // 2]
