@@ -217,6 +217,7 @@ def click_notification(context: BrowserContext, stream_id: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_all_streams_are_one_switch_and_browsers_are_listed(
     whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:
@@ -244,6 +245,7 @@ def test_all_streams_are_one_switch_and_browsers_are_listed(
         assert accounts.execute(TARGETS_OF, "bob") == []
 
 
+@pytest.mark.slow
 def test_a_browser_that_has_to_subscribe_again_keeps_its_rules_and_is_there_once(
     whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:
@@ -290,6 +292,7 @@ TELL_WORKER = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_browser_that_has_renewed_its_subscription_keeps_its_rules(
     whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:
@@ -344,6 +347,7 @@ def test_a_browser_that_has_renewed_its_subscription_keeps_its_rules(
         accounts.execute("delete from relay.alert_targets")
 
 
+@pytest.mark.slow
 def test_one_that_was_removed_elsewhere_or_is_of_another_user_stays_removed(
     whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:
@@ -379,6 +383,7 @@ def test_one_that_was_removed_elsewhere_or_is_of_another_user_stays_removed(
         assert accounts.execute(count) == []
 
 
+@pytest.mark.slow
 def test_a_renewal_that_no_open_page_can_tell_relay_asks_to_open_it(
     whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:
@@ -399,6 +404,7 @@ def test_a_renewal_that_no_open_page_can_tell_relay_asks_to_open_it(
         accounts.execute("delete from relay.alert_targets")
 
 
+@pytest.mark.slow
 def test_another_relay_of_the_same_origin_does_not_take_the_rules_over(
     whole_browser: Browser, relay: RelayProcess, accounts: Accounts, service: PushThread
 ) -> None:

@@ -89,6 +89,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 async def test_viewers_on_their_way_to_a_worker_that_is_killed_stay_and_are_answered_once(
     relay: RelayProcess, accounts: Accounts
 ) -> None:

@@ -139,6 +139,7 @@ async def test_a_worker_without_free_files_leaves_its_calls_to_the_other(
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 @linux
 async def test_a_parent_without_free_files_accepts_later_and_starts_workers_later(
     relay: RelayProcess, accounts: Accounts
