@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+import select
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import timedelta
+from threading import Lock
 from typing import Any
 
 import psycopg
-from attrs import frozen
+from attrs import define, field, frozen
 from psycopg import sql
 
 HOUR = timedelta(hours=1)
@@ -71,6 +74,62 @@ class Accounts:
 
     def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run one statement; returns its rows, if it has any."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        with _connect(self.url) as connection:
             cursor = connection.execute(sql.SQL(statement), values or None)
             return cursor.fetchall() if cursor.description else []
+
+
+@define(eq=False)
+class _KeptConnection:
+    """The connection to a database in which `Accounts` run their statements, one at a time."""
+
+    _url: str
+    lock: Lock = field(factory=Lock)
+    _connection: psycopg.Connection | None = None
+
+    def open(self) -> psycopg.Connection:
+        """The one that there is, unless the test has ended it."""
+        if self._connection is not None and not _is_idle(self._connection):
+            self.close()
+        if self._connection is None:
+            # A test may change the columns of what was prepared.
+            self._connection = psycopg.connect(self._url, autocommit=True, prepare_threshold=None)
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+_kept: dict[str, _KeptConnection] = {}
+
+
+@contextmanager
+def keep_connection(url: str) -> Iterator[None]:
+    """While the block lasts, `Accounts` of this database share a connection: to open one takes the
+    server ten times as long as a statement."""
+    kept = _kept[url] = _KeptConnection(url)
+    try:
+        yield
+    finally:
+        del _kept[url]
+        kept.close()
+
+
+@contextmanager
+def _connect(url: str) -> Iterator[psycopg.Connection]:
+    kept = _kept.get(url)
+    if kept is not None and kept.lock.acquire(blocking=False):  # not where it waits for a lock
+        try:
+            yield kept.open()
+        finally:
+            kept.lock.release()
+        return
+    with closing(psycopg.connect(url, autocommit=True)) as connection:
+        yield connection
+
+
+def _is_idle(connection: psycopg.Connection) -> bool:
+    """Whether nothing has come since the last statement, such as the end."""
+    return not (connection.closed or select.select([connection], [], [], 0)[0])

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.postgres.embedded.embedded import open_embedded
 from tests.integration import forked
-from tests.integration.accounts import Accounts
+from tests.integration.accounts import Accounts, keep_connection
 from tests.integration.browser import run_chromium
 from tests.integration.node import find_node
 from tests.integration.relay_process import RelayProcess, start_relay
@@ -50,46 +50,51 @@ class PostgresServer:
     """relay's own embedded Postgres, in which tests make databases."""
 
     url: str
+    _connection: psycopg.Connection
+    """To the database `postgres`, with autocommit."""
 
     @contextmanager
     def database(self, template: str) -> Iterator[str]:
         """The URL of a new database, which is gone afterwards."""
         name = sql.Identifier(f"test_{uuid4().hex}")
-        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
-            # Several times faster; older ones know no other.
-            known = connection.info.server_version >= 150_000
-            strategy = sql.SQL("strategy file_copy" if known else "")
-            connection.execute(
-                sql.SQL("create database {} template {} {}").format(
-                    name, sql.Identifier(template), strategy
-                )
+        # Several times faster; older ones know no other.
+        known = self._connection.info.server_version >= 150_000
+        strategy = sql.SQL("strategy file_copy" if known else "")
+        self.execute(
+            sql.SQL("create database {} template {} {}").format(
+                name, sql.Identifier(template), strategy
             )
+        )
+        url = self.url_of(name.as_string().strip('"'))
         try:
-            yield self.url_of(name.as_string().strip('"'))
+            with keep_connection(url):
+                yield url
         finally:
             self.execute(sql.SQL("drop database {} with (force)").format(name))
 
     def make_cheap(self) -> None:
         """Neither what a crash would lose nor who could guess passwords is of interest here."""
-        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
-            connection.execute("alter system set fsync = off")
-            if connection.info.server_version >= 160_000:
-                # A client's 4096 rounds take longer than all else that it does to connect.
-                password = str(conninfo_to_dict(self.url)["password"])
-                connection.execute("alter system set scram_iterations = 1")
-                connection.execute("set scram_iterations = 1")
-                connection.execute(
-                    sql.SQL("alter role current_user password {}").format(sql.Literal(password))
-                )
-            connection.execute("select pg_reload_conf()")
+        self._connection.execute("alter system set fsync = off")
+        if self._connection.info.server_version >= 160_000:
+            # A client's 4096 rounds take longer than all else that it does to connect.
+            password = str(conninfo_to_dict(self.url)["password"])
+            self._connection.execute("alter system set scram_iterations = 1")
+            self._connection.execute("set scram_iterations = 1")
+            self._connection.execute(
+                sql.SQL("alter role current_user password {}").format(sql.Literal(password))
+            )
+        self._connection.execute("select pg_reload_conf()")
 
     def url_of(self, database: str) -> str:
-        return self.url.replace("/relay?", f"/{database}?")
+        return url_of(self.url, database)
 
     def execute(self, *statements: sql.Composed | sql.SQL) -> None:
-        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
-            for statement in statements:
-                connection.execute(statement)
+        for statement in statements:
+            self._connection.execute(statement)
+
+
+def url_of(url: str, database: str) -> str:
+    return url.replace("/relay?", f"/{database}?")
 
 
 @pytest.fixture(scope="session")
@@ -106,9 +111,10 @@ def postgres_server() -> Iterator[PostgresServer]:
             ended.result()
         url, close = opened.result()
         try:
-            server = PostgresServer(url)
-            server.make_cheap()
-            yield server
+            with closing(psycopg.connect(url_of(url, "postgres"), autocommit=True)) as connection:
+                server = PostgresServer(url, connection)
+                server.make_cheap()
+                yield server
         finally:
             close()
             ended.result()
