@@ -1,4 +1,7 @@
-"""What the process imports from which relays are forked; what is there is none of their garbage."""
+"""What the process imports from which relays are forked; what is there is none of their garbage.
+
+Also what relay imports only where it is used, such as by the nodes of a cluster.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,17 @@ import encodings.idna
 import gc
 
 import relay.app
+import relay.auth.methods.application
+import relay.auth.methods.introspection
+import relay.auth.methods.jwks
+import relay.auth.methods.jwt
 import relay.cli.main
+import relay.cluster.setup
+import relay.doctor.report
+import relay.ingest.ingest
+import relay.outgoing.http_client
 import relay.process.garbage
+import relay.top.run
 import relay.web.setup
 from relay.web.assets import load_assets
 
