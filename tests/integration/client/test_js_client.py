@@ -21,7 +21,7 @@ from tests.integration.relay_process import RelayProcess, start_relay
 TESTS = SCRIPTS / "client"
 STEP = os.environ.get("STEP")
 """Bytes between two cuts; with 1, each is tried in each way, which takes an hour or so."""
-ALL, SHARE = "61", "427"
+ALL, SHARE = "61", "853"
 """Its values where nothing is said, with and without --all."""
 DEADLINE = 300.0 if STEP is None else 7200.0
 MANY_ALERTS = ("--alert-rate", "1000000/minute")

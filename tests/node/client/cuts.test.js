@@ -11,6 +11,8 @@ const SPAN = { up: 1400, down: 3600 };
 const STEP = Number(process.env.STEP ?? 61);
 const HOW = ['reset', 'end', 'silence', 'deaf'];
 const AT_ONCE = 8;
+/** Of one link, one after the other. */
+const CUTS = process.env.SHARE ? 9 : 25;
 
 let stage;
 let viewer;
@@ -58,7 +60,7 @@ test('a viewer on a link that is cut again and again misses no alert', async () 
   let connection = 0;
   const link = await openLink(relay, () => {
     connection += 1;
-    return connection > 25 ? null : { way: connection % 2 ? 'down' : 'up', at: 900 + 97 * connection, how: HOW[connection % 3] };
+    return connection > CUTS ? null : { way: connection % 2 ? 'down' : 'up', at: 900 + 97 * connection, how: HOW[connection % 3] };
   });
   const client = makeClient({ ...HASTY, url: link.url });
   const notes = new Notes();
@@ -66,7 +68,7 @@ test('a viewer on a link that is cut again and again misses no alert', async () 
   const checked = (note) => (event) => { try { note(event); } catch (error) { failures.push(error); } };
   client.subscribe(stage.streamId, { onFrame: checked(notes.onFrame), onAlert: checked(notes.onAlert) });
   await client.connect();
-  await until(() => failures.length || connection > 25, 'all cuts');
+  await until(() => failures.length || connection > CUTS, 'all cuts');
   const seen = notes.alerts.length;
   await until(() => failures.length || notes.alerts.length > seen + 3, 'more alerts');
   client.close();
