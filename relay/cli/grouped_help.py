@@ -88,9 +88,8 @@ class LazyGroup(GroupedGroup):
         """`places` says where commands are, by their names: `module:attribute`."""
         super().__init__(*arguments, **settings)
         self._places = places
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self._places, *super().list_commands(ctx)]
+        for name in places:  # click suggests these in place of an unknown one
+            self.add_command(click.Command(name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         place = self._places.get(cmd_name)

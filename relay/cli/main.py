@@ -1,8 +1,8 @@
 """The command line.
 
 A command is imported when it is asked for, and imports what it needs when it runs, so that each
-starts quickly, and `relay serve` holds no other. An error that relay
-can explain is one line on stderr and exit code 2, never a traceback.
+starts quickly, and `relay serve` holds no other. An error that relay can explain is one line on
+stderr and exit code 2, never a traceback.
 """
 
 from __future__ import annotations

@@ -247,6 +247,7 @@ def test_show_names_the_source_of_each_setting_and_hides_secrets(
     ("words", "said"),
     [
         (("webhook", "ad"), "No such command 'ad'. Did you mean 'add'? See `relay webhook --help`"),
+        (("docter",), "No such command 'docter'. Did you mean 'doctor'? See `relay --help`"),
         (("link", "make", "door"), "Missing option '--what'. Choose from: still, mjpeg; see"),
     ],
 )
