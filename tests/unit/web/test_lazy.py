@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+import structlog
 import trio
 from starlette.types import Message, Receive, Scope, Send
 
@@ -58,6 +60,24 @@ async def test_a_client_that_leaves_meanwhile_leaves_it_for_the_next() -> None:
         await lazy({"path": "/left"}, nothing, send)
     assert scope.cancelled_caught
     assert web.calls == []
+    await lazy({"path": "/next"}, nothing, send)
+    assert [each["path"] for each in web.calls] == ["/next"]
+
+
+async def test_what_keeps_it_from_being_made_is_logged_and_tried_again_with_the_next() -> None:
+    web, faults = Web(), [OSError("too many open files")]
+
+    def make() -> WebParts:
+        if faults:
+            raise faults.pop()
+        return web.make()
+
+    async def send(_: Message) -> None: ...
+
+    lazy = LazyWeb(make)
+    with structlog.testing.capture_logs() as logged, pytest.raises(OSError, match="too many"):
+        await lazy({"path": "/first"}, nothing, send)
+    assert [(each["event"], each["exc_info"]) for each in logged] == [("request failed", True)]
     await lazy({"path": "/next"}, nothing, send)
     assert [each["path"] for each in web.calls] == ["/next"]
 
