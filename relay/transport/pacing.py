@@ -491,8 +491,8 @@ class Pacer:
         return MAX_CALM_PROBE_INTERVAL
 
     def look_again_at(self, now: float) -> float:
-        """When to look at a calm link again: while an answer is to come, whether that is missing,
-        and then when a probe is due."""
+        """When to look at a calm link again: soon, while an answer is to come, since it may be
+        missing; else when the next probe is due."""
         interval = self.probe_interval
         soon = now + _early(min(interval, CALM_PROBE_INTERVAL))
         if self._probes or not self.answering:

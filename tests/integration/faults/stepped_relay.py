@@ -18,9 +18,7 @@ HOUR = 3600
 
 # They import everything that is to have the other clock.
 assert app
-assert all(
-    (application, introspection, jwks, jwt, setup)
-)  # which relay imports when it is asked to
+assert all((application, introspection, jwks, jwt, setup))  # relay imports them when it needs them
 
 _time, _time_ns = time.time, time.time_ns
 _step = 0
