@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import structlog
 import trio
 from starlette.types import Message, Receive, Scope, Send
 
+from relay.web import lazy
 from relay.web.lazy import LazyWeb
 from relay.web.setup import WebParts
 
@@ -35,7 +37,7 @@ async def nothing() -> Message:
 
 async def test_first_requests_that_come_together_share_one_application() -> None:
     web = Web()
-    lazy, sent = LazyWeb(web.make), []
+    shared, sent = LazyWeb(web.make), []
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -43,25 +45,49 @@ async def test_first_requests_that_come_together_share_one_application() -> None
     scopes: list[dict[str, Any]] = [{"path": f"/{number}"} for number in range(3)]
     async with trio.open_nursery() as nursery:
         for scope in scopes:
-            nursery.start_soon(lazy, scope, nothing, send)
+            nursery.start_soon(shared, scope, nothing, send)
     assert sorted(each["path"] for each in web.calls) == ["/0", "/1", "/2"]
     assert sent == [{"type": "http.request"}] * 3
     assert web.made == 1
 
 
-async def test_a_client_that_leaves_meanwhile_leaves_it_for_the_next() -> None:
+async def test_a_client_that_has_left_leaves_it_for_the_next() -> None:
     web = Web()
-    lazy = LazyWeb(web.make)
+    made = LazyWeb(web.make)
 
     async def send(_: Message) -> None: ...
 
     with trio.CancelScope() as scope:
         scope.cancel()
-        await lazy({"path": "/left"}, nothing, send)
+        await made({"path": "/left"}, nothing, send)
     assert scope.cancelled_caught
     assert web.calls == []
-    await lazy({"path": "/next"}, nothing, send)
+    await made({"path": "/next"}, nothing, send)
     assert [each["path"] for each in web.calls] == ["/next"]
+
+
+async def test_a_client_that_leaves_while_it_is_loaded_leaves_it_to_those_who_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    web, begun, may_end = Web(), trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def load_slowly() -> None:
+        token.run_sync_soon(begun.set)
+        assert may_end.wait(10)
+
+    async def send(_: Message) -> None: ...
+
+    monkeypatch.setattr(lazy, "_import_web", load_slowly)
+    made = LazyWeb(web.make)
+    async with trio.open_nursery() as waiting, trio.open_nursery() as leaving:
+        leaving.start_soon(made, {"path": "/left"}, nothing, send)
+        await begun.wait()
+        waiting.start_soon(made, {"path": "/waiting"}, nothing, send)
+        leaving.cancel_scope.cancel()
+        may_end.set()
+    assert web.made == 1
+    assert web.calls[-1] == {"path": "/waiting"}
 
 
 async def test_what_keeps_it_from_being_made_is_logged_and_tried_again_with_the_next() -> None:
@@ -74,16 +100,16 @@ async def test_what_keeps_it_from_being_made_is_logged_and_tried_again_with_the_
 
     async def send(_: Message) -> None: ...
 
-    lazy = LazyWeb(make)
+    made = LazyWeb(make)
     with structlog.testing.capture_logs() as logged, pytest.raises(OSError, match="too many"):
-        await lazy({"path": "/first"}, nothing, send)
+        await made({"path": "/first"}, nothing, send)
     assert [(each["event"], each["exc_info"]) for each in logged] == [("request failed", True)]
-    await lazy({"path": "/next"}, nothing, send)
+    await made({"path": "/next"}, nothing, send)
     assert [each["path"] for each in web.calls] == ["/next"]
 
 
 def test_workers_have_it_before_the_first_request() -> None:
     web = Web()
-    lazy = LazyWeb(web.make)
-    assert lazy.parts is lazy.parts
+    made = LazyWeb(web.make)
+    assert made.parts is made.parts
     assert web.made == 1
