@@ -263,7 +263,7 @@ async def test_no_token_is_in_what_is_kept() -> None:
 
 async def test_a_flood_of_addresses_and_tokens_leaves_bounded_tables() -> None:
     made = failed_auths()
-    for number in range(18_000):
+    for number in range(40_000):
         address = ClientAddress.parse(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
         made.failed(address, f"guess {number}")
     assert len(made.by_address) == len(made.by_token) == 16_384
