@@ -20,8 +20,6 @@ from relay.transport import wire
 from relay.transport.link import Buffer
 from relay.transport.outlet import MIN_HELD_BYTES, RATE_SECONDS, Outlet, Unready, decayed
 from relay.transport.pacing import (
-    CALM_PROBE_INTERVAL,
-    EARLY,
     MAX_DISCARDABLE_QUEUE_SECONDS,
     MAX_QUEUE_SECONDS,
     Pacer,
@@ -259,7 +257,7 @@ class PacedWriter:
             self.outlet.give_turn(self)
             if pacer.calm is not calm:
                 self.outlet.tell_paced()
-            self.look_at = min(self.look_at, now + EARLY * CALM_PROBE_INTERVAL)
+            self.look_at = min(self.look_at, pacer.look_again_at(now))
 
     def _byte_rate_at(self, now: float) -> float:
         """The bytes a second that it sends, about, while the link is not calm and others share
@@ -339,9 +337,7 @@ class PacedWriter:
         else:
             if pacer.wants_probe(0, now):
                 self.obstacles |= PROBE_DUE
-            # Of a shared link another source may send a probe meanwhile.
-            latest = now + EARLY * CALM_PROBE_INTERVAL if self.outlet.is_shared else math.inf
-            self.look_at = min(pacer.look_again_at(now), latest)
+            self.look_at = pacer.look_again_at(now, shared=self.outlet.is_shared)
 
     def pacer_changed(self) -> None:
         """Look again whether to send, since the pacer knows more than before."""

@@ -490,12 +490,13 @@ class Pacer:
             return CALM_PROBE_INTERVAL
         return MAX_CALM_PROBE_INTERVAL
 
-    def look_again_at(self, now: float) -> float:
+    def look_again_at(self, now: float, *, shared: bool = False) -> float:
         """When to look at a calm link again: soon, while an answer is to come, since it may be
-        missing; else when the next probe is due."""
+        missing; else when the next probe is due. Of a shared link another source may send a probe
+        meanwhile."""
         interval = self.probe_interval
         soon = now + _early(min(interval, CALM_PROBE_INTERVAL))
-        if self._probes or not self.answering:
+        if shared or self._probes or not self.answering:
             return soon
         return max(soon, self._probed_at + _early(interval))
 
