@@ -132,4 +132,8 @@ def _connect(url: str) -> Iterator[psycopg.Connection]:
 
 def _is_idle(connection: psycopg.Connection) -> bool:
     """Whether nothing has come since the last statement, such as the end."""
-    return not (connection.closed or select.select([connection], [], [], 0)[0])
+    if connection.closed:
+        return False
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    return not look.poll(0)
