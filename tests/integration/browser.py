@@ -114,6 +114,8 @@ class Visitor:
     def watch(self, stream_id: str) -> None:
         self.go("Watch")
         self.page.get_by_role("link", name=stream_id).click()
+        # Until then, the players of the grid are there.
+        expect(self.page.get_by_role("heading", name=stream_id, exact=True)).to_be_visible()
 
     def broadcast_as(self, token: str, stream_id: str, *, keep: bool = False) -> None:
         """Enter, and broadcast to nobody yet."""

@@ -161,7 +161,7 @@ def away(database_url: str) -> Iterator[Callable[[], Any]]:
                 sql.SQL("alter database {} allow_connections {}").format(name, sql.SQL(value))
             )
             connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = %s",
                 [name.as_string().strip('"')],
             )
 
