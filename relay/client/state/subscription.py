@@ -118,7 +118,7 @@ class Subscription:
         self._queue.put(evolve(status, metadata=self.metadata))
 
     def receive_frame(self, frame: Frame) -> None:
-        if not self.epoch:
+        if not self._subscribed:
             return  # of an earlier subscription: this one has not begun
         newest = self._queue.newest_frame(self.stream_id)
         # After a reconnect the latest frame comes again. Decoders want a keyframe again, too.

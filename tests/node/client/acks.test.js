@@ -1,4 +1,5 @@
-// When a viewer acknowledges frames, in virtual time: in pairs where they come close together, and never late.
+// Which frames a viewer takes and when it acknowledges them, in virtual time: in pairs where they come close together,
+// and never late.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
@@ -120,4 +121,20 @@ test('a frame whose application takes longer is acknowledged when it is done, an
   done[1]();
   await time.run(DELAY + 2);
   assert.deepEqual(seqs(relay), [1, 2]);
+});
+
+test('frames of an earlier subscription are not taken for those of a later one', async (context) => {
+  const { time, relay, subscription, came, send } = await watch(context);
+  const client = subscription._client;
+  subscription.unsubscribe();
+  const frames = [];
+  const again = client.subscribe('s', { onFrame: ({ seq }) => { frames.push(seq); } });
+  relay.say({ type: 'status', streamId: 's', epoch: 1, status: 'streaming' }); // as for a list of streams
+  send(1);
+  await time.run(1.5 * DELAY); // before the relay confirms the later one
+  assert.deepEqual([came, frames, again.status], [[], [], 'streaming']);
+  await time.run(DELAY);
+  send(2);
+  await time.run(2 * DELAY);
+  assert.deepEqual([came, frames], [[], [2]]);
 });

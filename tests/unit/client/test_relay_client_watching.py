@@ -109,6 +109,22 @@ async def test_a_frame_that_was_seen_does_not_come_again_and_gaps_are_counted(
         assert (frame.seq, frame.epoch, frame.missed) == (1, 8, 0)
 
 
+async def test_frames_of_an_earlier_subscription_are_not_taken_for_those_of_a_later_one(
+    scripted: ScriptedRelay,
+) -> None:
+    async with open_client(scripted) as client:
+        client.subscribe("door", alerts=False).unsubscribe()
+        client.subscribe("door", alerts=False)
+        server = await scripted.login()
+        # As for the list of streams.
+        await server.send("status", streamId="door", epoch=7, status="streaming", timestamp=1)
+        await server.frame(1)
+        await trio.testing.wait_all_tasks_blocked()
+        await subscribed(server)
+        await server.frame(2)
+        assert (await next_of(client, Frame)).seq == 2
+
+
 async def test_what_is_unread_of_a_lost_connection_makes_room_for_what_is_new(
     scripted: ScriptedRelay,
 ) -> None:

@@ -123,7 +123,7 @@ export class Subscription {
 
   _take(message, link) {
     const { seq, keyframe, discardable } = message;
-    if (!this.epoch) return; // from an earlier subscription
+    if (this._entered !== link) return; // from an earlier subscription
     const time = now();
     const ackBy = time - this._arrivedAt < ACK_DELAY ? time + ACK_DELAY : time;
     this._arrivedAt = time;
