@@ -150,10 +150,12 @@ class Subscription:
             connection.acknowledge(self.stream_id, frame.seq, frame.epoch or self.epoch)
 
     def _ask_anew(self, connection: ClientConnection) -> PendingRequest:
-        """Subscribe from nothing, and resume the alerts, unless a registration does."""
-        # Frames that wait were sent before what comes now.
-        self._queue.drop_frames(self.stream_id)
-        self._subscribed = False
+        """Subscribe, from nothing on a new connection, and resume the alerts, unless a registration
+        does."""
+        if connection is not self._connection:
+            # Frames that wait were sent before what comes now.
+            self._queue.drop_frames(self.stream_id)
+            self._subscribed = False
         feed = self._feeds.get(self.stream_id) if self.terms.alerts else None
         if feed is None or feed.published:
             return self._ask(connection)

@@ -13,6 +13,7 @@ from tests.unit.client.scripted_relay import (
     next_of,
     open_client,
     open_door,
+    replay,
     subscribed,
     unread,
 )
@@ -123,6 +124,25 @@ async def test_frames_of_an_earlier_subscription_are_not_taken_for_those_of_a_la
         await subscribed(server)
         await server.frame(2)
         assert (await next_of(client, Frame)).seq == 2
+
+
+async def test_frames_that_come_while_alerts_are_asked_for_in_addition_are_not_missed(
+    scripted: ScriptedRelay,
+) -> None:
+    async with open_client(scripted) as client:
+        door = client.subscribe("door", alerts=False, policy="lossless")
+        server = await scripted.login()
+        await subscribed(server)
+        await server.frame(1)
+        await trio.testing.wait_all_tasks_blocked()
+        door.update(alerts=True)
+        await server.frame(2)
+        await trio.testing.wait_all_tasks_blocked()
+        await replay(server)
+        await subscribed(server)
+        await server.frame(3)
+        frames = [await next_of(client, Frame) for _ in range(3)]
+        assert [(frame.seq, frame.missed) for frame in frames] == [(1, 0), (2, 0), (3, 0)]
 
 
 async def test_what_is_unread_of_a_lost_connection_makes_room_for_what_is_new(
