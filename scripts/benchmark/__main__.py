@@ -12,8 +12,9 @@ in turn with this one, so that a change shows though the machine's speed drifts.
 --answers says what viewers send back; with several, workloads are run in each of these ways.
 `pongs`, the default: a pong for each ping, since every browser answers by itself; servers that send
 no pings get nothing. `none`: nothing at all, not even to pings. `acks`: pongs, and each frame is
-acknowledged (to relay only, with the window of its own clients). What the clients spend on answers
-is shown apart, and what the server spends on them is part of its CPU.
+acknowledged (to relay only, with the window of its own clients); with `pairs`, as these do, each
+second one of frames that come less than 20 ms apart. What the clients spend on answers is shown
+apart, and what the server spends on them is part of its CPU.
 
 Of two cores one is the server's and one the clients'. Everything stays on loopback and ends by
 itself. The figures go to the terminal, and with plots to the folder that --out names.
@@ -115,7 +116,7 @@ def parse() -> argparse.Namespace:
         type=ways_to_answer,
         default=["pongs"],
         metavar="A,B",
-        help="of viewers: pongs, none or acks (pongs)",
+        help="of viewers: pongs, none, acks or pairs (pongs)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="of slow ones there is one (5)")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement (4)")

@@ -7,6 +7,7 @@ arrives. So do these; what is due behind one read leaves together.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from contextlib import suppress
@@ -14,7 +15,7 @@ from itertools import count
 
 import msgspec
 from client import Client, frame_size, masked, packs
-from workloads import ACK_WINDOW, FanOut, Order, Slow
+from workloads import ACK_WINDOW, PAIR_SECONDS, FanOut, Order, Slow
 
 FIN, CONTROL, PING, PONG = 0x80, 0x08, 0x09, 0x0A
 """Bits and opcodes of a frame's first byte."""
@@ -38,7 +39,11 @@ class Answering(Client):
         workload = order.workload
         assert isinstance(workload, FanOut | Slow)
         self.pongs = workload.answers != "none"
-        self.acks = workload.answers == "acks" and order.is_relay
+        self.acks = workload.answers in {"acks", "pairs"} and order.is_relay
+        self.pairs = workload.answers == "pairs"
+        self.is_held = False
+        """Whether the last frame is acknowledged with the next one."""
+        self.came_at = -math.inf
         self.seq_after = b"\xa3seq" if packs(order) else b'"seq":'
         self.pings: list[bytes] = []
         """Payloads that are not answered yet."""
@@ -58,8 +63,19 @@ class Answering(Client):
         if first & CONTROL:
             if first & 15 == PING and self.pongs:
                 self.pings.append(bytes(payload))
-        elif self.acks and (seq := self.seq_in(bytes(payload[:SEQ_WITHIN]))) is not None:
+        elif (
+            self.acks
+            and (seq := self.seq_in(bytes(payload[:SEQ_WITHIN]))) is not None
+            and not (self.pairs and self.may_hold())
+        ):
             self.seqs.append(seq)
+
+    def may_hold(self) -> bool:
+        """Whether the frame that came now need not be acknowledged before the next one."""
+        now = time.monotonic()
+        is_close, self.came_at = now - self.came_at < PAIR_SECONDS, now
+        self.is_held = is_close and not self.is_held
+        return self.is_held
 
     def seq_in(self, head: bytes) -> int | None:
         """The `seq` of a frame; None for other messages."""

@@ -6,12 +6,14 @@ from typing import Literal
 
 import msgspec
 
-Answers = Literal["pongs", "none", "acks"]
+Answers = Literal["pongs", "none", "acks", "pairs"]
 """What viewers send back. `pongs`: a pong for each ping, as every browser does by itself. `none`:
-nothing, not even to pings. `acks`: pongs, and each of relay's frames is acknowledged, as by
-relay's own clients."""
+nothing, not even to pings. `acks`: pongs, and each of relay's frames is acknowledged. `pairs`: the
+same, but of frames that come close together each second one, as by relay's own clients."""
 ACK_WINDOW = 4
-"""Frames that may be unacknowledged with `acks`; what relay's own clients ask for."""
+"""Frames that may be unacknowledged with `acks` and `pairs`; what relay's own clients ask for."""
+PAIR_SECONDS = 0.02
+"""Time between two frames up to which `pairs` acknowledges them together."""
 
 KIB = 1024
 MEGABIT = 125_000
@@ -128,6 +130,7 @@ WORKLOADS: dict[str, Workload] = {
     "100-streams-32k-10fps": FanOut(32 * KIB, 2, streams=100, fps=10),
     "joining": Joining(),
     "storm": Storm(),
+    "storm-2000": Storm(2000, times=1),
     "idle-memory": Idle(),
     "base": Base(),
     "start": Start(),
@@ -148,7 +151,7 @@ def answering(name: str, answers: Answers) -> dict[str, Workload]:
         case FanOut():
             return {named: msgspec.structs.replace(workload, answers=answers)}
         case Slow():  # whether it acknowledges is its own
-            if answers == "acks":
+            if answers in {"acks", "pairs"}:
                 return {}
             return {named: msgspec.structs.replace(workload, answers=answers)}
         case _:

@@ -7,6 +7,7 @@ import importlib
 import socket
 import sys
 import termios
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -174,6 +175,19 @@ def test_each_frame_is_acknowledged_once_its_last_byte_is_there(
             assert acknowledged(scene.reply_to(frame[cut:])) == [seq]
     two = video_frame(70_000, binary=binary) + video_frame(70_001, binary=binary)
     assert acknowledged(scene.reply_to(two)) == [70_000, 70_001]
+
+
+@BOTH
+def test_of_frames_that_come_close_together_each_second_one_is_acknowledged(
+    connect: Callable[..., Scene], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, now = connect(kind, "pairs"), 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    acks = []
+    for seq in range(1, 8):
+        acks += acknowledged(scene.reply_to(video_frame(seq)))
+        now += 0.05 if seq == 4 else 0.01
+    assert acks == [1, 3, 5, 7]
 
 
 def test_pings_and_fragments_are_not_counted_as_frames(connect: Callable[..., Scene]) -> None:
