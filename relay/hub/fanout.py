@@ -16,6 +16,7 @@ from relay.hub.frames.frame import Burst, Frame
 from relay.hub.layers.layer_set import LayerSet
 from relay.hub.layers.rollout import LayerRollout
 from relay.hub.ledger import Totals
+from relay.hub.paced_writer import WINDOWED
 from relay.metrics import Metrics
 from relay.transport.outlet import MIN_HELD_BYTES
 from relay.transport.pacing import EARLY, MIN_CALM_PROBE_INTERVAL
@@ -244,7 +245,7 @@ class FanOut:
 
         This loop is what a frame costs. Nearly all consumers can take it at once, and all that is
         touched for that has left the caches since the frame before. So of a consumer it asks only
-        whether anything is in the way, and tries to write.
+        whether anything is in the way, such as a window without room, and tries to write.
         """
         if frame.missing_reference:  # such a frame is of no use to anybody
             return sum(consumer.offer(frame) for consumer in audience)
@@ -252,7 +253,10 @@ class FanOut:
         codec, encoded = None, None
         in_parts, is_large = frame.is_long, frame.is_large
         for consumer in audience:
-            if consumer.obstacles or (in_parts and consumer.takes_parts):
+            obstacles = consumer.obstacles
+            if (obstacles and not (obstacles == WINDOWED and consumer.window_has_room)) or (
+                in_parts and consumer.takes_parts
+            ):
                 written += consumer.offer(frame)
                 continue
             if consumer.codec is not codec:
@@ -265,6 +269,8 @@ class FanOut:
             elif consumer.outlet.write_now(encoded, frame):
                 consumer.written_at_once += 1
                 at_once += 1
+                if obstacles:
+                    consumer.note_in_flight(frame)
                 if size >= MIN_HELD_BYTES:
                     consumer.note_held(frame)
             else:

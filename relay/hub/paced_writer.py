@@ -195,6 +195,16 @@ class PacedWriter:
             if self.waiting():
                 self.outlet.line_up(self)
 
+    @property
+    def window_has_room(self) -> bool:
+        """Whether the next frame is within the window, and none waits to go before it."""
+        return self._window is not None and self._window.is_open and not self._waiting.count
+
+    def note_in_flight(self, frame: Frame) -> None:
+        """Count a frame in the window that was written while nothing else was in its way."""
+        if self._window is not None:
+            self._window.sent(frame.seq)
+
     def _renew_window(self) -> None:
         """Expect no acknowledgement of what was sent so far."""
         if self._window is not None:
