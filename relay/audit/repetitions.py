@@ -7,8 +7,9 @@ cost a client little, fewer do: of HTTP requests, and of refusals of anonymous c
 from __future__ import annotations
 
 import ipaddress
+from typing import NamedTuple
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field
 
 from relay.model.audit_event import AuditEvent
 from relay.protocol.endings import Ending
@@ -40,9 +41,11 @@ SINGLE_ENDINGS = {
 others are relay's doing."""
 
 
-@frozen
-class EventKind:
-    """What events have in common that repeat each other."""
+class EventKind(NamedTuple):
+    """What events have in common that repeat each other.
+
+    A tuple, whose hash takes no Python: it is looked up several times for each event.
+    """
 
     what: str
     outcome: str
@@ -86,7 +89,7 @@ class Repetitions:
                 if len(self._counts) >= MAX_REPETITIONS + MAX_ACCOUNT_REPETITIONS:
                     return False
             elif self._anonymous >= MAX_REPETITIONS:
-                kind, address = evolve(kind, network=""), ""
+                kind, address = kind._replace(network=""), ""
         if kind not in self._counts:
             self._counts[kind] = -most
             self._anonymous += kind.is_anonymous

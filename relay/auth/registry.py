@@ -120,6 +120,8 @@ class Registry:
 
     def still_holds(self, identity: Identity, since: int) -> bool:
         """Whether an identity that was read after this mark has not changed since."""
+        if since == self._count:
+            return True  # nothing has
         if since < self._forgotten:
             return False
         return all(self._recent.get(each, 0) <= since for each in changes_of(identity))

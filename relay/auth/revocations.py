@@ -47,7 +47,7 @@ class Revocations:
 
     def cover(self, identity: Identity) -> bool:
         """Whether an identity was revoked lately."""
-        return any(
+        return bool(self._remembered) and any(
             self._remembered.remaining(_key(change)) is not None for change in changes_of(identity)
         )
 

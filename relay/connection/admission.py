@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import structlog
 from attrs import define
 
@@ -63,13 +61,15 @@ class Admission:
     async def read_head(self) -> bytes:
         """Read the request head; raises `Refused` when it is too large."""
         stream = self._peer.stream
-        text: str | None = f"The request head has more than {MAX_HEAD_BYTES} bytes"
-        with suppress(HeadTooBig):
+        try:
             head = await stream.read_head()
-            text = too_much_in(head)
-            if text is None:
+        except HeadTooBig:
+            text = f"The request head has more than {MAX_HEAD_BYTES} bytes"
+        else:
+            too_much = too_much_in(head)
+            if too_much is None:
                 return head
-        assert text is not None
+            text = too_much
         await stream.send_all(refusal(431, ErrorCode.MESSAGE_TOO_BIG, text))
         raise Refused(Ending.HANDSHAKE_REFUSED)
 
@@ -79,10 +79,12 @@ class Admission:
         Raises `Refused` when the guard objects.
         """
         await self._guard.round_limiter.wait()
-        proxies = self._guard.proxies
-        behind_proxy = self._peer.address.is_in(proxies.trusted)
-        self._peer.base_path = proxies.base_path_for(self._peer.address, head)
-        self._come_from(proxies.client_behind(self._peer.address, head))
+        proxies, nearest = self._guard.proxies, self._peer.address
+        self._peer.base_path = proxies.base_path
+        behind_proxy = nearest.is_in(proxies.trusted)
+        if behind_proxy:
+            self._peer.base_path = proxies.base_path_for(nearest, head)
+            self._come_from(proxies.client_behind(nearest, head))
         upgrade = asks_for_upgrade(head)
         objection = self._guard.admit(
             self._peer, self._peer.address, head, upgrade=upgrade, behind_proxy=behind_proxy

@@ -325,6 +325,11 @@ class Outlet:
         async with self._lock:
             await self._write(data)
 
+    async def send_first(self, data: Buffer) -> None:
+        """Write the first bytes of a connection, before anybody else may write. No checkpoint if
+        the link takes them at once."""
+        await self._write(data)
+
     async def send_close(self, data: Buffer) -> None:
         """Write a Close frame; nothing follows it."""
         self.stop()

@@ -258,10 +258,18 @@ class FrameStream(trio.abc.Stream):
 
     async def send_all(self, data: Buffer) -> None:
         """Send bytes, before there are frames."""
+        await self._send(self.outlet.send, data)
+
+    async def send_first(self, data: Buffer) -> None:
+        """Send the first bytes, by the only task that has the stream. Usually no checkpoint: the
+        task goes on to read."""
+        await self._send(self.outlet.send_first, data)
+
+    async def _send(self, send: Callable[[Buffer], Awaitable[None]], data: Buffer) -> None:
         if self.link.closed:
             raise trio.ClosedResourceError
         try:
-            await self.outlet.send(data)
+            await send(data)
         except trio.BrokenResourceError:
             self.on_end()
             raise

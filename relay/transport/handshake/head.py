@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -73,10 +74,15 @@ def _tokens(head: bytes, name: str) -> set[str]:
 
 def header_values(head: bytes, name: str) -> list[str]:
     """Return the values of all headers with this name, in order."""
+    return [value.strip(b" \t\r").decode("latin-1") for value in _lines_of(name).findall(head)]
+
+
+@lru_cache
+def _lines_of(name: str) -> re.Pattern[bytes]:
+    """What finds the values of a header; names are those that the code asks for."""
     # The pattern must not backtrack, which takes seconds for a line of blanks.
     pattern = rb"^%s[ \t]*:(.*)$" % re.escape(name.encode())
-    found = re.findall(pattern, head, re.IGNORECASE | re.MULTILINE)
-    return [value.strip(b" \t\r").decode("latin-1") for value in found]
+    return re.compile(pattern, re.IGNORECASE | re.MULTILINE)
 
 
 def refusal(status: int, code: str, message: str, *, retry_after: int | None = None) -> bytes:

@@ -84,7 +84,7 @@ class _UsualHandshake(Handshake):
     _by_library: Callable[[], Awaitable[Handshake]]
 
     async def accept(self, subprotocol: str | None) -> None:
-        await self._stream.send_all(self._request.acceptance(subprotocol))
+        await self._stream.send_first(self._request.acceptance(subprotocol))
 
     async def refuse(self, status: int, why: str) -> None:
         handshake = await self._by_library()
