@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import psycopg
@@ -176,8 +177,15 @@ class Database:
         slots: trio.CapacityLimiter,
     ) -> T:
         call = Call(work, statement_timeout, self._acquire, self._release)
+        await _take_slot(slots, call)
+        give_back = partial(slots.release_on_behalf_of, call)
         try:
-            return await trio.to_thread.run_sync(call.run, limiter=slots, abandon_on_cancel=True)
+            call.start(give_back)
+        except RuntimeError:  # there can be no more threads
+            give_back()
+            raise
+        try:
+            return await call.result()
         except trio.Cancelled:
             with trio.move_on_after(CALL_STOP_TIMEOUT, shield=True):
                 await call.stop(self._cancel_slots)
@@ -244,3 +252,12 @@ class Database:
             self._idle.append((connection, time.monotonic()))
         else:
             connection.close()
+
+
+async def _take_slot(slots: trio.CapacityLimiter, call: Call[Any]) -> None:
+    """Take a slot for a call; a checkpoint only if there is none. The call is one."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        slots.acquire_on_behalf_of_nowait(call)
+    except trio.WouldBlock:
+        await slots.acquire_on_behalf_of(call)

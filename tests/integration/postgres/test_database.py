@@ -14,7 +14,7 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
-from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreUnavailable
+from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreRejects, StoreUnavailable
 from relay.postgres.database import Connection, Database, open_database
 from tests.integration.database_queries import (
     ask,
@@ -94,6 +94,40 @@ async def test_a_failure_that_the_work_hid_is_not_taken_for_a_commit(
     async with open_database(empty_postgres_url) as database:
         with pytest.raises(psycopg.errors.InFailedSqlTransaction):
             await database.transact(hide)
+
+
+async def test_a_commit_that_fails_says_why(empty_postgres_url: str) -> None:
+    """As one does that a deferred constraint fails, or whose connection dies just then."""
+
+    def lose_it(connection: Connection) -> None:
+        connection.execute("insert into seen values (2)")
+        with socket.socket(fileno=os.dup(connection.fileno())) as mine:
+            mine.shutdown(socket.SHUT_RDWR)
+
+    async with open_database(empty_postgres_url, pool_size=1) as database:
+        await database.transact(
+            do("create table seen (n int unique deferrable initially deferred)")
+        )
+        with pytest.raises(StoreRejects, match="UniqueViolation"):
+            await database.transact(do("insert into seen values (1), (1)"))
+        with pytest.raises(StoreUnavailable):
+            await database.transact(lose_it)
+        assert await database.transact(ask("select count(*) from seen")) == 0
+
+
+async def test_without_another_thread_the_place_in_the_pool_is_free_again(
+    empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with open_database(empty_postgres_url, pool_size=1) as database:
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.lowlevel, "start_thread_soon", no_thread)
+            with pytest.raises(RuntimeError):
+                await database.check()
+        with trio.fail_after(5):
+            await database.check()
 
 
 async def test_defaults_of_the_database_change_nothing(empty_postgres_url: str) -> None:
