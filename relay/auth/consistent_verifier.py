@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 
 from attrs import define, evolve
 
-from relay.auth.methods.claims import digest
 from relay.auth.methods.signed_cookie import unsigned
 from relay.auth.registry import Registry
 from relay.auth.verifier import Verifier
 from relay.model.access.identity import Identity, User
+from relay.model.access.token_digest import token_digest
 
 
 @define(eq=False, repr=False)
@@ -33,7 +33,7 @@ class ConsistentVerifier:
             before = self._registry.mark()
             identity = await self._verifier.verify(token)
             if isinstance(identity, User) and not identity.token_hash:
-                identity = evolve(identity, token_hash=digest(unsigned(token)).hex())
+                identity = evolve(identity, token_hash=token_digest(unsigned(token)).hex())
             if identity is not None:
                 identity = await self._complete(identity)
             await self._wait_turn()

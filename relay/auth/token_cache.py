@@ -9,9 +9,9 @@ import trio
 from attrs import define, field, frozen
 from cachetools import LRUCache, TLRUCache
 
-from relay.auth.methods import claims
 from relay.errors import StoreUnavailable
 from relay.model.access.identity import User
+from relay.model.access.token_digest import token_digest
 from relay.outgoing.http_client import OutageLog, RequestFailed
 
 MAX_REQUESTS = 16
@@ -113,7 +113,7 @@ class TokenAnswers:
 
     async def get(self, token: str) -> User | None:
         """The cached answer about a token, or a new one; `StoreUnavailable`."""
-        key = claims.digest(token)
+        key = token_digest(token)
         known = self._cached(key)
         if known is None:
             async with self._returning if key in self._known else self._unknown:
@@ -125,7 +125,7 @@ class TokenAnswers:
 
     async def renew(self, token: str) -> User | None:
         """A new answer about a token, whatever is cached; `StoreUnavailable`."""
-        key, changes = claims.digest(token), self._valid.changes
+        key, changes = token_digest(token), self._valid.changes
         user = await self._ask(token)
         if user is None:
             self._valid.drop(key)

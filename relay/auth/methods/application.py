@@ -18,10 +18,11 @@ import msgspec
 import trio
 from attrs import define, field
 
-from relay.auth.methods.claims import MAX_ID_LENGTH, digest
+from relay.auth.methods.claims import MAX_ID_LENGTH
 from relay.auth.methods.method import Match
 from relay.auth.token_cache import MAX_REQUESTS, TokenAnswers
 from relay.model.access.identity import User
+from relay.model.access.token_digest import token_digest
 from relay.model.text import is_storable
 from relay.outgoing.http_client import HttpResponse, RequestFailed
 
@@ -130,7 +131,7 @@ def read_answer(token: str, response: HttpResponse) -> User | None:
     if session.token not in {None, token, unsigned} or not _is_of(session, user):
         raise RequestFailed("the session of another token: is there a cache in front of it?")
     plain = session.token or unsigned
-    hashed = digest(plain).hex()
+    hashed = token_digest(plain).hex()
     session_id = _id(session.id)
     if session_id in {token, plain}:  # relay shows ids
         session_id = f"application-{hashed[:32]}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from relay.model.access.identity import User
+from relay.model.access.token_digest import token_digest
 from relay.model.text import is_storable
 
 MAX_ID_LENGTH = 255
@@ -33,13 +33,8 @@ def user_of(
         return None
     # Never the token itself, even if the issuer gives it as its id.
     named = (each for each in ids if _is_id(each) and each != token)
-    session_id = next(named, None) or f"{source}-{digest(token).hex()[:32]}"
+    session_id = next(named, None) or f"{source}-{token_digest(token).hex()[:32]}"
     return User(str(subject), session_id, expires_at, source=source)
-
-
-def digest(token: str) -> bytes:
-    """A digest that stands for the token in caches and session ids."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def instant(seconds: float) -> datetime:

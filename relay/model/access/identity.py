@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import datetime
 from typing import Literal
 
@@ -19,8 +19,10 @@ _PREFIX = re.compile(r"([A-Za-z0-9._:-]+)\*")
 SERVICE_TOKEN_PREFIX = "relay_service_"  # noqa: S105 - how each token begins
 
 
-def prefixes_of(streams: Iterable[str]) -> tuple[str, ...]:
+def prefixes_of(streams: Collection[str]) -> tuple[str, ...]:
     """The prefixes among grants or scopes, such as `tenant-a:` for `tenant-a:*`."""
+    if not streams:
+        return ()
     return tuple(sorted(found[1] for found in map(_PREFIX.fullmatch, streams) if found))
 
 

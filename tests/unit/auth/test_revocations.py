@@ -10,7 +10,6 @@ from attrs import define, evolve, field
 
 from relay.auth.consistent_verifier import ConsistentVerifier
 from relay.auth.login import Limited, Login, Rejected, Unavailable, Verified
-from relay.auth.methods.claims import digest
 from relay.auth.registry import Registry
 from relay.auth.revocations import REMEMBERED_SECONDS, Revocations
 from relay.errors import StoreUnavailable
@@ -20,11 +19,12 @@ from relay.guard.rates import RateLimiter
 from relay.metrics import Limit, Metrics
 from relay.model.access.change import Change
 from relay.model.access.identity import Identity, User
+from relay.model.access.token_digest import token_digest
 
 pytestmark = pytest.mark.mock_clock
 
 ANN = User("ann", "s-1", datetime.now(UTC) + timedelta(hours=1))
-HASH = digest("t0ken").hex()
+HASH = token_digest("t0ken").hex()
 
 
 @define(eq=False)
@@ -80,7 +80,7 @@ REVOKED = [Change("session", "s-1"), Change("user", "ann"), Change("token", HASH
 async def test_the_connections_concerned_end_and_no_others(change: Change) -> None:
     scene = Scene()
     ann = evolve(ANN, token_hash=HASH)
-    bob = evolve(ANN, user_id="bob", session_id="s-2", token_hash=digest("another").hex())
+    bob = evolve(ANN, user_id="bob", session_id="s-2", token_hash=token_digest("another").hex())
     lives = [scene.live(ann), scene.live(ann), scene.live(bob)]
     assert scene.revocations.revoke(change) == 2
     assert [live.ended for live in lives] == [True, True, False]

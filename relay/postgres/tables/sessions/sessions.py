@@ -18,6 +18,7 @@ from psycopg import sql
 from relay.errors import ConfigError, StoreForbids, StoreLacks, StoreRejects, StoreUnavailable
 from relay.model.access.identity import NO_STREAMS, User
 from relay.model.access.person import Person
+from relay.model.access.token_digest import token_digest
 from relay.model.suspicion import Suspicion
 from relay.postgres.database import Connection, Database
 from relay.postgres.statement import Statement
@@ -130,7 +131,11 @@ class BetterAuthSessions:
         rows = await self._select(self._find, [*stored], self.tables.session["token"])
         for row in rows:
             self._local_times.note(*row[-1])
-        return {stored[form]: _user(rest) for form, *rest in rows if form in stored}
+        return {
+            (token := stored[form]): _user(rest, token_digest(token).hex())
+            for form, *rest in rows
+            if form in stored
+        }
 
     async def read(self, session_ids: Sequence[str]) -> dict[str, User]:
         """The sessions of these ids as they are now, also expired ones, in one query."""
@@ -306,10 +311,12 @@ def _created(session: AuthTable) -> sql.Composable:
     ).format(created=column.as_instant("s"), now=NOW)
 
 
-def _user(row: Sequence[Any]) -> User:
+def _user(row: Sequence[Any], token_hash: str = "") -> User:
     session_id, user_id, expires_at, remaining, granted, _created = row
     streams = frozenset(granted) if granted else NO_STREAMS
-    return User(user_id, session_id, expires_at, streams, remaining=remaining)
+    return User(
+        user_id, session_id, expires_at, streams, remaining=remaining, token_hash=token_hash
+    )
 
 
 def _insert(connection: Connection, table: AuthTable, values: Mapping[str, Any]) -> None:
