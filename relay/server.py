@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
 import trio
@@ -72,16 +72,24 @@ class Server:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     with self._accepting:
-                        await trio.serve_listeners(
-                            self.serve, list(listeners), handler_nursery=nursery
-                        )
+                        async with trio.open_nursery() as accepting:
+                            for listener in listeners:
+                                accepting.start_soon(self._accept, listener, nursery)
             finally:
                 self._nursery = None
 
+    async def _accept(
+        self, listener: trio.abc.Listener[FrameStream], nursery: trio.Nursery
+    ) -> NoReturn:
+        """Accept connections, and serve them in the nursery. Closes the listener."""
+        async with listener:
+            while True:
+                nursery.start_soon(self.serve, await listener.accept())
+
     async def serve(self, stream: FrameStream) -> None:
-        """Serve one connection to its end. Never raises."""
+        """Serve one connection to its end, and close it. Never raises."""
         acceptance = stream.acceptance
-        accepted_at = trio.current_time() if acceptance is None else acceptance.accepted_at
+        accepted_at = stream.last_received if acceptance is None else acceptance.accepted_at
         number = next(self._numbers) if acceptance is None else acceptance.number
         relocation = None
         try:

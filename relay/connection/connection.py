@@ -100,7 +100,8 @@ class Connection:
                     peer.life = nursery.cancel_scope
                     nursery.cancel_scope.deadline = deadline
                     await self._live(nursery, arrived)
-                    nursery.cancel_scope.cancel()
+                    if not nursery.cancel_scope.cancel_called:
+                        nursery.cancel_scope.cancel()
                 if peer.ending is None:
                     if self._departure is None:
                         self._run_out()

@@ -43,7 +43,7 @@ class KeepAlive:
         """Begin, until `stop`."""
         now = trio.current_time()
         self._next_ping = now + self._every
-        self._set_alarm(self._silent_until(now))
+        self._set_alarm(self._peer.stream.last_received + self._idle)
 
     def stop(self) -> None:
         """Set no alarm any more."""

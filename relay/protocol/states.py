@@ -6,10 +6,10 @@ docs/protocol.md draws the same; a test compares the two.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 
 
-class State(Enum):
+class State(StrEnum):
     """The state of a connection."""
 
     CONNECTING = "Connecting"
@@ -22,7 +22,7 @@ class State(Enum):
     ENDED = "Ended"
 
 
-class Step(Enum):
+class Step(StrEnum):
     """What leads to another state."""
 
     UPGRADE = "upgrade"

@@ -50,8 +50,9 @@ def token_of(pong: Buffer) -> int | None:
 def message(opcode: int, payload: Buffer, behind: Buffer = b"") -> bytes:
     """Build a data message, and put something behind it; a long one in fragments, between which
     control frames may go."""
-    if len(payload) <= MAX_WHOLE_BYTES:
-        return frame(opcode, payload) + behind
+    size = len(payload)
+    if size <= MAX_WHOLE_BYTES:
+        return b"".join((_header(opcode, size), payload, behind))
     cut = list(pieces(opcode, payload))
     last = len(cut) - 1
     headers = (

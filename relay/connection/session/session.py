@@ -96,7 +96,8 @@ class Session:
 
     @property
     def identity(self) -> Identity:
-        return self._participant.identity
+        assert self._peer.identity is not None
+        return self._peer.identity
 
     @property
     def seconds_left(self) -> float:
