@@ -11,7 +11,9 @@ import trio
 from attrs import define, field
 
 TASKS_PER_ROUND = 8
-"""A connection waits for two turns, and its set-up takes 0.7 ms: so these take up to 3 ms."""
+"""A connection waits for two turns, each of which takes 0.2 ms. One that was accepted just now
+needs none to answer a request that is there; of these there are as few in a round. So all of them
+take up to 3 ms."""
 
 
 @define(eq=False, repr=False)

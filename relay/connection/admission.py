@@ -78,7 +78,8 @@ class Admission:
 
         Raises `Refused` when the guard objects.
         """
-        await self._guard.round_limiter.wait()
+        if not self._peer.stream.is_fresh:  # of those, listeners accept few in one round
+            await self._guard.round_limiter.wait()
         proxies, nearest = self._guard.proxies, self._peer.address
         self._peer.base_path = proxies.base_path
         behind_proxy = nearest.is_in(proxies.trusted)

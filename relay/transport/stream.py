@@ -75,6 +75,7 @@ class FrameStream(trio.abc.Stream):
     """Called when the bytes end or the stream is closed."""
     peer_closed: bool = False
     """Whether the peer's Close has been read."""
+    _has_waited: bool = False
     _head: bytes = b""
     """Read by `read_head` and not passed on yet."""
     _parser: FrameParser | None = None
@@ -90,7 +91,7 @@ class FrameStream(trio.abc.Stream):
     """Bytes behind a full batch of messages, that are not parsed yet."""
 
     def __attrs_post_init__(self) -> None:
-        self.outlet = Outlet(self.link, self.stall_timeout)
+        self.outlet = Outlet(self.link, self.stall_timeout, last_progress=self.last_received)
 
     @property
     def _bottom(self) -> Link:
@@ -104,6 +105,12 @@ class FrameStream(trio.abc.Stream):
     def is_plain(self) -> bool:
         """Whether another process could go on with the link: it is a socket and no more."""
         return isinstance(self.link, SocketLink)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether its task has not waited for it yet, so that this is the round of the scheduler in
+        which it began: what was read so far had come before."""
+        return self.is_plain and not self._has_waited
 
     def detach(self) -> socket.socket:
         """Give the socket of a plain link away, and count as closed."""
@@ -323,7 +330,7 @@ class FrameStream(trio.abc.Stream):
         """Close, by a reset if the peer has only a part of the last frame."""
         if not self.link.closed:
             self.close()
-            await trio.lowlevel.checkpoint()  # not again, when Trio closes what was served
+            await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
         """Close like `aclose`, without a checkpoint."""
@@ -346,6 +353,7 @@ class FrameStream(trio.abc.Stream):
         while count is None:
             try:
                 if wait:
+                    self._has_waited = True
                     await link.wait_readable()
                 if link.closed:
                     raise trio.ClosedResourceError

@@ -4,6 +4,7 @@ of the handshake, of control frames and of TCP are here, as a peer would bring t
 from __future__ import annotations
 
 import json
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from relay.protocol.endings import Ending
 from relay.transport import wire
 from relay.transport.budget import Budget
 from relay.transport.framing.frame_parser import MAX_MESSAGES_PER_FEED, Message
+from relay.transport.link import SocketLink
 from relay.transport.stream import (
     MAX_HEAD_BYTES,
     MAX_PAUSE,
@@ -119,6 +121,39 @@ async def until_blocked(work: Awaitable[object]) -> None:
 
 
 # -- before the handshake
+
+
+async def test_a_stream_is_fresh_until_it_has_waited() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        stream = FrameStream(SocketLink(ours), 120.0)
+        theirs.sendall(HEAD)
+        assert await stream.read_head() == HEAD
+        assert stream.is_fresh
+        stream.close()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        stream = FrameStream(SocketLink(ours), 120.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.read_head)
+            await trio.testing.wait_all_tasks_blocked()
+            theirs.sendall(HEAD)
+        assert not stream.is_fresh
+        stream.close()
+
+
+async def test_a_first_answer_that_does_not_fit_is_sent_in_pieces() -> None:
+    answer = bytes(range(256)) * 16
+    server_end, client_end = link_pair(256)
+    stream, received = FrameStream(server_end, 120.0), bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_first, answer)
+        buffer = memoryview(bytearray(SIZE))
+        while len(received) < len(answer):
+            await client_end.wait_readable()
+            received += buffer[: client_end.recv_into(buffer)]
+    assert received == answer
+    assert not stream.outlet.cut
 
 
 async def test_the_head_is_read_however_it_arrives_and_read_again_with_what_follows() -> None:
