@@ -37,7 +37,8 @@ FARTHEST = (("9999-12-31", "-23:59"), ("0001-01-01", "+23:59"))
 WRONG = HttpResponse(200, b"null", removes_cookie=True)
 
 
-def stamp(seconds: float = 600) -> str:
+def stamp(seconds: float = 86_400) -> str:
+    """A time so many seconds from now; by default behind the end of any run of the tests."""
     at = datetime.fromtimestamp(time.time() + seconds, UTC)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 from wsproto import events
 
 from relay.hub.paced_writer import PACED
-from relay.transport.pacing import MAX_UNTRIED_SECONDS
+from relay.transport.pacing import MAX_CALM_PROBE_INTERVAL, MAX_UNTRIED_SECONDS
 from tests.unit.hub.test_takeover import message
 from tests.unit.memory import Client, MemoryRelay
 
@@ -328,7 +328,7 @@ async def test_no_stream_goes_unasked_over_a_link_that_is_calm_no_more(relay: Me
         await publish(phones, 3)
         assert [each.obstacles for each in consumers] == [0, 0, 0]
         viewer.rate = 20_000
-        await publish(phones, 0.5)
+        await publish(phones, MAX_CALM_PROBE_INTERVAL + 0.25)  # until an answer is missing
         assert [each.obstacles for each in consumers] == [PACED] * 3
         await publish(phones, 20)
         nursery.cancel_scope.cancel()
