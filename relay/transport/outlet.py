@@ -211,11 +211,12 @@ class Outlet:
             self._paced.remove(source)
             self._paced.append(source)
 
-    def take_answers(self, tokens: Sequence[int]) -> int:
-        """Take answers to probes; returns the number of probes that are answered by them."""
+    def take_answers(self, tokens: Sequence[int], now: float) -> int:
+        """Take answers to probes that were read at this time; returns the number of probes that are
+        answered by them."""
         if self.pacer is None:
             return 0
-        now, answered = trio.current_time(), 0
+        answered = 0
         for token in tokens:
             answered += self.pacer.answer(token, now)
         if answered:

@@ -30,7 +30,7 @@ from relay.transport.link import Buffer, Link, SocketLink, detach
 from relay.transport.outlet import Outlet
 from relay.transport.proxy import ProxyHeader
 from relay.transport.tls import TlsLink
-from relay.transport.wire import CLOSE, PING, PONG, frame
+from relay.transport.wire import CLOSE, PONG, frame
 
 MAX_HEAD_BYTES = 16 * 1024
 FIRST_READ_BYTES = 16 * 1024
@@ -47,6 +47,9 @@ MAX_LINGER_BYTES = 16 * 1024 * 1024
 read it only when they have sent all of their request."""
 LINGER_PAUSE = 2.0
 """Seconds in which such a peer must send something, or end its half."""
+
+BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
+"""What reading raises once the link is broken or closed."""
 
 _scratch = memoryview(bytearray(256 * 1024))
 """Shared by all streams. It is in use from a `recv_into` to the end of its `feed`, and never across
@@ -242,25 +245,29 @@ class FrameStream(trio.abc.Stream):
         assert parser is not None
         while not self.peer_closed:
             before = self.last_received
-            parsed = await self._parse_once(parser, wait=reads == 0)
+            try:
+                if self._rest:
+                    await trio.lowlevel.checkpoint()
+                elif reads == 0:
+                    await self.link.wait_readable()
+                parsed = self._parse_once(parser)
+            except BlockingIOError:
+                reads = 0
+                continue
+            except BROKEN:
+                self.on_end()
+                raise
             if parsed is None:
                 return
             paused = self.last_received - before > MAX_PAUSE
             reads = 0 if paused else (reads + 1) % MAX_READS_IN_A_ROW
-            if parsed.controls:
-                self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
-            overhead = parsed.overhead
-            if parsed.answers:
-                overhead -= self.outlet.take_answers(parsed.answers)
-            if overhead > 0:
-                self._on_overhead(overhead)
+            if parsed.overhead:
+                self._take_overhead(parsed)
             if parsed.messages:
                 assert self._on_messages is not None
                 await self._on_messages(parsed.messages)
-            if parsed.breach is not None:
-                self._on_fault(parsed.breach.ending)
-            for control in parsed.controls:
-                await self._answer(control)
+            if parsed.breach is not None or parsed.controls:
+                await self._answer(parsed)
             del parsed  # a large message must not be held until the next one comes
 
     async def send_all(self, data: Buffer) -> None:
@@ -303,10 +310,20 @@ class FrameStream(trio.abc.Stream):
         parser = self._parser
         assert parser is not None
         while not self.peer_closed:
-            parsed = await self._parse_once(parser)
+            try:
+                if self._rest:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self.link.wait_readable()
+                parsed = self._parse_once(parser)
+            except BlockingIOError:
+                continue
+            except BROKEN:
+                self.on_end()
+                raise
             if parsed is None:
                 break
-            self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
+            self._note_close(parsed)
 
     async def linger(self) -> None:
         """End our half after a plain response, and throw away what comes until the peer ends its.
@@ -349,53 +366,75 @@ class FrameStream(trio.abc.Stream):
         self, buffer: memoryview, *, wait: bool = True, link: Link | None = None
     ) -> int:
         """Read once; 0 at the end of the bytes."""
-        link, count = link or self.link, None
-        while count is None:
+        link = link or self.link
+        while True:
             try:
                 if wait:
                     self._has_waited = True
                     await link.wait_readable()
-                if link.closed:
-                    raise trio.ClosedResourceError
-                count = link.recv_into(buffer)
+                return self._receive_now(buffer, link)
             except BlockingIOError:
                 wait = True
-            except OSError as problem:
-                self.on_end()
-                raise trio.BrokenResourceError from problem
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except BROKEN:
                 self.on_end()
                 raise
+
+    def _receive_now(self, buffer: memoryview, link: Link) -> int:
+        """Read what is there; 0 at the end of the bytes. Raises `BlockingIOError` when there is
+        nothing yet."""
+        try:
+            count = link.recv_into(buffer)
+        except BlockingIOError:
+            raise
+        except OSError as problem:
+            if link.closed:
+                raise trio.ClosedResourceError from None
+            raise trio.BrokenResourceError from problem
         self.last_received = trio.current_time()
         if count == 0:
             self.on_end()
         return count
 
-    async def _answer(self, control: bytes) -> None:
-        """Answer a masked control frame; after a Close the stream is closed."""
-        opcode = control[0] & 15
-        if opcode == PING:
-            if not self.outlet.post_control(frame(PONG, unmask(control[6:], control[2:6]))):
+    def _take_overhead(self, parsed: ParsedFrames) -> None:
+        """Take answers to probes, and count the other control frames and small fragments."""
+        if parsed.controls:
+            self._note_close(parsed)
+        overhead = parsed.overhead
+        if parsed.answers:
+            overhead -= self.outlet.take_answers(parsed.answers, self.last_received)
+        if overhead > 0:
+            self._on_overhead(overhead)
+
+    def _note_close(self, parsed: ParsedFrames) -> None:
+        self.peer_closed = any(each[0] & 15 == CLOSE for each in parsed.controls)
+
+    async def _answer(self, parsed: ParsedFrames) -> None:
+        """Tell of a breach, and answer control frames; after a Close the stream is closed."""
+        if parsed.breach is not None:
+            self._on_fault(parsed.breach.ending)
+        for control in parsed.controls:
+            payload = unmask(control[6:], control[2:6])
+            if control[0] & 15 == CLOSE:
+                await self.outlet.send_close(frame(CLOSE, payload))
+                await self.aclose()
+            elif not self.outlet.post_control(frame(PONG, payload)):
                 self.on_end()
                 raise trio.BrokenResourceError
-        elif opcode == CLOSE:
-            await self.outlet.send_close(frame(CLOSE, unmask(control[6:], control[2:6])))
-            await self.aclose()
 
-    async def _parse_once(self, parser: FrameParser, *, wait: bool = True) -> ParsedFrames | None:
-        """Read and parse once; None at the end of the bytes."""
+    def _parse_once(self, parser: FrameParser) -> ParsedFrames | None:
+        """Parse what is left, or read and parse once; None at the end of the bytes. Raises
+        `BlockingIOError` when there is nothing yet."""
         if self._rest:
-            await trio.lowlevel.checkpoint()
             data, self._rest = memoryview(self._rest), b""
             parser.hold_unparsed(0)
             parsed = parser.feed(data)
-        elif parser.missing is None:
-            count = await self._receive(_scratch[: self._read_size], wait=wait)
+        elif (missing := parser.missing) is None:
+            count = self._receive_now(_scratch[: self._read_size], self.link)
             if count == 0:
                 return None
             parsed = parser.feed(_scratch[:count])
         else:
-            count = await self._receive(parser.missing, wait=wait)
+            count = self._receive_now(missing, self.link)
             if count == 0:
                 return None
             parsed = parser.fill(count)

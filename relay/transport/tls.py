@@ -6,6 +6,7 @@ without a task switch or a thread.
 
 from __future__ import annotations
 
+import errno
 import ssl
 from contextlib import suppress
 
@@ -103,6 +104,8 @@ class TlsLink:
         return self.send(data)
 
     def recv_into(self, buffer: memoryview) -> int:
+        if self.below.closed:
+            raise OSError(errno.EBADF, "the link is closed")
         while True:
             try:
                 return self._tls.read(len(buffer), buffer)  # type: ignore[return-value] # into a buffer: a number

@@ -28,6 +28,8 @@ MESSAGE_PIECE_BYTES = 16 * 1024
 """Of fragments and of parts."""
 
 _MEDIUM, _LARGE = struct.Struct("!BBH"), struct.Struct("!BBQ")
+_ANSWER = struct.Struct("!2xIQ")
+"""A masked pong that holds a token: the mask, and the token under it."""
 
 
 def frame(opcode: int, *pieces: Buffer) -> bytes:
@@ -42,9 +44,10 @@ def probe(token: int) -> bytes:
 
 def token_of(pong: Buffer) -> int | None:
     """The token in a whole masked pong; None if it answers no probe."""
-    if len(pong) != 2 + 4 + TOKEN_BYTES:
+    if len(pong) != _ANSWER.size:
         return None
-    return int.from_bytes(pong[6:], "big") ^ int.from_bytes(bytes(pong[2:6]) * 2, "big")
+    mask, token = _ANSWER.unpack(pong)
+    return int(token ^ (mask << 32 | mask))
 
 
 def message(opcode: int, payload: Buffer, behind: Buffer = b"") -> bytes:

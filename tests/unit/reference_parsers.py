@@ -21,7 +21,17 @@ from wsproto import events
 
 from relay.transport.framing.frame_parser import FrameParser, ParsedFrames
 from relay.transport.framing.unmask import unmask
-from relay.transport.wire import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT
+from relay.transport.link import Buffer
+from relay.transport.wire import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FIN,
+    PING,
+    PONG,
+    TEXT,
+    TOKEN_BYTES,
+)
 
 LIMIT = 400
 """Bytes of the largest message, small so that it is often met."""
@@ -88,6 +98,11 @@ class ReferenceParser(Protocol):
     def parse(self, sent: Sent) -> Outcome: ...
 
 
+def pong(payload: Buffer) -> list[Received]:
+    """A pong that another parser received, if ours tells of it too: with room for a token."""
+    return [(PONG, bytes(payload))] if len(payload) == TOKEN_BYTES else []
+
+
 def arrive(parser: FrameParser, data: bytes) -> Iterator[ParsedFrames]:
     """Give bytes that arrive together to a parser as a stream does."""
     while data:
@@ -137,6 +152,7 @@ class Ours:
             piece, data = data[: self.pieces], data[self.pieces :]
             for parsed in arrive(self.parser, piece):
                 received += [(each.opcode, each.payload) for each in parsed.messages]
+                received += [(PONG, token.to_bytes(TOKEN_BYTES)) for token in parsed.answers]
                 for control in parsed.controls:
                     received.append((control[0] & 15, bytes(unmask(control[6:], control[2:6]))))
                 if parsed.breach is not None:
@@ -173,7 +189,7 @@ class Wsproto:
                 case events.Ping(payload=payload):
                     received.append((PING, bytes(payload)))
                 case events.Pong(payload=payload):
-                    received.append((PONG, bytes(payload)))
+                    received += pong(payload)
                 case events.CloseConnection(code=code, reason=reason):
                     # A Close of the peer changes the state; one for a breach is only proposed.
                     if self.connection.state is wsproto.connection.ConnectionState.OPEN:
@@ -209,6 +225,9 @@ class Websockets:
         self.protocol.receive_data(sent.bytes)
         for event in self.protocol.events_received():
             assert isinstance(event, TheirFrame)
+            if event.opcode is Opcode.PONG:
+                received += pong(event.data)
+                continue
             if event.opcode in CONTROLS:
                 received.append((int(event.opcode), bytes(event.data)))
                 continue

@@ -69,7 +69,8 @@ class ParsedFrames(msgspec.Struct, frozen=True):
     rest: memoryview
     """Bytes that were not parsed yet; feed them next."""
     controls: tuple[bytes, ...] = ()
-    """Whole masked control frames, only the latest of each kind."""
+    """The control frames that want an answer, a ping and a Close, whole and masked; of several
+    pings the latest."""
     answers: Sequence[int] = ()
     """The tokens of all pongs that may answer a probe, in order."""
     overhead: int = 0
@@ -131,11 +132,7 @@ class FrameParser:
                 first, opcode = data[at], data[at] & 15
                 if opcode >= CLOSE:
                     overhead += 1
-                    frame = data[at : at + size].tobytes()
-                    self._check_control(frame)
-                    controls = (*[each for each in controls if each[0] != frame[0]], frame)
-                    if opcode == PONG and (token := token_of(frame)) is not None:
-                        answers.append(token)
+                    controls = self._take_control(data[at : at + size], controls, answers)
                 else:
                     payload = unmask(data[start : at + size], data[start - 4 : start].tobytes())
                     if not first & FIN or opcode == CONTINUATION:
@@ -268,12 +265,24 @@ class FrameParser:
         joined, self._fragments = bytes(self._fragments), None
         return joined
 
-    def _check_control(self, frame: bytes) -> None:
-        if frame[0] & 15 == CLOSE:
-            breach = _breach_of_close(unmask(frame[6:], frame[2:6]))
+    def _take_control(
+        self, frame: memoryview, controls: tuple[bytes, ...], answers: list[int]
+    ) -> tuple[bytes, ...]:
+        """Add the token of a pong to the answers; returns the control frames with a ping or a
+        Close, in place of an earlier ping."""
+        opcode = frame[0] & 15
+        if opcode == PONG:
+            token = token_of(frame)
+            if token is not None:
+                answers.append(token)
+            return controls
+        whole = frame.tobytes()
+        if opcode == CLOSE:
+            breach = _breach_of_close(unmask(whole[6:], whole[2:6]))
             if breach is not None:
                 raise ProtocolViolation(breach)
             self.stopped = True
+        return (*[each for each in controls if each[0] != whole[0]], whole)
 
     def _reserve(self, size: int) -> None:
         if self.budget is not None:

@@ -25,7 +25,16 @@ from relay.protocol.endings import Ending
 from relay.transport.framing import frame_parser
 from relay.transport.framing.breach import Breach
 from relay.transport.framing.frame_parser import MAX_MESSAGES_PER_FEED, FrameParser, Message
-from relay.transport.wire import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT
+from relay.transport.wire import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FIN,
+    PING,
+    PONG,
+    TEXT,
+    TOKEN_BYTES,
+)
 from tests.unit.reference_parsers import arrive
 
 LIMIT = 1 << 20
@@ -55,6 +64,15 @@ def in_clear(control: bytes) -> tuple[int, bytes]:
     return control[0] & 15, apply_mask(control[6:], control[2:6])
 
 
+def tokens_in(controls: list[tuple[int, bytes]]) -> list[int]:
+    """The tokens of pongs that have room for one."""
+    return [
+        int.from_bytes(payload)
+        for opcode, payload in controls
+        if opcode == PONG and len(payload) == TOKEN_BYTES
+    ]
+
+
 def latest_of_each(controls: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     kept: dict[int, bytes] = {}
     for opcode, payload in controls:
@@ -70,6 +88,7 @@ class Ours:
     parser: FrameParser = field(factory=lambda: FrameParser(LIMIT))
     messages: list[tuple[int, bytes]] = field(factory=list)
     controls: list[tuple[int, bytes]] = field(factory=list)
+    answers: list[int] = field(factory=list)
     overhead: int = 0
     breach: Breach | None = None
 
@@ -84,6 +103,7 @@ class Ours:
             assert len(parsed.messages) <= MAX_MESSAGES_PER_FEED
             self.messages += [(each.opcode, each.payload) for each in parsed.messages]
             controls += map(in_clear, parsed.controls)
+            self.answers += parsed.answers
             self.overhead += parsed.overhead
             assert parsed.breach is None or self.breach is None
             self.breach = self.breach or parsed.breach
@@ -99,6 +119,7 @@ class Oracle:
     )
     messages: list[tuple[int, bytes]] = field(factory=list)
     controls: list[tuple[int, bytes]] = field(factory=list)
+    answers: list[int] = field(factory=list)
     closed: bool = False
     fault: int | None = None
     _parts: list[bytes] = field(factory=list)
@@ -120,9 +141,10 @@ class Oracle:
                 opcode = TEXT if isinstance(event, events.TextMessage) else BINARY
                 self.messages.append((opcode, b"".join(self._parts)))
                 self._parts.clear()
-        elif isinstance(event, events.Ping | events.Pong):
-            opcode = PONG if isinstance(event, events.Pong) else PING
-            controls.append((opcode, bytes(event.payload)))
+        elif isinstance(event, events.Pong):
+            self.answers += tokens_in([(PONG, bytes(event.payload))])
+        elif isinstance(event, events.Ping):
+            controls.append((PING, bytes(event.payload)))
         else:
             self.closed = True
             if self.connection.state is wsproto.connection.ConnectionState.OPEN:
@@ -145,7 +167,8 @@ masks = st.binary(min_size=4, max_size=4)
 texts = st.builds(exactly, st.text(max_size=8).map(str.encode), sizes)
 blobs = st.builds(exactly, st.binary(max_size=8), sizes)
 data_messages = st.tuples(st.just(TEXT), texts) | st.tuples(st.just(BINARY), blobs)
-pings_and_pongs = st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125))
+tokens = st.binary(min_size=TOKEN_BYTES, max_size=TOKEN_BYTES)
+pings_and_pongs = st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125) | tokens)
 places = st.lists(st.integers(0, 1 << 18), max_size=12)
 
 
@@ -191,6 +214,7 @@ def test_whole_conversations_come_out_as_they_were_sent(unmask: Callable[..., by
         assert ours.messages == oracle.messages == messages
         assert ours.controls == oracle.controls
         assert set(ours.controls) <= set(controls)
+        assert ours.answers == oracle.answers == tokens_in(controls)
         assert ours.ending is None
         assert ours.parser.missing is None
 
@@ -211,7 +235,9 @@ def test_byte_by_byte_no_control_is_passed_over(
     ours = Ours()
     for byte in data:
         ours.feed(bytes((byte,)))
-    assert (ours.messages, ours.controls) == (messages, controls)
+    assert ours.messages == messages
+    assert ours.controls == [each for each in controls if each[0] == PING]
+    assert ours.answers == tokens_in(controls)
 
 
 def compare_broken(data: bytes, places: list[int]) -> None:
@@ -239,6 +265,7 @@ def compare_broken(data: bytes, places: list[int]) -> None:
         assert ours.ending is (None if oracle.fault is None else Ending.PROTOCOL_ERROR)
         assert closed == (oracle.closed and oracle.fault is None)
         assert [each for each in ours.controls if each[0] != CLOSE] == oracle.controls
+        assert ours.answers == oracle.answers
 
 
 closes = st.tuples(

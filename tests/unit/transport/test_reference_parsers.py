@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.transport.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from relay.transport.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, TOKEN_BYTES
 from tests.unit.reference_parsers import (
     CONTROLS,
     KNOWN,
@@ -111,8 +111,13 @@ texts = st.text(max_size=60).map(str.encode)
 blobs = st.binary(max_size=LIMIT)
 at_an_edge = st.sampled_from([125, 126, 127, LIMIT]).map(bytes)
 whole_messages = st.tuples(st.just(TEXT), texts) | st.tuples(st.just(BINARY), blobs | at_an_edge)
+tokens = st.binary(min_size=TOKEN_BYTES, max_size=TOKEN_BYTES)
 pings = st.builds(
-    Sent, st.sampled_from([PING, PONG]), st.binary(max_size=125), mask=masks, form=st.just(0)
+    Sent,
+    st.sampled_from([PING, PONG]),
+    st.binary(max_size=125) | tokens,
+    mask=masks,
+    form=st.just(0),
 )
 good_closes = st.just(b"") | st.builds(
     lambda code, reason: struct.pack("!H", code) + reason.encode(),
