@@ -148,36 +148,34 @@ class _Samples:
 
     size: int = 0
     seconds: float = 0.0
-    _samples: list[tuple[float, int, float]] = field(factory=list)
-    """Few, and none for a viewer that gets nothing: an empty deque takes ten times the memory."""
-
-    def __len__(self) -> int:
-        return len(self._samples)
+    recent: list[tuple[float, int, float]] = field(factory=list)
+    """When each was taken, its bytes and its seconds. Few, and none for a viewer that gets nothing:
+    an empty deque takes ten times the memory."""
 
     def add(self, now: float, size: int, seconds: float) -> None:
-        self._samples.append((now, size, seconds))
+        self.recent.append((now, size, seconds))
         self.size += size
         self.seconds += seconds
-        if len(self._samples) > MAX_SAMPLES:
+        if len(self.recent) > MAX_SAMPLES:
             self._remove_oldest()
         self.expire(now)
 
     def expire(self, now: float) -> None:
-        samples = self._samples
+        samples = self.recent
         while len(samples) > MIN_SAMPLES and now - samples[0][0] > SAMPLE_LIFETIME:
             self._remove_oldest()
 
     @property
     def longest(self) -> float:
         """The seconds of the one that took the longest."""
-        return max((seconds for _, _, seconds in self._samples), default=0.0)
+        return max((seconds for _, _, seconds in self.recent), default=0.0)
 
     def clear(self) -> None:
-        self._samples.clear()
+        self.recent.clear()
         self.size, self.seconds = 0, 0.0
 
     def _remove_oldest(self) -> None:
-        _, size, seconds = self._samples.pop(0)
+        _, size, seconds = self.recent.pop(0)
         self.size -= size
         self.seconds -= seconds
 
@@ -242,10 +240,12 @@ class Pacer:
         """Bytes a second that the link carries; None while that is not known."""
         samples = self._samples
         samples.expire(now)
-        if not samples:
+        if not samples.recent:
             return None
-        size, seconds = samples.size, max(samples.seconds, MIN_BUSY_SECONDS * len(samples))
-        first = next((each for each in self._probes.values() if each.size), None)
+        size, seconds = samples.size, max(samples.seconds, MIN_BUSY_SECONDS * len(samples.recent))
+        first = None
+        if self._probes:  # on a calm link there are none
+            first = next((each for each in self._probes.values() if each.size), None)
         if first is not None:
             busy = now - self._lag() - self._busy_since(first)
             if busy * size > seconds * first.size:  # it has taken longer already
@@ -257,13 +257,13 @@ class Pacer:
         """The same where it is measured well: frames are not small, take some time on the link, and
         their answers were not late by far."""
         bandwidth, samples = self.bandwidth(now), self._samples
-        small = samples.size <= 2 * MIN_SAMPLE_BYTES * len(samples)
+        small = samples.size <= 2 * MIN_SAMPLE_BYTES * len(samples.recent)
         return None if small or self.calm or self._is_fast or self._doubtful else bandwidth
 
     def is_in_doubt(self, now: float) -> bool:
         """Whether the last answer was late by far, or the next one is already: then the link has
         changed, or had a gap."""
-        if self._doubtful or not self._samples or not self._probes:
+        if self._doubtful or not self._samples.recent or not self._probes:
             return self._doubtful
         first = next(iter(self._probes.values()))
         return now - self._lag() > first.due + LATE_SECONDS
@@ -283,7 +283,7 @@ class Pacer:
         if not self._probes:
             return now
         is_patient = queue <= MAX_DISCARDABLE_QUEUE_SECONDS
-        if is_patient and not self._samples and self.bytes_under_way > MAX_UNTRIED_BYTES:
+        if is_patient and not self._samples.recent and self.bytes_under_way > MAX_UNTRIED_BYTES:
             return max(now, self._untried_until)
         if is_patient and now < self._pinged_at + self._ping_lead and self.parts_pings(now):
             return self._pinged_at + self._ping_lead
@@ -299,7 +299,7 @@ class Pacer:
         if is_patient and not self._round_trips and not next(iter(self._probes.values())).size:
             # A ping goes alone while the round trip is unknown: the answer to more tells less.
             return math.inf
-        if not self._samples:
+        if not self._samples.recent:
             return now  # for all that is known, the link is fast
         if queue <= MAX_QUEUE_SECONDS and self._must_run_empty(now):
             return math.inf
@@ -321,7 +321,7 @@ class Pacer:
         """When the peer is served as one that does not answer, unless it does."""
         first = next(iter(self._probes.values()))
         latest = first.sent_at + self.round_trip + first.size / MIN_BANDWIDTH
-        return MAX_ANSWER_DELAY + (min(first.due, latest) if self._samples else latest)
+        return MAX_ANSWER_DELAY + (min(first.due, latest) if self._samples.recent else latest)
 
     @property
     def _untried_until(self) -> float:
@@ -359,7 +359,7 @@ class Pacer:
     def _may_ping_beside(self, now: float) -> bool:
         """Whether a ping may tell the round trip though frames are under way: they should be
         through the narrow place before it, or it is time to try."""
-        known = self._samples and self._round_trips
+        known = self._samples.recent and self._round_trips
         if not known or self._pending_bytes or self._is_full:
             return False
         free_at = self._last_due - self.round_trip
@@ -369,7 +369,7 @@ class Pacer:
         """Whether a ping that is answered now, together with so many bytes behind it, waited behind
         nothing. Of several pings the peer may answer only the last."""
         if self._answered_at <= ping.sent_at:
-            return bool(self._samples) or not size
+            return bool(self._samples.recent) or not size
         return not size and now >= self._answered_at + self._min_idle
 
     @property
@@ -431,16 +431,14 @@ class Pacer:
         """
         if token not in self._probes:
             return 0
-        seconds = now - self._probes[token].sent_at
-        now = max(now - self._lag(), self._probes[token].sent_at, self._answered_at)
-        answered = []
-        key = None
-        while key != token:
-            key = next(iter(self._probes))
-            probe = self._probes.pop(key)
+        answered, size = [], 0
+        while token in self._probes:
+            probe = self._probes.pop(next(iter(self._probes)))
             answered.append(probe)
-        size = sum(each.size for each in answered)
-        late = now - probe.due if self._samples else 0.0
+            size += probe.size
+        seconds = now - probe.sent_at
+        now = max(now - self._lag(), probe.sent_at, self._answered_at)
+        late = now - probe.due if self._samples.recent else 0.0
         self.answering = True
         is_early = seconds < self.round_trip - 2 * self.jitter - CALM_SECONDS
         if is_early:
@@ -459,7 +457,7 @@ class Pacer:
         if slow or is_early or late > CALM_SECONDS + 2 * self.jitter:
             self._strain(now)
         else:
-            self.calm = self._is_known_well and now - self._strained_at > CALM_AFTER
+            self.calm = now - self._strained_at > CALM_AFTER and self._is_known_well
         return len(answered)
 
     def forget(self) -> None:
@@ -504,7 +502,7 @@ class Pacer:
     def _is_fast(self) -> bool:
         """Whether frames take so little time that holding one back says nothing of the link."""
         samples = self._samples
-        return samples.seconds <= FAST_SECONDS * len(samples)
+        return samples.seconds <= FAST_SECONDS * len(samples.recent)
 
     @property
     def _is_known_well(self) -> bool:
@@ -512,7 +510,7 @@ class Pacer:
         less than they do, as where jitter is in a single sample."""
         trips = len(self._round_trips)
         enough = trips >= MIN_SAMPLES or (trips > 0 and self.round_trip <= CALM_SECONDS)
-        sampled = len(self._samples) >= (1 if self._is_fast else MIN_SAMPLES)
+        sampled = len(self._samples.recent) >= (1 if self._is_fast else MIN_SAMPLES)
         return enough and sampled
 
     @property
