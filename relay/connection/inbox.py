@@ -174,7 +174,7 @@ class Inbox:
         if self._throttle is not None:
             excess = self._throttle.take(messages, trio.current_time())
             if excess is not None:
-                await self._drop(messages, excess)
+                self._drop(messages, excess)
                 return
         frames: list[VideoFrame] = []
         time_slice, untimed = TimeSlice(), 0
@@ -211,21 +211,21 @@ class Inbox:
             if excess is not None:
                 self._complain(excess)
 
-    async def _drop(self, messages: list[Message], excess: ExceededLimit) -> None:
+    def _drop(self, messages: list[Message], excess: ExceededLimit) -> None:
         """Drop messages that are too many, but for their acks."""
         self._slow_down(excess)
-        await self._take_acks(messages)
+        self._take_acks(messages)
         if self._session.reports_received:
             self._session.note_received(sum(map(self._is_frame, messages)))
 
-    async def _take_acks(self, messages: list[Message]) -> None:
+    def _take_acks(self, messages: list[Message]) -> None:
         """Of messages that are too many, take what nobody would send again: a window that waits for
         its `ack` lets no frame through that could be acknowledged."""
         for message in messages:
             if len(message.payload) <= MAX_ACK_BYTES and self._peer.ending is None:
                 request = read(self._peer, message)
                 if isinstance(request, Ack):
-                    await self._session.handle(request)
+                    self._session.acknowledge(request)
 
     def _is_frame(self, message: Message) -> bool:
         """Whether a message that is dropped is a frame; a large one is hardly anything else."""
@@ -234,7 +234,7 @@ class Inbox:
 
     async def _handle(self, request: ClientMessage | InvalidMessage) -> None:
         if isinstance(request, Ack):
-            await self._session.handle(request)
+            self._session.acknowledge(request)
             return
         await self._peer.mailbox.wait_for_room()  # for the reply
         if self._peer.ending is not None:

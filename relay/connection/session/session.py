@@ -182,8 +182,8 @@ class Session:
         self._consumers.clear()
 
     async def handle(self, message: ClientMessage) -> StoreRequest | None:
-        """Do what the peer asks, with anything but frames; returns what the store has to answer,
-        while others go on."""
+        """Do what the peer asks, with anything but frames and acks; returns what the store has to
+        answer, while others go on."""
         match message:
             case Alert():
                 return message
@@ -195,12 +195,10 @@ class Session:
                 return await self._find_and_subscribe(message)
             case Unsubscribe():
                 self._unsubscribe(message)
-            case Ack():
-                self._acknowledge(message)
             case Streams():
                 await self._list_streams(message)
-            case Auth() | VideoFrame():
-                raise AssertionError("the connection authenticates and publishes")
+            case Ack() | Auth() | VideoFrame():
+                raise AssertionError("the inbox takes these elsewhere")
         return None
 
     async def answer_from_store(self, request: StoreRequest) -> None:
@@ -358,7 +356,8 @@ class Session:
                 self._alerts.leave(stream_id)
         return subscribed is not None
 
-    def _acknowledge(self, message: Ack) -> None:
+    def acknowledge(self, message: Ack) -> None:
+        """Note that the peer has received frames."""
         subscribed = self._consumers.get(message.stream_id)
         if subscribed is None:  # it crossed our UNSUBSCRIBED
             return
