@@ -154,6 +154,8 @@ class PacedWriter:
         if not pacer.may_send(now, queue_seconds):
             self.outlet.recheck_at(pacer.room_at(now, queue_seconds))
             return False
+        if pacer.calm:  # from now on the peer is served as one that does not answer
+            self.outlet.tell_paced()
         if frame is None and now < (newer_until := self._newer_until(now)):
             self.outlet.recheck_at(newer_until)
             return False

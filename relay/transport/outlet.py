@@ -214,12 +214,13 @@ class Outlet:
     def take_answers(self, tokens: Sequence[int], now: float) -> int:
         """Take answers to probes that were read at this time; returns the number of probes that are
         answered by them."""
-        if self.pacer is None:
+        pacer = self.pacer
+        if pacer is None:
             return 0
-        answered = 0
+        answered, was_calm = 0, pacer.calm
         for token in tokens:
-            answered += self.pacer.answer(token, now)
-        if answered:
+            answered += pacer.answer(token, now)
+        if answered and not (was_calm and pacer.calm):  # on a calm link nothing waits for an answer
             self.tell_paced()
         return answered
 

@@ -14,7 +14,12 @@ from attrs import define, evolve, field
 from wsproto import events
 
 from relay.hub.paced_writer import PACED
-from relay.transport.pacing import MAX_CALM_PROBE_INTERVAL, MAX_UNTRIED_SECONDS
+from relay.transport.pacing import (
+    MAX_ANSWER_DELAY,
+    MAX_CALM_PROBE_INTERVAL,
+    MAX_UNANSWERED_PROBES,
+    MAX_UNTRIED_SECONDS,
+)
 from tests.unit.hub.test_takeover import message
 from tests.unit.memory import Client, MemoryRelay
 
@@ -334,6 +339,30 @@ async def test_no_stream_goes_unasked_over_a_link_that_is_calm_no_more(relay: Me
         nursery.cancel_scope.cancel()
     for seqs in viewer.seqs.values():
         assert seqs == sorted(seqs)
+
+
+async def test_no_stream_is_asked_any_more_when_a_viewer_answers_no_more(
+    relay: MemoryRelay,
+) -> None:
+    phones = [await relay.phone(f"s{number}") for number in range(3)]
+    client = await relay.login()
+    for number in range(3):
+        await client.ask(subscribe(f"s{number}"))
+    viewer = DistantViewer(client, 10_000_000)
+    consumers = [each for n in range(3) for each in relay.hub._streams[f"s{n}"].watchers]
+    pacer = consumers[0].outlet.pacer
+    assert pacer is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await publish(phones, 3)
+        viewer.answers = False
+        for number in range(MAX_UNANSWERED_PROBES):
+            pacer.frame_sent(-number, 1000, trio.current_time())
+        await publish(phones, 1)
+        assert [each.obstacles for each in consumers] == [PACED] * 3
+        await publish(phones, 2 * MAX_ANSWER_DELAY)
+        assert [each.obstacles for each in consumers] == [0] * 3
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("rate", [150_000, 1_000_000])

@@ -16,6 +16,7 @@ import wsproto
 from attrs import define, field
 from wsproto import events
 
+from relay.metrics import LinkHistograms
 from relay.transport import wire
 from relay.transport.link import LOW_WATER_BYTES
 from relay.transport.outlet import Outlet
@@ -739,3 +740,50 @@ async def test_a_long_message_is_cut_between_its_characters(size: int) -> None:
         assert "".join(str(each, "utf-8") for each in wire.pieces(wire.TEXT, content.encode())) == (
             content
         )
+
+
+# -- what paced sources are told
+
+
+@define(eq=False)
+class Told:
+    """A paced source that counts how often it is told of the pacer, and has nothing to send."""
+
+    times: int = 0
+    in_line: bool = False
+
+    def take(self) -> None:
+        return None
+
+    def waiting(self) -> bool:
+        return False
+
+    def pacer_changed(self) -> None:
+        self.times += 1
+
+
+async def test_a_source_is_told_of_answers_unless_the_link_was_calm_and_stays_so() -> None:
+    source = Told()
+    async with open_line() as line:
+        outlet = line.outlet
+        pacer = outlet.pace(source, LinkHistograms())
+
+        async def be_answered(token: int, after: float = 0.001) -> bool:
+            """Send a frame, and return whether its answer was told."""
+            before = source.times
+            pacer.frame_sent(token, 2048, trio.current_time())
+            await trio.sleep(after)
+            assert outlet.take_answers([token], trio.current_time()) == 1
+            return source.times > before
+
+        pacer.ping_sent(1, trio.current_time())
+        await trio.sleep(0.001)
+        outlet.take_answers([1], trio.current_time())
+        assert source.times == 1
+        assert await be_answered(2)
+        assert pacer.calm
+        assert not await be_answered(3)
+        assert outlet.take_answers([3, 4], trio.current_time()) == 0
+        assert await be_answered(5, after=1.0)
+        assert not pacer.calm
+        assert await be_answered(6)
