@@ -90,13 +90,16 @@ class FanOut:
         but not after the last ones: see `is_pause_due`. Cannot be cancelled: what was accepted is
         offered to everybody, unless the stream ends meanwhile.
         """
-        self._remember(frames)
-        self._look_at_links(frames[-1].accepted_at)
-        audience, step, epoch = self.audience, max(1, SLICE // len(frames)), self._epochs
+        now = frames[-1].accepted_at
+        if now >= self._look_at:
+            self._look_at_links(now)
+        audience, step, epoch = self.audience, SLICE // len(frames) or 1, self._epochs
         offered = frames[0] if len(frames) == 1 else Burst(frames)
         if len(audience) <= step:
             self._offer(offered, audience)
+            self._remember(frames)  # only now: what it is encoded to is counted at once
             return
+        self._remember(frames)
         for frame in frames:
             frame.keep()
         assert self._idle is None
@@ -223,11 +226,10 @@ class FanOut:
     def _look_at_links(self, now: float) -> None:
         """Find out now and then whose next frame is to go with a probe, on calm links: few are,
         since an answer costs much."""
-        if now >= self._look_at:
-            self._look_at = now + EARLY * MIN_CALM_PROBE_INTERVAL
-            for consumer in self.audience:
-                if now >= consumer.look_at:
-                    consumer.look_at_link(now)
+        self._look_at = now + EARLY * MIN_CALM_PROBE_INTERVAL
+        for consumer in self.audience:
+            if now >= consumer.look_at:
+                consumer.look_at_link(now)
 
     def _offer(self, offered: Frame | Burst, audience: Sequence[Consumer]) -> None:
         if isinstance(offered, Frame):
@@ -238,7 +240,7 @@ class FanOut:
             written = sum(consumer.offer_burst(offered) for consumer in audience)
         # One look at the clock for all of them; it errs on the side of older.
         self._metrics.frame_age.observe(trio.current_time() - accepted_at, written)
-        self._since_pause += frames * max(1, len(audience))
+        self._since_pause += frames * (len(audience) or 1)
 
     def _offer_frame(self, frame: Frame, audience: Sequence[Consumer]) -> int:
         """Offer a frame; returns the number of consumers that it was written to at once.

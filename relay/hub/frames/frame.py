@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from msgspec import Raw
 
 from relay.concurrency.time_slice import TimeSlice
-from relay.hub.frames.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget, KeptBytes
+from relay.hub.frames.frame_budget import FRAME_BYTES, FrameAccount, FrameBudget
 from relay.hub.frames.jpeg_parts import JPEG_BASE64_BEGINNING, JPEG_BEGINNING, JpegParts
 from relay.hub.layers.layer_set import PictureLayer
 from relay.hub.peer import ConsumingPeer
@@ -66,7 +66,10 @@ class Frame:
     """The bytes of its content, as it came."""
     is_large: bool = field(init=False)
     """Whether encoding it takes so long that others need a turn meanwhile."""
-    _kept: KeptBytes | None = field(default=None, init=False, repr=False)
+    is_long: bool = field(init=False)
+    """Whether it goes in parts where that is asked for."""
+    _counted: int = field(default=0, init=False, repr=False)
+    """Bytes that its account counts as long as it lives; 0 before `keep`."""
     _encoded: dict[FrameForm, Buffer | None] = field(factory=dict, repr=False)
     _parts: dict[FrameForm, EncodedBurst | None] | None = field(default=None, repr=False)
     _probed: dict[FrameForm, Buffer] | None = field(default=None, init=False, repr=False)
@@ -74,9 +77,14 @@ class Frame:
     _token: int = field(default=0, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        data = len(memoryview(self.message.data))
-        self.size = data + len(memoryview(self.message.metadata))
+        data = len(self.message.data)
+        self.size = data + len(self.message.metadata)
         self.is_large = data > MIN_BYTES_IN_STEPS
+        self.is_long = self.size > MAX_SHORT_CONTENT_BYTES
+
+    def __del__(self) -> None:
+        if self._counted:
+            self.account.count(-self._counted)
 
     @classmethod
     def carried(
@@ -263,9 +271,9 @@ class Frame:
 
     def keep(self) -> None:
         """Count its bytes from now on. Call this before others have a turn while it is held."""
-        if self._kept is None:
-            self._kept = KeptBytes(self.account)
-            self._kept.add(self.total_size)
+        if not self._counted:
+            self._counted = self.total_size
+            self.account.count(self._counted)
 
     def note_slow(self, peer: ConsumingPeer) -> None:
         """Note that a peer may have only a part of it."""
@@ -280,13 +288,10 @@ class Frame:
         self._count(self.total_size - before)
 
     def _count(self, size: int) -> None:
-        if self._kept is not None:
-            self._kept.add(size)
-
-    @property
-    def is_long(self) -> bool:
-        """Whether it goes in parts where that is asked for."""
-        return self.size > MAX_SHORT_CONTENT_BYTES
+        """Count bytes that it takes beside those before, if it is kept."""
+        if self._counted:
+            self._counted += size
+            self.account.count(size)
 
     def parts(self, codec: FrameForm) -> EncodedBurst | None:
         """The message as a row of `part` messages; None when it is short, or cannot be encoded."""

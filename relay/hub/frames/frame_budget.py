@@ -36,6 +36,11 @@ class FrameAccount:
     encoding: trio.Lock | None = field(default=None, repr=False)
     """Held while a large frame is encoded in steps; None before that."""
 
+    def count(self, size: int) -> None:
+        """Count so many bytes more; fewer if it is negative."""
+        self.bytes += size
+        self.budget.bytes += size
+
     def keep_within_limits(self) -> bool:
         """Give up frames if there are too many bytes; returns whether there were."""
         budget = self.budget
@@ -43,25 +48,6 @@ class FrameAccount:
         if too_many:
             budget.keep(self)
         return too_many
-
-
-@define(eq=False)
-class KeptBytes:
-    """The bytes of a frame that is kept: an account counts them as long as this lives."""
-
-    account: FrameAccount
-    size: int = 0
-
-    def add(self, size: int) -> None:
-        account = self.account
-        self.size += size
-        account.bytes += size
-        account.budget.bytes += size
-
-    def __del__(self) -> None:
-        account = self.account
-        account.bytes -= self.size
-        account.budget.bytes -= self.size
 
 
 @define(eq=False)

@@ -17,7 +17,7 @@ from msgspec import Raw
 from relay.concurrency.time_slice import TimeSlice
 from relay.hub.flow_control import Pace
 from relay.hub.frames.frame import Frame
-from relay.hub.frames.frame_budget import KeptBytes
+from relay.hub.frames.frame_budget import FrameAccount
 from relay.hub.frames.jpeg_parts import JPEG_BEGINNING
 from relay.protocol.codec import Codec
 from relay.protocol.messages import MalformedFrame, VideoFrame
@@ -43,23 +43,29 @@ class KeptPicture:
     """The same moment by Trio's clock."""
     _data: bytes = field(repr=False)
     _codec: Codec = field(repr=False)
-    _kept: KeptBytes = field(repr=False)
+    _account: FrameAccount = field(repr=False)
+    """Counts it as long as it lives."""
+
+    def __attrs_post_init__(self) -> None:
+        self._account.count(self.size)
+
+    def __del__(self) -> None:
+        self._account.count(-self.size)
 
     @classmethod
     def of(cls, frame: Frame) -> KeptPicture:
         """A copy of what a frame shows."""
         data, layer = bytes(memoryview(frame.message.data)), frame.layer
-        kept = KeptBytes(frame.account)
-        kept.add(len(data) + PICTURE_BYTES)
         index = 0 if layer is None else layer.index
         return cls(
-            *(frame.seq, index, frame.received_at, frame.accepted_at, data, frame.codec, kept)
+            *(frame.seq, index, frame.received_at, frame.accepted_at),
+            *(data, frame.codec, frame.account),
         )
 
     @property
     def size(self) -> int:
         """Bytes that it takes."""
-        return self._kept.size
+        return len(self._data) + PICTURE_BYTES
 
     async def content(self, time_slice: TimeSlice | None = None) -> bytes | None:
         """The JPEG picture; None if it is none. Others have a turn meanwhile, if the time of the

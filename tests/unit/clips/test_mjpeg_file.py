@@ -9,7 +9,7 @@ import trio
 
 from relay.clips.capture import PendingClip
 from relay.clips.mjpeg_file import clip_file, pictures_in
-from relay.hub.frames.frame_budget import FrameBudget, KeptBytes
+from relay.hub.frames.frame_budget import FrameBudget
 from relay.hub.frames.picture_ring import KeptPicture
 from relay.protocol.codec import JSON_CODEC, MSGPACK_CODEC, Codec
 from tests.unit.web.pictures.gallery import picture
@@ -29,7 +29,7 @@ async def test_others_have_turns_while_a_long_clip_becomes_a_file(codec: Codec) 
     account, data = FrameBudget().account("ann"), as_sent(codec)
     clip, turns = PendingClip(1 << 30), 0
     clip.begin_with(
-        KeptPicture(seq, 0, 1_700_000_000_000 + seq, float(seq), data, codec, KeptBytes(account))
+        KeptPicture(seq, 0, 1_700_000_000_000 + seq, float(seq), data, codec, account)
         for seq in range(PICTURES)
     )
 
