@@ -13,6 +13,7 @@ from relay.concurrency.time_slice import TimeSlice
 from relay.connection.answers import Answers, Queued
 from relay.connection.authentication import Authentication
 from relay.connection.peer import Peer
+from relay.connection.session.publisher import Publisher
 from relay.connection.session.session import Session
 from relay.connection.store_queue import StoreQueue
 from relay.guard.throttle import ExceededLimit, Throttle
@@ -73,13 +74,14 @@ def read(peer: Peer, message: Message) -> ClientMessage | InvalidMessage:
 
 
 async def read_in_steps(
-    peer: Peer, message: Message, time_slice: TimeSlice
+    peer: Peer, message: Message, time_slice: TimeSlice | None
 ) -> ClientMessage | InvalidMessage | None:
-    """Decode a large message; others go on when the time is over.
+    """Decode a large message; others go on when the time is over: that of several messages, or of
+    this one.
 
     None if the connection ends for it.
     """
-    codec = peer.codec
+    codec, time_slice = peer.codec, time_slice or TimeSlice()
     binary = message.opcode == wire.BINARY
     if binary != codec.binary:
         return read(peer, message)
@@ -162,9 +164,11 @@ class Inbox:
     _metrics: Metrics
     _start_soon: Callable[[Callable[[], Awaitable[None]]], object]
     """Starts a task that ends with the connection."""
+    _publisher: Publisher = field(init=False)
     _store_queue: StoreQueue[Queued] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._publisher = self._session.publisher
         answers = Answers(self._peer, self._session, self._authentication)
         self._store_queue = StoreQueue(answers.answer, self._start_soon)
 
@@ -177,9 +181,9 @@ class Inbox:
                 self._drop(messages, excess)
                 return
         frames: list[VideoFrame] = []
-        time_slice, untimed = TimeSlice(), 0
+        time_slice, untimed = TimeSlice() if len(messages) > 1 else None, 0
         for message in messages:
-            if untimed >= UNTIMED_BYTES:
+            if time_slice is not None and untimed >= UNTIMED_BYTES:
                 untimed = 0
                 await time_slice.pause_if_over()
             if peer.ending is not None:
@@ -215,8 +219,8 @@ class Inbox:
         """Drop messages that are too many, but for their acks."""
         self._slow_down(excess)
         self._take_acks(messages)
-        if self._session.reports_received:
-            self._session.note_received(sum(map(self._is_frame, messages)))
+        if self._publisher.reports_received:
+            self._publisher.note_received(sum(map(self._is_frame, messages)))
 
     def _take_acks(self, messages: list[Message]) -> None:
         """Of messages that are too many, take what nobody would send again: a window that waits for
@@ -258,7 +262,7 @@ class Inbox:
         return bool(queue) if held_up_by is None else queue.has(held_up_by)
 
     async def _publish(self, frames: list[VideoFrame]) -> None:
-        self._session.note_received(len(frames))
+        self._publisher.note_received(len(frames))
         if self._throttle is not None:
             excess = self._throttle.take_frames(len(frames), trio.current_time())
             if excess is not None:
@@ -266,19 +270,19 @@ class Inbox:
                 return
         while self._store_queue and self._need_registration(frames):
             await self._store_queue.wait_for_answer()
-        await self._session.publish(frames)
+        await self._publisher.publish(frames)
 
     def _need_registration(self, frames: list[VideoFrame]) -> bool:
         """Whether frames may belong to a registration that is not answered yet."""
         return any(
-            self._session.changes_stream(register, frame)
+            self._publisher.changes_stream(register, frame)
             for register in self._store_queue.waiting(Register)
             for frame in frames
         )
 
     def _slow_down(self, excess: ExceededLimit) -> None:
         """Drop the excess."""
-        self._session.skip_frames()
+        self._publisher.skip()
         self._complain(excess)
 
     def _complain(self, excess: ExceededLimit) -> None:

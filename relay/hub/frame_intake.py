@@ -94,39 +94,49 @@ class FrameIntake:
                 await fanout.pause()
                 time_slice = TimeSlice()
             # The last frame of a producer that was taken over may still be on its way to the rest.
-            if not await self._is_ready(producer):
+            if not fanout.is_ready:
+                await self._wait_until_ready(producer)
+            if self.producer is not producer:
                 return
             # No other task has its turn between here and the first offer, but for a large frame.
             frames = self._accept(burst, codec)
             if frames[0].is_large and not await self._has_encoded(frames[0], producer):
                 continue
-            self._look_for_renditions(frames)
-            if not (self.fanout.is_ready or await self._have_layers(frames, producer)):
-                continue
-            job = self._plan_renditions(frames)
-            await fanout.publish(frames)
-            if job is not None:
-                self.start_soon(partial(self._render, job))
-            self._keep_within_budget()
-            if not (self._told_unencodable or codec.binary) and any(
-                frame.unencodable for frame in frames
-            ):
-                self._tell_unencodable()
+            await self._offer(frames, producer)
             del frames  # nobody counts what is only held here
 
-    async def _is_ready(self, producer: Producer) -> bool:
-        """Wait until the audience can be offered a frame of this producer; returns whether it still
-        is that."""
+    async def _wait_until_ready(self, producer: Producer) -> None:
+        """Wait until the audience can be offered a frame, as long as this is the producer."""
         while self.producer is producer and not self.fanout.is_ready:
             await self.fanout.wait_until_ready()
-        return self.producer is producer
+
+    async def _offer(self, frames: list[Frame], producer: Producer) -> None:
+        """Give frames to the audience, and have smaller pictures made of them if it wants any."""
+        renditions = None if self.layers is not None else self.renditions
+        if renditions is not None and frames[-1].accepted_at >= renditions.look_at:
+            self._look_for_renditions(renditions, frames)
+        if not (self.fanout.is_ready or await self._have_layers(frames, producer)):
+            return
+        job = self._plan_renditions(frames)
+        await self.fanout.publish(frames)
+        if job is not None:
+            self.start_soon(partial(self._render, job))
+        self._keep_within_budget()
+        if not (self._told_unencodable or frames[-1].codec.binary) and any(
+            frame.unencodable for frame in frames
+        ):
+            self._tell_unencodable()
 
     def _accept(self, messages: Sequence[VideoFrame], codec: Codec) -> list[Frame]:
         received_at, now = now_ms(), trio.current_time()
         assert self.account is not None
         frames = []
         for message in messages:
-            layer = self._begin_frame(message)
+            layer = None
+            if self.layers is None:
+                self.seq += 1
+            else:
+                layer = self._begin_layer(self.layers, message)
             frame = Frame(
                 *(self.stream_id, self.seq, received_at, now, message, codec, self.account),
                 layer=layer,
@@ -145,12 +155,8 @@ class FrameIntake:
             self.set_status(StreamStatus.STREAMING)
         return frames
 
-    def _begin_frame(self, message: VideoFrame) -> PictureLayer | None:
+    def _begin_layer(self, layers: LayerSet, message: VideoFrame) -> PictureLayer:
         """Count a picture if one begins with this frame; returns which layer of it this is."""
-        layers = self.layers
-        if layers is None:
-            self.seq += 1
-            return None
         found = None if message.layer is None else layers.index_of(message.layer)
         index = layers.top if found is None else found
         if not self._picture.goes_on_with(message.timestamp, index):
@@ -204,26 +210,16 @@ class FrameIntake:
         """Give frames to the audience that were accepted, and numbered, on another node."""
         for burst in bursts([each.message for each in frames]):
             some, frames = frames[: len(burst)], frames[len(burst) :]
-            if not await self._is_ready(producer):
+            if not self.fanout.is_ready:
+                await self._wait_until_ready(producer)
+            if self.producer is not producer:
                 return
             if fresh := [each for each in some if self._is_fresh(each)]:
-                await self._publish_carried(fresh, producer)
+                if self.status is StreamStatus.ONLINE:
+                    self.set_status(StreamStatus.STREAMING)
+                await self._offer(fresh, producer)
             else:
                 self._show_newcomers(some[-1])
-
-    async def _publish_carried(self, frames: list[Frame], producer: Producer) -> None:
-        if self.status is StreamStatus.ONLINE:
-            self.set_status(StreamStatus.STREAMING)
-        self._look_for_renditions(frames)
-        if not (self.fanout.is_ready or await self._have_layers(frames, producer)):
-            return
-        job = self._plan_renditions(frames)
-        await self.fanout.publish(frames)
-        if job is not None:
-            self.start_soon(partial(self._render, job))
-        self._keep_within_budget()
-        if not self._told_unencodable and any(frame.unencodable for frame in frames):
-            self._tell_unencodable()
 
     def _is_fresh(self, frame: Frame) -> bool:
         """Whether the audience cannot have got a frame over an earlier link; note it then."""
@@ -299,26 +295,21 @@ class FrameIntake:
             # No picture may come before it is asked for.
             self.start_soon(self.fanout.finish_rollout)
 
-    def _look_for_renditions(self, frames: Sequence[Frame]) -> None:
+    def _look_for_renditions(self, renditions: Renditions, frames: Sequence[Frame]) -> None:
         """Look whether there are to be other renditions from these frames on."""
-        renditions = self.renditions
-        if renditions is None or self.layers is not None:
-            return
-        if renditions.look_at(frames[-1], self._may_want_renditions):
+        is_wanted = any(each.may_want_smaller for each in self.fanout.audience)
+        if renditions.look(frames[-1], is_wanted=is_wanted):
             self._use_layers(renditions.layers, frames[0].seq - 1)
 
     def _plan_renditions(self, frames: Sequence[Frame]) -> RenditionJob | None:
         """Say which smaller pictures are to be made of the newest of these frames, if any."""
-        renditions, newest = self.renditions, frames[-1]
-        if renditions is None or self.layers is not None:
+        renditions = self.renditions
+        if renditions is None or renditions.layers is None or self.layers is not None:
             return None
         for frame in frames[:-1]:
             renditions.note(frame)
         assert self.owner_id is not None
-        return renditions.plan(newest, self.owner_id)
-
-    def _may_want_renditions(self) -> bool:
-        return any(each.may_want_smaller for each in self.fanout.audience)
+        return renditions.plan(frames[-1], self.owner_id)
 
     async def _render(self, job: RenditionJob) -> None:
         """Make smaller pictures, and give them to those who await them."""

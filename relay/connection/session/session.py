@@ -55,7 +55,8 @@ class Session:
     _peer: Peer
     _participant: Participant
     _context: SessionContext
-    _publisher: Publisher
+    publisher: Publisher
+    """Of the frames that come from the peer."""
     _refusals: Refusals
     _alerts: AlertRequests
     _alarms: Alarms
@@ -141,7 +142,7 @@ class Session:
         if permissions.visible_streams(before) != permissions.visible_streams(identity):
             consumers = {stream_id: each for stream_id, (_, each) in self._consumers.items()}
             self._context.hub.reconsider(self._participant, before, consumers)
-        self._publisher.reconsider()
+        self.publisher.reconsider()
         self._context.watch.enter(self)
 
     def _set_alarm(self) -> None:
@@ -176,7 +177,7 @@ class Session:
     def _leave_streams(self) -> None:
         hub = self._context.hub
         hub.unobserve(self._participant)
-        self._publisher.close()
+        self.publisher.close()
         for stream, consumer in self._consumers.values():
             hub.unsubscribe(stream, consumer)
         self._consumers.clear()
@@ -209,29 +210,8 @@ class Session:
         """Refuse a request for which the store has no time."""
         self._refusals.refuse_for_store(request, request.stream_id)
 
-    async def publish(self, frames: list[VideoFrame]) -> None:
-        """Publish frames that came at once, in the registered stream."""
-        await self._publisher.publish(frames)
-
-    def changes_stream(self, register: Register, frame: VideoFrame) -> bool:
-        """Whether a frame that came behind a registration needs its answer."""
-        return self._publisher.changes_stream(register, frame)
-
-    @property
-    def reports_received(self) -> bool:
-        """Whether the peer is told how many of its frames came."""
-        return self._publisher.reports_received
-
-    def note_received(self, count: int) -> None:
-        """Note that frames have come, whatever becomes of them."""
-        self._publisher.note_received(count)
-
-    def skip_frames(self) -> None:
-        """Frames of the peer were dropped before they came here."""
-        self._publisher.skip()
-
     async def _register(self, message: Register) -> PageRequest | None:
-        stream_id = await self._publisher.register(message)
+        stream_id = await self.publisher.register(message)
         if stream_id is None:
             return None
         wants_alerts = self._participant.wants_alerts
@@ -352,7 +332,7 @@ class Session:
         subscribed = self._consumers.pop(stream_id, None)
         if subscribed is not None:
             self._context.hub.unsubscribe(*subscribed)
-            if not (self._participant.wants_alerts and self._publisher.is_of(stream_id)):
+            if not (self._participant.wants_alerts and self.publisher.is_of(stream_id)):
                 self._alerts.leave(stream_id)
         return subscribed is not None
 

@@ -7,7 +7,7 @@ needs a smaller layer awaits it, and misses the pictures of which none is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -66,8 +66,8 @@ class Renditions:
     """None while pictures are not JPEG, or too small to be made smaller."""
     _size: Size | None = None
     """Of the last picture that was looked at."""
-    _look_at: float = field(factory=trio.current_time)
-    """When to look at a picture again."""
+    look_at: float = field(factory=trio.current_time)
+    """When to look at a picture again, by Trio's clock."""
     _is_steady: bool = True
     """Whether the last picture that was looked at had the size of the one before. Another size
     changes the layers of the whole audience, so the next look is not taken early."""
@@ -80,15 +80,13 @@ class Renditions:
     def forget(self) -> None:
         """Forget the pictures of an epoch that ended."""
         self.layers = self._size = None
-        self._look_at = trio.current_time()
+        self.look_at = trio.current_time()
 
-    def look_at(self, frame: Frame, is_wanted: Callable[[], bool]) -> bool:
-        """Look now and then at the size of the pictures, if anybody may want smaller ones; returns
-        whether there are other layers than before."""
-        if frame.accepted_at < self._look_at:
-            return False
-        self._look_at = frame.accepted_at + SIZE_INTERVAL
-        return is_wanted() and self._note_size(_size_of(_picture(frame)))
+    def look(self, frame: Frame, *, is_wanted: bool) -> bool:
+        """Look at the size of the pictures, if anybody may want smaller ones; returns whether there
+        are other layers than before. Call it when `look_at` says."""
+        self.look_at = frame.accepted_at + SIZE_INTERVAL
+        return is_wanted and self._note_size(_size_of(_picture(frame)))
 
     def note(self, frame: Frame) -> None:
         """Note a frame that came, of which nothing is made."""
@@ -111,7 +109,7 @@ class Renditions:
         picture = _picture(frame)
         if picture is None or _size_of(picture) != self._size:
             if self._is_steady:
-                self._look_at = frame.accepted_at
+                self.look_at = frame.accepted_at
             return None
         frame.layer = PictureLayer(layers.top, None, indexes)
         self._working = True
