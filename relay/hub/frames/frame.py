@@ -68,8 +68,10 @@ class Frame:
     """Whether encoding it takes so long that others need a turn meanwhile."""
     is_long: bool = field(init=False)
     """Whether it goes in parts where that is asked for."""
-    _counted: int = field(default=0, init=False, repr=False)
-    """Bytes that its account counts as long as it lives; 0 before `keep`."""
+    total_size: int = field(init=False, repr=False)
+    """The bytes that it takes, in all the forms that it has by now."""
+    _is_kept: bool = field(default=False, init=False, repr=False)
+    """Whether its account counts these bytes, as long as it lives."""
     _encoded: dict[FrameForm, Buffer | None] = field(factory=dict, repr=False)
     _parts: dict[FrameForm, EncodedBurst | None] | None = field(default=None, repr=False)
     _probed: dict[FrameForm, Buffer] | None = field(default=None, init=False, repr=False)
@@ -79,12 +81,13 @@ class Frame:
     def __attrs_post_init__(self) -> None:
         data = len(self.message.data)
         self.size = data + len(self.message.metadata)
+        self.total_size = FRAME_BYTES + self.size
         self.is_large = data > MIN_BYTES_IN_STEPS
         self.is_long = self.size > MAX_SHORT_CONTENT_BYTES
 
     def __del__(self) -> None:
-        if self._counted:
-            self.account.count(-self._counted)
+        if self._is_kept:
+            self.account.count(-self.total_size)
 
     @classmethod
     def carried(
@@ -153,16 +156,15 @@ class Frame:
         None when its data cannot be put into this form: it came as JSON and is not base64, or is
         not the picture that it has to be.
         """
-        try:
+        if codec in self._encoded:
             return self._encoded[codec]
-        except KeyError:
-            if isinstance(codec, JpegParts):
-                return self._keep_part(codec, self._content())
-            buffer = self._encode(codec)
-            if buffer is None:
-                self._encoded[codec] = None
-                return None
-            return self._keep_encoded(codec, buffer)
+        if isinstance(codec, JpegParts):
+            return self._keep_part(codec, self._content())
+        buffer = self._encode(codec)
+        if buffer is None:
+            self._encoded[codec] = None
+            return None
+        return self._keep_encoded(codec, buffer)
 
     def _content(self) -> bytes | None:
         """Its data as bytes; None if it is not base64."""
@@ -173,7 +175,7 @@ class Frame:
     def _keep_part(self, form: JpegParts, content: bytes | None) -> Buffer | None:
         part = self._encoded[form] = form.enclose(content, self.seq, self.received_at)
         if part is not None:
-            self._count(len(part))
+            self._grow(len(part))
         return part
 
     def probed(self, codec: FrameForm) -> Buffer:
@@ -196,7 +198,7 @@ class Frame:
             probed = wire.message(opcode, payload, wire.probe(self.token))
             encoded = self._keep_probed(codec, probed)
         self._encoded[codec] = encoded
-        self._count(len(encoded))
+        self._grow(len(encoded))
         return encoded
 
     def _keep_probed(self, codec: FrameForm, probed: Buffer) -> Buffer:
@@ -258,22 +260,11 @@ class Frame:
             yield
         self._keep_parts(codec, pieces)
 
-    @property
-    def total_size(self) -> int:
-        """The bytes that it takes, in all the forms that it has by now."""
-        size = FRAME_BYTES + self.size
-        for encoded in self._encoded.values():
-            if encoded is not None:
-                size += len(encoded)
-        if self._parts is not None:
-            size += sum(len(parts.whole) for parts in self._parts.values() if parts is not None)
-        return size
-
     def keep(self) -> None:
         """Count its bytes from now on. Call this before others have a turn while it is held."""
-        if not self._counted:
-            self._counted = self.total_size
-            self.account.count(self._counted)
+        if not self._is_kept:
+            self._is_kept = True
+            self.account.count(self.total_size)
 
     def note_slow(self, peer: ConsumingPeer) -> None:
         """Note that a peer may have only a part of it."""
@@ -282,15 +273,14 @@ class Frame:
 
     def forget_encodings(self) -> None:
         """Give up what can be made again."""
-        before = self.total_size
         self._encoded = {codec: None for codec, each in self._encoded.items() if each is None}
         self._parts = self._probed = None
-        self._count(self.total_size - before)
+        self._grow(FRAME_BYTES + self.size - self.total_size)
 
-    def _count(self, size: int) -> None:
-        """Count bytes that it takes beside those before, if it is kept."""
-        if self._counted:
-            self._counted += size
+    def _grow(self, size: int) -> None:
+        """Note that it takes so many bytes more."""
+        self.total_size += size
+        if self._is_kept:
             self.account.count(size)
 
     def parts(self, codec: FrameForm) -> EncodedBurst | None:
@@ -313,7 +303,7 @@ class Frame:
         if self._parts is None:
             self._parts = {}
         parts = self._parts[codec] = _joined(pieces, wire.probe(self.token))
-        self._count(len(parts.whole))
+        self._grow(len(parts.whole))
         return parts
 
     @property
