@@ -99,11 +99,11 @@ class FanOut:
         offered = frames[0] if len(frames) == 1 else Burst(frames)
         if len(audience) <= step:
             self._offer(offered, audience)
-            self._remember(frames)  # only now: what it is encoded to is counted at once
+            self._remember(frames)  # only now: those who have not received them keep them, too
             return
-        self._remember(frames)
         for frame in frames:
             frame.keep()
+        self._remember(frames)
         assert self._idle is None
         idle = self._idle = trio.Event()
         self._welcomed = set()
@@ -200,7 +200,7 @@ class FanOut:
         for frame in reversed(frames):
             if not frame.is_delta:
                 self.keyframe, self.behind_latest = frame, behind
-                frame.keep()
+                frame.keep_unencoded()
                 return
             behind = behind or not frame.is_discardable
         self.behind_latest = self.behind_latest or behind

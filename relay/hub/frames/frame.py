@@ -266,6 +266,17 @@ class Frame:
             self._is_kept = True
             self.account.count(self.total_size)
 
+    def keep_unencoded(self) -> None:
+        """Count its bytes from now on, and give up what can be made again, unless anybody else
+        keeps it: then not all have received it.
+
+        Nearly every frame is only there to be replaced by the next one. So it takes half as much,
+        and the next frame is encoded where this one was, which the caches still hold.
+        """
+        if not self._is_kept:
+            self.forget_encodings()
+            self.keep()
+
     def note_slow(self, peer: ConsumingPeer) -> None:
         """Note that a peer may have only a part of it."""
         self.keep()

@@ -87,6 +87,30 @@ async def test_many_streams_keep_no_more_than_their_owner_may(relay: MemoryRelay
     assert relay.metrics.limits_hit[Limit.FRAME_BUFFER]
 
 
+async def test_a_frame_that_all_have_received_takes_what_came_and_newcomers_get_the_same(
+    relay: MemoryRelay,
+) -> None:
+    phone, size = await relay.phone(), 6_000
+    viewers = [await relay.viewer(), await relay.viewer(msgpack=True)]
+    await phone.send({"type": "video-frame", "data": "A" * size})
+    first, second = [await viewer.receive_type("video-frame") for viewer in viewers]
+    assert relay.hub.frame_budget.bytes == kept_bytes() == FRAME_BYTES + size + 2  # with quotes
+    for like, msgpack in ((first, False), (second, True)):
+        newcomer = await relay.viewer(msgpack=msgpack)
+        assert await newcomer.receive_type("video-frame") == like
+    assert relay.hub.frame_budget.bytes == kept_bytes() > FRAME_BYTES + 2 * size
+
+
+async def test_a_frame_that_waits_for_a_viewer_stays_encoded(relay: MemoryRelay) -> None:
+    phone = await relay.phone()
+    viewer = await relay.viewer()
+    await relay.viewer(capacity=STALLED)
+    for _ in range(2):
+        await phone.send({"type": "video-frame", "data": "A" * 6_000})
+        await viewer.receive_type("video-frame")
+    assert relay.hub.frame_budget.bytes == kept_bytes() > FRAME_BYTES + 2 * 6_000
+
+
 async def test_no_delta_is_kept_for_newcomers(relay: MemoryRelay) -> None:
     phone = await relay.phone()
     await send(phone, keyframe=True)
