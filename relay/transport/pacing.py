@@ -200,6 +200,8 @@ class Pacer:
     calm: bool = False
     """Whether frames can be sent without asking or telling: the link is fast, or the peer does not
     answer. A frame with a probe is always told."""
+    probe_interval: float = MAX_CALM_PROBE_INTERVAL
+    """Seconds between two probes while the link is calm; others are asked for each frame."""
     _histograms: LinkHistograms | None = None
     """Where to count what answers say, if anywhere."""
     _probes: dict[int, _Probe] = field(factory=dict)
@@ -458,6 +460,8 @@ class Pacer:
             self._strain(now)
         else:
             self.calm = now - self._strained_at > CALM_AFTER and self._is_known_well
+        if self.calm:
+            self.probe_interval = self._choose_interval()
         return len(answered)
 
     def forget(self) -> None:
@@ -466,12 +470,6 @@ class Pacer:
         self._probed_bytes = self._pending_bytes = 0
         self._last_due, self._all_counted = -math.inf, False
 
-    @property
-    def may_soon_be_too_slow(self) -> bool:
-        """Whether the link should be measured often though it is calm."""
-        samples = self._samples
-        return samples.seconds * CALM_PROBE_BYTES > samples.size * MIN_CALM_PROBE_INTERVAL
-
     def notices_delay(self, now: float) -> bool:
         """Whether an answer is missing on a link that was calm up to now; then it is no more."""
         missing = self.calm and self.answering and self._is_overdue(now)
@@ -479,12 +477,12 @@ class Pacer:
             self._strain(now)
         return missing
 
-    @property
-    def probe_interval(self) -> float:
-        """Seconds between two probes on a calm link; others are asked for each frame."""
-        if self.calm and self.may_soon_be_too_slow:  # also where frames are small
-            return MIN_CALM_PROBE_INTERVAL
-        if self.calm and self._samples.longest > FAST_SECONDS:
+    def _choose_interval(self) -> float:
+        """Seconds between two probes on a calm link, as the last answers say."""
+        samples = self._samples
+        if samples.seconds * CALM_PROBE_BYTES > samples.size * MIN_CALM_PROBE_INTERVAL:
+            return MIN_CALM_PROBE_INTERVAL  # also where frames are small
+        if samples.longest > FAST_SECONDS:
             return CALM_PROBE_INTERVAL
         return MAX_CALM_PROBE_INTERVAL
 
