@@ -438,7 +438,7 @@ class Pacer:
             probe = self._probes.pop(next(iter(self._probes)))
             answered.append(probe)
             size += probe.size
-        seconds = now - probe.sent_at
+        seconds = max(0.0, now - probe.sent_at)  # tokens can be guessed, and answered ahead
         now = max(now - self._lag(), probe.sent_at, self._answered_at)
         late = now - probe.due if self._samples.recent else 0.0
         self.answering = True

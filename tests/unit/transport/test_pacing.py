@@ -624,6 +624,17 @@ def test_what_is_under_way_is_counted_and_bounded() -> None:
     assert pacer.bytes_under_way == 0
 
 
+def test_an_answer_that_was_read_before_its_frame_was_sent_tells_no_time() -> None:
+    """A peer may guess a token, and its pong may wait here behind messages."""
+    pacer = Pacer()
+    pacer.frame_sent(1, 2000, 2.0)
+    assert pacer.answer(1, 1.0) == 1
+    assert (pacer.round_trip, pacer.jitter) == (0.0, 0.0)
+    pacer.ping_sent(2, 3.0)
+    pacer.answer(2, 3.1)
+    assert pacer.round_trip == pytest.approx(0.1)
+
+
 def test_a_frame_that_is_sent_twice_is_answered_once() -> None:
     pacer = Pacer()
     for _ in range(2):
