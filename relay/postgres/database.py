@@ -178,11 +178,11 @@ class Database:
     ) -> T:
         call = Call(work, statement_timeout, self._acquire, self._release)
         await _take_slot(slots, call)
-        give_back = partial(slots.release_on_behalf_of, call)
+        release_slot = partial(slots.release_on_behalf_of, call)
         try:
-            call.start(give_back)
-        except RuntimeError:  # there can be no more threads
-            give_back()
+            call.start(release_slot)
+        except BaseException:  # there can be no more threads, or there is no memory for one
+            release_slot()
             raise
         try:
             return await call.result()

@@ -115,16 +115,17 @@ async def test_a_commit_that_fails_says_why(empty_postgres_url: str) -> None:
         assert await database.transact(ask("select count(*) from seen")) == 0
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
 async def test_without_another_thread_the_place_in_the_pool_is_free_again(
-    empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def no_thread(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
+        raise error
 
     async with open_database(empty_postgres_url, pool_size=1) as database:
         with monkeypatch.context() as patch:
             patch.setattr(trio.lowlevel, "start_thread_soon", no_thread)
-            with pytest.raises(RuntimeError):
+            with pytest.raises(type(error)):
                 await database.check()
         with trio.fail_after(5):
             await database.check()
