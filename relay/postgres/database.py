@@ -255,7 +255,7 @@ class Database:
 
 
 async def _take_slot(slots: trio.CapacityLimiter, call: Call[Any]) -> None:
-    """Take a slot for a call; a checkpoint only if there is none. The call is one."""
+    """Take a slot for a call. No checkpoint if one is free: to wait for the call is one."""
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
         slots.acquire_on_behalf_of_nowait(call)

@@ -32,7 +32,9 @@ FAILED_CONNECTION_ERRNOS = {
 }
 """The connection failed before it was accepted, or a firewall refused it: see Linux' accept(2)."""
 MAX_ACCEPTS_IN_A_ROW = 8
-"""Connections that are accepted before Trio is asked to wait: after one there are often more."""
+"""Connections that are accepted before Trio is asked to wait: after one there are often more. Those
+whose request is there are let in at once, which takes as long as for the tasks that the round
+limiter of the guard lets go on."""
 ACCEPT_RETRY_INTERVAL = 0.1
 """Seconds between attempts while resources are exhausted."""
 
