@@ -20,11 +20,11 @@ from relay.model.access.permissions import VisibleStreams
 from relay.model.cluster import ClaimRequest, HeldStream, LiveStream, StreamClaim
 from relay.model.text import storable
 from relay.postgres.database import Connection, Database
+from relay.protocol.encoding import JSON
 from relay.protocol.messages import StreamStatus
-from relay.protocol.spelling import DECODE_ERRORS
+from relay.protocol.metadata import InvalidMetadata, decode_metadata
 
 T = TypeVar("T")
-_metadata_decoder = msgspec.json.Decoder(dict[str, Any], float_hook=float)
 
 LIVE_COLUMNS: LiteralString = (
     "stream_id, owner_id, node_id, term, epoch, status, metadata"  # as `LiveStream` has them
@@ -353,8 +353,9 @@ def _read(row: tuple[Any, ...]) -> LiveStream:
 def _metadata_of(text: str) -> dict[str, Any] | None:
     """What stands in a row; None for what no relay has written there: it fails nobody who reads
     other rows."""
-    try:
-        metadata: dict[str, Any] = _metadata_decoder.decode(text)
-    except (*DECODE_ERRORS, UnicodeEncodeError):
+    if not text.lstrip().startswith("{"):
         return None
-    return metadata
+    try:
+        return decode_metadata(msgspec.Raw(text.encode()), JSON)
+    except (InvalidMetadata, UnicodeEncodeError):
+        return None
