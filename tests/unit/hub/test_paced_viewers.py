@@ -13,6 +13,7 @@ import trio.testing
 from attrs import define, evolve, field
 from wsproto import events
 
+from relay.hub.consumer import Consumer
 from relay.hub.paced_writer import PACED
 from relay.transport.pacing import (
     MAX_ANSWER_DELAY,
@@ -321,13 +322,18 @@ async def test_acknowledgements_that_come_late_bound_the_window_alone(relay: Mem
     assert median(viewer.ages["front-door"]) < 0.03
 
 
-async def test_no_stream_goes_unasked_over_a_link_that_is_calm_no_more(relay: MemoryRelay) -> None:
+async def watch_three(relay: MemoryRelay) -> tuple[list[Client], DistantViewer, list[Consumer]]:
+    """Three phones, and a viewer with a fast link that watches them all."""
     phones = [await relay.phone(f"s{number}") for number in range(3)]
     client = await relay.login()
     for number in range(3):
         await client.ask(subscribe(f"s{number}"))
-    viewer = DistantViewer(client, 10_000_000)
     consumers = [each for n in range(3) for each in relay.hub._streams[f"s{n}"].watchers]
+    return phones, DistantViewer(client, 10_000_000), consumers
+
+
+async def test_no_stream_goes_unasked_over_a_link_that_is_calm_no_more(relay: MemoryRelay) -> None:
+    phones, viewer, consumers = await watch_three(relay)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(viewer.run)
         await publish(phones, 3)
@@ -344,12 +350,7 @@ async def test_no_stream_goes_unasked_over_a_link_that_is_calm_no_more(relay: Me
 async def test_no_stream_is_asked_any_more_when_a_viewer_answers_no_more(
     relay: MemoryRelay,
 ) -> None:
-    phones = [await relay.phone(f"s{number}") for number in range(3)]
-    client = await relay.login()
-    for number in range(3):
-        await client.ask(subscribe(f"s{number}"))
-    viewer = DistantViewer(client, 10_000_000)
-    consumers = [each for n in range(3) for each in relay.hub._streams[f"s{n}"].watchers]
+    phones, viewer, consumers = await watch_three(relay)
     pacer = consumers[0].outlet.pacer
     assert pacer is not None
     async with trio.open_nursery() as nursery:
