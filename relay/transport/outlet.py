@@ -74,8 +74,7 @@ class Outlet:
     """Whether the peer has stalled."""
     last_progress: float = field(factory=trio.current_time)
     """When the peer last made room for a frame that waited, by Trio's clock."""
-    _made_lock: trio.StrictFIFOLock | None = None
-    """None before the first write that may have to wait for another."""
+    _lock: trio.StrictFIFOLock = field(factory=trio.StrictFIFOLock)
     held: object | None = None
     """What the unsent rest of a large frame belongs to, which lives as long as that."""
     _tail: Buffer = b""
@@ -283,7 +282,7 @@ class Outlet:
         try:
             while not self._closing:
                 if self._first or self._turns or self._tail or self._controls:
-                    async with self._lock():
+                    async with self._lock:
                         await self._serve_one()
                 else:
                     await self._park()
@@ -325,7 +324,7 @@ class Outlet:
 
         Like the methods below, it raises `trio.ClosedResourceError` after a Close.
         """
-        async with self._lock():
+        async with self._lock:
             await self._write(data)
 
     async def send_first(self, data: Buffer) -> None:
@@ -336,23 +335,18 @@ class Outlet:
     async def send_close(self, data: Buffer) -> None:
         """Write a Close frame; nothing follows it."""
         self.stop()
-        async with self._lock():
+        async with self._lock:
             await self._write(data, closes=True)
 
     async def drain(self, source: Source, *last: bytes) -> None:
         """After `run` has ended, write what is left in one source, and then the last frames."""
         self.stop()
-        async with self._lock():
+        async with self._lock:
             while (frame := source.take()) is not None:
                 assert not callable(frame)  # there are no video frames
                 await self._write(frame)
             for frame in last:
                 await self._write(frame)
-
-    def _lock(self) -> trio.StrictFIFOLock:
-        if self._made_lock is None:
-            self._made_lock = trio.StrictFIFOLock()
-        return self._made_lock
 
     def _may_be_above_low(self) -> bool:
         """Whether to wait for a writable link, which has the same low-water mark."""

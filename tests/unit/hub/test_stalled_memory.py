@@ -25,7 +25,7 @@ def living() -> list[int]:
 @pytest.mark.parametrize(
     ("viewers", "share"),
     # The frames themselves weigh more where fewer share them.
-    [(250, 12_650), pytest.param(1000, 10_600, marks=pytest.mark.slow)],
+    [(250, 12 * 1024), pytest.param(1000, 10 * 1024, marks=pytest.mark.slow)],
 )
 async def test_stalled_viewers_hold_one_frame_each_which_they_share(
     relay: MemoryRelay, viewers: int, share: int
