@@ -84,6 +84,9 @@ class PacedWriter:
     """When the last frame that could be sent was accepted."""
     _interval: float = 0.0
     """Usual seconds between two of these, while the link is not calm."""
+    _passed_over_at: float | None = None
+    """What `_offered_at` was when a picture began to wait for a newer one; None if none has since a
+    frame was last sent."""
     _byte_rate: float = 0.0
     _sent_at: float = 0.0
     """When that was reckoned."""
@@ -172,11 +175,16 @@ class PacedWriter:
         that waits is soon replaced by a newer one; -inf if not at all."""
         if not (self._waiting.count and self._interval) or self.outlet.is_shared:
             return -math.inf  # else the streams of those who are asked first would have more turns
+        if self._passed_over_at not in {None, self._offered_at}:
+            return -math.inf  # that has come, and on a busy machine the next one is always due soon
         due = self._offered_at + self._interval
         is_soon = due - now <= min(MAX_FRESHER_WAIT, self._interval / 2)
         # Where frames build on one another, none is replaced.
         stands_alone = self._queue_seconds <= MAX_QUEUE_SECONDS
-        return due + FRESHER_TOLERANCE if is_soon and stands_alone else -math.inf
+        if not (is_soon and stands_alone):
+            return -math.inf
+        self._passed_over_at = self._offered_at
+        return due + FRESHER_TOLERANCE
 
     def _note_offered(self, frame: Frame) -> None:
         """Note that a frame has come that could be sent."""
@@ -253,6 +261,7 @@ class PacedWriter:
 
     def _note_sent(self, frame: Frame, size: int, now: float, *, probed: bool) -> None:
         """Count a frame that was written, with a probe behind it or without."""
+        self._passed_over_at = None
         self._ledger.written += 1
         self._totals.frames.written += 1
         if self._window is not None:

@@ -224,6 +224,35 @@ async def test_a_picture_that_no_newer_one_follows_is_sent_soon(relay: MemoryRel
     assert viewer.seqs["front-door"][-1] == 5 * 25
 
 
+@pytest.mark.parametrize("answers", [True, False], ids=["pongs", "none"])
+async def test_a_busy_relay_does_not_wait_for_newer_pictures_for_ever(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    phone = await relay.phone()
+    viewer = DistantViewer(await relay.viewer(), 200_000, answers=answers)
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    current_time = clock.current_time
+
+    def look() -> float:
+        clock.jump(0.0003)  # so much is done between two looks at the clock
+        return current_time()
+
+    data = base64.b64encode(bytes(FRAME_BYTES)).decode()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(clock, "current_time", look)
+        end = trio.current_time() + 4
+        while (now := trio.current_time()) < end:
+            timestamp = round(now * 1000)
+            frame = json.dumps({"type": "video-frame", "timestamp": timestamp, "data": data})
+            message = events.TextMessage(frame)
+            await phone.send_bytes(b"".join(phone.protocol.send(message) for _ in range(4)))
+        nursery.cancel_scope.cancel()
+    assert len(viewer.ages["front-door"]) >= 0.8 * 4 * 200_000 / (FRAME_BYTES * 4 / 3)
+
+
 async def test_a_viewer_that_answers_no_ping_gets_what_the_network_takes(
     relay: MemoryRelay,
 ) -> None:
