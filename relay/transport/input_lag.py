@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from time import perf_counter
 
 import trio
-from attrs import define
+from attrs import define, field
 
 MIN_SLEEP = 0.001
 """Seconds of a wait for input that nothing interrupted: a shorter one may have found some at once,
@@ -20,10 +20,11 @@ class _InputWatch(trio.abc.Instrument):
     """Notes when the event loop looks for input, by the clock that Trio's is made of: it is asked
     at each turn of the loop."""
 
-    read_up_to: float = -math.inf
-    """What had arrived by then has been read; what is read now came later."""
+    read_up_to: float = field(factory=perf_counter)
+    """What had arrived by then has been read, or before anybody watched; what is read now came
+    later."""
     _looks_at: float = -math.inf
-    _looked_at: float = -math.inf
+    _looked_at: float = field(factory=perf_counter)
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 (the name is Trio's)
         self._looks_at = perf_counter()
