@@ -388,6 +388,7 @@ async def test_a_crash_of_everything_is_recovered_from(folder: Path) -> None:
             await StreamTable(database).claim("porch", "ada")
             [alert] = await AlertTable(database).store([FIRE])
             crashed = postmaster(folder)
+            child.process.send_signal(signal.SIGSTOP)  # or it might start another one
             os.kill(crashed, signal.SIGSTOP)  # or it might end in good order when its parent dies
             os.kill(parent(crashed), signal.SIGKILL)
             os.kill(crashed, signal.SIGKILL)
