@@ -215,9 +215,12 @@ class ClientConnection:
                 await self._to_send.wait()
                 self._to_send = trio.Event()
                 while self._acks or self._waiting:
-                    if self._acks:
-                        await self.socket.send(self._acks.pop(next(iter(self._acks))))
-                    else:
+                    # One of each stream at most: more may come for as long as these take, and
+                    # nothing else would ever leave.
+                    for stream_id in [*self._acks]:
+                        if (ack := self._acks.pop(stream_id, None)) is not None:
+                            await self.socket.send(ack)
+                    if self._waiting:
                         message = self._waiting.popleft()
                         await self.socket.send(message)
                         self.bytes_unsent -= len(message)

@@ -93,6 +93,25 @@ async def test_the_refusal_of_a_request_is_raised_where_it_was_asked() -> None:
         assert caught.value.retry_after == 9
 
 
+async def test_a_request_leaves_though_frames_are_acknowledged_all_the_time() -> None:
+    async with open_scripted_server() as (socket, server), open_connection(socket) as connection:
+        connection.start(read, connection, [])
+
+        async def acknowledge() -> None:
+            for seq in range(1, 301):
+                for stream_id in ("door", "yard"):
+                    connection.acknowledge(stream_id, seq, 1)
+                await trio.lowlevel.checkpoint()
+
+        connection.start(acknowledge)
+        for _ in range(4):
+            await server.receive()
+        connection.ask("streams")
+        sent = [(await server.receive())["type"] for _ in range(10)]
+        assert "streams" in sent
+        assert sent.count("ack") == 9
+
+
 async def test_room_in_the_queue_is_told_when_half_of_it_is_free() -> None:
     queue = EventQueue()
     for number in range(MAX_UNREAD_ALERTS):
