@@ -92,12 +92,15 @@ class Consumer(PacedWriter):
 
     def use_layers(self, layers: LayerSet | None, seq: int) -> None:
         """Get one of these layers of each picture behind `seq`, or what comes if there are none."""
+        before = self._selection
         self._leave_layers()
         options = self._flow_control
         adapts = options.adapts and not self.lossless
         if layers is None or not (adapts or layers.from_producer):
             return
         self._selection = LayerSelection.begin(layers, seq, options, adapts=adapts)
+        if before is not None:
+            self._selection.choice.go_on_from(before.choice)
         self._follow_choice(self._selection)
 
     def change_layers(self, layers: LayerSet | None, seq: int) -> None:

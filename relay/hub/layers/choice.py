@@ -203,6 +203,11 @@ class LayerChoice:
                 self._width = layers[self.target].width
         return self._flowing(now, layers)
 
+    def go_on_from(self, before: LayerChoice) -> None:
+        """Count from when neither the target nor any smaller layer flowed among others: layers may
+        change all the time, and nothing else may ever come."""
+        self._lacking_since = before._lacking_since
+
     def was_blind(
         self, layers: Sequence[LayerOption], bandwidth: float | None, period: float
     ) -> bool:

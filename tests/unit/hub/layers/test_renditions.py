@@ -487,6 +487,21 @@ async def test_pictures_that_change_their_size_all_the_time_change_the_layers_on
     check_ledger(relay)
 
 
+async def test_who_gets_no_rendition_gets_the_original_though_its_size_changes_all_the_time(
+    relay: MemoryRelay, renderer: MemoryRenderer
+) -> None:
+    renderer.has_room = False
+    phone, viewer = await relay.phone(), DistantViewer(await relay.viewer(maxWidth=320), ENDLESS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer.run)
+        for number in range(10):
+            width = 960 if number % 2 else 1280
+            await publish(phone, 1, Picture(jpeg(width, 480, 1000)))
+        nursery.cancel_scope.cancel()
+    assert len(viewer.seqs["front-door"]) >= 8 * FPS
+    check_ledger(relay)
+
+
 @pytest.mark.parametrize("seconds", [0.005, 0.11, 0.15])
 async def test_a_thinned_viewer_gets_its_rate_of_what_is_made(
     relay: MemoryRelay, renderer: MemoryRenderer, seconds: float
