@@ -411,7 +411,9 @@ class Pacer:
         self, token: int | None, size: int, now: float, accepted_at: float | None = None
     ) -> None:
         """Note that a frame was written, with a probe behind it or with None."""
-        if self.calm or not self._pending_bytes or self._last_due <= now + self.round_trip:
+        # Before the first answer to a frame nothing tells that the ones before are through.
+        through = self._samples.recent and self._last_due <= now + self.round_trip
+        if self.calm or not self._pending_bytes or through:
             self._pending_bytes, self._pending_since = 0, now
         self._pending_bytes += size
         self.notices_delay(now)

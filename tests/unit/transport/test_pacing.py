@@ -433,6 +433,20 @@ def test_small_frames_go_on_until_there_are_many_before_the_first_answer() -> No
     assert pacer.may_send(0.1 + UNTRIED_INTERVAL + 0.01)
 
 
+def test_small_frames_without_a_pause_wait_for_the_first_answer_to_one() -> None:
+    pacer = Pacer()
+    pacer.ping_sent(2, 0.0)
+    pacer.frame_sent(1, 2000, 0.0001)
+    pacer.answer(2, 0.0002)  # the way is short; that says nothing of the bandwidth
+    now, frames = 0.0003, 1
+    while pacer.may_send(now) and frames < 1000:
+        frames += 1
+        token = 2 * frames + 1 if pacer.wants_probe(2000, now) else None
+        pacer.frame_sent(token, 2000, now)
+        now += 0.0001
+    assert frames == MAX_UNTRIED_BYTES // 2000 + 1
+
+
 @given(rate=st.floats(0.2, 100), size=st.integers(9 * KIB, 128 * KIB), delay=st.floats(0.002, 0.22))
 def test_few_large_frames_go_out_before_the_first_answer_over_a_long_way(
     rate: float, size: int, delay: float
