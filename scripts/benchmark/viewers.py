@@ -32,13 +32,14 @@ THIN_LINK_READ = 64 * 1024
 Data = bytes | bytearray | memoryview
 
 
-def confirm_in_reads(receiving: socket.socket) -> None:
-    """Let TCP confirm what comes as it does for a client that never sends anything: as it is read,
-    on the client's core.
+def acknowledge_in_reads(receiving: socket.socket) -> None:
+    """Let the kernel make the ACKs of what comes as for a client that never sends anything: as it
+    is read, on the client's core.
 
     A client that has just sent something seems to be about to send more, so Linux waits with the
-    confirmation. Where a frame is one segment, as on loopback, which has room for 64 KiB in one, it
-    then confirms each second frame while the server writes it, and the server is billed.
+    ACK, which goes with that. One that sends a pong now and then sends no more. Where a frame is
+    one segment, as on loopback, which has room for 64 KiB in one, the kernel then makes the ACK of
+    every second frame while the server writes it, and the server is billed.
     """
     if sys.platform == "linux":
         receiving.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -120,7 +121,7 @@ class Answering(Client):
         with suppress(BlockingIOError):  # then it goes with the next ones
             self.unsent = self.unsent[self.socket.send(self.unsent) :]
         if has_pongs:
-            confirm_in_reads(self.socket)
+            acknowledge_in_reads(self.socket)
         self.answering += time.thread_time() - began
 
     def acknowledgement(self, seq: int) -> bytes:

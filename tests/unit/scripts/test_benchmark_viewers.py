@@ -133,16 +133,16 @@ BOTH = pytest.mark.parametrize("kind", ["Counting", "Sampling"])
 
 @BOTH
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel is not asked for that")
-def test_frames_behind_a_pong_are_confirmed_as_they_are_read(
+def test_tcp_acknowledges_frames_behind_a_pong_as_they_are_read(
     connect: Callable[..., Scene], kind: str
 ) -> None:
     scene = connect(kind)
-    unconfirmed = array("i", [0])
+    unacknowledged = array("i", [0])
     for seq in range(1, 4):
         assert pongs(scene.reply_to(server_frame(wire.PING, b"8 bytes!"))) == [b"8 bytes!"]
         assert scene.reply_to(video_frame(seq)) == []
-        fcntl.ioctl(scene.socket, termios.TIOCOUTQ, unconfirmed)
-        assert unconfirmed[0] == 0
+        fcntl.ioctl(scene.socket, termios.TIOCOUTQ, unacknowledged)
+        assert unacknowledged[0] == 0
 
 
 @BOTH
