@@ -18,7 +18,7 @@ from relay.metrics import Metrics
 from relay.protocol.reports import LinkReport
 from relay.transport import wire
 from relay.transport.link import Buffer
-from relay.transport.outlet import MIN_HELD_BYTES, RATE_SECONDS, Outlet, Unready, decayed
+from relay.transport.outlet import MIN_HELD_BYTES, NO_BYTES, ByteRate, Outlet, Unready
 from relay.transport.pacing import (
     MAX_DISCARDABLE_QUEUE_SECONDS,
     MAX_QUEUE_SECONDS,
@@ -87,9 +87,7 @@ class PacedWriter:
     _passed_over_at: float | None = None
     """What `_offered_at` was when a picture began to wait for a newer one; None if none has since a
     frame was last sent."""
-    _byte_rate: float = 0.0
-    _sent_at: float = 0.0
-    """When that was reckoned."""
+    _byte_rate: ByteRate = NO_BYTES
 
     def __attrs_post_init__(self) -> None:
         self.codec, self.takes_parts = self._form or self.peer.codec, self.peer.takes_parts
@@ -269,8 +267,7 @@ class PacedWriter:
         pacer = self._pacer
         if pacer is not None and (probed or not pacer.calm):
             if self.outlet.is_shared:
-                self._byte_rate = self._byte_rate_at(now) + size / RATE_SECONDS
-                self._sent_at = now
+                self._byte_rate = self._byte_rate.with_more(size, now)
                 self.outlet.count_paced(size, now)
             calm = pacer.calm
             token = frame.token if probed else None
@@ -283,7 +280,7 @@ class PacedWriter:
     def _byte_rate_at(self, now: float) -> float:
         """The bytes a second that it sends, about, while the link is not calm and others share
         it."""
-        return decayed(self._byte_rate, now - self._sent_at)
+        return self._byte_rate.at(now)
 
     def _hold(self, frame: Frame) -> None:
         """Keep a large frame as long as the peer has only a part of it."""

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from relay.metrics import LinkHistograms
 from relay.transport import wire
@@ -58,9 +58,24 @@ class PacedSource(Source, Protocol):
         """Look again whether to send, since the pacer knows more than before."""
 
 
-def decayed(rate: float, seconds: float) -> float:
-    """The average of bytes a second of which nothing was sent for so long."""
-    return rate * math.exp(-seconds / RATE_SECONDS)
+@frozen
+class ByteRate:
+    """About how many bytes a second are sent, as reckoned with the last of them."""
+
+    _rate: float = 0.0
+    _reckoned_at: float = 0.0
+
+    def at(self, now: float) -> float:
+        """The bytes a second, if nothing was sent since."""
+        return self._rate * math.exp((self._reckoned_at - now) / RATE_SECONDS)
+
+    def with_more(self, size: int, now: float) -> ByteRate:
+        """The rate with so many bytes that are sent now."""
+        return ByteRate(self.at(now) + size / RATE_SECONDS, now)
+
+
+NO_BYTES = ByteRate()
+"""Shared by all that have sent nothing yet."""
 
 
 @define(eq=False, repr=False)
@@ -106,9 +121,7 @@ class Outlet:
     _paced: list[PacedSource] = field(factory=list, repr=False)
     raised_at: float = -math.inf
     """When a paced source last took larger frames than before, by Trio's clock."""
-    _paced_rate: float = 0.0
-    _paced_at: float = 0.0
-    """When that was reckoned."""
+    _paced_rate: ByteRate = NO_BYTES
     _recheck_at: float = math.inf
     """When the pacer should be asked again."""
 
@@ -192,12 +205,11 @@ class Outlet:
 
     def count_paced(self, size: int, now: float) -> None:
         """Count the bytes of a paced frame that was sent."""
-        self._paced_rate = self.paced_rate(now) + size / RATE_SECONDS
-        self._paced_at = now
+        self._paced_rate = self._paced_rate.with_more(size, now)
 
     def paced_rate(self, now: float) -> float:
         """The bytes a second that all paced sources send, about."""
-        return decayed(self._paced_rate, now - self._paced_at)
+        return self._paced_rate.at(now)
 
     def stop_pacing(self, source: PacedSource) -> None:
         """Tell a source nothing more; for one that sends nothing more."""
