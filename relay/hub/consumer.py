@@ -222,7 +222,7 @@ class Consumer(PacedWriter):
     def _choose_layer(self, selection: LayerSelection, frame: Frame) -> int:
         """The layer for the picture that begins with this frame."""
         before = selection.choice.target
-        chosen = selection.choose(self._pacer, self.outlet, self._byte_rate_at)
+        chosen = selection.choose(self._pacer, self.outlet, self._byte_rate)
         target = selection.choice.target
         if target != before:
             self._metrics.layer_switches["up" if target > before else "down"] += 1

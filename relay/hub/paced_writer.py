@@ -88,6 +88,7 @@ class PacedWriter:
     """What `_offered_at` was when a picture began to wait for a newer one; None if none has since a
     frame was last sent."""
     _byte_rate: ByteRate = NO_BYTES
+    """Of what it sends while the link is not calm and others share it."""
 
     def __attrs_post_init__(self) -> None:
         self.codec, self.takes_parts = self._form or self.peer.codec, self.peer.takes_parts
@@ -276,11 +277,6 @@ class PacedWriter:
             if pacer.calm is not calm:
                 self.outlet.tell_paced()
             self.look_at = min(self.look_at, pacer.look_again_at(now))
-
-    def _byte_rate_at(self, now: float) -> float:
-        """The bytes a second that it sends, about, while the link is not calm and others share
-        it."""
-        return self._byte_rate.at(now)
 
     def _hold(self, frame: Frame) -> None:
         """Keep a large frame as long as the peer has only a part of it."""

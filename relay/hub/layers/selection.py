@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Self
 
 import trio
@@ -12,7 +11,7 @@ from attrs import define, field
 from relay.hub.flow_control import FlowControlOptions
 from relay.hub.layers.choice import LayerChoice
 from relay.hub.layers.layer_set import LayerSet
-from relay.transport.outlet import Outlet
+from relay.transport.outlet import ByteRate, Outlet
 from relay.transport.pacing import Pacer
 
 RISE_INTERVAL = 1.0
@@ -60,13 +59,11 @@ class LayerSelection:
         choice.revise(layers.options())
         return cls(layers, choice, seq, options.period or 0.0, adapts)
 
-    def choose(
-        self, pacer: Pacer | None, outlet: Outlet, byte_rate_at: Callable[[float], float]
-    ) -> int:
+    def choose(self, pacer: Pacer | None, outlet: Outlet, byte_rate: ByteRate) -> int:
         """The layer for the picture that begins now. Other subscriptions of the connection send
         what the outlet sends beyond this one's bytes a second at a time."""
         now, choice = trio.current_time(), self.choice
-        others = max(0.0, outlet.paced_rate(now) - byte_rate_at(now))
+        others = max(0.0, outlet.paced_rate(now) - byte_rate.at(now))
         bandwidth = self._bandwidth(pacer, now)
         if bandwidth is None:
             self._blind_seq = self.seq
